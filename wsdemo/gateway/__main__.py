@@ -1,0 +1,208 @@
+"""python -m wsdemo.gateway: a gateway as a process of its own.
+
+A mistake on the command line, or a gateway that cannot start, is one line on stderr and exit
+code 2. SIGTERM and SIGINT drain it; a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from wsdemo.gateway.server import Gateway
+from wsdemo.redis.connection import RedisUnavailable
+from wsdemo.router import DuplicateGateway
+from wsdemo.settings import (
+    GatewaySettings,
+    Keyspace,
+    Limits,
+    SettingsError,
+    Timing,
+    redacted,
+    redis_url,
+)
+
+DEFAULT_REDIS = "localhost:6379"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is behind --help."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see --help)")
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line and exit code 2."""
+    print(f"wsdemo.gateway: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line: the demo's flags, with one or two dashes, and all timings."""
+    result = _Parser(
+        prog="python -m wsdemo.gateway",
+        description="A gateway: users connect to it, Redis tells it where the others are.",
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add("-id", "--id", required=True, help="name of this gateway, e.g. gateway-01")
+    add("-port", "--port", type=int, default=8080, help="0 lets the system choose (%(default)s)")
+    add("-host", "--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add(
+        "-redis",
+        "--redis",
+        default=None,
+        help=f"host:port or URL (WSDEMO_REDIS_URL, else {DEFAULT_REDIS})",
+    )
+    add("--key-prefix", default="", help="before every key and channel (none)")
+    add("--takeover", action="store_true", help="replace a running gateway of the same id")
+    add("--log-format", choices=("text", "json"), default="text", help="(%(default)s)")
+    add(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="info writes a line a message (%(default)s)",
+    )
+    _add_fields(result.add_argument_group("timing, in seconds"), Timing, skip={"scale"})
+    _add_fields(result.add_argument_group("limits"), Limits)
+    return result
+
+
+def _add_fields(
+    group: Any, settings: type[Any], skip: frozenset[str] | set[str] = frozenset()
+) -> None:
+    for item in dataclasses.fields(settings):
+        if item.name not in skip:
+            kind = int if isinstance(item.default, int) else float
+            flag = f"--{item.name.replace('_', '-')}"
+            group.add_argument(flag, type=kind, default=None, help=f"({item.default:g})")
+
+
+def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
+    """Return the settings that a command line asks for.
+
+    Raises:
+        SettingsError: they cannot work.
+    """
+    address = arguments.redis or os.environ.get("WSDEMO_REDIS_URL") or DEFAULT_REDIS
+    return GatewaySettings(
+        gateway_id=arguments.id,
+        host=arguments.host,
+        port=arguments.port,
+        redis_url=redis_url(address),
+        timing=Timing(**_given(arguments, Timing)),
+        limits=Limits(**_given(arguments, Limits)),
+        keyspace=Keyspace(arguments.key_prefix),
+        takeover=arguments.takeover,
+    )
+
+
+def _given(arguments: argparse.Namespace, settings: type[Any]) -> dict[str, Any]:
+    values = {
+        item.name: getattr(arguments, item.name, None) for item in dataclasses.fields(settings)
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        document = {
+            "t": round(record.created, 6),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            document["exception"] = self.formatException(record.exc_info)
+        return json.dumps(document)
+
+
+def _set_up_logging(log_format: str, level: str) -> None:
+    handler = logging.StreamHandler()
+    if log_format == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y/%m/%d %H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Run a gateway until it is told to stop, or is replaced."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    gateway = Gateway(settings)
+    await gateway.start()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)  # Asked twice: whoever asks has no patience for a drain.
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    # What exists now stays; the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    told = asyncio.create_task(stop.wait(), name="told to stop")
+    replaced = asyncio.create_task(gateway.replaced.wait(), name="replaced")
+    try:
+        await asyncio.wait([told, replaced], return_when=asyncio.FIRST_COMPLETED)
+        if replaced.done():
+            logging.getLogger("wsdemo.gateway").warning(
+                "[Gateway] another process has taken the id %s: stopping", settings.gateway_id
+            )
+    finally:
+        told.cancel()
+        replaced.cancel()
+        await gateway.stop()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where there is one: fewer and cheaper wake-ups (performance, measured)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = parser().parse_args(argv)
+    try:
+        settings = settings_of(arguments)
+    except SettingsError as problem:
+        fail(str(problem))
+    _set_up_logging(arguments.log_format, arguments.log_level)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings))
+    except RedisUnavailable as problem:
+        fail(
+            f"Redis at {redacted(settings.redis_url)} cannot be reached: {problem}. "
+            "Start one with: python -m wsdemo.redis --port 6379"
+        )
+    except DuplicateGateway:
+        fail(
+            f"another gateway is running as {settings.gateway_id!r}; "
+            "choose another --id, or replace that one with --takeover"
+        )
+    except OSError as problem:
+        fail(f"cannot listen on {settings.host}:{settings.port}: {problem.strerror or problem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What has this gateway done so far?
+
+Plain integers, so that counting on the hot path costs an addition; `/metrics` reads them when it
+is asked, through a registry of its own, because several gateways may share a process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+@dataclass(slots=True)
+class Counters:
+    """All of them only grow. A name of the form `{metric}_{value}` is one value of a label."""
+
+    connections_accepted: int = 0
+    connections_refused: int = 0
+    messages_received: int = 0
+    messages_delivered: int = 0
+    broadcasts_received: int = 0
+    routes_local: int = 0
+    routes_routed: int = 0
+    routes_offline: int = 0
+    routes_unreachable: int = 0
+    routes_busy: int = 0
+    routes_unknown: int = 0
+    registers_ok: int = 0
+    registers_stale: int = 0
+    registers_failed: int = 0
+    registers_shed: int = 0
+    refreshes_ok: int = 0
+    refreshes_reclaimed: int = 0
+    refreshes_superseded: int = 0
+    refreshes_closed: int = 0
+    refreshes_failed: int = 0
+    releases_removed: int = 0
+    releases_not_owner: int = 0
+    releases_failed: int = 0
+    kicks_sent: int = 0
+    kicks_received: int = 0
+    bounces_sent: int = 0
+    bounces_received: int = 0
+    malformed_messages: int = 0
+    malformed_envelopes: int = 0
+    malformed_presence: int = 0
+    subscription_gaps: int = 0
+    probes_lost: int = 0
+    heartbeat_timeouts: int = 0
+    slow_consumers: int = 0
+    stalls: int = 0
+
+
+LABELLED: Final[Mapping[str, tuple[str, str]]] = {
+    "routes": ("outcome", "Messages by what became of them"),
+    "registers": ("outcome", "Registrations by what presence said of them"),
+    "refreshes": ("outcome", "Lease renewals by what presence said of them"),
+    "releases": ("outcome", "Ends of sessions by whether the entry was still their own"),
+    "kicks": ("direction", "Notices to a session that a newer one took its place"),
+    "bounces": ("direction", "Messages that found no session at the gateway they were sent to"),
+    "malformed": ("what", "Input that was refused, by where it came from"),
+}
+"""Counters that are one metric with a label."""
+
+HELP: Final[Mapping[str, str]] = {
+    "connections_accepted": "WebSocket connections accepted",
+    "connections_refused": "Connections refused because too many are open",
+    "messages_received": "Messages read from clients",
+    "messages_delivered": "Messages handed to the outbox of their recipient",
+    "broadcasts_received": "Messages for everybody",
+    "subscription_gaps": "Renewed subscriptions: messages may have been missed before each",
+    "probes_lost": "Times that a gateway did not hear its own voice",
+    "heartbeat_timeouts": "Clients given up because nothing was heard of them",
+    "slow_consumers": "Clients given up because they did not read",
+    "stalls": "Times that the event loop stood still for long",
+}
+
+
+class CountersCollector(Collector):
+    """Shows counters and gauges of one gateway to Prometheus.
+
+    Args:
+        gauges: name to (help, function) of values that go up and down.
+    """
+
+    def __init__(
+        self, counters: Counters, gauges: Mapping[str, tuple[str, Callable[[], float]]]
+    ) -> None:
+        self._counters = counters
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, CounterMetricFamily] = {}
+        for item in dataclasses.fields(self._counters):
+            value = getattr(self._counters, item.name)
+            stem, _, label_value = item.name.partition("_")
+            if stem not in LABELLED:
+                yield CounterMetricFamily(f"wsdemo_{item.name}", HELP[item.name], value=value)
+                continue
+            label, text = LABELLED[stem]
+            family = families.setdefault(
+                stem, CounterMetricFamily(f"wsdemo_{stem}", text, labels=[label])
+            )
+            family.add_metric([label_value], value)
+        yield from families.values()
+        for name, (text, read) in self._gauges.items():
+            yield GaugeMetricFamily(f"wsdemo_{name}", text, value=read())
+
+
+def registry_of(
+    counters: Counters, gauges: Mapping[str, tuple[str, Callable[[], float]]]
+) -> CollectorRegistry:
+    """Return a registry that shows these, and only these."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(CountersCollector(counters, gauges))
+    return registry

@@ -1,0 +1,276 @@
+"""Where does this message go next: here, to another gateway, or nowhere?
+
+The one place where registry, presence and router meet. On the way out, a message for a user of
+this gateway goes to that user's outbox, any other through the route script. On the way in, it goes
+to exactly the session that the script found, or back as a bounce; an entry that points to a
+session which does not exist is released, compared by its owner as always.
+
+The sender is told the truth as far as it is known here. A message without an `id` gets the demo's
+answers: silence when it was handed on, an error frame when not. One with an `id` gets an ack.
+A bounced message is not sent after the user a second time: it could arrive behind a later one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, Protocol
+
+from wsdemo.events import Emit, Event, Kind
+from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.registry import Registry
+from wsdemo.presence import Claim, Presence
+from wsdemo.protocol import (
+    Bounce,
+    Broadcast,
+    Code,
+    Direct,
+    Kick,
+    Message,
+    Say,
+    Status,
+    ack_text,
+    direct_head,
+    error_text,
+    message_text,
+)
+from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, LinkTimeout
+from wsdemo.router import Router
+
+# The demo's troubleshooting tells people to look for this line.
+_log = logging.getLogger("wsdemo.router")
+
+MAX_REPAIRS: Final = 64
+"""Stale entries that are being removed at the same time."""
+
+
+class Session(Protocol):
+    """What delivery needs of a session."""
+
+    @property
+    def user(self) -> str: ...
+    @property
+    def conn_id(self) -> str: ...
+    def send(self, payload: bytes) -> None: ...
+    def deliver(self, payload: bytes) -> None: ...
+    def sent_one(self) -> None: ...
+    def answered_one(self) -> None: ...
+    def end(self, code: Code) -> None: ...
+
+
+class Delivery:
+    """The switch of one gateway."""
+
+    def __init__(
+        self,
+        gateway_id: str,
+        registry: Registry[Any],
+        presence: Presence,
+        counters: Counters,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        clock: Callable[[], float],
+        emit: Emit | None = None,
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._registry = registry
+        self._presence = presence
+        self._counters = counters
+        self._spawn = spawn
+        self._clock = clock
+        self._emit = emit
+        self._repairing: set[str] = set()
+        self.router: Router | None = None
+        """Set by the gateway as soon as there is one: it needs `receive`, we need it."""
+
+    # --- out ---------------------------------------------------------------------------------
+
+    def submit(self, sender: Session, message: Message) -> None:
+        """Send a message on its way; the sender is told of the outcome, at once or later."""
+        self._counters.messages_received += 1
+        started = 0.0
+        if self._emit is not None:
+            started = self._clock()
+            self._emit_hop(Kind.MESSAGE, started, sender.user, message.to, message.id)
+        local: Session | None = self._registry.by_user(message.to)
+        if local is not None:
+            self._deliver_here(sender, message, local)
+        else:
+            self._forward(sender, message, started)
+
+    def _deliver_here(self, sender: Session, message: Message, recipient: Session) -> None:
+        counters = self._counters
+        counters.routes_local += 1
+        counters.messages_delivered += 1
+        recipient.deliver(message_text(sender.user, bytes(message.content), message.id))
+        if self._emit is not None:
+            self._emit_hop(Kind.DELIVER, self._clock(), message.to, sender.user, message.id)
+        if message.id is not None:
+            sender.send(ack_text(message.id, Status.ROUTED))
+
+    def _forward(self, sender: Session, message: Message, started: float) -> None:
+        head = direct_head(
+            sender.user,
+            message.to,
+            bytes(message.content),
+            message.id,
+            self._gateway_id,
+            sender.conn_id,
+        )
+        assert self.router is not None
+        try:
+            self.router.route(
+                message.to, head, partial(self._routed, sender, message.to, message.id, started)
+            )
+        except (LinkDown, LinkBusy):
+            self._tell(sender, message.id, Status.BUSY, "unavailable")
+            self._counters.routes_busy += 1
+            return
+        sender.sent_one()
+
+    def _routed(
+        self, sender: Session, to: str, msg_id: str | None, started: float, reply: Any
+    ) -> None:
+        """Tell the sender what the route script said."""
+        sender.answered_one()
+        status = self._status(reply)
+        if self._emit is not None:
+            self._emit(
+                Event(
+                    Kind.ROUTE,
+                    self._clock(),
+                    self._gateway_id,
+                    user=to,
+                    gateway=self._gateway_id,
+                    peer=reply[1].decode() if status is Status.ROUTED else "",
+                    conn_id=sender.conn_id,
+                    msg_id=msg_id or "",
+                    ok=status is Status.ROUTED,
+                    reason=status.value,
+                    t_start=started,
+                )
+            )
+        if status is Status.ROUTED:
+            if msg_id is not None:
+                sender.send(ack_text(msg_id, status))
+            if _log.isEnabledFor(logging.INFO):
+                _log.info(
+                    "[Router] Routed message from %s to %s via %s",
+                    sender.user,
+                    to,
+                    reply[1].decode(),
+                )
+        else:
+            self._tell(sender, msg_id, status)
+
+    def _status(self, reply: Any) -> Status:
+        counters = self._counters
+        if isinstance(reply, Exception):
+            if isinstance(reply, LinkTimeout):
+                counters.routes_unknown += 1
+                return Status.UNKNOWN
+            counters.routes_busy += 1
+            return Status.BUSY  # Redis refused the script before its first write.
+        outcome = reply[0]
+        if outcome == b"routed":
+            counters.routes_routed += 1
+            return Status.ROUTED
+        if outcome == b"no_subscriber":
+            counters.routes_unreachable += 1
+            return Status.UNREACHABLE
+        if outcome == b"malformed":
+            counters.malformed_presence += 1
+        counters.routes_offline += 1
+        return Status.OFFLINE
+
+    def _tell(
+        self, sender: Session, msg_id: str | None, status: Status, code: str | None = None
+    ) -> None:
+        if msg_id is not None:
+            sender.send(ack_text(msg_id, status))
+            return
+        say = Say.USER_NOT_FOUND if status is Status.OFFLINE else Say.SEND_FAILED
+        sender.send(error_text(say, code or status.value))
+
+    # --- in ----------------------------------------------------------------------------------
+
+    def receive(self, envelope: Direct | Broadcast | Kick | Bounce) -> None:
+        """Take what another gateway has published for this one."""
+        match envelope:
+            case Direct():
+                self._receive_direct(envelope)
+            case Kick(user=user, connId=conn_id):
+                self._receive_kick(user, conn_id)
+            case Bounce():
+                self._receive_bounce(envelope)
+            case Broadcast(sender=sender, content=content):
+                self._counters.broadcasts_received += 1
+                text = message_text(sender, bytes(content), None)
+                for session in self._registry:
+                    session.deliver(text)
+
+    def _receive_direct(self, envelope: Direct) -> None:
+        to, conn_id = envelope.to, envelope.toConn
+        registry = self._registry
+        # The demo's gateways name no session: then it is for whoever the user is here.
+        session = registry.by_conn(conn_id) if conn_id else registry.by_user(to)
+        if self._emit is not None:
+            self._emit_hop(Kind.RECEIVE, self._clock(), to, envelope.sender, envelope.id)
+        if session is None or session.user != to:
+            self._bounce(envelope)
+            return
+        self._counters.messages_delivered += 1
+        session.deliver(message_text(envelope.sender, bytes(envelope.content), envelope.id))
+        if self._emit is not None:
+            self._emit_hop(Kind.DELIVER, self._clock(), to, envelope.sender, envelope.id)
+
+    def _bounce(self, envelope: Direct) -> None:
+        self._counters.bounces_sent += 1
+        if self._emit is not None:
+            self._emit_hop(Kind.BOUNCE, self._clock(), envelope.to, envelope.sender, envelope.id)
+        if envelope.fromGw and envelope.fromConn and self.router is not None:
+            self.router.tell(
+                envelope.fromGw,
+                Bounce(fromConn=envelope.fromConn, to=envelope.to, id=envelope.id),
+            )
+        conn_id = envelope.toConn
+        if conn_id and conn_id not in self._repairing and len(self._repairing) < MAX_REPAIRS:
+            self._repairing.add(conn_id)
+            self._spawn(self._repair(envelope.to, conn_id, envelope.epoch))
+
+    async def _repair(self, user: str, conn_id: str, token: int) -> None:
+        """Remove an entry that points to a session that does not exist, if it is still there."""
+        try:
+            await self._presence.release(Claim(user, conn_id, self._gateway_id, token))
+        except LINK_ERRORS as problem:
+            _log.debug("stale entry of %s not removed: %s", user, problem)
+        finally:
+            self._repairing.discard(conn_id)
+
+    def _receive_bounce(self, bounce: Bounce) -> None:
+        self._counters.bounces_received += 1
+        sender = self._registry.by_conn(bounce.fromConn)
+        if sender is not None:
+            self._tell(sender, bounce.id, Status.UNREACHABLE)
+
+    def _receive_kick(self, user: str, conn_id: str) -> None:
+        self._counters.kicks_received += 1
+        session = self._registry.by_conn(conn_id)
+        if session is not None and session.user == user:
+            if self._emit is not None:
+                self._emit_hop(Kind.KICK, self._clock(), user, "", None)
+            session.end(Code.REPLACED)
+
+    def _emit_hop(self, kind: Kind, t: float, user: str, peer: str, msg_id: str | None) -> None:
+        assert self._emit is not None
+        self._emit(
+            Event(
+                kind,
+                t,
+                self._gateway_id,
+                user=user,
+                gateway=self._gateway_id,
+                peer=peer,
+                msg_id=msg_id or "",
+            )
+        )

@@ -1,0 +1,376 @@
+"""How does a gateway start, serve and stop?
+
+The composition root: here, and only here, the parts meet. It starts from the inside out (Redis,
+subscription, then the door) and stops from the outside in (the door, the clients, what belongs to
+them in Redis, and the subscription last, so that what was sent to us before is still heard).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Self
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from websockets.http11 import Request
+
+from wsdemo.events import Emit, Event, Kind
+from wsdemo.gateway.counters import Counters, registry_of
+from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.health import Health
+from wsdemo.gateway.outbox import Flusher
+from wsdemo.gateway.registry import Registry
+from wsdemo.gateway.session import Desk, Session
+from wsdemo.gateway.socket import Answer, Front, Socket
+from wsdemo.presence import Presence, RedisPresence
+from wsdemo.presence.store import SCRIPTS
+from wsdemo.protocol import Code
+from wsdemo.redis.link import RedisLink
+from wsdemo.router import ROUTE, Router
+from wsdemo.settings import GatewaySettings
+
+_log = logging.getLogger("wsdemo.gateway")
+
+BACKLOG: Final = 1024
+"""Connections that the kernel holds for us in a storm."""
+DRAIN_STEP_S: Final = 0.1
+JSON_TYPE: Final = {"Content-Type": "application/json"}
+
+PresenceFactory = Callable[[RedisLink, GatewaySettings], Presence]
+
+
+def _fenced(link: RedisLink, settings: GatewaySettings) -> Presence:
+    return RedisPresence(link, settings.keyspace, settings.timing)
+
+
+class Gateway:
+    """A gateway in this process: `async with Gateway(settings) as gateway: ...`.
+
+    Args:
+        settings: everything it is told.
+        presence: makes its presence from its link to Redis; the laboratory passes other policies.
+        emit: hears of everything that happens; when None, nothing is built to be heard.
+        clock: monotonic seconds.
+        new_id: makes connection ids, never the same twice.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        *,
+        presence: PresenceFactory = _fenced,
+        emit: Emit | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.registry: Registry[Session] = Registry()
+        self.boot_id = secrets.token_hex(8)
+        """Tells this process from another one with the same gateway id."""
+        self.port = settings.port
+        """Where it listens, once started; the operating system's choice if 0 was asked for."""
+        self.replaced = asyncio.Event()
+        """Set when another process has taken this gateway's place; its owner shall stop it."""
+        self._emit = emit
+        self._clock = clock
+        self._started_at = clock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._stopped: asyncio.Future[None] | None = None
+        self._draining = False
+        self._was_ready = False
+        self._front: Front | None = None
+        self._link = RedisLink(
+            settings.redis_url, settings.limits, self._on_link_state, (*SCRIPTS, ROUTE)
+        )
+        self.presence = presence(self._link, settings)
+        self._delivery = Delivery(
+            settings.gateway_id,
+            self.registry,
+            self.presence,
+            self.counters,
+            self._spawn,
+            clock,
+            emit,
+        )
+        self._router = self._delivery.router = Router(
+            self._link,
+            settings,
+            self.boot_id,
+            on_envelope=self._delivery.receive,
+            on_malformed=self._on_malformed,
+            on_replaced=self.replaced.set,
+            on_state=self._check_ready,
+            emit=emit,
+        )
+        self._desk = Desk(
+            settings=settings,
+            registry=self.registry,
+            presence=self.presence,
+            delivery=self._delivery,
+            counters=self.counters,
+            admission=asyncio.Semaphore(settings.limits.concurrent_registers),
+            spawn=self._spawn,
+            clock=clock,
+            new_id=new_id,
+            emit=emit,
+        )
+        self._health = Health(self._desk)
+        self._metrics = registry_of(self.counters, self._gauges())
+
+    # --- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, subscribe, then open the door.
+
+        Raises:
+            RedisUnavailable, DuplicateGateway, OSError: it did not start; nothing is left running.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            await self._link.start()
+            await self._router.start()
+            self._front = self._make_front(loop)
+            front = self._front
+            self._server = await loop.create_server(
+                lambda: Socket(front), self.settings.host, self.settings.port, backlog=BACKLOG
+            )
+        except BaseException:
+            await self._router.stop()
+            await self._link.stop()
+            raise
+        self.port = self._server.sockets[0].getsockname()[1]
+        for loop_of in (self._health.renew, self._health.scan, self._health.keep_alive):
+            self._spawn(loop_of())
+        self._check_ready()
+        _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, self.url)
+
+    def _make_front(self, loop: asyncio.AbstractEventLoop) -> Front:
+        desk = self._desk
+        return Front(
+            loop=loop,
+            clock=self._clock,
+            limits=self.settings.limits,
+            counters=self.counters,
+            flusher=Flusher(loop),
+            fast_frames=self.settings.fast_frames,
+            answer=self._answer,
+            welcome=lambda socket: Session(socket, desk),
+            sockets=set(),
+            idle=asyncio.Event(),
+        )
+
+    async def stop(self) -> None:
+        """Drain and stop, within `limits.drain_s` and a little. Idempotent; waits for the end.
+
+        Not ready, no new connections, clients told to come back elsewhere (1012, jittered, in
+        batches), their presence released, the subscription left last.
+        """
+        if self._stopped is not None:
+            await asyncio.shield(self._stopped)
+            return
+        self._stopped = asyncio.get_running_loop().create_future()
+        try:
+            await self._stop()
+        finally:
+            self._stopped.set_result(None)
+
+    async def _stop(self) -> None:
+        ends_at = self._clock() + self.settings.limits.drain_s
+        self._draining = True
+        self._check_ready()
+        self._observe(Kind.DRAIN)
+        if self._server is not None:
+            self._server.close()
+        await self._say_goodbye(ends_at)
+        await self._finish_tasks(ends_at)
+        await self._router.stop()
+        await self._link.stop()
+        self._observe(Kind.STOPPED)
+        _log.info("[Gateway] %s stopped", self.settings.gateway_id)
+
+    async def _say_goodbye(self, ends_at: float) -> None:
+        """Tell the clients to leave, batch by batch; hang up on those that do not."""
+        if self._front is None:
+            return
+        sockets, limits = self._front.sockets, self.settings.limits
+        sessions = list(self.registry)
+        for start in range(0, len(sessions), limits.drain_batch):
+            if start:
+                left_s = ends_at - self._clock() - limits.close_timeout_s
+                await asyncio.sleep(max(0.0, min(DRAIN_STEP_S, left_s)))
+            for session in sessions[start : start + limits.drain_batch]:
+                session.end(Code.RESTART, self._desk.retry_after_ms())
+        for socket in list(sockets):
+            socket.close(Code.RESTART, self._desk.retry_after_ms())
+        hang_up_at = min(ends_at, self._clock() + limits.close_timeout_s)
+        if sockets:
+            idle = asyncio.ensure_future(self._front.idle.wait())
+            await asyncio.wait([idle], timeout=max(0.0, hang_up_at - self._clock()))
+            idle.cancel()
+        for socket in list(sockets):
+            socket.abort()
+
+    async def _finish_tasks(self, ends_at: float) -> None:
+        """Let the releases end, within what time is left; end the loops, which never would."""
+        loops = {task for task in self._tasks if task.get_name().startswith("Health.")}
+        for task in loops:
+            task.cancel()
+        # Aborted sockets report their end in the next turn of the loop, and release then.
+        await asyncio.sleep(0)
+        others = self._tasks - loops
+        if others:
+            await asyncio.wait(others, timeout=max(0.5, ends_at - self._clock()))
+        late = set(self._tasks)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    # --- state -------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        host = self.settings.host
+        if host in {"0.0.0.0", "::", ""}:
+            host = "localhost"
+        return f"ws://{f'[{host}]' if ':' in host else host}:{self.port}/ws"
+
+    @property
+    def ready(self) -> bool:
+        """Whether new users should be sent here."""
+        return not self.unready_because()
+
+    def unready_because(self) -> list[str]:
+        """Return why not, in words; empty when ready."""
+        reasons = {
+            "draining": self._draining,
+            "not listening": self._server is None,
+            "no connection to Redis": not self._link.up,
+            "subscription is down or deaf": not self._router.ready,
+        }
+        return [reason for reason, holds in reasons.items() if holds]
+
+    def stats(self) -> dict[str, Any]:
+        """Return what `/stats` says. No user ids: it may be read by anybody."""
+        return {
+            "gatewayId": self.settings.gateway_id,
+            "connections": len(self.registry),
+            "sockets": len(self._front.sockets) if self._front is not None else 0,
+            "ready": self.ready,
+            "uptimeS": round(self._clock() - self._started_at, 3),
+            "bootId": self.boot_id,
+            "counters": {name: getattr(self.counters, name) for name in Counters.__slots__},
+        }
+
+    def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        return {
+            "connections": ("Registered users", lambda: len(self.registry)),
+            "sockets": (
+                "Open connections",
+                lambda: len(self._front.sockets) if self._front is not None else 0,
+            ),
+            "ready": ("Whether new users should be sent here", lambda: float(self.ready)),
+            "uptime_seconds": ("Since start", lambda: self._clock() - self._started_at),
+        }
+
+    def _on_link_state(self, up: bool) -> None:
+        self._observe(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
+        if not up and self._stopped is None:
+            _log.warning("[Gateway] Redis is away: sockets stay, new users are told to come back")
+        elif up:
+            _log.info("[Gateway] Redis is there")
+        if up and len(self.registry):
+            # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
+            self._spawn(self._health.resync())
+        self._check_ready()
+
+    def _check_ready(self) -> None:
+        self.counters.subscription_gaps = self._router.gaps
+        self.counters.probes_lost = self._router.probes_lost
+        ready = self._server is not None and self.ready
+        if ready != self._was_ready:
+            self._was_ready = ready
+            self._observe(Kind.READY if ready else Kind.UNREADY)
+
+    def _on_malformed(self) -> None:
+        self.counters.malformed_envelopes += 1
+        self._observe(Kind.MALFORMED)
+
+    def _observe(self, kind: Kind) -> None:
+        if self._emit is not None:
+            gateway_id = self.settings.gateway_id
+            self._emit(Event(kind, self._clock(), gateway_id, gateway=gateway_id))
+
+    # --- tasks -------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that this gateway owns; it ends before `stop` does."""
+        task = asyncio.get_running_loop().create_task(work, name=getattr(work, "__qualname__", "?"))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            task.get_loop().call_exception_handler(
+                {"message": f"{task.get_name()} failed", "exception": problem, "task": task}
+            )
+
+    # --- plain HTTP --------------------------------------------------------------------------
+
+    def _answer(self, request: Request) -> Answer | None:
+        path = request.path.partition("?")[0]
+        if path == "/ws":
+            return self._too_many()
+        pages: dict[str, Callable[[], Answer]] = {
+            "/health": self._page_health,
+            "/ready": self._page_ready,
+            "/stats": self._page_stats,
+            "/metrics": self._page_metrics,
+        }
+        page = pages.get(path)
+        if page is None:
+            return Answer(404, "Not found.\n", {})
+        if request.method not in {"GET", "HEAD"}:
+            return Answer(405, "Method not allowed.\n", {"Allow": "GET, HEAD"})
+        return page()
+
+    def _too_many(self) -> Answer | None:
+        assert self._front is not None
+        if self._draining:
+            return Answer(503, "Draining.\n", {"Retry-After": "1"})
+        if len(self._front.sockets) > self.settings.limits.max_connections:
+            self.counters.connections_refused += 1
+            return Answer(503, "Too many connections.\n", {"Retry-After": "1"})
+        return None
+
+    def _page_health(self) -> Answer:
+        body = {"status": "ok", "gatewayId": self.settings.gateway_id}
+        return Answer(200, json.dumps(body) + "\n", JSON_TYPE)
+
+    def _page_ready(self) -> Answer:
+        reasons = self.unready_because()
+        body = {"ready": not reasons, "reasons": reasons, "gatewayId": self.settings.gateway_id}
+        return Answer(503 if reasons else 200, json.dumps(body) + "\n", JSON_TYPE)
+
+    def _page_stats(self) -> Answer:
+        return Answer(200, json.dumps(self.stats()) + "\n", JSON_TYPE)
+
+    def _page_metrics(self) -> Answer:
+        text = generate_latest(self._metrics).decode()
+        return Answer(200, text, {"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,459 @@
+"""What happens between hello and goodbye?
+
+A session is what one connection says and is told. `ping` and `message` are answered before the
+callback that brought their bytes returns; only `register`, which is rare, takes a coroutine, and
+frames that arrive behind it wait for it.
+
+The order around a register is what keeps ghosts out of Redis: mint, is the socket still open?,
+register, is it *still* open? If not, or if nobody knows what became of the register, release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final
+
+from wsdemo.events import Emit, Event, Kind
+from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.registry import Registry
+from wsdemo.gateway.socket import Socket
+from wsdemo.presence import Claim, Presence
+from wsdemo.presence import Register as Outcome
+from wsdemo.protocol import (
+    PONG_TEXT,
+    Code,
+    Kick,
+    Message,
+    NotText,
+    Ping,
+    ProtocolError,
+    Register,
+    Say,
+    decode,
+    error_text,
+    registered_text,
+)
+from wsdemo.redis.link import LINK_ERRORS
+from wsdemo.settings import GatewaySettings, valid_user_id
+
+_log = logging.getLogger("wsdemo.gateway")
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    NEW = auto()
+    REGISTERING = auto()
+    REGISTERED = auto()
+    ENDED = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Desk:
+    """What all sessions of a gateway share. `new_id` returns ids that are never the same twice."""
+
+    settings: GatewaySettings
+    registry: Registry[Session]
+    presence: Presence
+    delivery: Delivery
+    counters: Counters
+    admission: asyncio.Semaphore
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    clock: Callable[[], float]
+    new_id: Callable[[], str]
+    emit: Emit | None
+
+    def retry_after_ms(self) -> int:
+        """Return when to come back; spread, so that not all come at once."""
+        return round(1000 * self.settings.limits.retry_after_s * random.uniform(0.5, 1.5))
+
+
+class Session:
+    """One connection's conversation.
+
+    Times are in seconds on the gateway's monotonic clock.
+    """
+
+    __slots__ = (
+        "_desk",
+        "_held",
+        "_in_flight",
+        "_malformed",
+        "_socket",
+        "_waiting",
+        "claim",
+        "last_life",
+        "last_refresh",
+        "refresh_after",
+        "state",
+    )
+
+    def __init__(self, socket: Socket, desk: Desk) -> None:
+        self._socket = socket
+        self._desk = desk
+        self._held: list[bytes] | None = None
+        self._waiting: list[bytes] | None = None
+        self._in_flight = 0
+        self._malformed: list[float] | None = None
+        self.claim: Claim | None = None
+        self.state = State.NEW
+        self.last_life = desk.clock()
+        """When the client last showed that it is alive: a ping or a message, not a mere pong."""
+        self.last_refresh = 0.0
+        """When its lease was last renewed, counted from the sign of life that it was for."""
+        self.refresh_after = 0.0
+        """Not before this is the lease renewed again; differs from session to session."""
+        socket.deadline(desk.settings.limits.register_deadline_s, self._register_missed)
+        if desk.emit is not None:
+            self._emit(Kind.WS_OPEN)
+
+    @property
+    def user(self) -> str:
+        return self.claim.user if self.claim is not None else ""
+
+    @property
+    def conn_id(self) -> str:
+        return self.claim.conn_id if self.claim is not None else ""
+
+    @property
+    def socket(self) -> Socket:
+        return self._socket
+
+    # --- what the client says ----------------------------------------------------------------
+
+    def on_text(self, data: bytes) -> None:
+        """Answer one message of the client."""
+        if self.state is State.REGISTERING:
+            self._hold(data)
+            return
+        try:
+            message = decode(data, self._desk.settings.limits.max_content_bytes)
+        except ProtocolError as problem:
+            self._refuse(problem)
+            return
+        except NotText:
+            self._socket.close(Code.NOT_UTF8)
+            return
+        match message:
+            case Message():
+                if self.state is State.REGISTERED:
+                    self.last_life = self._desk.clock()
+                    self._desk.delivery.submit(self, message)
+                else:
+                    self.send(error_text(Say.NOT_REGISTERED, "not_registered", message.id))
+            case Ping():
+                self._pong()
+            case Register():
+                self._register(message)
+
+    def _pong(self) -> None:
+        if self.state is State.REGISTERED:
+            self.last_life = self._desk.clock()
+            if self._desk.emit is not None:
+                self._emit(Kind.PING)
+        self.send(PONG_TEXT)
+
+    def _refuse(self, problem: ProtocolError) -> None:
+        self.send(error_text(problem.say, _CODES[problem.say], problem.msg_id))
+        if problem.say is not Say.INVALID:
+            return
+        desk, now = self._desk, self._desk.clock()
+        desk.counters.malformed_messages += 1
+        if desk.emit is not None:
+            self._emit(Kind.MALFORMED, ok=False)
+        limits = desk.settings.limits
+        recent = [t for t in self._malformed or () if now - t < limits.malformed_window_s]
+        self._malformed = [*recent, now]
+        if len(self._malformed) > limits.max_malformed:
+            self._socket.close(Code.MALFORMED)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what arrives behind a register; too much of it stops the reading, not the client."""
+        if self._held is None:
+            self._held = []
+        self._held.append(data)
+        if len(self._held) >= self._desk.settings.limits.held_frames:
+            self._socket.pause_reading()
+
+    # --- what it is told ---------------------------------------------------------------------
+
+    def send(self, payload: bytes) -> None:
+        """Send a text to the client; nothing when it is gone."""
+        self._socket.send(payload)
+
+    def deliver(self, payload: bytes) -> None:
+        """Send a message of another user; it waits while the register is under way."""
+        if self.state is State.REGISTERED:
+            self._socket.send(payload)
+        elif self.state is State.REGISTERING:
+            # Redis knows this session already, its client does not: first `registered`, then this.
+            if self._waiting is None:
+                self._waiting = []
+            if len(self._waiting) < self._desk.settings.limits.outbox_messages:
+                self._waiting.append(payload)
+
+    def sent_one(self) -> None:
+        """A message of this client is on its way through Redis."""
+        self._in_flight += 1
+        if self._in_flight >= self._desk.settings.limits.in_flight:
+            self._socket.pause_reading()
+
+    def answered_one(self) -> None:
+        """Redis has answered for one of them."""
+        self._in_flight -= 1
+        if self._in_flight == self._desk.settings.limits.in_flight // 2:
+            self._socket.resume_reading()
+
+    def end(self, code: Code, retry_after_ms: int | None = None) -> None:
+        """Say goodbye to the client. From now on nobody finds this session any more."""
+        self._socket.close(code, retry_after_ms)
+        self._leave()
+
+    # --- register ----------------------------------------------------------------------------
+
+    def _register(self, request: Register) -> None:
+        if self.state is State.REGISTERED:
+            self._register_again(request)
+            return
+        if not valid_user_id(request.userId):
+            self.end(Code.USER_FORBIDDEN)
+            return
+        self._socket.no_deadline()
+        self.state = State.REGISTERING
+        desk = self._desk
+        self.claim = Claim(
+            request.userId,
+            desk.new_id(),
+            desk.settings.gateway_id,
+            inst=request.inst,
+            att=request.att,
+        )
+        desk.spawn(self._settle_register())
+
+    def _register_again(self, request: Register) -> None:
+        """The same user again is told so again; another one cannot share the connection."""
+        if request.userId != self.user:
+            self.end(Code.OTHER_USER)
+            return
+        self.last_life = self._desk.clock()
+        self._say_registered()
+
+    def _register_missed(self) -> None:
+        self.end(Code.REGISTER_DEADLINE)
+
+    async def _settle_register(self) -> None:
+        desk, limits = self._desk, self._desk.settings.limits
+        try:
+            async with asyncio.timeout(limits.register_queue_s):
+                await desk.admission.acquire()
+        except TimeoutError:
+            desk.counters.registers_shed += 1
+            self._come_back_later()
+            return
+        try:
+            await self._try_register()
+        except Exception:
+            self.end(Code.INTERNAL)
+            raise  # Its witness is the owner of this task.
+        finally:
+            desk.admission.release()
+
+    async def _try_register(self) -> None:
+        """Mint and register, and leave nothing behind if the client is gone meanwhile (P7)."""
+        desk, claim = self._desk, self.claim
+        assert claim is not None
+        try:
+            token = await desk.presence.mint(claim.user)
+        except LINK_ERRORS as problem:
+            self._register_failed(problem)
+            return
+        if not self._socket.open:
+            return  # Only the fence has moved, and that is harmless.
+        claim = self.claim = Claim(
+            claim.user, claim.conn_id, claim.gateway_id, token, claim.inst, claim.att
+        )
+        desk.registry.expect(self)
+        try:
+            registration = await desk.presence.register(claim)
+        except LINK_ERRORS as problem:
+            # It may have been executed, now or in a while: take it back.
+            desk.registry.remove(self)
+            self._register_failed(problem)
+            await release(desk, claim)
+            return
+        if registration.outcome is Outcome.STALE:
+            desk.registry.remove(self)
+            self._rejected(registration.previous)
+        elif not self._socket.open:
+            desk.registry.remove(self)
+            await release(desk, claim)
+        else:
+            self._accepted(registration.previous)
+
+    def _accepted(self, previous: Claim | None) -> None:
+        desk, claim = self._desk, self.claim
+        assert claim is not None
+        desk.counters.registers_ok += 1
+        now = desk.clock()
+        self.state = State.REGISTERED
+        self.last_life = self.last_refresh = now
+        self.refresh_after = now + next_refresh_s(desk.settings.timing.heartbeat_s)
+        earlier = desk.registry.bind(self)
+        if earlier is not None:
+            earlier.end(Code.REPLACED)
+        if previous is not None and previous.gateway_id != claim.gateway_id:
+            self._kick(previous)
+        if desk.emit is not None:
+            self._emit(Kind.PRESENCE_SET, peer=previous.gateway_id if previous else "")
+        _log.info("[Gateway] User %s registered (%s)", claim.user, claim.conn_id)
+        self._say_registered()
+        waiting, self._waiting = self._waiting, None
+        for payload in waiting or ():
+            self._socket.send(payload)
+        self._release_held()
+
+    def _kick(self, previous: Claim) -> None:
+        """Tell the session that lost its place, which may sit on a gateway that slept."""
+        claim, router = self.claim, self._desk.delivery.router
+        assert claim is not None and router is not None
+        self._desk.counters.kicks_sent += 1
+        router.tell(
+            previous.gateway_id,
+            Kick(user=previous.user, connId=previous.conn_id, token=claim.token),
+        )
+
+    def _say_registered(self) -> None:
+        timing = self._desk.settings.timing
+        self.send(
+            registered_text(
+                self._desk.settings.gateway_id, self.conn_id, round(timing.heartbeat_s * 1000)
+            )
+        )
+
+    def _release_held(self) -> None:
+        """Take up what the client said while its register was under way."""
+        held, self._held = self._held, None
+        for data in held or ():
+            if self.state is not State.REGISTERED:
+                return
+            self.on_text(data)
+        if held and self._in_flight < self._desk.settings.limits.in_flight:
+            self._socket.resume_reading()
+
+    def _rejected(self, owner: Claim | None) -> None:
+        """A newer session exists. This one owns nothing, so it cleans up nothing."""
+        desk = self._desk
+        desk.counters.registers_stale += 1
+        if desk.emit is not None:
+            self._emit(
+                Kind.PRESENCE_REJECT,
+                ok=False,
+                reason="stale register",
+                peer=owner.gateway_id if owner else "",
+            )
+        self.end(Code.STALE)
+
+    def _register_failed(self, problem: Exception) -> None:
+        desk = self._desk
+        desk.counters.registers_failed += 1
+        if desk.emit is not None:
+            self._emit(Kind.REGISTER, ok=False, reason=type(problem).__name__)
+        _log.warning("[Gateway] register of %s failed: %s", self.user, problem)
+        self._come_back_later()
+
+    def _come_back_later(self) -> None:
+        retry_after_ms = self._desk.retry_after_ms()
+        self.send(error_text(Say.REGISTER_FAILED, "unavailable", retry_after_ms=retry_after_ms))
+        self.end(Code.TRY_LATER, retry_after_ms)
+
+    # --- goodbye -----------------------------------------------------------------------------
+
+    def on_closed(self) -> None:
+        """The connection is gone."""
+        if self._desk.emit is not None:
+            self._emit(Kind.WS_CLOSE)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Forget the session here, and in Redis if it is still its own. Idempotent.
+
+        A session that never was registered leaves nothing in Redis; the register that may be
+        under way sees that its socket has gone.
+        """
+        state, self.state = self.state, State.ENDED
+        self._held = self._waiting = None
+        desk, claim = self._desk, self.claim
+        if state is State.REGISTERED and claim is not None:
+            desk.registry.remove(self)
+            _log.info("[Gateway] User %s left (%s)", claim.user, claim.conn_id)
+            desk.spawn(release(desk, claim))
+
+    def _emit(self, kind: Kind, ok: bool = True, reason: str = "", peer: str = "") -> None:
+        emit, claim = self._desk.emit, self.claim
+        assert emit is not None
+        gateway_id = self._desk.settings.gateway_id
+        emit(
+            Event(
+                kind,
+                self._desk.clock(),
+                gateway_id,
+                user=self.user,
+                gateway=gateway_id,
+                peer=peer,
+                conn_id=self.conn_id,
+                ok=ok,
+                reason=reason,
+                token=claim.token if claim is not None else 0,
+            )
+        )
+
+
+_CODES: Final[dict[Say, str]] = {
+    Say.INVALID: "invalid",
+    Say.NO_USER_ID: "user_id_required",
+    Say.NO_RECIPIENT: "recipient_required",
+    Say.USER_NOT_FOUND: "offline",
+    Say.UNKNOWN_TYPE: "unknown_type",
+    Say.TOO_LARGE: "too_large",
+}
+"""The machine-readable half of an error frame."""
+
+
+def next_refresh_s(heartbeat_s: float) -> float:
+    """Return how long a fresh lease is left alone; spread, so that renewals come in no waves."""
+    return heartbeat_s * random.uniform(0.25, 0.5)
+
+
+async def release(desk: Desk, claim: Claim) -> None:
+    """End a session in Redis. When that fails, the entry ends with its TTL."""
+    counters = desk.counters
+    try:
+        removed = await desk.presence.release(claim)
+    except LINK_ERRORS as problem:
+        counters.releases_failed += 1
+        _log.warning("[Gateway] release of %s failed: %s", claim.user, problem)
+        return
+    if removed:
+        counters.releases_removed += 1
+    else:
+        counters.releases_not_owner += 1
+    if desk.emit is not None:
+        desk.emit(
+            Event(
+                Kind.PRESENCE_DEL if removed else Kind.PRESENCE_REJECT,
+                desk.clock(),
+                claim.gateway_id,
+                user=claim.user,
+                gateway=claim.gateway_id,
+                conn_id=claim.conn_id,
+                ok=removed,
+                reason="" if removed else "not owner",
+                token=claim.token,
+            )
+        )

@@ -1,0 +1,390 @@
+"""How do bytes become messages, and messages bytes?
+
+One object per TCP connection, between asyncio's transport and the `ServerProtocol` of
+websockets, which does the handshake, the frames, the closing and the control frames without any
+I/O. There is no task and no queue per connection: what arrives is handled before the event loop's
+callback returns.
+
+Beside the general parser stands a short path for what nearly all traffic is: a whole, short,
+unfragmented text frame. It is taken only at a frame boundary, when the general parser holds
+nothing back, and a test feeds both with the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import CLOSED, OPEN
+from websockets.server import ServerProtocol
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover - a build of websockets without its C extension
+    from websockets.utils import apply_mask
+
+from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
+from wsdemo.protocol import Code, close_reason
+from wsdemo.settings import Limits
+
+TEXT_FIN: Final = 0x81
+MASKED: Final = 0x80
+LONG: Final = 126
+PING_FRAME: Final = b"\x89\x00"
+
+# The library logs each connection at INFO; who runs a gateway wants to hear of trouble only.
+_library_log = logging.getLogger("wsdemo.websockets")
+_library_log.setLevel(logging.WARNING)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a text frame as a server sends it: unmasked, in one piece."""
+    length = len(payload)
+    if length < LONG:
+        return b"%c%c%b" % (TEXT_FIN, length, payload)
+    if length < 65536:
+        return struct.pack("!BBH", TEXT_FIN, LONG, length) + payload
+    return struct.pack("!BBQ", TEXT_FIN, LONG + 1, length) + payload
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A plain HTTP answer, for whoever came without asking for a WebSocket."""
+
+    status: int
+    body: str
+    headers: Mapping[str, str]
+
+
+class Talker(Protocol):
+    """Who speaks over a socket: the session."""
+
+    def on_text(self, data: bytes) -> None:
+        """A whole text message has arrived."""
+
+    def on_closed(self) -> None:
+        """The connection is gone. Called once."""
+
+
+@dataclass(slots=True, eq=False)
+class Front:
+    """What all sockets of a gateway share.
+
+    `answer` returns the plain HTTP answer to a request, or None when it may become a WebSocket;
+    `welcome` makes the session of a socket whose handshake is done. `idle` is set when the last
+    of the `sockets` has gone.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    clock: Callable[[], float]
+    limits: Limits
+    counters: Counters
+    flusher: Flusher
+    fast_frames: bool
+    answer: Callable[[Request], Answer | None]
+    welcome: Callable[[Socket], Talker]
+    sockets: set[Socket]
+    idle: asyncio.Event
+
+
+class Socket(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_at_boundary",
+        "_fragments",
+        "_front",
+        "_reading_paused",
+        "_talker",
+        "_timer",
+        "_transport",
+        "_ws",
+        "last_read",
+        "outbox",
+        "pinged_at",
+    )
+
+    outbox: Outbox
+    _transport: asyncio.Transport
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._ws = ServerProtocol(max_size=front.limits.max_frame_bytes, logger=_library_log)
+        self._talker: Talker | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._fragments: list[bytes] | None = None
+        self._at_boundary = False
+        self._reading_paused = False
+        self.last_read = front.clock()
+        """When the last byte arrived (s, the gateway's clock)."""
+        self.pinged_at = 0.0
+        """When the last WebSocket ping left that has not been answered; 0 when there is none."""
+
+    # --- asyncio.Protocol --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        front = self._front
+        self._transport = transport
+        transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
+        self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck)
+        front.sockets.add(self)
+        front.idle.clear()
+        self._arm(front.limits.handshake_timeout_s, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        self.last_read = self._front.clock()
+        self.pinged_at = 0.0
+        if self._at_boundary:
+            data = self._read_short_frames(data)
+            if not data:
+                return
+        self._read_generally(data)
+
+    def eof_received(self) -> bool:
+        self._ws.receive_eof()
+        self._write_replies()
+        return False
+
+    def pause_writing(self) -> None:
+        self.outbox.pause()
+
+    def resume_writing(self) -> None:
+        self.outbox.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        self._at_boundary = False
+        self.outbox.close()
+        self._front.sockets.discard(self)
+        if not self._front.sockets:
+            self._front.idle.set()
+        talker, self._talker = self._talker, None
+        if talker is not None:
+            talker.on_closed()
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def _read_short_frames(self, data: bytes) -> bytes:
+        """Handle the short text frames at the head of `data`; return what is left of it.
+
+        A frame is left to the general parser unless all of it is here, and whenever anything
+        about it is not of the common kind.
+        """
+        start, size = 0, len(data)
+        while size - start >= 6 and data[start] == TEXT_FIN:
+            length = data[start + 1] - MASKED
+            if not 0 <= length < LONG:
+                break
+            mask_at = start + 2
+            end = mask_at + 4 + length
+            if end > size:
+                break
+            text = apply_mask(data[mask_at + 4 : end], data[mask_at : mask_at + 4])
+            start = end
+            self._say(text)
+            if not self._at_boundary:
+                break  # The session has closed the connection.
+        return data[start:] if start else data
+
+    def _read_generally(self, data: bytes) -> None:
+        ws = self._ws
+        ws.receive_data(data)
+        for event in ws.events_received():
+            if isinstance(event, Request):
+                self._shake_hands(event)
+            elif isinstance(event, Frame):
+                self._take_frame(event)
+        self._write_replies()
+        self._at_boundary = (
+            self._front.fast_frames
+            and ws.state is OPEN
+            and self._fragments is None
+            and _between_frames(ws)
+        )
+
+    def _take_frame(self, frame: Frame) -> None:
+        if self._ws.close_sent is not None or self._talker is None:
+            return  # We have said goodbye, and listen no more.
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT:
+            if frame.fin:
+                self._say(bytes(frame.data))
+            else:
+                self._fragments = [bytes(frame.data)]
+        elif opcode is Opcode.CONT and self._fragments is not None:
+            self._take_fragment(frame)
+        elif opcode is Opcode.BINARY or opcode is Opcode.CONT:
+            self.close(Code.UNSUPPORTED)
+
+    def _take_fragment(self, frame: Frame) -> None:
+        assert self._fragments is not None
+        self._fragments.append(bytes(frame.data))
+        if len(self._fragments) > self._front.limits.max_fragments:
+            self._fragments = None
+            self.close(Code.TOO_BIG)
+        elif frame.fin:
+            text, self._fragments = b"".join(self._fragments), None
+            self._say(text)
+
+    def _say(self, text: bytes) -> None:
+        """Hand a message to the session. A bug there ends this connection, and no other."""
+        assert self._talker is not None
+        try:
+            self._talker.on_text(text)
+        except Exception as problem:
+            self._front.loop.call_exception_handler(
+                {"message": "a session failed", "exception": problem, "protocol": self}
+            )
+            self.close(Code.INTERNAL)
+
+    def pause_reading(self) -> None:
+        """Take no more bytes from this client for now."""
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    # --- the handshake -----------------------------------------------------------------------
+
+    def _shake_hands(self, request: Request) -> None:
+        answer = self._front.answer(request)
+        if answer is not None:
+            self._ws.send_response(_response(self._ws, request, answer))
+            return
+        response = self._ws.accept(request)
+        self._ws.send_response(response)
+        if response.status_code == 101:
+            self._front.counters.connections_accepted += 1
+            self._disarm()
+            self._talker = self._front.welcome(self)
+
+    # --- writing -----------------------------------------------------------------------------
+
+    def send(self, payload: bytes) -> None:
+        """Send a text message (UTF-8), in order; nothing once the connection is closing."""
+        if self._ws.state is OPEN:
+            self.outbox.send(text_frame(payload))
+
+    def ping(self, now: float) -> None:
+        """Ask for a sign of life below the protocol of messages."""
+        if self._ws.state is OPEN:
+            self.pinged_at = now
+            self.outbox.send(PING_FRAME)
+
+    def _write_replies(self) -> None:
+        """Write what the library has to say: handshakes, pongs, closes.
+
+        It bypasses the outbox, since control frames may overtake messages. A client that asks for
+        pongs and does not read them is bounded by the hard cap.
+        """
+        for data in self._ws.data_to_send():
+            if data:
+                self._transport.write(data)
+            else:
+                self._end()
+        if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
+            self._front.counters.slow_consumers += 1
+            self._transport.abort()
+
+    def _end(self) -> None:
+        """Everything is said; the client shall hang up, soon."""
+        self._at_boundary = False
+        self.resume_reading()  # To see it hang up.
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._arm(self._front.limits.close_timeout_s, self._transport.abort)
+        else:
+            self._transport.close()  # TLS closes both ways at once.
+            self._arm(self._front.limits.close_timeout_s, self._transport.abort)
+
+    def close(self, code: Code, retry_after_ms: int | None = None) -> None:
+        """Say goodbye, after all that is waiting; hang up soon. Idempotent."""
+        if self._ws.state is not OPEN:
+            return
+        self._at_boundary = False
+        self.outbox.flush()
+        self.outbox.close()
+        try:
+            self._ws.send_close(code, close_reason(code, retry_after_ms))
+        except InvalidState:  # pragma: no cover - the state was checked above
+            return
+        self._write_replies()
+        self.resume_reading()  # To see the goodbye of the client.
+        self._arm(self._front.limits.close_timeout_s, self._transport.abort)
+
+    def abort(self) -> None:
+        """Hang up at once. Idempotent."""
+        self._transport.abort()
+
+    def deadline(self, after_s: float, action: Callable[[], None]) -> None:
+        """Call `action` after this long, unless `no_deadline` is called before."""
+        self._arm(after_s, action)
+
+    def no_deadline(self) -> None:
+        self._disarm()
+
+    @property
+    def open(self) -> bool:
+        return self._ws.state is OPEN and not self._transport.is_closing()
+
+    @property
+    def peer(self) -> str:
+        """The address of the client, for logs."""
+        name = self._transport.get_extra_info("peername")
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "?")
+
+    def _on_stuck(self, why: Stuck) -> None:
+        self._front.counters.slow_consumers += 1
+        if why is Stuck.DEADLINE:
+            self._transport.abort()  # A goodbye would only join the bytes that are not read.
+        else:
+            self.close(Code.SLOW_CONSUMER)
+
+    # --- one timer, for whatever comes next --------------------------------------------------
+
+    def _arm(self, after_s: float, action: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self._front.loop.call_later(after_s, action)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _between_frames(ws: ServerProtocol) -> bool:
+    """Say whether the library's parser stands between two frames and holds no byte back.
+
+    It is a generator: there, it waits in `StreamReader.at_eof`; within a frame, in `read_exact`.
+    (Undocumented, which is why the minor version of websockets is pinned.)
+    """
+    if ws.current_size is not None or ws.reader.buffer or ws.state is CLOSED:
+        return False
+    inner: Any = ws.parser
+    while (deeper := inner.gi_yieldfrom) is not None:
+        inner = deeper
+    return bool(inner.gi_code.co_name == "at_eof")
+
+
+def _response(ws: ServerProtocol, request: Request, answer: Answer) -> Response:
+    response = ws.reject(answer.status, answer.body)
+    for name, value in answer.headers.items():
+        del response.headers[name]
+        response.headers[name] = value
+    if request.method == "HEAD":
+        response.body = b""
+    return response

@@ -1,0 +1,23 @@
+"""Where in the cluster is user X?"""
+
+from wsdemo.presence.store import (
+    Claim,
+    Entry,
+    Presence,
+    RedisPresence,
+    Refresh,
+    Register,
+    Registration,
+    Renewal,
+)
+
+__all__ = [
+    "Claim",
+    "Entry",
+    "Presence",
+    "RedisPresence",
+    "Refresh",
+    "Register",
+    "Registration",
+    "Renewal",
+]

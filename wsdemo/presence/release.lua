@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- A session has ended. Is the entry of its user its own? Only then it goes (P1).
+--
+-- KEYS  1 presence:{user}  2 fence:{user}
+-- ARGV  1 connId  2 token  3 life of the fence, ms
+-- Returns 1 when the entry was removed, 0 when it was another's or none.
+--
+-- allow-oom: see refresh.lua.
+
+local function number(text) return tonumber(text or 0) or 0 end
+local function text(n) return string.format('%.0f', n) end
+
+local conn, token = ARGV[1], tonumber(ARGV[2])
+local fence = redis.call('HMGET', KEYS[2], 'floor', 'top', 'mint')
+
+-- A register of this session that is still under way will find the floor above it.
+redis.call('HSET', KEYS[2], 'floor', text(math.max(number(fence[1]), token)),
+           'mint', text(math.max(number(fence[3]), token)))
+-- A refresh of this session that is still under way will find it closed. A session that never
+-- took effect says nothing about the one that did.
+if number(fence[2]) == token or number(fence[2]) == 0 then
+  redis.call('HSET', KEYS[2], 'closed', ARGV[2] .. ':' .. conn)
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+
+if redis.call('HGET', KEYS[1], 'connId') == conn then
+  redis.call('DEL', KEYS[1])
+  return 1
+end
+return 0

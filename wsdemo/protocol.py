@@ -1,0 +1,498 @@
+"""What may be said on the wire?
+
+Three kinds of text travel: what a client says (`decode`), what a gateway answers (the `*_frame`
+functions), and what gateways tell one another over Redis (`Envelope` and its relatives). All of
+it is the demo's JSON; every extension is optional, so a client written for the demo works.
+
+`decode` has two paths with one result. The short path is a typed decoder that knows the common
+messages. Whatever it does not take, for whatever reason, is judged by the strict path, which
+alone decides what is wrong and with which words. The content of a message is validated here,
+once, and then carried as the raw bytes of its JSON string: nobody on its way decodes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import IntEnum, StrEnum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from wsdemo.settings import USER_ID
+
+MAX_KEYS: Final = 32
+"""Keys that one JSON object may have."""
+MAX_ID_CHARS: Final = 64
+"""Length of the `id` that a sender may give to a message."""
+
+
+class Code(IntEnum):
+    """Why a connection was closed. 4000-4499 invite a reconnect, 4500-4999 forbid it."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED = 1003
+    NOT_UTF8 = 1007
+    TOO_BIG = 1009
+    INTERNAL = 1011
+    RESTART = 1012
+    TRY_LATER = 1013
+    REGISTER_DEADLINE = 4001
+    RATE_LIMIT = 4008
+    HEARTBEAT_TIMEOUT = 4009
+    STALE = 4010
+    SLOW_CONSUMER = 4011
+    PRESENCE_LOST = 4012
+    MALFORMED = 4502
+    AUTH = 4504
+    OTHER_USER = 4505
+    REPLACED = 4509
+    USER_FORBIDDEN = 4513
+
+
+class ClosePolicy(NamedTuple):
+    """What a close code tells the client."""
+
+    reason: str
+    reconnect: bool
+
+
+CLOSE_POLICIES: Final[dict[int, ClosePolicy]] = {
+    Code.NORMAL: ClosePolicy("bye", False),
+    Code.GOING_AWAY: ClosePolicy("gateway gone", True),
+    Code.PROTOCOL_ERROR: ClosePolicy("protocol error", False),
+    Code.UNSUPPORTED: ClosePolicy("only text frames are understood", False),
+    Code.NOT_UTF8: ClosePolicy("text is not UTF-8", False),
+    Code.TOO_BIG: ClosePolicy("frame too big", False),
+    Code.INTERNAL: ClosePolicy("internal error", True),
+    Code.RESTART: ClosePolicy("service restart", True),
+    Code.TRY_LATER: ClosePolicy("try again later", True),
+    Code.REGISTER_DEADLINE: ClosePolicy("no register in time", True),
+    Code.RATE_LIMIT: ClosePolicy("rate limit", True),
+    Code.HEARTBEAT_TIMEOUT: ClosePolicy("heartbeat timeout", True),
+    Code.STALE: ClosePolicy("a newer attempt of this client exists", True),
+    Code.SLOW_CONSUMER: ClosePolicy("slow consumer", True),
+    Code.PRESENCE_LOST: ClosePolicy("presence could not be refreshed", True),
+    Code.MALFORMED: ClosePolicy("too many malformed messages", False),
+    Code.AUTH: ClosePolicy("authentication failed", False),
+    Code.OTHER_USER: ClosePolicy("already registered as another user", False),
+    Code.REPLACED: ClosePolicy("replaced by a newer session", False),
+    Code.USER_FORBIDDEN: ClosePolicy("this user id is not allowed", False),
+}
+"""The one table of close codes. A code that is not in it (1006 above all) invites a reconnect."""
+
+
+def should_reconnect(code: int | None) -> bool:
+    """Say whether a client that was closed with this code may come back by itself."""
+    policy = CLOSE_POLICIES.get(code or 0)
+    if policy is not None:
+        return policy.reconnect
+    return not 4500 <= (code or 0) <= 4999
+
+
+def close_reason(code: Code, retry_after_ms: int | None = None) -> str:
+    """Return the text for a close frame (at most 123 bytes), with the server's advice if any."""
+    reason = CLOSE_POLICIES[code].reason
+    return reason if retry_after_ms is None else f"{reason}; retryAfterMs={retry_after_ms}"
+
+
+def retry_after_s(reason: str) -> float | None:
+    """Read the server's advice from the reason of a close frame; None when there is none."""
+    _, found, number = reason.rpartition("retryAfterMs=")
+    if not found or not number.isdigit() or len(number) > 7:
+        return None
+    return int(number) / 1000
+
+
+class Say(StrEnum):
+    """The error texts of the demo, and the one that it lacked."""
+
+    INVALID = "Invalid message format"
+    NO_USER_ID = "UserID is required for registration"
+    NOT_REGISTERED = "Not registered"
+    NO_RECIPIENT = "Recipient is required"
+    USER_NOT_FOUND = "User not found"
+    SEND_FAILED = "Failed to send message"
+    UNKNOWN_TYPE = "Unknown message type"
+    TOO_LARGE = "Message too large"
+    REGISTER_FAILED = "Registration failed"
+
+
+class Status(StrEnum):
+    """What became of a message, as far as its gateway knows."""
+
+    ROUTED = "routed"
+    """Handed to its recipient's gateway (or, on the same gateway, to its outbox)."""
+    OFFLINE = "offline"
+    UNREACHABLE = "unreachable"
+    """There is an entry for the user, but nobody behind it listens. Retrying makes sense."""
+    BUSY = "busy"
+    """Refused before anything was done. Retrying makes sense."""
+    UNKNOWN = "unknown"
+    """Redis did not answer in time: it may or may not have been delivered."""
+
+
+class ProtocolError(Exception):
+    """A message that gets an error frame; the connection stays."""
+
+    def __init__(self, say: Say, msg_id: str | None = None) -> None:
+        super().__init__(say.value)
+        self.say = say
+        self.msg_id = msg_id
+
+
+class NotText(Exception):
+    """Bytes that are not UTF-8: the connection is closed with 1007."""
+
+
+# --- what a client says ---------------------------------------------------------------------
+
+
+class Register(msgspec.Struct, tag="register", tag_field="type", frozen=True, gc=False):
+    """A client says who it is. `inst` and `att` number its attempts (guarantees: fencing)."""
+
+    userId: str = ""
+    token: str = ""
+    inst: str = ""
+    att: int = 0
+
+
+class Ping(msgspec.Struct, tag="ping", tag_field="type", frozen=True, gc=False):
+    """A client is alive."""
+
+
+class Message(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=False):
+    """A client wants `content`, a raw JSON string, delivered to user `to`."""
+
+    to: str = ""
+    content: msgspec.Raw = msgspec.Raw(b'""')
+    id: str | None = None
+
+
+ClientMessage = Register | Ping | Message
+
+PING: Final = Ping()
+_EMPTY_CONTENT: Final = msgspec.Raw(b'""')
+_client_decoder: Final = msgspec.json.Decoder(ClientMessage)
+_string_decoder: Final = msgspec.json.Decoder(str)
+_encode: Final = msgspec.json.encode
+
+
+class _ContentOnly(msgspec.Struct):
+    content: msgspec.Raw = _EMPTY_CONTENT
+
+
+_content_decoder: Final = msgspec.json.Decoder(_ContentOnly)
+
+
+def decode(data: bytes, max_content_bytes: int = 16 * 1024) -> ClientMessage:
+    """Decode what a client said.
+
+    Raises:
+        ProtocolError: it is not a message of the protocol; `say` is the text for the error frame.
+        NotText: it is not even UTF-8.
+    """
+    try:
+        message: ClientMessage = _client_decoder.decode(data)
+        if type(message) is Message:
+            if _is_plain_message(message, data, max_content_bytes):
+                return message
+        elif type(message) is Register:
+            if _is_plain_register(message, data):
+                return message
+        elif data.count(b":") == 1:
+            return PING
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # The strict path says what is wrong with it, and in which words.
+    return decode_strict(data, max_content_bytes)
+
+
+# A typed decoder does not see duplicate or unknown keys. Each key of an object has a colon outside
+# of any string, so when a document has as many colons as fields were found (those within the
+# content aside; the other strings must have none), then it had no other key, and the typed result
+# may be trusted without the strict path.
+
+
+def _is_plain_register(message: Register, data: bytes) -> bool:
+    strings = (message.userId, message.token, message.inst)
+    if not USER_ID.fullmatch(message.userId) or any(":" in text for text in strings):
+        return False
+    if len(message.inst) > MAX_ID_CHARS or not 0 <= message.att < 2**53:
+        return False
+    return data.count(b":") == 2 + bool(message.token) + bool(message.inst) + bool(message.att)
+
+
+def _is_plain_message(message: Message, data: bytes, max_content_bytes: int) -> bool:
+    content = bytes(message.content)
+    if len(content) > max_content_bytes or not USER_ID.fullmatch(message.to):
+        return False
+    fields = 3
+    if message.id is not None:
+        if not 0 < len(message.id) <= MAX_ID_CHARS or ":" in message.id:
+            return False
+        fields = 4
+    if data.count(b":") - content.count(b":") != fields:
+        return False
+    _string_decoder.decode(content)  # It is a string, in UTF-8, without lone surrogates.
+    return True
+
+
+def decode_strict(data: bytes, max_content_bytes: int = 16 * 1024) -> ClientMessage:
+    """Decode as `decode` does, by the general path alone; the reference for the other one."""
+    document = _load(data)
+    kind = document.get("type")
+    msg_id = document.get("id")
+    if not isinstance(kind, str) or not kind:
+        raise ProtocolError(Say.INVALID)
+    match kind:
+        case "ping":
+            return PING
+        case "register":
+            return _register(document)
+        case "message":
+            if msg_id is not None and not _valid_msg_id(msg_id):
+                raise ProtocolError(Say.INVALID)
+            return _message(document, msg_id, data, max_content_bytes)
+        case _:
+            raise ProtocolError(Say.UNKNOWN_TYPE)
+
+
+def _valid_msg_id(msg_id: object) -> bool:
+    return isinstance(msg_id, str) and 0 < len(msg_id) <= MAX_ID_CHARS
+
+
+def _register(document: dict[str, Any]) -> Register:
+    user = document.get("userId", "")
+    token = document.get("token", "")
+    inst = document.get("inst", "")
+    att = document.get("att", 0)
+    if not isinstance(user, str) or not isinstance(token, str) or not isinstance(inst, str):
+        raise ProtocolError(Say.INVALID)
+    if type(att) is not int or not 0 <= att < 2**53 or len(inst) > MAX_ID_CHARS:
+        raise ProtocolError(Say.INVALID)
+    if not user.strip():
+        raise ProtocolError(Say.NO_USER_ID)
+    return Register(user, token, inst, att)
+
+
+def _message(
+    document: dict[str, Any], msg_id: str | None, data: bytes, max_content_bytes: int
+) -> Message:
+    to, content = document.get("to", ""), document.get("content", "")
+    if not isinstance(content, str):
+        raise ProtocolError(Say.INVALID, msg_id)
+    if to is None or to == "":
+        raise ProtocolError(Say.NO_RECIPIENT, msg_id)
+    if len(content.encode()) > max_content_bytes:
+        raise ProtocolError(Say.TOO_LARGE, msg_id)
+    if not isinstance(to, str) or not USER_ID.fullmatch(to):
+        # Who asks for an impossible name learns no more than who asks for an absent one.
+        raise ProtocolError(Say.USER_NOT_FOUND, msg_id)
+    return Message(to, msgspec.Raw(bytes(_content_decoder.decode(data).content)), msg_id)
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise NotText from None
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse,
+            parse_float=_finite,
+        )
+        if "\\u" in text:
+            # A lone surrogate can be escaped into JSON but never be written as UTF-8: it would
+            # break the connection of whoever receives it.
+            json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise ProtocolError(Say.INVALID) from None
+    if not isinstance(document, dict):
+        raise ProtocolError(Say.INVALID)
+    return document
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs) or len(keys) > MAX_KEYS:
+        raise ValueError("duplicate keys, or too many")
+    return keys
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError("a number beyond all bounds")
+    return value
+
+
+# --- what a gateway answers ------------------------------------------------------------------
+
+PONG_TEXT: Final = b'{"type":"pong"}'
+
+
+def registered_text(gateway_id: str, conn_id: str, heartbeat_ms: int) -> bytes:
+    return _encode(
+        {
+            "type": "registered",
+            "content": "Successfully registered",
+            "gatewayId": gateway_id,
+            "connId": conn_id,
+            "heartbeatMs": heartbeat_ms,
+        }
+    )
+
+
+def error_text(
+    say: Say, code: str | None = None, msg_id: str | None = None, retry_after_ms: int | None = None
+) -> bytes:
+    document: dict[str, Any] = {"type": "error", "error": say.value}
+    if code is not None:
+        document["code"] = code
+    if msg_id is not None:
+        document["id"] = msg_id
+    if retry_after_ms is not None:
+        document["retryAfterMs"] = retry_after_ms
+    return _encode(document)
+
+
+def ack_text(msg_id: str, status: Status) -> bytes:
+    return b'{"type":"ack","id":%b,"status":"%b"}' % (_encode(msg_id), status.value.encode())
+
+
+def message_text(sender: str, content: bytes, msg_id: str | None) -> bytes:
+    """Return the message as its recipient reads it; `content` is a raw JSON string."""
+    if msg_id is None:
+        return b'{"type":"message","from":%b,"content":%b}' % (_encode(sender), content)
+    return b'{"type":"message","from":%b,"content":%b,"id":%b}' % (
+        _encode(sender),
+        content,
+        _encode(msg_id),
+    )
+
+
+# --- what gateways tell one another ----------------------------------------------------------
+
+
+class Direct(msgspec.Struct, tag="direct", tag_field="type", rename={"sender": "from"}, gc=False):
+    """A message for one user. Everything after `to` is ours; the demo's gateways omit it.
+
+    `toConn` and `epoch` (the token) name the session that the route script found: the receiving
+    gateway delivers to that session or to nobody.
+    """
+
+    sender: str
+    content: msgspec.Raw
+    to: str
+    id: str | None = None
+    fromGw: str = ""
+    fromConn: str = ""
+    toConn: str = ""
+    epoch: int = 0
+
+
+class Broadcast(msgspec.Struct, tag="broadcast", tag_field="type", rename={"sender": "from"}):
+    """A message for every user of every gateway."""
+
+    content: msgspec.Raw
+    sender: str = ""
+
+
+class Kick(msgspec.Struct, tag="kick", tag_field="type"):
+    """The session `connId` of `user` lost its place to one with a higher `token`."""
+
+    user: str
+    connId: str
+    token: int
+
+
+class Bounce(msgspec.Struct, tag="bounce", tag_field="type"):
+    """The message that session `fromConn` sent to `to` found no session where it was sent."""
+
+    fromConn: str
+    to: str
+    id: str | None = None
+
+
+class Probe(msgspec.Struct, tag="probe", tag_field="type"):
+    """A gateway listens for its own voice."""
+
+    boot: str
+    n: int
+
+
+class Takeover(msgspec.Struct, tag="takeover", tag_field="type"):
+    """Another process with this gateway's id starts: the process `boot` has been replaced."""
+
+    boot: str
+
+
+Envelope = Direct | Broadcast | Kick | Bounce | Probe | Takeover
+_envelope_decoder: Final = msgspec.json.Decoder(Envelope)
+
+
+class BadEnvelope(Exception):
+    """A message on a Redis channel that no gateway of ours can have sent."""
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """Decode what arrived on a Redis channel. Unknown fields are ignored, as the demo does.
+
+    Raises:
+        BadEnvelope: it is not one of ours, or its content would break its recipient's connection.
+    """
+    try:
+        envelope: Envelope = _envelope_decoder.decode(data)
+        if isinstance(envelope, Direct | Broadcast):
+            _check_content(bytes(envelope.content))
+        return envelope
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise BadEnvelope(str(problem)) from None
+
+
+def _check_content(content: bytes) -> None:
+    """Make sure that foreign content is a JSON string that UTF-8 can carry.
+
+    Our own gateways have validated it at their door. Plain ASCII without escapes (nearly all of
+    it) is seen to be harmless without a decoder.
+    """
+    if len(content) > 128 * 1024:
+        raise BadEnvelope("content is too large")
+    if content[:1] != b'"' or not content.isascii() or b"\\" in content:
+        _string_decoder.decode(content)
+
+
+def direct_head(
+    sender: str, to: str, content: bytes, msg_id: str | None, gateway_id: str, conn_id: str
+) -> bytes:
+    """Return a `Direct` envelope without its end: the route script adds `toConn` and `epoch`."""
+    extra = b"" if msg_id is None else b',"id":%b' % _encode(msg_id)
+    return b"".join(
+        (
+            b'{"from":"',
+            sender.encode(),
+            b'","to":"',
+            to.encode(),
+            b'","content":',
+            content,
+            b',"type":"direct"',
+            extra,
+            b',"fromGw":"',
+            gateway_id.encode(),
+            b'","fromConn":"',
+            conn_id.encode(),
+            b'"',
+        )
+    )
+
+
+def encode_envelope(envelope: Kick | Bounce | Probe | Takeover) -> bytes:
+    return _encode(envelope)

@@ -1,0 +1,93 @@
+"""How does a gateway hear what others publish for it, and notice that it is deaf?
+
+A connection of its own that does nothing but listen. It counts as up only when the server has
+confirmed every channel. A confirmation after the first round means that the connection had been
+lost in between and that messages may have been missed: a gap, counted and told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wsdemo.redis.connection import CommandError, RedisConnection, pack_command
+from wsdemo.settings import Limits
+
+Handler = Callable[[bytes, bytes], None]
+"""Takes the channel and the message. It must not raise and must not block."""
+
+
+class Subscription(RedisConnection):
+    """The listening connection of one gateway.
+
+    Args:
+        channels: what it listens to.
+        on_message: called for each message, in the order of publishing.
+        on_gap: called for each renewed subscription.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        limits: Limits,
+        channels: Sequence[str],
+        on_message: Handler,
+        on_gap: Callable[[], None] = lambda: None,
+        on_state: Callable[[bool], None] = lambda up: None,
+    ) -> None:
+        super().__init__(url, limits, on_state)
+        self._channels = list(channels)
+        self._on_message = on_message
+        self._on_gap = on_gap
+        self._confirmed: asyncio.Future[None] | None = None
+        self._unsubscribed: asyncio.Future[None] | None = None
+        self._waiting: set[bytes] = set()
+        self.rounds = 0
+        """How many times all channels were confirmed; all but the first are gaps."""
+
+    async def _greet(self) -> None:
+        assert self._transport is not None and self._loop is not None
+        self._confirmed = self._loop.create_future()
+        self._waiting = {channel.encode() for channel in self._channels}
+        self._transport.write(pack_command(("SUBSCRIBE", *self._channels)))
+        await self._confirmed
+        self.rounds += 1
+        if self.rounds > 1:
+            self._on_gap()
+
+    def _reply(self, reply: Any) -> None:
+        if type(reply) is list and reply[0] == b"message":
+            self._on_message(reply[1], reply[2])
+        else:
+            self._control(reply)
+
+    def _control(self, reply: Any) -> None:
+        if isinstance(reply, CommandError):
+            if self._confirmed is not None and not self._confirmed.done():
+                self._confirmed.set_exception(reply)
+        elif isinstance(reply, list) and reply[0] == b"subscribe":
+            self._waiting.discard(reply[1])
+            if not self._waiting and self._confirmed is not None and not self._confirmed.done():
+                self._confirmed.set_result(None)
+        elif isinstance(reply, list) and reply[0] == b"unsubscribe" and reply[2] == 0:
+            self._left()
+
+    def _left(self) -> None:
+        if self._unsubscribed is not None and not self._unsubscribed.done():
+            self._unsubscribed.set_result(None)
+
+    async def unsubscribe(self) -> None:
+        """Leave all channels, if the server can be asked; what was published before still comes."""
+        if self._transport is None or self._loop is None:
+            return
+        self._unsubscribed = self._loop.create_future()
+        self._transport.write(pack_command(("UNSUBSCRIBE",)))
+        await asyncio.wait([self._unsubscribed], timeout=self._limits.redis_timeout_s)
+
+    def _broken(self) -> None:
+        for future in (self._confirmed, self._unsubscribed):
+            if future is not None and not future.done():
+                future.set_exception(ConnectionError("the connection broke"))
+                future.exception()  # Taken note of: whoever waits for it gets it as well.
+        self._confirmed = self._unsubscribed = None

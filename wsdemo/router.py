@@ -1,0 +1,261 @@
+"""How does a message reach another gateway?
+
+By its channel, `gateway:{id}`. Looking the recipient up and publishing to its gateway are one
+script, so there is no gap between them in which the user could move. Plain Pub/Sub delivers at
+most once, and only to who listens: therefore a gateway subscribes before it accepts users, counts
+every renewed subscription as a gap, and keeps sending itself a probe, because a connection can be
+up and deaf at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from wsdemo.events import Emit, Event, Kind
+from wsdemo.protocol import (
+    BadEnvelope,
+    Bounce,
+    Broadcast,
+    Direct,
+    Envelope,
+    Kick,
+    Probe,
+    Takeover,
+    decode_envelope,
+    encode_envelope,
+)
+from wsdemo.redis.connection import CommandError, RedisUnavailable
+from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink
+from wsdemo.redis.scripts import Script
+from wsdemo.redis.subscription import Subscription
+from wsdemo.settings import GATEWAY_ID, GatewaySettings
+
+ROUTE = Script.read("wsdemo", "route")
+_log = logging.getLogger("wsdemo.router")
+
+
+class DuplicateGateway(Exception):
+    """Another process with this gateway's id is subscribed."""
+
+
+class Router:
+    """The channels of one gateway.
+
+    Args:
+        boot_id: tells this process from another one with the same gateway id.
+        on_envelope: takes what arrives, but for probes; must not raise.
+        on_malformed: called when something arrived that cannot be ours.
+        on_replaced: called when another process takes this gateway's place.
+        on_state: called when `ready` may have changed.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        settings: GatewaySettings,
+        boot_id: str,
+        *,
+        on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None],
+        on_malformed: Callable[[], None],
+        on_replaced: Callable[[], None],
+        on_state: Callable[[], None],
+        emit: Emit | None = None,
+    ) -> None:
+        self._link = link
+        self._settings = settings
+        self._boot_id = boot_id
+        self._on_envelope = on_envelope
+        self._on_malformed = on_malformed
+        self._on_replaced = on_replaced
+        self._on_state = on_state
+        self._emit = emit
+        self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
+        self._prefix = settings.keyspace.prefix
+        self._presence_prefix = settings.keyspace.presence("")
+        self._subscription = Subscription(
+            settings.redis_url,
+            settings.limits,
+            [self._channel, settings.keyspace.broadcast_channel],
+            self._receive,
+            self._gap,
+            self._subscription_state,
+        )
+        self._prober: asyncio.Task[None] | None = None
+        self._sent = 0
+        self._heard = 0
+        self._hears = False
+        self.gaps = 0
+        """Renewed subscriptions."""
+        self.probes_lost = 0
+        """Probes that this gateway did not hear."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether this gateway hears what is published for it, as far as it can know."""
+        return self._subscription.up and self._hears
+
+    # --- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Subscribe, and be sure of it.
+
+        Raises:
+            DuplicateGateway: the id is taken; nothing is left running.
+            RedisUnavailable: Redis could not be asked.
+        """
+        try:
+            await self._claim_id()
+            await self._subscription.start()
+            if await self._listeners() > 1 and not self._settings.takeover:
+                await self._subscription.stop()
+                raise DuplicateGateway(self._settings.gateway_id)
+        except LINK_ERRORS as problem:
+            await self._subscription.stop()
+            raise RedisUnavailable(str(problem)) from None
+        self._hears = True
+        self._prober = asyncio.get_running_loop().create_task(self._probe(), name="router-probe")
+
+    async def _claim_id(self) -> None:
+        if not await self._listeners():
+            return
+        if not self._settings.takeover:
+            raise DuplicateGateway(self._settings.gateway_id)
+        await self._link.call(
+            "PUBLISH", self._channel, encode_envelope(Takeover(boot=self._boot_id))
+        )
+
+    async def _listeners(self) -> int:
+        reply = await self._link.call("PUBSUB", "NUMSUB", self._channel)
+        return int(reply[1])
+
+    async def stop(self) -> None:
+        """Unsubscribe and disconnect. Idempotent."""
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            prober.cancel()
+            await asyncio.wait([prober])
+        self._hears = False
+        if self._subscription.up:
+            await self._subscription.unsubscribe()
+        await self._subscription.stop()
+
+    # --- sending -----------------------------------------------------------------------------
+
+    def route(self, user: str, head: bytes, on_reply: Callable[[Any], None]) -> None:
+        """Publish an envelope (`protocol.direct_head`) to the gateway of `user`.
+
+        `on_reply` gets what `route.lua` returns, or the exception in its place.
+
+        Raises:
+            LinkDown, LinkBusy: nothing was sent.
+        """
+        self._link.submit_script(
+            on_reply, ROUTE, (self._presence_prefix + user,), head, self._prefix
+        )
+
+    def tell(self, gateway_id: str, envelope: Kick | Bounce) -> None:
+        """Publish a notice to a gateway. It may get lost: every notice has a slower fallback."""
+        if not GATEWAY_ID.fullmatch(gateway_id):
+            return
+        channel = self._settings.keyspace.gateway_channel(gateway_id)
+        try:
+            self._link.submit(_ignore, "PUBLISH", channel, encode_envelope(envelope))
+        except (LinkDown, LinkBusy):
+            _log.debug("notice to %s not sent: no way to Redis", gateway_id)
+
+    # --- receiving ---------------------------------------------------------------------------
+
+    def _receive(self, channel: bytes, data: bytes) -> None:
+        try:
+            envelope: Envelope = decode_envelope(data)
+        except BadEnvelope:
+            self._on_malformed()
+            return
+        match envelope:
+            case Probe(boot=boot, n=n):
+                self._hear(boot, n)
+            case Takeover(boot=boot):
+                if boot != self._boot_id:
+                    self._on_replaced()
+            case _:
+                self._on_envelope(envelope)
+
+    # --- the probe ---------------------------------------------------------------------------
+
+    def _hear(self, boot: str, n: int) -> None:
+        if boot != self._boot_id:
+            _log.warning("another process answers to %s", self._settings.gateway_id)
+            return
+        self._heard = max(self._heard, n)
+        if n == self._sent and not self._hears:
+            self._hears = True
+            self._on_state()
+
+    async def _probe(self) -> None:
+        interval_s = self._settings.timing.probe_interval_s
+        while True:
+            sent = self._subscription.up and self._link.up
+            rounds = self._subscription.rounds
+            if sent:
+                self._sent += 1
+                await self._send_probe(self._sent)
+            n = self._sent
+            await asyncio.sleep(interval_s)
+            # A connection that broke and came back meanwhile is a gap, and no longer deaf.
+            same = self._subscription.up and self._subscription.rounds == rounds
+            if sent and same and self._link.up and self._heard < n:
+                self._deaf()
+
+    async def _send_probe(self, n: int) -> None:
+        envelope = encode_envelope(Probe(boot=self._boot_id, n=n))
+        try:
+            await self._link.call("PUBLISH", self._channel, envelope)
+        except LINK_ERRORS as problem:
+            # Not sent, or not answered: it says nothing about our ears.
+            self._heard = max(self._heard, n)
+            if isinstance(problem, CommandError):
+                _log.warning("Redis refused a probe: %s", problem)
+
+    def _deaf(self) -> None:
+        self.probes_lost += 1
+        self._hears = False
+        if self._emit is not None:
+            self._emit(self._event(Kind.PROBE_LOST, ok=False))
+        _log.warning("%s did not hear its own probe: subscribing anew", self._settings.gateway_id)
+        self._on_state()
+        self._subscription.reset()
+
+    def _gap(self) -> None:
+        self.gaps += 1
+        if self._emit is not None:
+            self._emit(self._event(Kind.GAP, ok=False))
+        _log.warning("%s subscribed anew: messages may be missing", self._settings.gateway_id)
+
+    def _subscription_state(self, up: bool) -> None:
+        if up:
+            if self._emit is not None:
+                self._emit(self._event(Kind.SUBSCRIBED))
+            if self.gaps and not self._hears:
+                self._probe_soon()
+        self._on_state()
+
+    def _probe_soon(self) -> None:
+        """Ask at once rather than at the next turn whether the new subscription hears."""
+        self._sent += 1
+        envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
+        try:
+            self._link.submit(_ignore, "PUBLISH", self._channel, envelope)
+        except (LinkDown, LinkBusy):
+            self._heard = self._sent  # The prober asks when the link is back.
+
+    def _event(self, kind: Kind, ok: bool = True) -> Event:
+        gateway_id = self._settings.gateway_id
+        now = asyncio.get_running_loop().time()
+        return Event(kind, now, gateway_id, gateway=gateway_id, ok=ok)
+
+
+def _ignore(reply: Any) -> None:
+    """Nobody waits for this reply."""
