@@ -155,7 +155,7 @@ class Delivery:
                 sender.send(ack_text(msg_id, status))
             if _log.isEnabledFor(logging.INFO):
                 _log.info(
-                    "[Router] Routed message from %s to %s via %s",
+                    "[Router] Routed message from %s to %s via gateway %s",
                     sender.user,
                     to,
                     reply[1].decode(),

@@ -311,7 +311,12 @@ class Session:
             self._kick(previous)
         if desk.emit is not None:
             self._emit(Kind.PRESENCE_SET, peer=previous.gateway_id if previous else "")
-        _log.info("[Gateway] User %s registered (%s)", claim.user, claim.conn_id)
+        _log.info(
+            "[Gateway] User %s registered on gateway %s (%s)",
+            claim.user,
+            claim.gateway_id,
+            claim.conn_id,
+        )
         self._say_registered()
         waiting, self._waiting = self._waiting, None
         for payload in waiting or ():

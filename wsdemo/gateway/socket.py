@@ -17,7 +17,7 @@ import logging
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
@@ -131,9 +131,9 @@ class Socket(asyncio.Protocol):
     # --- asyncio.Protocol --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         front = self._front
-        self._transport = transport
+        # uvloop's transports have all the methods, but not the base class.
+        self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
         self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck)
         front.sockets.add(self)

@@ -153,8 +153,8 @@ class RedisConnection(asyncio.Protocol):
         """Take the transport over from redis-py, which has said hello and awaits nothing."""
         writer = connection._writer
         assert writer is not None
-        transport = writer.transport
-        assert isinstance(transport, asyncio.Transport)
+        # uvloop's transports have all the methods, but not the base class.
+        transport = cast(asyncio.Transport, writer.transport)
         self._connection = connection  # Kept alive: it closes its transport when collected.
         self._transport = transport
         self._reader = hiredis.Reader(
@@ -221,4 +221,4 @@ def _library_connection(url: str, limits: Limits) -> Connection:
 def _one_line(problem: BaseException) -> str:
     if isinstance(problem, TimeoutError) and not str(problem):
         return "no answer in time"
-    return " ".join(str(problem).split()) or type(problem).__name__
+    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
