@@ -3,6 +3,8 @@
 It runs in the foreground until Ctrl-C or SIGTERM and keeps nothing. It listens on the loopback
 address only, where by default it asks for no password, so that `localhost:6379` is all that the
 gateways need to know.
+
+`--call HGETALL presence:alice` asks a running server instead, for people without redis-cli.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Final, NoReturn
 
+import redis
+
 from wsdemo.redis.server import HOST, BundledServer, ServerError
+from wsdemo.settings import SettingsError, redis_url
 
 PROGRAM: Final = "python -m wsdemo.redis"
+CALL_TIMEOUT_S: Final = 5.0
 PASSWORD_VARIABLE: Final = "WSDEMO_REDIS_PASSWORD"
 """Where a password comes from, if one is wanted: `ps` shows everybody the arguments."""
 
@@ -29,11 +35,13 @@ class _OneLineParser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until told to stop; return the exit code."""
-    port = _parse(argv)
+    arguments = _parse(argv)
+    if arguments.call is not None:
+        return _call(arguments.redis, arguments.call)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        tail = _serve(port, os.environ.get(PASSWORD_VARIABLE, ""))
+        tail = _serve(arguments.port, os.environ.get(PASSWORD_VARIABLE, ""))
     except KeyboardInterrupt:
         return 0
     except ServerError as problem:
@@ -53,11 +61,41 @@ def _serve(port: int, password: str) -> str:
     return server.log_tail(1)
 
 
+def _call(address: str, words: Sequence[str]) -> int:
+    """Send one command to a running server and print its reply."""
+    if not words:
+        print(f"{PROGRAM}: --call needs a command, for example PING", file=sys.stderr)
+        return 2
+    try:
+        options = {"socket_timeout": CALL_TIMEOUT_S, "protocol": 2}
+        with redis.Redis.from_url(redis_url(address), **options) as client:
+            # Below the client's commands, which make True of OK and dictionaries of lists.
+            connection = client.connection_pool.get_connection()
+            connection.send_command(*words)
+            for line in _lines(connection.read_response()):
+                print(line)
+    except (SettingsError, redis.RedisError) as problem:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _lines(reply: object) -> Iterator[str]:
+    """Write a reply as redis-cli does in a pipe: one value a line."""
+    if isinstance(reply, bytes):
+        yield reply.decode(errors="backslashreplace")
+    elif isinstance(reply, list):
+        for item in reply:
+            yield from _lines(item)
+    else:
+        yield "" if reply is None else str(reply)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _parse(argv: Sequence[str] | None) -> int:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _OneLineParser(
         prog=PROGRAM,
         description="Run a Redis of our own in the foreground, on the loopback address.",
@@ -67,8 +105,19 @@ def _parse(argv: Sequence[str] | None) -> int:
     parser.add_argument(
         "-port", "--port", type=int, default=6379, help="0 lets the system choose (default 6379)"
     )
-    port: int = parser.parse_args(argv).port
-    return port
+    parser.add_argument(
+        "--call",
+        nargs=argparse.REMAINDER,
+        metavar="WORD",
+        help="ask a running server instead; the last option: all that follows is the command",
+    )
+    parser.add_argument(
+        "-redis",
+        "--redis",
+        default=os.environ.get("WSDEMO_REDIS_URL", "localhost:6379"),
+        help="whom --call asks (WSDEMO_REDIS_URL, else localhost:6379)",
+    )
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,127 @@
+# Every target makes .venv itself when it is missing or stale, so `make lab` is all that anybody
+# has to know. It needs Python 3.11 or newer with venv, nothing else; uv comes into .venv for
+# speed, and pip takes over where uv cannot.
+#
+# Written for GNU make 3.81 (which macOS ships) and a POSIX shell. Targets are relative paths only,
+# because make cannot handle the spaces that the directory of a checkout may have.
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.NOTPARALLEL:
+.PHONY: help lab demo notebooks test lint check compose-schema constraints clean FORCE
+
+# Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
+PYTHON ?=
+# Passed on: make lab JUPYTER_ARGS="--no-browser --port 8899"; make test PYTEST_ARGS="-k presence"
+JUPYTER_ARGS ?=
+PYTEST_ARGS ?=
+
+RUN := .venv/bin/python
+# Written last, so whatever interrupts a set-up leaves none behind.
+READY := .venv/.ready
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+lab: $(READY) ## Open the first notebook in JupyterLab (JUPYTER_ARGS is passed on)
+	@$(LAB_ENVIRONMENT) exec $(RUN) -m jupyterlab --ServerApp.root_dir=. \
+	  --LabApp.default_url=/lab/tree/$(FIRST_NOTEBOOK) $(ALLOW_ROOT) $(JUPYTER_ARGS)
+
+demo: $(READY) ## Tell the story in the terminal
+	@$(RUN) -m wsdemo.lab.demo
+
+notebooks: $(READY) ## Build and run every notebook from its source
+	$(RUN) -m wsdemo.lab.build
+
+test: $(READY) ## Run the tests, on real servers (PYTEST_ARGS is passed on)
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+lint: $(READY) ## Check style, types, and which module may import which
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	.venv/bin/lint-imports
+
+check: lint compose-schema test notebooks ## Check everything that must hold before a commit
+
+compose-schema: $(READY)
+	$(RUN) -m check_jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+# This must work when the old pins contradict pyproject.toml, which is when it is needed, so it
+# asks for no more than uv.
+constraints: ## Pin the versions of all packages anew
+	@set -e; \
+	if ! $(RUN) -m uv --version >/dev/null 2>&1; then \
+	  $(make_venv) \
+	  $(RUN) -m pip install -q --only-binary=:all: uv; \
+	fi; \
+	$(RUN) -m uv pip compile pyproject.toml --universal --python-version 3.11 \
+	  --extra lab --extra test --no-header --no-annotate --upgrade --quiet \
+	  --output-file constraints.txt
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	  .coverage* dist build *.egg-info
+	@find . -path ./.git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
+	  -exec rm -rf {} +
+
+# --- JupyterLab --------------------------------------------------------------------------------
+
+# As the address that Lab opens and prints, so that the sources can be browsed beside the notebook
+# (a notebook as an argument would make its directory the top), and without a browser too.
+FIRST_NOTEBOOK = $(or $(firstword $(sort $(wildcard notebooks/00-*.ipynb))),notebooks)
+
+# A kernel called python3 that belongs to another environment must not take the place of ours, and
+# `!python` in a cell, or python in one of Lab's terminals, means ours as well.
+LAB_ENVIRONMENT = JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 PATH="$$PWD/.venv/bin:$$PATH"
+
+# In a container one is root, and Jupyter would refuse; it still listens on loopback only.
+ALLOW_ROOT = $(shell [ "`id -u`" != 0 ] || echo --allow-root)
+
+# Lab's question whether it may fetch news would be the first thing that a student sees.
+LAB_SETTINGS = .venv/share/jupyter/lab/settings
+NO_NEWS = {"@jupyterlab/apputils-extension:notification": \
+  {"checkForUpdates": false, "fetchNews": "false"}}
+
+# --- .venv -------------------------------------------------------------------------------------
+
+# What timestamps do not show: the directory was moved or copied (an editable install points to
+# the old place), or the Python below .venv is gone (an upgrade of the system's took it away).
+HEALTHY := $(shell [ "`cat $(READY) 2>/dev/null`" = "`pwd -P`" ] && $(RUN) -c pass && echo yes)
+
+# The search comes after the removal: with .venv activated, python3 is the one in .venv.
+define make_venv
+rm -rf .venv; \
+python=; \
+for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+  if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+    >/dev/null 2>&1; then python=$$candidate; break; fi; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "wsdemo needs Python 3.11 or newer with venv" \
+    "(Debian: apt install python3-venv; macOS: brew install python)" >&2; exit 1; \
+fi; \
+"$$python" -m venv .venv;
+endef
+
+# A healthy .venv is brought up to date; anything else is made anew, since a half-made one cannot
+# be told from a broken one. On a terminal the installers show their progress.
+$(READY): pyproject.toml constraints.txt $(if $(HEALTHY),,FORCE)
+	@set -e; \
+	if [ -n "$(HEALTHY)" ]; then echo "Bringing .venv up to date ..."; else \
+	  echo "Setting up .venv; this takes a minute or two, once ..."; \
+	  $(make_venv) \
+	fi; \
+	rm -f $@; \
+	quiet=-q; if [ -t 2 ]; then quiet=; fi; \
+	if ! { $(RUN) -m pip install -q --only-binary=:all: uv && \
+	  $(RUN) -m uv pip install $$quiet --python $(RUN) -c constraints.txt -e '.[lab,test]'; }; \
+	then \
+	  echo "uv could not do it, so pip does; this takes a minute longer ..."; \
+	  $(RUN) -m pip install $$quiet -c constraints.txt -e '.[lab,test]'; \
+	fi; \
+	mkdir -p $(LAB_SETTINGS); \
+	printf '%s\n' '$(NO_NEWS)' > $(LAB_SETTINGS)/overrides.json; \
+	pwd -P > $@

@@ -1,0 +1,1 @@
+"""What does a message cost, beside the same work done otherwise, in one run?"""

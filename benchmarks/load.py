@@ -1,0 +1,237 @@
+"""The load: users who send and receive, in a process of their own.
+
+`python -m benchmarks.load` reads one plan a line (JSON) from stdin and answers each with one line.
+It speaks just enough WebSocket to be cheap: its own cost is not counted, but it shares the machine
+with what is measured. Contents carry a number, so that every message is recognised on arrival; a
+message that does not arrive is counted as lost and never waited for.
+
+Latency is counted from the moment at which a message was *due*, not from when this process got
+around to sending it: a system that falls behind cannot hide it (no coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+MARK = re.compile(rb"#(\d{8})")
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+REGISTERED = b'"registered"'
+
+
+def frame(text: bytes) -> bytes:
+    """Return a text frame as a client sends it, masked with zeros (which changes nothing)."""
+    size = len(text)
+    if size < 126:
+        return b"\x81" + bytes([0x80 | size]) + b"\0\0\0\0" + text
+    return b"\x81\xfe" + struct.pack("!H", size) + b"\0\0\0\0" + text
+
+
+class User(asyncio.Protocol):
+    """One user; calls `arrived` with the number of each message that comes in."""
+
+    def __init__(self, name: str, arrived: Callable[[int], None]) -> None:
+        self.name = name
+        self.transport: Any = None
+        self.lost = False
+        self._arrived = arrived
+        self._tail = b""
+        self._registered = asyncio.get_running_loop().create_future()
+        self._upgraded = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.transport.write(HANDSHAKE)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._registered.done():
+            self._tail += data
+            if not self._upgraded and b"\r\n\r\n" in self._tail:
+                self._upgraded = True
+                text = b'{"type":"register","userId":"%b"}' % self.name.encode()
+                self.transport.write(frame(text))
+            if REGISTERED in self._tail:
+                self._tail = b""
+                self._registered.set_result(None)
+            return
+        if self._tail:
+            data = self._tail + data
+        end = 0
+        for found in MARK.finditer(data):
+            self._arrived(int(found[1]))
+            end = found.end()
+        mark = data.rfind(b"#", end)
+        self._tail = data[mark:] if mark >= 0 else b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if not self._registered.done():
+            self._registered.set_exception(ConnectionError("closed before it was registered"))
+
+    async def registered(self) -> None:
+        await self._registered
+
+
+class Load:
+    """The users of one system under test."""
+
+    def __init__(self) -> None:
+        self.users: list[User] = []
+        self.due: dict[int, float] = {}
+        self.latencies: list[float] = []
+        self.delivered = 0
+        self.next_number = 0
+        self.on_arrival: Callable[[], None] = lambda: None
+
+    def arrived(self, number: int) -> None:
+        due = self.due.pop(number, None)
+        if due is None:
+            return
+        self.delivered += 1
+        self.latencies.append(time.perf_counter() - due)
+        self.on_arrival()
+
+    def send(self, sender: User, to: str, size: int, due: float) -> None:
+        number = self.next_number = (self.next_number + 1) % 100_000_000
+        self.due[number] = due
+        content = (b"#%08d" % number).ljust(size, b"x")
+        sender.transport.write(
+            frame(b'{"type":"message","to":"%b","content":"%b"}' % (to.encode(), content))
+        )
+
+    # --- plans -------------------------------------------------------------------------------
+
+    async def connect(self, ports: list[int], count: int, prefix: str, at_a_time: int) -> Any:
+        """Connect and register users, spread over the ports; a storm, `at_a_time` at once."""
+        loop = asyncio.get_running_loop()
+        gate = asyncio.Semaphore(at_a_time)
+        started = time.perf_counter()
+
+        async def one(n: int) -> None:
+            async with gate:
+                user = User(f"{prefix}{n}", self.arrived)
+                await loop.create_connection(lambda: user, "127.0.0.1", ports[n % len(ports)])
+                await user.registered()
+                self.users.append(user)
+
+        await asyncio.gather(*(one(n) for n in range(count)))
+        self.users.sort(key=lambda user: int(user.name.removeprefix(prefix)))
+        return {"seconds": time.perf_counter() - started, "count": count}
+
+    async def disconnect(self) -> Any:
+        for user in self.users:
+            user.transport.abort()
+        self.users.clear()
+        self.due.clear()
+        return {}
+
+    def pairs(self, shape: str) -> list[tuple[User, str]]:
+        """Who sends to whom. Users alternate between the gateways, so neighbours are apart."""
+        users = self.users
+        if shape == "hot":
+            return [(user, users[0].name) for user in users[1:101]]
+        step = 2 if shape == "local" else 1
+        return [(user, users[(n + step) % len(users)].name) for n, user in enumerate(users)]
+
+    async def closed(self, shape: str, in_flight: int, size: int, seconds: float) -> Any:
+        """Keep so many messages in flight: each arrival sends the next."""
+        pairs = self.pairs(shape)
+        ends_at = time.perf_counter() + seconds
+        turn = 0
+        self._begin()
+
+        def next_one() -> None:
+            nonlocal turn
+            now = time.perf_counter()
+            if now < ends_at:
+                sender, to = pairs[turn % len(pairs)]
+                turn += 1
+                self.send(sender, to, size, now)
+
+        self.on_arrival = next_one
+        started = time.perf_counter()
+        for _ in range(in_flight):
+            next_one()
+        await asyncio.sleep(seconds)
+        counted, lasted = self.delivered, time.perf_counter() - started
+        self.on_arrival = lambda: None
+        await self._drain()
+        return self._result(counted, lasted)
+
+    async def open(self, shape: str, rate: float, size: int, seconds: float) -> Any:
+        """Send at a fixed rate, whatever comes back."""
+        pairs = self.pairs(shape)
+        self._begin()
+        started = time.perf_counter()
+        total, sent = int(rate * seconds), 0
+        while sent < total:
+            now = time.perf_counter()
+            while sent < total and started + sent / rate <= now:
+                sender, to = pairs[sent % len(pairs)]
+                self.send(sender, to, size, started + sent / rate)
+                sent += 1
+            await asyncio.sleep(max(0.0, min(0.001, started + sent / rate - time.perf_counter())))
+        await self._drain()
+        return self._result(self.delivered, time.perf_counter() - started) | {"sent": total}
+
+    async def idle(self, seconds: float) -> Any:
+        """Do nothing, but for one heartbeat of every user spread over the time."""
+        ping = frame(b'{"type":"ping"}')
+        pause = seconds / max(1, len(self.users))
+        started = time.perf_counter()
+        for n, user in enumerate(self.users):
+            user.transport.write(ping)
+            ahead = started + (n + 1) * pause - time.perf_counter()
+            if ahead > 0.002:
+                await asyncio.sleep(ahead)
+        return {}
+
+    def _begin(self) -> None:
+        self.due.clear()
+        self.latencies = []
+        self.delivered = 0
+
+    async def _drain(self, patience_s: float = 2.0) -> None:
+        gives_up_at = time.perf_counter() + patience_s
+        while self.due and time.perf_counter() < gives_up_at:
+            await asyncio.sleep(0.005)
+
+    def _result(self, delivered: int, seconds: float) -> dict[str, Any]:
+        return {
+            "delivered": self.delivered,
+            "in_time": delivered,
+            "lost": len(self.due),
+            "seconds": seconds,
+            "latencies_us": [round(1e6 * latency) for latency in sorted(self.latencies)][:: max(
+                1, len(self.latencies) // 2000
+            )],
+            "cut": sum(user.lost for user in self.users),
+        }
+
+
+async def main() -> None:
+    """Answer plans until stdin ends."""
+    load = Load()
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        plan = json.loads(line)
+        action = getattr(load, plan.pop("do"))
+        print(json.dumps(await action(**plan)), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        import uvloop
+
+        uvloop.run(main())
+    except ImportError:
+        asyncio.run(main())

@@ -1,0 +1,220 @@
+"""Does `make` keep .venv in order, whatever was done to it?
+
+A script stands in for Python: what is tested is what the Makefile decides, not what pip does, and
+no network is needed. The real thing is what `.ci/run` does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+STAND_IN = """#!/bin/sh
+echo "$*" >> "$LOG"
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m uv pip install"*) exit "${UV_EXIT:-0}" ;;
+  "-m pip install"*"-e ."*) exit "${PIP_EXIT:-0}" ;;
+esac
+"""
+
+TOO_OLD = """#!/bin/sh
+exit 1
+"""
+
+
+class Checkout:
+    """A copy of what `make` reads, in a directory whose name has spaces."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "a check out"
+        self._bin = directory / "bin"
+        self._log = directory / "log"
+        self.directory.mkdir()
+        self._bin.mkdir()
+        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.directory)
+        for name in ("python3", "python3.13", "python3.12", "python3.11"):
+            self.install(name, TOO_OLD)
+        self.install("python3", STAND_IN)
+
+    def install(self, name: str, script: str) -> None:
+        (self._bin / name).write_text(script)
+        (self._bin / name).chmod(0o755)
+
+    def make(self, *arguments: str, fails: bool = False, **variables: str) -> list[str]:
+        """Run make and return what Python was told; what make said is in `output`."""
+        self._log.write_text("")
+        # Under `make check`, the outer make's flags are not for this one.
+        environment = {"PATH": f"{self._bin}:/usr/bin:/bin", "LOG": str(self._log), **variables}
+        done = subprocess.run(
+            ["make", *arguments],
+            cwd=self.directory,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        self.output = done.stdout
+        assert (done.returncode != 0) is fails, done.stdout
+        probes = ("-c ",)
+        return [line for line in self._log.read_text().splitlines() if not line.startswith(probes)]
+
+    @property
+    def venv(self) -> Path:
+        return self.directory / ".venv"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+MADE = "-m venv .venv"
+BY_UV = "-m uv pip install -q --python .venv/bin/python -c constraints.txt -e .[lab,test]"
+BY_PIP = "-m pip install -q -c constraints.txt -e .[lab,test]"
+TESTS = "-m pytest"
+
+
+def steps(told: list[str]) -> list[str]:
+    """Leave out how uv itself comes into .venv."""
+    return [line.rstrip() for line in told if not line.endswith(" uv")]
+
+
+def test_first_make_sets_up_and_second_does_not(checkout: Checkout) -> None:
+    """A missing .venv is made; one that is there is left alone."""
+    assert steps(checkout.make("test")) == [MADE, BY_UV, TESTS]
+    assert steps(checkout.make("test")) == [TESTS]
+
+
+def test_help_is_the_default_and_sets_nothing_up(checkout: Checkout) -> None:
+    """`make` alone lists the documented targets, before anything is installed."""
+    assert checkout.make() == []
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    targets = [line.partition(":")[0] for line in lines if ": " in line and " ## " in line]
+    assert [line.split()[1] for line in checkout.output.splitlines()] == targets
+    assert not checkout.venv.exists()
+
+
+def test_pip_takes_over_when_uv_fails(checkout: Checkout) -> None:
+    """Where uv cannot install, plain pip does."""
+    assert steps(checkout.make("test", UV_EXIT="1")) == [MADE, BY_UV, BY_PIP, TESTS]
+
+
+def test_failed_set_up_is_made_anew(checkout: Checkout) -> None:
+    """When neither can install, make fails, and the next make starts from nothing."""
+    assert TESTS not in checkout.make("test", UV_EXIT="1", PIP_EXIT="1", fails=True)
+    (checkout.venv / "half").touch()
+    assert steps(checkout.make("test")) == [MADE, BY_UV, TESTS]
+    assert not (checkout.venv / "half").exists()
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_changed_dependencies_are_installed(checkout: Checkout, name: str) -> None:
+    """A .venv older than the lists of packages is brought up to date, not made anew."""
+    checkout.make("test")
+    stamp = checkout.venv / ".ready"
+    os.utime(stamp, (0, (checkout.directory / name).stat().st_mtime - 1))
+    others = {"pyproject.toml", "constraints.txt"} - {name}
+    for other in others:
+        os.utime(checkout.directory / other, (0, 0))
+    assert steps(checkout.make("test")) == [BY_UV, TESTS]
+    assert steps(checkout.make("test")) == [TESTS]
+
+
+def _lose_python(checkout: Checkout) -> None:
+    (checkout.venv / "bin" / "python").unlink()
+
+
+def _break_python(checkout: Checkout) -> None:
+    (checkout.venv / "bin" / "python").write_text(TOO_OLD)
+
+
+def _empty_the_stamp(checkout: Checkout) -> None:
+    (checkout.venv / ".ready").write_text("")
+
+
+def _move(checkout: Checkout) -> None:
+    checkout.directory = checkout.directory.rename(checkout.directory.with_name("moved"))
+
+
+def _put_a_file_there(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.venv)
+    checkout.venv.touch()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_lose_python, _break_python, _empty_the_stamp, _move, _put_a_file_there],
+    ids=lambda damage: damage.__name__.strip("_"),
+)
+def test_broken_venv_is_made_anew(checkout: Checkout, damage: Callable[[Checkout], None]) -> None:
+    """Whatever happened to .venv, the next make repairs it."""
+    checkout.make("test")
+    damage(checkout)
+    assert steps(checkout.make("test")) == [MADE, BY_UV, TESTS]
+    assert steps(checkout.make("test")) == [TESTS]
+
+
+def test_activated_broken_venv_is_made_anew(checkout: Checkout) -> None:
+    """With a broken .venv activated, the Python outside of it is found."""
+    checkout.make("test")
+    _empty_the_stamp(checkout)
+    inner = checkout.venv / "bin"
+    shutil.copy(inner / "python", inner / "python3")
+    outer = f"{checkout.directory.parent / 'bin'}:/usr/bin:/bin"
+    assert steps(checkout.make("test", PATH=f"{inner}:{outer}")) == [MADE, BY_UV, TESTS]
+
+
+def test_next_python_is_tried_when_one_is_too_old(checkout: Checkout) -> None:
+    """An old python3 is passed over for a newer one under its full name."""
+    checkout.install("python3", TOO_OLD)
+    checkout.install("python3.12", STAND_IN)
+    assert steps(checkout.make("test")) == [MADE, BY_UV, TESTS]
+
+
+def test_missing_python_is_one_clear_line(checkout: Checkout) -> None:
+    """Without a Python that is new enough, make says what is needed and where it comes from."""
+    checkout.install("python3", TOO_OLD)
+    assert checkout.make("test", fails=True) == []
+    (line,) = [line for line in checkout.output.splitlines() if "needs Python" in line]
+    assert "3.11 or newer" in line and "python3-venv" in line
+    assert not checkout.venv.exists()
+
+
+def test_lab_opens_the_first_notebook_with_arguments_passed_on(checkout: Checkout) -> None:
+    """`make lab` opens the notebook 00, and JUPYTER_ARGS reach JupyterLab, last."""
+    (checkout.directory / "notebooks").mkdir()
+    for name in ("01-second.ipynb", "00-first.ipynb"):
+        (checkout.directory / "notebooks" / name).touch()
+    told = checkout.make("lab", "JUPYTER_ARGS=--no-browser --port 8899")[-1]
+    assert told.startswith("-m jupyterlab ")
+    assert "/lab/tree/notebooks/00-first.ipynb " in told
+    assert told.endswith(" --no-browser --port 8899")
+
+
+def test_pins_are_made_without_the_old_ones(checkout: Checkout) -> None:
+    """`make constraints` works when the old pins cannot be installed any more."""
+    told = checkout.make("constraints", UV_EXIT="1", PIP_EXIT="1")
+    assert told[-1].startswith("-m uv pip compile pyproject.toml --universal ")
+    assert not any("-c constraints.txt" in line for line in told)
+
+
+def test_clean_removes_the_venv(checkout: Checkout) -> None:
+    """`make clean` leaves what is in the repository."""
+    before = {path.name for path in checkout.directory.iterdir()}
+    checkout.make("test")
+    (checkout.directory / "__pycache__").mkdir()
+    checkout.make("clean")
+    assert {path.name for path in checkout.directory.iterdir()} == before

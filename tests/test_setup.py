@@ -1,0 +1,363 @@
+"""Do the files that set the project up agree with one another?
+
+pyproject.toml alone decides about versions; the others are held to it, and the README to what
+there is.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.nginx_config import command, render
+from wsdemo.gateway.__main__ import parser, settings_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+THE_KIT = {"websockets", "redis", "jupyter", "nest-asyncio", "matplotlib", "pandas", "pytest"}
+"""The packages that people come for, and look for by name."""
+
+CONDA_NAMES = {"matplotlib-base": "matplotlib"}
+"""What conda-forge calls differently. `matplotlib` there brings a whole Qt."""
+
+ONLY_CONDA = {"python", "pip", "valkey-server"}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@functools.cache
+def project() -> dict[str, Any]:
+    document: dict[str, Any] = tomllib.loads(text_of("pyproject.toml"))["project"]
+    return document
+
+
+@functools.cache
+def requirements(*extras: str) -> dict[str, Requirement]:
+    lines = list(project()["dependencies"])
+    for extra in extras:
+        lines += project()["optional-dependencies"][extra]
+    return {canonicalize_name((item := Requirement(line)).name): item for line in lines}
+
+
+def environment() -> tuple[dict[str, SpecifierSet], list[str]]:
+    """Return the conda packages with their bounds, and the lines for pip."""
+    conda: dict[str, SpecifierSet] = {}
+    pip: list[str] = []
+    for line in yaml.safe_load(text_of("environment.yml"))["dependencies"]:
+        if isinstance(line, dict):
+            pip += line["pip"]
+        else:
+            name, _, bounds = line.partition(" ")
+            conda[name] = SpecifierSet(bounds)
+    return conda, pip
+
+
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(text_of("docker-compose.yml"))
+    return document
+
+
+# --- packages ----------------------------------------------------------------------------------
+
+
+def test_pyproject_requires_every_package_of_the_kit() -> None:
+    """The packages that the kit is made of are dependencies, or in the lab and test extras."""
+    assert set(requirements("lab", "test")) >= THE_KIT
+
+
+def test_environment_names_every_package_of_the_kit() -> None:
+    """environment.yml shows by name what the kit is made of."""
+    conda, pip = environment()
+    named = {CONDA_NAMES.get(name, name) for name in conda} | set(pip)
+    assert named >= THE_KIT
+
+
+def test_environment_installs_the_project_with_its_extras() -> None:
+    """pip installs the checkout itself, so environment.yml cannot forget a dependency."""
+    _, pip = environment()
+    editable = [line for line in pip if line.startswith("-e")]
+    assert len(editable) == 1
+    found = re.fullmatch(r"-e \.\[([\w,]+)\]", editable[0])
+    assert found and set(found[1].split(",")) == {"lab", "test"}
+
+
+def test_environment_has_the_bounds_of_pyproject() -> None:
+    """What environment.yml says about a version, pyproject.toml says too."""
+    conda, pip = environment()
+    bounds = {CONDA_NAMES.get(name, name): bound for name, bound in conda.items()}
+    for line in pip:
+        if not line.startswith("-"):
+            bounds[canonicalize_name(Requirement(line).name)] = Requirement(line).specifier
+    known = requirements("lab", "test")
+    for name in bounds.keys() - ONLY_CONDA:
+        assert name in known, f"{name} is in environment.yml only"
+        if bounds[name]:
+            assert bounds[name] == known[name].specifier, name
+
+
+def test_everybody_asks_for_the_same_python() -> None:
+    """pyproject.toml, environment.yml, the README and the Makefile have one oldest Python."""
+    oldest = project()["requires-python"].removeprefix(">=")
+    conda, _ = environment()
+    assert f">={oldest}" in str(conda["python"]).split(",")
+    assert f"Python {oldest} or newer" in " ".join(text_of("README.md").split())
+    major, minor = oldest.split(".")
+    assert f"sys.version_info < ({major}, {minor})" in text_of("Makefile")
+    assert f"--python-version {oldest} " in text_of("Makefile")
+
+
+def test_readme_activates_the_environment_by_its_name() -> None:
+    """`conda activate` in the README names the environment that environment.yml makes."""
+    names = set(re.findall(r"conda activate ([\w-]+)", text_of("README.md")))
+    assert names == {yaml.safe_load(text_of("environment.yml"))["name"]}
+
+
+def pins() -> dict[str, list[Requirement]]:
+    result: dict[str, list[Requirement]] = {}
+    for line in text_of("constraints.txt").splitlines():
+        pin = Requirement(line)
+        result.setdefault(canonicalize_name(pin.name), []).append(pin)
+    return result
+
+
+def test_constraints_are_pins_and_nothing_else() -> None:
+    """constraints.txt holds a version a line: no addresses, no options, no extras."""
+    text = text_of("constraints.txt")
+    assert "://" not in text and "@" not in text and "#" not in text
+    for line in text.splitlines():
+        assert re.fullmatch(r"[a-z0-9.-]+==[a-z0-9.]+( ; .+)?", line), line
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    """Each dependency of pyproject.toml is pinned at a version that pyproject.toml allows."""
+    pinned = pins()
+    for name, requirement in requirements("lab", "test").items():
+        assert name in pinned, f"{name} is not pinned: make constraints"
+        for pin in pinned[name]:
+            (version,) = pin.specifier
+            assert requirement.specifier.contains(Version(version.version)), (
+                f"{pin} contradicts {requirement}: make constraints"
+            )
+
+
+# --- what is shipped ---------------------------------------------------------------------------
+
+
+def test_wheel_has_the_scripts_and_the_type_marker(tmp_path: Path) -> None:
+    """The wheel has every .lua file of the sources, py.typed, and the licence."""
+    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)])
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    scripts = {str(path.relative_to(ROOT)) for path in (ROOT / "wsdemo").rglob("*.lua")}
+    assert len(scripts) >= 5  # mint, register, refresh, release, route
+    assert names >= scripts | {"wsdemo/py.typed", "wsdemo/gateway/__main__.py"}
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert not [name for name in names if not re.match(r"wsdemo[/-]", name)]
+
+
+PLACES = re.compile(
+    # A path of somebody's machine,
+    r"(?<![\w./~+-])/(?:home|Users|root|work)(?!\w)"
+    # or the host of a package registry. Brackets, since this file is searched as well.
+    r"|pypi[.]org|pythonhosted[.]org|npmjs[.]org|anaconda[.]org",
+)
+
+
+def test_nothing_names_a_machine_or_a_registry() -> None:
+    """No tracked file has a path of the machine that it was written on, or a registry's host."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    # A checkout that belongs to somebody else is one that git does not trust unasked.
+    listed = run(["git", "-c", "safe.directory=*", "ls-files", "-z"]).stdout
+    found = [
+        f"{name}:{number}: {line.strip()[:100]}"
+        for name in listed.split("\0")
+        if name and (ROOT / name).is_file()
+        for number, line in enumerate((ROOT / name).read_text(errors="replace").splitlines(), 1)
+        if PLACES.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+# --- make --------------------------------------------------------------------------------------
+
+
+def documented_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):.*## ", text_of("Makefile"), flags=re.MULTILINE))
+
+
+def test_readme_lists_exactly_the_targets_of_the_makefile() -> None:
+    """The README's table of targets has all that `make help` shows, and no other."""
+    rows = re.findall(r"^\| `make ([\w-]+)`", text_of("README.md"), flags=re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == documented_targets()
+
+
+def test_readme_invents_no_target() -> None:
+    """Wherever the README says `make something`, there is such a target."""
+    readme = text_of("README.md")
+    mentioned = re.findall(r"`make ([\w-]+)", readme)
+    mentioned += re.findall(r"^make ([\w-]+)", readme, flags=re.MULTILINE)
+    assert set(mentioned) <= documented_targets()
+
+
+# --- containers --------------------------------------------------------------------------------
+
+
+def test_compose_file_is_valid() -> None:
+    """docker-compose.yml is what the compose specification's schema says it must be."""
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    run([sys.executable, "-m", "check_jsonschema", *schema, "docker-compose.yml"])
+
+
+def test_bare_compose_starts_redis_only() -> None:
+    """Without a profile there is Redis and nothing else; `cluster` has the rest."""
+    services = compose()["services"]
+    assert [name for name, service in services.items() if not service.get("profiles")] == ["redis"]
+    profiles = {profile for service in services.values() for profile in service.get("profiles", [])}
+    assert profiles == {"cluster"}
+    assert set(re.findall(r"--profile ([\w-]+)", text_of("README.md"))) <= profiles
+
+
+def test_compose_opens_ports_on_loopback_only() -> None:
+    """No port is open to the network: Redis has no password."""
+    services = compose()["services"].values()
+    ports = [port for service in services for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def gateway_services() -> dict[str, dict[str, Any]]:
+    services = compose()["services"]
+    return {name: item for name, item in services.items() if name.startswith("gateway-")}
+
+
+def test_compose_starts_gateways_with_flags_that_they_have() -> None:
+    """Each gateway's command is understood, and names it as its service is named."""
+    services = gateway_services()
+    assert len(services) == 3
+    for name, service in services.items():
+        settings = settings_of(parser().parse_args(service["command"]))
+        assert settings.gateway_id == name
+        assert (settings.host, settings.port) == ("0.0.0.0", 8080)
+        assert "redis:6379" in settings.redis_url
+
+
+def test_compose_lets_a_gateway_drain() -> None:
+    """A gateway has longer to stop than the 10 s that its drain may take."""
+    for service in gateway_services().values():
+        grace_s = float(service["stop_grace_period"].removesuffix("s"))
+        settings = settings_of(parser().parse_args(service["command"]))
+        assert grace_s > 10.0 > settings.limits.drain_s
+
+
+class _Readiness(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server: Any = self.server
+        self.send_response(server.status if self.path == "/ready" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def readiness() -> Iterator[Any]:
+    """Something that answers /ready with the status that a test sets."""
+    with http.server.HTTPServer(("127.0.0.1", 0), _Readiness) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (503, 1)])
+def test_image_is_healthy_when_its_gateway_is_ready(
+    readiness: Any, status: int, exit_code: int
+) -> None:
+    """The image's health check asks /ready, and believes it."""
+    dockerfile = text_of("deploy/Dockerfile").replace("\\\n", "")
+    found = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile, flags=re.MULTILINE)
+    assert found
+    python, *arguments = json.loads(found[1].replace("8080", str(readiness.server_port)))
+    assert python == "python"
+    readiness.status = status
+    done = subprocess.run([sys.executable, *arguments], timeout=20, check=False)
+    assert done.returncode == exit_code
+
+
+# --- nginx -------------------------------------------------------------------------------------
+
+
+def test_nginx_accepts_the_shipped_configuration(tmp_path: Path) -> None:
+    """nginx itself finds nothing wrong with deploy/nginx.conf."""
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
+    config = tmp_path / "nginx.conf"
+    config.write_text(render([18081, 18082, 18083], 18080, tmp_path))
+    told = run(command(config, "-t")).stderr
+    assert "test is successful" in told
+    assert "[emerg]" not in told and "[alert]" not in told
+
+
+def test_rendered_configuration_leaves_nothing_of_the_machine(tmp_path: Path) -> None:
+    """A test's nginx knows only the ports and the directory that the test gave it."""
+    text = render([18081, 18082], 18080, tmp_path)
+    code = re.sub(r"#.*", "", text)
+    assert re.findall(r"\bserver ([\w.:-]+);", code) == ["127.0.0.1:18081", "127.0.0.1:18082"]
+    assert re.findall(r"\blisten (\S+);", code) == ["127.0.0.1:18080"]
+    paths = re.findall(r'"(/[^"]+)"', code)
+    assert paths and all(Path(path).parent == tmp_path.resolve() for path in paths)
+    unquoted = re.sub(r'"[^"]*"', "", code)
+    assert "/tmp/" not in unquoted and "/dev/" not in unquoted
+
+
+def test_nginx_balances_over_the_gateways_of_the_compose_file() -> None:
+    """The upstreams in deploy/nginx.conf are the compose file's gateways, port included."""
+    upstreams = re.findall(r"^ *server ([\w-]+:\d+)", text_of("deploy/nginx.conf"), re.MULTILINE)
+    services = gateway_services()
+    expected = [
+        f"{name}:{settings_of(parser().parse_args(service['command'])).port}"
+        for name, service in services.items()
+    ]
+    assert upstreams == expected
+    assert set(compose()["services"]["nginx"]["depends_on"]) == set(services)
+
+
+def test_readme_quotes_the_shipped_nginx_configuration() -> None:
+    """Every directive that the README shows stands in deploy/nginx.conf."""
+    blocks = re.findall(r"^```nginx\n(.*?)^```", text_of("README.md"), re.DOTALL | re.MULTILINE)
+    shipped = {" ".join(line.split()) for line in text_of("deploy/nginx.conf").splitlines()}
+    for block in blocks:
+        for line in block.splitlines():
+            assert " ".join(line.split()) in shipped, line
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run in the checkout; fail with what it said."""
+    done = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done
