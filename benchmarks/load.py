@@ -12,8 +12,10 @@ around to sending it: a system that falls behind cannot hide it (no coordinated 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import resource
 import struct
 import sys
 import time
@@ -26,6 +28,8 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 REGISTERED = b'"registered"'
+ACTIVE = 200
+"""Users who take part in a phase of messages; all others are idle."""
 
 
 def frame(text: bytes) -> bytes:
@@ -135,8 +139,10 @@ class Load:
         return {}
 
     def pairs(self, shape: str) -> list[tuple[User, str]]:
-        """Who sends to whom. Users alternate between the gateways, so neighbours are apart."""
-        users = self.users
+        """Who sends to whom: the first 200 users, however many there are. They alternate between
+        the gateways, so neighbours are apart.
+        """
+        users = self.users[:ACTIVE]
         if shape == "hot":
             return [(user, users[0].name) for user in users[1:101]]
         step = 2 if shape == "local" else 1
@@ -163,7 +169,6 @@ class Load:
             next_one()
         await asyncio.sleep(seconds)
         counted, lasted = self.delivered, time.perf_counter() - started
-        self.on_arrival = lambda: None
         await self._drain()
         return self._result(counted, lasted)
 
@@ -183,17 +188,17 @@ class Load:
         await self._drain()
         return self._result(self.delivered, time.perf_counter() - started) | {"sent": total}
 
-    async def idle(self, seconds: float) -> Any:
-        """Do nothing, but for one heartbeat of every user spread over the time."""
+    async def beat(self, seconds: float, heartbeat_s: float) -> Any:
+        """Let every user send a heartbeat each `heartbeat_s`, evenly spread, and nothing else."""
         ping = frame(b'{"type":"ping"}')
-        pause = seconds / max(1, len(self.users))
+        total = int(len(self.users) * seconds / heartbeat_s)
         started = time.perf_counter()
-        for n, user in enumerate(self.users):
-            user.transport.write(ping)
-            ahead = started + (n + 1) * pause - time.perf_counter()
+        for n in range(total):
+            self.users[n % len(self.users)].transport.write(ping)
+            ahead = started + (n + 1) * seconds / total - time.perf_counter()
             if ahead > 0.002:
                 await asyncio.sleep(ahead)
-        return {}
+        return {"heartbeats": total, "seconds": time.perf_counter() - started}
 
     def _begin(self) -> None:
         self.due.clear()
@@ -201,9 +206,13 @@ class Load:
         self.delivered = 0
 
     async def _drain(self, patience_s: float = 2.0) -> None:
-        gives_up_at = time.perf_counter() + patience_s
-        while self.due and time.perf_counter() < gives_up_at:
-            await asyncio.sleep(0.005)
+        """Wait for what is still on its way; whatever has not come then is lost."""
+        arrived = asyncio.Event()
+        self.on_arrival = lambda: None if self.due else arrived.set()
+        if self.due:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(arrived.wait(), patience_s)
+        self.on_arrival = lambda: None
 
     def _result(self, delivered: int, seconds: float) -> dict[str, Any]:
         return {
@@ -211,11 +220,17 @@ class Load:
             "in_time": delivered,
             "lost": len(self.due),
             "seconds": seconds,
-            "latencies_us": [round(1e6 * latency) for latency in sorted(self.latencies)][:: max(
-                1, len(self.latencies) // 2000
-            )],
+            "latencies_us": [round(1e6 * latency) for latency in sorted(self.latencies)][
+                :: max(1, len(self.latencies) // 2000)
+            ],
             "cut": sum(user.lost for user in self.users),
         }
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def main() -> None:
@@ -225,10 +240,12 @@ async def main() -> None:
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         plan = json.loads(line)
         action = getattr(load, plan.pop("do"))
-        print(json.dumps(await action(**plan)), flush=True)
+        sys.stdout.write(json.dumps(await action(**plan)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
+    allow_many_files()
     try:
         import uvloop
 

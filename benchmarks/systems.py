@@ -144,3 +144,9 @@ def plain() -> System:
     """The plain port."""
     command = [PYTHON, "-m", "benchmarks.plain", "--id", "{id}", "--port", "{port}"]
     return System("plain port", [*command, "--redis", "{redis}"])
+
+
+def echo() -> System:
+    """The floor without Redis: one process that sends back what it hears."""
+    command = [PYTHON, "-m", "benchmarks.floors", "--port", "{port}"]
+    return System("echo", command, gateways=1)

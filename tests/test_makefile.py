@@ -55,7 +55,7 @@ class Checkout:
         """Run make and return what Python was told; what make said is in `output`."""
         self._log.write_text("")
         # Under `make check`, the outer make's flags are not for this one.
-        environment = {"PATH": f"{self._bin}:/usr/bin:/bin", "LOG": str(self._log), **variables}
+        environment = {"PATH": self.path, "LOG": str(self._log), **variables}
         done = subprocess.run(
             ["make", *arguments],
             cwd=self.directory,
@@ -68,8 +68,13 @@ class Checkout:
         )
         self.output = done.stdout
         assert (done.returncode != 0) is fails, done.stdout
-        probes = ("-c ",)
-        return [line for line in self._log.read_text().splitlines() if not line.startswith(probes)]
+        told = self._log.read_text().splitlines()
+        return [line for line in told if not line.startswith("-c ")]  # without the probes
+
+    @property
+    def path(self) -> str:
+        """What PATH is: no real Python can be found under the names that the Makefile tries."""
+        return f"{self._bin}{os.pathsep}{os.environ['PATH']}"
 
     @property
     def venv(self) -> Path:
@@ -173,8 +178,8 @@ def test_activated_broken_venv_is_made_anew(checkout: Checkout) -> None:
     _empty_the_stamp(checkout)
     inner = checkout.venv / "bin"
     shutil.copy(inner / "python", inner / "python3")
-    outer = f"{checkout.directory.parent / 'bin'}:/usr/bin:/bin"
-    assert steps(checkout.make("test", PATH=f"{inner}:{outer}")) == [MADE, BY_UV, TESTS]
+    activated = f"{inner}{os.pathsep}{checkout.path}"
+    assert steps(checkout.make("test", PATH=activated)) == [MADE, BY_UV, TESTS]
 
 
 def test_next_python_is_tried_when_one_is_too_old(checkout: Checkout) -> None:

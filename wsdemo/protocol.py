@@ -130,6 +130,8 @@ class Status(StrEnum):
     """There is an entry for the user, but nobody behind it listens. Retrying makes sense."""
     BUSY = "busy"
     """Refused before anything was done. Retrying makes sense."""
+    REFUSED = "refused"
+    """Not taken: the message breaks a rule. Only a client says this, of an error frame."""
     UNKNOWN = "unknown"
     """Redis did not answer in time: it may or may not have been delivered."""
 

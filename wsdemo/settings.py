@@ -236,6 +236,7 @@ class ClientSettings:
 
     connect_timeout_s: float = 5.0
     register_timeout_s: float = 8.0
+    close_timeout_s: float = 1.0
     ack_timeout_s: float = 5.0
     """After this long without an ack, the outcome of a send is `unknown`."""
     backoff_base_s: float = 0.1

@@ -1,0 +1,12 @@
+"""The user's process: a client that stays connected."""
+
+from wsdemo.client.connection import (
+    Client,
+    ClientClosed,
+    ConnectFailed,
+    Message,
+    Receipt,
+    State,
+)
+
+__all__ = ["Client", "ClientClosed", "ConnectFailed", "Message", "Receipt", "State"]

@@ -1,0 +1,199 @@
+"""python -m wsdemo.client: a user at a prompt.
+
+At a terminal, a half-typed line survives an incoming message. Lines that come through a pipe are
+carried out in order, and at their end the client waits for the answers that are still due.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, NoReturn
+
+from wsdemo.client.connection import Client, ClientClosed, ConnectFailed, Receipt
+from wsdemo.events import Event, Kind
+from wsdemo.protocol import Status
+from wsdemo.settings import valid_user_id
+
+DEFAULT_GATEWAY: Final = "ws://localhost:8080/ws"
+HELP: Final = """\
+  send <user> <message>   send a message
+  status                  where we are connected
+  help                    this list
+  quit                    leave"""
+
+ANSWERS: Final = {
+    Status.OFFLINE: "User not found",
+    Status.UNREACHABLE: "the gateway of that user does not answer; try again",
+    Status.BUSY: "not sent: the gateway cannot route at the moment; try again",
+    Status.UNKNOWN: "no answer: it may or may not have arrived",
+}
+
+Say = Callable[[str], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is behind --help."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see --help)")
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line and exit code 2."""
+    print(f"wsdemo.client: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line, with the demo's flags."""
+    result = _Parser(
+        prog="python -m wsdemo.client", description="A user at a prompt.", allow_abbrev=False
+    )
+    result.add_argument("-user", "--user", required=True, help="who you are")
+    result.add_argument(
+        "-gateway",
+        "--gateway",
+        action="append",
+        metavar="URL",
+        help=f"repeat it for a failover list ({DEFAULT_GATEWAY})",
+    )
+    result.add_argument("-token", "--token", default="", help="proof of who you are, if asked for")
+    return result
+
+
+def printable(text: str) -> str:
+    """Escape what could move the cursor, colour the screen, or turn the line around."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class Prompt:
+    """Carries out what is typed, and tells what happens."""
+
+    def __init__(self, client: Client, say: Say) -> None:
+        self._client = client
+        self._say = say
+
+    async def run(self, lines: AsyncIterator[str]) -> None:
+        """Carry out lines until `quit` or their end."""
+        async for line in lines:
+            word, _, rest = line.strip().partition(" ")
+            match word:
+                case "":
+                    pass
+                case "send":
+                    await self._send(rest)
+                case "status":
+                    self._status()
+                case "help":
+                    self._say(HELP)
+                case "quit" | "exit":
+                    return
+                case _:
+                    self._say(f"unknown command {printable(word)!r}; try help")
+
+    async def _send(self, rest: str) -> None:
+        to, _, content = rest.strip().partition(" ")
+        if not to or not content.strip():
+            self._say("usage: send <user> <message>")
+            return
+        self._report(await self._client.send(to, content.strip()))
+
+    def _report(self, receipt: Receipt) -> None:
+        to = printable(receipt.to)
+        if receipt.status is Status.ROUTED:
+            self._say(f"[Client] sent to {to} ({1000 * receipt.latency_s:.1f} ms)")
+            return
+        why = receipt.error if receipt.status is Status.REFUSED else None
+        text = why or ANSWERS.get(receipt.status or Status.UNKNOWN, "")
+        self._say(f"[Client] {to}: {text}")
+
+    def _status(self) -> None:
+        client = self._client
+        where = f"{client.gateway_id or '?'} ({client.gateway})"
+        self._say(f"[Client] {client.user} is {client.state}, gateway {where}")
+
+    async def tell_messages(self) -> None:
+        """Print what comes in, until the client is closed."""
+        async for message in self._client:
+            self._say(f"[Message] {printable(message.sender)}: {printable(message.content)}")
+        self._say(f"[Client] {self._client.closed_because}")
+
+    def tell_event(self, event: Event) -> None:
+        """Print what happens to the connection."""
+        if event.kind is Kind.REGISTERED:
+            self._say(f"[Client] {event.user} registered on {event.gateway or 'the gateway'}")
+        elif event.kind is Kind.WS_CLOSE:
+            self._say(f"[Client] connection lost ({printable(event.reason)}); reconnecting")
+
+
+async def piped_lines() -> AsyncIterator[str]:
+    """Yield the lines of a stdin that is not a terminal."""
+    loop = asyncio.get_running_loop()
+    # A thread, because a regular file cannot be waited for by an event loop.
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        yield line
+
+
+async def typed_lines() -> AsyncIterator[str]:
+    """Yield what is typed at a terminal."""
+    try:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.patch_stdout import patch_stdout
+    except ImportError:
+        # Without it, an incoming message may land in the middle of what is being typed.
+        async for line in piped_lines():
+            yield line
+        return
+    session: PromptSession[str] = PromptSession("> ")
+    with patch_stdout():
+        while True:
+            try:
+                yield await session.prompt_async()
+            except (EOFError, KeyboardInterrupt):
+                return
+
+
+async def talk(user: str, gateways: Sequence[str], token: str) -> None:
+    """Connect, and be at the prompt until the user or the gateways have had enough."""
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    client = Client(user, gateways, token=token, emit=lambda event: prompt.tell_event(event))
+    prompt = Prompt(client, say)
+    async with client:
+        if sys.stdin.isatty():
+            say(HELP)
+        lines = typed_lines() if sys.stdin.isatty() else piped_lines()
+        messages = asyncio.create_task(prompt.tell_messages(), name="messages")
+        commands = asyncio.create_task(prompt.run(lines), name="commands")
+        await asyncio.wait([messages, commands], return_when=asyncio.FIRST_COMPLETED)
+        for task in (messages, commands):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ClientClosed):
+            await asyncio.gather(messages, commands)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = parser().parse_args(argv)
+    if not valid_user_id(arguments.user):
+        fail(f"user id {arguments.user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
+    gateways = arguments.gateway or [DEFAULT_GATEWAY]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # prompt_toolkit reads the terminal through the loop; that is tried on asyncio's own.
+    try:
+        asyncio.run(talk(arguments.user, gateways, arguments.token))
+    except (ConnectFailed, ValueError) as problem:
+        fail(str(problem))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
