@@ -470,7 +470,7 @@ if hasattr(os, "register_at_fork"):
 def _answers(asker: redis.Redis, run: _Run) -> bool:
     """Whether a server answers, and it is this one and no other that was quicker at the port."""
     try:
-        info = cast("dict[str, Any]", asker.info("server"))
+        info = asker.info("server")
     except RedisError:
         return False
     return f"/{run.directory.name}/" in str(info.get("config_file"))
@@ -571,7 +571,7 @@ def _parsed(address: str, how: str) -> tuple[str, str]:
     """Return the URL, and the place for people to read: of a URL, all but its secrets."""
     try:
         url = redis_url(address)
-        parts = parse_url(url)
+        parts = parse_url(url)  # type: ignore[no-untyped-call]
     except (SettingsError, ValueError) as problem:
         # What is malformed cannot be redacted: where the password begins is anybody's guess.
         reason = "it is malformed" if "@" in address else _one_line(problem)
@@ -583,7 +583,7 @@ def _parsed(address: str, how: str) -> tuple[str, str]:
 
 def _product(asker: redis.Redis) -> str:
     try:
-        info = cast("dict[str, Any]", asker.info("server"))
+        info = asker.info("server")
     except redis.ResponseError:
         return "Redis"  # It answers, but does not let us ask: its version is its own affair.
     if "valkey_version" in info:

@@ -9,6 +9,7 @@ row without peer happened on its own lane.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -279,7 +280,7 @@ def gaps(real: Iterable[Stay], said: Iterable[Stay], least_s: float = 0.0) -> li
         edges = sorted({edge for stay in (*true, *told) for edge in (stay.start, stay.end)})
         out += _joined(
             Gap(user, a, b, where(true, (a + b) / 2), where(told, (a + b) / 2))
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in itertools.pairwise(edges)
         )
     kept = [gap for gap in out if gap.real != gap.said and gap.end - gap.start > least_s]
     return sorted(kept, key=lambda gap: (gap.user, gap.start))

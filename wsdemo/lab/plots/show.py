@@ -53,4 +53,4 @@ def show(fig: Figure) -> None:
     """Display the figure in a cell, with caption and alt text."""
     from IPython.display import HTML, display
 
-    display(HTML(to_html(fig)))
+    display(HTML(to_html(fig)))  # type: ignore[no-untyped-call]

@@ -121,8 +121,10 @@ class Picture(Figure):
 
 def house() -> AbstractContextManager[None]:
     """The house style for the time of a `with`, whatever the reader has set."""
-    base = {key: rcParamsDefault[key] for key in rcParamsDefault if key not in _NOT_STYLE}
-    return mpl_style.context([base, HOUSE])  # type: ignore[no-any-return]
+    base: dict[str, Any] = {
+        key: rcParamsDefault[key] for key in rcParamsDefault if key not in _NOT_STYLE
+    }
+    return mpl_style.context([base, HOUSE])
 
 
 _NOT_STYLE: Final = {

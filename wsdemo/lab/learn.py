@@ -1,0 +1,113 @@
+"""What did the reader think, and is the reader's code right?
+
+Plain text in and out. A prediction is written down before the run, because only those who say
+first what will happen learn from what does. A check says `ok`, `wrong` with one hint, or
+`could not judge` with the reason, and never the answer.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged
+
+CHECK_TIMEOUT_S: Final = 20.0
+
+_said: dict[str, object] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found: `ok`, `wrong` or `could not judge`, and why."""
+
+    exercise: str
+    verdict: str
+    hint: str = ""
+
+    def __bool__(self) -> bool:
+        return self.verdict == "ok"
+
+    def __repr__(self) -> str:
+        return f"{self.exercise}: {self.verdict}" + (f". {self.hint}" if self.hint else "")
+
+    def _repr_html_(self) -> str:
+        mark = {"ok": "✔", "wrong": "✘"}.get(self.verdict, "?")
+        return f"<p>{mark} <b>{html.escape(self.exercise)}</b>: {html.escape(repr(self)[6:])}</p>"
+
+
+def predict(question: str, answer: object = None) -> None:
+    """Write down a prediction, or print the question when there is none yet.
+
+    Raises:
+        ValueError: there is no such question, or the answer is none of its options.
+    """
+    asked = QUESTIONS.get(question)
+    if asked is None:
+        raise ValueError(f"there is no question {question!r}; there are: {', '.join(QUESTIONS)}")
+    options = ", ".join(map(str, asked.options))
+    if answer is None:
+        _said.pop(question, None)
+        print(f"{asked.text}\nYour options: {options}. You have not said anything yet.")  # noqa: T201
+        return
+    if answer not in asked.options:
+        raise ValueError(f"{answer!r} is none of the options: {options}")
+    _said[question] = answer
+    print(f"Written down: {answer}. Now run it.")  # noqa: T201
+
+
+def predicted(question: str) -> Any:
+    """Return what the reader said; None when nothing."""
+    return _said.get(question)
+
+
+def reveal(question: str, measured: object) -> None:
+    """Print how the prediction compares with what was measured, and why it was tempting."""
+    asked, said = QUESTIONS[question], _said.get(question)
+    if said is None:
+        print(f"Measured: {measured}. You did not predict; next time, say it first.")  # noqa: T201
+    elif said == measured:
+        print(f"Measured: {measured}, as you said.")  # noqa: T201
+    else:
+        print(f"Measured: {measured}; you said {said}. {asked.options[said]}")  # noqa: T201
+
+
+def check(exercise: str, answer: Any) -> Verdict:
+    """Judge an answer to an exercise. It runs on servers of its own and leaves the lab alone.
+
+    Raises:
+        ValueError: there is no such exercise.
+    """
+    judge = CHECKS.get(exercise)
+    if judge is None:
+        raise ValueError(f"there is no exercise {exercise!r}; there are: {', '.join(CHECKS)}")
+    return _judged(exercise, judge, answer)
+
+
+def _judged(exercise: str, judge: Callable[[Any], Judgement], answer: Any) -> Verdict:
+    """Run the judge in a thread: the answer may never return."""
+    found: list[Verdict] = []
+
+    def run() -> None:
+        try:
+            result = judge(answer)
+        except NotImplementedError:
+            found.append(Verdict(exercise, "could not judge", "It is not written yet."))
+        except NotJudged as problem:
+            found.append(Verdict(exercise, "could not judge", str(problem)))
+        except Exception as problem:
+            why = f"The check itself failed: {type(problem).__name__}: {problem}"
+            found.append(Verdict(exercise, "could not judge", why))
+        else:
+            found.append(Verdict(exercise, "ok" if result.ok else "wrong", result.hint))
+
+    thread = threading.Thread(target=run, name=f"check {exercise}", daemon=True)
+    thread.start()
+    thread.join(CHECK_TIMEOUT_S)
+    if not found:
+        why = f"It did not come to an end within {CHECK_TIMEOUT_S:g} s."
+        return Verdict(exercise, "could not judge", why)
+    return found[0]

@@ -1,0 +1,93 @@
+"""What does the Go demo's presence do, to the letter?
+
+The demo says that its compare-and-set keeps a late clean-up from removing a newer session. Its
+code compares on one of three verbs only:
+
+* register is a script that refuses a registration with an older timestamp: whole seconds of the
+  gateway's own clock;
+* refresh writes the timestamp and the TTL, whoever owns the entry now, and whether or not there
+  is one, so it can raise half an entry that names no gateway;
+* release deletes the entry, whoever owns it.
+
+It is written here against the same four verbs as the product's presence, so both run on the same
+gateway under the same director. One thing differs from the demo: TTLs are set in milliseconds,
+because the teaching clock needs leases shorter than a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
+from wsdemo.redis.link import LINK_ERRORS, RedisLink
+from wsdemo.redis.scripts import Script
+from wsdemo.settings import Keyspace, Timing
+
+REGISTER: Final = Script(
+    "seed-register",
+    """
+local current = redis.call('HGET', KEYS[1], 'ts')
+if current and tonumber(current) > tonumber(ARGV[3]) then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'gwId', ARGV[1], 'connId', ARGV[2], 'ts', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1
+""",
+)
+
+
+class SeedPresence:
+    """The Go demo's presence, bug for bug, behind the four verbs.
+
+    Args:
+        wall_clock: the gateway's own clock, in Unix seconds; the laboratory skews it.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        keyspace: Keyspace,
+        timing: Timing,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._link = link
+        self._keyspace = keyspace
+        self._ttl_ms = timing.presence_ttl_ms
+        self._wall_clock = wall_clock
+
+    async def mint(self, user: str) -> int:
+        """The demo has no tokens."""
+        return 0
+
+    async def register(self, claim: Claim) -> Registration:
+        reply = await self._link.run(
+            REGISTER,
+            [self._keyspace.presence(claim.user)],
+            claim.gateway_id,
+            claim.conn_id,
+            int(self._wall_clock()),
+            self._ttl_ms,
+        )
+        # The demo does not look who was there before, so nobody is told.
+        return Registration(Register.OK if reply else Register.STALE)
+
+    async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
+        return await asyncio.gather(*(self._refresh(renewal.claim) for renewal in renewals))
+
+    async def _refresh(self, claim: Claim) -> Refresh | Exception:
+        key = self._keyspace.presence(claim.user)
+        try:
+            await asyncio.gather(
+                self._link.call("HSET", key, "ts", int(self._wall_clock())),
+                self._link.call("PEXPIRE", key, self._ttl_ms),
+            )
+        except LINK_ERRORS as problem:
+            return problem
+        return Refresh.OK
+
+    async def release(self, claim: Claim) -> bool:
+        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))

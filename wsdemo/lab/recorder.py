@@ -1,0 +1,131 @@
+"""What happened, in which order, and who saw it?
+
+Gateways and clients of one process report events on one monotonic clock. The recorder keeps
+them, and turns them into a trace: a table with one row for each arrow between two lanes and for
+each moment on one lane (columns: `wsdemo.lab.plots.frames.COLUMNS`).
+
+Nobody stands inside Redis with a stopwatch. What a gateway saw of a command is its beginning and
+its answer, so the moment on the Redis lane is put half-way between the two sights of it that we
+have; the other times are measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import pandas as pd
+
+from wsdemo.events import Event, Kind
+from wsdemo.lab.plots.frames import REDIS, normal
+
+LIMIT: Final = 1_000_000
+"""Events kept; the oldest go first, so that a lab left running over night stays small."""
+
+_TO_REDIS: Final = frozenset(
+    {Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH, Kind.PRESENCE_REJECT, Kind.PRESENCE_DEL}
+)
+_BETWEEN_LANES: Final = frozenset(
+    {Kind.SEND, Kind.MESSAGE, Kind.ROUTE, Kind.RECEIVE, Kind.DELIVER, Kind.ARRIVE}
+)
+
+
+class Recorder:
+    """Keeps events; `recorder.emit` is what gateways and clients are given."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._events: deque[Event] = deque(maxlen=LIMIT)
+        self.started_at = clock()
+        self.emit: Callable[[Event], None] = self._events.append
+
+    def note(self, kind: Kind, lane: str, **fields: Any) -> None:
+        """Record something that the laboratory itself did."""
+        self.emit(Event(kind, self._clock(), lane, **fields))
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything recorded so far, as it was reported."""
+        return list(self._events)
+
+    def trace(self) -> pd.DataFrame:
+        """Return what happened so far as a table; times in seconds since the recorder began."""
+        rows = sorted(_rows(self.events), key=lambda row: row["t"])
+        for seq, row in enumerate(rows, 1):
+            row["seq"] = seq
+            row["t"] -= self.started_at
+            row["t_recv"] = row.get("t_recv", math.nan) - self.started_at
+        return normal(pd.DataFrame(rows))
+
+
+def _rows(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Turn events into arrows and moments."""
+    messages: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    rows: list[dict[str, Any]] = []
+    unnamed = itertools.count()
+    for event in events:
+        if event.kind in _BETWEEN_LANES:
+            # A message without an id cannot be followed from lane to lane.
+            key = event.msg_id or f"?{next(unnamed)}"
+            messages[key, ""].append(event)
+        elif event.kind in _TO_REDIS:
+            rows.append(_row(event, peer=REDIS, t_recv=event.t))
+        else:
+            rows.append(_row(event))
+    for (_, _), hops in messages.items():
+        rows += _follow(hops)
+    return rows
+
+
+def _follow(hops: list[Event]) -> list[dict[str, Any]]:
+    """Return the arrows of one message, from what was seen of it at each lane."""
+    seen: dict[Kind, Event] = {event.kind: event for event in hops}
+    rows: list[dict[str, Any]] = []
+    sent, taken = seen.get(Kind.SEND), seen.get(Kind.MESSAGE)
+    if sent is not None:
+        if taken is not None:
+            rows.append(_row(sent, "message", peer=taken.lane, t_recv=taken.t))
+        else:
+            rows.append(_row(sent, "message", peer=sent.gateway, ok=False, reason="lost"))
+    route, received = seen.get(Kind.ROUTE), seen.get(Kind.RECEIVE)
+    if route is not None:
+        ends = received.t if received is not None else route.t
+        middle = (route.t_start + min(ends, max(route.t, route.t_start))) / 2
+        # The script ran even when nobody was found: the arrow arrives, its answer is in `reason`.
+        rows.append(_row(route, peer=REDIS, t=route.t_start, t_recv=middle))
+        if received is not None:
+            rows.append(
+                _row(received, "publish", lane=REDIS, peer=received.lane, t=middle, t_recv=ends)
+            )
+        elif route.ok:
+            lost = {"ok": False, "reason": "lost"}
+            rows.append(_row(route, "publish", lane=REDIS, peer=route.peer, t=middle, **lost))
+    delivered, arrived = seen.get(Kind.DELIVER), seen.get(Kind.ARRIVE)
+    if delivered is not None:
+        if arrived is not None:
+            rows.append(_row(delivered, peer=arrived.lane, t_recv=arrived.t))
+        else:
+            rows.append(_row(delivered, peer=delivered.user, ok=False, reason="lost"))
+    return rows
+
+
+def _row(event: Event, kind: str = "", **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "t": event.t,
+        "lane": event.lane,
+        "kind": kind or event.kind.value,
+        "msg_id": event.msg_id,
+        "user": event.user,
+        "gateway": event.gateway,
+        # The peer of a moment is not a lane that anything travels to.
+        "peer": "",
+        "ok": event.ok,
+        "reason": event.reason,
+        "conn_id": event.conn_id,
+        "token": event.token,
+    }
+    return {**row, **changes}
