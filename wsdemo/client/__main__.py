@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, NoReturn
 
@@ -20,6 +21,8 @@ from wsdemo.protocol import Status
 from wsdemo.settings import valid_user_id
 
 DEFAULT_GATEWAY: Final = "ws://localhost:8080/ws"
+READ_AHEAD: Final = 100
+"""Lines of a pipe that wait for their turn; beyond it, the pipe is read no further."""
 HELP: Final = """\
   send <user> <message>   send a message
   status                  where we are connected
@@ -134,8 +137,25 @@ class Prompt:
 async def piped_lines() -> AsyncIterator[str]:
     """Yield the lines of a stdin that is not a terminal."""
     loop = asyncio.get_running_loop()
-    # A thread, because a regular file cannot be waited for by an event loop.
-    while line := await loop.run_in_executor(None, sys.stdin.readline):
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    room = threading.Semaphore(READ_AHEAD)
+
+    def read() -> None:
+        # Not through sys.stdin: its lock, held by a thread that waits, is fatal at exit.
+        with (
+            contextlib.suppress(RuntimeError),  # The loop is closed: nobody wants lines any more.
+            open(0, encoding="utf-8", errors="replace", closefd=False) as stdin,
+        ):
+            while line := stdin.readline():
+                room.acquire()
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    # A thread, because a regular file cannot be waited for by an event loop; a daemon, because
+    # whoever is replaced or presses Ctrl-C leaves without waiting for a line.
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    while line := await lines.get():
+        room.release()
         yield line
 
 
@@ -172,9 +192,11 @@ async def talk(user: str, gateways: Sequence[str], token: str) -> None:
         lines = typed_lines() if sys.stdin.isatty() else piped_lines()
         messages = asyncio.create_task(prompt.tell_messages(), name="messages")
         commands = asyncio.create_task(prompt.run(lines), name="commands")
-        await asyncio.wait([messages, commands], return_when=asyncio.FIRST_COMPLETED)
-        for task in (messages, commands):
-            task.cancel()
+        try:
+            await asyncio.wait([messages, commands], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (messages, commands):
+                task.cancel()
         with contextlib.suppress(asyncio.CancelledError, ClientClosed):
             await asyncio.gather(messages, commands)
 

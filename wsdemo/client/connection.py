@@ -23,10 +23,16 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
+from websockets.uri import parse_uri
 
 from wsdemo.events import Emit, Event, Kind
-from wsdemo.protocol import Code, Status, retry_after_s, should_reconnect
+from wsdemo.protocol import Code, Say, Status, retry_after_s, should_reconnect
 from wsdemo.settings import ClientSettings, Timing
 
 MAX_FRAME_BYTES: Final = 256 * 1024
@@ -141,8 +147,11 @@ class Client:
         if not self._gateways:
             raise ValueError("a client needs at least one gateway")
         for url in self._gateways:
-            if not url.startswith(("ws://", "wss://")):
-                raise ValueError(f"{url!r} is not a WebSocket URL (ws://host:port/ws)")
+            try:
+                parse_uri(url)
+            except (InvalidURI, ValueError):
+                what = f"{url!r} is not a WebSocket URL (ws://host:port/ws)"
+                raise ValueError(what) from None
         self.user = user
         self.state = State.CONNECTING
         self.gateway_id = ""
@@ -187,8 +196,8 @@ class Client:
             async with asyncio.timeout(timeout_s):
                 await self._wait_registered()
         except TimeoutError:
-            await self.close()
             reason = self.closed_because or "no gateway answered"
+            await self.close()
             raise ConnectFailed(f"{self.user}: {reason} (within {timeout_s:g} s)") from None
         except ClientClosed as problem:
             await self.close()
@@ -258,10 +267,15 @@ class Client:
             return False
         connection = self._connection
         assert connection is not None
+        document = {"type": "message", "to": receipt.to, "content": content, "id": receipt.id}
+        try:
+            text = _encode(document)
+        except UnicodeEncodeError:  # A lone surrogate: no gateway could be told of it.
+            receipt.settle(Status.REFUSED, self._clock(), Say.INVALID)
+            return False
         self._pending[receipt.id] = receipt
         self._remember(receipt)
         self._observe(Kind.SEND, peer=receipt.to, msg_id=receipt.id)
-        text = _encode({"type": "message", "to": receipt.to, "content": content, "id": receipt.id})
         try:
             await connection.send(text, text=True)
         except ConnectionClosed:
@@ -331,13 +345,13 @@ class Client:
         """Dial, and dial again, until told or forbidden to."""
         failures = 0
         while True:
+            self._moving = False  # Wherever we were told to go, this attempt goes there.
             ended = await self._attempt(self.gateway)
             self._lost(ended)
             if not ended.reconnect:
                 self._finish(ended.why)
                 return
             if self._moving:
-                self._moving = False
                 failures = 0
                 continue
             failures = 0 if ended.registered else failures + 1
@@ -369,6 +383,9 @@ class Client:
             return self._refused(url, problem)
         except (OSError, TimeoutError, WebSocketException) as problem:
             return _Ended(False, True, f"{url}: {_one_line(problem)}")
+        if self._moving:  # While we dialled.
+            connection.transport.abort()
+            return _Ended(False, True, f"{url}: left before registering")
         self._connection = connection
         self._observe(Kind.WS_OPEN)
         try:

@@ -46,13 +46,12 @@ class Lab:
         cluster = Cluster(gateways, **options)
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._handler = _Ring(self._log)
-        self._before = set(threading.enumerate())
         self._loop = asyncio.new_event_loop()
         self._problems: list[str] = []
         self._loop.set_exception_handler(
             lambda _, context: self._problems.append(str(context.get("message")))
         )
-        self._thread = threading.Thread(target=self._loop.run_forever, name="lab", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="lab", daemon=True)
         self._thread.start()
         self._closed = False
         self._leaks: list[str] = []
@@ -62,6 +61,8 @@ class Lab:
         self._gateway_names: list[str] = []
         logger = logging.getLogger("wsdemo")
         logger.addHandler(self._handler)
+        self._level = logger.level
+        logger.setLevel(logging.INFO)
         try:
             self._run(cluster.start())
         except BaseException:
@@ -106,9 +107,16 @@ class Lab:
 
     def _end_loop(self) -> None:
         self._closed = True
-        logging.getLogger("wsdemo").removeHandler(self._handler)
+        logger = logging.getLogger("wsdemo")
+        logger.removeHandler(self._handler)
+        logger.setLevel(self._level)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CALL_TIMEOUT_S)
+
+    def _live(self) -> None:
+        """Be the lab's thread: its loop begins and ends here."""
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 

@@ -93,8 +93,7 @@ def spacetime(
     fig = picture(height_in=1.3 + 0.72 * len(lanes))
     ax = fig.add_subplot()
     claim(fig, title, facts)
-    width = max(*ends, *begins)
-    _draw_lanes(ax, lanes, width)
+    _draw_lanes(ax, lanes, min(begins), max(*ends, *begins))
     for row, begin, end in zip(arrows.itertuples(), begins, ends, strict=True):
         _draw_arrow(ax, row, lanes, begin, end)
     ax.set_xlabel("one step an event, not to scale" if even else "seconds since the lab began")
@@ -153,12 +152,13 @@ def _facts(arrows: pd.DataFrame, lanes: list[str], prediction: float | None) -> 
     }
 
 
-def _draw_lanes(ax: Axes, lanes: list[str], width: float) -> None:
+def _draw_lanes(ax: Axes, lanes: list[str], first: float, last: float) -> None:
     for y in range(len(lanes)):
         ax.axhline(y, color=LANE, lw=1, zorder=1)
     ax.set_yticks(range(len(lanes)), ["Redis" if n == frames.REDIS else plain(n) for n in lanes])
     ax.set_ylim(len(lanes) - 0.6, -0.5)
-    ax.set_xlim(-0.02 * width, 1.02 * width)
+    margin = 0.03 * (last - first)
+    ax.set_xlim(first - margin, last + margin)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
 
@@ -209,7 +209,12 @@ def _label(
         spots = []
         for share in (0.45, 0.3, 0.6, 0.15, 0.75):
             x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
-            spots += [Spot(x + 9, y), Spot(x - 9, y, ha="right")]
+            # On the outer side of the slope, where the label leaves the arrow free.
+            rises = y1 > y0
+            spots += [
+                Spot(x + 6, y - 4 if rises else y + 4, va="top" if rises else "bottom"),
+                Spot(x - 6, y + 4 if rises else y - 4, "right", "bottom" if rises else "top"),
+            ]
         word = WORDS.get(row.kind, row.kind)
         took = f"{word}, {duration(row.t_recv - row.t)}" if row.t_recv > row.t else word
         full = f"{took} → {row.reason}" if row.reason not in ("", "routed") else took

@@ -90,8 +90,10 @@ def panels_of(trace: pd.DataFrame, msg_id: str) -> list[Panel]:
     for row in way.itertuples():
         t = row.t_recv if row.t_recv == row.t_recv else row.t
         read = row.peer if row.kind == "deliver" and row.t_recv == row.t_recv else ""
-        place = f"at {row.peer}" if row.t_recv == row.t_recv else "lost"
-        moments.append((f"{row.lane} → {row.peer}", float(t), "" if read else place, read))
+        place = f"at {_shown(row.peer)}" if row.t_recv == row.t_recv else "lost"
+        moments.append(
+            (f"{_shown(row.lane)} → {_shown(row.peer)}", float(t), "" if read else place, read)
+        )
     for headline, t, flying, read in moments:
         boxes = {
             name: tuple(sorted(s.user for s in real if s.gateway == name and s.start <= t < s.end))
@@ -104,6 +106,10 @@ def panels_of(trace: pd.DataFrame, msg_id: str) -> list[Panel]:
         boxes["recipient read"] = (f"{read}: 1 message",) if read else ()
         panels.append(Panel(headline, boxes))
     return panels
+
+
+def _shown(lane: str) -> str:
+    return "Redis" if lane == frames.REDIS else lane
 
 
 def in_words(panels: list[Panel]) -> str:

@@ -1,0 +1,52 @@
+"""What every test gets: a real server, and the proof that nothing was left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import redis.asyncio as redis_client
+
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import Keyspace
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[BundledServer]:
+    """One bundled server for the whole run; tests tell themselves apart by their key prefix."""
+    with BundledServer() as server:
+        yield server
+
+
+@pytest.fixture
+def keyspace(request: pytest.FixtureRequest) -> Keyspace:
+    """Names that no other test uses."""
+    return Keyspace(f"t{abs(hash(request.node.nodeid)):x}:")
+
+
+@pytest.fixture
+async def redis_db(shared_server: BundledServer) -> AsyncIterator[Any]:
+    """A plain client of the shared server, to look with."""
+    client = redis_client.Redis.from_url(shared_server.url, decode_responses=True)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """A test fails when the loop's exception handler was called, or a task outlives it."""
+    loop = asyncio.get_running_loop()
+    problems: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    yield
+    this = asyncio.current_task()
+    # What was told to end may need a few turns of the loop to do so.
+    for _ in range(50):
+        left = [task for task in asyncio.all_tasks() if task is not this and not task.done()]
+        if not left:
+            break
+        await asyncio.wait(left, timeout=0.02)
+    assert not left, f"tasks outlive the test: {left}"
+    assert not problems, f"the loop's exception handler was called: {problems}"

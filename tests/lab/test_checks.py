@@ -1,0 +1,99 @@
+"""Do checks accept what is right, refuse what is wrong with the right hint, and never crash?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from wsdemo.lab import check, predict
+from wsdemo.lab.learn import predicted, reveal
+from wsdemo.lab.lessons import _compare, _records_of_thirty
+
+HINTS: dict[str, tuple[Any, str]] = {
+    "forgets the offline user": (lambda r: r["gwId"], "raised KeyError"),
+    "names the connection": (lambda r: r.get("connId"), "names the connection"),
+    "says that nobody is there": (lambda r: None, "reported as offline"),
+    "invents a gateway for the offline": (lambda r: r.get("gwId", ""), "empty record"),
+    "remembers the first answer": (None, "this very record"),
+    "returns the record": (lambda r: r, "should return a text"),
+}
+
+
+Known = list[tuple[dict[str, str], str | None]]
+
+
+@pytest.fixture(scope="module", params=range(5))
+def known(request: pytest.FixtureRequest) -> Known:
+    """What a check compares with: records of 30 users on running gateways, five times over."""
+    return asyncio.run(_records_of_thirty(seed=request.param))
+
+
+def test_the_solution_is_accepted_every_time(known: Known) -> None:
+    """Right is right, whatever users and places the check draws."""
+    assert _compare(lambda r: r.get("gwId"), known).ok
+
+
+def test_a_check_of_its_own_servers_accepts_the_solution_and_refuses_a_mutant() -> None:
+    """The whole way, as from a cell."""
+    assert check("ex00", lambda r: r.get("gwId"))
+    assert check("ex00", lambda r: r["gwId"]).verdict == "wrong"
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_a_wrong_answer_gets_its_own_hint(name: str, known: Known) -> None:
+    """Each named misunderstanding is refused, every time, with words of its own."""
+    if name == "remembers the first answer":
+        seen: list[Any] = []
+
+        def wrong(record: dict[str, str]) -> Any:
+            seen.append(record.get("gwId"))
+            return seen[0]
+    else:
+        wrong = HINTS[name][0]
+    verdict = _compare(wrong, known)
+    assert not verdict.ok
+    assert HINTS[name][1] in verdict.hint
+    assert "gwId" not in verdict.hint, "a hint never gives the answer away"
+
+
+def test_a_stub_is_not_wrong_but_not_written_yet() -> None:
+    """The learner's copy runs from top to bottom."""
+
+    def stub(record: dict[str, str]) -> str:
+        raise NotImplementedError
+
+    assert check("ex00", stub).verdict == "could not judge"
+
+
+def test_what_cannot_be_judged_says_why() -> None:
+    """Something that is not a function is no crash."""
+    verdict = check("ex00", "gateway-01")
+    assert verdict.verdict == "could not judge"
+    assert "must be a function, not str" in verdict.hint
+    assert not verdict
+
+
+def test_an_unknown_exercise_or_question_is_named() -> None:
+    """A typing error is an error."""
+    with pytest.raises(ValueError, match="there are: ex00"):
+        check("ex99", None)
+    with pytest.raises(ValueError, match="there are: q00"):
+        predict("q99", 1)
+    with pytest.raises(ValueError, match="none of the options"):
+        predict("q00", 77)
+
+
+def test_a_prediction_is_written_down_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """Right, wrong with its misconception, and none at all."""
+    predict("q00", 5)
+    assert predicted("q00") == 5
+    reveal("q00", 4)
+    assert "you said 5. Five counts look-up and publish" in capsys.readouterr().out
+    predict("q00", 4)
+    reveal("q00", 4)
+    assert "as you said" in capsys.readouterr().out
+    predict("q00")
+    reveal("q00", 4)
+    assert "You did not predict" in capsys.readouterr().out

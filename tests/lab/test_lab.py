@@ -1,0 +1,133 @@
+"""Can a cell drive real gateways, run again, and leave nothing behind?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from wsdemo.lab import Lab
+from wsdemo.redis.server import BundledServer, ServerError
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab(gateways=3) as lab:
+        yield lab
+    assert lab.leaks() == []
+
+
+def test_a_message_crosses_two_gateways_in_four_hops(lab: Lab) -> None:
+    """In through one gateway, through Redis in one step, out through the other."""
+    alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
+    receipt = alice.send("bob", "Hello from Alice!")
+    assert bob.receive().content == "Hello from Alice!"
+    hops = lab.hops(receipt)
+    assert hops["from"].tolist() == ["alice", "gateway-01", "redis", "gateway-02"]
+    assert hops["to"].tolist() == ["gateway-01", "redis", "gateway-02", "bob"]
+
+
+def test_the_times_of_a_message_s_hops_never_go_backwards(lab: Lab) -> None:
+    """One clock for all lanes: what was sent first has left first."""
+    alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
+    for n in range(20):
+        receipt = alice.send("bob", str(n))
+        bob.receive()
+        trace = lab.trace()
+        way = trace[(trace["msg_id"] == receipt.id) & (trace["peer"] != "")]
+        assert way["t"].is_monotonic_increasing
+        assert (way["t_recv"] >= way["t"]).all()
+
+
+def test_a_message_within_one_gateway_does_not_ask_redis(lab: Lab) -> None:
+    """Two hops, and Redis is not one of their ends."""
+    alice, dave = lab.connect("alice", to="gateway-01"), lab.connect("dave", to="gateway-01")
+    receipt = alice.send("dave", "hello")
+    dave.receive()
+    hops = lab.hops(receipt)
+    assert len(hops) == 2
+    assert "redis" not in {*hops["from"], *hops["to"]}
+
+
+def test_where_shows_socket_and_record_of_each_user(lab: Lab) -> None:
+    """Truth beside belief."""
+    lab.connect("alice", to="gateway-02")
+    assert lab.where().loc["alice"].tolist() == ["gateway-02", "gateway-02"]
+
+
+def test_pages_are_fetched_over_http(lab: Lab) -> None:
+    """The lab's gateways are the same as the standalone ones."""
+    lab.connect("alice", to="gateway-02")
+    assert lab.health("gateway-02") == "OK"
+    assert lab.stats("gateway-02")["connections"] == 1
+    assert lab.stats("gateway-01")["connections"] == 0
+
+
+def test_a_new_lab_closes_the_one_before() -> None:
+    """Running the first cell again is safe."""
+    first = Lab(gateways=1)
+    with Lab(gateways=1):
+        assert repr(first) == "<Lab: closed>"
+        assert first.leaks() == []
+
+
+def test_a_closed_lab_leaves_no_thread_and_no_process_behind() -> None:
+    """Nothing outlives `close`, which may be called twice."""
+    threads = set(threading.enumerate())
+    children = set(psutil.Process().children(recursive=True))
+    lab = Lab(gateways=2)
+    lab.connect("alice")
+    lab.close()
+    lab.close()
+    assert lab.leaks() == []
+    assert set(threading.enumerate()) == threads
+    assert set(psutil.Process().children(recursive=True)) <= children
+
+
+def test_a_lab_on_a_shared_server_removes_its_own_keys_only(shared_server: BundledServer) -> None:
+    """A Redis that belongs to somebody else is left as it was found."""
+    import redis
+
+    with redis.Redis.from_url(shared_server.url, decode_responses=True) as database:
+        database.set("somebody", "else")
+        with Lab(gateways=1, redis=shared_server.url) as lab:
+            lab.connect("alice")
+            assert list(database.scan_iter("lab:*"))
+        assert not list(database.scan_iter("lab:*"))
+        assert database.get("somebody") == "else"
+        database.delete("somebody")
+
+
+def test_a_cell_that_fails_leaves_the_lab_usable(lab: Lab) -> None:
+    """A deadline or a wrong name is an exception in the cell, not the end of the lab."""
+    alice = lab.connect("alice")
+    with pytest.raises(TimeoutError):
+        alice.receive(timeout_s=0.05)
+    with pytest.raises(ValueError, match="there are: gateway-01, gateway-02, gateway-03"):
+        lab.connect("bob", to="gateway-09")
+    with pytest.raises(ValueError, match="alice is here already"):
+        lab.connect("alice")
+    assert lab.connect("bob").gateway == "gateway-01"
+
+
+def test_waiting_for_what_does_not_come_says_what_it_was(lab: Lab) -> None:
+    """A deadline has words."""
+    with pytest.raises(TimeoutError, match=r"not within 0\.05 s: pigs fly"):
+        lab.wait_until("pigs fly", lambda: False, timeout_s=0.05)
+
+
+def test_a_lab_that_cannot_start_says_why_and_leaves_nothing() -> None:
+    """A named Redis that is not there is an error, and no thread stays."""
+    threads = set(threading.enumerate())
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:1 "):
+        Lab(gateways=1, redis="redis://127.0.0.1:1")
+    assert set(threading.enumerate()) == threads
+    with pytest.raises(ValueError, match="1 to 20 gateways"):
+        Lab(gateways=0)
+
+
+def test_users_names_are_escaped_where_a_cell_shows_them(lab: Lab) -> None:
+    """`repr` in a cell is HTML, and names are text."""
+    assert "&lt;Lab" in lab._repr_html_()

@@ -1,0 +1,130 @@
+"""Do the figures say what the trace says, in words as well, and can they be read?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from matplotlib.text import Text
+
+from wsdemo.client.connection import Receipt
+from wsdemo.lab import Lab
+from wsdemo.lab.plots import spacetime, steps
+from wsdemo.lab.plots.frames import empty
+from wsdemo.lab.plots.show import to_html, to_png
+from wsdemo.lab.plots.style import Picture
+
+TOLERANCE_PX = 2.0
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Iterator[tuple[Lab, Receipt, Receipt]]:
+    """A message that arrived, and one to nobody."""
+    with Lab(gateways=3) as lab:
+        alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
+        arrived = alice.send("bob", "hello")
+        bob.receive()
+        nowhere = alice.send("nobody", "hello")
+        yield lab, arrived, nowhere
+
+
+def figures(recorded: tuple[Lab, Receipt, Receipt]) -> dict[str, Picture]:
+    lab, arrived, nowhere = recorded
+    return {
+        "spacetime": lab.plot.spacetime(arrived, prediction=5),
+        "to nobody": lab.plot.spacetime(nowhere),
+        "to scale": lab.plot.spacetime(arrived, even=False),
+        "steps": lab.plot.steps(arrived),
+    }
+
+
+def texts(fig: Picture) -> list[Text]:
+    # Ticks beyond the ends of an axis exist, but are not drawn.
+    undrawn = set()
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            undrawn |= {t.label1 for t in axis.get_major_ticks() if not low <= t.get_loc() <= high}
+    shown = [t for t in fig.findobj(Text) if t.get_text().strip() and t.get_visible()]
+    return [t for t in shown if t not in undrawn]
+
+
+def test_no_two_texts_of_a_figure_overlap(recorded: tuple[Lab, Receipt, Receipt]) -> None:
+    """Every label can be read."""
+    for name, fig in figures(recorded).items():
+        fig.draw_without_rendering()
+        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
+        for (a, one), (b, two) in itertools.combinations(boxes, 2):
+            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
+            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
+            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
+            assert not collide, f"{name}: {a!r} covers {b!r}"
+
+
+def test_no_text_leaves_the_figure(recorded: tuple[Lab, Receipt, Receipt]) -> None:
+    """Nothing is clipped at the edge."""
+    for name, fig in figures(recorded).items():
+        fig.draw_without_rendering()
+        for text in texts(fig):
+            box = text.get_window_extent()
+            inside = box.x0 >= -1 and box.y0 >= -1
+            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
+            assert inside, f"{name}: {text.get_text()!r} is clipped"
+
+
+def test_every_figure_says_in_words_what_it_shows(
+    recorded: tuple[Lab, Receipt, Receipt],
+) -> None:
+    """An alt text names the lanes and the outcome, a caption says where the data come from."""
+    for fig in figures(recorded).values():
+        assert len(fig.wsdemo_alt) >= 40
+        assert fig.wsdemo_caption
+        assert "gateway-01" in fig.wsdemo_alt
+        html = to_html(fig)
+        assert '<img alt="' in html and "<figcaption>" in html
+
+
+def test_the_title_s_number_is_the_data_s(recorded: tuple[Lab, Receipt, Receipt]) -> None:
+    """The claim is counted, not written."""
+    lab, arrived, nowhere = recorded
+    assert lab.plot.spacetime(arrived).wsdemo_facts["hops"] == len(lab.hops(arrived)) == 4
+    assert lab.plot.spacetime(nowhere).wsdemo_facts["hops"] == len(lab.hops(nowhere)) == 2
+
+
+def test_the_prediction_stands_on_the_result(recorded: tuple[Lab, Receipt, Receipt]) -> None:
+    """What the reader said is drawn beside what was measured."""
+    lab, arrived, _ = recorded
+    fig = lab.plot.spacetime(arrived, prediction=5)
+    assert any(t.get_text() == "you said 5, measured 4" for t in texts(fig))
+
+
+def test_the_same_figure_gives_the_same_bytes(recorded: tuple[Lab, Receipt, Receipt]) -> None:
+    """A pure function of the trace."""
+    lab, arrived, _ = recorded
+    trace = lab.trace()
+    one, two = (to_png(spacetime(trace, msg_id=arrived.id)) for _ in range(2))
+    assert one == two
+
+
+def test_nothing_to_draw_is_an_error_in_words() -> None:
+    """An empty trace is refused, not drawn as an empty figure."""
+    with pytest.raises(ValueError, match="nothing travelled"):
+        spacetime(empty())
+    with pytest.raises(ValueError, match="knows no message"):
+        steps(empty(), "1")
+
+
+def test_too_many_arrows_are_refused_with_what_to_do(
+    recorded: tuple[Lab, Receipt, Receipt],
+) -> None:
+    """A figure that nobody could read is not drawn."""
+    lab, _, _ = recorded
+    with Lab(gateways=1) as other:
+        alice, bob = other.connect("alice"), other.connect("bob")
+        for n in range(15):
+            alice.send("bob", str(n))
+            bob.receive()
+        with pytest.raises(ValueError, match="choose a part with t0 and t1"):
+            spacetime(other.trace())
+    del lab

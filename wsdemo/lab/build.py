@@ -1,0 +1,195 @@
+"""How does one source become the learner's notebook and the solved one? `make notebooks`
+
+A lesson is a `py:percent` file in notebooks/src. Cells tagged `exercise` are the learner's, cells
+tagged `solution` replace them in the solved copy. Both copies are executed, cell by cell, and kept
+with their outputs and with the fingerprint of the source they came from. A copy whose source has
+not changed is executed, to see that it still runs, but not rewritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+ROOT: Final = Path(__file__).parents[2] / "notebooks"
+CELL_TIMEOUT_S: Final = 60
+HARD_CELL_S: Final = 10.0
+MAX_BYTES: Final = 400_000
+KERNEL: Final = {
+    "display_name": "Python 3 (ipykernel)",
+    "language": "python",
+    "name": "python3",
+}
+_KEPT_TAGS: Final = ("exercise", "solution", "slide")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one copy of a lesson."""
+
+    lesson: str
+    seconds: float
+    cells: int
+    figures: int
+    verdict: str
+
+
+def lessons() -> list[Path]:
+    """Return the sources, in order."""
+    return sorted((ROOT / "src").glob("[0-9]*.py"))
+
+
+def build(source: Path, *, solved: bool) -> Any:
+    """Return the notebook of a source, not executed."""
+    text = source.read_text(encoding="utf-8")
+    notebook = jupytext.reads(text, fmt="py:percent")
+    about = notebook.metadata.get("wsdemo")
+    if not about:
+        raise ValueError(f"{source.name} has no `wsdemo` block in its header")
+    dropped = "exercise" if solved else "solution"
+    cells = [c for c in notebook.cells if dropped not in c.metadata.get("tags", [])]
+    notebook.cells = [_markdown(_header(about, source, solved)), *cells]
+    for number, cell in enumerate(notebook.cells):
+        # Stable ids: a rebuilt notebook differs only where its source does.
+        cell["id"] = hashlib.sha256(f"{source.stem}:{solved}:{number}".encode()).hexdigest()[:12]
+        tags = [tag for tag in cell.metadata.get("tags", []) if tag in _KEPT_TAGS]
+        slides = cell.metadata.get("slideshow")
+        cell.metadata.clear()
+        if tags:
+            cell.metadata["tags"] = tags
+        if slides:
+            cell.metadata["slideshow"] = slides
+    stamp = {"source": source.name, "source_sha": fingerprint(source)}
+    notebook.metadata.clear()
+    notebook.metadata.update(kernelspec=KERNEL, language_info={"name": "python"}, wsdemo=stamp)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def fingerprint(source: Path) -> str:
+    """Return what tells one state of a source from another."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+
+
+def _markdown(text: str) -> Any:
+    return nbformat.v4.new_markdown_cell(text)  # type: ignore[no-untyped-call]
+
+
+def read(path: Path) -> Any:
+    """Return a notebook from a file."""
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def _header(about: Any, source: Path, solved: bool) -> str:
+    minutes = about["minutes"]
+    total = sum(minutes.values())
+    able = "\n".join(f"* {part.strip()}" for part in about["able"].split(";"))
+    other = f"{source.stem}.ipynb"
+    link = f"[the lesson](../{other})" if solved else f"[the solution](solutions/{other})"
+    title = about["title"] + (" (solved)" if solved else "")
+    return (
+        f"# {title}\n\n**{about['question']}**\n\nYou will be able to\n\n{able}\n\n"
+        f"| minutes | needs | failure injected | level |\n|---|---|---|---|\n"
+        f"| {total} (read {minutes['read']}, run {minutes['run']}, exercise "
+        f"{minutes['exercise']}) | {about['needs']} | {about['failure']} | {about['level']} |\n\n"
+        f"{link}"
+    )
+
+
+def target(source: Path, *, solved: bool) -> Path:
+    """Return where the copy of a source lives."""
+    return (ROOT / "solutions" if solved else ROOT) / f"{source.stem}.ipynb"
+
+
+def execute(notebook: Any) -> str:
+    """Run all cells in place, in a new kernel; return what went wrong, or nothing."""
+    client = NotebookClient(
+        notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=False
+    )
+    try:
+        client.execute(cwd=str(ROOT))
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
+        lines = str(problem).strip().splitlines()
+        return lines[-1] if lines else type(problem).__name__
+    return ""
+
+
+def figures(notebook: Any) -> int:
+    """Return how many figures the outputs hold."""
+    return sum(html.count("<figure") for html in html_outputs(notebook))
+
+
+def html_outputs(notebook: Any) -> Iterator[str]:
+    """Iterate over the HTML in the outputs of a notebook."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            yield "".join(output.get("data", {}).get("text/html", ""))
+
+
+def sources(notebook: Any) -> list[tuple[str, str, str]]:
+    """Return id, kind and text of each cell: what a rebuild must reproduce."""
+    return [(cell["id"], cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def is_fresh(source: Path, *, solved: bool) -> bool:
+    """Say whether the committed copy is what this source gives, executed with it."""
+    path = target(source, solved=solved)
+    if not path.exists():
+        return False
+    committed = read(path)
+    stamp = committed.metadata.get("wsdemo", {}).get("source_sha")
+    wanted = build(source, solved=solved)
+    return stamp == fingerprint(source) and sources(committed) == sources(wanted)
+
+
+def make(source: Path, *, solved: bool, rewrite: bool) -> Result:
+    """Build and run one copy; write it when its source has changed, or when told to."""
+    notebook = build(source, solved=solved)
+    started = time.monotonic()
+    problem = execute(notebook)
+    seconds = time.monotonic() - started
+    name = f"solutions/{source.stem}" if solved else source.stem
+    verdict = problem or "ok"
+    text = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
+    if not problem and len(text) > MAX_BYTES:
+        verdict = f"too big: {len(text):,} bytes"
+    elif not problem and (rewrite or not is_fresh(source, solved=solved)):
+        path = target(source, solved=solved)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        verdict = "ok, written"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return Result(name, seconds, len(code), figures(notebook), verdict)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m wsdemo.lab.build", description=__doc__)
+    parser.add_argument("--rewrite", action="store_true", help="keep the new outputs in any case")
+    options = parser.parse_args()
+    failed = False
+    print(f"{'lesson':<32} {'seconds':>8} {'cells':>6} {'figures':>8}  verdict")  # noqa: T201
+    for source in lessons():
+        for solved in (False, True):
+            result = make(source, solved=solved, rewrite=options.rewrite)
+            failed = failed or not result.verdict.startswith("ok")
+            print(  # noqa: T201
+                f"{result.lesson:<32} {result.seconds:>8.1f} {result.cells:>6} "
+                f"{result.figures:>8}  {result.verdict}",
+                flush=True,
+            )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Is everything here that the lessons need?"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import pandas as pd
+
+from wsdemo.redis.server import ServerError, find_server
+
+
+def doctor() -> pd.DataFrame:
+    """Return what was looked at, what was found, and whether it will do."""
+    rows = [("Python", platform.python_version(), "ok")]
+    for name in ("wsdemo", "websockets", "redis", "ipykernel", "matplotlib", "pandas"):
+        try:
+            rows.append((name, version(name), "ok"))
+        except PackageNotFoundError:
+            rows.append((name, "", "missing: run make lab"))
+    rows.append(("Redis", *_redis()))
+    maintained = find_spec("nest_asyncio2") is not None
+    rows.append(
+        (
+            "nest-asyncio",
+            "nest_asyncio2" if maintained else "nest_asyncio",
+            "not needed by the lessons, which use a thread"
+            if maintained
+            else "do not apply it by hand: it drops queued cells",
+        )
+    )
+    return pd.DataFrame(rows, columns=["what", "found", "verdict"]).set_index("what")
+
+
+def _redis() -> tuple[str, str]:
+    try:
+        with find_server() as server:
+            # The port differs from run to run, and tells nobody anything.
+            return server.source.partition(", started here")[0], "ok"
+    except ServerError as problem:
+        return "", str(problem)
