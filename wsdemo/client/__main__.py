@@ -142,13 +142,14 @@ async def piped_lines() -> AsyncIterator[str]:
 
     def read() -> None:
         # Not through sys.stdin: its lock, held by a thread that waits, is fatal at exit.
-        with (
-            contextlib.suppress(RuntimeError),  # The loop is closed: nobody wants lines any more.
-            open(0, encoding="utf-8", errors="replace", closefd=False) as stdin,
-        ):
-            while line := stdin.readline():
-                room.acquire()
-                loop.call_soon_threadsafe(lines.put_nowait, line)
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody wants lines any more.
+            with (
+                contextlib.suppress(OSError),  # What cannot be read has ended.
+                open(0, encoding="utf-8", errors="replace", closefd=False) as stdin,
+            ):
+                while line := stdin.readline():
+                    room.acquire()
+                    loop.call_soon_threadsafe(lines.put_nowait, line)
             loop.call_soon_threadsafe(lines.put_nowait, "")
 
     # A thread, because a regular file cannot be waited for by an event loop; a daemon, because

@@ -1,0 +1,681 @@
+"""Does the client stay connected, and tell the truth about what it sent?
+
+Against real gateways in this process where that is possible, and against a gateway that behaves
+badly on purpose where it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from tests.waiting import until
+from wsdemo import Gateway, GatewaySettings
+from wsdemo.client import Client, ClientClosed, ConnectFailed, Message, State
+from wsdemo.events import Event, Kind
+from wsdemo.protocol import CLOSE_POLICIES, Code, Status
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import ClientSettings, Keyspace, Limits, Timing
+
+FAST = ClientSettings(backoff_base_s=0.01, backoff_cap_s=0.05)
+NOBODY = "ws://127.0.0.1:1/ws"
+"""An address where nobody listens."""
+
+
+@pytest.fixture
+async def gateways(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    """Two gateways that share a Redis and send their clients back at once."""
+    first, second = (
+        Gateway(
+            GatewaySettings(
+                gateway_id=f"gateway-0{n}",
+                port=0,
+                redis_url=shared_server.url,
+                keyspace=keyspace,
+                limits=Limits(retry_after_s=0.05),
+            )
+        )
+        for n in (1, 2)
+    )
+    async with first, second:
+        yield first, second
+
+
+class Diary:
+    """What a client observed."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.count: Counter[Kind] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self.count[event.kind] += 1
+
+    def kinds(self, *kinds: Kind) -> list[Kind]:
+        return [event.kind for event in self.events if event.kind in kinds]
+
+
+class Ceilings(random.Random):
+    """Randomness that is none: remembers the ceilings of pauses, and does not pause."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.asked: list[float] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.asked.append(b)
+        return a
+
+
+Behave = Callable[[ServerConnection, int], Awaitable[None]]
+"""What a fake gateway does with a connection, and with the how-manieth one."""
+
+
+@contextlib.asynccontextmanager
+async def fake_gateway(behave: Behave) -> AsyncIterator[str]:
+    """A WebSocket server that does as it is told; yields its URL."""
+    seen = 0
+
+    async def handle(connection: ServerConnection) -> None:
+        nonlocal seen
+        seen += 1
+        with contextlib.suppress(ConnectionClosed):
+            await behave(connection, seen)
+
+    async with serve(handle, "127.0.0.1", 0, ping_interval=None, close_timeout=0.2) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        yield f"ws://127.0.0.1:{port}/ws"
+
+
+async def welcome(connection: ServerConnection, heartbeat_ms: int = 30_000) -> dict[str, Any]:
+    """Take a register and answer it; return what it said."""
+    hello: dict[str, Any] = json.loads(await connection.recv())
+    assert hello["type"] == "register"
+    await tell(connection, type="registered", gatewayId="fake", heartbeatMs=heartbeat_ms)
+    return hello
+
+
+async def tell(connection: ServerConnection, **document: Any) -> None:
+    await connection.send(json.dumps(document))
+
+
+async def hear_nothing(connection: ServerConnection) -> None:
+    """Read and ignore everything, as a host does that has lost its memory of us."""
+    async for _ in connection:
+        pass
+
+
+# --- messages --------------------------------------------------------------------------------
+
+
+async def test_a_message_arrives_with_its_receipt(gateways: tuple[Gateway, Gateway]) -> None:
+    """The receipt says routed and how long it took; the message, from whom and with which id."""
+    first, second = gateways
+    async with Client("alice", [first.url]) as alice, Client("bob", [second.url]) as bob:
+        assert (alice.state, alice.gateway_id) == (State.REGISTERED, "gateway-01")
+        assert alice.conn_id and alice.attempts == 1
+        receipt = await alice.send("bob", "Grüße, \U0001f44b\n\x00")
+        assert (receipt.status, receipt.to, receipt.error) == (Status.ROUTED, "bob", "")
+        assert 0 < receipt.latency_s < 5
+        message = await bob.receive(5)
+        assert message == Message("alice", "Grüße, \U0001f44b\n\x00", receipt.id)
+
+
+async def test_messages_of_one_sender_arrive_in_their_order(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """Sent without waiting for one another, across gateways, none is lost or overtaken."""
+    first, second = gateways
+    async with Client("alice", [first.url]) as alice, Client("bob", [second.url]) as bob:
+        receipts = await asyncio.gather(*(alice.send("bob", str(n)) for n in range(200)))
+        assert {receipt.status for receipt in receipts} == {Status.ROUTED}
+        assert [(await bob.receive(5)).content for _ in range(200)] == [str(n) for n in range(200)]
+
+
+async def test_iteration_yields_messages_and_ends_with_the_client(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """`async for` gets what is there even after the close, then ends; closed_because says why."""
+    async with Client("alice", [gateways[0].url]) as alice:
+        bob = Client("bob", [gateways[1].url])
+        await bob.start()
+        heard: list[str] = []
+
+        async def listen() -> None:
+            async for message in bob:
+                heard.append(message.content)
+
+        listener = asyncio.create_task(listen())
+        for word in ("one", "two"):
+            await alice.send("bob", word)
+        await until("both are heard", lambda: len(heard) == 2)
+        await bob.close()
+        await asyncio.wait_for(listener, 5)
+        assert (heard, bob.closed_because) == (["one", "two"], "closed by us")
+
+
+async def test_a_message_to_nobody_is_offline(gateways: tuple[Gateway, Gateway]) -> None:
+    """A user who is not there, and one who has left, are both offline; neither is an exception."""
+    async with Client("alice", [gateways[0].url]) as alice:
+        async with Client("bob", [gateways[1].url]):
+            assert (await alice.send("bob", "?")).status is Status.ROUTED
+        for name in ("bob", "nobody"):
+            receipt = await alice.send(name, "?")
+            assert receipt.status is Status.OFFLINE and not math.isnan(receipt.latency_s)
+
+
+@pytest.mark.parametrize(
+    ("to", "content", "status", "error"),
+    [
+        ("bob", "x" * 20_000, Status.REFUSED, "Message too large"),
+        ("", "?", Status.REFUSED, "Recipient is required"),
+        ("not a name", "?", Status.OFFLINE, "User not found"),
+        ("bob", "half a pair: \ud83d", Status.REFUSED, "Invalid message format"),
+    ],
+    ids=["too large", "no recipient", "impossible name", "lone surrogate"],
+)
+async def test_a_message_that_breaks_a_rule_is_refused_with_the_reason(
+    gateways: tuple[Gateway, Gateway], to: str, content: str, status: Status, error: str
+) -> None:
+    """The receipt carries the words; the connection stays."""
+    async with Client("alice", [gateways[0].url]) as alice:
+        receipt = await alice.send(to, content)
+        assert (receipt.status, receipt.error) == (status, error)
+        assert (await alice.send("alice", "still here")).status is Status.ROUTED
+        assert (alice.state, alice.attempts) == (State.REGISTERED, 1)
+
+
+async def test_receive_gives_up_when_told_to(gateways: tuple[Gateway, Gateway]) -> None:
+    """TimeoutError, and the next receive works."""
+    async with Client("alice", [gateways[0].url]) as alice:
+        with pytest.raises(TimeoutError):
+            await alice.receive(0.01)
+        await alice.send("alice", "note to self")
+        assert (await alice.receive(5)).content == "note to self"
+
+
+async def test_a_full_inbox_holds_the_gateway_back_and_loses_nothing(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """Beyond `inbox` messages nothing is read until somebody takes one."""
+    diary = Diary()
+    small = ClientSettings(inbox=3)
+    async with (
+        Client("alice", [gateways[0].url]) as alice,
+        Client("bob", [gateways[1].url], settings=small, emit=diary) as bob,
+    ):
+        for n in range(20):
+            await alice.send("bob", str(n))
+        await until("the inbox is full", lambda: diary.count[Kind.ARRIVE] >= 3)
+        assert diary.count[Kind.ARRIVE] == 3
+        assert [(await bob.receive(5)).content for _ in range(20)] == [str(n) for n in range(20)]
+
+
+async def test_a_routed_message_that_comes_back_corrects_its_receipt() -> None:
+    """A second answer changes the status, and leaves the latency of the first one."""
+    come_back = asyncio.Event()
+
+    async def behave(connection: ServerConnection, _: int) -> None:
+        await welcome(connection)
+        sent = json.loads(await connection.recv())
+        await tell(connection, type="ack", id=sent["id"], status="routed")
+        await come_back.wait()
+        await tell(connection, type="ack", id=sent["id"], status="unreachable")
+        await hear_nothing(connection)
+
+    quiet = {"should_ping": lambda: False}
+    async with fake_gateway(behave) as url, Client("alice", [url], **quiet) as alice:
+        receipt = await alice.send("bob", "?")
+        latency_s = receipt.latency_s
+        assert receipt.status is Status.ROUTED
+        come_back.set()
+        await until("the correction", lambda: receipt.status is Status.UNREACHABLE)
+        assert receipt.latency_s == latency_s
+
+
+async def test_a_message_without_an_answer_is_unknown() -> None:
+    """Gateways of the Go demo never acknowledge: after ack_timeout_s nobody knows."""
+
+    async def behave(connection: ServerConnection, _: int) -> None:
+        await welcome(connection)
+        await hear_nothing(connection)
+
+    impatient = ClientSettings(ack_timeout_s=0.05)
+    async with fake_gateway(behave) as url, Client("alice", [url], settings=impatient) as alice:
+        receipt = await alice.send("bob", "?")
+        assert (receipt.status, receipt.error) == (Status.UNKNOWN, "no answer in time")
+
+
+async def test_a_message_whose_connection_breaks_is_unknown_and_not_sent_again() -> None:
+    """At most once: the next connection carries no copy of what may have arrived."""
+    heard: list[str] = []
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection)
+        async for text in connection:
+            heard.append(json.loads(text).get("content", ""))
+            if attempt == 1:
+                connection.transport.abort()
+            else:
+                await tell(connection, type="ack", id=json.loads(text)["id"], status="routed")
+
+    quiet = {"settings": FAST, "should_ping": lambda: False}
+    async with fake_gateway(behave) as url, Client("alice", [url], **quiet) as alice:
+        receipt = await alice.send("bob", "once")
+        assert (receipt.status, receipt.error) == (Status.UNKNOWN, "the connection broke")
+        assert (await alice.send("bob", "later")).status is Status.ROUTED
+        assert heard == ["once", "later"]
+
+
+async def test_a_message_sent_between_two_connections_waits_for_the_next_one(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """While reconnecting, send waits until registered instead of failing."""
+    sends: list[asyncio.Task[Any]] = []
+
+    def on_event(event: Event) -> None:
+        if event.kind is Kind.WS_CLOSE:
+            assert alice.state is State.RECONNECTING
+            sends.append(asyncio.create_task(alice.send("bob", "I am back")))
+
+    alice = Client("alice", [gateways[0].url], settings=FAST, emit=on_event)
+    async with alice, Client("bob", [gateways[1].url]) as bob:
+        alice.abort()
+        assert (await bob.receive(5)).content == "I am back"
+        assert [(await task).status for task in sends] == [Status.ROUTED]
+
+
+# --- reconnecting ----------------------------------------------------------------------------
+
+
+async def test_when_a_gateway_stops_its_user_is_reached_on_the_next_one(
+    gateways: tuple[Gateway, Gateway], redis_db: Any, keyspace: Keyspace
+) -> None:
+    """The failover list says where; presence and messages follow."""
+    first, second = gateways
+    async with (
+        Client("alice", [first.url, second.url], settings=FAST) as alice,
+        Client("carol", [second.url]) as carol,
+    ):
+        await first.stop()
+        await until("alice is elsewhere", lambda: alice.gateway_id == "gateway-02")
+        assert (alice.state, alice.gateway) == (State.REGISTERED, second.url)
+        assert await redis_db.hget(keyspace.presence("alice"), "gwId") == "gateway-02"
+        assert (await carol.send("alice", "Are you still there?")).status is Status.ROUTED
+        assert (await alice.receive(5)).content == "Are you still there?"
+
+
+async def test_a_start_skips_gateways_that_are_not_there(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """Nobody listens at the first address, and the second knows no such path: the third it is."""
+    elsewhere = gateways[0].url.replace("/ws", "/elsewhere")
+    async with Client("alice", [NOBODY, elsewhere, gateways[1].url], settings=FAST) as alice:
+        assert alice.gateway_id == "gateway-02"
+
+
+async def test_a_cut_connection_is_replaced(gateways: tuple[Gateway, Gateway]) -> None:
+    """No close frame, no matter: the same user is registered again, under a new session."""
+    diary = Diary()
+    async with Client("alice", [gateways[0].url], settings=FAST, emit=diary) as alice:
+        before = alice.conn_id
+        alice.abort()
+        await until("registered again", lambda: diary.count[Kind.REGISTERED] == 2)
+        assert alice.conn_id != before and alice.attempts == 2
+        assert diary.kinds(Kind.REGISTERED, Kind.WS_CLOSE) == [
+            Kind.REGISTERED,
+            Kind.WS_CLOSE,
+            Kind.REGISTERED,
+        ]
+
+
+async def test_who_was_replaced_by_a_newer_session_never_comes_back(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """4509: closed for good at the first attempt, or two logins would chase each other."""
+    first, second = gateways
+    async with Client("alice", [first.url, second.url], settings=FAST) as old:
+        async with Client("alice", [second.url]) as new:
+            await until("the old one is told", lambda: old.state is State.CLOSED)
+            assert old.closed_because.startswith("closed with 4509")
+            with pytest.raises(ClientClosed, match="4509"):
+                await old.receive(5)
+            receipt = await old.send("bob", "?")
+            assert receipt.status is Status.BUSY and "4509" in receipt.error
+            assert (await new.send("alice", "mine")).status is Status.ROUTED
+            assert (await new.receive(5)).content == "mine"
+        assert old.attempts == 1
+        assert "alice" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_who_moved_while_reconnecting_obeys_a_later_close_code(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """A move that found no connection to leave is over once registered: 4509 is final again."""
+    moves: list[asyncio.Task[None]] = []
+
+    def on_event(event: Event) -> None:
+        if event.kind is Kind.WS_CLOSE and not moves:
+            moves.append(asyncio.create_task(alice.move(gateways[1].url)))
+
+    alice = Client("alice", [gateways[0].url], settings=FAST, emit=on_event)
+    async with alice:
+        alice.abort()
+        await until("the move has begun", lambda: moves)
+        await moves[0]
+        assert alice.gateway_id == "gateway-02"
+        async with Client("alice", [gateways[0].url]):
+            await until("the old one is told", lambda: alice.state is State.CLOSED)
+        assert alice.attempts == 2
+
+
+async def test_who_moves_while_dialling_ends_up_where_he_was_told_to(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """A dial that is under way does not win over a move."""
+    let_in = asyncio.Event()
+
+    async def slow(connection: ServerConnection, request: Any) -> None:
+        await let_in.wait()
+
+    async def never(connection: ServerConnection) -> None:
+        await welcome(connection)
+        await hear_nothing(connection)
+
+    async with serve(never, "127.0.0.1", 0, process_request=slow, close_timeout=0.2) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with Client("alice", [gateways[0].url], settings=FAST) as alice:
+            lost = asyncio.create_task(alice.move(f"ws://127.0.0.1:{port}/ws"))
+            await until("the dial is under way", lambda: alice.attempts == 2)
+            move = asyncio.create_task(alice.move(gateways[1].url))
+            await until("the move has begun", lambda: alice.gateway == gateways[1].url)
+            let_in.set()
+            await asyncio.gather(lost, move)
+            assert alice.gateway_id == "gateway-02"
+
+
+async def test_a_move_changes_the_gateway_at_once(
+    gateways: tuple[Gateway, Gateway], redis_db: Any, keyspace: Keyspace
+) -> None:
+    """When move returns, the new gateway is the one in Redis, and heads the list."""
+    first, second = gateways
+    async with Client("alice", [first.url]) as alice:
+        await alice.move(second.url)
+        assert (alice.gateway_id, alice.gateway) == ("gateway-02", second.url)
+        assert await redis_db.hget(keyspace.presence("alice"), "gwId") == "gateway-02"
+        assert (await alice.send("alice", "here")).status is Status.ROUTED
+
+
+@pytest.mark.parametrize("code", [*CLOSE_POLICIES, 3000, 4400, 4999, None])
+async def test_the_close_code_decides_whether_to_come_back(code: int | None) -> None:
+    """Every code of the table, some that are not in it, and no code at all (a cut connection)."""
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection)
+        if attempt > 1:
+            await hear_nothing(connection)
+        elif code is None:
+            connection.transport.abort()
+        else:
+            await connection.close(code, "because")
+
+    policy = CLOSE_POLICIES.get(code or 0)
+    returns = policy.reconnect if policy else code != 4999
+    diary = Diary()
+    async with fake_gateway(behave) as url, Client("a", [url], settings=FAST, emit=diary) as alice:
+        if returns:
+            await until("registered again", lambda: diary.count[Kind.REGISTERED] == 2)
+        else:
+            await until("closed for good", lambda: alice.state is State.CLOSED)
+            assert alice.closed_because == f"closed with {int(code or 0)} because"
+            assert alice.attempts == 1
+
+
+async def test_success_is_registered_and_not_an_open_socket() -> None:
+    """Pauses grow while gateways open the door and close it again, and shrink once registered."""
+    rng = Ceilings()
+    settings = ClientSettings(backoff_base_s=0.1, backoff_cap_s=1.0)
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        if attempt == 5:
+            await welcome(connection)
+            connection.transport.abort()
+        elif attempt == 7:
+            await welcome(connection)
+            await hear_nothing(connection)
+        else:
+            await connection.close(Code.TRY_LATER)
+
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], settings=settings, rng=rng) as alice,
+    ):
+        await until("the seventh attempt", lambda: alice.attempts == 7)
+        grown = [0.2, 0.4, 0.8, 1.0]
+        assert rng.asked == pytest.approx([*grown, 0.1, 0.2])
+
+
+async def test_a_gateways_advice_is_the_shortest_pause() -> None:
+    """retryAfterMs in the reason of a close is waited for, whatever chance says."""
+    dialled_at: list[float] = []
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        dialled_at.append(time.monotonic())
+        if attempt == 1:
+            await connection.close(Code.TRY_LATER, "try again later; retryAfterMs=200")
+        else:
+            await welcome(connection)
+            await hear_nothing(connection)
+
+    async with fake_gateway(behave) as url, Client("alice", [url], rng=Ceilings()):
+        assert dialled_at[1] - dialled_at[0] >= 0.2
+
+
+async def test_a_refusal_with_retry_after_is_the_shortest_pause() -> None:
+    """An overloaded gateway answers 503 before there is a WebSocket; its advice counts as well."""
+    dialled_at: list[float] = []
+
+    def refuse_once(connection: ServerConnection, request: Request) -> Response | None:
+        dialled_at.append(time.monotonic())
+        if len(dialled_at) > 1:
+            return None
+        response = connection.respond(503, "full")
+        response.headers["Retry-After"] = "1"
+        return response
+
+    async def behave(connection: ServerConnection) -> None:
+        await welcome(connection)
+        await hear_nothing(connection)
+
+    async with serve(behave, "127.0.0.1", 0, process_request=refuse_once) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with Client("alice", [f"ws://127.0.0.1:{port}/ws"], rng=Ceilings()):
+            assert dialled_at[1] - dialled_at[0] >= 1
+
+
+async def test_later_attempts_say_so() -> None:
+    """Each register carries one instance and the number of its attempt, so that a gateway can
+    tell a late one from a newer one."""
+    hellos: list[dict[str, Any]] = []
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        hellos.append(await welcome(connection))
+        if attempt < 3:
+            connection.transport.abort()
+        else:
+            await hear_nothing(connection)
+
+    async with fake_gateway(behave) as url, Client("alice", [url], settings=FAST, token="secret"):
+        await until("three registers", lambda: len(hellos) == 3)
+    assert [hello["att"] for hello in hellos] == [1, 2, 3]
+    assert {(hello["userId"], hello["token"]) for hello in hellos} == {("alice", "secret")}
+    assert len({hello["inst"] for hello in hellos}) == 1
+
+
+# --- heartbeats ------------------------------------------------------------------------------
+
+
+async def test_heartbeats_find_out_that_a_connection_is_dead() -> None:
+    """Half open: bytes go out, nothing comes back, TCP is content. Two beats, then elsewhere."""
+    diary = Diary()
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection, heartbeat_ms=20 if attempt == 1 else 30_000)
+        await hear_nothing(connection)
+
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], settings=FAST, emit=diary) as alice,
+    ):
+        await until("registered again", lambda: diary.count[Kind.REGISTERED] == 2)
+        assert alice.attempts == 2
+    upto = diary.kinds(Kind.PING, Kind.WS_CLOSE)
+    assert upto[:3] == [Kind.PING, Kind.PING, Kind.WS_CLOSE]
+
+
+async def test_answered_heartbeats_keep_a_connection(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """A real gateway answers each; the client's own timing comes before the gateway's wish."""
+    diary = Diary()
+    often = Timing().scaled(1500)
+    async with Client("alice", [gateways[0].url], timing=often, emit=diary) as alice:
+        await until("ten pongs", lambda: diary.count[Kind.PONG] >= 10)
+        assert (alice.state, alice.attempts) == (State.REGISTERED, 1)
+
+
+async def test_a_client_that_does_not_ping_expects_no_pong() -> None:
+    """The laboratory's dropped heartbeats are the gateway's to notice, not the client's."""
+    asked = 0
+
+    def should_ping() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    async def behave(connection: ServerConnection, _: int) -> None:
+        await welcome(connection, heartbeat_ms=5)
+        assert [text async for text in connection] == []
+
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], should_ping=should_ping) as alice,
+    ):
+        await until("it was asked often", lambda: asked >= 5)
+        assert (alice.state, alice.attempts) == (State.REGISTERED, 1)
+
+
+# --- beginning and end -----------------------------------------------------------------------
+
+
+async def test_a_start_where_nobody_listens_fails_with_one_line() -> None:
+    """ConnectFailed names user, address and patience; nothing is left running."""
+    client = Client("alice", [NOBODY], settings=FAST)
+    with pytest.raises(ConnectFailed, match=r"^alice: .*ws://127\.0\.0\.1:1/ws.* \(within 0.2 s\)"):
+        await client.start(0.2)
+    assert client.state is State.CLOSED and client.attempts > 1
+
+
+async def test_a_start_where_nobody_answers_fails_in_time() -> None:
+    """An open socket without `registered` is no success; register_timeout_s ends each attempt."""
+
+    async def behave(connection: ServerConnection, _: int) -> None:
+        await hear_nothing(connection)
+
+    impatient = ClientSettings(register_timeout_s=0.05, backoff_base_s=0.01)
+    async with fake_gateway(behave) as url:
+        client = Client("alice", [url], settings=impatient)
+        with pytest.raises(ConnectFailed, match="no answer to register"):
+            await client.start(0.3)
+        assert client.attempts > 1
+
+
+async def test_a_start_that_ends_during_the_first_dial_says_so() -> None:
+    """Nothing has failed yet: the words are that nobody answered."""
+
+    async def behave(connection: ServerConnection, _: int) -> None:
+        await hear_nothing(connection)
+
+    async with fake_gateway(behave) as url:
+        with pytest.raises(ConnectFailed, match=r"no gateway answered \(within 0.1 s\)"):
+            await Client("alice", [url]).start(0.1)
+
+
+async def test_a_start_that_is_forbidden_fails_at_once(gateways: tuple[Gateway, Gateway]) -> None:
+    """A reserved name and an unknown path: no second attempt, no waiting for the deadline."""
+    url = gateways[0].url
+    for client, why in (
+        (Client("gateway-01", [url]), "closed with 4513"),
+        (Client("alice", [url.replace("/ws", "/elsewhere")]), "HTTP 404"),
+    ):
+        with pytest.raises(ConnectFailed, match=why):
+            await client.start(30)
+        assert client.attempts == 1
+
+
+@pytest.mark.parametrize(
+    "gateways_given",
+    [[], ["localhost:8080"], ["http://localhost/ws"], ["ws://"], ["ws://h:http/ws"]],
+)
+def test_an_address_that_cannot_work_is_refused_at_once(gateways_given: list[str]) -> None:
+    """ValueError at construction, before anything is dialled."""
+    with pytest.raises(ValueError, match=r"gateway|WebSocket URL"):
+        Client("alice", gateways_given)
+
+
+async def test_closing_is_idempotent_and_leaves_no_presence(
+    gateways: tuple[Gateway, Gateway], redis_db: Any, keyspace: Keyspace
+) -> None:
+    """Twice, at the same time, or before the start: it is closed, and Redis has forgotten it."""
+    never_started = Client("nobody", [gateways[0].url])
+    await never_started.close()
+    assert never_started.state is State.CLOSED
+    alice = Client("alice", [gateways[0].url])
+    await alice.start()
+    key = keyspace.presence("alice")
+    assert await redis_db.exists(key)
+    await asyncio.gather(alice.close(), alice.close())
+    await alice.close()
+    assert (alice.state, alice.closed_because) == (State.CLOSED, "closed by us")
+    assert (await alice.send("bob", "?")).status is Status.BUSY
+    with pytest.raises(ClientClosed, match="closed by us"):
+        await alice.receive(5)
+
+    async def gone() -> bool:
+        return not await redis_db.exists(key)
+
+    await until("the presence is gone", gone)
+
+
+async def test_closing_wakes_whoever_waits(gateways: tuple[Gateway, Gateway]) -> None:
+    """A receive ends with ClientClosed, a send without an answer with unknown."""
+
+    async def behave(connection: ServerConnection, _: int) -> None:
+        await welcome(connection)
+        await hear_nothing(connection)
+
+    async with fake_gateway(behave) as url:
+        alice = Client("alice", [url])
+        await alice.start()
+        receiving = asyncio.create_task(alice.receive())
+        sending = asyncio.create_task(alice.send("bob", "?"))
+        await until("the message is out", lambda: alice._pending)
+        await alice.close()
+        with pytest.raises(ClientClosed):
+            await receiving
+        assert (await sending).status is Status.UNKNOWN

@@ -1,0 +1,317 @@
+"""Do the four scripts keep their promises, on a real server?
+
+Named after the promises P1 to P8, then a model: whatever order commands arrive in, late and twice,
+the entry belongs to the session that the model says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wsdemo.presence import Claim, RedisPresence, Refresh, Register, Renewal
+from wsdemo.presence.store import MINT, REFRESH, REGISTER, RELEASE
+from wsdemo.redis.link import RedisLink
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import Keyspace, Limits, Timing
+
+TIMING = Timing()
+
+
+@pytest.fixture
+async def presence(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> AsyncIterator[RedisPresence]:
+    link = RedisLink(shared_server.url, Limits(), lambda up: None)
+    await link.start()
+    yield RedisPresence(link, keyspace, TIMING)
+    await link.stop()
+
+
+async def session(presence: RedisPresence, conn: str, gateway: str, **more: Any) -> Claim:
+    """A session of alice that has its token, and has not registered yet."""
+    return Claim("alice", conn, gateway, await presence.mint("alice"), **more)
+
+
+async def registered(presence: RedisPresence, conn: str, gateway: str, **more: Any) -> Claim:
+    claim = await session(presence, conn, gateway, **more)
+    assert (await presence.register(claim)).outcome is Register.OK
+    return claim
+
+
+async def refresh(presence: RedisPresence, claim: Claim, ttl_ms: int = 90_000) -> Refresh:
+    (result,) = await presence.refresh([Renewal(claim, ttl_ms)])
+    assert isinstance(result, Refresh)
+    return result
+
+
+async def owner(presence: RedisPresence) -> str | None:
+    entry = await presence.lookup("alice")
+    return entry.conn_id if entry else None
+
+
+async def test_a_late_release_does_not_evict_the_newer_owner(presence: RedisPresence) -> None:
+    """P1: a release removes the entry of its own session or nothing."""
+    old = await registered(presence, "c1", "gateway-01")
+    await registered(presence, "c2", "gateway-02")
+    assert await presence.release(old) is False
+    assert await owner(presence) == "c2"
+
+
+async def test_a_release_is_idempotent(presence: RedisPresence) -> None:
+    """P1: the second one finds nothing, and says so."""
+    claim = await registered(presence, "c1", "gateway-01")
+    assert await presence.release(claim) is True
+    assert await presence.release(claim) is False
+    assert await owner(presence) is None
+
+
+async def test_a_late_refresh_does_not_bring_an_older_session_back(
+    presence: RedisPresence,
+) -> None:
+    """P2: its gateway is told that it has been superseded."""
+    old = await registered(presence, "c1", "gateway-01")
+    new = await registered(presence, "c2", "gateway-02")
+    assert await refresh(presence, old) is Refresh.SUPERSEDED
+    assert await presence.release(new)
+    assert await refresh(presence, old) is Refresh.SUPERSEDED, "even when the newer one has gone"
+    assert await owner(presence) is None
+
+
+async def test_a_late_register_does_not_beat_a_newer_session(presence: RedisPresence) -> None:
+    """P3: order is by token, that is by the order in which sessions began."""
+    slow = await session(presence, "c1", "gateway-01")
+    await registered(presence, "c2", "gateway-02")
+    answer = await presence.register(slow)
+    assert answer.outcome is Register.STALE
+    assert answer.previous is not None and answer.previous.conn_id == "c2"
+    assert await owner(presence) == "c2"
+
+
+async def test_a_rejected_registrant_owns_nothing_and_cleans_up_nothing(
+    presence: RedisPresence,
+) -> None:
+    """P4: its release changes nothing, and the winner's refresh goes on."""
+    slow = await session(presence, "c1", "gateway-01")
+    winner = await registered(presence, "c2", "gateway-02")
+    await presence.register(slow)
+    assert await presence.release(slow) is False
+    assert await refresh(presence, winner) is Refresh.OK
+
+
+async def test_tokens_grow_even_when_redis_has_forgotten_them(
+    presence: RedisPresence, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """P5: the next token is larger than those from before a loss of data."""
+    before = [await presence.mint("alice") for _ in range(5)]
+    await redis_db.delete(keyspace.fence("alice"), keyspace.presence("alice"))
+    after = [await presence.mint("alice") for _ in range(5)]
+    assert [*before, *after] == sorted({*before, *after})
+
+
+async def test_a_lost_entry_is_reclaimed_by_the_living_session(
+    presence: RedisPresence, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """P6: an emptied Redis learns of its users from their refreshes."""
+    claim = await registered(presence, "c1", "gateway-01")
+    await redis_db.delete(keyspace.fence("alice"), keyspace.presence("alice"))
+    assert await refresh(presence, claim) is Refresh.RECLAIMED
+    assert await owner(presence) == "c1"
+
+
+async def test_after_a_loss_the_newest_session_wins_whoever_comes_first(
+    presence: RedisPresence, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """P6, P8: one winner within one round of refreshes."""
+    old = await registered(presence, "c1", "gateway-01")
+    new = await registered(presence, "c2", "gateway-02")
+    for order in itertools.permutations((old, new)):
+        await redis_db.delete(keyspace.fence("alice"), keyspace.presence("alice"))
+        for claim in order:
+            await refresh(presence, claim)
+        assert await owner(presence) == "c2"
+        assert await refresh(presence, old) is Refresh.SUPERSEDED
+
+
+async def test_a_released_session_is_not_raised_by_its_own_late_commands(
+    presence: RedisPresence,
+) -> None:
+    """P7: a register or a refresh that was under way finds that it is over."""
+    claim = await session(presence, "c1", "gateway-01")
+    await presence.release(claim)
+    assert (await presence.register(claim)).outcome is Register.STALE
+    other = await registered(presence, "c2", "gateway-01")
+    await presence.release(other)
+    assert await refresh(presence, other) is Refresh.CLOSED
+    assert await owner(presence) is None
+
+
+async def test_the_winner_is_told_whom_to_kick(presence: RedisPresence) -> None:
+    """P8: gateway, connection and token of the session that lost its place."""
+    old = await registered(presence, "c1", "gateway-01")
+    new = await session(presence, "c2", "gateway-02")
+    answer = await presence.register(new)
+    assert answer.previous == replace(old, inst="", att=0)
+
+
+async def test_an_earlier_attempt_of_one_client_loses_to_its_later_one(
+    presence: RedisPresence,
+) -> None:
+    """A client that dialled again has given up its first attempt, whichever arrives first."""
+    await registered(presence, "c2", "gateway-02", inst="i", att=2)
+    first = await session(presence, "c1", "gateway-01", inst="i", att=1)
+    assert (await presence.register(first)).outcome is Register.STALE
+    assert await owner(presence) == "c2"
+
+
+async def test_an_entry_is_a_lease_with_the_demo_s_fields_first(
+    presence: RedisPresence, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """gwId, connId, ts in Unix seconds of the Redis clock; TTL by PEXPIRE."""
+    await registered(presence, "c1", "gateway-01")
+    key = keyspace.presence("alice")
+    entry = await redis_db.hgetall(key)
+    assert list(entry)[:3] == ["gwId", "connId", "ts"]
+    assert abs(int(entry["ts"]) - (await redis_db.time())[0]) <= 1
+    assert 0 < await redis_db.pttl(key) <= TIMING.presence_ttl_ms
+    assert await redis_db.pttl(keyspace.fence("alice")) > TIMING.presence_ttl_ms
+
+
+async def test_a_refresh_sets_the_lease_that_it_was_given(
+    presence: RedisPresence, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """The lease counts from the sign of life, which may be a while ago."""
+    claim = await registered(presence, "c1", "gateway-01")
+    await refresh(presence, claim, ttl_ms=5_000)
+    assert 0 < await redis_db.pttl(keyspace.presence("alice")) <= 5_000
+
+
+async def test_an_entry_ends_by_itself(
+    shared_server: BundledServer, keyspace: Keyspace, presence: RedisPresence, redis_db: Any
+) -> None:
+    """A gateway that dies leaves no entry behind for longer than the TTL."""
+    claim = await registered(presence, "c1", "gateway-01")
+    await refresh(presence, claim, ttl_ms=1)
+    from tests.waiting import until
+
+    async def gone() -> bool:
+        return await presence.lookup("alice") is None
+
+    await until("the lease has run out", gone)
+
+
+async def test_many_leases_are_renewed_in_one_batch_in_order(presence: RedisPresence) -> None:
+    """One result for each, and the one of a superseded session among them."""
+    claims = []
+    for n in range(100):
+        claim = Claim(f"user{n}", f"c{n}", "gateway-01", await presence.mint(f"user{n}"))
+        await presence.register(claim)
+        claims.append(claim)
+    newer = Claim("user7", "d7", "gateway-02", await presence.mint("user7"))
+    await presence.register(newer)
+    results = await presence.refresh([Renewal(claim, 90_000) for claim in claims])
+    assert [n for n, r in enumerate(results) if r is not Refresh.OK] == [7]
+    assert results[7] is Refresh.SUPERSEDED
+
+
+async def test_everybody_online_is_listed_by_scan(presence: RedisPresence) -> None:
+    """Each once, and nobody of another prefix."""
+    for n in range(1200):
+        await presence.register(Claim(f"u{n}", f"c{n}", "gateway-01", n + 1))
+    listed = [user async for user in presence.online()]
+    assert sorted(listed) == sorted(f"u{n}" for n in range(1200))
+
+
+# --- a model -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Model:
+    """What alice's entry must be, in Python, without a server.
+
+    The rule in one sentence: a command counts if no session with a larger token has registered,
+    and its own session has not been released.
+    """
+
+    owner: int | None = None
+    top: int = 0
+    released: set[int] = field(default_factory=set)
+    floor: int = 0
+    closed: int | None = None
+
+    def register(self, n: int) -> str:
+        if n < self.top or self.floor >= n:
+            return "stale"
+        self.owner, self.top = n, n
+        return "ok"
+
+    def refresh(self, n: int) -> str:
+        if self.owner == n:
+            return "ok"
+        if max(self.top, self.owner or 0) > n:
+            return "superseded"
+        if self.closed == n:
+            return "closed"
+        self.owner, self.top = n, n
+        return "reclaimed"
+
+    def release(self, n: int) -> int:
+        self.floor = max(self.floor, n)
+        if self.top in (n, 0):
+            self.closed = n
+        if self.owner == n:
+            self.owner = None
+            return 1
+        return 0
+
+    def expire(self) -> None:
+        self.owner = None
+
+
+COMMANDS = st.lists(
+    st.tuples(
+        st.sampled_from(["register", "refresh", "release", "expire"]),
+        st.integers(min_value=1, max_value=4),
+    ),
+    max_size=14,
+)
+
+
+@given(commands=COMMANDS)
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_scripts_agree_with_the_model_in_any_order(
+    shared_server: BundledServer, commands: list[tuple[str, int]]
+) -> None:
+    """Four sessions whose commands come late, twice and in any order: same answers, same owner."""
+    with redis.Redis.from_url(shared_server.url, decode_responses=True) as database:
+        keys = ["presence:model", "fence:model"]
+        database.delete(*keys)
+        model = Model()
+        for verb, n in commands:
+            write = [f"c{n}", "gateway-01", n, 90_000, 180_000, "", 0]
+            if verb == "register":
+                assert database.eval(REGISTER.text, 2, *keys, *write)[0] == model.register(n)
+            elif verb == "refresh":
+                assert database.eval(REFRESH.text, 2, *keys, *write)[0] == model.refresh(n)
+            elif verb == "release":
+                got = database.eval(RELEASE.text, 2, *keys, f"c{n}", n, 180_000)
+                assert got == model.release(n)
+            else:
+                database.delete(keys[0])
+                model.expire()
+            expected = None if model.owner is None else f"c{model.owner}"
+            assert database.hget(keys[0], "connId") == expected
+        newest = int(database.eval(MINT.text, 1, keys[1], 180_000))
+        assert newest > max((n for _, n in commands), default=0)
+        database.delete(*keys)

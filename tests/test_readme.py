@@ -1,0 +1,427 @@
+"""Does the README tell the truth?
+
+Its quick start is carried out as it stands, in order, on real processes; only the ports are
+replaced by free ones. What its tables say is compared with the code.
+
+An HTML comment before a fenced block says what the block is (`Block.kind` and `Block.argument`):
+
+    server                          a command that starts and stays
+    client NAME                     a command that starts, stays, and is typed to
+    type NAME                       what NAME types
+    type NAME after OTHER registered    the same, once OTHER is registered at another gateway
+    expect NAME                     what NAME reads
+    kill GATEWAY                    that process is killed
+    run                             commands, a line each
+    python                          a script
+    skip (REASON)                   nothing
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.waiting import until
+from wsdemo.protocol import CLOSE_POLICIES
+from wsdemo.settings import Timing
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+PORTS = ("6379", "8080", "8081", "8082")
+TESTED_LANGUAGES = ("bash", "python", "text")
+KINDS = ("server", "client", "type", "expect", "kill", "run", "python", "skip")
+PROGRAMS = ("wsdemo.gateway", "wsdemo.client", "wsdemo.redis")
+
+START_S = 20.0
+"""Generous: a process starts in well under a second on an idle machine."""
+STEP_S = 20.0
+
+
+# --- reading it ------------------------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """A fenced block, and what the comment before it says."""
+
+    line: int
+    language: str
+    marker: str | None
+    text: str
+
+    @property
+    def kind(self) -> str:
+        return (self.marker or "").partition(" ")[0]
+
+    @property
+    def argument(self) -> str:
+        return (self.marker or "").partition(" ")[2]
+
+
+def blocks_of(markdown: str) -> Iterator[Block]:
+    """Yield the fenced blocks; a marker belongs to the fence on the very next line.
+
+    Raises:
+        ValueError: a marker precedes no block, or a block does not end.
+    """
+    lines = iter(enumerate(markdown.splitlines(), start=1))
+    marker: str | None = None
+    for number, line in lines:
+        if fence := re.fullmatch(r"```(\w*)", line):
+            body: list[str] = []
+            for _, inside in lines:
+                if inside == "```":
+                    break
+                body.append(inside)
+            else:
+                raise ValueError(f"line {number}: the block does not end")
+            yield Block(number, fence[1], marker, "\n".join(body))
+            marker = None
+        elif marker is not None:
+            raise ValueError(f"line {number}: no block follows the marker {marker!r}")
+        elif found := re.fullmatch(r"<!-- test: (.+) -->", line):
+            marker = found[1]
+    if marker is not None:
+        raise ValueError(f"no block follows the marker {marker!r}")
+
+
+def tables_of(markdown: str) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Yield the header and the rows of each table."""
+    for table in re.findall(r"(?:^\|.*\|\n)+", markdown, re.MULTILINE):
+        header, _, *rows = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+        )
+        yield header, rows
+
+
+def table(*header: str) -> list[list[str]]:
+    """Return the rows of the one table with this header."""
+    (rows,) = (rows for found, rows in tables_of(README) if found == list(header))
+    return rows
+
+
+# --- carrying it out -------------------------------------------------------------------------
+
+
+class Process:
+    """A command in a terminal of its own: all that it prints, and a way to type."""
+
+    def __init__(self, command: str, process: asyncio.subprocess.Process) -> None:
+        self.command = command
+        self.output = ""
+        self._process = process
+        self._reader = asyncio.create_task(self._read(), name=f"reader of {command}")
+
+    @classmethod
+    async def start(cls, command: str, environment: dict[str, str]) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *("/bin/sh", "-c", f"exec {command}"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=ROOT,
+            env=environment,
+        )
+        return cls(command, process)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self.output += line.decode()
+
+    async def prints(self, pattern: str, timeout_s: float = STEP_S) -> None:
+        """Wait until the output contains what the pattern matches."""
+
+        def found() -> bool:
+            if re.search(pattern, self.output):
+                return True
+            code = self._process.returncode
+            assert code is None, f"{self.command} ended with {code}:\n{self.output}"
+            return False
+
+        try:
+            await until(f"{pattern!r} from {self.command}", found, timeout_s)
+        except pytest.fail.Exception as problem:
+            raise AssertionError(f"{problem}; it printed:\n{self.output}") from None
+
+    def type(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{text}\n".encode())
+
+    async def kill(self) -> None:
+        """SIGKILL, which nobody can answer. Idempotent."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        await self._reader
+
+    async def leave(self) -> int:
+        """End a client by the end of its input; return the exit code."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        async with asyncio.timeout(STEP_S):
+            return await self._process.wait()
+
+    async def stop(self) -> int:
+        """Ctrl-C; return the exit code."""
+        self._process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(STEP_S):
+            return await self._process.wait()
+
+
+class Story:
+    """The reader of the quick start, who does what it says."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ports = free_ports()
+        self._path = f"{directory}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.processes: list[Process] = []
+        """In the order of their start."""
+        self.clients: dict[str, Process] = {}
+        self.steps: list[str] = []
+        """The kinds of blocks that were carried out."""
+        if shutil.which("curl") is None:
+            self._make_curl()
+
+    def _make_curl(self) -> None:
+        """Put a program on the path that fetches as `curl -s URL` does."""
+        shim = self._directory / "curl"
+        fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[2]).read().decode())"
+        shim.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{fetch}' \"$@\"\n")
+        shim.chmod(0o755)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return what a fresh terminal with the virtual environment has."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("WSDEMO_")}
+        return {**inherited, "PATH": self._path, "PYTHONUNBUFFERED": "1", **more}
+
+    async def do(self, block: Block) -> None:
+        text = re.sub(rf"\b({'|'.join(PORTS)})\b", lambda m: self._ports[m[0]], block.text)
+        match block.kind:
+            case "server":
+                await (await self._start(text)).prints("listens on", START_S)
+            case "client":
+                self.clients[block.argument] = client = await self._start(text)
+                await client.prints(rf"{block.argument} registered on ", START_S)
+            case "type":
+                await self._type(block.argument, text)
+            case "expect":
+                await self.clients[block.argument].prints(re.escape(text))
+            case "kill":
+                await self._process(block.argument).kill()
+            case "run":
+                for line in text.splitlines():
+                    await self._run(line)
+            case "python":
+                assert await self._script(text) == ["routed alice Hello from Alice!"]
+        self.steps.append(block.kind)
+
+    async def _start(self, command: str) -> Process:
+        assert len(command.splitlines()) == 1, command
+        process = await Process.start(command, self.environment())
+        self.processes.append(process)
+        return process
+
+    def _process(self, gateway_id: str) -> Process:
+        (process,) = (p for p in self.processes if f"-id {gateway_id} " in p.command)
+        return process
+
+    async def _type(self, argument: str, text: str) -> None:
+        words = re.fullmatch(r"(\w+)(?: after (\w+) registered)?", argument)
+        assert words, argument
+        if other := words[2]:
+            # At another gateway than the first one: its name differs.
+            await self.clients[other].prints(
+                rf"(?s){other} registered on (\S+)\n.*{other} registered on (?!\1\n)\S+\n"
+            )
+        self.clients[words[1]].type(text)
+
+    async def _run(self, line: str) -> None:
+        # The commands that name no server mean the one on the default port.
+        redis = f"redis://localhost:{self._ports['6379']}"
+        output = await self._finish("/bin/sh", "-c", line, WSDEMO_REDIS_URL=redis)
+        assert output.strip(), f"{line} printed nothing"
+        if line.endswith("/stats"):
+            assert output.startswith('{"gatewayId": "gateway-02", "connections": 2')
+        if "HGETALL" in line:
+            fields = output.split()
+            assert dict(zip(fields[::2], fields[1::2], strict=True))["gwId"] == "gateway-02"
+
+    async def _script(self, text: str) -> list[str]:
+        script = self._directory / "script.py"
+        script.write_text(text)
+        return (await self._finish("python", str(script))).splitlines()
+
+    async def _finish(self, *command: str, **environment: str) -> str:
+        """Run a command to its end, which must be a good one; return its output."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            env=self.environment(**environment),
+        )
+        try:
+            async with asyncio.timeout(STEP_S):
+                output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        said = f"{command} ended with {process.returncode}: {errors.decode()}{output.decode()}"
+        assert process.returncode == 0, said
+        return output.decode()
+
+    async def end(self) -> None:
+        """End everything that was started, by force."""
+        for process in reversed(self.processes):
+            await process.kill()
+
+
+def free_ports() -> dict[str, str]:
+    """Return a free port for each port of the README.
+
+    They lie below those that systems give to outgoing connections: nobody takes one meanwhile.
+    """
+    found: dict[str, str] = {}
+    for port in random.sample(range(15_000, 32_000), 200):
+        if len(found) == len(PORTS):
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found[PORTS[len(found)]] = str(port)
+    assert len(found) == len(PORTS)
+    return found
+
+
+# --- the tests -------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120)
+async def test_the_quick_start_works_as_it_stands(tmp_path: Path) -> None:
+    """Every block in order, on real processes; at the end, everything ends politely."""
+    story = Story(tmp_path)
+    try:
+        for block in blocks_of(README):
+            try:
+                await story.do(block)
+            except (AssertionError, KeyError) as problem:
+                problem.add_note(f"README.md, line {block.line}: {block.marker}")
+                raise
+        assert {"server", "client", "type", "expect", "kill", "run", "python"} <= {*story.steps}
+        for client in story.clients.values():
+            assert await client.leave() == 0, client.output
+        killed, clients = story._process("gateway-01"), [*story.clients.values()]
+        for process in reversed(story.processes):
+            if process is not killed and process not in clients:
+                assert await process.stop() == 0, process.output
+    finally:
+        await story.end()
+
+
+def test_every_block_says_how_it_is_tested() -> None:
+    """No bash, python or text block of the README goes untested by accident."""
+    for block in blocks_of(README):
+        if block.language in TESTED_LANGUAGES or block.marker is not None:
+            assert block.kind in KINDS, f"line {block.line}: {block.marker or 'no marker'}"
+        if block.kind == "skip":
+            assert re.fullmatch(r"\(.+\)", block.argument), f"line {block.line}: skipped, but why?"
+
+
+def test_no_command_has_a_pattern_for_the_shell() -> None:
+    """An unquoted * that matches no file is an error in zsh, the shell of macOS."""
+    for block in blocks_of(README):
+        if block.kind in ("server", "client", "run"):
+            unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", block.text)
+            assert not re.search(r"[*?\[]", unquoted), f"line {block.line}: {unquoted}"
+
+
+@pytest.mark.parametrize(
+    "markdown",
+    ["<!-- test: run -->\n\n```bash\nls\n```", "<!-- test: run -->", "```bash\nls"],
+    ids=["empty line between", "nothing follows", "no end"],
+)
+def test_a_marker_without_a_block_is_a_mistake(markdown: str) -> None:
+    """A block cannot lose its marker, nor a marker its block, without a failing test."""
+    with pytest.raises(ValueError, match="block"):
+        list(blocks_of(markdown))
+
+
+def test_the_close_codes_are_those_of_the_protocol() -> None:
+    """The table has every code of CLOSE_POLICIES, in its order, with its reason and advice."""
+    assert table("close code", "why", "reconnect?") == [
+        [str(int(code)), policy.reason, "yes" if policy.reconnect else "no"]
+        for code, policy in CLOSE_POLICIES.items()
+    ]
+
+
+def test_the_timings_are_the_defaults() -> None:
+    """Each row names a flag, and the default of the setting behind it."""
+    rows = table("timing", "default", "flag")
+    assert rows
+    for _, default, flag in rows:
+        name = flag.strip("`-").replace("-", "_")
+        assert default == f"{getattr(Timing(), name):g} s", flag
+
+
+async def test_every_flag_exists() -> None:
+    """What the README passes to a program, or says of its flags, is in that program's --help."""
+    helps = {program: await _help(program) for program in PROGRAMS}
+    named = {program: _flags_passed_to(program) for program in PROGRAMS}
+    for program in PROGRAMS:
+        for header, rows in tables_of(README):
+            if header[0] == f"flag of `python -m {program}`":
+                for row in rows:
+                    named[program].add(row[0].strip("`"))
+                    assert _default_in(helps[program], row[0].strip("`"), row[1]), row
+    # Flags in running text are the gateway's, and so are those of the table of timings.
+    named["wsdemo.gateway"] |= set(re.findall(r"`(--?[a-z][a-z-]*)[^`]*`", _without_blocks()))
+    named["wsdemo.gateway"] -= named["wsdemo.client"]
+    for program, flags in named.items():
+        assert flags, program
+        missing = [flag for flag in flags if not re.search(rf"(?<!\S){flag}\b", helps[program])]
+        assert not missing, f"{program} has no {missing}"
+
+
+async def _help(program: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", program, "--help"),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    async with asyncio.timeout(START_S):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    return output.decode()
+
+
+def _flags_passed_to(program: str) -> set[str]:
+    """Return the flags on the command lines of the README, until `--call` ends them."""
+    lines = re.findall(rf"python -m {re.escape(program)}\b(.*)", README)
+    return {flag for line in lines for flag in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line)}
+
+
+def _default_in(text: str, flag: str, default: str) -> bool:
+    """Say whether the help of a flag names this default."""
+    if not default or default == "(required)":
+        return True
+    (entry,) = re.findall(rf"^  {flag}\b.*(?:\n {{8,}}.*)*", text, re.MULTILINE)
+    return default in entry
+
+
+def _without_blocks() -> str:
+    return re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
