@@ -1,0 +1,98 @@
+"""Do the two maps of a gateway agree whatever comes and goes? Who is silent, whose lease due?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsdemo.gateway.health import due, quiet, stale
+from wsdemo.gateway.registry import Registry
+
+
+@dataclass(eq=False)
+class Session:
+    """What the registry and the decisions look at."""
+
+    user: str = "alice"
+    conn_id: str = "c"
+    last_life: float = 0.0
+    last_refresh: float = 0.0
+    refresh_after: float = 0.0
+    last_read: float = 0.0
+    pinged_at: float = 0.0
+    socket: Session = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.socket = self
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["bind", "remove", "expect"]),
+            st.integers(0, 2),
+            st.integers(0, 2),
+        ),
+        max_size=30,
+    )
+)
+def test_the_maps_agree_with_a_model_after_any_sequence(
+    commands: list[tuple[str, int, int]],
+) -> None:
+    """Three users with three connections each, bound and removed in any order, also twice."""
+    sessions = {(u, c): Session(f"u{u}", f"c{u}{c}") for u in range(3) for c in range(3)}
+    registry: Registry[Session] = Registry()
+    owner: dict[str, Session] = {}
+    for verb, u, c in commands:
+        session = sessions[u, c]
+        if verb == "bind":
+            earlier = owner.get(session.user)
+            assert registry.bind(session) is (earlier if earlier is not session else None)
+            owner[session.user] = session
+        elif verb == "expect":
+            registry.expect(session)
+        else:
+            mine = owner.get(session.user) is session
+            assert registry.remove(session) is mine
+            if mine:
+                del owner[session.user]
+        assert len(registry) == len(owner)
+        assert {s.user: s for s in registry} == owner
+        for name, session in owner.items():
+            assert registry.by_user(name) is session
+            assert registry.by_conn(session.conn_id) is session
+
+
+def test_the_end_of_an_old_session_does_not_take_the_newer_one_away() -> None:
+    """Removal is by identity."""
+    registry: Registry[Session] = Registry()
+    old, new = Session(conn_id="c1"), Session(conn_id="c2")
+    registry.bind(old)
+    assert registry.bind(new) is old
+    assert registry.remove(old) is False
+    assert registry.by_user("alice") is new
+
+
+def test_stale_is_who_was_silent_for_longer_than_allowed() -> None:
+    """Not who was silent for exactly that long."""
+    sessions = [Session(last_life=t) for t in (0.0, 10.0, 20.0)]
+    assert stale(sessions, now=100.0, after_s=90.0) == sessions[:1]
+
+
+def test_a_lease_is_due_only_after_a_new_sign_of_life() -> None:
+    """No evidence, no refresh; and not again just after the last one."""
+    silent = Session(last_life=5.0, last_refresh=5.0)
+    alive = Session(last_life=6.0, last_refresh=5.0)
+    recent = Session(last_life=6.0, last_refresh=5.0, refresh_after=50.0)
+    assert due([silent, alive, recent], now=10.0) == [alive]
+
+
+def test_who_is_quiet_is_pinged_once_and_dropped_when_that_stays_unanswered() -> None:
+    """First a ping, then a deadline for its answer."""
+    fresh = Session(last_read=95.0)
+    silent = Session(last_read=70.0)
+    asked = Session(last_read=60.0, pinged_at=90.0)
+    gone = Session(last_read=50.0, pinged_at=75.0)
+    assert quiet([fresh, silent, asked, gone], 100.0, 20.0, 20.0) == ([silent], [gone])

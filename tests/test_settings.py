@@ -1,0 +1,117 @@
+"""Are settings that cannot work refused, with the numbers?"""
+
+from __future__ import annotations
+
+import pytest
+
+from wsdemo.settings import (
+    GatewaySettings,
+    Keyspace,
+    SettingsError,
+    Timing,
+    redacted,
+    redis_url,
+    valid_user_id,
+)
+
+
+def test_the_defaults_are_the_demo_s() -> None:
+    """30 / 90 / 60."""
+    timing = Timing()
+    assert (timing.heartbeat_s, timing.presence_ttl_s, timing.health_check_s) == (30, 90, 60)
+
+
+@pytest.mark.parametrize(
+    ("change", "numbers"),
+    [
+        ({"heartbeat_s": 45.0}, ["45", "90"]),
+        ({"idle_timeout_s": 30.0}, ["30"]),
+        ({"idle_timeout_s": 100.0}, ["100", "60", "160", "150"]),
+        ({"tick_s": 16.0}, ["16", "30"]),
+        ({"fence_ttl_s": 100.0}, ["100", "90"]),
+        ({"heartbeat_s": 0.0}, ["0.0"]),
+        ({"heartbeat_s": float("nan")}, ["nan"]),
+        ({"presence_ttl_s": float("inf")}, ["inf"]),
+    ],
+)
+def test_timings_that_contradict_each_other_are_refused_with_their_numbers(
+    change: dict[str, float], numbers: list[str]
+) -> None:
+    """A gateway that could not keep its promises does not start."""
+    with pytest.raises(SettingsError) as problem:
+        Timing(**change)
+    for number in numbers:
+        assert number in str(problem.value)
+
+
+@pytest.mark.parametrize("k", [0.5, 1, 60, 300])
+def test_scaled_timings_keep_their_relations_and_the_life_of_the_fence(k: float) -> None:
+    """The teaching clock is the same clock, faster."""
+    timing = Timing().scaled(k)
+    assert timing.heartbeat_s * k == pytest.approx(30)
+    assert timing.presence_ttl_s / timing.heartbeat_s == pytest.approx(3)
+    assert timing.fence_ttl_s == Timing().fence_ttl_s
+    assert timing.scale == k
+
+
+@pytest.mark.parametrize("k", [0, -1, float("nan"), float("inf")])
+def test_a_scale_that_is_none_is_refused(k: float) -> None:
+    """Time does not stand still, or go backwards."""
+    with pytest.raises(SettingsError):
+        Timing().scaled(k)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("localhost", "redis://localhost:6379"),
+        ("localhost:7000", "redis://localhost:7000"),
+        ("redis://:pw@host:1/2", "redis://:pw@host:1/2"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_an_address_becomes_a_url(address: str, url: str) -> None:
+    """As people write it."""
+    assert redis_url(address) == url
+
+
+@pytest.mark.parametrize("address", ["", "host:port", "host:0", "host:70000", "http://x", "a b:1"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """Before anybody waits for it."""
+    with pytest.raises(SettingsError):
+        redis_url(address)
+
+
+def test_a_url_is_printed_without_its_password() -> None:
+    """Logs are read by many."""
+    assert redacted("redis://me:s3cret@host:1") == "redis://me:***@host:1"
+    assert redacted("redis://host:1") == "redis://host:1"
+
+
+@pytest.mark.parametrize("name", ["alice", "a.b-c_d@e", "7", "x" * 64])
+def test_names_that_are_allowed(name: str) -> None:
+    """Letters, digits, and what addresses need."""
+    assert valid_user_id(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x" * 65, "a b", "a:b", "a*", "é", "a\n", "gateway-01", "__probe__", "a\x00"]
+)
+def test_names_that_are_not_allowed(name: str) -> None:
+    """They would become part of a key or of a pattern, or be mistaken for something else."""
+    assert not valid_user_id(name)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "broadcast", "x" * 65])
+def test_gateways_have_names_that_can_be_channels(name: str) -> None:
+    """`gateway:broadcast` belongs to everybody."""
+    with pytest.raises(SettingsError):
+        GatewaySettings(gateway_id=name)
+
+
+def test_keys_of_two_prefixes_never_meet() -> None:
+    """Two labs share one server."""
+    one, two = Keyspace("a:"), Keyspace("b:")
+    assert one.presence("x") != two.presence("x")
+    assert Keyspace().presence("x") == "presence:x"
+    assert Keyspace().broadcast_channel == "gateway:broadcast"
