@@ -17,6 +17,7 @@ from typing import Any
 
 import redis.asyncio as redis
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 REGISTER = """
 local ts = redis.call('HGET', KEYS[1], 'ts')
@@ -32,7 +33,7 @@ class PlainGateway:
 
     def __init__(self, gateway_id: str, url: str) -> None:
         self.gateway_id = gateway_id
-        self.redis = redis.from_url(url, decode_responses=True)
+        self.redis = redis.from_url(url, decode_responses=True, max_connections=10_000)
         self.users: dict[str, ServerConnection] = {}
 
     async def handle(self, connection: ServerConnection) -> None:
@@ -52,6 +53,8 @@ class PlainGateway:
                         await self.route(user, connection, message)
                     case _:
                         await self.say_error(connection, "Unknown message type")
+        except ConnectionClosed:
+            pass  # Gone without a goodbye: the same as with one.
         finally:
             if self.users.get(user) is connection:
                 del self.users[user]
