@@ -1,0 +1,113 @@
+"""What does a gateway do when the wire to Redis fails in ways that no error tells of?"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.gateway.cluster import gateway
+from tests.processes import User, http_get
+from tests.waiting import until
+from wsdemo.events import Event, Kind
+from wsdemo.gateway.server import Gateway
+from wsdemo.lab.wire import Strand, Wire
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
+
+FAST = Timing().scaled(10)
+
+
+@pytest.fixture
+async def wire(shared_server: BundledServer) -> AsyncIterator[Wire]:
+    async with Wire("127.0.0.1", shared_server.port) as wire:
+        yield wire
+
+
+@pytest.fixture
+def url(shared_server: BundledServer, wire: Wire) -> str:
+    """The same server, by way of the wire."""
+    return shared_server.url.replace(f":{shared_server.port}", f":{wire.port}")
+
+
+def listens(strand: Strand) -> bool:
+    return b"SUBSCRIBE" in strand.said.upper()
+
+
+async def test_a_deaf_subscription_is_found_within_two_intervals_and_rebuilt(
+    wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """Its connection stays open and says nothing: /ready is red until it is heard again."""
+    events: list[Event] = []
+    settings = GatewaySettings(
+        gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, timing=FAST
+    )
+    async with Gateway(settings, emit=events.append) as running:
+        async with await User.register("alice", running.url) as alice:
+            (subscription,) = wire.strands(listens)
+            subscription.drop("down")
+            began = time.monotonic()
+            await until("it is not ready", lambda: not running.ready)
+            assert (await http_get(running.port, "/ready"))[0] == 503
+            found = next(event for event in events if event.kind is Kind.PROBE_LOST)
+            assert found.t - began <= 2.5 * FAST.probe_interval_s
+            await until("it is ready again", lambda: running.ready)
+            assert running.stats()["counters"]["subscription_gaps"] == 1
+            message = '{"type":"direct","from":"bob","to":"alice","content":"again"}'
+            assert await redis_db.publish(keyspace.gateway_channel("gateway-01"), message) == 1
+            assert (await alice.hear())["content"] == "again"
+
+
+async def test_while_commands_are_stuck_sockets_stay_and_newcomers_are_told_to_come_back(
+    wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer
+) -> None:
+    """A half-open link to Redis is a timeout, 1013 for registers, and not the end of anybody."""
+    limits = dataclasses.replace(Limits(), redis_timeout_s=0.3)
+    settings = GatewaySettings(
+        gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, limits=limits
+    )
+    async with Gateway(settings) as running:
+        async with await User.register("alice", running.url) as alice:
+            for strand in wire.strands():
+                strand.hold()
+            newcomer = None
+            from websockets.asyncio.client import connect
+
+            async with connect(running.url, proxy=None) as socket:
+                await socket.send('{"type":"register","userId":"bob"}')
+                await socket.wait_closed()
+                newcomer = socket.close_code
+            assert newcomer == 1013
+            await alice.say(type="ping")
+            assert await alice.hear() == {"type": "pong"}
+            for strand in wire.strands():
+                strand.release()
+            await until("it is ready again", lambda: running.ready, 20)
+            async with await User.register("bob", running.url) as bob:
+                assert await bob.send("alice", "back") == "routed"
+                assert (await alice.hear())["content"] == "back"
+
+
+async def test_a_cut_link_comes_back_and_everybody_is_where_they_were(
+    wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer, redis_db: Any
+) -> None:
+    """RST on every connection to Redis: no socket of a user is lost, no entry either."""
+    settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
+    async with (
+        Gateway(settings) as running,
+        gateway(shared_server, keyspace, "gateway-02") as other,
+    ):
+        async with (
+            await User.register("alice", running.url) as alice,
+            await User.register("bob", other.url) as bob,
+        ):
+            for strand in wire.strands():
+                strand.cut()
+            await until("the link is noticed as gone", lambda: not running.ready)
+            await until("it is ready again", lambda: running.ready, 20)
+            assert await bob.send("alice", "still there?") == "routed"
+            assert (await alice.hear())["content"] == "still there?"
+            assert await redis_db.hget(keyspace.presence("alice"), "gwId") == "gateway-01"
