@@ -19,8 +19,8 @@ STARTER = """
 import sys, time
 from wsdemo.redis.server import BundledServer
 server = BundledServer().start()
-print(server.pid, server.directory, server.url, flush=True)
 try:
+    print(server.pid, server.directory, server.url, flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted", server.pid, flush=True)
