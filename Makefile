@@ -8,13 +8,15 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks test lint check compose-schema constraints clean FORCE
+.PHONY: help lab demo notebooks bench test lint check compose-schema constraints clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
 PYTHON ?=
 # Passed on: make lab JUPYTER_ARGS="--no-browser --port 8899"; make test PYTEST_ARGS="-k presence"
 JUPYTER_ARGS ?=
 PYTEST_ARGS ?=
+# make bench BENCH_ARGS="--rounds 8 --idle 1000"
+BENCH_ARGS ?=
 
 RUN := .venv/bin/python
 # Written last, so whatever interrupts a set-up leaves none behind.
@@ -34,6 +36,9 @@ demo: $(READY) ## Tell the story in the terminal
 
 notebooks: $(READY) ## Build and run every notebook from its source
 	$(RUN) -m wsdemo.lab.build
+
+bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
+	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
 test: $(READY) ## Run the tests, on real servers (PYTEST_ARGS is passed on)
 	$(RUN) -m pytest $(PYTEST_ARGS)
