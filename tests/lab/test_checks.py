@@ -58,6 +58,51 @@ def test_a_wrong_answer_gets_its_own_hint(name: str, known: Known) -> None:
     assert "gwId" not in verdict.hint, "a hint never gives the answer away"
 
 
+IF = (
+    "if redis.call('HGET', KEYS[1], '{field}') == ARGV[{n}] then"
+    " redis.call('DEL', KEYS[1]) return 1 end return 0"
+)
+SCRIPTS = {
+    "deletes whatever is there": ("return redis.call('DEL', KEYS[1])", "Whose was it?"),
+    "compares the gateway": (IF.format(field="gwId", n=2), "What tells the two apart?"),
+    "compares the time": (IF.format(field="ts", n=3), "Is time an identity?"),
+    "compares gateway and time": (
+        "local e = redis.call('HMGET', KEYS[1], 'gwId', 'ts')"
+        " if e[1] == ARGV[2] and e[2] == ARGV[3] then return redis.call('DEL', KEYS[1]) end"
+        " return 0",
+        "A heartbeat had refreshed",
+    ),
+    "deletes nothing": ("return 0", "must be deleted"),
+    "breaks where there is nothing": (
+        "local c = redis.call('HGET', KEYS[1], 'connId') if string.len(c) > 0 and c == ARGV[1]"
+        " then return redis.call('DEL', KEYS[1]) end return 0",
+        "There was no entry at all",
+    ),
+    "forgets to answer": (
+        "if redis.call('HGET', KEYS[1], 'connId') == ARGV[1] then redis.call('DEL', KEYS[1]) end",
+        "the answer was None",
+    ),
+    "is no Lua": ("delete it if it is mine", "Redis says"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_wrong_script_gets_its_own_hint(name: str) -> None:
+    """Each named misunderstanding of `delete if mine` fails in the situation that shows it."""
+    script, words = SCRIPTS[name]
+    verdict = check("ex04", script)
+    assert verdict.verdict == "wrong"
+    assert words in verdict.hint
+    assert "connId" not in verdict.hint.split("Redis says")[0]
+
+
+def test_the_right_script_is_accepted_and_an_endless_one_not_judged() -> None:
+    """One comparison of the connection is all that it takes."""
+    assert check("ex04", IF.format(field="connId", n=1))
+    assert check("ex04", "-- nothing yet").verdict == "could not judge"
+    assert check("ex04", 7).verdict == "could not judge"
+
+
 def test_a_stub_is_not_wrong_but_not_written_yet() -> None:
     """The learner's copy runs from top to bottom."""
 
@@ -77,9 +122,9 @@ def test_what_cannot_be_judged_says_why() -> None:
 
 def test_an_unknown_exercise_or_question_is_named() -> None:
     """A typing error is an error."""
-    with pytest.raises(ValueError, match="there are: ex00"):
+    with pytest.raises(ValueError, match="there are: ex00, ex04"):
         check("ex99", None)
-    with pytest.raises(ValueError, match="there are: q00"):
+    with pytest.raises(ValueError, match="there are: q00, q04"):
         predict("q99", 1)
     with pytest.raises(ValueError, match="none of the options"):
         predict("q00", 77)

@@ -118,6 +118,24 @@ def test_waiting_for_what_does_not_come_says_what_it_was(lab: Lab) -> None:
         lab.wait_until("pigs fly", lambda: False, timeout_s=0.05)
 
 
+def test_a_condition_may_ask_the_lab_itself(lab: Lab) -> None:
+    """It is looked at in the cell's thread."""
+    lab.connect("alice", to="gateway-02")
+    lab.wait_until("Redis knows alice", lambda: lab.record("alice")["gwId"] == "gateway-02")
+
+
+def test_a_held_cleanup_comes_when_it_is_let_go(lab: Lab) -> None:
+    """And the fenced presence is not impressed."""
+    alice = lab.connect("alice", to="gateway-01")
+    lab.hold_cleanup("alice", at="gateway-01")
+    alice.move("gateway-02")
+    lab.let_go("alice", at="gateway-01")
+    assert lab.record("alice")["gwId"] == "gateway-02"
+    trace = lab.trace()
+    late = trace[(trace["kind"] == "presence_reject") & (trace["user"] == "alice")]
+    assert late["reason"].tolist() == ["not owner"]
+
+
 def test_a_lab_that_cannot_start_says_why_and_leaves_nothing() -> None:
     """A named Redis that is not there is an error, and no thread stays."""
     threads = set(threading.enumerate())

@@ -383,7 +383,8 @@ def _between_frames(ws: ServerProtocol) -> bool:
 def _response(ws: ServerProtocol, request: Request, answer: Answer) -> Response:
     response = ws.reject(answer.status, answer.body)
     for name, value in answer.headers.items():
-        del response.headers[name]
+        if name in response.headers:
+            del response.headers[name]  # Assignment would add a second one.
         response.headers[name] = value
     if request.method == "HEAD":
         response.body = b""

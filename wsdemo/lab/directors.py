@@ -33,6 +33,10 @@ class HeldReleases:
             if gate is not None:
                 gate.set()
 
+    def holds(self, user: str) -> bool:
+        """Say whether releases of this user wait from now on."""
+        return user in self._gates
+
     def waiting(self, user: str) -> int:
         """Return how many releases of this user wait."""
         return self._waiting.get(user, 0)

@@ -13,6 +13,7 @@ import concurrent.futures
 import html
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, Self, TypeVar
@@ -21,7 +22,7 @@ import pandas as pd
 
 from wsdemo.client import Client
 from wsdemo.client.connection import Message, Receipt
-from wsdemo.lab.cluster import Cluster
+from wsdemo.lab.cluster import POLL_S, Cluster
 from wsdemo.lab.plots import spacetime, steps
 from wsdemo.lab.plots.style import Picture
 
@@ -148,6 +149,27 @@ class Lab:
         self.users[user] = facade
         return facade
 
+    # --- accidents on purpose ----------------------------------------------------------------
+
+    def hold_cleanup(self, user: str, at: str) -> None:
+        """From now on, the clean-up of this user at this gateway waits."""
+        gateway = self.cluster.gateway(at).settings.gateway_id
+        self._loop.call_soon_threadsafe(self.cluster.directors[gateway].hold, user)
+        self.wait_until(
+            f"the clean-up of {user} is held", lambda: self.cluster.directors[gateway].holds(user)
+        )
+
+    def let_go(self, user: str, at: str) -> None:
+        """Let the clean-up go on that was held, and wait until Redis has answered it."""
+        director = self.cluster.directors[self.cluster.gateway(at).settings.gateway_id]
+        self.wait_until(f"a clean-up of {user} waits", lambda: director.waiting(user) > 0)
+
+        async def finish() -> None:
+            director.let_go(user)
+            await director.done(user)
+
+        self._run(finish())
+
     # --- looking -----------------------------------------------------------------------------
 
     def where(self) -> pd.DataFrame:
@@ -208,10 +230,12 @@ class Lab:
             TimeoutError: it did not, in time; the text says what was waited for.
         """
 
-        async def ask() -> bool:
-            return holds()
-
-        self._run(self.cluster.until(what, ask, timeout_s), timeout_s + 5)
+        # Asked in the cell's thread, so that the condition may use the lab like any cell.
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {timeout_s:g} s: {what}")
+            time.sleep(POLL_S)
 
     def log(self, lines: int = 20) -> None:
         """Print the last lines that the gateways logged."""
@@ -281,6 +305,10 @@ class Plots:
     def spacetime(self, receipt: Receipt, **options: Any) -> Picture:
         """Draw the way of one message."""
         return spacetime(self._lab.trace(), msg_id=receipt.id, **options)
+
+    def story(self, *users: str, **options: Any) -> Picture:
+        """Draw everything that happened to these users, refreshes aside."""
+        return spacetime(self._lab.trace(), users=users, **options)
 
     def steps(self, receipt: Receipt, **options: Any) -> Picture:
         """Draw what each table held before, during and after one message."""

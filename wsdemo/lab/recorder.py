@@ -66,6 +66,7 @@ def _rows(events: Iterable[Event]) -> list[dict[str, Any]]:
     """Turn events into arrows and moments."""
     messages: dict[tuple[str, str], list[Event]] = defaultdict(list)
     rows: list[dict[str, Any]] = []
+    accepted: dict[str, Event] = {}
     unnamed = itertools.count()
     for event in events:
         if event.kind in _BETWEEN_LANES:
@@ -74,8 +75,13 @@ def _rows(events: Iterable[Event]) -> list[dict[str, Any]]:
             messages[key, ""].append(event)
         elif event.kind in _TO_REDIS:
             rows.append(_row(event, peer=REDIS, t_recv=event.t))
+            if event.kind is Kind.PRESENCE_SET:
+                accepted[event.conn_id] = event
         else:
             rows.append(_row(event))
+            if event.kind is Kind.REGISTERED and event.conn_id in accepted:
+                told = accepted[event.conn_id]
+                rows.append(_row(told, "welcome", peer=event.lane, t_recv=event.t))
     for (_, _), hops in messages.items():
         rows += _follow(hops)
     return rows

@@ -7,6 +7,7 @@ that the axis is not to scale.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import pandas as pd
@@ -46,6 +47,7 @@ WORDS: Final = {
     "route": "look up + publish",
     "publish": "publish",
     "deliver": "deliver",
+    "welcome": "registered",
     "presence_set": "register",
     "presence_refresh": "refresh",
     "presence_del": "release",
@@ -58,6 +60,7 @@ def spacetime(
     trace: pd.DataFrame,
     *,
     title: str = "{hops} hops carry one message in {took}",
+    users: Collection[str] | None = None,
     even: bool = True,
     msg_id: str = "",
     prediction: float | None = None,
@@ -68,6 +71,7 @@ def spacetime(
 
     Args:
         title: a template; known facts: hops, lost, lanes, took.
+        users: draw only what is about these users, and the messages of theirs.
         even: one step an event instead of a scale.
         msg_id: draw only the way of this message.
         prediction: what the reader said the number of hops would be; drawn beside the count.
@@ -78,6 +82,9 @@ def spacetime(
     """
     trace = frames.window(frames.normal(trace), t0, t1)
     arrows = frames.arrows(trace)
+    if users is not None:
+        about = arrows["user"].isin(users) | arrows["lane"].isin(users)
+        arrows = arrows[about & (arrows["kind"] != "presence_refresh")]
     if msg_id:
         arrows = arrows[arrows["msg_id"] == msg_id]
     if arrows.empty:
@@ -121,7 +128,9 @@ def _lanes(arrows: pd.DataFrame) -> list[str]:
         # Redis between the gateways that talk through it; clients outside.
         gateways = [name for name in order if name in set(arrows["gateway"])]
         others = [name for name in order if name not in gateways and name != frames.REDIS]
-        first = [name for name in others if order.index(name) < order.index(frames.REDIS)]
+        ends = zip(arrows["lane"], arrows["peer"], strict=True)
+        touching = {name for pair in ends if gateways[0] in pair for name in pair}
+        first = [name for name in others if name in touching]
         last = [name for name in others if name not in first]
         return [*first, *gateways[:1], frames.REDIS, *gateways[1:], *last]
     return order

@@ -1,0 +1,173 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+#   wsdemo:
+#     title: "04 · The late cleanup: why presence needs compare-and-set"
+#     question: "Alice is online at one gateway. How can another one make her disappear?"
+#     able: "produce the race on demand; explain it with a space-time diagram; fix it with one atomic script"
+#     minutes: {read: 15, run: 1, exercise: 30}
+#     needs: "Redis: a private one is started for you"
+#     failure: "a clean-up that comes too late"
+#     level: "L1 directed: the order of events is exact, times are measured"
+# ---
+
+# %% [markdown] tags=["story"]
+# ## Story
+#
+# Alice is on a train. Her connection to **gateway-01** breaks, her client reconnects, and this time it
+# ends up at **gateway-02**. She is online and sees no difference. But gateway-01 still has to tidy up
+# after her old connection, and today it is slow. When it finally gets round to it, Alice has long
+# been elsewhere.
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Predict
+#
+# Alice has moved from gateway-01 to gateway-02; *afterwards* gateway-01 cleans up the way the Go demo
+# does it: it deletes `presence:alice`. **Where does Redis say that Alice is?** The options are
+# `"gateway-01"`, `"gateway-02"`, `"nothing"` and `"both"`.
+
+# %% tags=["exercise"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q04", None)
+
+# %% tags=["solution"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q04", "gateway-02")
+
+# %% [markdown]
+# ## Run
+#
+# `policy="seed"` gives the gateways a faithful copy of the Go demo's presence. The race is not left to
+# luck: a director holds gateway-01's clean-up until we let it go.
+
+
+# %%
+def train_ride(policy):
+    lab = Lab(gateways=2, policy=policy)
+    bob = lab.connect("bob", to="gateway-01")
+    alice = lab.connect("alice", to="gateway-01")
+    lab.hold_cleanup("alice", at="gateway-01")
+    alice.move("gateway-02")
+    lab.let_go("alice", at="gateway-01")  # ... and here it comes, too late
+    receipt = bob.send("alice", "Are you there?")
+    if receipt.status == "routed":
+        alice.receive()
+    return lab, alice, receipt
+
+
+# %%
+lab, alice, receipt = train_ride("seed")
+print("Alice's socket is at:   ", alice.gateway)
+print("Redis says:             ", lab.record("alice").get("gwId", "nothing"))
+print("Bob, who writes, is told:", receipt.status)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Observe
+
+# %%
+said = lab.record("alice").get("gwId", "nothing")
+lab.plot.story("alice", "bob", title="One late release of {hops} steps, and a live user is offline")
+
+# %%
+from wsdemo.lab.learn import reveal
+
+reveal("q04", said)
+assert said == "nothing" and receipt.status == "offline" and alice.gateway == "gateway-02"
+
+# %% [markdown]
+# ## Explain
+#
+# Each step is right by itself. gateway-01 *had* Alice, her connection *is* gone, so its entry has to
+# go. But the entry is not gateway-01's any more. `DEL` does not ask whose it is.
+#
+# The Go demo compares timestamps when a user **registers**, and says that this protects against late
+# clean-ups. It does not: the clean-up never compares anything. And it gets worse. The next heartbeat
+# writes a fresh timestamp without looking, into an entry that is not there:
+
+
+# %%
+def half_an_entry():
+    return set(lab.record("alice")) == {"ts"}
+
+
+lab.wait_until("the next refresh", half_an_entry)
+print(lab.record("alice"))
+
+# %% [markdown]
+# An entry without a gateway: Alice is listed, and nobody can reach her.
+#
+# <details><summary>Why were the other answers tempting?</summary>
+#
+# * **gateway-02**: she registered there last, and "last writer wins". A `DEL` is a write as well.
+# * **gateway-01**: its clean-up came last. But it deletes, it does not write its name.
+# * **both**: one key holds one entry.
+# </details>
+
+# %% [markdown]
+# ## Modify
+#
+# The same train ride, the same director, the same order of events. One thing differs: presence is now
+# the four scripts of this kit, and release asks whose entry it is. What will the picture look like?
+
+# %%
+fenced, alice, receipt = train_ride("fenced")
+print("Redis says:             ", fenced.record("alice").get("gwId", "nothing"))
+print("Bob, who writes, is told:", receipt.status)
+assert fenced.record("alice")["gwId"] == "gateway-02" and receipt.status == "routed"
+
+# %%
+fenced.plot.story(
+    "alice", "bob", title="The same late release is rejected, and {hops} steps bring Bob's message"
+)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Make
+#
+# Write the script that deletes an entry only if it is its caller's. It gets the key in `KEYS[1]`, and
+# the caller's connection id, gateway id and timestamp in `ARGV[1]`, `ARGV[2]` and `ARGV[3]`. It returns
+# 1 when it has deleted the entry, and 0 when not. The entry has the fields `connId`, `gwId` and `ts`.
+# The check runs it on a real server, in seven situations.
+
+# %% tags=["exercise"]
+DELETE_IF_MINE = """
+-- your script
+"""
+
+# %% tags=["solution"]
+DELETE_IF_MINE = """
+if redis.call('HGET', KEYS[1], 'connId') == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+  return 1
+end
+return 0
+"""
+
+# %%
+check("ex04", DELETE_IF_MINE)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Keep
+#
+# * A clean-up is a write. Every write to shared state has to show that it still may.
+# * Compare *and* set in one step on the server: between a `GET` and a `DEL` of yours, others write.
+# * Compare identities (which connection?), not times. Two clocks are two opinions.
+#
+# | one may think | but |
+# |---|---|
+# | guarding `register` is enough | refresh and release write as well |
+# | the gateway id tells whose entry it is | a user can come back to the same gateway |
+# | it is rare, so it does not matter | at a million users it happens all day |
+#
+# Four questions, from memory: Which three verbs write? What did the demo's refresh do after the `DEL`?
+# Why is the gateway id not enough? Who is told `offline` although Alice is online?
+#
+# In the code: `wsdemo/presence/release.lua`, one screen, and beside it `wsdemo/lab/naive.py`.
+
+# %%
+fenced.close()
+assert fenced.leaks() == lab.leaks() == []
