@@ -441,6 +441,10 @@ Envelope = Direct | Broadcast | Kick | Bounce | Probe | Takeover
 _envelope_decoder: Final = msgspec.json.Decoder(Envelope)
 
 
+MAX_ENVELOPE_BYTES = 160 * 1024
+"""Content of 16 KiB may be six times as long in its escapes; the rest is names."""
+
+
 class BadEnvelope(Exception):
     """A message on a Redis channel that no gateway of ours can have sent."""
 
@@ -451,6 +455,8 @@ def decode_envelope(data: bytes) -> Envelope:
     Raises:
         BadEnvelope: it is not one of ours, or its content would break its recipient's connection.
     """
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise BadEnvelope("the envelope is too large")
     try:
         envelope: Envelope = _envelope_decoder.decode(data)
         if isinstance(envelope, Direct | Broadcast):
@@ -466,8 +472,6 @@ def _check_content(content: bytes) -> None:
     Our own gateways have validated it at their door. Plain ASCII without escapes (nearly all of
     it) is seen to be harmless without a decoder.
     """
-    if len(content) > 128 * 1024:
-        raise BadEnvelope("content is too large")
     if content[:1] != b'"' or not content.isascii() or b"\\" in content:
         _string_decoder.decode(content)
 

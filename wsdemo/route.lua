@@ -12,7 +12,7 @@ if not gateway and not conn then
   return {'offline'}
 end
 -- Foreign text must not become part of a channel name or of JSON.
-if not gateway or not conn or #gateway > 64 or #conn > 128
+if not gateway or not conn or gateway == 'broadcast' or #gateway > 64 or #conn > 128
     or not string.find(gateway, '^[%w%._%-]+$') or not string.find(conn, '^[%w%._:%-]+$') then
   return {'malformed'}
 end

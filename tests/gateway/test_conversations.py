@@ -283,6 +283,22 @@ async def test_a_broken_frame_ends_its_own_connection_only(
         await still_works(bob)
 
 
+async def test_what_is_said_behind_a_goodbye_is_not_heard_and_nothing_is_written_after_it(
+    one: Gateway,
+) -> None:
+    """Ping, close and messages in one write: a pong, the close, and no failure in the loop."""
+    async with await Raw.open(one) as raw:
+        raw.frame(b'{"type":"register","userId":"alice"}')
+        await raw.hear()
+        raw.frame(b'{"type":"ping"}')
+        raw.frame((1000).to_bytes(2, "big"), opcode=8)
+        raw.frame(b'{"type":"message","to":"alice","content":"x"}')
+        assert await raw.hear() == (1, b'{"type":"pong"}')
+        assert await raw.closed() == 1000
+    await until("nobody is left", lambda: len(one.registry) == 0)
+    assert one.counters.messages_received == 0
+
+
 async def test_a_message_in_fragments_is_one_message(one: Gateway) -> None:
     """With a ping between them, and split at every byte of a write."""
     async with await Raw.open(one) as raw:
@@ -378,6 +394,7 @@ async def test_content_arrives_as_it_was_sent(one: Gateway, two: Gateway, conten
 # --- what arrives through Redis ------------------------------------------------------------------
 
 FOREIGN = [b"", b"hello", b"{}", b"[]", b"\xff\xfe", b'{"type":"direct"}', b'{"type":"dance"}']
+FOREIGN.append(b'{"type":"direct","from":"%s","to":"bob","content":"x"}' % (b"m" * 1_000_000))
 
 
 @pytest.mark.parametrize("data", [*FOREIGN, b'{"type":"direct","from":1,"to":2,"content":3}'])
@@ -426,6 +443,8 @@ async def test_a_broadcast_reaches_everybody(
         {"gwId": "gateway-01"},
         {"gwId": "a b", "connId": "c"},
         {"gwId": "", "connId": ""},
+        # Its channel is everybody's.
+        {"gwId": "broadcast", "connId": "c"},
     ],
 )
 async def test_a_malformed_entry_is_offline_and_the_gateway_lives(

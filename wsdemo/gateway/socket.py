@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol, cast
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import CLOSED, OPEN
+from websockets.protocol import CLOSED, CLOSING, OPEN
 from websockets.server import ServerProtocol
 
 try:
@@ -100,6 +100,7 @@ class Socket(asyncio.Protocol):
 
     __slots__ = (
         "_at_boundary",
+        "_closed_here",
         "_fragments",
         "_front",
         "_reading_paused",
@@ -122,6 +123,7 @@ class Socket(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._fragments: list[bytes] | None = None
         self._at_boundary = False
+        self._closed_here = False
         self._reading_paused = False
         self.last_read = front.clock()
         """When the last byte arrived (s, the gateway's clock)."""
@@ -212,7 +214,8 @@ class Socket(asyncio.Protocol):
         )
 
     def _take_frame(self, frame: Frame) -> None:
-        if self._ws.close_sent is not None or self._talker is None:
+        # The library answers a close as it parses it; what came before the close still counts.
+        if self._closed_here or self._talker is None:
             return  # We have said goodbye, and listen no more.
         opcode = frame.opcode
         if opcode is Opcode.TEXT:
@@ -289,8 +292,16 @@ class Socket(asyncio.Protocol):
         """Write what the library has to say: handshakes, pongs, closes.
 
         It bypasses the outbox, since control frames may overtake messages. A client that asks for
-        pongs and does not read them is bounded by the hard cap.
+        pongs and does not read them is bounded by the hard cap. A close is the last word, however:
+        messages go before it or not at all.
         """
+        if self._ws.state in {CLOSING, CLOSED}:
+            self.outbox.flush()
+            self.outbox.close()
+        if self._ws.close_sent is not None:
+            # What was answered in this turn goes before the goodbye, and nothing after it.
+            self.outbox.flush()
+            self.outbox.close()
         for data in self._ws.data_to_send():
             if data:
                 self._transport.write(data)
@@ -313,6 +324,7 @@ class Socket(asyncio.Protocol):
 
     def close(self, code: Code, retry_after_ms: int | None = None) -> None:
         """Say goodbye, after all that is waiting; hang up soon. Idempotent."""
+        self._closed_here = True
         if self._ws.state is not OPEN:
             return
         self._at_boundary = False
