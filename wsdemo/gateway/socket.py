@@ -298,10 +298,6 @@ class Socket(asyncio.Protocol):
         if self._ws.state in {CLOSING, CLOSED}:
             self.outbox.flush()
             self.outbox.close()
-        if self._ws.close_sent is not None:
-            # What was answered in this turn goes before the goodbye, and nothing after it.
-            self.outbox.flush()
-            self.outbox.close()
         for data in self._ws.data_to_send():
             if data:
                 self._transport.write(data)
