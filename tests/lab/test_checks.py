@@ -9,7 +9,7 @@ import pytest
 
 from wsdemo.lab import check, predict
 from wsdemo.lab.learn import predicted, reveal
-from wsdemo.lab.lessons import _compare, _records_of_thirty
+from wsdemo.lab.lessons.start import _compare, _records_of_thirty
 
 HINTS: dict[str, tuple[Any, str]] = {
     "forgets the offline user": (lambda r: r["gwId"], "raised KeyError"),

@@ -1,0 +1,26 @@
+"""What do the lessons ask, and how are answers judged?
+
+A question has options, and each wrong one is a misconception with a name and an answer. A judge
+runs the reader's answer against what real gateways and a real server do, and returns a hint for
+the first misunderstanding that it finds. There is one module a lesson.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from wsdemo.lab.lessons import cleanup, start
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+
+__all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
+
+QUESTIONS: Final[dict[str, Question]] = {
+    "q00": start.QUESTION,
+    "q04": cleanup.QUESTION,
+}
+
+CHECKS: Final[dict[str, Callable[[Any], Judgement]]] = {
+    "ex00": start.judge_where_is,
+    "ex04": cleanup.judge_delete_if_mine,
+}

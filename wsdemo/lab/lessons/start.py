@@ -1,0 +1,89 @@
+"""Lesson 00: how many hops does a message take, and where is a user?"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from wsdemo.lab.cluster import Cluster
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+
+QUESTION: Final = Question(
+    "alice sits at gateway-01, bob at gateway-02. How many hops does a message take?",
+    {
+        1: "One hop would need a wire between alice and bob. Neither knows where the other is.",
+        2: "Two would do if both sat at one gateway. Here one has to find the other.",
+        4: "Four is what you see when both sit at different gateways: in through one, "
+        "through Redis, out through the other.",
+        5: "Five counts look-up and publish as two trips to Redis. The demo makes two; here "
+        "one script does both, so nothing can move in between.",
+        "depends": "Which users are where does matter, but here they were given: two "
+        "different gateways.",
+    },
+)
+
+
+def judge_where_is(where_is: Callable[[dict[str, str]], str | None]) -> Judgement:
+    """Compare the reader's `where_is(record)` with the sockets of 30 users on three gateways."""
+    if not callable(where_is):
+        raise NotJudged(f"where_is must be a function, not {type(where_is).__name__}.")
+    known = asyncio.run(_records_of_thirty(seed=random.randrange(2**32)))
+    return _compare(where_is, known)
+
+
+async def _records_of_thirty(seed: int) -> list[tuple[dict[str, str], str | None]]:
+    """Return records as Redis has them, with the gateway where the user's socket really is."""
+    rng = random.Random(seed)
+    async with Cluster(gateways=3, seed=seed) as cluster:
+        names = [f"user{n:02}" for n in range(30)]
+        clients = await asyncio.gather(
+            *(cluster.connect(name, to=rng.choice(list(cluster.gateways))) for name in names)
+        )
+        places = {client.user: client.gateway_id for client in clients}
+        gone = rng.choice(names)
+        await cluster.disconnect(gone)
+        await cluster.until(f"{gone} is offline", partial(_offline, cluster, gone))
+        return [
+            (await cluster.record(name), None if name == gone else places[name]) for name in names
+        ]
+
+
+async def _offline(cluster: Cluster, user: str) -> bool:
+    return not await cluster.record(user)
+
+
+def _compare(
+    where_is: Callable[[dict[str, str]], str | None],
+    known: list[tuple[dict[str, str], str | None]],
+) -> Judgement:
+    for record, truth in sorted(known, key=lambda pair: pair[1] is None):
+        try:
+            said = where_is(dict(record))
+        except NotImplementedError:
+            raise
+        except Exception as problem:
+            who = "a user who is online" if truth else "a user who is offline"
+            return Judgement(
+                False, f"For {who} it raised {type(problem).__name__}. Look at that record first."
+            )
+        if said == truth:
+            continue
+        if truth is None:
+            return Judgement(
+                False, "An offline user has an empty record. What should be returned for it?"
+            )
+        return Judgement(False, _hint_online(said, record))
+    return Judgement(True, f"{len(known)} users on three gateways, one of them offline.")
+
+
+def _hint_online(said: Any, record: dict[str, str]) -> str:
+    if said is None:
+        return "An online user was reported as offline. Which field of the record names a gateway?"
+    if said == record.get("connId"):
+        return "That names the connection. Where is the gateway named?"
+    if not isinstance(said, str):
+        return "It should return a text, the id of a gateway, or None."
+    return "The gateway of an online user was wrong. Is it read from this very record?"
