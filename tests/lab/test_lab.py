@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -149,3 +150,73 @@ def test_a_lab_that_cannot_start_says_why_and_leaves_nothing() -> None:
 def test_users_names_are_escaped_where_a_cell_shows_them(lab: Lab) -> None:
     """`repr` in a cell is HTML, and names are text."""
     assert "&lt;Lab" in lab._repr_html_()
+
+
+def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None:
+    """No thread: gateways live only while the lab is asked something, and heartbeats stop."""
+    threads = set(threading.enumerate())
+    with Lab(gateways=1, loop="kernel") as lab:
+        assert all("asyncio" in t.name for t in set(threading.enumerate()) - threads)
+        lab.connect("alice")
+        lab.watch("alice")
+        lab.wait_until("she is seen", lambda: "gateway-01" in set(lab.trace()["gateway"]))
+        ttl_s = lab.cluster.timing.presence_ttl_s
+        deadline = time.monotonic() + 1.2 * ttl_s
+        while time.monotonic() < deadline:
+            pass  # A cell that computes: the loop of the gateways gets no turn.
+        assert lab.record("alice") == {}
+        lab.wait_until("her gateway noticed", lambda: "stall" in set(lab.trace()["kind"]))
+        lab.wait_until("she is there again", lambda: lab.record("alice") != {})
+    assert lab.leaks() == []
+
+
+def test_a_crowd_of_cells_connects_lives_and_is_counted(lab: Lab) -> None:
+    """One line each, no coroutine in sight."""
+    crowd = lab.connect_many(30)
+    assert len({user.gateway for user in crowd}) == 3
+    life = lab.live(30, talk_every_s=10)
+    assert "30 users" in repr(life)
+    assert "users: 30" in repr(lab)
+    crowd[0].lose_heartbeats(following=1)
+    lab.wait_until("one is lost", lambda: "drop" in set(lab.trace()["kind"]))
+
+
+def test_accidents_from_cells_are_recorded_and_leave_the_lab_usable() -> None:
+    """Crash, drain, freeze, wires and Redis, one after the other."""
+    with Lab(gateways=3, wires=True, freezable=["gateway-03"]) as lab:
+        alice = lab.connect("alice", to="gateway-01", wired=True)
+        bob = lab.connect("bob", to="gateway-02")
+        lab.wire("gateway-02", "redis").delay(0.001)
+        lab.crash("gateway-01")
+        lab.wait_until("alice is back", lambda: alice.gateway in ("gateway-02", "gateway-03"))
+        lab.freeze("gateway-03")
+        lab.thaw("gateway-03")
+        lab.start_gateway("gateway-01")
+        alice.move("gateway-02")
+        lab.drain("gateway-03")
+        assert bob.send("alice", "still here").status == "routed"
+        assert alice.receive().content == "still here"
+        lab.redis.freeze()
+        lab.redis.thaw()
+        lab.set_clock("gateway-01", -10)
+        alice.vanish()
+        kinds = set(lab.trace()["kind"])
+        assert {"crash", "freeze", "thaw", "drain", "fault", "ws_close"} <= kinds
+    assert lab.leaks() == []
+
+
+def test_an_exception_in_a_lab_s_block_leaks_nothing() -> None:
+    """With a wire held, a gateway frozen and users connected."""
+    children = set(psutil.Process().children(recursive=True))
+    with (
+        pytest.raises(ZeroDivisionError),
+        Lab(gateways=2, wires=True, freezable=["gateway-02"]) as lab,
+    ):
+        lab.connect("alice", wired=True)
+        lab.start_process("gateway-03")
+        lab.hold_cleanup("alice", at="gateway-01")
+        lab.wire("gateway-01", "redis").hold()
+        lab.freeze("gateway-02")
+        _ = 1 / 0
+    assert lab.leaks() == []
+    assert set(psutil.Process().children(recursive=True)) == children

@@ -12,31 +12,44 @@ import contextlib
 import json
 import random
 import secrets
+import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import pandas as pd
 import redis.asyncio as redis_client
 
 from wsdemo.client import Client
+from wsdemo.events import Event, Kind
 from wsdemo.gateway.server import Gateway
+from wsdemo.lab.clocks import WallClock
+from wsdemo.lab.crowd import Heartbeats, Life, live
 from wsdemo.lab.directors import HeldReleases
+from wsdemo.lab.hosts import Ear, Host, Mortal, OwnLoop, Process, SharedLoop
 from wsdemo.lab.naive import SeedPresence
+from wsdemo.lab.outage import Outage
+from wsdemo.lab.plots.frames import REDIS
+from wsdemo.lab.progress import Count
 from wsdemo.lab.recorder import Recorder
+from wsdemo.lab.watch import Watch
+from wsdemo.lab.wire import Bundle, Wire
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
 from wsdemo.settings import GatewaySettings, Keyspace, Timing
 
-POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing], Presence]]] = {
-    "fenced": RedisPresence,
+POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
+    "fenced": lambda link, keyspace, timing, _: RedisPresence(link, keyspace, timing),
     "seed": SeedPresence,
 }
 """Rules of presence that a lab can run under: the product's, and the Go demo's."""
 
 PAGE_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.005
+AT_A_TIME: Final = 100
+"""Users of a crowd who connect at the same time."""
 
 
 class Cluster:
@@ -47,6 +60,9 @@ class Cluster:
         scale: how many times faster than in production time passes for heartbeats and leases.
         seed: of all randomness of the users.
         policy: a key of `POLICIES`.
+        clocks: gateway id -> by how many production seconds its wall clock is wrong.
+        wires: put a wire between each gateway and Redis.
+        freezable: gateways with a loop of their own, which can be frozen.
         redis: address of a Redis to use; by default the search of `wsdemo.redis.server`.
 
     Raises:
@@ -61,27 +77,47 @@ class Cluster:
         scale: float = 60.0,
         seed: int = 7,
         policy: str = "fenced",
+        clocks: Mapping[str, float] | None = None,
+        wires: bool = False,
+        freezable: Collection[str] = (),
         redis: str | None = None,
     ) -> None:
         if not 1 <= gateways <= 20:
             raise ValueError(f"a lab has 1 to 20 gateways, not {gateways}")
         if policy not in POLICIES:
             raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
+        self._wanted = [f"gateway-{n:02}" for n in range(1, gateways + 1)]
+        for name in [*(clocks or {}), *freezable]:
+            if name not in self._wanted:
+                raise ValueError(f"there is no {name!r}; there are: {', '.join(self._wanted)}")
         self.policy = policy
         self.seed = seed
         self.timing = Timing().scaled(scale)
         self.recorder = Recorder()
         self.keyspace = Keyspace(f"lab:{secrets.token_hex(4)}:")
         """Two labs on one server do not meet."""
-        self.gateways: dict[str, Gateway] = {}
+        self.hosts: dict[str, Host] = {}
         self.users: dict[str, Client] = {}
         self.directors: dict[str, HeldReleases] = {}
         """Of each gateway: who holds its releases."""
+        self.clocks = {
+            name: WallClock(scale, (clocks or {}).get(name, 0.0)) for name in self._wanted
+        }
         self.redis_source = ""
-        self._wanted = [f"gateway-{n:02}" for n in range(1, gateways + 1)]
+        self._wired = wires
+        self._freezable = frozenset(freezable)
         self._address = redis
         self._resources = contextlib.AsyncExitStack()
         self._database: redis_client.Redis | None = None
+        self._redis_url = ""
+        self._outage: Outage | None = None
+        self._watch: Watch | None = None
+        self._wires: dict[tuple[str, str], list[Wire]] = {}
+        self._mortals: dict[str, Mortal] = {}
+        self._ears: dict[str, Ear] = {}
+        self._heartbeats: dict[str, Heartbeats] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._crowd = 0
 
     # --- life --------------------------------------------------------------------------------
 
@@ -97,45 +133,43 @@ class Cluster:
     async def _start(self) -> None:
         server = await asyncio.to_thread(find_server, self._address)
         self._resources.push_async_callback(asyncio.to_thread, server.stop)
-        self.redis_source = server.source
+        self.redis_source, self._redis_url = server.source, server.url
+        self._outage = Outage(server, self.recorder)
         self._database = redis_client.Redis.from_url(server.url, decode_responses=True)
         self._resources.push_async_callback(self._forget_keys)
-        await asyncio.gather(*(self._start_gateway(name, server.url) for name in self._wanted))
-        self.gateways = {name: self.gateways[name] for name in self._wanted}
-
-    async def _start_gateway(self, name: str, url: str) -> None:
-        settings = GatewaySettings(
-            gateway_id=name,
-            port=0,
-            redis_url=url,
-            timing=self.timing,
-            keyspace=self.keyspace,
-        )
-        gateway = Gateway(settings, presence=self._directed, emit=self.recorder.emit)
-        await gateway.start()
-        self.gateways[name] = gateway
-
-    def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
-        presence = POLICIES[self.policy](link, settings.keyspace, settings.timing)
-        director = self.directors[settings.gateway_id] = HeldReleases(presence)
-        return director
+        self._watch = Watch(self._database, self.keyspace, self.recorder, self.timing.scale)
+        self._resources.push_async_callback(self._watch.stop)
+        await asyncio.gather(*(self.start_gateway(name) for name in self._wanted))
+        self.hosts = {name: self.hosts[name] for name in self._wanted}
 
     async def stop(self) -> None:
         """Let users say goodbye, stop the gateways, then Redis. Idempotent."""
-        for director in self.directors.values():
-            director.let_go()
+        for name, host in self.hosts.items():
+            await host.thaw()
+            if name in self.directors:
+                await host.on_its_loop(self.directors[name].let_go)
+        for wires in self._wires.values():
+            for wire in wires:
+                wire.release()
         users, self.users = list(self.users.values()), {}
         await asyncio.gather(*(user.close() for user in users))
-        gateways, self.gateways = list(self.gateways.values()), {}
-        await asyncio.gather(*(gateway.stop() for gateway in gateways))
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+        hosts, self.hosts = list(self.hosts.values()), {}
+        await asyncio.gather(*(host.stop() for host in hosts))
+        wired, self._wires = [wire for wires in self._wires.values() for wire in wires], {}
+        await asyncio.gather(*(wire.stop() for wire in wired))
         await self._resources.aclose()
 
     async def _forget_keys(self) -> None:
         """Remove what this lab wrote, and nothing else: the server may be somebody's own."""
         assert self._database is not None
-        keys = [key async for key in self._database.scan_iter(f"{self.keyspace.prefix}*")]
-        if keys:
-            await self._database.delete(*keys)
+        try:
+            keys = [key async for key in self._database.scan_iter(f"{self.keyspace.prefix}*")]
+            if keys:
+                await self._database.delete(*keys)
+        except (redis_client.ConnectionError, redis_client.TimeoutError):
+            pass  # A Redis that the lab has killed remembers nothing.
         await self._database.aclose()
 
     async def __aenter__(self) -> Self:
@@ -144,17 +178,201 @@ class Cluster:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
+    # --- gateways ----------------------------------------------------------------------------
+
+    @property
+    def gateways(self) -> dict[str, Gateway]:
+        """The gateways of this process, by their ids."""
+        return {name: h.gateway for name, h in self.hosts.items() if h.gateway is not None}
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Where users connect, by gateway."""
+        return {name: host.url for name, host in self.hosts.items()}
+
+    async def start_gateway(self, name: str) -> None:
+        """Start a gateway: a further one, or one again that crashed or was drained.
+
+        Raises:
+            ValueError: it is running.
+        """
+        self._require_gone(name)
+        settings = await self._settings(name)
+
+        def make() -> SharedLoop:
+            ear = Ear(self.recorder.emit)
+            gateway = Gateway(settings, presence=self._directed, emit=ear)
+            return SharedLoop(gateway, ear, lambda: self._die(name))
+
+        host = OwnLoop(name, make) if name in self._freezable else make()
+        await host.start()
+        self.hosts[name] = host
+
+    async def start_process(self, name: str) -> None:
+        """Start a gateway as a process of its own; the record knows of it what users see.
+
+        Raises:
+            ValueError: it is running, or the lab's policy is not that of the product.
+        """
+        self._require_gone(name)
+        if self.policy != "fenced":
+            raise ValueError(f"a real process has the product's presence, not {self.policy!r}")
+        process = Process(await self._settings(name))
+        await process.start()
+        self.hosts[name] = process
+
+    def _require_gone(self, name: str) -> None:
+        if name in self.hosts:
+            raise ValueError(f"{name} is running: crash or drain it first")
+
+    async def _settings(self, name: str) -> GatewaySettings:
+        url = self._redis_url
+        if self._wired:
+            url = await self._by_wire(name, url)
+        return GatewaySettings(
+            gateway_id=name, port=0, redis_url=url, timing=self.timing, keyspace=self.keyspace
+        )
+
+    async def _by_wire(self, name: str, url: str) -> str:
+        """Return an address under which Redis is found at the far end of a wire."""
+        parts = urlsplit(url)
+        if parts.scheme != "redis" or parts.hostname is None:
+            raise ValueError(f"no wire leads to a Redis at a {parts.scheme}:// address")
+        known = self._wires.get((name, REDIS))
+        if known is None:
+            wire = Wire(parts.hostname, parts.port or 6379, self._rng(f"{name} wire"))
+            known = self._wires[name, REDIS] = [await wire.start()]
+        login = parts.netloc.rpartition("@")[0]
+        place = f"127.0.0.1:{known[0].port}"
+        return parts._replace(netloc=f"{login}@{place}" if login else place).geturl()
+
+    def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
+        name = settings.gateway_id
+        clock = self.clocks.setdefault(name, WallClock(self.timing.scale))
+        presence = POLICIES[self.policy](link, settings.keyspace, settings.timing, clock)
+        mortal = self._mortals[name] = Mortal(presence)
+        director = self.directors[name] = HeldReleases(mortal)
+        return director
+
+    def _die(self, name: str) -> None:
+        self._mortals[name].dead = True
+        self.directors[name].let_go()
+
+    def urls_of(self, user: str) -> dict[str, str]:
+        """Return where a user finds each gateway: at the far end of her wires, if she has some."""
+        if (user, "") not in self._wires:
+            return self.urls
+        ports = {host.port: name for name, host in self.hosts.items()}
+        wires = {ports[w.target_port]: w for w in self._wires[user, ""] if w.target_port in ports}
+        return {name: f"ws://127.0.0.1:{wire.port}/ws" for name, wire in wires.items()}
+
+    def host(self, name: str) -> Host:
+        """Return where a gateway lives."""
+        if name not in self.hosts:
+            known = ", ".join(self.hosts) or "none: the lab is closed"
+            raise ValueError(f"there is no gateway {name!r}; there are: {known}")
+        return self.hosts[name]
+
+    def gateway(self, name: str) -> Gateway:
+        """Return a gateway of this process by its id."""
+        gateway = self.host(name).gateway
+        if gateway is None:
+            raise ValueError(f"{name} is a process of its own: nobody here can look into it")
+        return gateway
+
+    # --- accidents on purpose ----------------------------------------------------------------
+
+    async def crash(self, name: str) -> None:
+        """End a gateway without last words: SIGKILL for a process, the same for a task."""
+        host = self.host(name)
+        self.recorder.note(Kind.CRASH, name, gateway=name)
+        del self.hosts[name]
+        await host.crash()
+
+    async def drain(self, name: str) -> None:
+        """Stop a gateway as SIGTERM does: clients are told to go elsewhere, leases released."""
+        host = self.host(name)
+        if host.gateway is None:
+            self.recorder.note(Kind.DRAIN, name, gateway=name)
+        del self.hosts[name]
+        await host.stop()
+
+    async def freeze(self, name: str) -> None:
+        """Stop the loop of a gateway in `freezable`, or a process by SIGSTOP."""
+        await self.host(name).freeze()
+        self.recorder.note(Kind.FREEZE, name, gateway=name)
+
+    async def thaw(self, name: str) -> None:
+        """Let a frozen gateway go on."""
+        self.recorder.note(Kind.THAW, name, gateway=name)
+        await self.host(name).thaw()
+
+    async def hold(self, user: str, at: str) -> None:
+        """From now on, releases of this user by this gateway wait."""
+        director = self.director(at)
+        await self.host(at).on_its_loop(lambda: director.hold(user))
+
+    async def let_go(self, user: str, at: str) -> None:
+        """Let a release go on that was held, and wait until Redis has answered it."""
+        director = self.director(at)
+        await self.until(f"a release of {user} waits", lambda: _now(director.waiting(user) > 0))
+        await self.host(at).on_its_loop(lambda: director.let_go(user))
+        await self.until(f"the release of {user} is done", lambda: _now(director.is_done(user)))
+
+    def director(self, gateway: str) -> HeldReleases:
+        """Return who holds the verbs of a gateway."""
+        self.gateway(gateway)
+        return self.directors[gateway]
+
+    def set_clock(self, name: str, error_s: float) -> None:
+        """Set a gateway's wall clock wrong by so many production seconds."""
+        self.gateway(name)
+        self.clocks[name].error_s = error_s
+        self.recorder.note(Kind.FAULT, name, gateway=name, reason=f"clock {error_s:+g} s")
+
+    def wire(self, one: str, other: str = "") -> Bundle:
+        """Return the wire between a gateway and "redis", or that of a wired user.
+
+        Raises:
+            ValueError: there is none.
+        """
+        known = self._wires.get((one, other)) or self._wires.get((other, one))
+        if not known:
+            how = "Lab(wires=True)" if REDIS in (one, other) else f'connect("{one}", wired=True)'
+            raise ValueError(f"there is no wire at {one!r}: it takes {how}")
+        lane = other if one == REDIS else one
+        return Bundle(known, lambda what: self.recorder.note(Kind.FAULT, lane, reason=what))
+
+    @property
+    def redis(self) -> Outage:
+        """The accidents of Redis itself."""
+        if self._outage is None:
+            raise ValueError("the lab has no Redis: it was never started")
+        return self._outage
+
     # --- users -------------------------------------------------------------------------------
 
-    async def connect(self, user: str, to: str = "gateway-01") -> Client:
-        """Connect a user to a gateway; its failover list goes on with the others."""
+    async def connect(
+        self, user: str, to: str = "gateway-01", *, wired: bool = False, drop_pings: float = 0.0
+    ) -> Client:
+        """Connect a user to a gateway; its failover list goes on with the others.
+
+        Args:
+            wired: put a wire between the user and each gateway.
+            drop_pings: the probability that a heartbeat gets lost.
+        """
         if user in self.users:
             raise ValueError(f"{user} is here already, at {self.users[user].gateway_id}")
-        first = self.gateway(to)
-        urls = [first.url, *(g.url for g in self.gateways.values() if g is not first)]
-        # Every user has randomness of its own, whatever the order in which they come.
-        rng = random.Random(zlib.crc32(f"{self.seed}:{user}".encode()))
-        client = Client(user, urls, emit=self.recorder.emit, rng=rng)
+        if not 0 <= drop_pings <= 1:
+            raise ValueError(f"drop_pings is a probability, not {drop_pings!r}")
+        self.host(to)
+        names = [to, *(name for name in self.hosts if name != to)]
+        urls = await self._wired_urls(user, names) if wired else [self.urls[n] for n in names]
+        ear = self._ears[user] = Ear(self.recorder.emit)
+        heartbeats = Heartbeats(user, self._rng(f"{user} heartbeats"), ear, time.monotonic)
+        heartbeats.loss = drop_pings
+        self._heartbeats[user] = heartbeats
+        client = Client(user, urls, emit=ear, rng=self._rng(user), should_ping=heartbeats)
         self.users[user] = client
         try:
             await client.start()
@@ -163,22 +381,110 @@ class Cluster:
             raise
         return client
 
+    def _rng(self, of: str) -> random.Random:
+        """Return randomness of its own for each, whatever the order in which they come."""
+        return random.Random(zlib.crc32(f"{self.seed}:{of}".encode()))
+
+    async def _wired_urls(self, user: str, names: list[str]) -> list[str]:
+        wires = []
+        for name in names:
+            host = self.host(name)
+            wires.append(await Wire("127.0.0.1", host.port, self._rng(f"{user} wire")).start())
+        for wire in self._wires.pop((user, ""), []):
+            await wire.stop()
+        self._wires[user, ""] = wires
+        return [f"ws://127.0.0.1:{wire.port}/ws" for wire in wires]
+
+    async def connect_many(self, users: int, count: Count | None = None) -> list[Client]:
+        """Connect a crowd: user001, user002, ..., in turn to each gateway.
+
+        Args:
+            users: how many.
+            count: told how many have arrived.
+        """
+        names = list(self.hosts)
+        turn = asyncio.Semaphore(AT_A_TIME)
+
+        async def come(number: int) -> Client:
+            async with turn:
+                client = await self.connect(f"user{number:03}", names[number % len(names)])
+            if count is not None:
+                count.done += 1
+            return client
+
+        first, self._crowd = self._crowd + 1, self._crowd + users
+        return list(await asyncio.gather(*(come(first + n) for n in range(users))))
+
+    async def live(
+        self,
+        seconds: float,
+        *,
+        talk_every_s: float | None = None,
+        hop_every_s: float | None = None,
+        users: Iterable[str] | None = None,
+    ) -> Life:
+        """Let users talk and move for so many production seconds; see `crowd.live`."""
+        chosen = self.users if users is None else {name: self.users[name] for name in users}
+        return await live(
+            list(chosen.values()),
+            self.urls,
+            seconds=seconds,
+            talk_every_s=talk_every_s,
+            hop_every_s=hop_every_s,
+            scale=self.timing.scale,
+            seed=self.seed,
+        )
+
+    def drop_pings(self, user: str, probability: float = 0.0, *, following: int = 0) -> None:
+        """From now on heartbeats of a user get lost: so many following ones, or each by chance."""
+        if not 0 <= probability <= 1 or following < 0:
+            raise ValueError("a probability lies between 0 and 1, and a count is not negative")
+        heartbeats = self._heartbeats[user]
+        heartbeats.loss, heartbeats.lose_next = probability, following
+
     async def disconnect(self, user: str) -> None:
         """The user says goodbye."""
         await self.users.pop(user).close()
 
-    def gateway(self, name: str) -> Gateway:
-        """Return a gateway by its id."""
-        if name not in self.gateways:
-            known = ", ".join(self.gateways) or "none: the lab is closed"
-            raise ValueError(f"there is no gateway {name!r}; there are: {known}")
-        return self.gateways[name]
+    async def vanish(self, user: str) -> None:
+        """The lid closes: no goodbye, no FIN, and nothing is heard of a wired user any more.
+
+        Raises:
+            ValueError: she is not here, or not wired.
+        """
+        if user not in self.users:
+            raise ValueError(f"{user} is not here")
+        wire = self.wire(user)
+        client = self.users.pop(user)
+        self._ears[user].close()
+        wire.drop()
+        self.recorder.emit(
+            Event(
+                Kind.WS_CLOSE,
+                time.monotonic(),
+                user,
+                user=user,
+                gateway=client.gateway_id,
+                conn_id=client.conn_id,
+                reason="vanished",
+            )
+        )
+        # The client's own goodbye goes into the void as well.
+        task = asyncio.create_task(client.close(), name=f"{user} vanishes")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    def watch(self, *users: str) -> None:
+        """From now on, sample what Redis says about these users, and how long it will."""
+        if self._watch is None:
+            raise ValueError("the lab has no Redis: it was never started")
+        self._watch.add(users)
 
     # --- looking -----------------------------------------------------------------------------
 
     async def page(self, gateway: str, path: str) -> str:
         """Fetch a page of a gateway over HTTP, as curl would."""
-        port = self.gateway(gateway).port
+        port = self.host(gateway).port
         async with asyncio.timeout(PAGE_TIMEOUT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
@@ -221,6 +527,11 @@ class Cluster:
     def trace(self) -> pd.DataFrame:
         """Return what happened so far; see `wsdemo.lab.plots.frames` for the columns."""
         return self.recorder.trace()
+
+
+async def _now(holds: bool) -> bool:
+    """Let `until` ask a question that needs no waiting."""
+    return holds
 
 
 async def late_cleanup(policy: str) -> AsyncIterator[tuple[str, dict[str, str], Cluster]]:

@@ -41,6 +41,10 @@ class HeldReleases:
         """Return how many releases of this user wait."""
         return self._waiting.get(user, 0)
 
+    def is_done(self, user: str) -> bool:
+        """Say whether a release that was held has been answered by Redis."""
+        return user in self._done and self._done[user].is_set()
+
     async def done(self, user: str) -> None:
         """Wait until a release that was held has been answered by Redis."""
         await self._done[user].wait()

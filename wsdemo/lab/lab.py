@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import html
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 
 import pandas as pd
 
 from wsdemo.client import Client
-from wsdemo.client.connection import Message, Receipt
+from wsdemo.client.connection import Message, Receipt, State
 from wsdemo.lab.cluster import POLL_S, Cluster
+from wsdemo.lab.crowd import Life
+from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
 from wsdemo.lab.plots import spacetime, steps
-from wsdemo.lab.plots.style import Picture
+from wsdemo.lab.plots.style import Picture, counted
+from wsdemo.lab.progress import Count, ProgressLine
+from wsdemo.lab.wire import Bundle, Direction
 
 CALL_TIMEOUT_S: Final = 30.0
-"""No cell waits longer for the lab than this."""
+"""No cell waits longer for the lab than this, unless it asked for something longer."""
 LOG_LINES: Final = 500
+NAMES: Final = 6
+"""Users who are named; of more, it is said how many there are."""
 
 T = TypeVar("T")
 
@@ -36,30 +40,36 @@ T = TypeVar("T")
 class Lab:
     """A cluster for cells: `lab = Lab(gateways=3)`, at last `lab.close()`.
 
-    Args: those of `Cluster`.
+    Args:
+        gateways: how many.
+        loop: "thread", or "kernel" to let the gateways live on the loop that also runs the cells.
+        options: those of `Cluster`.
     """
 
     _current: ClassVar[Lab | None] = None
 
-    def __init__(self, gateways: int = 3, **options: Any) -> None:
+    def __init__(
+        self, gateways: int = 3, *, loop: Literal["thread", "kernel"] = "thread", **options: Any
+    ) -> None:
+        if loop not in ("thread", "kernel"):
+            raise ValueError(f'loop is "thread" or "kernel", not {loop!r}')
         if Lab._current is not None:
             Lab._current.close()
         cluster = Cluster(gateways, **options)
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._handler = _Ring(self._log)
-        self._loop = asyncio.new_event_loop()
         self._problems: list[str] = []
-        self._loop.set_exception_handler(
+        self._driver: Driver = ThreadDriver() if loop == "thread" else KernelDriver()
+        self._heard_before = self._driver.loop.get_exception_handler()
+        self._driver.loop.set_exception_handler(
             lambda _, context: self._problems.append(str(context.get("message")))
         )
-        self._thread = threading.Thread(target=self._live, name="lab", daemon=True)
-        self._thread.start()
         self._closed = False
         self._leaks: list[str] = []
         self.cluster = cluster
         self.plot = Plots(self)
+        self.redis = LabRedis(self)
         self.users: dict[str, User] = {}
-        self._gateway_names: list[str] = []
         logger = logging.getLogger("wsdemo")
         logger.addHandler(self._handler)
         self._level = logger.level
@@ -67,28 +77,37 @@ class Lab:
         try:
             self._run(cluster.start())
         except BaseException:
-            self._end_loop()
+            self._end()
             raise
-        self._gateway_names = list(cluster.gateways)
         Lab._current = self
         atexit.register(self.close)
 
-    def _run(self, work: Coroutine[Any, Any, T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+    def _run(
+        self,
+        work: Coroutine[Any, Any, T],
+        timeout_s: float = CALL_TIMEOUT_S,
+        count: Count | None = None,
+    ) -> T:
         """Run something on the lab's loop and wait for it; Interrupt cancels it there."""
         if self._closed:
             work.close()
+            self._require_open()
+        with ProgressLine(count or Count("", 0)) as line:
+            return self._driver.run(
+                work, timeout_s, line.show if count is not None else lambda: None
+            )
+
+    def _require_open(self) -> None:
+        if self._closed:
             raise RuntimeError("this lab is closed: make a new one with Lab()")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result(timeout_s)
-        except concurrent.futures.TimeoutError:
-            if future.done():
-                raise  # The work itself ran into a deadline of its own.
-            future.cancel()
-            raise TimeoutError(f"the lab did not answer within {timeout_s:g} s") from None
-        except BaseException:
-            future.cancel()
-            raise
+
+    def _do(self, act: Callable[[], T]) -> T:
+        """Call something on the lab's loop: most of its parts are not thread-safe."""
+
+        async def turn() -> T:
+            return act()
+
+        return self._run(turn())
 
     # --- life --------------------------------------------------------------------------------
 
@@ -100,28 +119,22 @@ class Lab:
             self._run(self.cluster.stop())
             self._leaks = self._run(self._look_for_leaks())
         finally:
-            self._closed = True
-            self._end_loop()
+            self._end()
             atexit.unregister(self.close)
             if Lab._current is self:
                 Lab._current = None
 
-    def _end_loop(self) -> None:
+    def _end(self) -> None:
         self._closed = True
         logger = logging.getLogger("wsdemo")
         logger.removeHandler(self._handler)
         logger.setLevel(self._level)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CALL_TIMEOUT_S)
-
-    def _live(self) -> None:
-        """Be the lab's thread: its loop begins and ends here."""
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
+        self._driver.loop.set_exception_handler(self._heard_before)
+        self._driver.close()
 
     async def _look_for_leaks(self) -> list[str]:
+        if isinstance(self._driver, KernelDriver):
+            return [f"unhandled: {problem}" for problem in self._problems]
         this = asyncio.current_task()
         tasks = [task for task in asyncio.all_tasks() if task is not this]
         if tasks:
@@ -133,7 +146,7 @@ class Lab:
         """Return what a closed lab left behind: tasks, threads, failures that nobody handled."""
         if not self._closed:
             raise RuntimeError("close the lab first: until then, everything is in use")
-        return self._leaks + (["thread lab"] if self._thread.is_alive() else [])
+        return self._leaks + (["thread lab"] if self._driver.alive else [])
 
     def __enter__(self) -> Self:
         return self
@@ -143,34 +156,112 @@ class Lab:
 
     # --- users and what they do --------------------------------------------------------------
 
-    def connect(self, user: str, to: str = "gateway-01") -> User:
-        """Connect a user to a gateway."""
-        facade = User(self, self._run(self.cluster.connect(user, to)))
-        self.users[user] = facade
-        return facade
+    def connect(
+        self, user: str, to: str = "gateway-01", *, wired: bool = False, drop_pings: float = 0.0
+    ) -> User:
+        """Connect a user to a gateway.
+
+        Args:
+            wired: put a wire between the user and each gateway: `lab.wire(user)`.
+            drop_pings: the probability that a heartbeat gets lost.
+        """
+        return self._met(
+            self._run(self.cluster.connect(user, to, wired=wired, drop_pings=drop_pings))
+        )
+
+    def connect_many(self, users: int) -> list[User]:
+        """Connect a crowd: user001, user002, ..., in turn to each gateway."""
+        if users < 1:
+            raise ValueError(f"a crowd has at least one user, not {users}")
+        count = Count("users connected", users)
+        patience_s = CALL_TIMEOUT_S + users / 20
+        clients = self._run(self.cluster.connect_many(users, count), patience_s, count)
+        return [self._met(client) for client in clients]
+
+    def _met(self, client: Client) -> User:
+        user = self.users[client.user] = User(self, client)
+        return user
+
+    def live(
+        self,
+        seconds: float,
+        *,
+        talk_every_s: float | None = None,
+        hop_every_s: float | None = None,
+    ) -> Life:
+        """Let all users talk to each other and move between gateways for a while; seeded.
+
+        Args:
+            seconds: for how long, in production seconds.
+            talk_every_s, hop_every_s: mean production seconds between two of a user's messages
+                or moves; None for never.
+        """
+        self._require_open()
+        work = self.cluster.live(seconds, talk_every_s=talk_every_s, hop_every_s=hop_every_s)
+        wall_s = seconds / self.scale
+        count = Count(f"seconds of {seconds:g}", round(seconds))
+        began = time.monotonic()
+
+        with ProgressLine(count) as line:
+
+            def passed() -> None:
+                count.done = min(count.total, round((time.monotonic() - began) * self.scale))
+                line.show()
+
+            return self._driver.run(work, wall_s + CALL_TIMEOUT_S, passed)
 
     # --- accidents on purpose ----------------------------------------------------------------
 
+    def crash(self, gateway: str) -> None:
+        """End a gateway without last words: nothing is released, nobody is told."""
+        self._run(self.cluster.crash(gateway))
+
+    def drain(self, gateway: str) -> None:
+        """Stop a gateway as SIGTERM does: clients are told to go elsewhere."""
+        self._run(self.cluster.drain(gateway))
+
+    def start_gateway(self, name: str) -> None:
+        """Start a gateway that crashed or was drained, or one more."""
+        self._run(self.cluster.start_gateway(name))
+
+    def start_process(self, name: str) -> None:
+        """Start one more gateway as a process of its own."""
+        self._run(self.cluster.start_process(name))
+
+    def freeze(self, gateway: str) -> None:
+        """Stop the loop of a gateway in `freezable`, or a process by SIGSTOP."""
+        self._run(self.cluster.freeze(gateway))
+
+    def thaw(self, gateway: str) -> None:
+        """Let a frozen gateway go on."""
+        self._run(self.cluster.thaw(gateway))
+
+    def set_clock(self, gateway: str, error_s: float) -> None:
+        """Set the wall clock of a gateway wrong by so many production seconds."""
+        self._do(lambda: self.cluster.set_clock(gateway, error_s))
+
+    def wire(self, one: str, other: str = "") -> LabWire:
+        """Return the wire between a gateway and "redis" (`Lab(wires=True)`), or of a wired user."""
+        return LabWire(self, self.cluster.wire(one, other))
+
     def hold_cleanup(self, user: str, at: str) -> None:
         """From now on, the clean-up of this user at this gateway waits."""
-        gateway = self.cluster.gateway(at).settings.gateway_id
-        self._loop.call_soon_threadsafe(self.cluster.directors[gateway].hold, user)
-        self.wait_until(
-            f"the clean-up of {user} is held", lambda: self.cluster.directors[gateway].holds(user)
-        )
+        self._run(self.cluster.hold(user, at))
 
     def let_go(self, user: str, at: str) -> None:
         """Let the clean-up go on that was held, and wait until Redis has answered it."""
-        director = self.cluster.directors[self.cluster.gateway(at).settings.gateway_id]
-        self.wait_until(f"a clean-up of {user} waits", lambda: director.waiting(user) > 0)
-
-        async def finish() -> None:
-            director.let_go(user)
-            await director.done(user)
-
-        self._run(finish())
+        self._run(self.cluster.let_go(user, at))
 
     # --- looking -----------------------------------------------------------------------------
+
+    @property
+    def scale(self) -> float:
+        """How many production seconds pass in a second."""
+        return self.cluster.timing.scale
+
+    def watch(self, *users: str) -> None:
+        """From now on, sample what Redis says about these users, and how long it will."""
+        self._do(lambda: self.cluster.watch(*users))
 
     def where(self) -> pd.DataFrame:
         """Return, for each user, the gateway of its socket and the gateway that Redis names."""
@@ -183,11 +274,13 @@ class Lab:
                     "Redis says": records[name].get("gwId", "(nobody)"),
                 }
                 for name, user in self.users.items()
-            ]
+            ],
+            columns=["user", "socket", "Redis says"],
         ).set_index("user")
 
     async def _records(self) -> dict[str, dict[str, str]]:
-        return {name: await self.cluster.record(name) for name in self.users}
+        records = await asyncio.gather(*(self.cluster.record(name) for name in self.users))
+        return dict(zip(self.users, records, strict=True))
 
     def record(self, user: str) -> dict[str, str]:
         """Return what Redis stores about a user: `HGETALL presence:{user}`; empty when offline."""
@@ -235,7 +328,7 @@ class Lab:
         while not holds():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {timeout_s:g} s: {what}")
-            time.sleep(POLL_S)
+            self._driver.pause(POLL_S)
 
     def log(self, lines: int = 20) -> None:
         """Print the last lines that the gateways logged."""
@@ -245,9 +338,10 @@ class Lab:
         if self._closed:
             return "<Lab: closed>"
         names = ", ".join(f"{name} at {user.gateway}" for name, user in self.users.items())
+        who = names if len(self.users) <= NAMES else f"{len(self.users):,}"
         return (
-            f"<Lab: {len(self._gateway_names)} gateways, {self.cluster.policy} presence, "
-            f"{self.cluster.timing.scale:g}x faster than production; users: {names or 'none'}; "
+            f"<Lab: {counted(len(self.cluster.hosts), 'gateway')}, {self.cluster.policy} presence, "
+            f"{self.scale:g}x faster than production; users: {who or 'none'}; "
             f"Redis: {self.cluster.redis_source}>"
         )
 
@@ -268,8 +362,8 @@ class User:
 
     @property
     def gateway(self) -> str:
-        """The gateway that this user's socket is connected to."""
-        return self._client.gateway_id
+        """The gateway that this user's socket is connected to; empty when to none."""
+        return self._client.gateway_id if self._client.state is State.REGISTERED else ""
 
     def send(self, to: str, content: str) -> Receipt:
         """Send a message; the receipt says what became of it."""
@@ -285,7 +379,18 @@ class User:
 
     def move(self, to: str) -> None:
         """Leave for another gateway."""
-        self._lab._run(self._client.move(self._lab.cluster.gateway(to).url))
+        self._lab._run(self._client.move(self._lab.cluster.urls_of(self.name)[to]))
+
+    def lose_heartbeats(self, probability: float = 0.0, *, following: int = 0) -> None:
+        """From now on heartbeats get lost: so many following ones, or each by chance."""
+        self._lab._do(
+            lambda: self._lab.cluster.drop_pings(self.name, probability, following=following)
+        )
+
+    def vanish(self) -> None:
+        """The lid closes: no goodbye, no FIN, nothing is heard any more. It takes a wired user."""
+        self._lab._run(self._lab.cluster.vanish(self.name))
+        self._lab.users.pop(self.name, None)
 
     def disconnect(self) -> None:
         """Say goodbye."""
@@ -294,6 +399,66 @@ class User:
 
     def __repr__(self) -> str:
         return f"<User {self.name} at {self.gateway or 'no gateway'}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
+
+
+class LabWire:
+    """A wire in a cell. Directions: "up" is from whoever dialled, "down" is back; both if none."""
+
+    def __init__(self, lab: Lab, bundle: Bundle) -> None:
+        self._lab = lab
+        self._bundle = bundle
+
+    def hold(self, *directions: Direction) -> None:
+        """Keep what comes from now on, in order, until `release`."""
+        self._lab._do(lambda: self._bundle.hold(*directions))
+
+    def release(self, *directions: Direction) -> None:
+        """Let go what was held, and everything after it; drop nothing and delay nothing more."""
+        self._lab._do(lambda: self._bundle.release(*directions))
+
+    def drop(self, *directions: Direction) -> None:
+        """Lose what comes from now on, while the connection looks alive."""
+        self._lab._do(lambda: self._bundle.drop(*directions))
+
+    def delay(self, seconds: float, *directions: Direction, jitter_s: float = 0.0) -> None:
+        """Let everything from now on arrive this much later (wall seconds), and up to `jitter_s`
+        more, in order.
+        """
+        self._lab._do(lambda: self._bundle.delay(seconds, *directions, jitter_s=jitter_s))
+
+    def cut(self) -> None:
+        """End all connections at once, without a goodbye; new ones pass."""
+        self._lab._do(self._bundle.cut)
+
+    def reset(self) -> None:
+        """End all connections with a TCP reset; new ones pass."""
+        self._lab._do(self._bundle.reset)
+
+
+class LabRedis:
+    """The accidents of a lab's Redis, in a cell."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def stop(self) -> None:
+        """Kill it: connections break, nobody answers, everything is forgotten."""
+        self._lab._run(self._lab.cluster.redis.stop())
+
+    def restart(self, *, empty: bool = True) -> None:
+        """Start it again at the same address, empty unless told otherwise."""
+        self._lab._run(self._lab.cluster.redis.restart(empty=empty))
+
+    def freeze(self) -> None:
+        """Stop its process: connections stay, and nothing is answered."""
+        self._lab._run(self._lab.cluster.redis.freeze())
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._lab._run(self._lab.cluster.redis.thaw())
 
 
 class Plots:

@@ -40,12 +40,27 @@ class Recorder:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=LIMIT)
+        self._samples: deque[dict[str, Any]] = deque(maxlen=LIMIT)
         self.started_at = clock()
         self.emit: Callable[[Event], None] = self._events.append
 
     def note(self, kind: Kind, lane: str, **fields: Any) -> None:
         """Record something that the laboratory itself did."""
         self.emit(Event(kind, self._clock(), lane, **fields))
+
+    def sample(self, user: str, gateway: str, conn_id: str, left_ms: float) -> None:
+        """Record what Redis says about a user now; `left_ms` of its lease, 0 without an entry."""
+        self._samples.append(
+            {
+                "t": self._clock(),
+                "lane": REDIS,
+                "kind": "pttl",
+                "user": user,
+                "gateway": gateway,
+                "conn_id": conn_id,
+                "ts_current": left_ms,
+            }
+        )
 
     @property
     def events(self) -> list[Event]:
@@ -54,7 +69,8 @@ class Recorder:
 
     def trace(self) -> pd.DataFrame:
         """Return what happened so far as a table; times in seconds since the recorder began."""
-        rows = sorted(_rows(self.events), key=lambda row: row["t"])
+        samples = [dict(sample) for sample in list(self._samples)]
+        rows = sorted(_rows(self.events) + samples, key=lambda row: row["t"])
         for seq, row in enumerate(rows, 1):
             row["seq"] = seq
             row["t"] -= self.started_at

@@ -2,15 +2,18 @@
 
 A wire is a TCP relay: one end listens on loopback, the other dials the real target. Bytes pass
 unchanged until the wire is told otherwise, in one direction or both: held back and later let go,
-delayed, dropped while the connection stays open (half-open), cut without a goodbye. Neither end
-knows that it is there, so production code has no hook for any of this.
+delayed, dropped while the connection stays open (half-open), cut or reset without a goodbye.
+Neither end knows that it is there, so production code has no hook for any of this.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import random
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, Self
 
 Direction = Literal["up", "down"]
@@ -18,77 +21,178 @@ Direction = Literal["up", "down"]
 
 BOTH: Final[tuple[Direction, Direction]] = ("up", "down")
 CHUNK: Final = 64 * 1024
+ON_THE_WAY: Final = 256
+"""Chunks that a held or slow direction keeps; beyond it the sender feels back-pressure."""
 SAID: Final = 4096
 """How much of what a strand said at first is kept, to tell strands apart."""
 
 
-class Strand:
-    """One connection through a wire."""
+class _Manner:
+    """How one direction of one strand, or of all to come, treats bytes. Durations in seconds."""
 
-    def __init__(self) -> None:
-        self.said = b""
-        """The first bytes that went up."""
-        self._open: dict[Direction, asyncio.Event] = {d: asyncio.Event() for d in BOTH}
-        self._dropping: dict[Direction, bool] = dict.fromkeys(BOTH, False)
-        self._delay_s: dict[Direction, float] = dict.fromkeys(BOTH, 0.0)
-        self._writers: list[asyncio.StreamWriter] = []
-        for gate in self._open.values():
-            gate.set()
+    def __init__(self, rng: random.Random) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.dropping = False
+        self.delay_s = self.jitter_s = 0.0
+        self._rng = rng
+
+    def like(self) -> _Manner:
+        """Return another one that begins as this one is now."""
+        other = _Manner(self._rng)
+        if not self.open.is_set():
+            other.open.clear()
+        other.dropping, other.delay_s, other.jitter_s = self.dropping, self.delay_s, self.jitter_s
+        return other
+
+    def lateness_s(self) -> float:
+        return self.delay_s + self.jitter_s * self._rng.random()
+
+
+class _Tellable:
+    """Whatever has manners can be told to hold, release, drop and delay."""
+
+    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+        raise NotImplementedError
 
     def hold(self, *directions: Direction) -> None:
         """Keep what comes from now on, in order, until `release`."""
-        for direction in directions or BOTH:
-            self._open[direction].clear()
+        for manner in self._manners(directions or BOTH):
+            manner.open.clear()
 
     def release(self, *directions: Direction) -> None:
         """Let go what was held, and everything after it; drop nothing and delay nothing more."""
-        for direction in directions or BOTH:
-            self._dropping[direction] = False
-            self._delay_s[direction] = 0.0
-            self._open[direction].set()
+        for manner in self._manners(directions or BOTH):
+            manner.dropping = False
+            manner.delay_s = manner.jitter_s = 0.0
+            manner.open.set()
 
     def drop(self, *directions: Direction) -> None:
         """Lose what comes from now on, while the connection looks alive."""
-        for direction in directions or BOTH:
-            self._dropping[direction] = True
+        for manner in self._manners(directions or BOTH):
+            manner.dropping = True
 
-    def delay(self, seconds: float, *directions: Direction) -> None:
-        """Let everything from now on arrive this much later, in order."""
-        for direction in directions or BOTH:
-            self._delay_s[direction] = seconds
+    def delay(self, seconds: float, *directions: Direction, jitter_s: float = 0.0) -> None:
+        """Let everything from now on arrive this much later, and up to `jitter_s` more, in order.
+
+        Raises:
+            ValueError: a duration is negative.
+        """
+        if seconds < 0 or jitter_s < 0:
+            raise ValueError(f"a delay is not negative: {seconds:g} s, jitter {jitter_s:g} s")
+        for manner in self._manners(directions or BOTH):
+            manner.delay_s, manner.jitter_s = seconds, jitter_s
+
+
+class Strand(_Tellable):
+    """One connection through a wire."""
+
+    def __init__(self, up: _Manner, down: _Manner) -> None:
+        self.said = b""
+        """The first bytes that went up."""
+        self._ways: dict[Direction, _Manner] = {"up": up, "down": down}
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+        return (self._ways[direction] for direction in directions)
 
     def cut(self) -> None:
-        """End the connection in both directions without a goodbye (RST)."""
+        """End the connection in both directions at once, without a goodbye."""
         for writer in self._writers:
+            writer.transport.abort()
+
+    def reset(self) -> None:
+        """End the connection in both directions with a TCP reset."""
+        for writer in self._writers:
+            if (end := writer.get_extra_info("socket")) is not None:
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async def _carry(
         self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(CHUNK):
-                if direction == "up" and len(self.said) < SAID:
-                    self.said += data[: SAID - len(self.said)]
-                if delay_s := self._delay_s[direction]:
-                    await asyncio.sleep(delay_s)
-                await self._open[direction].wait()
-                if not self._dropping[direction]:
+        """Read and write at the same time: a delay makes bytes late, not the wire slow."""
+        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(ON_THE_WAY)
+        taking = asyncio.create_task(self._take(direction, reader, on_the_way), name="wire")
+        try:
+            await self._pass_on(self._ways[direction], on_the_way, writer)
+        except ConnectionError:
+            pass  # Whom it was for is gone; who sends it will be told when the strand ends.
+        finally:
+            taking.cancel()
+            await asyncio.wait([taking])
+
+    async def _take(
+        self,
+        direction: Direction,
+        reader: asyncio.StreamReader,
+        on_the_way: asyncio.Queue[tuple[float, bytes]],
+    ) -> None:
+        loop, manner, due = asyncio.get_running_loop(), self._ways[direction], 0.0
+        while True:
+            try:
+                data = await reader.read(CHUNK)
+            except ConnectionError:
+                data = b""
+            if direction == "up" and len(self.said) < SAID:
+                self.said += data[: SAID - len(self.said)]
+            # Jitter must not let later bytes overtake earlier ones: this is TCP.
+            due = max(due, loop.time() + manner.lateness_s())
+            await on_the_way.put((due, data))
+            if not data:
+                return
+
+    async def _pass_on(
+        self,
+        manner: _Manner,
+        on_the_way: asyncio.Queue[tuple[float, bytes]],
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due, data = await on_the_way.get()
+            if (early_s := due - loop.time()) > 0:
+                await asyncio.sleep(early_s)
+            await manner.open.wait()
+            if not manner.dropping:
+                if data:
                     writer.write(data)
                     await writer.drain()
-            await self._open[direction].wait()
-            if not self._dropping[direction] and writer.can_write_eof():
-                writer.write_eof()
+                elif writer.can_write_eof():
+                    writer.write_eof()
+            if not data:
+                return
 
 
-class Wire:
-    """A TCP relay on loopback: `async with Wire(host, port) as wire`, then dial `wire.port`."""
+class Wire(_Tellable):
+    """A TCP relay on loopback: `async with Wire(host, port) as wire`, then dial `wire.port`.
 
-    def __init__(self, host: str, port: int) -> None:
+    What the wire is told holds for the connections that are open, and for those to come.
+
+    Args:
+        rng: source of the jitter.
+    """
+
+    def __init__(self, host: str, port: int, rng: random.Random | None = None) -> None:
         self._target = (host, port)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._strands: list[Strand] = []
+        rng = rng or random.Random()
+        self._to_come: dict[Direction, _Manner] = {way: _Manner(rng) for way in BOTH}
         self.port = 0
+
+    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+        chosen = list(directions)
+        yield from (self._to_come[direction] for direction in chosen)
+        for strand in list(self._strands):
+            yield from strand._manners(chosen)
+
+    @property
+    def target_port(self) -> int:
+        """Where it leads."""
+        return self._target[1]
 
     async def start(self) -> Self:
         """Listen on a port of the system's choice."""
@@ -109,11 +213,21 @@ class Wire:
         """Iterate over the connections that are open now, the oldest first."""
         yield from [strand for strand in self._strands if which(strand)]
 
+    def cut(self) -> None:
+        """End all connections at once, without a goodbye; new ones pass."""
+        for strand in self.strands():
+            strand.cut()
+
+    def reset(self) -> None:
+        """End all connections with a TCP reset; new ones pass."""
+        for strand in self.strands():
+            strand.reset()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        strand = Strand()
+        strand = Strand(self._to_come["up"].like(), self._to_come["down"].like())
         strand._writers.append(writer)
         self._strands.append(strand)
         try:
@@ -134,3 +248,49 @@ class Wire:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
+
+
+class Bundle(_Tellable):
+    """Several wires that are told the same, and whose accidents are recorded.
+
+    Args:
+        wires: told together.
+        note: hears in words what was done to them.
+    """
+
+    def __init__(self, wires: Iterable[Wire], note: Callable[[str], None]) -> None:
+        self.wires = list(wires)
+        self._note = note
+
+    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+        chosen = list(directions)
+        for wire in self.wires:
+            yield from wire._manners(chosen)
+
+    def hold(self, *directions: Direction) -> None:
+        super().hold(*directions)
+        self._note("wire held")
+
+    def release(self, *directions: Direction) -> None:
+        super().release(*directions)
+        self._note("wire released")
+
+    def drop(self, *directions: Direction) -> None:
+        super().drop(*directions)
+        self._note("wire drops")
+
+    def delay(self, seconds: float, *directions: Direction, jitter_s: float = 0.0) -> None:
+        super().delay(seconds, *directions, jitter_s=jitter_s)
+        self._note(f"wire delays by {1000 * seconds:g} ms")
+
+    def cut(self) -> None:
+        """End all connections at once, without a goodbye; new ones pass."""
+        for wire in self.wires:
+            wire.cut()
+        self._note("wire cut")
+
+    def reset(self) -> None:
+        """End all connections with a TCP reset; new ones pass."""
+        for wire in self.wires:
+            wire.reset()
+        self._note("wire reset")

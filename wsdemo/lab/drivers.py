@@ -1,0 +1,170 @@
+"""On which loop does a lab live, and how does a cell wait for it?
+
+`ThreadDriver`: a loop in a thread of its own. A cell that computes for two seconds delays nobody.
+`KernelDriver`: the loop of the notebook's kernel, nested by nest-asyncio while a cell waits. Then
+the gateways stand still whenever a cell computes: a lesson shows what comes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import importlib
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from types import ModuleType
+from typing import Any, Final, Protocol, TypeVar
+
+STEP_S: Final = 0.25
+"""How often a waiting cell shows how far the work is."""
+END_S: Final = 30.0
+
+T = TypeVar("T")
+
+
+def _nothing() -> None:
+    pass
+
+
+class Driver(Protocol):
+    """Runs the coroutines of a lab for cells, which know of none."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def run(
+        self, work: Coroutine[Any, Any, T], timeout_s: float, meanwhile: Callable[[], None]
+    ) -> T:
+        """Wait for the result; Interrupt cancels the work, and the lab stays usable.
+
+        Raises:
+            TimeoutError: it took longer than `timeout_s`; it has been cancelled.
+        """
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Let the lab go on for a while."""
+        ...
+
+    def close(self) -> None:
+        """End what the driver began. Idempotent."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether something of the driver is left after `close`."""
+        ...
+
+
+class ThreadDriver:
+    """A loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="lab", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        """Be the lab's thread: its loop begins and ends here."""
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+    def run(
+        self,
+        work: Coroutine[Any, Any, T],
+        timeout_s: float,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        ends_at = time.monotonic() + timeout_s
+        try:
+            while True:
+                left_s = ends_at - time.monotonic()
+                try:
+                    return future.result(max(0.0, min(STEP_S, left_s)))
+                except concurrent.futures.TimeoutError:
+                    if future.done():
+                        raise  # The work itself ran into a deadline of its own.
+                if left_s <= STEP_S and time.monotonic() >= ends_at:
+                    raise TimeoutError(f"the lab did not answer within {timeout_s:g} s")
+                meanwhile()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(END_S)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+
+class KernelDriver:
+    """The loop that runs the cells, or outside of a kernel one that runs only while it is asked."""
+
+    def __init__(self) -> None:
+        try:
+            self.loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.loop, self._own = asyncio.new_event_loop(), True
+        else:
+            self._own = False
+            _nesting().apply(self.loop)
+
+    def run(
+        self,
+        work: Coroutine[Any, Any, T],
+        timeout_s: float,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> T:
+        return self.loop.run_until_complete(self._bounded(work, timeout_s, meanwhile))
+
+    async def _bounded(
+        self, work: Coroutine[Any, Any, T], timeout_s: float, meanwhile: Callable[[], None]
+    ) -> T:
+        task = asyncio.ensure_future(work)
+        ends_at = self.loop.time() + timeout_s
+        try:
+            while not task.done():
+                left_s = ends_at - self.loop.time()
+                if left_s <= 0:
+                    raise TimeoutError(f"the lab did not answer within {timeout_s:g} s")
+                await asyncio.wait([task], timeout=min(STEP_S, left_s))
+                meanwhile()
+            return task.result()
+        finally:
+            task.cancel()
+
+    def pause(self, seconds: float) -> None:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    def close(self) -> None:
+        if self._own and not self.loop.is_closed():
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._own and not self.loop.is_closed()
+
+
+def _nesting() -> ModuleType:
+    """Return nest_asyncio2, or nest_asyncio where it is missing.
+
+    The original loses queued cells under ipykernel 7: cells there share one context, and its
+    patched tasks leave their marks in it.
+    """
+    for name in ("nest_asyncio2", "nest_asyncio"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ImportError('Lab(loop="kernel") needs nest-asyncio2: pip install nest-asyncio2')

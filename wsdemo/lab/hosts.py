@@ -1,0 +1,343 @@
+"""Where does a gateway live, and how does it die?
+
+Three ways to host the same gateway: on the laboratory's loop beside the others, on a loop in a
+thread of its own (so that it can be frozen while the others go on), and as a real process
+(SIGSTOP, SIGKILL). A crash is an end without last words: sockets break, nothing is released in
+Redis, nobody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from wsdemo.events import Emit, Event
+from wsdemo.gateway.server import Gateway
+from wsdemo.presence import Claim, Presence, Refresh, Registration, Renewal
+from wsdemo.redis.link import LinkDown
+from wsdemo.settings import GatewaySettings
+
+START_S: Final = 20.0
+"""Generous: a process starts in well under a second on an idle machine."""
+
+T = TypeVar("T")
+
+
+class Ear:
+    """Hears what a gateway or a client reports until it is closed: the dead report nothing."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit: Emit | None = emit
+
+    def close(self) -> None:
+        self._emit = None
+
+    def __call__(self, event: Event) -> None:
+        if (emit := self._emit) is not None:
+            emit(event)
+
+
+class Mortal:
+    """A presence that dies with its gateway: from then on none of its verbs reaches Redis."""
+
+    def __init__(self, presence: Presence) -> None:
+        self.presence = presence
+        self.dead = False
+
+    def _living(self) -> Presence:
+        if self.dead:
+            raise LinkDown("the gateway has crashed")
+        return self.presence
+
+    async def mint(self, user: str) -> int:
+        return await self._living().mint(user)
+
+    async def register(self, claim: Claim) -> Registration:
+        return await self._living().register(claim)
+
+    async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
+        return await self._living().refresh(renewals)
+
+    async def release(self, claim: Claim) -> bool:
+        return await self._living().release(claim)
+
+
+class Host(Protocol):
+    """A gateway in one of its three homes."""
+
+    name: str
+    gateway: Gateway | None
+    """The gateway itself, where it is in this process."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+    async def start(self) -> None:
+        """Start it; when it fails, nothing is left running."""
+        ...
+
+    async def stop(self) -> None:
+        """Drain and stop it, as SIGTERM would. Idempotent."""
+        ...
+
+    async def crash(self) -> None:
+        """End it without last words, as SIGKILL would."""
+        ...
+
+    async def freeze(self) -> None:
+        """Stop its loop: connections stay, nothing is answered, no timer runs."""
+        ...
+
+    async def thaw(self) -> None:
+        """Let it go on. Idempotent."""
+        ...
+
+    async def on_its_loop(self, act: Callable[[], T]) -> T:
+        """Call something where the gateway lives: its parts are not thread-safe."""
+        ...
+
+
+class SharedLoop:
+    """A gateway on the laboratory's own loop.
+
+    Args:
+        gateway: not started yet.
+        ear: what it reports to.
+        before_crash: called when it is dead already and its tasks are still to be ended.
+    """
+
+    def __init__(self, gateway: Gateway, ear: Ear, before_crash: Callable[[], None]) -> None:
+        self.name = gateway.settings.gateway_id
+        self.gateway: Gateway | None = gateway
+        self._gateway = gateway
+        self._ear = ear
+        self._before_crash = before_crash
+
+    @property
+    def url(self) -> str:
+        return self._gateway.url
+
+    @property
+    def port(self) -> int:
+        return self._gateway.port
+
+    async def start(self) -> None:
+        await self._gateway.start()
+
+    async def stop(self) -> None:
+        await self._gateway.stop()
+
+    async def crash(self) -> None:
+        self._ear.close()
+        self._before_crash()
+        for session in self._gateway.registry:
+            session.socket.abort()
+        # No turn of the loop in between: the door closes before anybody can knock again.
+        await self._gateway.stop()
+
+    async def freeze(self) -> None:
+        raise ValueError(
+            f"{self.name} shares its loop with the others, which would stand still as well: "
+            f'make the lab with freezable=["{self.name}"]'
+        )
+
+    async def thaw(self) -> None:
+        pass
+
+    async def on_its_loop(self, act: Callable[[], T]) -> T:
+        return act()
+
+
+class OwnLoop:
+    """A gateway on a loop of its own, in a thread of its own."""
+
+    def __init__(self, name: str, make: Callable[[], SharedLoop]) -> None:
+        self.name = name
+        self.gateway: Gateway | None = None
+        self._make = make
+        self._host: SharedLoop | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._go_on = threading.Event()
+        self._go_on.set()
+
+    def _live(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    @property
+    def url(self) -> str:
+        return self._living().url
+
+    @property
+    def port(self) -> int:
+        return self._living().port
+
+    def _living(self) -> SharedLoop:
+        if self._host is None:
+            raise ValueError(f"{self.name} has not been started")
+        return self._host
+
+    async def start(self) -> None:
+        self._thread.start()
+        try:
+            await self._run(self._start())
+        except BaseException:
+            await self._end()
+            raise
+
+    async def _start(self) -> None:
+        self._host = self._make()
+        self.gateway = self._host.gateway
+        await self._host.start()
+
+    async def stop(self) -> None:
+        if self._thread.is_alive():
+            await self.thaw()
+            await self._run(self._living().stop())
+            await self._end()
+
+    async def crash(self) -> None:
+        if self._thread.is_alive():
+            host = self._living()
+            host._ear.close()
+            await self.thaw()
+            await self._run(host.crash())
+            await self._end()
+
+    async def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+
+    async def freeze(self) -> None:
+        if not self._go_on.is_set():
+            return
+        self._go_on.clear()
+        stands_still = threading.Event()
+
+        def stand_still() -> None:
+            stands_still.set()
+            self._go_on.wait()
+
+        self._loop.call_soon_threadsafe(stand_still)
+        await asyncio.to_thread(stands_still.wait)
+
+    async def thaw(self) -> None:
+        self._go_on.set()
+
+    async def on_its_loop(self, act: Callable[[], T]) -> T:
+        async def turn() -> T:
+            return act()
+
+        return await self._run(turn())
+
+
+class Process:
+    """`python -m wsdemo.gateway` with the laboratory's clock, a process of its own."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.name = settings.gateway_id
+        self.gateway: Gateway | None = None
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._listening = asyncio.Event()
+        self._log: list[str] = []
+        self._url, self._port = "", 0
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before the start."""
+        return self._process.pid if self._process is not None else 0
+
+    def _flags(self) -> list[str]:
+        timing = self._settings.timing
+        fields = [item.name for item in dataclasses.fields(timing) if item.name != "scale"]
+        flags = [f"--{name.replace('_', '-')}={getattr(timing, name)}" for name in fields]
+        return [*flags, f"--key-prefix={self._settings.keyspace.prefix}", "--log-level=info"]
+
+    async def start(self) -> None:
+        # The URL holds a password, and `ps` shows everybody the arguments.
+        environment = {**os.environ, "WSDEMO_REDIS_URL": self._settings.redis_url}
+        command = ("-m", "wsdemo.gateway", "--id", self.name, "--port", "0", *self._flags())
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stderr=asyncio.subprocess.PIPE, env=environment
+        )
+        self._reader = asyncio.create_task(self._read_log(), name=f"log of {self.name}")
+        try:
+            async with asyncio.timeout(START_S):
+                await self._listening.wait()
+            if not self._url:
+                raise RuntimeError(f"{self.name} did not start: {' / '.join(self._log[-3:])}")
+        except BaseException:
+            await self.crash()
+            raise
+
+    async def _read_log(self) -> None:
+        assert self._process is not None and self._process.stderr is not None
+        async for line in self._process.stderr:
+            text = line.decode(errors="replace").rstrip()
+            self._log.append(text)
+            del self._log[:-50]
+            if found := re.search(r"listens on (ws://\S+:(\d+)/ws)", text):
+                self._url, self._port = found[1], int(found[2])
+                self._listening.set()
+        self._listening.set()
+
+    def _signal(self, *numbers: signal.Signals) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                for number in numbers:
+                    self._process.send_signal(number)
+
+    async def stop(self) -> None:
+        self._signal(signal.SIGCONT, signal.SIGTERM)
+        limit_s = self._settings.limits.drain_s + self._settings.limits.close_timeout_s + 2.0
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._ended()
+        except TimeoutError:
+            await self.crash()
+
+    async def crash(self) -> None:
+        self._signal(signal.SIGKILL)
+        await self._ended()
+
+    async def _ended(self) -> None:
+        assert self._process is not None
+        await self._process.wait()
+        if self._reader is not None:
+            await self._reader
+
+    async def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    async def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    async def on_its_loop(self, act: Callable[[], T]) -> T:
+        raise ValueError(f"{self.name} is a process of its own: no director reaches into it")

@@ -1,0 +1,69 @@
+"""How far is the long work? One line that is overwritten, or nothing where nobody watches."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+LEAST_S: Final = 0.25
+"""Not more than four updates a second."""
+HEADLESS: Final = "WSDEMO_HEADLESS"
+"""Set (to anything) where nobody watches: the line would stay in the outputs."""
+
+
+@dataclass(slots=True)
+class Count:
+    """How much of the work is done; written by who works, read by who shows."""
+
+    what: str
+    total: int
+    done: int = 0
+
+
+class ProgressLine:
+    """Shows a count in the cell while it is a context: `with ProgressLine(count) as line`."""
+
+    def __init__(self, count: Count) -> None:
+        self._count = count
+        self._handle: Any = None
+        self._shown_at = time.monotonic()
+        self._watched = _watched()
+
+    def show(self) -> None:
+        """Bring the line up to date, if the last time was long enough ago."""
+        now = time.monotonic()
+        if not self._watched or now - self._shown_at < LEAST_S:
+            return
+        self._shown_at = now
+        self._write(f"{self._count.what}: {self._count.done:,} of {self._count.total:,}")
+
+    def _write(self, text: str) -> None:
+
+        from IPython.display import display
+
+        words = {"text/plain": text}
+        if self._handle is None:
+            self._handle = display(words, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(words, raw=True)
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._handle is not None:
+            self._write("")
+
+
+def _watched() -> bool:
+    """Say whether a person sits before a live kernel."""
+    if HEADLESS in os.environ:
+        return False
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return False
+    shell: Any = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
