@@ -319,6 +319,14 @@ class Cluster:
         await self.host(at).on_its_loop(lambda: director.let_go(user))
         await self.until(f"the release of {user} is done", lambda: _now(director.is_done(user)))
 
+    def delay_cleanups(self, seconds: float) -> None:
+        """From now on every gateway cleans up so many production seconds too late."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"{seconds!r} is not a number of production seconds")
+        for name, director in self.directors.items():
+            director.late_s = seconds / self.timing.scale
+            self.recorder.note(Kind.FAULT, name, reason=f"cleans up {seconds:g} s too late")
+
     def director(self, gateway: str) -> HeldReleases:
         """Return who holds the verbs of a gateway."""
         self.gateway(gateway)
@@ -503,10 +511,17 @@ class Cluster:
 
     async def record(self, user: str) -> dict[str, str]:
         """Return the entry of a user in Redis, as `HGETALL presence:{user}` does."""
+        return (await self.records([user]))[user]
+
+    async def records(self, users: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return the entries of many users, asked in one go."""
         if self._database is None:
             raise ValueError("the lab has no Redis: it is closed, or was never started")
-        entry = await self._database.hgetall(self.keyspace.presence(user))
-        return {str(name): str(value) for name, value in entry.items()}
+        names = list(users)
+        pipeline = self._database.pipeline(transaction=False)
+        for name in names:
+            pipeline.hgetall(self.keyspace.presence(name))
+        return dict(zip(names, await pipeline.execute(), strict=True))
 
     async def until(
         self, what: str, holds: Callable[[], Awaitable[bool]], timeout_s: float = 10.0

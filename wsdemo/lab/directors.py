@@ -20,6 +20,8 @@ class HeldReleases:
         self._gates: dict[str, asyncio.Event] = {}
         self._waiting: dict[str, int] = {}
         self._done: dict[str, asyncio.Event] = {}
+        self.late_s = 0.0
+        """Every release that is not held comes this much too late."""
 
     def hold(self, user: str) -> None:
         """From now on, releases of this user wait."""
@@ -61,6 +63,8 @@ class HeldReleases:
     async def release(self, claim: Claim) -> bool:
         gate = self._gates.get(claim.user)
         if gate is None:
+            if self.late_s:
+                await asyncio.sleep(self.late_s)
             return await self._presence.release(claim)
         self._waiting[claim.user] = self.waiting(claim.user) + 1
         try:
