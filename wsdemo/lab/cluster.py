@@ -38,7 +38,7 @@ from wsdemo.lab.wire import Bundle, Wire
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
-from wsdemo.settings import GatewaySettings, Keyspace, Timing
+from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
 
 POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
     "fenced": lambda link, keyspace, timing, _: RedisPresence(link, keyspace, timing),
@@ -60,6 +60,7 @@ class Cluster:
         scale: how many times faster than in production time passes for heartbeats and leases.
         seed: of all randomness of the users.
         policy: a key of `POLICIES`.
+        timing: production timings other than the product's, e.g. `Timing(heartbeat_s=20)`.
         clocks: gateway id -> by how many production seconds its wall clock is wrong.
         wires: put a wire between each gateway and Redis.
         freezable: gateways with a loop of their own, which can be frozen.
@@ -77,6 +78,7 @@ class Cluster:
         scale: float = 60.0,
         seed: int = 7,
         policy: str = "fenced",
+        timing: Timing | None = None,
         clocks: Mapping[str, float] | None = None,
         wires: bool = False,
         freezable: Collection[str] = (),
@@ -92,7 +94,13 @@ class Cluster:
                 raise ValueError(f"there is no {name!r}; there are: {', '.join(self._wanted)}")
         self.policy = policy
         self.seed = seed
-        self.timing = Timing().scaled(scale)
+        self.timing = (timing or Timing()).scaled(scale)
+        # How long clients are asked to wait, and wait by themselves, is pace as well.
+        self.limits = Limits(retry_after_s=Limits().retry_after_s / scale)
+        self.client_settings = ClientSettings(
+            backoff_base_s=ClientSettings().backoff_base_s / scale,
+            backoff_cap_s=ClientSettings().backoff_cap_s / scale,
+        )
         self.recorder = Recorder()
         self.keyspace = Keyspace(f"lab:{secrets.token_hex(4)}:")
         """Two labs on one server do not meet."""
@@ -230,7 +238,12 @@ class Cluster:
         if self._wired:
             url = await self._by_wire(name, url)
         return GatewaySettings(
-            gateway_id=name, port=0, redis_url=url, timing=self.timing, keyspace=self.keyspace
+            gateway_id=name,
+            port=0,
+            redis_url=url,
+            timing=self.timing,
+            limits=self.limits,
+            keyspace=self.keyspace,
         )
 
     async def _by_wire(self, name: str, url: str) -> str:
@@ -380,7 +393,14 @@ class Cluster:
         heartbeats = Heartbeats(user, self._rng(f"{user} heartbeats"), ear, time.monotonic)
         heartbeats.loss = drop_pings
         self._heartbeats[user] = heartbeats
-        client = Client(user, urls, emit=ear, rng=self._rng(user), should_ping=heartbeats)
+        client = Client(
+            user,
+            urls,
+            settings=self.client_settings,
+            emit=ear,
+            rng=self._rng(user),
+            should_ping=heartbeats,
+        )
         self.users[user] = client
         try:
             await client.start()

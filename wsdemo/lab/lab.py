@@ -330,6 +330,11 @@ class Lab:
                 raise TimeoutError(f"not within {timeout_s:g} s: {what}")
             self._driver.pause(POLL_S)
 
+    def let_pass(self, seconds: float) -> None:
+        """Let so many production seconds pass, and the lab live meanwhile."""
+        self._require_open()
+        self._driver.pause(seconds / self.scale)
+
     def log(self, lines: int = 20) -> None:
         """Print the last lines that the gateways logged."""
         print("\n".join(list(self._log)[-lines:]))  # noqa: T201  (a cell asked for it)
