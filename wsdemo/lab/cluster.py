@@ -33,6 +33,7 @@ from wsdemo.lab.outage import Outage
 from wsdemo.lab.plots.frames import REDIS
 from wsdemo.lab.progress import Count
 from wsdemo.lab.recorder import Recorder
+from wsdemo.lab.timestamps import TimestampPresence
 from wsdemo.lab.watch import Watch
 from wsdemo.lab.wire import Bundle, Wire
 from wsdemo.presence import Presence, RedisPresence
@@ -43,6 +44,7 @@ from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, T
 POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
     "fenced": lambda link, keyspace, timing, _: RedisPresence(link, keyspace, timing),
     "seed": SeedPresence,
+    "timestamp": TimestampPresence,
 }
 """Rules of presence that a lab can run under: the product's, and the Go demo's."""
 

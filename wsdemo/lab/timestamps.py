@@ -1,0 +1,121 @@
+"""What would a careful engineer write who trusts clocks?
+
+Every verb compares before it writes, each in one script, and the newest timestamp wins. This is
+what the Go demo begins with `register`, carried through to the end:
+
+* register and refresh ask the same question: is there a newer sign of life than mine? If not,
+  they write the whole entry, so there is never half a one;
+* release removes the entry unless it is newer than the last sign of life that this gateway had
+  of this very session.
+
+A timestamp is Unix time with microseconds. Whole seconds, as in the demo, make two signs of life
+within a second equal, and between equals the later *command* wins, which is what timestamps were
+to prevent. Six decimals are also as many as Lua's numbers can tell apart at today's date.
+
+What it cannot do is in its first argument: the timestamps are those of the gateways' own clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
+from wsdemo.redis.link import LINK_ERRORS, RedisLink
+from wsdemo.redis.scripts import Script
+from wsdemo.settings import Keyspace, Timing
+
+WRITE: Final = Script(
+    "timestamp-write",
+    """
+-- Is this the newest sign of life of the user? Then it is the entry. Returns 1, or 0 if not.
+-- KEYS  1 presence:{user}   ARGV  1 gwId  2 connId  3 ts  4 life of the presence, ms
+local current = redis.call('HGET', KEYS[1], 'ts')
+if current and tonumber(current) > tonumber(ARGV[3]) then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'gwId', ARGV[1], 'connId', ARGV[2], 'ts', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1
+""",
+)
+
+RELEASE: Final = Script(
+    "timestamp-release",
+    """
+-- Is there no newer sign of life than the last one of this session? Then the entry goes.
+-- KEYS  1 presence:{user}   ARGV  1 ts
+local current = redis.call('HGET', KEYS[1], 'ts')
+if not current or tonumber(current) > tonumber(ARGV[1]) then
+  return 0
+end
+return redis.call('DEL', KEYS[1])
+""",
+)
+
+
+class TimestampPresence:
+    """Compare-and-set by the gateway's own clock, behind the four verbs.
+
+    Args:
+        wall_clock: the gateway's own clock, in Unix seconds; the laboratory skews it.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        keyspace: Keyspace,
+        timing: Timing,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._link = link
+        self._keyspace = keyspace
+        self._ttl_ms = timing.presence_ttl_ms
+        self._wall_clock = wall_clock
+        self._heard: dict[str, str] = {}
+        """Of each session that is not released yet: the timestamp of its last sign of life."""
+
+    async def mint(self, user: str) -> int:
+        """The timestamp is the token."""
+        return 0
+
+    async def register(self, claim: Claim) -> Registration:
+        heard = self._heard[claim.conn_id] = self._now()
+        if await self._write(claim, heard, self._ttl_ms):
+            return Registration(Register.OK)
+        # Nobody releases a session that never took effect.
+        del self._heard[claim.conn_id]
+        return Registration(Register.STALE)
+
+    async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
+        return await asyncio.gather(*(self._refresh(renewal) for renewal in renewals))
+
+    async def _refresh(self, renewal: Renewal) -> Refresh | Exception:
+        claim, heard = renewal.claim, self._now()
+        if claim.conn_id in self._heard:
+            self._heard[claim.conn_id] = heard
+        try:
+            written = await self._write(claim, heard, renewal.ttl_ms)
+        except LINK_ERRORS as problem:
+            return problem
+        return Refresh.OK if written else Refresh.SUPERSEDED
+
+    async def release(self, claim: Claim) -> bool:
+        heard = self._heard.get(claim.conn_id)
+        if heard is None:
+            return False
+        try:
+            key = self._keyspace.presence(claim.user)
+            return bool(await self._link.run(RELEASE, [key], heard))
+        finally:
+            self._heard.pop(claim.conn_id, None)
+
+    def _now(self) -> str:
+        return f"{self._wall_clock():.6f}"
+
+    async def _write(self, claim: Claim, heard: str, ttl_ms: int) -> bool:
+        key = self._keyspace.presence(claim.user)
+        answer = await self._link.run(WRITE, [key], claim.gateway_id, claim.conn_id, heard, ttl_ms)
+        return bool(answer)
