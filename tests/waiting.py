@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 
-async def until(what: str, condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+async def until(
+    what: str, condition: Callable[[], Any], timeout_s: float = 10.0, every_s: float = 0.005
+) -> Any:
     """Wait until a condition, plain or asynchronous, holds; return its value."""
     value: Any = None
     try:
@@ -21,6 +23,6 @@ async def until(what: str, condition: Callable[[], Any], timeout_s: float = 10.0
                     value = await value
                 if value:
                     return value
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(every_s)
     except TimeoutError:
         pytest.fail(f"not within {timeout_s:g} s: {what}")
