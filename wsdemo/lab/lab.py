@@ -23,7 +23,15 @@ from wsdemo.client.connection import Message, Receipt, State
 from wsdemo.lab.cluster import POLL_S, Cluster
 from wsdemo.lab.crowd import Life
 from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
-from wsdemo.lab.plots import spacetime, steps
+from wsdemo.lab.plots import (
+    availability,
+    detection,
+    ledger,
+    ribbons,
+    sawtooth,
+    spacetime,
+    steps,
+)
 from wsdemo.lab.plots.style import Picture, counted
 from wsdemo.lab.progress import Count, ProgressLine
 from wsdemo.lab.wire import Bundle, Direction
@@ -479,6 +487,38 @@ class Plots:
     def story(self, *users: str, **options: Any) -> Picture:
         """Draw everything that happened to these users, refreshes aside."""
         return spacetime(self._lab.trace(), users=users, **options)
+
+    def ribbons(self, *users: str, **options: Any) -> Picture:
+        """Draw where these users were (or those about whom Redis was wrong longest), and where
+        Redis said that they were.
+        """
+        return ribbons(self._lab.trace(), users or None, **self._clock(), **options)
+
+    def sawtooth(self, *users: str, **options: Any) -> Picture:
+        """Draw what was left of the leases of watched users."""
+        return sawtooth(self._lab.trace(), users, **self._clock(), **options)
+
+    def availability(self, *users: str, **options: Any) -> Picture:
+        """Draw when each user was served, and the curve of their outages."""
+        return availability(self._lab.trace(), users or None, **self._clock(), **options)
+
+    def ledger(self, **options: Any) -> Picture:
+        """Draw what presence accepted and rejected, and whom that saved or lost."""
+        return ledger(self._lab.trace(), scale=self._lab.scale, **options)
+
+    def detection(self, **options: Any) -> Picture:
+        """Draw how long users who vanished were believed in."""
+        timing, scale = self._lab.cluster.timing, self._lab.scale
+        rule = {
+            "timeout_s": timing.idle_timeout_s * scale,
+            "heartbeat_s": timing.heartbeat_s * scale,
+            "scan_s": timing.health_check_s * scale,
+        }
+        return detection(self._lab.trace(), scale=scale, **{**rule, **options})
+
+    def _clock(self) -> dict[str, float]:
+        timing = self._lab.cluster.timing
+        return {"scale": timing.scale, "ttl_s": timing.presence_ttl_s * timing.scale}
 
     def steps(self, receipt: Receipt, **options: Any) -> Picture:
         """Draw what each table held before, during and after one message."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -88,7 +89,7 @@ def availability(
         raise ValueError("nobody of these was ever registered: there is no service to look at")
     first, last = _window(trace, since, scale)
     frozen = _frozen(trace, last)
-    by_user = {user: ([], []) for user in known}  # type: dict[str, tuple[list[Stay], list[Stay]]]
+    by_user: dict[str, tuple[list[Stay], list[Stay]]] = {user: ([], []) for user in known}
     for which, stays in enumerate((real, said)):
         for stay in stays:
             if stay.user in by_user:
@@ -158,7 +159,7 @@ def _row(
     edges |= {edge for spells in frozen.values() for spell in spells for edge in spell}
     times = sorted(edge for edge in edges if first <= edge <= last)
     spans: list[_Span] = []
-    for start, end in zip(times, times[1:], strict=False):
+    for start, end in itertools.pairwise(times):
         state = _state(real, said, frozen, (start + end) / 2, end - start)
         if spans and spans[-1].state == state:
             spans[-1] = spans[-1]._replace(end=end)
