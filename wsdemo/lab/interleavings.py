@@ -86,14 +86,19 @@ def explore_all(
 ) -> list[Exploration]:
     """Play every order under every policy and skew, on one server; otherwise as `explore`."""
     for policy in policies:
-        if policy not in POLICIES:
-            raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
+        require_policy(policy)
     chosen = all_orders() if orders is None else tuple(orders)
     cases = [(policy, skew_s) for policy in policies for skew_s in skews]
-    return _in_a_thread(_explore_all(cases, chosen, redis))
+    return in_a_thread(_explore_all(cases, chosen, redis))
 
 
-def _in_a_thread(work: Coroutine[Any, Any, T]) -> T:
+def require_policy(policy: str) -> None:
+    """Complain about a policy that does not exist."""
+    if policy not in POLICIES:
+        raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
+
+
+def in_a_thread(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end also where a loop is running already, as in a cell."""
     found: list[T] = []
     problems: list[BaseException] = []
