@@ -181,7 +181,7 @@ def test_a_heartbeat_after_the_delete_raises_half_an_entry(
     played = explored["seed", 0.0][("h_ts", "c_read", "r_ts", "r_set", "c_del", "h_set")]
     assert set(played.entries[-1]) == {"ts"}
     assert played.end is End.LOST
-    assert played.words()[-1].endswith("Redis: half an entry, without a gateway")
+    assert played.words()[-1].endswith("Redis: half an entry")
 
 
 def test_an_order_is_a_trace_that_can_be_drawn(

@@ -161,7 +161,7 @@ class Played:
         if action not in WRITES:
             return ""
         refused = "rejected; " if THREAD_OF[action] in self.rejected else ""
-        return f" → {refused}Redis: {_named(self.entries[step])}"
+        return f" → {refused}Redis: {named(self.entries[step])}"
 
     def trace(self) -> pd.DataFrame:
         """Return the order as a trace: an arrow leaves when a gateway looks, and arrives when it
@@ -212,10 +212,11 @@ _REASONS: Final = {
 }
 
 
-def _named(entry: Mapping[str, str]) -> str:
+def named(entry: Mapping[str, str]) -> str:
+    """Return whom an entry names, in words."""
     if not entry:
         return "nobody"
-    return entry.get("gwId") or "half an entry, without a gateway"
+    return entry.get("gwId") or "half an entry"
 
 
 @dataclass(frozen=True)
@@ -259,8 +260,7 @@ class Exploration:
                 "order": [" ".join(one.order) for one in self.played],
                 "end": [one.end.value for one in self.played],
                 "Redis named": [
-                    " → ".join(_named(entry).split(",")[0] for entry in one.entries)
-                    for one in self.played
+                    " → ".join(named(entry) for entry in one.entries) for one in self.played
                 ],
                 "rejected": [", ".join(sorted(one.rejected)) for one in self.played],
             }
