@@ -28,6 +28,8 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 REGISTERED = b'"registered"'
+PING, PONG = 0x89, 0x8A
+"""First bytes of control frames."""
 ACTIVE = 200
 """Users who take part in a phase of messages; all others are idle."""
 
@@ -57,24 +59,34 @@ class User(asyncio.Protocol):
         self.transport.write(HANDSHAKE)
 
     def data_received(self, data: bytes) -> None:
-        if not self._registered.done():
-            self._tail += data
-            if not self._upgraded and b"\r\n\r\n" in self._tail:
-                self._upgraded = True
-                text = b'{"type":"register","userId":"%b"}' % self.name.encode()
-                self.transport.write(frame(text))
-            if REGISTERED in self._tail:
-                self._tail = b""
-                self._registered.set_result(None)
-            return
-        if self._tail:
-            data = self._tail + data
-        end = 0
-        for found in MARK.finditer(data):
+        data = self._tail + data
+        if not self._upgraded:
+            head, end, data = data.partition(b"\r\n\r\n")
+            if not end:
+                self._tail = head
+                return
+            self._upgraded = True
+            text = b'{"type":"register","userId":"%b"}' % self.name.encode()
+            self.transport.write(frame(text))
+        at, size = 0, len(data)
+        while size - at >= 2:
+            length, begins = data[at + 1], at + 2
+            if length == 126:
+                length, begins = int.from_bytes(data[at + 2 : at + 4]), at + 4
+            if size < begins + length or size < begins:
+                break
+            self._take(data[at], data[begins : begins + length])
+            at = begins + length
+        self._tail = data[at:]
+
+    def _take(self, first: int, payload: bytes) -> None:
+        """Take one frame: a text is looked into, a ping is answered, or we would be dropped."""
+        if first == PING:
+            self.transport.write(bytes([PONG, 0x80 | len(payload)]) + b"\0\0\0\0" + payload)
+        elif found := MARK.search(payload):
             self._arrived(int(found[1]))
-            end = found.end()
-        mark = data.rfind(b"#", end)
-        self._tail = data[mark:] if mark >= 0 else b""
+        elif not self._registered.done() and REGISTERED in payload:
+            self._registered.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

@@ -679,3 +679,31 @@ async def test_closing_wakes_whoever_waits(gateways: tuple[Gateway, Gateway]) ->
         with pytest.raises(ClientClosed):
             await receiving
         assert (await sending).status is Status.UNKNOWN
+
+
+async def test_a_gateway_that_forbids_us_is_left_out_and_its_neighbour_is_next(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """Three in the list, the first answers 404: the second is dialled, not the third."""
+    one, two = (gateway.url for gateway in gateways)
+    async with Client("alice", [one.replace("/ws", "/elsewhere"), two, one]) as alice:
+        assert (alice.gateway, alice.attempts) == (two, 2)
+
+
+async def test_a_listener_that_fails_ends_the_client_and_wakes_whoever_waits(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
+    """`receive` without a deadline does not wait for a client that is no more."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+
+    def emit(event: Event) -> None:
+        if event.kind is Kind.PONG:
+            raise ZeroDivisionError("the listener's own mistake")
+
+    timing = Timing().scaled(300)
+    async with Client("alice", [gateways[0].url], timing=timing, emit=emit) as alice:
+        async with asyncio.timeout(10):
+            with pytest.raises(ClientClosed, match="ZeroDivisionError"):
+                await alice.receive()
+    assert failures[0]["message"] == "client alice failed"

@@ -192,6 +192,7 @@ class Client:
             ConnectFailed: no gateway took us, or none in time; nothing is left running.
         """
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"{self.user}")
+        self._keeper.add_done_callback(self._kept)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._wait_registered()
@@ -358,6 +359,14 @@ class Client:
             self._turn += 1
             await asyncio.sleep(self._pause_s(failures, ended.advice_s))
 
+    def _kept(self, keeper: asyncio.Task[None]) -> None:
+        """However it ended, whoever waits for a message must not wait for ever."""
+        if not keeper.cancelled() and (problem := keeper.exception()) is not None:
+            self._finish(f"{type(problem).__name__}: {problem}")
+            keeper.get_loop().call_exception_handler(
+                {"message": f"client {self.user} failed", "exception": problem, "task": keeper}
+            )
+
     def _pause_s(self, failures: int, advice_s: float | None) -> float:
         """Full jitter below a ceiling that doubles; never less than the gateway asked for."""
         settings = self._settings
@@ -401,8 +410,13 @@ class Client:
         if status in RETRYABLE_HTTP:
             advice = problem.response.headers.get("Retry-After", "")
             return _Ended(False, True, why, float(advice) if advice.isdigit() else None)
-        self._gateways = [other for other in self._gateways if other != url] or [url]
-        return _Ended(False, self._gateways != [url], why)
+        others = [other for other in self._gateways if other != url]
+        if not others:
+            return _Ended(False, False, why)
+        # Whoever stood behind it in the list is next, not the one behind that.
+        self._turn = self._turn % len(self._gateways) - 1
+        self._gateways = others
+        return _Ended(False, True, why)
 
     async def _converse(self, connection: ClientConnection) -> _Ended:
         """Register, then read until the connection ends; heartbeats go on beside it."""

@@ -160,6 +160,7 @@ class Gateway:
             flusher=Flusher(loop),
             fast_frames=self.settings.fast_frames,
             answer=self._answer,
+            has_room=self._has_room,
             welcome=lambda socket: Session(socket, desk),
             sockets=set(),
             idle=asyncio.Event(),
@@ -351,14 +352,18 @@ class Gateway:
             return Answer(405, "Method not allowed.\n", {"Allow": "GET, HEAD"})
         return page()
 
-    def _too_many(self) -> Answer | None:
+    def _has_room(self) -> bool:
         assert self._front is not None
+        full = len(self._front.sockets) > self.settings.limits.max_connections
+        return not self._draining and not full
+
+    def _too_many(self) -> Answer | None:
+        if self._has_room():
+            return None
         if self._draining:
             return Answer(503, "Draining.\n", {"Retry-After": "1"})
-        if len(self._front.sockets) > self.settings.limits.max_connections:
-            self.counters.connections_refused += 1
-            return Answer(503, "Too many connections.\n", {"Retry-After": "1"})
-        return None
+        self.counters.connections_refused += 1
+        return Answer(503, "Too many connections.\n", {"Retry-After": "1"})
 
     def _page_health(self) -> Answer:
         return Answer(200, "OK", {})  # Alive, to the letter of the demo; /ready says more.

@@ -1,13 +1,14 @@
 """How do bytes become messages, and messages bytes?
 
-One object per TCP connection, between asyncio's transport and the `ServerProtocol` of
-websockets, which does the handshake, the frames, the closing and the control frames without any
-I/O. There is no task and no queue per connection: what arrives is handled before the event loop's
-callback returns.
+One object per TCP connection, between asyncio's transport and the sans-I/O protocol of
+websockets, which does the handshake, the frames, the closing and the control frames. There is no
+task and no queue per connection: what arrives is handled before the event loop's callback
+returns.
 
-Beside the general parser stands a short path for what nearly all traffic is: a whole, short,
-unfragmented text frame. It is taken only at a frame boundary, when the general parser holds
-nothing back, and a test feeds both with the same bytes.
+Beside the general parser stand two short paths for what nearly all traffic is: the handshake that
+every client sends, and a whole, short, unfragmented text frame. The latter is taken only at a
+frame boundary, when the general parser holds nothing back. Tests feed both ways with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any, Final, Protocol, cast
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import CLOSED, CLOSING, OPEN
+from websockets.protocol import CLOSED, CLOSING, OPEN, SERVER
+from websockets.protocol import Protocol as Conversation
 from websockets.server import ServerProtocol
 
 try:
@@ -31,6 +33,7 @@ except ImportError:  # pragma: no cover - a build of websockets without its C ex
     from websockets.utils import apply_mask
 
 from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.handshake import acceptance, usual_request
 from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
 from wsdemo.protocol import Code, close_reason
 from wsdemo.settings import Limits
@@ -43,6 +46,10 @@ PING_FRAME: Final = b"\x89\x00"
 # The library logs each connection at INFO; who runs a gateway wants to hear of trouble only.
 _library_log = logging.getLogger("wsdemo.websockets")
 _library_log.setLevel(logging.WARNING)
+
+
+NOTHING_YET: Final[Conversation] = ServerProtocol(logger=_library_log)
+"""The state of every connection that has not said anything: connecting. It is never fed."""
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -79,8 +86,8 @@ class Front:
     """What all sockets of a gateway share.
 
     `answer` returns the plain HTTP answer to a request, or None when it may become a WebSocket;
-    `welcome` makes the session of a socket whose handshake is done. `idle` is set when the last
-    of the `sockets` has gone.
+    `has_room` says whether one more socket would get none; `welcome` makes the session of a
+    socket whose handshake is done. `idle` is set when the last of the `sockets` has gone.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -90,6 +97,7 @@ class Front:
     flusher: Flusher
     fast_frames: bool
     answer: Callable[[Request], Answer | None]
+    has_room: Callable[[], bool]
     welcome: Callable[[Socket], Talker]
     sockets: set[Socket]
     idle: asyncio.Event
@@ -118,7 +126,7 @@ class Socket(asyncio.Protocol):
 
     def __init__(self, front: Front) -> None:
         self._front = front
-        self._ws = ServerProtocol(max_size=front.limits.max_frame_bytes, logger=_library_log)
+        self._ws = NOTHING_YET
         self._talker: Talker | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fragments: list[bytes] | None = None
@@ -149,9 +157,15 @@ class Socket(asyncio.Protocol):
             data = self._read_short_frames(data)
             if not data:
                 return
+        elif self._ws is NOTHING_YET:
+            data = self._begin(data)
+            if not data:
+                return
         self._read_generally(data)
 
     def eof_received(self) -> bool:
+        if self._ws is NOTHING_YET:
+            return False
         self._ws.receive_eof()
         self._write_replies()
         return False
@@ -263,17 +277,36 @@ class Socket(asyncio.Protocol):
 
     # --- the handshake -----------------------------------------------------------------------
 
+    def _begin(self, data: bytes) -> bytes:
+        """Take the first bytes: a usual handshake, or whatever it is. Return what is left."""
+        max_size = self._front.limits.max_frame_bytes
+        usual = usual_request(data) if self._front.fast_frames else None
+        if usual is None or not self._front.has_room():
+            self._ws = ServerProtocol(max_size=max_size, logger=_library_log)
+            return data
+        key, end = usual
+        self._ws = Conversation(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
+        self._transport.write(acceptance(key))
+        self._at_boundary = True
+        self._welcome()
+        return self._read_short_frames(data[end:])
+
+    def _welcome(self) -> None:
+        self._front.counters.connections_accepted += 1
+        self._disarm()
+        self._talker = self._front.welcome(self)
+
     def _shake_hands(self, request: Request) -> None:
+        ws = self._ws
+        assert isinstance(ws, ServerProtocol)
         answer = self._front.answer(request)
         if answer is not None:
-            self._ws.send_response(_response(self._ws, request, answer))
+            ws.send_response(_response(ws, request, answer))
             return
-        response = self._ws.accept(request)
-        self._ws.send_response(response)
+        response = ws.accept(request)
+        ws.send_response(response)
         if response.status_code == 101:
-            self._front.counters.connections_accepted += 1
-            self._disarm()
-            self._talker = self._front.welcome(self)
+            self._welcome()
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -374,7 +407,7 @@ class Socket(asyncio.Protocol):
             self._timer = None
 
 
-def _between_frames(ws: ServerProtocol) -> bool:
+def _between_frames(ws: Conversation) -> bool:
     """Say whether the library's parser stands between two frames and holds no byte back.
 
     It is a generator: there, it waits in `StreamReader.at_eof`; within a frame, in `read_exact`.

@@ -39,7 +39,7 @@ from wsdemo.lab.wire import Bundle, Wire
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
-from wsdemo.settings import GatewaySettings, Keyspace, Timing
+from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
 
 POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
     "fenced": lambda link, keyspace, timing, _: RedisPresence(link, keyspace, timing),
@@ -62,6 +62,7 @@ class Cluster:
         scale: how many times faster than in production time passes for heartbeats and leases.
         seed: of all randomness of the users.
         policy: a key of `POLICIES`.
+        timing: production timings other than the product's, e.g. `Timing(heartbeat_s=20)`.
         clocks: gateway id -> by how many production seconds its wall clock is wrong.
         wires: put a wire between each gateway and Redis.
         freezable: gateways with a loop of their own, which can be frozen.
@@ -79,6 +80,7 @@ class Cluster:
         scale: float = 60.0,
         seed: int = 7,
         policy: str = "fenced",
+        timing: Timing | None = None,
         clocks: Mapping[str, float] | None = None,
         wires: bool = False,
         freezable: Collection[str] = (),
@@ -94,7 +96,13 @@ class Cluster:
                 raise ValueError(f"there is no {name!r}; there are: {', '.join(self._wanted)}")
         self.policy = policy
         self.seed = seed
-        self.timing = Timing().scaled(scale)
+        self.timing = (timing or Timing()).scaled(scale)
+        # How long clients are asked to wait, and wait by themselves, is pace as well.
+        self.limits = Limits(retry_after_s=Limits().retry_after_s / scale)
+        self.client_settings = ClientSettings(
+            backoff_base_s=ClientSettings().backoff_base_s / scale,
+            backoff_cap_s=ClientSettings().backoff_cap_s / scale,
+        )
         self.recorder = Recorder()
         self.keyspace = Keyspace(f"lab:{secrets.token_hex(4)}:")
         """Two labs on one server do not meet."""
@@ -232,7 +240,12 @@ class Cluster:
         if self._wired:
             url = await self._by_wire(name, url)
         return GatewaySettings(
-            gateway_id=name, port=0, redis_url=url, timing=self.timing, keyspace=self.keyspace
+            gateway_id=name,
+            port=0,
+            redis_url=url,
+            timing=self.timing,
+            limits=self.limits,
+            keyspace=self.keyspace,
         )
 
     async def _by_wire(self, name: str, url: str) -> str:
@@ -321,6 +334,14 @@ class Cluster:
         await self.host(at).on_its_loop(lambda: director.let_go(user))
         await self.until(f"the release of {user} is done", lambda: _now(director.is_done(user)))
 
+    def delay_cleanups(self, seconds: float) -> None:
+        """From now on every gateway cleans up so many production seconds too late."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"{seconds!r} is not a number of production seconds")
+        for name, director in self.directors.items():
+            director.late_s = seconds / self.timing.scale
+            self.recorder.note(Kind.FAULT, name, reason=f"cleans up {seconds:g} s too late")
+
     def director(self, gateway: str) -> HeldReleases:
         """Return who holds the verbs of a gateway."""
         self.gateway(gateway)
@@ -374,7 +395,14 @@ class Cluster:
         heartbeats = Heartbeats(user, self._rng(f"{user} heartbeats"), ear, time.monotonic)
         heartbeats.loss = drop_pings
         self._heartbeats[user] = heartbeats
-        client = Client(user, urls, emit=ear, rng=self._rng(user), should_ping=heartbeats)
+        client = Client(
+            user,
+            urls,
+            settings=self.client_settings,
+            emit=ear,
+            rng=self._rng(user),
+            should_ping=heartbeats,
+        )
         self.users[user] = client
         try:
             await client.start()
@@ -505,10 +533,17 @@ class Cluster:
 
     async def record(self, user: str) -> dict[str, str]:
         """Return the entry of a user in Redis, as `HGETALL presence:{user}` does."""
+        return (await self.records([user]))[user]
+
+    async def records(self, users: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return the entries of many users, asked in one go."""
         if self._database is None:
             raise ValueError("the lab has no Redis: it is closed, or was never started")
-        entry = await self._database.hgetall(self.keyspace.presence(user))
-        return {str(name): str(value) for name, value in entry.items()}
+        names = list(users)
+        pipeline = self._database.pipeline(transaction=False)
+        for name in names:
+            pipeline.hgetall(self.keyspace.presence(name))
+        return dict(zip(names, await pipeline.execute(), strict=True))
 
     async def until(
         self, what: str, holds: Callable[[], Awaitable[bool]], timeout_s: float = 10.0

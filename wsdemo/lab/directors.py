@@ -127,6 +127,8 @@ class HeldVerbs:
         self.gates = gates or Gates()
         self._done: dict[tuple[str, Verb], asyncio.Event] = {}
         self._answered: Counter[tuple[str, Verb]] = Counter()
+        self.late_s = 0.0
+        """Every release that is not held comes this much too late."""
 
     def hold(self, user: str, verb: Verb = "release") -> None:
         """From now on, this verb of this user waits before it starts."""
@@ -200,6 +202,8 @@ class HeldVerbs:
 
     async def release(self, claim: Claim) -> bool:
         held = await self.gates.arrive(Place(claim.user, "release"))
+        if self.late_s and not held:
+            await asyncio.sleep(self.late_s)
         try:
             with _acts(claim.user, "release"):
                 return await self._presence.release(claim)

@@ -277,6 +277,7 @@ class Process:
         timing = self._settings.timing
         fields = [item.name for item in dataclasses.fields(timing) if item.name != "scale"]
         flags = [f"--{name.replace('_', '-')}={getattr(timing, name)}" for name in fields]
+        flags.append(f"--retry-after-s={self._settings.limits.retry_after_s}")
         return [*flags, f"--key-prefix={self._settings.keyspace.prefix}", "--log-level=info"]
 
     async def start(self) -> None:

@@ -252,6 +252,10 @@ class Lab:
         """Let the clean-up go on that was held, and wait until Redis has answered it."""
         self._run(self.cluster.let_go(user, at))
 
+    def delay_cleanups(self, seconds: float) -> None:
+        """From now on every gateway cleans up so many production seconds too late."""
+        self._do(lambda: self.cluster.delay_cleanups(seconds))
+
     # --- looking -----------------------------------------------------------------------------
 
     @property
@@ -265,7 +269,7 @@ class Lab:
 
     def where(self) -> pd.DataFrame:
         """Return, for each user, the gateway of its socket and the gateway that Redis names."""
-        records = self._run(self._records())
+        records = self._run(self.cluster.records(self.users))
         return pd.DataFrame(
             [
                 {
@@ -277,10 +281,6 @@ class Lab:
             ],
             columns=["user", "socket", "Redis says"],
         ).set_index("user")
-
-    async def _records(self) -> dict[str, dict[str, str]]:
-        records = await asyncio.gather(*(self.cluster.record(name) for name in self.users))
-        return dict(zip(self.users, records, strict=True))
 
     def record(self, user: str) -> dict[str, str]:
         """Return what Redis stores about a user: `HGETALL presence:{user}`; empty when offline."""
@@ -329,6 +329,11 @@ class Lab:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {timeout_s:g} s: {what}")
             self._driver.pause(POLL_S)
+
+    def let_pass(self, seconds: float) -> None:
+        """Let so many production seconds pass, and the lab live meanwhile."""
+        self._require_open()
+        self._driver.pause(seconds / self.scale)
 
     def log(self, lines: int = 20) -> None:
         """Print the last lines that the gateways logged."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,12 +28,11 @@ from wsdemo.lab.orders import NEW, OLD, THREAD_OF, USER, Action, Played
 from wsdemo.lab.stage import QUIET_S, HandClock, Stage
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
-from wsdemo.settings import GatewaySettings
+from wsdemo.settings import GatewaySettings, Timing
 
-HEARTBEAT_S: Final = 0.1
-"""Wall seconds: nobody wants to wait for alice's heartbeat."""
-LEASE_S: Final = 60.0
-"""Wall seconds: longer than any replay."""
+TIMING: Final = Timing(heartbeat_s=6.0, presence_ttl_s=1800.0)
+"""Production seconds. At the lab's pace a heartbeat comes within a tenth of a second, and a lease
+lasts longer than any replay."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,8 @@ class _StagedCluster(Cluster):
     """Two gateways whose verbs can be stopped before they write, and whose clocks stand still."""
 
     def __init__(self, policy: str, clocks: Mapping[str, HandClock], redis: str | None) -> None:
-        super().__init__(len(clocks), redis=redis)
+        super().__init__(len(clocks), timing=TIMING, redis=redis)
         self.policy = policy
-        self.timing = dataclasses.replace(
-            self.timing, heartbeat_s=HEARTBEAT_S, presence_ttl_s=LEASE_S
-        )
         self._hand_clocks = clocks
 
     def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:

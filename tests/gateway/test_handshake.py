@@ -1,0 +1,122 @@
+"""Is the short way through a handshake the same as the long one, and never taken by mistake?"""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.frames import Frame
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from wsdemo.gateway.handshake import acceptance, usual_request
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+USUAL = {
+    "Host": "localhost:8080",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def request(headers: dict[str, str], line: str = "GET /ws HTTP/1.1") -> bytes:
+    lines = [line, *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def general(data: bytes) -> tuple[ServerProtocol, bytes]:
+    """What the library says to the same bytes, and its state afterwards."""
+    ws = ServerProtocol()
+    ws.receive_data(data)
+    for event in ws.events_received():
+        if isinstance(event, Request):
+            ws.send_response(ws.accept(event))
+    return ws, b"".join(ws.data_to_send())
+
+
+def undated(answer: bytes) -> bytes:
+    return re.sub(rb"Date: [^\r]+\r\n", b"Date\r\n", answer)
+
+
+BROWSER = USUAL | {
+    "Connection": "keep-alive, Upgrade",
+    "Origin": "http://localhost",
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64)",
+    "Accept-Encoding": "gzip, deflate",
+    "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",
+    "Cookie": "a=b; c=d",
+    "Pragma": "",
+}
+
+
+@pytest.mark.parametrize("headers", [USUAL, BROWSER], ids=["library", "browser"])
+def test_the_short_way_gives_the_answer_of_the_long_one(headers: dict[str, str]) -> None:
+    """Byte for byte, the date aside, and what follows the request is left."""
+    data = request(headers)
+    found = usual_request(data + b"\x81\x80")
+    assert found == (KEY.encode(), len(data))
+    ws, answer = general(data)
+    assert ws.state is OPEN
+    assert undated(acceptance(found[0])) == undated(answer)
+    assert re.search(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", acceptance(found[0]))
+
+
+UNUSUAL = {
+    "not whole yet": request(USUAL)[:-1],
+    "another path": request(USUAL, "GET /health HTTP/1.1"),
+    "a query": request(USUAL, "GET /ws?x HTTP/1.1"),
+    "another method": request(USUAL, "POST /ws HTTP/1.1"),
+    "an older protocol": request(USUAL, "GET /ws HTTP/1.0"),
+    "no upgrade": request({k: v for k, v in USUAL.items() if k != "Upgrade"}),
+    "no key": request({k: v for k, v in USUAL.items() if k != "Sec-WebSocket-Key"}),
+    "a short key": request(USUAL | {"Sec-WebSocket-Key": "c2hvcnQ="}),
+    "another version": request(USUAL | {"Sec-WebSocket-Version": "8"}),
+    "a header twice": request(USUAL)[:-2] + b"sec-websocket-key: x\r\n\r\n",
+    "a folded line": request(USUAL)[:-2] + b" folded\r\n\r\n",
+    "a body": request(USUAL | {"Content-Length": "3"}),
+    "a bare line feed": request(USUAL).replace(b"\r\nUpgrade", b"\nUpgrade"),
+    "a byte beyond ASCII": request(USUAL | {"X": "é"}),
+    "a very long header": request(USUAL | {"X": "x" * 3000}),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_not_usual_is_left_to_the_general_parser(name: str) -> None:
+    """None is not a verdict: the library judges."""
+    assert usual_request(UNUSUAL[name]) is None
+
+
+tokens = st.sampled_from(list(BROWSER)) | st.text("abcXYZ-_ :\t", max_size=8)
+values = (
+    st.sampled_from([*BROWSER.values(), "WebSocket", "upgrade", "Upgrade, keep-alive", "12"])
+    | st.text(st.characters(max_codepoint=255), max_size=12)
+    | st.binary(min_size=16, max_size=16).map(lambda raw: base64.b64encode(raw).decode())
+)
+
+
+@settings(max_examples=600)
+@given(st.lists(st.tuples(tokens, values), max_size=4), st.permutations(list(USUAL.items())))
+def test_whatever_takes_the_short_way_is_accepted_by_the_long_one(
+    changes: list[tuple[str, str]], usual: list[tuple[str, str]]
+) -> None:
+    """Changed, added and shuffled headers: never does the short way accept what the library does
+    not, or answer otherwise; and a frame behind the handshake is read the same.
+    """
+    lines = ["GET /ws HTTP/1.1", *(f"{name}: {value}" for name, value in [*usual, *changes])]
+    data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    found = usual_request(data)
+    if found is None:
+        return
+    ws, answer = general(data)
+    assert ws.state is OPEN
+    assert undated(acceptance(found[0])) == undated(answer)
+    assert found[1] == len(data) or b"\r\n\r\n" in data[: found[1]]
+    ws.receive_data(b"\x81\x82\0\0\0\0hi")
+    assert [bytes(e.data) for e in ws.events_received() if isinstance(e, Frame)] == [b"hi"]

@@ -1,0 +1,72 @@
+"""Is this the handshake that nearly every client sends, and what is the answer?
+
+Browsers and libraries ask for a WebSocket in one packet with a handful of headers. That common
+request is answered here in a few microseconds. Whatever is not plainly of the common kind, valid
+or not, is left to the general parser of websockets, which knows all the rest; a test holds the
+answers of both together, byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from email.utils import formatdate
+from typing import Final
+
+FIRST_LINE: Final = b"GET /ws HTTP/1.1"
+MAX_BYTES: Final = 2048
+GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+
+_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[ -~]*[!-~])?)?")
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+_date: tuple[int, str] = (0, "")
+
+
+def usual_request(data: bytes) -> tuple[bytes, int] | None:
+    """Return the key of a common handshake at the head of `data` and where it ends, or None.
+
+    None says nothing about the request but that the general parser has to judge it.
+    """
+    end = data.find(b"\r\n\r\n", 0, MAX_BYTES)
+    if end < 0 or not data.startswith(FIRST_LINE):
+        return None
+    first, *lines = data[:end].split(b"\r\n")
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        found = _LINE.fullmatch(line)
+        if found is None:
+            return None
+        headers[found[1].lower()] = found[2] or b""
+    key = headers.get(b"sec-websocket-key", b"")
+    is_usual = (
+        first == FIRST_LINE
+        and len(headers) == len(lines)
+        and headers.get(b"upgrade", b"").lower() == b"websocket"
+        and headers.get(b"connection", b"").lower() in {b"upgrade", b"keep-alive, upgrade"}
+        and headers.get(b"sec-websocket-version") == b"13"
+        and _KEY.fullmatch(key) is not None
+        and not _BODY & headers.keys()
+    )
+    return (key, end + 4) if is_usual else None
+
+
+def acceptance(key: bytes) -> bytes:
+    """Return the answer that makes the connection a WebSocket."""
+    accept = base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest()).decode()
+    return (
+        f"HTTP/1.1 101 Switching Protocols\r\nDate: {_today()}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    ).encode()
+
+
+def _today() -> str:
+    """Return the date as HTTP writes it; made once a second."""
+    global _date
+    now = int(time.time())
+    if now != _date[0]:
+        _date = (now, formatdate(now, usegmt=True))
+    return _date[1]
