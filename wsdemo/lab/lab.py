@@ -509,14 +509,14 @@ class Plots:
     def detection(self, **options: Any) -> Picture:
         """Draw how long users who vanished were believed in."""
         timing, scale = self._lab.cluster.timing, self._lab.scale
-        rule = {
+        rule: dict[str, Any] = {
             "timeout_s": timing.idle_timeout_s * scale,
             "heartbeat_s": timing.heartbeat_s * scale,
             "scan_s": timing.health_check_s * scale,
         }
         return detection(self._lab.trace(), scale=scale, **{**rule, **options})
 
-    def _clock(self) -> dict[str, float]:
+    def _clock(self) -> dict[str, Any]:
         timing = self._lab.cluster.timing
         return {"scale": timing.scale, "ttl_s": timing.presence_ttl_s * timing.scale}
 

@@ -93,7 +93,7 @@ def detection(
         placer.put(f"{words} {value} s", [Spot(x + 4, y), Spot(x - 4, y, "right")])
     fig.wsdemo_caption = (
         "Blue: from the moment at which a lid was shut to the gateway's clean-up. Dashed: the "
-        "rule. The gateway counts from the last sign of life, which was up to one heartbeat earlier. "
+        "rule. The gateway counts from the last sign of life, up to one heartbeat earlier. "
         + measured_at(trace, scale)
     )
     fig.wsdemo_alt = _alt(facts, rule)
