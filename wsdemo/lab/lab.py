@@ -22,6 +22,7 @@ from wsdemo.client import Client
 from wsdemo.client.connection import Message, Receipt, State
 from wsdemo.lab.cluster import POLL_S, Cluster
 from wsdemo.lab.crowd import Life
+from wsdemo.lab.directors import Verb
 from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
 from wsdemo.lab.plots import (
     availability,
@@ -252,13 +253,19 @@ class Lab:
         """Return the wire between a gateway and "redis" (`Lab(wires=True)`), or of a wired user."""
         return LabWire(self, self.cluster.wire(one, other))
 
+    def hold(self, user: str, at: str, verb: Verb = "release") -> None:
+        """From now on, this verb of this user waits at this gateway: mint, register, refresh or
+        release.
+        """
+        self._run(self.cluster.hold(user, at, verb))
+
     def hold_cleanup(self, user: str, at: str) -> None:
         """From now on, the clean-up of this user at this gateway waits."""
-        self._run(self.cluster.hold(user, at))
+        self.hold(user, at)
 
-    def let_go(self, user: str, at: str) -> None:
-        """Let the clean-up go on that was held, and wait until Redis has answered it."""
-        self._run(self.cluster.let_go(user, at))
+    def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
+        """Let a verb go on that was held, and wait until Redis has answered it."""
+        self._run(self.cluster.let_go(user, at, verb))
 
     def delay_cleanups(self, seconds: float) -> None:
         """From now on every gateway cleans up so many production seconds too late."""
