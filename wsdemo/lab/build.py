@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ KERNEL: Final = {
     "language": "python",
     "name": "python3",
 }
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _KEPT_TAGS: Final = ("exercise", "solution", "slide")
 
 
@@ -120,8 +122,9 @@ def execute(notebook: Any) -> str:
     try:
         client.execute(cwd=str(ROOT))
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
-        lines = str(problem).strip().splitlines()
-        return lines[-1] if lines else type(problem).__name__
+        lines = _COLOUR.sub("", str(problem)).strip().splitlines()
+        told = [line.strip() for line in lines if line.startswith("---->")] + lines[-1:]
+        return " | ".join(told) or type(problem).__name__
     return ""
 
 

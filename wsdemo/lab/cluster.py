@@ -334,6 +334,12 @@ class Cluster:
         await self.host(at).on_its_loop(lambda: director.let_go(user, verb))
         await self.until(f"the {what} is done", lambda: _now(director.is_done(user, verb)))
 
+    async def let_all_go(self) -> None:
+        """Let everything go on that is held at any gateway, and hold nothing more."""
+        for name, director in self.directors.items():
+            if name in self.hosts:
+                await self.hosts[name].on_its_loop(director.let_go)
+
     def delay_cleanups(self, seconds: float) -> None:
         """From now on every gateway cleans up so many production seconds too late."""
         if not 0 <= seconds < float("inf"):

@@ -267,6 +267,10 @@ class Lab:
         """Let a verb go on that was held, and wait until Redis has answered it."""
         self._run(self.cluster.let_go(user, at, verb))
 
+    def let_all_go(self) -> None:
+        """Let everything go on that is held at any gateway, and hold nothing more."""
+        self._run(self.cluster.let_all_go())
+
     def delay_cleanups(self, seconds: float) -> None:
         """From now on every gateway cleans up so many production seconds too late."""
         self._do(lambda: self.cluster.delay_cleanups(seconds))
