@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from wsdemo.lab.lessons import cleanup, start
+from wsdemo.lab.lessons import cleanup, clocks, orders, start
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 __all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
@@ -18,9 +18,13 @@ __all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
 QUESTIONS: Final[dict[str, Question]] = {
     "q00": start.QUESTION,
     "q04": cleanup.QUESTION,
+    "q05": orders.QUESTION,
+    "q06": clocks.QUESTION,
 }
 
 CHECKS: Final[dict[str, Callable[[Any], Judgement]]] = {
     "ex00": start.judge_where_is,
     "ex04": cleanup.judge_delete_if_mine,
+    "ex05": orders.judge_step,
+    "ex06": clocks.judge_register,
 }
