@@ -28,8 +28,8 @@ QUESTION: Final = Question(
         15: "Those are the orders in which the DEL comes last of all. There are more in which it "
         "comes after her registration, and a heartbeat then raises half an entry.",
         19: "All orders in which the DEL comes after her registration.",
-        25: "So many end wrong when nothing is compared at all. Guarding the register saves those "
-        "in which a late heartbeat writes over her new entry.",
+        25: "So many end wrong when nothing is compared at all. The demo does better in 6, but not "
+        "by comparing: its heartbeat writes a timestamp only, and not the name of its gateway.",
     },
 )
 
