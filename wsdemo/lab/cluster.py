@@ -26,7 +26,7 @@ from wsdemo.events import Event, Kind
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.clocks import WallClock
 from wsdemo.lab.crowd import Heartbeats, Life, live
-from wsdemo.lab.directors import HeldReleases
+from wsdemo.lab.directors import HeldVerbs, Verb
 from wsdemo.lab.hosts import Ear, Host, Mortal, OwnLoop, Process, SharedLoop
 from wsdemo.lab.naive import SeedPresence
 from wsdemo.lab.outage import Outage
@@ -108,8 +108,8 @@ class Cluster:
         """Two labs on one server do not meet."""
         self.hosts: dict[str, Host] = {}
         self.users: dict[str, Client] = {}
-        self.directors: dict[str, HeldReleases] = {}
-        """Of each gateway: who holds its releases."""
+        self.directors: dict[str, HeldVerbs] = {}
+        """Of each gateway: who holds its verbs."""
         self.clocks = {
             name: WallClock(scale, (clocks or {}).get(name, 0.0)) for name in self._wanted
         }
@@ -266,7 +266,7 @@ class Cluster:
         clock = self.clocks.setdefault(name, WallClock(self.timing.scale))
         presence = POLICIES[self.policy](link, settings.keyspace, settings.timing, clock)
         mortal = self._mortals[name] = Mortal(presence)
-        director = self.directors[name] = HeldReleases(mortal)
+        director = self.directors[name] = HeldVerbs(mortal)
         return director
 
     def _die(self, name: str) -> None:
@@ -322,17 +322,17 @@ class Cluster:
         self.recorder.note(Kind.THAW, name, gateway=name)
         await self.host(name).thaw()
 
-    async def hold(self, user: str, at: str) -> None:
-        """From now on, releases of this user by this gateway wait."""
+    async def hold(self, user: str, at: str, verb: Verb = "release") -> None:
+        """From now on, this verb of this user waits at this gateway before it starts."""
         director = self.director(at)
-        await self.host(at).on_its_loop(lambda: director.hold(user))
+        await self.host(at).on_its_loop(lambda: director.hold(user, verb))
 
-    async def let_go(self, user: str, at: str) -> None:
-        """Let a release go on that was held, and wait until Redis has answered it."""
-        director = self.director(at)
-        await self.until(f"a release of {user} waits", lambda: _now(director.waiting(user) > 0))
-        await self.host(at).on_its_loop(lambda: director.let_go(user))
-        await self.until(f"the release of {user} is done", lambda: _now(director.is_done(user)))
+    async def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
+        """Let a verb go on that was held, and wait until Redis has answered it."""
+        director, what = self.director(at), f"{verb} of {user}"
+        await self.until(f"a {what} waits", lambda: _now(director.waiting(user, verb) > 0))
+        await self.host(at).on_its_loop(lambda: director.let_go(user, verb))
+        await self.until(f"the {what} is done", lambda: _now(director.is_done(user, verb)))
 
     def delay_cleanups(self, seconds: float) -> None:
         """From now on every gateway cleans up so many production seconds too late."""
@@ -342,7 +342,7 @@ class Cluster:
             director.late_s = seconds / self.timing.scale
             self.recorder.note(Kind.FAULT, name, reason=f"cleans up {seconds:g} s too late")
 
-    def director(self, gateway: str) -> HeldReleases:
+    def director(self, gateway: str) -> HeldVerbs:
         """Return who holds the verbs of a gateway."""
         self.gateway(gateway)
         return self.directors[gateway]

@@ -217,10 +217,6 @@ class HeldVerbs:
         self.gates.changed()
 
 
-HeldReleases = HeldVerbs
-"""Its name when it held releases only."""
-
-
 class HeldLink:
     """A link to Redis on which a verb that was chosen waits before it writes.
 

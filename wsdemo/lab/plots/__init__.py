@@ -1,7 +1,21 @@
 """How do we show what happened? Each figure is a pure function of a trace."""
 
+from wsdemo.lab.plots.availability import availability
+from wsdemo.lab.plots.detection import detection
+from wsdemo.lab.plots.ledger import ledger
+from wsdemo.lab.plots.ribbons import ribbons
+from wsdemo.lab.plots.sawtooth import sawtooth
 from wsdemo.lab.plots.show import show
 from wsdemo.lab.plots.spacetime import spacetime
 from wsdemo.lab.plots.steps import steps
 
-__all__ = ["show", "spacetime", "steps"]
+__all__ = [
+    "availability",
+    "detection",
+    "ledger",
+    "ribbons",
+    "sawtooth",
+    "show",
+    "spacetime",
+    "steps",
+]

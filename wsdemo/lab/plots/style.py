@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Final, ParamSpec
 
+import pandas as pd
 from matplotlib import rcParamsDefault
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
@@ -277,3 +278,11 @@ def listed(things: Iterable[object], limit: int = 8) -> str:
 def counted(n: int, thing: str, things: str | None = None) -> str:
     """Return "1 arrow", "3 arrows"."""
     return f"{n} {thing if n == 1 else things or thing + 's'}"
+
+
+def measured_at(trace: pd.DataFrame, scale: float) -> str:
+    """Return the sentence of a caption that says how much faster than production time ran."""
+    if scale == 1 or trace.empty:
+        return "Measured in real time."
+    wall_s = float(trace["t"].max() - trace["t"].min())
+    return f"Measured in {number(wall_s)} s, by a clock {number(scale)} times as fast."
