@@ -174,6 +174,16 @@ def test_an_order_can_be_read_in_words(
     assert str(kept).endswith("The end: correct.")
 
 
+def test_the_demo_s_comparison_turns_nothing_away_while_clocks_agree(
+    explored: dict[tuple[str, float], Exploration],
+) -> None:
+    """It is at the one verb that needs it least; with a slow clock it turns away who is right."""
+    right, slow = (feasible(explored["seed", skew_s]) for skew_s in (0.0, -10.0))
+    assert not any("re-register" in one.rejected for one in right.played)
+    turned_away = [one for one in slow.played if "re-register" in one.rejected]
+    assert turned_away and all(one.end is not End.CORRECT for one in turned_away)
+
+
 def test_a_heartbeat_after_the_delete_raises_half_an_entry(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:

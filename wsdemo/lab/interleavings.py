@@ -19,6 +19,7 @@ from wsdemo.lab.clocks import WallClock
 from wsdemo.lab.cluster import POLICIES as OF_A_LAB
 from wsdemo.lab.directors import Gates, HeldLink, HeldVerbs
 from wsdemo.lab.first_tries import CheckThenDeletePresence, PlainPresence
+from wsdemo.lab.models import QUIET_S, STEP_S
 from wsdemo.lab.orders import (
     NEW,
     OLD,
@@ -30,7 +31,7 @@ from wsdemo.lab.orders import (
     Played,
     all_orders,
 )
-from wsdemo.lab.stage import QUIET_S, HandClock, Stage
+from wsdemo.lab.stage import HandClock, Stage
 from wsdemo.presence import Claim, Presence, Refresh, Register, Registration, Renewal
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
@@ -168,7 +169,7 @@ class _Play:
 
     async def play(self, order: Sequence[Action]) -> Played:
         old, _ = await _register(self._old, OLD_CLAIM)
-        self._stage.pass_time(QUIET_S - 1.0)
+        self._stage.pass_time(QUIET_S - STEP_S)
         self._stage.hold()
         threads = {thread: self._begin(thread, old) for thread in {THREAD_OF[a] for a in order}}
         try:

@@ -27,6 +27,7 @@ from wsdemo.lab.orders import (
     NEW,
     OLD,
     THREAD_OF,
+    THREADS,
     Action,
     Exploration,
     Order,
@@ -39,6 +40,7 @@ Step = Callable[[State, Action], Any]
 
 QUIET_S: Final = 30.0
 """Seconds from alice's registration with gateway-01 to the first step."""
+STEP_S: Final = 1.0
 
 
 def plain(state: State, action: Action) -> None:
@@ -133,7 +135,9 @@ MODELS: Final[dict[str, Step]] = {
 
 
 class World:
-    """One play of a model: Redis, two gateways that cannot see each other, and two clocks."""
+    """Redis, two gateways that cannot see each other, and two clocks; alice has been registered
+    with gateway-01 for a while.
+    """
 
     def __init__(self, step: Step, skew_s: float = 0.0) -> None:
         self._step = step
@@ -141,13 +145,17 @@ class World:
         self._now = 0.0
         self.redis: State = {"alice": None}
         self._memory: dict[str, State] = {OLD: {}, NEW: {}}
+        for action in THREADS["re-register"]:
+            self._act(action, OLD)
+        self._now = QUIET_S - STEP_S
 
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass on both clocks."""
-        self._now += seconds
+    def play(self, actions: Iterable[Action]) -> None:
+        """Let steps happen, one a second, each at the gateway whose it is."""
+        for action in actions:
+            self._now += STEP_S
+            self._act(action, GATEWAY_OF[THREAD_OF[action]])
 
-    def act(self, action: Action, gateway: str) -> None:
-        """Let one gateway do one step."""
+    def _act(self, action: Action, gateway: str) -> None:
         state: State = {
             "redis": self.redis,
             "mine": self._memory[gateway],
@@ -170,15 +178,10 @@ class World:
 
 def play(step: Step, order: Sequence[Action], skew_s: float = 0.0, name: str = "") -> Played:
     """Play one order with a model."""
-    world = World(step, skew_s)
-    for action in ("r_ts", "r_set"):
-        world.act(action, OLD)
-    world.pass_time(QUIET_S)
-    entries = []
+    world, entries = World(step, skew_s), []
     for action in order:
-        world.act(action, GATEWAY_OF[THREAD_OF[action]])
+        world.play([action])
         entries.append(world.entry())
-        world.pass_time(1.0)
     return Played(tuple(order), name or named(step), skew_s, tuple(entries))
 
 

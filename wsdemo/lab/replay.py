@@ -24,8 +24,9 @@ from wsdemo.client import Client
 from wsdemo.lab.cluster import Cluster
 from wsdemo.lab.directors import Gates, HeldLink, HeldVerbs, Place
 from wsdemo.lab.interleavings import POLICIES, in_a_thread, require_policy
+from wsdemo.lab.models import QUIET_S, STEP_S
 from wsdemo.lab.orders import NEW, OLD, THREAD_OF, USER, Action, Played
-from wsdemo.lab.stage import QUIET_S, HandClock, Stage
+from wsdemo.lab.stage import HandClock, Stage
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.settings import GatewaySettings, Timing
@@ -79,7 +80,7 @@ async def replay_steps(
     async with _StagedCluster(policy, clocks, redis) as cluster:
         alice = await cluster.connect(USER, to=OLD)
         stage = Stage(cluster.directors, clocks)
-        stage.pass_time(QUIET_S - 1.0)
+        stage.pass_time(QUIET_S - STEP_S)
         stage.hold()
         async with _on_her_way(cluster, alice, stage, {THREAD_OF[action] for action in order}):
             for action in order:

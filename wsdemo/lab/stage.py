@@ -16,12 +16,9 @@ from typing import Final
 
 from wsdemo.lab.clocks import WallClock
 from wsdemo.lab.directors import Before, Gates, HeldVerbs, Place, Verb
+from wsdemo.lab.models import STEP_S
 from wsdemo.lab.orders import GATEWAY_OF, THREAD_OF, THREADS, USER, WRITES, Action
 
-STEP_S: Final = 1.0
-"""Production seconds from one step to the next."""
-QUIET_S: Final = 30.0
-"""Production seconds from alice's registration with gateway-01 to the first step: a heartbeat."""
 STEP_TIMEOUT_S: Final = 5.0
 MIDNIGHT: Final = 1_800_000_000.0
 """When hand clocks begin, in Unix seconds: a whole one, the same in every run."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from wsdemo.lab.lessons import cleanup, cost, deaths, lease, maps, start
+from wsdemo.lab.lessons import cleanup, clocks, cost, deaths, lease, maps, orders, start
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 __all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
@@ -21,6 +21,8 @@ QUESTIONS: Final[dict[str, Question]] = {
     "q02": lease.QUESTION,
     "q03": maps.QUESTION,
     "q04": cleanup.QUESTION,
+    "q05": orders.QUESTION,
+    "q06": clocks.QUESTION,
     "q07": deaths.QUESTION,
 }
 
@@ -30,5 +32,7 @@ CHECKS: Final[dict[str, Callable[[Any], Judgement]]] = {
     "ex02": lease.judge_choose_ttl,
     "ex03": maps.judge_cleanup,
     "ex04": cleanup.judge_delete_if_mine,
+    "ex05": orders.judge_step,
+    "ex06": clocks.judge_register,
     "ex07": deaths.judge_next_gateway,
 }

@@ -148,7 +148,8 @@ def _draw_cells(ax: Axes, ends: np.ndarray[Any, Any]) -> None:
     for number, role in enumerate(ENDS.values()):
         if role.marker:
             y, x = np.nonzero(ends == number)
-            ax.plot(x + 0.5, y + 0.5, role.marker, color="black", ms=4.5, ls="")
+            size = min(4.5, 270 / columns)
+            ax.plot(x + 0.5, y + 0.5, role.marker, color="black", ms=size, ls="")
 
 
 def _draw_count(ax: Axes, row: int, one: Exploration, said: int | None) -> None:
