@@ -70,7 +70,7 @@ from wsdemo.lab.learn import predicted
 lab.plot.latency(prediction=predicted("q01"))
 
 # %%
-from wsdemo.lab.plots.latency import latencies
+from wsdemo.lab.plots.journeys import latencies
 
 way = latencies(lab.trace()).groupby("way")["latency_s"]
 median = way.median()

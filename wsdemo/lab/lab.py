@@ -27,10 +27,13 @@ from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
 from wsdemo.lab.plots import (
     availability,
     detection,
+    latency,
     ledger,
     ribbons,
     sawtooth,
+    skew,
     spacetime,
+    stages,
     steps,
 )
 from wsdemo.lab.plots.style import Picture, counted
@@ -526,6 +529,18 @@ class Plots:
             "scan_s": timing.health_check_s * scale,
         }
         return detection(self._lab.trace(), scale=scale, **{**rule, **options})
+
+    def latency(self, **options: Any) -> Picture:
+        """Draw how long messages took, within one gateway and across two."""
+        return latency(self._lab.trace(), **options)
+
+    def stages(self, **options: Any) -> Picture:
+        """Draw on which part of their way messages spent their time."""
+        return stages(self._lab.trace(), **options)
+
+    def skew(self, **options: Any) -> Picture:
+        """Draw which moves were refused because of a clock."""
+        return skew(self._lab.trace(), scale=self._lab.scale, **options)
 
     def _clock(self) -> dict[str, Any]:
         timing = self._lab.cluster.timing

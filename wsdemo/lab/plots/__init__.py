@@ -2,11 +2,13 @@
 
 from wsdemo.lab.plots.availability import availability
 from wsdemo.lab.plots.detection import detection
+from wsdemo.lab.plots.false_offline import false_offline
 from wsdemo.lab.plots.latency import latency
 from wsdemo.lab.plots.ledger import ledger
 from wsdemo.lab.plots.ribbons import ribbons
 from wsdemo.lab.plots.sawtooth import sawtooth
 from wsdemo.lab.plots.show import show
+from wsdemo.lab.plots.skew import skew
 from wsdemo.lab.plots.spacetime import spacetime
 from wsdemo.lab.plots.stages import stages
 from wsdemo.lab.plots.steps import steps
@@ -14,11 +16,13 @@ from wsdemo.lab.plots.steps import steps
 __all__ = [
     "availability",
     "detection",
+    "false_offline",
     "latency",
     "ledger",
     "ribbons",
     "sawtooth",
     "show",
+    "skew",
     "spacetime",
     "stages",
     "steps",
