@@ -122,6 +122,7 @@ for skew in (-30, -20, -10, 0, 10):
     for rider in riders:
         border.let_pass(2.5)
         rider.move("gateway-02")
+        rider.disconnect()
 
 # %%
 from wsdemo.lab.plots.skew import moves

@@ -96,7 +96,7 @@ def availability(
                 by_user[stay.user][which].append(stay)
     rows = [_row(user, *stays, frozen, (first, last)) for user, stays in by_user.items()]
     rows.sort(key=lambda row: row.outage_s)
-    facts = _facts(rows, (last - first), scale)
+    facts = _facts(rows, scale)
     fig = picture(height_in=min(5.2, 1.9 + 0.16 * max(len(rows), 6)))
     strip, curve = fig.subplots(1, 2, width_ratios=[3, 1.15])
     claim(fig, title, facts)
@@ -154,6 +154,8 @@ def _row(
     window: tuple[float, float],
 ) -> _Row:
     first, last = window
+    # Before her first word, a user is not without service: she is not there.
+    first = max(first, min(stay.start for stay in real))
     edges = {first, last}
     edges |= {edge for stay in (*real, *said) for edge in (stay.start, stay.end)}
     edges |= {edge for spells in frozen.values() for spell in spells for edge in spell}
@@ -186,9 +188,10 @@ def _state(
     return "served"
 
 
-def _facts(rows: Sequence[_Row], lasted_s: float, scale: float) -> dict[str, Any]:
+def _facts(rows: Sequence[_Row], scale: float) -> dict[str, Any]:
     outages = [row.outage_s * scale for row in rows]
-    share = 1 - sum(outages) / (len(rows) * lasted_s * scale)
+    wanted_s = sum(span.end - span.start for row in rows for span in row.spans) * scale
+    share = 1 - sum(outages) / max(wanted_s, 1e-9)
     return {
         "users": len(rows),
         "availability": f"{share:.1%}",

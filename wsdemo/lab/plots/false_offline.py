@@ -81,7 +81,7 @@ def false_offline(
         ax.plot(ratio, loss, "D", ms=8, color="white", mec=INK)
         ax.text(
             ratio + 0.12,
-            loss * 0.78,
+            loss * 0.6,
             f"measured: {number(rate)} an hour",
             va="center",
             color=INK,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from matplotlib.colors import ListedColormap
+from matplotlib.transforms import Bbox
 
 from wsdemo.lab.plots import frames
 from wsdemo.lab.plots.labels import Placer, Spot
@@ -122,13 +123,16 @@ def skew(
     fig.legend(loc="outside lower left", ncols=2)
     freeze_layout(fig)
     placer = Placer(ax)
-    for words, at in (
-        ("refused: behind by more than the gap", (0.05, 0.06)),
-        ("accepted", (0.97, 0.6)),
+    for x_px, y_px in ax.transData.transform(points[["gap_s", "skew_s"]].to_numpy()):
+        placer.keep_clear(Bbox.from_bounds(x_px - 7, y_px - 7, 14, 14))
+    heights = (0.04, 0.12, 0.2, 0.27, 0.34, 0.42, 0.5, 0.58, 0.66, 0.74)
+    for wordings, share, ha in (
+        (["refused: behind by more than the gap", "refused"], 0.012, "left"),
+        (["accepted"], 0.985, "right"),
     ):
-        px, py = ax.transAxes.transform(at)
-        spots = [Spot(px, py + dy, "left" if at[0] < 0.5 else "right") for dy in (0, 24, -24, 48)]
-        placer.put(words, spots, fontweight="bold")
+        places = [ax.transAxes.transform((share, height)) for height in heights]
+        spots = [Spot(float(px), float(py), ha) for px, py in places]
+        placer.put(wordings, spots if ha == "left" else spots[::-1], fontweight="bold")
     fig.wsdemo_caption = (
         "Each mark is a user who moved; the dashed line is where the gap equals the skew. "
         + measured_at(trace, scale)
