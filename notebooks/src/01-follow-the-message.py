@@ -96,7 +96,7 @@ lab.plot.stages()
 # The two hops more are the middle of the lower bar: in to Redis, and out to the other gateway. Hardly
 # anything is *carried* there; what takes time is that another process has to wake up, read, and write,
 # and each time the operating system has to notice. Redis is asked once: looking up and publishing are one
-# script. Asked twice, as in the Go demo, the middle would be longer by half.
+# script. Asked twice, as in the Go demo, the middle would be longer still.
 #
 # <details><summary>Why were the other answers tempting?</summary>
 #

@@ -96,7 +96,8 @@ def ledger(
     ax.set_xlabel(f"production seconds since the lab began (bins of {width:.2g} s)")
     ax.set_xlim(edges[0], edges[-1])
     ax.margins(y=0.12)
-    fig.legend(handles=_keys(book, seen), loc="outside lower left", ncols=4)
+    keys = _keys(book, seen)
+    fig.legend(handles=keys, loc="outside lower left", ncols=4 if len(keys) <= 4 else 3)
     fig.wsdemo_caption = (
         "Accepted and rejected writes of presence, as the gateways were told. Whether one mattered "
         "is known from where the users' sockets really were. " + measured_at(trace, scale)
