@@ -2,6 +2,7 @@
 
 from wsdemo.lab.plots.availability import availability
 from wsdemo.lab.plots.detection import detection
+from wsdemo.lab.plots.herd import herd
 from wsdemo.lab.plots.latency import latency
 from wsdemo.lab.plots.ledger import ledger
 from wsdemo.lab.plots.ribbons import ribbons
@@ -14,6 +15,7 @@ from wsdemo.lab.plots.steps import steps
 __all__ = [
     "availability",
     "detection",
+    "herd",
     "latency",
     "ledger",
     "ribbons",
