@@ -72,7 +72,6 @@ lab.close()
 
 # %%
 from wsdemo.lab.interleavings import explore
-
 from wsdemo.lab.learn import reveal
 
 wrong = {

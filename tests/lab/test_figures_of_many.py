@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,7 +14,8 @@ import pytest
 
 from tests.lab.test_plots import TOLERANCE_PX, texts
 from wsdemo.lab import Lab
-from wsdemo.lab.plots import frames, latency, stages
+from wsdemo.lab.plots import frames, herd, latency, stages
+from wsdemo.lab.plots.herd import attempts
 from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies
 from wsdemo.lab.plots.show import to_html, to_png
 from wsdemo.lab.plots.style import Picture, duration, number
@@ -155,3 +158,119 @@ class TestMessages:
             latency(talked, {str(n): [] for n in range(5)})
         with pytest.raises(ValueError, match="known facts"):
             latency(talked, title="{nonsense}")
+
+
+CAPACITY = 100
+USERS = 400
+
+
+def coming_back(pause_s: Callable[[int, random.Random], float], seed: int = 1) -> pd.DataFrame:
+    """Attempts of users who pause between them, where each tenth of a second has its places."""
+    rng = random.Random(seed)
+    trying = [(0.0, user, 0) for user in range(USERS)]
+    taken: Counter[int] = Counter()
+    rows = []
+    while trying:
+        t, user, tries = heapq.heappop(trying)
+        accepted = taken[int(t * 10)] < CAPACITY // 10
+        taken[int(t * 10)] += accepted
+        rows.append((t, f"user{user}", accepted))
+        if not accepted:
+            heapq.heappush(trying, (t + pause_s(tries, rng), user, tries + 1))
+    return pd.DataFrame(rows, columns=["t", "user", "accepted"])
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, pd.DataFrame]:
+    """Three policies, modelled."""
+    return {
+        "every second": coming_back(lambda tries, rng: 1.0),
+        "exponential": coming_back(lambda tries, rng: min(60.0, 2.0**tries)),
+        "full jitter": coming_back(lambda tries, rng: rng.random() * min(60.0, 2.0**tries)),
+    }
+
+
+class TestHerd:
+    """F6: attempts and accepted ones."""
+
+    def test_the_figures_can_be_read(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Several rows, one, a user who never comes back, and a capacity that is never reached."""
+        cut = runs["full jitter"].iloc[:-1]
+        drawn = {
+            "three": herd(runs, CAPACITY),
+            "one": herd({"full jitter": runs["full jitter"]}, CAPACITY),
+            "never": herd({"cut short": cut, "every second": runs["every second"]}, CAPACITY),
+            "room for all": herd({"full jitter": runs["full jitter"]}, 1_000_000),
+            "the first seconds": herd(runs, CAPACITY, until_s=3.0, bin_s=0.5),
+            "six": herd(dict(zip("abcdef", [*runs.values()] * 2, strict=True)), 9),
+        }
+        assert_readable(drawn)
+        assert any(words.startswith("1 user never back") for words in words_of(drawn["never"]))
+        assert "1 user never back" in drawn["never"].wsdemo_alt
+        assert any(words.endswith("→") for words in words_of(drawn["three"])), "beyond the axis"
+
+    def test_the_numbers_of_the_title_are_counted(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Last user back, attempts a user and peaks, from the rows."""
+        fig = herd(runs, CAPACITY)
+        facts = fig.wsdemo_facts
+        last = {name: max(run[run["accepted"]]["t"]) for name, run in runs.items()}
+        best, worst = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+        assert (facts["best"], facts["best_s"]) == (best, last[best])
+        assert (facts["worst"], facts["worst_s"]) == (worst, last[worst])
+        assert facts["best_end"] == f"after {number(last[best])} s"
+        assert facts["best_end"] in fig._suptitle.get_text()
+        assert facts["worst_attempts"] == f"{number(len(runs[worst]) / USERS)} attempts"
+        busiest = max(Counter(int(t * 10) for t in runs[worst]["t"]).values())
+        assert facts["worst_peak"] == number(busiest * 10)
+        assert facts["users"] == USERS
+
+    def test_who_never_comes_back_is_the_worst(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Whatever the time of the others."""
+        cut = runs["full jitter"].iloc[:-1]
+        facts = herd({"cut": cut, "slow": runs["exponential"]}, CAPACITY).wsdemo_facts
+        assert (facts["worst"], facts["worst_end"]) == ("cut", "never")
+
+    def test_attempts_of_real_users_are_in_the_trace(self) -> None:
+        """Ten of twenty users lose their gateway; the first attempts, before that, do not count."""
+        with Lab(gateways=2, scale=60) as lab:
+            crowd = lab.connect_many(20)
+            before = attempts(lab.trace(), scale=lab.scale)
+            assert len(before) == 20 and before["accepted"].all()
+            gone = {user.name for user in crowd if user.gateway == "gateway-01"}
+            lab.crash("gateway-01")
+            lab.wait_until("all are back", lambda: all(user.gateway for user in crowd))
+            tried = attempts(lab.trace(), scale=lab.scale)
+        assert set(tried[tried["accepted"]]["user"]) == gone
+        assert (tried["t"] >= 0).all()
+        fig = herd({"the client's": tried}, capacity=10, bin_s=0.5)
+        assert fig.wsdemo_facts["users"] == len(gone) == 10
+        assert_readable({"real": fig})
+
+    def test_an_attempt_without_a_registration_was_not_accepted(self) -> None:
+        """A socket that no client went on with has no user; one without a welcome has."""
+        rows = [
+            (1.0, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.1, "alice", "ws_open", "alice", ""),
+            (1.2, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.3, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.4, "alice", "ws_open", "alice", ""),
+            (1.5, "alice", "registered", "alice", "gateway-01"),
+        ]
+        trace = pd.DataFrame(rows, columns=["t", "lane", "kind", "user", "gateway"])
+        found = attempts(trace, scale=10, since=5)
+        assert found["t"].tolist() == pytest.approx([5, 7, 8])
+        assert found["user"].tolist() == ["alice", "", "alice"]
+        assert found["accepted"].tolist() == [False, False, True]
+
+    def test_the_same_figure_gives_the_same_bytes(self, runs: dict[str, pd.DataFrame]) -> None:
+        """A pure function of the runs."""
+        assert to_png(herd(runs, CAPACITY)) == to_png(herd(runs, CAPACITY))
+
+    def test_nothing_to_draw_is_an_error_in_words(self, runs: dict[str, pd.DataFrame]) -> None:
+        """No run, an empty one, and numbers that cannot be."""
+        with pytest.raises(ValueError, match="1 to 6 rows"):
+            herd({}, CAPACITY)
+        with pytest.raises(ValueError, match="nobody tried to come back under 'nothing'"):
+            herd({"nothing": attempts(frames.empty())}, CAPACITY)
+        with pytest.raises(ValueError, match="positive numbers"):
+            herd(runs, 0)

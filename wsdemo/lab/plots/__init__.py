@@ -3,6 +3,7 @@
 from wsdemo.lab.plots.availability import availability
 from wsdemo.lab.plots.detection import detection
 from wsdemo.lab.plots.false_offline import false_offline
+from wsdemo.lab.plots.herd import herd
 from wsdemo.lab.plots.latency import latency
 from wsdemo.lab.plots.ledger import ledger
 from wsdemo.lab.plots.ribbons import ribbons
@@ -17,6 +18,7 @@ __all__ = [
     "availability",
     "detection",
     "false_offline",
+    "herd",
     "latency",
     "ledger",
     "ribbons",
