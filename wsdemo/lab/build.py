@@ -9,6 +9,7 @@ not changed is executed, to see that it still runs, but not rewritten.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import re
 import sys
@@ -34,6 +35,8 @@ KERNEL: Final = {
     "language": "python",
     "name": "python3",
 }
+PUBLISHED: Final = {"04-the-late-cleanup": {1: "late-cleanup.png"}}
+"""Figures of lessons, by number, that the README shows as well."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _KEPT_TAGS: Final = ("exercise", "solution", "slide")
 
@@ -151,6 +154,20 @@ def figures(notebook: Any) -> int:
     return sum(html.count("<figure") for html in html_outputs(notebook))
 
 
+def pictures(notebook: Any) -> list[bytes]:
+    """Return the figures that the outputs hold, as PNG."""
+    found = [re.findall(r'src="data:image/png;base64,([^"]+)"', h) for h in html_outputs(notebook)]
+    return [base64.b64decode(data) for several in found for data in several]
+
+
+def publish(source: Path, notebook: Any) -> None:
+    """Write the figures of a learner's notebook that are shown elsewhere."""
+    for number, name in PUBLISHED.get(source.stem, {}).items():
+        path = ROOT / "figures" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pictures(notebook)[number - 1])
+
+
 def html_outputs(notebook: Any) -> Iterator[str]:
     """Iterate over the HTML in the outputs of a notebook."""
     for cell in notebook.cells:
@@ -192,6 +209,8 @@ def make(source: Path, *, solved: bool, rewrite: bool) -> Result:
         path = target(source, solved=solved)
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+        if not solved:
+            publish(source, notebook)
         verdict = "ok, written"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return Result(name, seconds, len(code), figures(notebook), verdict, slowest_s)
