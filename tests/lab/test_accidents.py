@@ -31,9 +31,11 @@ async def test_a_crash_releases_nothing_and_its_users_come_back_elsewhere() -> N
     async with Cluster(gateways=2) as cluster:
         alice = await cluster.connect("alice", to="gateway-01")
         bob = await cluster.connect("bob", to="gateway-02")
+        await cluster.hold("alice", at="gateway-02", verb="register")
         await cluster.crash("gateway-01")
         assert (await cluster.record("alice"))["gwId"] == "gateway-01"
         assert "gateway-01" not in cluster.urls
+        await cluster.let_go("alice", at="gateway-02", verb="register")
         await until("alice is back", is_at(cluster, "alice", "gateway-02"))
         assert (await cluster.record("alice"))["gwId"] == "gateway-02"
         assert (await bob.send("alice", "hello")).status is Status.ROUTED

@@ -122,9 +122,9 @@ def test_what_cannot_be_judged_says_why() -> None:
 
 def test_an_unknown_exercise_or_question_is_named() -> None:
     """A typing error is an error."""
-    with pytest.raises(ValueError, match="there are: ex00, "):
+    with pytest.raises(ValueError, match="there are: ex00, ex01"):
         check("ex99", None)
-    with pytest.raises(ValueError, match="there are: q00, "):
+    with pytest.raises(ValueError, match="there are: q00, q01"):
         predict("q99", 1)
     with pytest.raises(ValueError, match="none of the options"):
         predict("q00", 77)

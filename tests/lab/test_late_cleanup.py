@@ -11,7 +11,7 @@ import asyncio
 import pytest
 
 from wsdemo.lab.cluster import Cluster, late_cleanup
-from wsdemo.lab.directors import HeldReleases
+from wsdemo.lab.directors import HeldVerbs
 
 
 async def entries(policy: str) -> list[dict[str, str]]:
@@ -63,7 +63,7 @@ async def test_the_demo_s_next_refresh_raises_half_an_entry_without_a_gateway() 
 async def test_a_held_release_waits_until_it_is_let_go() -> None:
     """The director forces the race: the entry is there for as long as the release is held."""
     async with Cluster(gateways=1) as cluster:
-        director: HeldReleases = cluster.directors["gateway-01"]
+        director: HeldVerbs = cluster.directors["gateway-01"]
         await cluster.connect("alice", to="gateway-01")
         director.hold("alice")
         await cluster.disconnect("alice")

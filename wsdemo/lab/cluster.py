@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import random
 import secrets
 import time
@@ -26,7 +27,7 @@ from wsdemo.events import Event, Kind
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.clocks import WallClock
 from wsdemo.lab.crowd import Heartbeats, Life, live
-from wsdemo.lab.directors import HeldReleases
+from wsdemo.lab.directors import HeldVerbs, Verb
 from wsdemo.lab.hosts import Ear, Host, Mortal, OwnLoop, Process, SharedLoop
 from wsdemo.lab.naive import SeedPresence
 from wsdemo.lab.outage import Outage
@@ -108,8 +109,8 @@ class Cluster:
         """Two labs on one server do not meet."""
         self.hosts: dict[str, Host] = {}
         self.users: dict[str, Client] = {}
-        self.directors: dict[str, HeldReleases] = {}
-        """Of each gateway: who holds its releases."""
+        self.directors: dict[str, HeldVerbs] = {}
+        """Of each gateway: who holds its verbs."""
         self.clocks = {
             name: WallClock(scale, (clocks or {}).get(name, 0.0)) for name in self._wanted
         }
@@ -128,6 +129,7 @@ class Cluster:
         self._heartbeats: dict[str, Heartbeats] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._crowd = 0
+        self._ended_at = math.inf
 
     # --- life --------------------------------------------------------------------------------
 
@@ -154,6 +156,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Let users say goodbye, stop the gateways, then Redis. Idempotent."""
+        self._ended_at = min(self._ended_at, time.monotonic())
         for name, host in self.hosts.items():
             await host.thaw()
             if name in self.directors:
@@ -266,7 +269,7 @@ class Cluster:
         clock = self.clocks.setdefault(name, WallClock(self.timing.scale))
         presence = POLICIES[self.policy](link, settings.keyspace, settings.timing, clock)
         mortal = self._mortals[name] = Mortal(presence)
-        director = self.directors[name] = HeldReleases(mortal)
+        director = self.directors[name] = HeldVerbs(mortal)
         return director
 
     def _die(self, name: str) -> None:
@@ -322,17 +325,23 @@ class Cluster:
         self.recorder.note(Kind.THAW, name, gateway=name)
         await self.host(name).thaw()
 
-    async def hold(self, user: str, at: str) -> None:
-        """From now on, releases of this user by this gateway wait."""
+    async def hold(self, user: str, at: str, verb: Verb = "release") -> None:
+        """From now on, this verb of this user waits at this gateway before it starts."""
         director = self.director(at)
-        await self.host(at).on_its_loop(lambda: director.hold(user))
+        await self.host(at).on_its_loop(lambda: director.hold(user, verb))
 
-    async def let_go(self, user: str, at: str) -> None:
-        """Let a release go on that was held, and wait until Redis has answered it."""
-        director = self.director(at)
-        await self.until(f"a release of {user} waits", lambda: _now(director.waiting(user) > 0))
-        await self.host(at).on_its_loop(lambda: director.let_go(user))
-        await self.until(f"the release of {user} is done", lambda: _now(director.is_done(user)))
+    async def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
+        """Let a verb go on that was held, and wait until Redis has answered it."""
+        director, what = self.director(at), f"{verb} of {user}"
+        await self.until(f"a {what} waits", lambda: _now(director.waiting(user, verb) > 0))
+        await self.host(at).on_its_loop(lambda: director.let_go(user, verb))
+        await self.until(f"the {what} is done", lambda: _now(director.is_done(user, verb)))
+
+    async def let_all_go(self) -> None:
+        """Let everything go on that is held at any gateway, and hold nothing more."""
+        for name, director in self.directors.items():
+            if name in self.hosts:
+                await self.hosts[name].on_its_loop(director.let_go)
 
     def delay_cleanups(self, seconds: float) -> None:
         """From now on every gateway cleans up so many production seconds too late."""
@@ -342,7 +351,7 @@ class Cluster:
             director.late_s = seconds / self.timing.scale
             self.recorder.note(Kind.FAULT, name, reason=f"cleans up {seconds:g} s too late")
 
-    def director(self, gateway: str) -> HeldReleases:
+    def director(self, gateway: str) -> HeldVerbs:
         """Return who holds the verbs of a gateway."""
         self.gateway(gateway)
         return self.directors[gateway]
@@ -562,8 +571,11 @@ class Cluster:
             raise TimeoutError(f"not within {timeout_s:g} s: {what}") from None
 
     def trace(self) -> pd.DataFrame:
-        """Return what happened so far; see `wsdemo.lab.plots.frames` for the columns."""
-        return self.recorder.trace()
+        """Return what happened so far; see `wsdemo.lab.plots.frames` for the columns.
+
+        What the end of the cluster itself does to users and gateways is not part of it.
+        """
+        return self.recorder.trace(self._ended_at)
 
 
 async def _now(holds: bool) -> bool:

@@ -22,8 +22,20 @@ from wsdemo.client import Client
 from wsdemo.client.connection import Message, Receipt, State
 from wsdemo.lab.cluster import POLL_S, Cluster
 from wsdemo.lab.crowd import Life
+from wsdemo.lab.directors import Verb
 from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
-from wsdemo.lab.plots import spacetime, steps
+from wsdemo.lab.plots import (
+    availability,
+    detection,
+    latency,
+    ledger,
+    ribbons,
+    sawtooth,
+    skew,
+    spacetime,
+    stages,
+    steps,
+)
 from wsdemo.lab.plots.style import Picture, counted
 from wsdemo.lab.progress import Count, ProgressLine
 from wsdemo.lab.wire import Bundle, Direction
@@ -170,7 +182,11 @@ class Lab:
         )
 
     def connect_many(self, users: int) -> list[User]:
-        """Connect a crowd: user001, user002, ..., in turn to each gateway."""
+        """Connect a crowd: user001, user002, ..., in turn to each gateway.
+
+        They all live in this process. Two cores carry some hundred users at sixty times the speed
+        of production; for a thousand, slow the clock down: `Lab(scale=15)`.
+        """
         if users < 1:
             raise ValueError(f"a crowd has at least one user, not {users}")
         count = Count("users connected", users)
@@ -244,13 +260,23 @@ class Lab:
         """Return the wire between a gateway and "redis" (`Lab(wires=True)`), or of a wired user."""
         return LabWire(self, self.cluster.wire(one, other))
 
+    def hold(self, user: str, at: str, verb: Verb = "release") -> None:
+        """From now on, this verb of this user waits at this gateway: mint, register, refresh or
+        release.
+        """
+        self._run(self.cluster.hold(user, at, verb))
+
     def hold_cleanup(self, user: str, at: str) -> None:
         """From now on, the clean-up of this user at this gateway waits."""
-        self._run(self.cluster.hold(user, at))
+        self.hold(user, at)
 
-    def let_go(self, user: str, at: str) -> None:
-        """Let the clean-up go on that was held, and wait until Redis has answered it."""
-        self._run(self.cluster.let_go(user, at))
+    def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
+        """Let a verb go on that was held, and wait until Redis has answered it."""
+        self._run(self.cluster.let_go(user, at, verb))
+
+    def let_all_go(self) -> None:
+        """Let everything go on that is held at any gateway, and hold nothing more."""
+        self._run(self.cluster.let_all_go())
 
     def delay_cleanups(self, seconds: float) -> None:
         """From now on every gateway cleans up so many production seconds too late."""
@@ -479,6 +505,50 @@ class Plots:
     def story(self, *users: str, **options: Any) -> Picture:
         """Draw everything that happened to these users, refreshes aside."""
         return spacetime(self._lab.trace(), users=users, **options)
+
+    def ribbons(self, *users: str, **options: Any) -> Picture:
+        """Draw where these users were (or those about whom Redis was wrong longest), and where
+        Redis said that they were.
+        """
+        return ribbons(self._lab.trace(), users or None, **self._clock(), **options)
+
+    def sawtooth(self, *users: str, **options: Any) -> Picture:
+        """Draw what was left of the leases of watched users."""
+        return sawtooth(self._lab.trace(), users, **self._clock(), **options)
+
+    def availability(self, *users: str, **options: Any) -> Picture:
+        """Draw when each user was served, and the curve of their outages."""
+        return availability(self._lab.trace(), users or None, **self._clock(), **options)
+
+    def ledger(self, **options: Any) -> Picture:
+        """Draw what presence accepted and rejected, and whom that saved or lost."""
+        return ledger(self._lab.trace(), scale=self._lab.scale, **options)
+
+    def detection(self, **options: Any) -> Picture:
+        """Draw how long users who vanished were believed in."""
+        timing, scale = self._lab.cluster.timing, self._lab.scale
+        rule: dict[str, Any] = {
+            "timeout_s": timing.idle_timeout_s * scale,
+            "heartbeat_s": timing.heartbeat_s * scale,
+            "scan_s": timing.health_check_s * scale,
+        }
+        return detection(self._lab.trace(), scale=scale, **{**rule, **options})
+
+    def latency(self, **options: Any) -> Picture:
+        """Draw how long messages took, within one gateway and across two."""
+        return latency(self._lab.trace(), **options)
+
+    def stages(self, **options: Any) -> Picture:
+        """Draw on which part of their way messages spent their time."""
+        return stages(self._lab.trace(), **options)
+
+    def skew(self, **options: Any) -> Picture:
+        """Draw which moves were refused because of a clock."""
+        return skew(self._lab.trace(), scale=self._lab.scale, **options)
+
+    def _clock(self) -> dict[str, Any]:
+        timing = self._lab.cluster.timing
+        return {"scale": timing.scale, "ttl_s": timing.presence_ttl_s * timing.scale}
 
     def steps(self, receipt: Receipt, **options: Any) -> Picture:
         """Draw what each table held before, during and after one message."""

@@ -10,21 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from wsdemo.lab.lessons import cleanup, deaths, maps, start
+from wsdemo.lab.lessons import cleanup, clocks, cost, deaths, lease, maps, orders, start
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 __all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
 
 QUESTIONS: Final[dict[str, Question]] = {
     "q00": start.QUESTION,
+    "q01": cost.QUESTION,
+    "q02": lease.QUESTION,
     "q03": maps.QUESTION,
     "q04": cleanup.QUESTION,
+    "q05": orders.QUESTION,
+    "q06": clocks.QUESTION,
     "q07": deaths.QUESTION,
 }
 
 CHECKS: Final[dict[str, Callable[[Any], Judgement]]] = {
     "ex00": start.judge_where_is,
+    "ex01": cost.judge_route,
+    "ex02": lease.judge_choose_ttl,
     "ex03": maps.judge_cleanup,
     "ex04": cleanup.judge_delete_if_mine,
+    "ex05": orders.judge_step,
+    "ex06": clocks.judge_register,
     "ex07": deaths.judge_next_gateway,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -88,14 +89,14 @@ def availability(
         raise ValueError("nobody of these was ever registered: there is no service to look at")
     first, last = _window(trace, since, scale)
     frozen = _frozen(trace, last)
-    by_user = {user: ([], []) for user in known}  # type: dict[str, tuple[list[Stay], list[Stay]]]
+    by_user: dict[str, tuple[list[Stay], list[Stay]]] = {user: ([], []) for user in known}
     for which, stays in enumerate((real, said)):
         for stay in stays:
             if stay.user in by_user:
                 by_user[stay.user][which].append(stay)
     rows = [_row(user, *stays, frozen, (first, last)) for user, stays in by_user.items()]
     rows.sort(key=lambda row: row.outage_s)
-    facts = _facts(rows, (last - first), scale)
+    facts = _facts(rows, scale)
     fig = picture(height_in=min(5.2, 1.9 + 0.16 * max(len(rows), 6)))
     strip, curve = fig.subplots(1, 2, width_ratios=[3, 1.15])
     claim(fig, title, facts)
@@ -153,12 +154,14 @@ def _row(
     window: tuple[float, float],
 ) -> _Row:
     first, last = window
+    # Before her first word, a user is not without service: she is not there.
+    first = max(first, min(stay.start for stay in real))
     edges = {first, last}
     edges |= {edge for stay in (*real, *said) for edge in (stay.start, stay.end)}
     edges |= {edge for spells in frozen.values() for spell in spells for edge in spell}
     times = sorted(edge for edge in edges if first <= edge <= last)
     spans: list[_Span] = []
-    for start, end in zip(times, times[1:], strict=False):
+    for start, end in itertools.pairwise(times):
         state = _state(real, said, frozen, (start + end) / 2, end - start)
         if spans and spans[-1].state == state:
             spans[-1] = spans[-1]._replace(end=end)
@@ -185,9 +188,10 @@ def _state(
     return "served"
 
 
-def _facts(rows: Sequence[_Row], lasted_s: float, scale: float) -> dict[str, Any]:
+def _facts(rows: Sequence[_Row], scale: float) -> dict[str, Any]:
     outages = [row.outage_s * scale for row in rows]
-    share = 1 - sum(outages) / (len(rows) * lasted_s * scale)
+    wanted_s = sum(span.end - span.start for row in rows for span in row.spans) * scale
+    share = 1 - sum(outages) / max(wanted_s, 1e-9)
     return {
         "users": len(rows),
         "availability": f"{share:.1%}",

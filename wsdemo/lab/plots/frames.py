@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
@@ -189,6 +189,8 @@ def belief(
         book.expire(row.user, t)
         match row.kind:
             case "presence_set" | "presence_refresh" if row.ok and row.user:
+                if row.kind == "presence_refresh" and not book.knows(row):
+                    continue  # It renewed what names no gateway.
                 lease = math.inf if ttl_s is None else t + ttl_s / scale
                 book.say(row.user, t, row.gateway or row.lane, row.conn_id, lease)
             case "presence_del" if row.ok:
@@ -207,6 +209,10 @@ class _Book:
         self._scale, self._end = scale, end
         self._now: dict[str, tuple[Stay, float]] = {}
         self._done: list[Stay] = []
+
+    def knows(self, refresh: Any) -> bool:
+        """Say whether a refresh found, or made, an entry that names a gateway."""
+        return refresh.user in self._now or refresh.reason != "ok"
 
     def say(self, user: str, t: float, gateway: str, conn_id: str, lease: float) -> None:
         stay = self._now[user][0] if user in self._now else None
@@ -299,3 +305,63 @@ def _joined(pieces: Iterable[Gap]) -> list[Gap]:
         else:
             out.append(piece)
     return out
+
+
+def verdicts(trace: pd.DataFrame) -> pd.DataFrame:
+    """Return what presence said to each write, and what that meant for the user.
+
+    Columns: t, user, gateway, verb (register, refresh, release), ok, reason, and `effect`, which
+    is known from the truth at that moment:
+
+    * saved: a late write of an old connection was rejected while the user lived on a newer one;
+    * lost: a late release of an old connection was accepted while the user lived on a newer one;
+    * refused: a register was rejected although it was the user's only connection;
+    * empty: it made no difference.
+    """
+    stays: dict[str, list[Stay]] = {}
+    for stay in truth(trace):
+        stays.setdefault(stay.user, []).append(stay)
+    listed: dict[str, list[Stay]] = {}
+    for stay in belief(trace):
+        listed.setdefault(stay.user, []).append(stay)
+    rows = []
+    for row in trace[trace["kind"].isin(_VERBS)].itertuples():
+        t = _seen(row)
+        verb = _VERBS[row.kind] or _REJECTED.get(row.reason, "register")
+        living = [stay.conn_id for stay in stays.get(row.user, []) if stay.start <= t < stay.end]
+        rows.append(
+            {
+                "t": t,
+                "user": row.user,
+                "gateway": row.gateway,
+                "verb": verb,
+                "ok": row.ok,
+                "reason": "" if row.ok else row.reason,
+                "effect": _effect(
+                    verb, row.ok, row.conn_id, living, bool(where(listed.get(row.user, []), t))
+                ),
+            }
+        )
+    columns = ["t", "user", "gateway", "verb", "ok", "reason", "effect"]
+    return pd.DataFrame(rows, columns=columns).sort_values("t", ignore_index=True)
+
+
+_VERBS: Final = {
+    "presence_set": "register",
+    "presence_refresh": "refresh",
+    "presence_del": "release",
+    "presence_reject": "",
+}
+_REJECTED: Final = {"not owner": "release", "superseded": "refresh", "closed": "refresh"}
+"""Which verb is rejected for which reason; the others are registers."""
+
+
+def _effect(verb: str, ok: bool, conn_id: str, living: Collection[str], listed: bool) -> str:
+    elsewhere = any(other != conn_id for other in living)
+    if verb == "register":
+        return "refused" if not ok and not living else ""
+    if not elsewhere:
+        return ""
+    if ok:
+        return "lost" if verb == "release" else ""
+    return "saved" if listed else ""  # Where there is no entry, there is nothing to protect.

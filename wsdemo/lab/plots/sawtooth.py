@@ -34,6 +34,8 @@ from wsdemo.lab.plots.style import (
 )
 
 MAX_USERS: Final = 6
+SAME_S: Final = 5.0
+"""Two signs of a lost lease within so many production seconds are of the same loss."""
 TICKS: Final = 3
 """Steps of the lease axis: a third of the lease each, which is one heartbeat."""
 
@@ -90,7 +92,9 @@ def sawtooth(
     fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else 1.15 * len(strips)))
     axes = fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0]
     claim(fig, title, facts)
-    window = (min(s.t[0] for s in strips), max(s.t[-1] for s in strips))
+    begins = min(min([s.t[0], *s.renewed]) for s in strips)
+    ends = max(s.t[-1] for s in strips)
+    window = (begins - 0.015 * (ends - begins), ends)
     for ax, strip in zip(axes, strips, strict=True):
         _draw(ax, strip, ttl_s, window)
     axes[-1].set_xlabel("production seconds since the lab began")
@@ -126,7 +130,7 @@ def _strip(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay], scale: f
     zeros = (left_s[1:] == 0) & (left_s[:-1] > 0)
     ends = [float(moment) for moment in t[1:][zeros]]
     live = [end for end in ends if frames.where(real, end / scale)]
-    lapses = sorted({*live, *(float(moment) for moment in reclaimed)})
+    lapses = _apart(sorted([*live, *(float(moment) for moment in reclaimed)]))
     return _Strip(
         user,
         t,
@@ -135,6 +139,15 @@ def _strip(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay], scale: f
         lapses,
         _ghosts(real, ends, scale),
     )
+
+
+def _apart(moments: Sequence[float]) -> list[float]:
+    """Leave out what was seen twice: as an empty sample, and by its being reclaimed."""
+    out: list[float] = []
+    for moment in moments:
+        if not out or moment - out[-1] > SAME_S:
+            out.append(moment)
+    return out
 
 
 def _ghosts(
@@ -152,9 +165,10 @@ def _ghosts(
 def _draw(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, float]) -> None:
     ax.axhline(ttl_s * (1 - 1 / TICKS), color=LANE, ls=":", lw=1.2, zorder=1)
     ax.plot(strip.t, strip.left_s, color=BLUE, lw=1.8, zorder=3)
+    renewed = [moment for moment in strip.renewed if moment <= window[1]]
     ax.plot(
-        strip.renewed,
-        [ttl_s] * len(strip.renewed),
+        renewed,
+        [ttl_s] * len(renewed),
         "^",
         color=GREEN,
         ms=7,

@@ -1,0 +1,176 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+#   wsdemo:
+#     title: "01 · Follow the message: the cost of a hop"
+#     question: "What does it cost that Bob sits at another gateway than Alice?"
+#     able: "explain local and cross-gateway delivery; read an eCDF; say why p99 is not twice p50"
+#     minutes: {read: 12, run: 1, exercise: 20}
+#     needs: "Redis: a private one is started for you"
+#     failure: "a slow wire between a gateway and Redis"
+#     level: "L2 measured: only orders and ratios are asserted, never milliseconds"
+# ---
+
+# %% [markdown] tags=["story"]
+# ## Story
+#
+# Alice and Bob chat all day. In the morning both sit at gateway-01. At noon Bob's train leaves the
+# station, he reconnects, and a load balancer puts him at gateway-02. Nothing in their chat looks any
+# different. Somewhere in the machine room every word of theirs now takes a different way.
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Predict
+#
+# A message to somebody at the *same* gateway takes two hops, *across* gateways it takes four, two of them
+# to and from Redis. **How many times as long does the median message take across gateways?**
+
+# %% tags=["exercise"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q01", None)
+
+# %% tags=["solution"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q01", 1.2)
+
+# %% [markdown]
+# ## Run
+#
+# Three hundred users are connected, so that the gateways have something to hold. One of them writes to a
+# neighbour at her own gateway, then to somebody elsewhere, one message at a time: what we want to see
+# is the way, not the queue.
+
+# %%
+lab = Lab(gateways=3)
+crowd = {user.name: user for user in lab.connect_many(300)}
+alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-01")
+carol = lab.connect("carol", to="gateway-02")
+
+
+# %%
+def talk(sender, recipient, times=300):
+    for n in range(times):
+        sender.send(recipient.name, f"message {n}")
+        recipient.receive()
+
+
+talk(alice, bob)
+talk(alice, carol)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Observe
+
+# %%
+from wsdemo.lab.learn import predicted, reveal
+
+lab.plot.latency(prediction=predicted("q01"))
+
+# %%
+from wsdemo.lab.plots.journeys import latencies
+
+way = latencies(lab.trace()).groupby("way")["latency_s"]
+median = way.median()
+ratio = median["across gateways"] / median["same gateway"]
+reveal("q01", min((1, 1.2, 2.5, 10), key=lambda option: abs(option / ratio - 1)))
+assert ratio > 1.1
+assert (way.quantile(0.99) > way.median()).all()
+
+# %% [markdown]
+# ## Explain
+#
+# The curve of an eCDF answers two questions at once: go up to 0.5 and across to find the median, go up
+# to 0.99 and find what one message in a hundred takes longer than. The tail is not "the median with
+# bad luck": it is made of other things, a heartbeat batch in the same turn of the loop, a garbage
+# collection, the operating system's scheduler. So no factor leads from p50 to p99.
+#
+# Where does the time go? Each message left its times at every lane that it passed:
+
+# %%
+lab.plot.stages()
+
+# %% [markdown]
+# The two hops more are the middle of the lower bar: in to Redis, and out to the other gateway. Hardly
+# anything is *carried* there; what takes time is that another process has to wake up, read, and write,
+# and each time the operating system has to notice. Redis is asked once: looking up and publishing are one
+# script. Asked twice, as in the Go demo, the middle would be longer still.
+#
+# <details><summary>Why were the other answers tempting?</summary>
+#
+# * **1** and **1.2**: Redis is fast. But it is another process, and it has to wake up.
+# * **10**: a network between machines would cost more; this is one machine, and so are the hops.
+# </details>
+#
+# ## Modify
+#
+# Now the wire from gateway-01 to Redis gets five milliseconds slower in each direction, as if Redis stood
+# in another town. Which of the two curves moves, and by how much? Does the other one move at all?
+
+# %%
+slow = Lab(gateways=2, wires=True)
+alice, bob = slow.connect("alice", to="gateway-01"), slow.connect("bob", to="gateway-01")
+carol = slow.connect("carol", to="gateway-02")
+slow.wire("gateway-01", "redis").delay(0.005)
+talk(alice, bob, times=100)
+talk(alice, carol, times=100)
+
+# %%
+slow.plot.latency(title="With 5 ms to Redis, crossing costs {ratio} times as much")
+
+# %%
+far = latencies(slow.trace()).groupby("way")["latency_s"].median()
+assert far["across gateways"] > 2 * far["same gateway"]
+assert far["across gateways"] > 0.005
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Make
+#
+# Write `route(presence, me)`, the decision that a gateway takes for every message. `presence` is the
+# recipient's record from Redis (`{}` when there is none), `me` the id of this gateway. Return
+# `("local", None)`, `("publish", channel)` or `("offline", None)`. A gateway listens on the channel
+# `gateway:` followed by its id.
+
+
+# %% tags=["exercise"]
+def route(presence, me):
+    raise NotImplementedError
+
+
+# %% tags=["solution"]
+def route(presence, me):
+    gateway = presence.get("gwId")
+    if not gateway:
+        return ("offline", None)
+    if gateway == me:
+        return ("local", None)
+    return ("publish", f"gateway:{gateway}")
+
+
+# %%
+check("ex01", route)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Keep
+#
+# * A message within one gateway never asks Redis; across gateways it asks once.
+# * Read latencies as a curve. A mean hides the tail, and the tail is what users remember.
+# * The far wire costs every message that crosses, and no other. Keep chatty users together, or Redis near.
+#
+# | one may think | but |
+# |---|---|
+# | twice the hops, twice the time | hops differ: it counts how many processes have to wake up |
+# | p99 is about 2 × p50 | the tail has causes of its own |
+# | a presence cache makes it faster | and then it sends messages to where somebody was |
+#
+# Four questions, from memory: How many hops within one gateway? Which hop does the slow wire lengthen?
+# What does PUBLISH tell the sender? What does a gateway do with a record that names itself?
+#
+# In the code: `wsdemo/gateway/delivery.py`, `wsdemo/route.lua`.
+
+# %%
+lab.close()
+slow.close()
+assert lab.leaks() == slow.leaks() == []

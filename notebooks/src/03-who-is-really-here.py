@@ -1,0 +1,201 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+#   wsdemo:
+#     title: "03 · Who is really here? Health scans, half-open sockets, two maps"
+#     question: "A laptop is shut. Who still believes that its user is there, and for how long?"
+#     able: "tell the socket, the gateway's table and Redis' record apart; derive how long a dead user is believed in; see what a blocked event loop does"
+#     minutes: {read: 14, run: 1, exercise: 25}
+#     needs: "Redis: a private one is started for you"
+#     failure: "half-open connections; a gateway whose event loop is blocked"
+#     level: "L2 measured: the order of events is asserted, durations are this run's own"
+# ---
+
+# %% [markdown] tags=["story"]
+# ## Story
+#
+# Alice shuts her laptop. No goodbye is sent, no FIN, nothing: the radio is off. Three parties have an
+# opinion about her now. Her **socket** at gateway-01 still looks open. The gateway's **table** lists her.
+# Redis' **record** names gateway-01. All three are wrong, and each will find out in its own time.
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Predict
+#
+# Heartbeats every 30 s, a lease of 90 s, a WebSocket ping after 20 s of silence that has to be answered
+# within 20 s, a scan each 60 s for users silent for more than 90 s. **Who forgets Alice first?**
+
+# %% tags=["exercise"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q03", None)
+
+# %% tags=["solution"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q03", "Redis")
+
+# %% [markdown]
+# ## Run
+#
+# A *wired* user has a TCP relay between herself and each gateway, so the lid can be shut for real: from
+# that moment the wire swallows everything, in both directions, and the connection stays open.
+
+# %%
+lab = Lab(gateways=2)
+alice = lab.connect("alice", to="gateway-01", wired=True)
+bob = lab.connect("bob", to="gateway-02")
+lab.watch("alice", "bob")
+lab.let_pass(45)
+alice.vanish()
+print("connections at gateway-01:", lab.stats("gateway-01")["connections"])
+print("Redis says:               ", lab.record("alice")["gwId"])
+print("Bob, who writes, is told: ", bob.send("alice", "Are you there?").status)
+
+# %%
+lab.wait_until("gateway-01 drops her", lambda: lab.stats("gateway-01")["connections"] == 0)
+lab.wait_until("Redis forgets her", lambda: not lab.record("alice"))
+print("Bob, who writes, is told: ", bob.send("alice", "Are you there?").status)
+lab.let_pass(20)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Observe
+
+# %%
+lab.plot.ribbons("alice", "bob", title="Redis is wrong about a shut laptop for {wrong_s} s")
+
+# %%
+from wsdemo.lab.learn import reveal
+
+trace = lab.trace()
+dropped = trace[trace["kind"] == "cleanup"]["t"].min()
+released = trace[(trace["kind"] == "presence_del") & (trace["user"] == "alice")]["t"].min()
+reveal("q03", "the gateway" if dropped < released else "Redis")
+assert dropped < released
+
+# %% [markdown]
+# ## Explain
+#
+# Between the lid and the first doubt lies silence, and nobody can tell silence from absence. What ends
+# it is a question that goes unanswered: after 20 s without a byte the gateway sends a WebSocket ping,
+# and 20 s later it draws its conclusion, drops the socket, and releases the record itself. Redis did
+# not have to wait for its lease to run out.
+#
+# And note what Bob was told in between: `routed`. It was true. His message was routed to the gateway
+# that Redis named, and written into a socket on whose other end nobody was.
+#
+# | who | believes in Alice until | at the latest after |
+# |---|---|---|
+# | the socket | somebody writes and nobody acknowledges | minutes (TCP's own timeouts) |
+# | the gateway's table | a ping stays unanswered | 20 + 20 s |
+# | Redis' record | it is released, or the lease runs out | 90 s |
+#
+# <details><summary>Why were the other answers tempting?</summary>
+#
+# * **Redis**: its lease is the famous 90 seconds. But the gateway asks much earlier, and then releases.
+# * **at the same time**: the release follows the drop by a fraction of a millisecond. But it follows.
+# * **nobody**: right for the socket by itself. That is why there are pings.
+# </details>
+
+# %% [markdown]
+# ## Modify
+#
+# The Go demo sends no WebSocket pings: it waits for 90 s without a heartbeat, and looks each 60 s. Switch
+# the pings off, shut forty laptops at moments spread over a minute, and predict the distribution: where
+# does it begin, how wide is it?
+
+# %%
+from wsdemo import Timing
+
+demo = Lab(gateways=1, timing=Timing(ws_ping_interval_s=3600))
+laptops = [demo.connect(f"user{n:02}", wired=True) for n in range(40)]
+demo.let_pass(60)
+for laptop in laptops:
+    laptop.vanish()
+    demo.let_pass(1.5)
+demo.wait_until("all are found", lambda: demo.stats("gateway-01")["connections"] == 0)
+
+# %%
+demo.plot.detection(title="Without pings a dead user is believed in for {mean_s} s on average")
+
+# %%
+found = demo.plot.detection()
+assert 55 < found.wsdemo_facts["mean_s"] < 155
+demo.close()
+
+# %% [markdown]
+# **One more way to be a ghost: a gateway that does not run.** So far gateways had an event loop of their
+# own. With `loop="kernel"` they live on the loop that also runs these cells, as in many a notebook. Now
+# a cell that computes for two seconds (two minutes, on this clock) stops every gateway with it:
+
+# %%
+import time
+
+blocked = Lab(gateways=1, loop="kernel")
+blocked.connect("carol")
+before = blocked.record("carol")
+time.sleep(2)  # any computation would do
+during = blocked.record("carol")
+blocked.wait_until("her gateway has noticed", lambda: "stall" in set(blocked.trace()["kind"]))
+blocked.wait_until("she is back", lambda: bool(blocked.record("carol")))
+print("before:", before["gwId"], "| after two seconds of computing:", during or "nobody")
+
+# %%
+assert before and not during
+blocked.close()
+
+# %% [markdown]
+# Carol's socket was open all the time, and she was offline for everybody else: her heartbeats lay unread
+# while her lease ran down. When the loop turned again, the gateway noticed that it had stood still,
+# blamed nobody for it, and asked Redis again for each of its users. In production the culprit is a
+# blocking call in a handler, a huge JSON document, or a machine that swaps.
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Make
+#
+# A gateway keeps two maps: `user_to_conn` and `conn_to_user`. Write `cleanup(conn, user_to_conn,
+# conn_to_user)`, called when a connection has ended. The user may have a newer connection by then. The
+# check plays two hundred random stories and compares with the registry of the real gateway.
+
+
+# %% tags=["exercise"]
+def cleanup(conn, user_to_conn, conn_to_user):
+    raise NotImplementedError
+
+
+# %% tags=["solution"]
+def cleanup(conn, user_to_conn, conn_to_user):
+    user = conn_to_user.pop(conn, None)
+    if user is not None and user_to_conn.get(user) == conn:
+        del user_to_conn[user]
+
+
+# %%
+check("ex03", cleanup)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Keep
+#
+# * There are three truths: the socket, the gateway's table and Redis' record. They never change at the
+#   same instant.
+# * Silence is not absence. Only an unanswered question is evidence, and even that only of silence.
+# * Time to detect = timeout, less how long it had been silent already, plus up to one scan.
+# * A blocked event loop is a dead gateway with open sockets.
+#
+# | one may think | but |
+# |---|---|
+# | TCP tells me when the other side is gone | without traffic it says nothing, for hours |
+# | `routed` means that she has read it | it means that a gateway took it |
+# | the scan runs each 60 s, so detection takes 60 s | timeout + up to one scan |
+#
+# Four questions, from memory: Which of the three is asked by the router? What does the gateway do before
+# it forgets a silent user? Why must removal go by connection, and not by user? What does a gateway do
+# first when it finds that it had stood still?
+#
+# In the code: `wsdemo/gateway/health.py` and `wsdemo/gateway/registry.py`.
+
+# %%
+lab.close()
+assert lab.leaks() == demo.leaks() == blocked.leaks() == []

@@ -1,0 +1,199 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+#   wsdemo:
+#     title: "06 · Whose clock? Skew against compare-and-set, and fencing tokens"
+#     question: "If every write carries a timestamp, who guarantees that the clocks agree?"
+#     able: "say why compare-and-set by wall clocks fails; predict when a registration is lost to skew; replace timestamps by fencing tokens"
+#     minutes: {read: 13, run: 1, exercise: 30}
+#     needs: "Redis: a private one is started for you"
+#     failure: "a gateway whose clock runs ten seconds slow"
+#     level: "L1 directed: skews and gaps are chosen, outcomes are exact away from the diagonal"
+# ---
+
+# %% [markdown] tags=["story"]
+# ## Story
+#
+# After the late clean-up, the team repairs the demo: *all three* writes now compare timestamps, and the
+# newest wins. In lesson 05 that was right in every order. Then gateway-02 is moved to a machine whose
+# clock runs ten seconds slow. Alice's train ride takes five seconds. She arrives at gateway-02, which
+# writes the time on its own watch, and by that watch she has not left yet.
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Predict
+#
+# gateway-02 runs ten seconds slow. Over all orders of heartbeat, clean-up and new registration: **is
+# comparing timestamps better than no protection at all, the same, or worse?**
+
+# %% tags=["exercise"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q06", None)
+
+# %% tags=["solution"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q06", "better")
+
+# %% [markdown]
+# ## Run
+#
+# First one user, on real gateways. `policy="timestamp"` compares on all three verbs, by the clock of
+# the gateway that writes; `clocks` sets one of them wrong.
+
+# %%
+lab = Lab(gateways=2, policy="timestamp", clocks={"gateway-02": -10})
+lab.delay_cleanups(60)  # gateway-01 has not noticed yet that she left
+alice = lab.connect("alice", to="gateway-01")
+lab.let_pass(5)
+alice.move("gateway-02")
+print("Alice wanted gateway-02 and sits at", alice.gateway)
+rejected = lab.trace().query("kind == 'presence_reject'")
+print("gateway-02 was told:", rejected["reason"].iloc[0])
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Observe
+
+# %%
+lab.plot.story(
+    "alice", title="The newer registration is refused: {hops} steps, and back to where she was"
+)
+
+# %%
+assert alice.gateway == "gateway-01" and rejected["reason"].iloc[0] == "stale register"
+lab.close()
+
+# %% [markdown]
+# She had a working connection to gateway-02, and it was closed because of a number. Now every order
+# that there is, on the real scripts:
+
+# %%
+from wsdemo.lab.interleavings import explore
+from wsdemo.lab.learn import reveal
+
+wrong = {
+    policy: len(explore(policy, skew_s=-10).wrong) for policy in ("plain", "timestamp", "fenced")
+}
+print(wrong)
+reveal("q06", "worse" if wrong["timestamp"] > wrong["plain"] else "better")
+assert wrong["timestamp"] > wrong["plain"] > wrong["fenced"] == 0
+
+# %% [markdown]
+# ## Explain
+#
+# Without protection the *last command* wins, and the last command is usually the one about the newest
+# connection. With timestamps the *largest number* wins, and ten seconds of skew make every number of
+# gateway-02 lose against all that gateway-01 wrote in the last ten seconds. The protection protects
+# the past against the present.
+#
+# | whose order | what it needs | what breaks it |
+# |---|---|---|
+# | the gateways' clocks | clocks that agree better than users move | skew, a step of NTP, a virtual machine that slept |
+# | Redis' clock (`TIME` in a script) | one clock; it may not go backwards | a failover to another machine |
+# | a counter for each user (`INCR`) | that the counter outlives the entry | a counter that expires with it |
+#
+# A **fencing token** is a number that Redis hands out *before* the write, larger than all before it. The
+# gateway shows it with every write, and the script compares tokens. No gateway's clock is ever asked.
+# This kit takes the larger of Redis' time and the last token plus one, so it rises even when that
+# clock is set back.
+#
+# <details><summary>Why were the other answers tempting?</summary>
+#
+# * **better**: some protection must be better than none. But a check with a wrong yardstick refuses the
+#   right ones.
+# * **the same**: only where nobody moves within ten seconds.
+# </details>
+#
+# ## Modify
+#
+# When exactly is a registration lost? Riders leave gateway-01 after 2.5, 5, ... 30 s, to a gateway-02 that
+# is wrong by so many seconds. Predict the border between "accepted" and "refused" before you run it.
+
+# %%
+border = Lab(gateways=2, policy="timestamp")
+border.delay_cleanups(600)
+for skew in (-30, -20, -10, 0, 10):
+    border.set_clock("gateway-02", skew)
+    riders = [border.connect(f"rider{skew}.{n}", drop_pings=1.0) for n in range(12)]
+    for rider in riders:
+        border.let_pass(2.5)
+        rider.move("gateway-02")
+        rider.disconnect()
+
+# %%
+from wsdemo.lab.plots.skew import moves
+
+points = moves(border.trace(), border.scale)
+border.plot.skew(
+    title="{rejected} of {n} moves are refused: those whose gap is shorter than the skew"
+)
+
+# %%
+clear = points[(points["gap_s"] + points["skew_s"]).abs() > 2]
+assert (clear["rejected"] == (clear["gap_s"] < -clear["skew_s"])).all()
+assert 0 < points["rejected"].sum() < len(points)
+border.close()
+
+# %% [markdown]
+# The border is the diagonal: a move is refused if the new gateway's clock is behind by more than the gap
+# since the last sign of life at the old one. And the same riders under fencing tokens, with the worst
+# of these clocks:
+
+# %%
+fenced = Lab(gateways=2, policy="fenced", clocks={"gateway-02": -30})
+fenced.delay_cleanups(600)
+riders = [fenced.connect(f"rider{n}", drop_pings=1.0) for n in range(12)]
+for rider in riders:
+    rider.move("gateway-02")
+print("arrived at gateway-02:", sum(rider.gateway == "gateway-02" for rider in riders), "of 12")
+assert all(fenced.record(rider.name)["gwId"] == "gateway-02" for rider in riders)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Make
+#
+# Write `REGISTER`, one script that registers with a fencing token. `KEYS[1]` is the entry, `KEYS[2]` is a
+# key of yours; `ARGV[1]` is the connection id, `ARGV[2]` the gateway id, `ARGV[3]` the TTL of the entry in
+# milliseconds. It writes the fields `connId`, `gwId` and `token` and returns the token: larger than every
+# token before, also when the entry has expired in between.
+
+# %% tags=["exercise"]
+REGISTER = """
+-- your script
+"""
+
+# %% tags=["solution"]
+REGISTER = """
+local token = redis.call('INCR', KEYS[2])
+redis.call('HSET', KEYS[1], 'connId', ARGV[1], 'gwId', ARGV[2], 'token', token)
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return token
+"""
+
+# %%
+check("ex06", REGISTER)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Keep
+#
+# * Compare-and-set is only as good as what is compared. Two clocks are two opinions.
+# * Skew matters as soon as it exceeds the time between two writes, and users move in seconds.
+# * A token is handed out by the one party that all writers share, before the write, and never twice.
+#
+# | one may think | but |
+# |---|---|
+# | NTP keeps clocks within milliseconds | until it steps, stops, or a machine sleeps |
+# | a newer timestamp means a newer event | it means a faster clock |
+# | a counter in the entry will do | it begins again at one when the entry expires |
+#
+# Four questions, from memory: Which move is refused at a skew of 10 s? Who hands out a token? What must a
+# token outlive? Why is timestamp compare-and-set worse than nothing here?
+#
+# In the code: `wsdemo/presence/mint.lua` and `register.lua`; `wsdemo/lab/timestamps.py` is the rule that
+# trusts clocks.
+
+# %%
+fenced.close()
+assert lab.leaks() == border.leaks() == fenced.leaks() == []

@@ -1,0 +1,224 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+#   wsdemo:
+#     title: "07 · A gateway dies"
+#     question: "A gateway is gone. What does each of its users notice, and for how long is the cluster wrong?"
+#     able: "trace detection, reconnection and registration after a death; tell crash, drain and freeze apart; compute the outage of each user"
+#     minutes: {read: 13, run: 1, exercise: 25}
+#     needs: "Redis: a private one is started for you"
+#     failure: "a crash, a drain, a frozen gateway that comes back, SIGKILL on a real process"
+#     level: "L2 measured: counts and orders are asserted, durations are this run's own"
+# ---
+
+# %% [markdown] tags=["story"]
+# ## Story
+#
+# Sixty users sit at gateway-01, Alice among them. At 9:41 it dies. There are three ways to die: a
+# **crash** tells nobody; a **drain** says goodbye to each user first; and a **frozen** gateway is not dead
+# at all: its sockets stay open, it says nothing, and later it comes back and goes on as if nothing had
+# happened. Alice only wants to know how long she was offline.
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Predict
+#
+# Sixty users at gateway-01, which is killed. Some of them have reconnected elsewhere, others not yet.
+# **How many records in Redis still name gateway-01?**
+
+# %% tags=["exercise"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q07", None)
+
+# %% tags=["solution"]
+from wsdemo.lab import Lab, check, predict
+
+predict("q07", "all")
+
+# %% [markdown]
+# ## Run
+#
+# A crash in the laboratory is one: sockets break, no clean-up runs, nothing is released. Twenty of the
+# sixty are in a tunnel: a director holds their registrations back until we let them go.
+
+
+# %%
+def sixty_at_gateway_01(**options):
+    lab = Lab(gateways=3, **options)
+    return lab, [lab.connect(f"user{n:02}", to="gateway-01") for n in range(60)]
+
+
+def left_behind(lab):
+    return (lab.where()["Redis says"] == "gateway-01").sum()
+
+
+def wait_until_back(lab, users):
+    elsewhere = ("gateway-02", "gateway-03")
+    lab.wait_until("they are back", lambda: all(user.gateway in elsewhere for user in users))
+
+
+# %%
+crash, users = sixty_at_gateway_01()
+for user in users[40:]:
+    crash.hold(user.name, at="gateway-02", verb="register")
+    crash.hold(user.name, at="gateway-03", verb="register")
+crash.let_pass(30)
+crash.crash("gateway-01")
+wait_until_back(crash, users[:40])
+left = left_behind(crash)
+print(f"forty are back; Redis still names gateway-01 for {left} users")
+
+# %%
+crash.let_pass(20)
+crash.let_all_go()
+wait_until_back(crash, users)
+print(f"all are back; Redis names gateway-01 for {left_behind(crash)} users")
+crash.let_pass(10)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Observe
+
+# %%
+some = [user.name for user in users[37:43]]
+crash.plot.ribbons(*some, title="Redis is wrong until each user is back: {wrong_s} user-seconds")
+
+# %%
+from wsdemo.lab.learn import reveal
+
+reveal("q07", "those not yet back" if left == 20 else f"{left} of 60")
+assert left == 20 and left_behind(crash) == 0
+
+# %% [markdown]
+# ## Explain
+#
+# Nobody has to detect anything for Alice: her client sees the connection break, waits a random moment,
+# and registers elsewhere. That *register* overwrites the record. So the wrong records are exactly those
+# of the users who are not yet back, and each is wrong for as long as its user's outage. Those who never
+# come back stay in Redis until their lease runs out.
+#
+# The dead gateway may not be quite dead. A clean-up of it that is still on its way shows an old token
+# and is rejected: that was lesson 04.
+#
+# | death | who tells the clients | what becomes of the records |
+# |---|---|---|
+# | crash | the broken connection, at once | wrong until each user is back, or 90 s |
+# | drain | the gateway: close code 1012, "come back in … ms" | released one by one, nobody is listed wrongly |
+# | freeze | nobody: sockets stay open, answers stay out | wrong until users lose patience; then the zombie wakes up |
+#
+# <details><summary>Why were the other answers tempting?</summary>
+#
+# * **all**: that is what Redis says at the moment of the crash, and for whoever does not come back.
+# * **0**: a crash releases nothing; only a drain does.
+# * **half**: there is no rule that would stop half way.
+# </details>
+#
+# ## Modify
+#
+# The same sixty users, three deaths. Which death has the shortest outage, and which the longest?
+
+# %%
+drain, users = sixty_at_gateway_01()
+drain.let_pass(30)
+drain.drain("gateway-01")
+wait_until_back(drain, users)
+drain.let_pass(10)
+
+# %%
+freeze, users = sixty_at_gateway_01(freezable=["gateway-01"])
+freeze.let_pass(30)
+freeze.freeze("gateway-01")
+wait_until_back(freeze, users)
+freeze.thaw("gateway-01")  # the zombie comes back, and still has sixty sessions in its table
+freeze.wait_until("it sees", lambda: freeze.stats("gateway-01")["connections"] == 0)
+freeze.let_pass(10)
+where = freeze.where()
+assert (where["socket"] == where["Redis says"]).all()
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# One row for each user, sorted by outage. The lines at the right are the shares of users who were back by
+# then.
+
+# %%
+crash.plot.availability(title="Crash: sixty users are offline for {longest} s at most")
+
+# %%
+drain.plot.availability(title="Drain: told where to go, they are offline for {longest} s at most")
+
+# %%
+freeze.plot.availability(
+    title="Freeze: nobody tells them, so they lose {longest} s before they leave"
+)
+
+# %% [markdown]
+# The frozen gateway is the worst of the three. Its users had to find out by themselves, by heartbeats
+# that nobody answered. And when it came back it still held sixty sessions; but each refresh that it
+# sent carried an old token and was refused, so within a tick it knew better and closed them.
+#
+# **And for real.** All of this ran in one process. The same with a gateway that is a process of its own,
+# and SIGKILL:
+
+# %%
+real = Lab(gateways=1)
+real.start_process("gateway-09")
+dora = real.connect("dora", to="gateway-09")
+print(real, dora)
+real.crash("gateway-09")
+print("Redis says at once:", real.record("dora")["gwId"])
+real.wait_until("Dora is back", lambda: dora.gateway == "gateway-01")
+print("and when she is back:", real.record("dora")["gwId"])
+
+# %%
+assert real.record("dora")["gwId"] == "gateway-01"
+real.close()
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Make
+#
+# A client that lost its gateway has to choose the next one. Write `next_gateway(history, gateways)`:
+# `history` lists this client's latest attempts, the oldest first, as `(gateway, "ok")` or
+# `(gateway, "failed")`. Return one of `gateways`. The check plays two hundred outages.
+
+
+# %% tags=["exercise"]
+def next_gateway(history, gateways):
+    raise NotImplementedError
+
+
+# %% tags=["solution"]
+def next_gateway(history, gateways):
+    latest = {}
+    for turn, (name, outcome) in enumerate(history):
+        latest[name] = (outcome == "failed", turn)
+    return min(gateways, key=lambda name: latest.get(name, (False, -1)))
+
+
+# %%
+check("ex07", next_gateway)
+
+# %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
+# ## Keep
+#
+# * Records that name a dead gateway are those of the users who are not back yet: the client's reconnect
+#   repairs presence, not a janitor.
+# * A drain is worth its code: the records are released, and clients are told when to come back.
+# * A gateway that comes back from the dead must ask before it serves on. Tokens make the answer "no".
+#
+# | one may think | but |
+# |---|---|
+# | somebody has to clean up after a crash | each user's next register does; the lease does the rest |
+# | a frozen gateway is a dead one | it wakes up with a table full of users who have left |
+# | reconnecting at once is best | all at once is a herd; that is lesson 08 |
+#
+# Four questions, from memory: Which death releases records? How does a client notice a frozen gateway?
+# What happens to the zombie's refreshes? When is a user who never comes back forgotten?
+#
+# In the code: `Gateway.stop` in `wsdemo/gateway/server.py`, `Client._keep` in
+# `wsdemo/client/connection.py`.
+
+# %%
+for lab in (crash, drain, freeze):
+    lab.close()
+assert crash.leaks() == drain.leaks() == freeze.leaks() == real.leaks() == []

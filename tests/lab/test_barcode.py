@@ -1,0 +1,111 @@
+"""Do the figures of orders say what the orders say, and can they be read?"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.lab.test_plots import TOLERANCE_PX, texts
+from wsdemo.lab.models import MODELS, explore_model
+from wsdemo.lab.orders import End, Exploration, all_orders
+from wsdemo.lab.plots.barcode import barcode
+from wsdemo.lab.plots.crossing import crossing
+from wsdemo.lab.plots.show import to_html, to_png
+from wsdemo.lab.plots.style import Picture
+
+ROWS = [(p, s) for p in MODELS for s in (0.0, -10.0, 10.0)]
+
+
+def explored(feasible: bool = True) -> list[Exploration]:
+    """A model is as good as the real scripts here, and quicker."""
+    orders = all_orders(feasible=feasible)
+    return [explore_model(MODELS[p], s, orders=orders, name=p) for p, s in ROWS]
+
+
+def figures() -> dict[str, Picture]:
+    rows = explored()
+    minimal = {one.policy: one.minimal() for one in rows if one.minimal()}
+    drawn = {
+        "all": barcode(rows),
+        "one row": barcode(rows[3:4]),
+        "with a prediction": barcode(rows[:6], predictions={"seed": 4, "plain": 45}),
+        "all ninety": barcode(explored(feasible=False)[::3]),
+    }
+    for policy, pair in minimal.items():
+        assert pair is not None
+        drawn[f"minimal {policy}"] = crossing(pair[0], near=pair[1].order)
+    last = next(one for one in rows[3].played if set(one.entries[-1]) == {"ts"})
+    drawn["half an entry"] = crossing(last)
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, Picture]:
+    return figures()
+
+
+def test_no_two_texts_of_a_figure_overlap_and_none_is_clipped(drawn: dict[str, Picture]) -> None:
+    """Every label can be read, also beside a prediction."""
+    for name, fig in drawn.items():
+        fig.draw_without_rendering()
+        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
+        for words, box in boxes:
+            inside = box.x0 >= -1 and box.y0 >= -1
+            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
+            assert inside, f"{name}: {words!r} is clipped"
+        for (a, one), (b, two) in itertools.combinations(boxes, 2):
+            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
+            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
+            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
+            assert not collide, f"{name}: {a!r} covers {b!r}"
+
+
+def test_a_figure_says_in_words_what_it_shows(drawn: dict[str, Picture]) -> None:
+    """Each row with its numbers; each order with its steps."""
+    alt = drawn["all"].wsdemo_alt
+    assert "15 rows" in alt and "45 columns" in alt
+    assert "the demo: CAS on SET only: 19 wrong (19 lost, 0 pointing at gateway-01)" in alt
+    assert "CAS by timestamp, clock 10 s slow: 37 wrong (12 lost, 25 pointing" in alt
+    assert "You said 4 for the demo" in drawn["with a prediction"].wsdemo_alt
+    alt = drawn["minimal seed"].wsdemo_alt
+    assert "6 gateway-01 deletes alice's entry → Redis: nobody. The end: lost." in alt
+    assert all(fig.wsdemo_caption and '<img alt="' in to_html(fig) for fig in drawn.values())
+
+
+def test_the_numbers_of_a_title_are_counted(drawn: dict[str, Picture]) -> None:
+    """By policy and speed of the clock, or as the worst and the best."""
+    facts = drawn["all"].wsdemo_facts
+    rows = {(one.policy, one.skew_s): one for one in explored()}
+    assert facts["seed"] == len(rows["seed", 0.0].wrong)
+    assert facts["timestamp_slow"] == facts["most"] == len(rows["timestamp", -10.0].wrong)
+    assert facts["check_then_delete_fast"] == len(rows["check-then-delete", 10.0].wrong)
+    assert facts["orders"] == 45 and facts["least"] == 0
+    assert drawn["minimal seed"].wsdemo_facts["swaps"] == "1 swap"
+
+
+def test_every_cell_is_one_order(drawn: dict[str, Picture]) -> None:
+    """The marks in a row are as many as its wrong orders; equal ends stand together."""
+    one = explored()[3]
+    fig = drawn["one row"]
+    marks = {line.get_marker(): len(line.get_xdata()) for line in fig.axes[0].lines}
+    assert marks == {"o": one.count(End.LOST), "x": one.count(End.DEAD)}
+    (mesh,) = fig.axes[0].collections
+    ends = mesh.get_array().ravel().tolist()
+    assert ends == sorted(ends) and len(ends) == 45
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    """A pure function of the explorations."""
+    one, two = (to_png(barcode(explored()[:6])) for _ in range(2))
+    assert one == two
+
+
+def test_what_cannot_be_drawn_is_an_error_in_words() -> None:
+    """Nothing, and rows of different orders."""
+    with pytest.raises(ValueError, match="nothing was explored"):
+        barcode([])
+    with pytest.raises(ValueError, match="different orders"):
+        barcode([explored()[0], explored(feasible=False)[0]])
+    with pytest.raises(ValueError, match="known facts"):
+        barcode(explored()[:1], title="{nonsense}")

@@ -1,0 +1,259 @@
+"""Do the checks of lessons 01, 02, 03 and 07 accept what is right and know what is wrong?"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wsdemo.lab import check
+from wsdemo.lab.leases import (
+    false_offline_per_hour,
+    longest_lie_s,
+    losses_survived,
+    simulate_false_offline,
+)
+from wsdemo.lab.lessons import CHECKS, QUESTIONS
+from wsdemo.lab.lessons.cost import judge_route
+from wsdemo.lab.lessons.deaths import judge_next_gateway
+from wsdemo.lab.lessons.lease import judge_choose_ttl
+from wsdemo.lab.lessons.maps import judge_cleanup
+
+SEEDS = range(5)
+Mutants = dict[str, tuple[Callable[..., Any], str]]
+
+
+# --- 01 --------------------------------------------------------------------------------------
+
+
+def route(presence: dict[str, str], me: str) -> tuple[str, str | None]:
+    gateway = presence.get("gwId")
+    if not gateway:
+        return ("offline", None)
+    return ("local", None) if gateway == me else ("publish", f"gateway:{gateway}")
+
+
+def cached() -> Callable[[dict[str, str], str], Any]:
+    """The first answer is given to everybody."""
+    seen: list[Any] = []
+
+    def answer(presence: dict[str, str], me: str) -> Any:
+        seen.append(route(presence, me))
+        return seen[0]
+
+    return answer
+
+
+ROUTES: Mutants = {
+    "publishes to itself": (
+        lambda p, me: ("publish", f"gateway:{p['gwId']}") if p.get("gwId") else ("offline", None),
+        "Nobody else has to hear of it",
+    ),
+    "publishes to its own channel": (
+        lambda p, me: route(p, me) if p.get("gwId") in (None, me) else ("publish", f"gateway:{me}"),
+        "which channel does *that one* listen",
+    ),
+    "believes that everybody is there": (
+        lambda p, me: ("local", None) if p.get("gwId", me) == me else route(p, me),
+        "no record at all",
+    ),
+    "takes half a record for a whole one": (
+        lambda p, me: route(p, me) if p.get("gwId") or not p else ("publish", "gateway:None"),
+        "Half a record",
+    ),
+    "compares beginnings": (
+        lambda p, me: ("local", None) if p.get("gwId", "").startswith(me) else route(p, me),
+        "begin alike",
+    ),
+    "answers with a word": (lambda p, me: route(p, me)[0], "Return two things"),
+    "answers from memory": (cached(), "The recipient sits"),
+}
+
+
+# --- 02 --------------------------------------------------------------------------------------
+
+
+def choose_ttl(heartbeat: float, loss: float, at_most: float) -> float:
+    misses = 1
+    while 3600 / heartbeat * (1 - loss) * loss ** (misses + 1) > at_most:
+        misses += 1
+    return heartbeat * (misses + 1.5)
+
+
+TTLS: Mutants = {
+    "always ninety seconds": (lambda h, loss, m: 90, "same TTL for every"),
+    "three heartbeats": (lambda h, loss, m: 3 * h, "false alarms an hour"),
+    "an hour": (lambda h, loss, m: 3600 + h, "dead are listed"),
+    "a little more than one": (lambda h, loss, m: 1.5 * h, "one single loss"),
+    "just too short": (
+        lambda h, loss, m: choose_ttl(h, loss, m) - 0.5 * h,
+        "due at its very end comes too late",
+    ),
+    "for ever": (lambda h, loss, m: math.inf, "never ends"),
+    "a text": (lambda h, loss, m: "90 s", "positive number"),
+}
+
+
+# --- 03 --------------------------------------------------------------------------------------
+
+Maps = dict[str, str]
+
+
+def cleanup(conn: str, user_to_conn: Maps, conn_to_user: Maps) -> None:
+    user = conn_to_user.pop(conn, None)
+    if user is not None and user_to_conn.get(user) == conn:
+        del user_to_conn[user]
+
+
+def by_user(conn: str, user_to_conn: Maps, conn_to_user: Maps) -> None:
+    user = conn_to_user.pop(conn, None)
+    user_to_conn.pop(user or "", None)
+
+
+def forgets_one_map(conn: str, user_to_conn: Maps, conn_to_user: Maps) -> None:
+    user = conn_to_user.get(conn)
+    if user is not None and user_to_conn.get(user) == conn:
+        del user_to_conn[user]
+
+
+def forgets_the_other(conn: str, user_to_conn: Maps, conn_to_user: Maps) -> None:
+    conn_to_user.pop(conn, None)
+
+
+def not_twice(conn: str, user_to_conn: Maps, conn_to_user: Maps) -> None:
+    user = conn_to_user.pop(conn)
+    if user_to_conn.get(user) == conn:
+        del user_to_conn[user]
+
+
+def clears(conn: str, user_to_conn: Maps, conn_to_user: Maps) -> None:
+    cleanup(conn, user_to_conn, conn_to_user)
+    if len(user_to_conn) > 1:
+        user_to_conn.popitem()
+
+
+CLEANUPS: Mutants = {
+    "removes by user": (by_user, "Whose place in the map was it?"),
+    "leaves the connection": (forgets_one_map, "still listed among the connections"),
+    "leaves the user": (forgets_the_other, "still listed as being here"),
+    "is not idempotent": (not_twice, "raised KeyError"),
+    "removes somebody else": (clears, ""),
+}
+
+
+# --- 07 --------------------------------------------------------------------------------------
+
+History = list[tuple[str, str]]
+
+
+def next_gateway(history: History, gateways: list[str]) -> str:
+    latest = dict.fromkeys(gateways, (False, -1))
+    for turn, (name, outcome) in enumerate(history):
+        latest[name] = (outcome == "failed", turn)
+    return min(gateways, key=lambda name: latest[name])
+
+
+def never_again(history: History, gateways: list[str]) -> str:
+    failed = {name for name, outcome in history if outcome == "failed"}
+    return next(name for name in gateways if name not in failed)
+
+
+def tidies(history: History, gateways: list[str]) -> str:
+    choice = next_gateway(history, gateways)
+    history.clear()
+    return choice
+
+
+def other_than_last(history: History, gateways: list[str]) -> str:
+    return next(name for name in gateways if name != history[-1][0])
+
+
+NEXTS: Mutants = {
+    "asks the same again": (lambda h, g: h[-1][0], "just failed is asked again at once"),
+    "always the first": (lambda h, g: g[0], "asked again at once"),
+    "goes back and forth": (other_than_last, "asked before one that did not"),
+    "never forgives": (never_again, "long ago a reason not to ask"),
+    "invents one": (lambda h, g: "gateway-99", "none of the gateways"),
+    "changes the history": (tidies, "do not change them"),
+}
+
+LESSONS: dict[str, tuple[Any, Any, Mutants]] = {
+    "01": (judge_route, route, ROUTES),
+    "02": (judge_choose_ttl, choose_ttl, TTLS),
+    "03": (judge_cleanup, cleanup, CLEANUPS),
+    "07": (judge_next_gateway, next_gateway, NEXTS),
+}
+CASES = [(lesson, name) for lesson, (_, _, mutants) in LESSONS.items() for name in mutants]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_right_answer_is_accepted_on_every_seed(lesson: str) -> None:
+    """Whatever situations are drawn; and by way of `check` as well."""
+    judge, right, _ = LESSONS[lesson]
+    for seed in SEEDS:
+        judgement = judge(right, seed=seed)
+        assert judgement.ok, judgement.hint
+    assert check(f"ex{lesson}", right)
+
+
+@pytest.mark.parametrize(("lesson", "name"), CASES)
+def test_a_named_misunderstanding_gets_its_hint_on_every_seed(lesson: str, name: str) -> None:
+    """Nobody passes by luck, and the hint is about what is wrong."""
+    judge, _, mutants = LESSONS[lesson]
+    wrong, words = mutants[name]
+    for seed in SEEDS:
+        judgement = judge(wrong, seed=seed)
+        assert not judgement.ok
+        assert words in judgement.hint
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_what_is_not_written_yet_is_not_wrong(lesson: str) -> None:
+    """And what is no function cannot be judged."""
+
+    def stub(*_: Any) -> Any:
+        raise NotImplementedError
+
+    assert check(f"ex{lesson}", stub).verdict == "could not judge"
+    assert "must be a function" in check(f"ex{lesson}", 7).hint
+
+
+def test_every_question_has_a_check_and_tempting_options() -> None:
+    """At least three options, each with something to say about it."""
+    assert [q[1:] for q in QUESTIONS] == [e[2:] for e in CHECKS]
+    for question in QUESTIONS.values():
+        assert len(question.options) >= 3
+        assert all(len(words) > 20 for words in question.options.values())
+
+
+# --- the model behind lesson 02 --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ttl_s", "survived"), [(90, 1), (91, 2), (120, 2), (60, 0), (45, 0)])
+def test_a_heartbeat_that_is_due_at_the_end_of_the_lease_comes_too_late(
+    ttl_s: float, survived: int
+) -> None:
+    """Three intervals survive one loss for certain, not two."""
+    assert losses_survived(30, ttl_s) == survived
+    assert longest_lie_s(ttl_s) == ttl_s
+
+
+@pytest.mark.parametrize("loss", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("ttl_s", [90, 100, 150])
+def test_the_formula_agrees_with_the_simulation(ttl_s: float, loss: float) -> None:
+    """Within four standard deviations of a count."""
+    hours = 4_000.0
+    expected = hours * false_offline_per_hour(30, ttl_s, loss)
+    counted = simulate_false_offline(30, ttl_s, loss, hours, random.Random(7))
+    assert abs(counted - expected) <= 4 * math.sqrt(expected) + 1
+
+
+def test_what_is_no_lease_or_no_probability_is_refused() -> None:
+    """In words."""
+    with pytest.raises(ValueError, match="not longer than one heartbeat"):
+        losses_survived(30, 30)
+    with pytest.raises(ValueError, match="probability"):
+        false_offline_per_hour(30, 90, 1.0)

@@ -1,0 +1,276 @@
+"""Do the figures of many messages, users and trials say what the data say, and can they be read?"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.lab.test_plots import TOLERANCE_PX, texts
+from wsdemo.lab import Lab
+from wsdemo.lab.plots import frames, herd, latency, stages
+from wsdemo.lab.plots.herd import attempts
+from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies
+from wsdemo.lab.plots.show import to_html, to_png
+from wsdemo.lab.plots.style import Picture, duration, number
+
+MESSAGES = 110
+
+
+def assert_readable(drawn: Mapping[str, Picture]) -> None:
+    """No text covers another one, none is clipped, and words say what the picture shows."""
+    for name, fig in drawn.items():
+        fig.draw_without_rendering()
+        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
+        for words, box in boxes:
+            inside = box.x0 >= -1 and box.y0 >= -1
+            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
+            assert inside, f"{name}: {words!r} is clipped"
+        for (a, one), (b, two) in itertools.combinations(boxes, 2):
+            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
+            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
+            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
+            assert not collide, f"{name}: {a!r} covers {b!r}"
+        assert len(fig.wsdemo_alt) >= 40 and fig.wsdemo_caption, name
+        assert '<img alt="' in to_html(fig)
+
+
+def words_of(fig: Picture) -> set[str]:
+    return {text.get_text() for text in texts(fig)}
+
+
+@pytest.fixture(scope="module")
+def talked() -> Iterator[pd.DataFrame]:
+    """alice talks to bob at her own gateway and to carol at another; the last one finds nobody."""
+    with Lab(gateways=2) as lab:
+        alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-01")
+        carol = lab.connect("carol", to="gateway-02")
+        for n in range(MESSAGES):
+            for friend in (bob, carol):
+                alice.send(friend.name, str(n))
+                friend.receive()
+        alice.send("nobody", "hello")
+        yield lab.trace()
+
+
+def by_hand(trace: pd.DataFrame) -> dict[str, list[float]]:
+    """Recipient -> latencies (s), message by message, from the arrows."""
+    arrows: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in trace[trace["msg_id"] != ""].itertuples():
+        arrows[row.msg_id][row.kind] = row
+    out: dict[str, list[float]] = defaultdict(list)
+    for way in arrows.values():
+        if "deliver" in way:
+            out[way["deliver"].peer].append(way["deliver"].t_recv - way["message"].t)
+    return {name: sorted(values) for name, values in out.items()}
+
+
+class TestMessages:
+    """F4: latencies and their stages."""
+
+    def test_every_message_that_arrived_has_a_latency_and_a_way(self, talked: pd.DataFrame) -> None:
+        """What found nobody has none; the stages add up to the whole."""
+        table = latencies(talked)
+        known = by_hand(talked)
+        assert len(table) == len(known["bob"]) + len(known["carol"]) == 2 * MESSAGES
+        assert set(table[table["way"] == LOCAL]["recipient"]) == {"bob"}
+        assert set(table[table["way"] == ACROSS]["recipient"]) == {"carol"}
+        assert set(table["sender"]) == {"alice"}
+        across = table[table["way"] == ACROSS]
+        assert sorted(across["latency_s"]) == pytest.approx(known["carol"])
+        assert (table[list(STAGES)].sum(axis=1) - table["latency_s"]).abs().max() < 1e-9
+        assert (across[list(STAGES)] > 0).all(axis=None)
+        assert table[table["way"] == LOCAL]["to_redis_s"].isna().all()
+
+    def test_a_trace_without_messages_has_no_latencies(self) -> None:
+        """An empty table, with its columns."""
+        table = latencies(frames.empty())
+        assert table.empty and {"msg_id", "way", "latency_s", *STAGES} <= set(table.columns)
+
+    def figures(self, trace: pd.DataFrame) -> dict[str, Picture]:
+        bob = latencies(trace).query("recipient == 'bob'")["msg_id"]
+        return {
+            "both ways": latency(trace, prediction=1.5),
+            "far off": latency(trace, prediction=10),
+            "the same": latency(trace, prediction=1),
+            "one way": latency(trace, {"to bob": bob}),
+            "two halves that lie on each other": latency(
+                trace, {"even": bob[::2], "odd": bob[1::2]}, prediction=1.2
+            ),
+            "four": latency(trace, {f"part {n}": bob[n::4] for n in range(4)}),
+            "stages": stages(trace),
+            "stages of one way": stages(trace[trace["msg_id"].isin(bob)]),
+        }
+
+    def test_the_figures_can_be_read(self, talked: pd.DataFrame) -> None:
+        """Also when curves lie on each other."""
+        drawn = self.figures(talked)
+        assert_readable(drawn)
+        assert "you said 10 ×" in words_of(drawn["far off"])
+        assert "You said 10 times" in drawn["far off"].wsdemo_alt
+        labels = [words for words in words_of(drawn["both ways"]) if words.startswith("p99 ")]
+        assert len(labels) == 2
+        assert not any(words.startswith("p99 ") for words in words_of(drawn["four"])), (
+            "of 28 messages there is no 99th of a hundred"
+        )
+
+    def test_the_numbers_of_the_title_are_the_data_s(self, talked: pd.DataFrame) -> None:
+        """Medians of messages that were sent, and their ratio."""
+        fig = latency(talked)
+        known = by_hand(talked)
+        middle = (MESSAGES - 1) // 2
+        bob, carol = known["bob"][middle], known["carol"][middle]
+        facts = fig.wsdemo_facts
+        assert (facts["fast"], facts["fast_p50"]) == (LOCAL, duration(bob))
+        assert (facts["slow"], facts["slow_p50"]) == (ACROSS, duration(carol))
+        assert facts["ratio"] == number(carol / bob) and facts["messages"] == 2 * MESSAGES
+        assert facts["slow_p99"] == duration(known["carol"][108])
+        assert f"{facts['ratio']} times" in fig._suptitle.get_text()
+        assert stages(talked).wsdemo_facts["local_p50"] == facts["fast_p50"]
+        assert stages(talked).wsdemo_facts["across_p50"] == facts["slow_p50"]
+
+    def test_the_share_of_redis_is_that_of_its_two_stages(self, talked: pd.DataFrame) -> None:
+        """Of the sum of the medians."""
+        across = latencies(talked).query("way == @ACROSS")
+        middle = {stage: sorted(across[stage])[(MESSAGES - 1) // 2] for stage in STAGES}
+        share = (middle["to_redis_s"] + middle["from_redis_s"]) / sum(middle.values())
+        assert stages(talked).wsdemo_facts["redis_share"] == round(100 * share)
+
+    def test_the_same_figure_gives_the_same_bytes(self, talked: pd.DataFrame) -> None:
+        """Pure functions of the trace."""
+        for draw in (latency, stages):
+            assert to_png(draw(talked)) == to_png(draw(talked))
+
+    def test_nothing_to_draw_is_an_error_in_words(self, talked: pd.DataFrame) -> None:
+        """Nothing arrived, an empty group, too many groups, an unknown fact."""
+        for draw in (latency, stages):
+            with pytest.raises(ValueError, match="no message has arrived"):
+                draw(frames.empty())
+        with pytest.raises(ValueError, match="group 'nobody' has arrived"):
+            latency(talked, {"nobody": ["?"]})
+        with pytest.raises(ValueError, match="choose 1 to 4"):
+            latency(talked, {str(n): [] for n in range(5)})
+        with pytest.raises(ValueError, match="known facts"):
+            latency(talked, title="{nonsense}")
+
+
+CAPACITY = 100
+USERS = 400
+
+
+def coming_back(pause_s: Callable[[int, random.Random], float], seed: int = 1) -> pd.DataFrame:
+    """Attempts of users who pause between them, where each tenth of a second has its places."""
+    rng = random.Random(seed)
+    trying = [(0.0, user, 0) for user in range(USERS)]
+    taken: Counter[int] = Counter()
+    rows = []
+    while trying:
+        t, user, tries = heapq.heappop(trying)
+        accepted = taken[int(t * 10)] < CAPACITY // 10
+        taken[int(t * 10)] += accepted
+        rows.append((t, f"user{user}", accepted))
+        if not accepted:
+            heapq.heappush(trying, (t + pause_s(tries, rng), user, tries + 1))
+    return pd.DataFrame(rows, columns=["t", "user", "accepted"])
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, pd.DataFrame]:
+    """Three policies, modelled."""
+    return {
+        "every second": coming_back(lambda tries, rng: 1.0),
+        "exponential": coming_back(lambda tries, rng: min(60.0, 2.0**tries)),
+        "full jitter": coming_back(lambda tries, rng: rng.random() * min(60.0, 2.0**tries)),
+    }
+
+
+class TestHerd:
+    """F6: attempts and accepted ones."""
+
+    def test_the_figures_can_be_read(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Several rows, one, a user who never comes back, and a capacity that is never reached."""
+        cut = runs["full jitter"].iloc[:-1]
+        drawn = {
+            "three": herd(runs, CAPACITY),
+            "one": herd({"full jitter": runs["full jitter"]}, CAPACITY),
+            "never": herd({"cut short": cut, "every second": runs["every second"]}, CAPACITY),
+            "room for all": herd({"full jitter": runs["full jitter"]}, 1_000_000),
+            "the first seconds": herd(runs, CAPACITY, until_s=3.0, bin_s=0.5),
+            "six": herd(dict(zip("abcdef", [*runs.values()] * 2, strict=True)), 9),
+        }
+        assert_readable(drawn)
+        assert any(words.startswith("1 user never back") for words in words_of(drawn["never"]))
+        assert "1 user never back" in drawn["never"].wsdemo_alt
+        assert any(words.endswith("→") for words in words_of(drawn["three"])), "beyond the axis"
+
+    def test_the_numbers_of_the_title_are_counted(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Last user back, attempts a user and peaks, from the rows."""
+        fig = herd(runs, CAPACITY)
+        facts = fig.wsdemo_facts
+        last = {name: max(run[run["accepted"]]["t"]) for name, run in runs.items()}
+        best, worst = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+        assert (facts["best"], facts["best_s"]) == (best, last[best])
+        assert (facts["worst"], facts["worst_s"]) == (worst, last[worst])
+        assert facts["best_end"] == f"after {number(last[best])} s"
+        assert facts["best_end"] in fig._suptitle.get_text()
+        assert facts["worst_attempts"] == f"{number(len(runs[worst]) / USERS)} attempts"
+        busiest = max(Counter(int(t * 10) for t in runs[worst]["t"]).values())
+        assert facts["worst_peak"] == number(busiest * 10)
+        assert facts["users"] == USERS
+
+    def test_who_never_comes_back_is_the_worst(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Whatever the time of the others."""
+        cut = runs["full jitter"].iloc[:-1]
+        facts = herd({"cut": cut, "slow": runs["exponential"]}, CAPACITY).wsdemo_facts
+        assert (facts["worst"], facts["worst_end"]) == ("cut", "never")
+
+    def test_attempts_of_real_users_are_in_the_trace(self) -> None:
+        """Ten of twenty users lose their gateway; the first attempts, before that, do not count."""
+        with Lab(gateways=2, scale=60) as lab:
+            crowd = lab.connect_many(20)
+            before = attempts(lab.trace(), scale=lab.scale)
+            assert len(before) == 20 and before["accepted"].all()
+            gone = {user.name for user in crowd if user.gateway == "gateway-01"}
+            lab.crash("gateway-01")
+            lab.wait_until("all are back", lambda: all(user.gateway for user in crowd))
+            tried = attempts(lab.trace(), scale=lab.scale)
+        assert set(tried[tried["accepted"]]["user"]) == gone
+        assert (tried["t"] >= 0).all()
+        fig = herd({"the client's": tried}, capacity=10, bin_s=0.5)
+        assert fig.wsdemo_facts["users"] == len(gone) == 10
+        assert_readable({"real": fig})
+
+    def test_an_attempt_without_a_registration_was_not_accepted(self) -> None:
+        """A socket that no client went on with has no user; one without a welcome has."""
+        rows = [
+            (1.0, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.1, "alice", "ws_open", "alice", ""),
+            (1.2, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.3, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.4, "alice", "ws_open", "alice", ""),
+            (1.5, "alice", "registered", "alice", "gateway-01"),
+        ]
+        trace = pd.DataFrame(rows, columns=["t", "lane", "kind", "user", "gateway"])
+        found = attempts(trace, scale=10, since=5)
+        assert found["t"].tolist() == pytest.approx([5, 7, 8])
+        assert found["user"].tolist() == ["alice", "", "alice"]
+        assert found["accepted"].tolist() == [False, False, True]
+
+    def test_the_same_figure_gives_the_same_bytes(self, runs: dict[str, pd.DataFrame]) -> None:
+        """A pure function of the runs."""
+        assert to_png(herd(runs, CAPACITY)) == to_png(herd(runs, CAPACITY))
+
+    def test_nothing_to_draw_is_an_error_in_words(self, runs: dict[str, pd.DataFrame]) -> None:
+        """No run, an empty one, and numbers that cannot be."""
+        with pytest.raises(ValueError, match="1 to 6 rows"):
+            herd({}, CAPACITY)
+        with pytest.raises(ValueError, match="nobody tried to come back under 'nothing'"):
+            herd({"nothing": attempts(frames.empty())}, CAPACITY)
+        with pytest.raises(ValueError, match="positive numbers"):
+            herd(runs, 0)

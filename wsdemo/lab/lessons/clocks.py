@@ -1,0 +1,242 @@
+"""Lesson 06: whose clock decides, and what counts instead?"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from typing import Any, Final
+
+import redis
+
+from wsdemo.lab.lessons.orders import in_short
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+from wsdemo.lab.orders import NEW, OLD, Order, all_orders
+from wsdemo.redis.server import find_server
+
+QUESTION: Final = Question(
+    "Now every verb compares timestamps before it writes: with right clocks, all 45 orders end "
+    "well. gateway-02's clock runs 10 s slow. Compared with no protection at all, is that better, "
+    "the same or worse?",
+    {
+        "better": "With right clocks it is. With a slow one, each comparison takes the wrong "
+        "side: what is newer looks older, in nearly every order.",
+        "same": "Without protection it takes an unlucky order to lose her. Here it takes "
+        "nothing: her new registration looks old whatever the order.",
+        "worse": "The comparison turns away what is newer, time after time.",
+    },
+)
+
+LEASE_MS: Final = 60_000
+FENCE_MS: Final = 3_600_000
+SHORT_MS: Final = 5
+EXPIRY_TIMEOUT_S: Final = 5.0
+
+REFRESH: Final = """
+if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
+  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return 0
+"""
+RELEASE: Final = """
+if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
+  return redis.call('DEL', KEYS[1])
+end
+return 0
+"""
+"""What goes with a register that gives out tokens: a write counts if it shows the entry's token."""
+
+
+class _Refused(Exception):
+    """The answer is wrong; the text is the hint."""
+
+
+def judge_register(script: str) -> Judgement:
+    """Run the reader's script on a real server."""
+    if not isinstance(script, str):
+        raise NotJudged(f"It must be the text of a script, not {type(script).__name__}.")
+    code = [line for line in script.splitlines() if line.strip() and line.strip()[:2] != "--"]
+    if not code:
+        raise NotImplementedError
+    with (
+        find_server() as server,
+        redis.Redis.from_url(server.url, decode_responses=True, socket_timeout=5) as database,
+    ):
+        return judge_on(database, script)
+
+
+def judge_on(database: redis.Redis, script: str) -> Judgement:
+    """Judge a script on a server; what it wrote is removed."""
+    desk = _Desk(database, script)
+    try:
+        _registers(desk)
+        _counts(desk)
+        _survives(desk)
+        _leaves_others_alone(desk)
+        _ends_well(desk)
+    except _Refused as hint:
+        return Judgement(False, str(hint))
+    except redis.ResponseError as problem:
+        words = " ".join(str(problem).split())[:160]
+        return Judgement(False, f"What it left in Redis is no hash with fields: {words}")
+    finally:
+        desk.clean_up()
+    return Judgement(True, f"Tokens rise, also after the lease; 0 wrong of {len(all_orders())}.")
+
+
+class _Desk:
+    """Registers users with the reader's script."""
+
+    def __init__(self, database: redis.Redis, script: str) -> None:
+        self.database = database
+        self._script = script
+        self._prefix = f"check:{secrets.token_hex(4)}:"
+        self._users: set[str] = set()
+
+    def presence(self, user: str) -> str:
+        self._users.add(user)
+        return f"{self._prefix}presence:{user}"
+
+    def fence(self, user: str) -> str:
+        return f"{self._prefix}fence:{user}"
+
+    def register(self, user: str, gateway: str = OLD, lease_ms: int = LEASE_MS) -> int:
+        """Register a new connection of a user; return its token, of which the entry is checked."""
+        conn_id = secrets.token_hex(4)
+        keys = (self.presence(user), self.fence(user))
+        try:
+            answer: Any = self.database.eval(
+                self._script, len(keys), *keys, conn_id, gateway, lease_ms, FENCE_MS
+            )
+        except redis.TimeoutError:
+            raise NotJudged("It did not come to an end within 5 s.") from None
+        except redis.ResponseError as problem:
+            words = " ".join(str(problem).split())[:160]
+            raise _Refused(f"Redis says: {words}") from None
+        token = _number(answer)
+        if token is None:
+            raise _Refused(
+                f"It answered {answer!r}. The gateway needs its token, a whole number above 0: it "
+                "shows it with every later write."
+            )
+        # A lease of a few milliseconds may be over before we look.
+        if lease_ms > SHORT_MS:
+            self._check_entry(user, {"connId": conn_id, "gwId": gateway}, token)
+        return token
+
+    def _check_entry(self, user: str, said: dict[str, str], token: int) -> None:
+        entry = self.database.hgetall(self.presence(user))
+        if not said.items() <= entry.items():
+            raise _Refused(
+                "After a registration Redis must say where she is now, whoever was there before. "
+                "Which fields name the connection and the gateway?"
+            )
+        if entry.get("epoch") != str(token):
+            raise _Refused(
+                f"It answered {token}, and the field epoch of the entry is {entry.get('epoch')!r}. "
+                "A later write shows the one and is compared with the other, as text."
+            )
+
+    def clean_up(self) -> None:
+        for user in self._users:
+            self.database.delete(self.presence(user), self.fence(user))
+
+
+def _number(answer: Any) -> int | None:
+    try:
+        token = int(answer)
+    except (TypeError, ValueError):
+        return None
+    return token if token > 0 else None
+
+
+# --- one thing after the other -----------------------------------------------------------------
+
+
+def _registers(desk: _Desk) -> None:
+    user = _somebody()
+    desk.register(user)
+    left_ms = desk.database.pttl(desk.presence(user))
+    if not 0 < left_ms <= LEASE_MS:
+        raise _Refused("The entry has no end: a user whose gateway dies would be online for ever.")
+
+
+def _counts(desk: _Desk) -> None:
+    user = _somebody()
+    tokens = [desk.register(user, gateway) for gateway in (OLD, NEW, NEW, OLD, NEW, OLD)]
+    for before, after in itertools.pairwise(tokens):
+        if after == before:
+            raise _Refused(
+                f"Two registrations got the same token, {after}: then neither is the newer one. "
+                "A clock does not tell apart what happens within one tick of it."
+            )
+        if after < before:
+            raise _Refused("A later registration got a smaller token, so it looks like the older.")
+
+
+def _survives(desk: _Desk) -> None:
+    user = _somebody()
+    before = max(desk.register(user) for _ in range(3))
+    last = desk.register(user, lease_ms=SHORT_MS)
+    counter_ms = desk.database.pttl(desk.fence(user))
+    deadline = time.monotonic() + EXPIRY_TIMEOUT_S
+    while desk.database.exists(desk.presence(user)):
+        if time.monotonic() > deadline:
+            raise NotJudged("The lease of the entry did not end.")
+    again = desk.register(user, NEW)
+    if again <= max(before, last):
+        where = (
+            "The counter ended with it: it has a lease that is as short."
+            if 0 <= counter_ms <= SHORT_MS
+            else "Where is the counter kept, and what else is kept there?"
+        )
+        raise _Refused(f"Her lease ended, she came back, and the tokens began again. {where}")
+    if not desk.database.exists(desk.fence(user)):
+        raise _Refused(
+            "Nothing is remembered in KEYS[2]. A clock alone can be set back, and a counter under "
+            "a name of its own is nobody's."
+        )
+    if desk.database.pttl(desk.fence(user)) == -1:
+        raise _Refused(
+            "The counter of a user who never comes back is kept for ever. The last argument says "
+            "how long it may live."
+        )
+
+
+def _leaves_others_alone(desk: _Desk) -> None:
+    alice, bob = _somebody(), _somebody()
+    desk.register(bob)
+    mark = desk.database.hgetall(desk.presence(bob))
+    desk.register(alice)
+    if desk.database.hgetall(desk.presence(bob)) != mark:
+        raise _Refused("It touched another user's entry. Keys only through KEYS.")
+
+
+def _somebody() -> str:
+    return f"user-{secrets.token_hex(4)}"
+
+
+# --- all at once -------------------------------------------------------------------------------
+
+
+def _ends_well(desk: _Desk) -> None:
+    wrong = [order for order in all_orders() if not _keeps_her(desk, order)]
+    if wrong:
+        raise _Refused(
+            f"With a refresh and a release that show the token, {len(wrong)} of "
+            f"{len(all_orders())} orders end wrong. For example: {in_short(wrong[0])}."
+        )
+
+
+def _keeps_her(desk: _Desk, order: Order) -> bool:
+    user, database = _somebody(), desk.database
+    key = desk.presence(user)
+    old = desk.register(user, OLD)
+    for action in order:
+        if action == "h_set":
+            database.eval(REFRESH, 1, key, old, LEASE_MS)
+        elif action == "c_del":
+            database.eval(RELEASE, 1, key, old)
+        elif action == "r_set":
+            desk.register(user, NEW)
+    return bool(database.hget(key, "gwId") == NEW)

@@ -1,0 +1,98 @@
+"""Lesson 02: how many heartbeats may get lost, and how long shall a lease be?"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from wsdemo.lab.leases import false_offline_per_hour
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+
+QUESTION: Final = Question(
+    "A heartbeat each 30 s, a lease of 90 s. How many in a row must get lost until Redis forgets "
+    "a live user?",
+    {
+        1: "One loss leaves 30 of the 90 seconds.",
+        2: "After two losses the third heartbeat comes 90 s after the last one that was heard: "
+        "just too late.",
+        3: "90 / 30 is 3, but three lost heartbeats are four intervals without a word.",
+        4: "Her gateway has stopped waiting long before.",
+    },
+)
+
+ROOM: Final = 1.0
+"""Heartbeats that a TTL may be longer than the shortest one that will do."""
+
+
+class _Wish(NamedTuple):
+    heartbeat_s: float
+    loss: float
+    at_most: float
+
+
+def wishes(rng: random.Random) -> list[_Wish]:
+    """Return what is asked for: two that everybody meets who thinks, and three at random."""
+    known = [_Wish(30.0, 0.05, 0.02), _Wish(30.0, 0.2, 0.05)]
+    return known + [
+        _Wish(rng.choice([5.0, 10.0, 20.0, 45.0]), rng.uniform(0.01, 0.3), 10 ** rng.uniform(-4, 0))
+        for _ in range(3)
+    ]
+
+
+def shortest_ttl_s(wish: _Wish) -> float:
+    """Return the lease beyond which a wish is met (one that is a little longer meets it)."""
+    intervals = 2
+    while false_offline_per_hour(wish.heartbeat_s, _beyond(wish, intervals), wish.loss) > (
+        wish.at_most
+    ):
+        intervals += 1
+    return intervals * wish.heartbeat_s
+
+
+def _beyond(wish: _Wish, intervals: int) -> float:
+    return wish.heartbeat_s * (intervals + 1e-6)
+
+
+def judge_choose_ttl(
+    choose_ttl: Callable[[float, float, float], Any], seed: int | None = None
+) -> Judgement:
+    """Judge the reader's `choose_ttl(heartbeat, loss, max_false_offline_per_hour)`."""
+    if not callable(choose_ttl):
+        raise NotJudged(f"choose_ttl must be a function, not {type(choose_ttl).__name__}.")
+    asked = wishes(random.Random(seed))
+    said = []
+    for wish in asked:
+        ttl_s = choose_ttl(*wish)
+        if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not ttl_s > 0:
+            return Judgement(False, f"A TTL is a positive number of seconds, not {ttl_s!r}.")
+        if not math.isfinite(ttl_s):
+            return Judgement(False, "A lease that never ends is no lease: the dead stay for ever.")
+        said.append(float(ttl_s))
+    if len({round(ttl_s, 6) for ttl_s in said}) == 1:
+        return Judgement(False, "The same TTL for every loss and every wish cannot be right.")
+    for wish, ttl_s in zip(asked, said, strict=True):
+        hint = _hint(wish, ttl_s)
+        if hint:
+            return Judgement(False, hint)
+    return Judgement(True, f"{len(asked)} combinations of heartbeat, loss and wish.")
+
+
+def _hint(wish: _Wish, ttl_s: float) -> str:
+    """Return what is wrong with a TTL, or nothing."""
+    given = f"Heartbeat {wish.heartbeat_s:g} s, loss {wish.loss:.0%}, at most {wish.at_most:.2g}/h:"
+    if ttl_s <= 2 * wish.heartbeat_s:
+        return f"{given} with a TTL of {ttl_s:g} s one single loss takes a live user offline."
+    rate = false_offline_per_hour(wish.heartbeat_s, ttl_s, wish.loss)
+    if rate > wish.at_most:
+        exact = ttl_s % wish.heartbeat_s == 0
+        why = " The heartbeat that is due at its very end comes too late." if exact else ""
+        return f"{given} a TTL of {ttl_s:g} s gives {rate:.2g} false alarms an hour.{why}"
+    longest_s = shortest_ttl_s(wish) + ROOM * wish.heartbeat_s
+    if ttl_s > longest_s:
+        return (
+            f"{given} {ttl_s:g} s keeps the promise, but for so long the dead are listed as well. "
+            "It can be shorter."
+        )
+    return ""

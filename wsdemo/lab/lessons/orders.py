@@ -1,0 +1,196 @@
+"""Lesson 05: how many orders end wrong, and can you write a policy for which none does?"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+from wsdemo.lab.models import State, Step, World, explore_model
+from wsdemo.lab.orders import (
+    GATEWAY_OF,
+    OLD,
+    THREAD_OF,
+    WRITES,
+    Action,
+    End,
+    Exploration,
+    Order,
+    all_orders,
+)
+
+QUESTION: Final = Question(
+    "A heartbeat, a clean-up and a new registration: six steps, 45 orders that can happen. The "
+    "demo compares timestamps when it registers, and nowhere else. After how many of the 45 does "
+    "Redis not say where alice is?",
+    {
+        0: "That would be so if only registering wrote. A heartbeat and a clean-up write as well.",
+        4: "A bad moment is rare in time. Among the orders it is not.",
+        15: "Those are the orders in which the DEL comes last of all. There are more in which it "
+        "comes after her registration, and a heartbeat then raises half an entry.",
+        19: "All orders in which the DEL comes after her registration.",
+        25: "So many end wrong when nothing is compared at all. The demo does better in 6, but not "
+        "by comparing: its heartbeat writes a timestamp only, and not the name of its gateway.",
+    },
+)
+
+SKEWS: Final = (0.0, -10.0, 10.0)
+SHOWN: Final[dict[Action, str]] = {
+    "h_ts": "heartbeat looks",
+    "h_set": "heartbeat writes",
+    "c_read": "clean-up looks",
+    "c_del": "clean-up deletes",
+    "r_ts": "register looks",
+    "r_set": "register writes",
+}
+
+
+class _Refused(Exception):
+    """The answer is wrong; the text is the hint."""
+
+
+def judge_step(step: Step) -> Judgement:
+    """Play the reader's policy in everyday life, then in every order and under every skew."""
+    if not callable(step):
+        raise NotJudged(f"step must be a function, not {type(step).__name__}.")
+    step = _guarded(step)
+    try:
+        for examine in (_registers, _cleans_up, _heals, _stays_within_bounds, _keeps_to_state):
+            examine(step)
+        for skew_s in SKEWS:
+            _ends_well(step, skew_s)
+    except _Refused as hint:
+        return Judgement(False, str(hint))
+    count = len(all_orders())
+    return Judgement(True, f"0 wrong of {count} orders, for each of {len(SKEWS)} skews.")
+
+
+def _guarded(step: Step) -> Step:
+    """Make a hint of what would break the play."""
+
+    def guarded(state: State, action: Action) -> Any:
+        try:
+            answer = step(state, action)
+        except NotImplementedError:
+            raise
+        except Exception as problem:
+            words = f"{type(problem).__name__}: {problem}"
+            raise _Refused(
+                f"In {action!r} it raised {words}. What is there already in that moment?"
+            ) from None
+        entry = (answer if isinstance(answer, dict) else state)["redis"].get("alice")
+        if entry is not None and not isinstance(entry, dict):
+            raise _Refused(
+                f"After {action!r} alice's entry is {entry!r}: it must be a dict, or None."
+            )
+        return answer
+
+    return guarded
+
+
+# --- everyday life -----------------------------------------------------------------------------
+
+
+def _registers(step: Step) -> None:
+    world = World(step)
+    if world.entry().get("gwId") != OLD:
+        raise _Refused(
+            "alice has registered with gateway-01, and Redis does not say so. What has to be in "
+            'state["redis"]["alice"] then?'
+        )
+    world.play(["h_ts", "h_set"])
+    if world.entry().get("gwId") != OLD:
+        raise _Refused("A heartbeat of a user who has not moved made her disappear.")
+
+
+def _cleans_up(step: Step) -> None:
+    world = World(step)
+    world.play(["h_ts", "h_set", "c_read", "c_del"])
+    if world.entry():
+        raise _Refused(
+            "alice closed her laptop and went nowhere else, and after the clean-up she is still "
+            "listed. A policy that never deletes is full of ghosts."
+        )
+
+
+def _heals(step: Step) -> None:
+    world = World(step)
+    world.redis["alice"] = None
+    world.play(["h_ts", "h_set"])
+    if world.entry().get("gwId") != OLD:
+        raise _Refused(
+            "Redis had lost alice's entry, and her heartbeat did not bring it back. Whole, with "
+            "the name of her gateway."
+        )
+
+
+def _stays_within_bounds(step: Step) -> None:
+    for order in all_orders():
+        world = World(step)
+        for action in order:
+            before = world.entry()
+            world.play([action])
+            after = world.entry()
+            gateway = GATEWAY_OF[THREAD_OF[action]]
+            if after == before:
+                continue
+            if action not in WRITES:
+                raise _Refused(
+                    f"In {action!r} alice's entry changed. Looking must not write it: between "
+                    "looking and writing, others write."
+                )
+            if after.get("gwId", gateway) not in (gateway, before.get("gwId")):
+                raise _Refused(
+                    f"In {action!r}, {gateway} wrote the name of another gateway. It knows of its "
+                    "own users only."
+                )
+
+
+def _keeps_to_state(step: Step) -> None:
+    """Two worlds side by side must not know of each other."""
+    for order in all_orders()[::7]:
+        alone = World(step)
+        alone.play(order)
+        together, beside = World(step), World(step)
+        for action in order:
+            together.play([action])
+            beside.play([action])
+        if alone.entry() != together.entry():
+            raise _Refused(
+                "It remembers something outside of `state`, which two gateways could not share. "
+                'What a gateway remembers goes into state["mine"].'
+            )
+
+
+# --- every order -------------------------------------------------------------------------------
+
+
+def _ends_well(step: Step, skew_s: float) -> None:
+    found = explore_model(step, skew_s)
+    if not found.wrong:
+        return
+    count = f"{len(found.wrong)} of {len(found.played)} orders"
+    if skew_s:
+        speed = "slow" if skew_s < 0 else "fast"
+        raise _Refused(
+            f"With right clocks all orders end well; with gateway-02's clock {abs(skew_s):g} s "
+            f"{speed}, {count} end wrong. What does it compare that two gateways see differently?"
+        )
+    raise _Refused(f"{count} end wrong. {_why(found)}")
+
+
+def _why(found: Exploration) -> str:
+    pair = found.minimal()
+    bad = pair[0] if pair is not None else found.wrong[0]
+    entry = bad.entries[-1]
+    if bad.end is End.DEAD:
+        why = "gateway-01 has the last word, although alice has left it. Who may write?"
+    elif entry:
+        why = "What is left is half an entry, which names nobody. Who wrote into nothing?"
+    else:
+        why = "The entry of gateway-02 was deleted. Whose clean-up was that, and what did it ask?"
+    return f"{why} For example: {in_short(bad.order)}."
+
+
+def in_short(order: Order) -> str:
+    """Return an order in a line."""
+    return ", ".join(SHOWN[action] for action in order)

@@ -1,0 +1,51 @@
+"""How long was each message on its way, and on which part of it?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pandas as pd
+
+from wsdemo.lab.plots import frames
+
+LOCAL: Final = "same gateway"
+ACROSS: Final = "across gateways"
+STAGES: Final = {
+    "to_gateway_s": "client → gateway",
+    "to_redis_s": "gateway → Redis",
+    "from_redis_s": "Redis → gateway",
+    "to_client_s": "gateway → client",
+}
+"""The parts of a way, in order. What a gateway does with a message is part of its next stage."""
+
+
+def latencies(trace: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each message that arrived, in the order in which they were sent.
+
+    Columns: msg_id, sender, recipient, way (`LOCAL`, or `ACROSS` when Redis was asked), latency_s
+    (from the sender's client to the recipient's) and those of `STAGES`, whose sum it is; NaN for a
+    stage that was not on the way. Seconds of the trace: messages travel at their own pace, no
+    matter how fast the clock of the laboratory is.
+    """
+    trace = frames.normal(trace)
+    arrived = trace[(trace["msg_id"] != "") & trace["t_recv"].notna()]
+    sent, asked, told, delivered = (
+        arrived[arrived["kind"] == kind].drop_duplicates("msg_id").set_index("msg_id")
+        for kind in ("message", "route", "publish", "deliver")
+    )
+    ids = sent.index.intersection(delivered.index, sort=False)
+    sent, delivered = sent.loc[ids], delivered.loc[ids]
+    in_redis, out_of_redis = asked["t_recv"].reindex(ids), told["t_recv"].reindex(ids)
+    return pd.DataFrame(
+        {
+            "sender": sent["lane"],
+            "recipient": delivered["peer"],
+            "way": in_redis.notna().map({True: ACROSS, False: LOCAL}),
+            "latency_s": delivered["t_recv"] - sent["t"],
+            "to_gateway_s": sent["t_recv"] - sent["t"],
+            "to_redis_s": in_redis - sent["t_recv"],
+            "from_redis_s": out_of_redis - in_redis,
+            "to_client_s": delivered["t_recv"] - out_of_redis.fillna(sent["t_recv"]),
+        },
+        index=pd.Index(ids, name="msg_id"),
+    ).reset_index()

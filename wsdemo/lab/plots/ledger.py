@@ -1,0 +1,183 @@
+"""F7: what did presence accept and reject, and whom did that save or lose?
+
+Accepted writes go up, rejected ones down, in bins of production time. Above and below stand the
+writes that mattered: a live user kept by a rejection, or lost by a release that was not checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from wsdemo.lab.plots import frames
+from wsdemo.lab.plots.style import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    Picture,
+    Role,
+    claim,
+    in_house_style,
+    measured_at,
+    picture,
+)
+
+ACCEPTED: Final = {
+    "register": Role(BLUE),
+    "refresh": Role(SKY, hatch=".."),
+    "release": Role(PURPLE, hatch="//"),
+}
+REJECTED: Final = {
+    "not owner": Role(ORANGE, hatch="\\\\"),
+    "superseded": Role(YELLOW, hatch="xx"),
+    "closed": Role(YELLOW, hatch="--"),
+    "stale register": Role(VERMILLION, hatch="++"),
+}
+EFFECTS: Final = {
+    "saved": ("D", GREEN, "a live user was kept"),
+    "lost": ("X", VERMILLION, "a live user was lost"),
+    "refused": ("X", VERMILLION, "a user was refused"),
+}
+BINS: Final = 60
+
+
+@in_house_style
+def ledger(
+    trace: pd.DataFrame,
+    *,
+    scale: float = 1.0,
+    bin_s: float | None = None,
+    title: str = "{rejected} late writes are rejected, {saved} live users kept, {lost} lost",
+) -> Picture:
+    """Draw the ledger of compare-and-set.
+
+    Args:
+        scale: production seconds per second of the trace.
+        bin_s: width of a bin (production seconds); by default a sixtieth of the time.
+        title: a template; known facts: accepted, rejected, saved, lost, refused.
+
+    Raises:
+        ValueError: presence was never asked.
+    """
+    trace = frames.normal(trace)
+    book = frames.verdicts(trace)
+    if book.empty:
+        raise ValueError("presence was never asked: there is nothing to account for")
+    t = book["t"].to_numpy() * scale
+    width = bin_s or max(float(t.max() - t.min()) / BINS, 0.5)
+    edges = np.arange(t.min(), t.max() + width, width)
+    counts = book["effect"].value_counts()
+    facts = {
+        "accepted": int(book["ok"].sum()),
+        "rejected": int((~book["ok"]).sum()),
+        **{effect: int(counts.get(effect, 0)) for effect in EFFECTS},
+    }
+    fig = picture(height_in=3.9)
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    up = _stack(ax, book[book["ok"]], "verb", ACCEPTED, edges, scale, 1)
+    down = _stack(ax, book[~book["ok"]], "reason", REJECTED, edges, scale, -1)
+    ax.axhline(0, color=INK, lw=1)
+    seen = _mark(ax, book, edges, scale, up, down)
+    ax.set_ylabel("rejected | accepted")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
+    ax.set_xlabel(f"production seconds since the lab began (bins of {width:.2g} s)")
+    ax.set_xlim(edges[0], edges[-1])
+    ax.margins(y=0.12)
+    keys = _keys(book, seen)
+    fig.legend(handles=keys, loc="outside lower left", ncols=4 if len(keys) <= 4 else 3)
+    fig.wsdemo_caption = (
+        "Accepted and rejected writes of presence, as the gateways were told. Whether one mattered "
+        "is known from where the users' sockets really were. " + measured_at(trace, scale)
+    )
+    fig.wsdemo_alt = _alt(book, facts)
+    return fig
+
+
+def _stack(
+    ax: Axes,
+    book: pd.DataFrame,
+    column: str,
+    roles: dict[str, Role],
+    edges: np.ndarray[Any, Any],
+    scale: float,
+    sign: int,
+) -> np.ndarray[Any, Any]:
+    """Draw one half; return its heights."""
+    base = np.zeros(len(edges) - 1)
+    for name, role in roles.items():
+        heights, _ = np.histogram(book[book[column] == name]["t"] * scale, edges)
+        ax.bar(
+            edges[:-1],
+            sign * heights,
+            np.diff(edges),
+            bottom=sign * base,
+            align="edge",
+            color=role.colour,
+            hatch=role.hatch,
+            edgecolor="white",
+            lw=0,
+        )
+        base += heights
+    return base
+
+
+def _mark(
+    ax: Axes,
+    book: pd.DataFrame,
+    edges: np.ndarray[Any, Any],
+    scale: float,
+    up: np.ndarray[Any, Any],
+    down: np.ndarray[Any, Any],
+) -> list[str]:
+    """Put a marker on each bin in which a write mattered; return the effects that occur."""
+    pad = 0.07 * float(max(up.max(initial=0), 1) + down.max(initial=0))
+    seen = []
+    for effect, (marker, colour, _) in EFFECTS.items():
+        heights, _edges = np.histogram(book[book["effect"] == effect]["t"] * scale, edges)
+        (where,) = np.nonzero(heights)
+        if len(where):
+            seen.append(effect)
+            y = up[where] + pad if effect == "lost" else -down[where] - pad
+            middle = (edges[where] + edges[where + 1]) / 2
+            ax.plot(middle, y, marker, color=colour, ms=6, ls="none", mec="white", mew=0.6)
+    return seen
+
+
+def _keys(book: pd.DataFrame, seen: list[str]) -> list[Patch | Line2D]:
+    keys: list[Patch | Line2D] = []
+    for column, roles, what in (("verb", ACCEPTED, ""), ("reason", REJECTED, "rejected: ")):
+        values = set(book[book["ok"] == (column == "verb")][column])
+        keys += [
+            Patch(facecolor=r.colour, hatch=r.hatch, edgecolor="white", label=f"{what}{name}")
+            for name, r in roles.items()
+            if name in values
+        ]
+    for effect in seen:
+        marker, colour, words = EFFECTS[effect]
+        keys.append(Line2D([], [], marker=marker, color=colour, ls="none", label=words))
+    return keys
+
+
+def _alt(book: pd.DataFrame, facts: dict[str, Any]) -> str:
+    accepted = book[book["ok"]]["verb"].value_counts()
+    rejected = book[~book["ok"]]["reason"].value_counts()
+    ups = ", ".join(f"{count} {verb}" for verb, count in accepted.items()) or "none"
+    downs = ", ".join(f"{count} {reason}" for reason, count in rejected.items()) or "none"
+    return (
+        f"Ledger of presence over time. Accepted, upwards: {ups}. Rejected, downwards: {downs}. "
+        f"{facts['saved']} rejections kept a live user, {facts['lost']} accepted releases lost "
+        f"one, {facts['refused']} registers were refused."
+    )
