@@ -52,6 +52,10 @@ TROUBLE: Final = (
     ' .jp-OutputArea-output[data-mime-type$="error"], .Toastify__toast, .jp-Dialog\')]'
     ".map(node => node.textContent)"
 )
+WRITTEN: Final = (
+    "[...document.querySelectorAll('.widget-label')].some(label =>"
+    " label.textContent.startsWith('Written down: '))"
+)
 
 
 def menu(name: str) -> str:
@@ -184,7 +188,7 @@ async def page(jupyter_process: tuple[Path, str]) -> AsyncIterator[Browser]:
 async def test_run_all_cells_in_a_browser(
     lesson: str, jupyter: JupyterLab, page: Browser, tmp_path: Path
 ) -> None:
-    """Every cell gets its number, nothing fails, figures are there, and nobody is called."""
+    """Every cell gets its number, figures appear, an answer can be clicked, nobody is called."""
     count, figures = len(cells_of(lesson)), figures_of(lesson)
     await page.open(jupyter.url(lesson))
     await page.until("the notebook is there", f"{CODE}.length === {count}", LAB_S)
@@ -202,6 +206,9 @@ async def test_run_all_cells_in_a_browser(
     await page.until(f"{figures} figures", f"{LOADED} === {figures}")
     await page.value(f"{FIGURES}[0].scrollIntoView()")
     await page.picture(tmp_path / f"{lesson}.png")
+
+    await page.click("an answer", "document.querySelector('.widget-radio-box label')")
+    await page.until("it is written down", WRITTEN)
 
     assert await page.value(TROUBLE) == []
     assert page.problems == []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import os
 import re
 import sys
 import time
@@ -24,6 +25,8 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from wsdemo.lab.progress import HEADLESS
 
 ROOT: Final = Path(__file__).parents[2] / "notebooks"
 CELL_TIMEOUT_S: Final = 60
@@ -127,7 +130,8 @@ def execute(notebook: Any) -> str:
         notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=True
     )
     try:
-        client.execute(cwd=str(ROOT))
+        # Nobody watches: no line of progress and no buttons may stay in the outputs.
+        client.execute(cwd=str(ROOT), env={**os.environ, HEADLESS: "1"})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
         lines = _COLOUR.sub("", str(problem)).strip().splitlines()
         told = [line.strip() for line in lines if line.startswith("---->")] + lines[-1:]

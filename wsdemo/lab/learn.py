@@ -1,19 +1,22 @@
 """What did the reader think, and is the reader's code right?
 
-Plain text in and out. A prediction is written down before the run, because only those who say
-first what will happen learn from what does. A check says `ok`, `wrong` with one hint, or
-`could not judge` with the reason, and never the answer.
+Plain text in and out; where somebody watches, an answer can be clicked as well. A prediction is
+written down before the run, because only those who say first what will happen learn from what
+does. A check says `ok`, `wrong` with one hint, or `could not judge` with the reason, and never
+the answer.
 """
 
 from __future__ import annotations
 
 import html
+import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged
+from wsdemo.lab.progress import watched
 
 CHECK_TIMEOUT_S: Final = 20.0
 
@@ -40,7 +43,7 @@ class Verdict:
 
 
 def predict(question: str, answer: object = None) -> None:
-    """Write down a prediction, or print the question when there is none yet.
+    """Write down a prediction, or ask the question when there is none yet.
 
     Raises:
         ValueError: there is no such question, or the answer is none of its options.
@@ -52,11 +55,37 @@ def predict(question: str, answer: object = None) -> None:
     if answer is None:
         _said.pop(question, None)
         print(f"{asked.text}\nYour options: {options}. You have not said anything yet.")  # noqa: T201
+        _offer(question)
         return
     if answer not in asked.options:
         raise ValueError(f"{answer!r} is none of the options: {options}")
     _said[question] = answer
     print(f"Written down: {answer}. Now run it.")  # noqa: T201
+
+
+def _offer(question: str) -> None:
+    """Let the reader click an answer, in a live notebook with ipywidgets; else do nothing."""
+    if not watched() or importlib.util.find_spec("ipywidgets") is None:
+        return
+    from IPython.display import display
+
+    display(buttons(question))  # type: ignore[no-untyped-call]
+
+
+def buttons(question: str) -> Any:
+    """Return radio buttons that write down what is chosen."""
+    from ipywidgets import Label, RadioButtons, VBox
+
+    options = [(str(option), option) for option in QUESTIONS[question].options]
+    choice = RadioButtons(options=options, value=None, layout={"width": "max-content"})
+    told = Label()
+
+    def write_down(change: Any) -> None:
+        _said[question] = change["new"]
+        told.value = f"Written down: {change['new']}. Now run the next cells."
+
+    choice.observe(write_down, names="value")
+    return VBox([choice, told])
 
 
 def predicted(question: str) -> Any:

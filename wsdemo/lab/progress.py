@@ -29,7 +29,7 @@ class ProgressLine:
         self._count = count
         self._handle: Any = None
         self._shown_at = time.monotonic()
-        self._watched = _watched()
+        self._watched = watched()
 
     def show(self) -> None:
         """Bring the line up to date, if the last time was long enough ago."""
@@ -57,7 +57,7 @@ class ProgressLine:
             self._write("")
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Say whether a person sits before a live kernel."""
     if HEADLESS in os.environ:
         return False

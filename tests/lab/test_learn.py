@@ -1,0 +1,90 @@
+"""Is a question asked in words, and can an answer be clicked where somebody watches?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import IPython.display
+import nbformat
+import pytest
+
+from wsdemo.lab import build, learn, predict
+from wsdemo.lab.learn import buttons, predicted, reveal
+from wsdemo.lab.lessons import QUESTIONS
+
+WORDS = "Your options: gateway-01, gateway-02, nothing, both. You have not said anything yet."
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a cell would show besides text."""
+    out: list[Any] = []
+    monkeypatch.setattr(IPython.display, "display", out.append)
+    return out
+
+
+def test_a_question_is_words_where_nobody_watches(
+    shown: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a script there is text and nothing else."""
+    predict("q04")
+    assert WORDS in capsys.readouterr().out
+    assert shown == []
+
+
+def test_a_question_can_be_clicked_where_somebody_watches(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words stay; the buttons have every option, and none of them is chosen."""
+    monkeypatch.setattr(learn, "watched", lambda: True)
+    predict("q04")
+    assert WORDS in capsys.readouterr().out
+    (box,) = shown
+    choice, _ = box.children
+    assert [value for _, value in choice.options] == list(QUESTIONS["q04"].options)
+    assert choice.value is None and predicted("q04") is None
+
+
+def test_a_written_answer_brings_no_buttons(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has answered in the cell is not asked again."""
+    monkeypatch.setattr(learn, "watched", lambda: True)
+    predict("q04", "both")
+    assert shown == [] and predicted("q04") == "both"
+
+
+def test_without_ipywidgets_the_words_are_enough(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package is optional."""
+    monkeypatch.setattr(learn, "watched", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    predict("q04")
+    assert shown == []
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_option_can_be_clicked(question: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A click writes down the option itself, not its words, and says so; asking again forgets."""
+    choice, told = buttons(question).children
+    for option in QUESTIONS[question].options:
+        choice.value = option
+        assert predicted(question) == option
+        assert str(option) in told.value
+    reveal(question, option)
+    assert "as you said" in capsys.readouterr().out
+    predict(question)
+    assert predicted(question) is None
+
+
+def test_what_our_builder_executes_has_no_buttons_in_it() -> None:
+    """A committed notebook is text and figures: no widget, no state of one."""
+    cell = nbformat.v4.new_code_cell(  # type: ignore[no-untyped-call]
+        "from wsdemo.lab import predict\npredict('q04')"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
+    assert build.execute(notebook) == ""
+    (output,) = notebook.cells[0].outputs
+    assert WORDS in output.text
+    assert "widget" not in nbformat.writes(notebook)  # type: ignore[no-untyped-call]
