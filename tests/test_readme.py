@@ -226,7 +226,7 @@ class Story:
                 for line in text.splitlines():
                     await self._run(line)
             case "python":
-                assert await self._script(text) == ["routed alice Hello from Alice!"]
+                assert await self._script(text) == [block.argument]
         self.steps.append(block.kind)
 
     async def _start(self, command: str) -> Process:

@@ -522,16 +522,19 @@ class Plots:
 
     def ledger(self, **options: Any) -> Picture:
         """Draw what presence accepted and rejected, and whom that saved or lost."""
-        return ledger(self._lab.trace(), scale=self._lab.scale, **options)
+        return ledger(self._lab.trace(), **self._clock(), **options)
 
     def detection(self, **options: Any) -> Picture:
-        """Draw how long users who vanished were believed in."""
+        """Draw how long users who vanished were believed in, and the rule that acted."""
         timing, scale = self._lab.cluster.timing, self._lab.scale
-        rule: dict[str, Any] = {
-            "timeout_s": timing.idle_timeout_s * scale,
-            "heartbeat_s": timing.heartbeat_s * scale,
-            "scan_s": timing.health_check_s * scale,
-        }
+        ping_s, pong_s = timing.ws_ping_interval_s, timing.ws_ping_timeout_s
+        # Whichever doubts first: the ping that stays unanswered, or the scan for silence.
+        if ping_s + pong_s < timing.idle_timeout_s:
+            silence_s = (ping_s + pong_s, min(ping_s, timing.heartbeat_s), min(ping_s, pong_s) / 5)
+        else:
+            silence_s = (timing.idle_timeout_s, timing.heartbeat_s, timing.health_check_s)
+        names = ("timeout_s", "heartbeat_s", "scan_s")
+        rule: dict[str, Any] = {k: s * scale for k, s in zip(names, silence_s, strict=True)}
         return detection(self._lab.trace(), scale=scale, **{**rule, **options})
 
     def latency(self, **options: Any) -> Picture:
