@@ -9,12 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import QuadMesh
 
 from tests.lab.test_plots import TOLERANCE_PX, texts
 from wsdemo.lab import Lab
-from wsdemo.lab.plots import frames, herd, latency, stages
+from wsdemo.lab.plots import frames, herd, latency, skew_map, stages
 from wsdemo.lab.plots.herd import attempts
 from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies
 from wsdemo.lab.plots.show import to_html, to_png
@@ -274,3 +276,64 @@ class TestHerd:
             herd({"nothing": attempts(frames.empty())}, CAPACITY)
         with pytest.raises(ValueError, match="positive numbers"):
             herd(runs, 0)
+
+
+def measured(wrong: int = 0) -> pd.DataFrame:
+    """Registrations as the rule has them, except for so many."""
+    rng = np.random.default_rng(3)
+    points = pd.DataFrame(
+        {
+            "gap_s": rng.uniform(0, 25, 60).round(1),
+            "skew_s": rng.choice([-30.0, -10.0, 0.0, 10.0, 20.0, 30.0], 60),
+        }
+    )
+    points["rejected"] = points["skew_s"] > points["gap_s"]
+    points.loc[: wrong - 1, "rejected"] = ~points["rejected"]
+    return points
+
+
+class TestSkewMap:
+    """F11: gap, skew, rejected or not."""
+
+    def test_the_figures_can_be_read(self) -> None:
+        """Many points, one, all of one end, and another rule."""
+        points = measured()
+        drawn = {
+            "many": skew_map(points),
+            "one": skew_map(points[:1]),
+            "nobody rejected": skew_map(points[~points["rejected"]]),
+            "faster clocks only": skew_map(points[points["skew_s"] < 0]),
+            "a softer rule": skew_map(points, share=lambda g, s: np.clip((s - g) / 30, 0, 1)),
+            "thousands": skew_map(pd.concat([points] * 30, ignore_index=True)),
+        }
+        assert_readable(drawn)
+        assert "×60" in {words.strip() for words in words_of(drawn["thousands"])}
+
+    def test_the_numbers_of_the_title_are_counted(self) -> None:
+        """How many were rejected, and how many of all as the rule says."""
+        points = measured(wrong=4)
+        fig = skew_map(points)
+        facts = fig.wsdemo_facts
+        rejected = sum(points["rejected"])
+        assert (facts["attempts"], facts["rejected"]) == (60, rejected)
+        assert facts["accepted"] == 60 - rejected
+        assert (facts["agree"], facts["differ"]) == (56, 4)
+        assert "56 of 60" in fig._suptitle.get_text()
+        assert f"{rejected} were rejected" in fig.wsdemo_alt
+
+    def test_a_cell_shows_the_share_of_it_that_the_rule_rejects(self) -> None:
+        """All of it far above the line, none far below, and about half on it."""
+        fig = skew_map(pd.DataFrame({"gap_s": [10.0], "skew_s": [10.0], "rejected": [False]}))
+        (mesh,) = (c for c in fig.axes[0].collections if isinstance(c, QuadMesh))
+        shares = np.asarray(mesh.get_array()).reshape(8, 12)
+        assert shares[-1, 0] == 1 and shares[0, -1] == 0
+        assert shares.mean() == pytest.approx(0.5, abs=0.06)
+
+    def test_the_same_figure_gives_the_same_bytes(self) -> None:
+        """A pure function of the points."""
+        assert to_png(skew_map(measured())) == to_png(skew_map(measured()))
+
+    def test_nothing_to_draw_is_an_error_in_words(self) -> None:
+        """No points."""
+        with pytest.raises(ValueError, match="no registration was measured"):
+            skew_map(measured()[:0])
