@@ -16,7 +16,8 @@ from matplotlib.collections import QuadMesh
 
 from tests.lab.test_plots import TOLERANCE_PX, texts
 from wsdemo.lab import Lab
-from wsdemo.lab.plots import frames, herd, latency, skew_map, stages
+from wsdemo.lab.leases import false_offline_rate, simulated_false_offline_rate
+from wsdemo.lab.plots import false_offline, frames, herd, latency, skew_map, stages
 from wsdemo.lab.plots.herd import attempts
 from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies
 from wsdemo.lab.plots.show import to_html, to_png
@@ -337,3 +338,65 @@ class TestSkewMap:
         """No points."""
         with pytest.raises(ValueError, match="no registration was measured"):
             skew_map(measured()[:0])
+
+
+def suffered(*rows: tuple[float, float, float, int, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["heartbeat_s", "ttl_s", "loss", "events", "user_hours"])
+
+
+class TestFalseOffline:
+    """F13: rates over TTL and loss."""
+
+    def test_the_figures_can_be_read(self) -> None:
+        """The demo's ring, one in each corner, with dots on it and beside it."""
+        demo = (30, 90, 0.05)
+        drawn = {
+            "the demo's": false_offline(),
+            "corner": false_offline(ttl_s=150, loss=0.5),
+            "other corner": false_offline(ttl_s=60, loss=0.001),
+            "another heartbeat": false_offline(heartbeat_s=10, ttl_s=35, loss=0.2),
+            "measured": false_offline(suffered((*demo, 7, 25.0))),
+            "many": false_offline(
+                suffered((*demo, 7, 25.0), (30, 90, 0.2, 22, 10), (20, 90, 0.05, 0, 9.5))
+            ),
+        }
+        assert_readable(drawn)
+        assert "measured 0.28" in words_of(drawn["measured"])
+        assert "Measured at 4.5 heartbeats and 5.0% loss: 0 an hour" in drawn["many"].wsdemo_alt
+
+    def test_the_numbers_of_the_title_are_the_rule_s_and_the_data_s(self) -> None:
+        """As counted in a simulation, and as divided by hand."""
+        fig = false_offline(suffered((30, 90, 0.2, 30, 12.0)), loss=0.2)
+        facts = fig.wsdemo_facts
+        counted = simulated_false_offline_rate(30, 90, 0.2, user_hours=50_000)
+        assert float(facts["rate"]) == pytest.approx(counted, rel=0.05)
+        assert facts["rate"] == number(120 * 0.8 * 0.2**2)
+        assert facts["longer_rate"] == number(120 * 0.8 * 0.2**3)
+        assert (facts["losses"], facts["ratio"], facts["loss"]) == (2, "3", "20")
+        assert (facts["events"], facts["measured_rate"]) == (30, "2.5")
+        assert f"{facts['rate']} times an hour" in fig._suptitle.get_text()
+
+    def test_three_heartbeats_belong_to_the_column_of_less(self) -> None:
+        """The column that ends at 3 holds the rate of exactly 3, and the next one that of more."""
+        (mesh,) = (c for c in false_offline().axes[0].collections if isinstance(c, QuadMesh))
+        rates = np.asarray(mesh.get_array()).reshape(-1, 3)
+        edges = np.asarray(mesh.get_coordinates())[:, 0, 1]
+        row = 60
+        loss = (edges[row] * edges[row + 1]) ** 0.5
+        assert rates[row, 0] == pytest.approx(false_offline_rate(30, 90, loss))
+        assert rates[row, 1] == pytest.approx(false_offline_rate(30, 91, loss))
+
+    def test_the_same_figure_gives_the_same_bytes(self) -> None:
+        """A pure function of its arguments."""
+        assert to_png(false_offline()) == to_png(false_offline())
+
+    def test_what_cannot_be_drawn_is_an_error_in_words(self) -> None:
+        """Nothing measured, and what lies beyond the map."""
+        with pytest.raises(ValueError, match="leave `measured` out"):
+            false_offline(suffered())
+        with pytest.raises(ValueError, match="leave `measured` out"):
+            false_offline(suffered((30, 90, 0.05, 0, 0.0)))
+        with pytest.raises(ValueError, match="is not on the map"):
+            false_offline(ttl_s=3600)
+        with pytest.raises(ValueError, match="is not on the map"):
+            false_offline(suffered((30, 90, 0.9, 3, 1.0)))

@@ -2,6 +2,7 @@
 
 from wsdemo.lab.plots.availability import availability
 from wsdemo.lab.plots.detection import detection
+from wsdemo.lab.plots.false_offline import false_offline
 from wsdemo.lab.plots.herd import herd
 from wsdemo.lab.plots.latency import latency
 from wsdemo.lab.plots.ledger import ledger
@@ -16,6 +17,7 @@ from wsdemo.lab.plots.steps import steps
 __all__ = [
     "availability",
     "detection",
+    "false_offline",
     "herd",
     "latency",
     "ledger",

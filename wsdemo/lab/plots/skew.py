@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -29,6 +30,8 @@ from wsdemo.lab.plots.style import (
 
 CELLS: Final = (12, 8)
 """Of the map, across and upwards."""
+SHADES: Final = colormaps["cividis"].resampled(20)
+"""A picture of few colours stays small."""
 OUTLINE: Final = [withStroke(linewidth=4, foreground=GREY)]
 """Of a white line on white ground."""
 FINE: Final = 8
@@ -110,7 +113,7 @@ def _draw_rule(
     fine = share(*np.meshgrid(gaps, skews))
     cells = fine.reshape(len(y) - 1, FINE, len(x) - 1, FINE).mean(axis=(1, 3))
     mesh = ax.pcolormesh(
-        x, y, cells, cmap="cividis", vmin=0, vmax=1, edgecolors=(1, 1, 1, 0.3), linewidth=0.3
+        x, y, cells, cmap=SHADES, vmin=0, vmax=1, edgecolors=(1, 1, 1, 0.3), linewidth=0.3
     )
     fig.colorbar(mesh, ax=ax, ticks=[0, 0.5, 1], label="share rejected by the rule", pad=0.02)
     if fine.min() < 0.5 < fine.max():
