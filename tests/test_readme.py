@@ -12,7 +12,7 @@ An HTML comment before a fenced block says what the block is (`Block.kind` and `
     expect NAME                     what NAME reads
     kill GATEWAY                    that process is killed
     run                             commands, a line each
-    python                          a script
+    python LINE                     a script, which prints this line
     skip (REASON)                   nothing
 """
 
