@@ -9,14 +9,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import QuadMesh
 
 from tests.lab.test_plots import TOLERANCE_PX, texts
 from wsdemo.lab import Lab
-from wsdemo.lab.plots import frames, herd, latency, stages
+from wsdemo.lab.leases import false_offline_rate, simulated_false_offline_rate
+from wsdemo.lab.plots import false_offline, frames, herd, latency, skew_map, stages
 from wsdemo.lab.plots.herd import attempts
-from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies
+from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies, moves
 from wsdemo.lab.plots.show import to_html, to_png
 from wsdemo.lab.plots.style import Picture, duration, number
 
@@ -274,3 +277,146 @@ class TestHerd:
             herd({"nothing": attempts(frames.empty())}, CAPACITY)
         with pytest.raises(ValueError, match="positive numbers"):
             herd(runs, 0)
+
+
+def measured(wrong: int = 0) -> pd.DataFrame:
+    """Registrations as the rule has them, except for so many."""
+    rng = np.random.default_rng(3)
+    points = pd.DataFrame(
+        {
+            "gap_s": rng.uniform(0, 25, 60).round(1),
+            "skew_s": rng.choice([-30.0, -10.0, 0.0, 10.0, 20.0, 30.0], 60),
+        }
+    )
+    points["rejected"] = points["skew_s"] > points["gap_s"]
+    points.loc[: wrong - 1, "rejected"] = ~points["rejected"]
+    return points
+
+
+class TestSkewMap:
+    """F11: gap, skew, rejected or not."""
+
+    def test_the_figures_can_be_read(self) -> None:
+        """Many points, one, all of one end, and another rule."""
+        points = measured()
+        drawn = {
+            "many": skew_map(points),
+            "one": skew_map(points[:1]),
+            "nobody rejected": skew_map(points[~points["rejected"]]),
+            "faster clocks only": skew_map(points[points["skew_s"] < 0]),
+            "a softer rule": skew_map(points, share=lambda g, s: np.clip((s - g) / 30, 0, 1)),
+            "thousands": skew_map(pd.concat([points] * 30, ignore_index=True)),
+        }
+        assert_readable(drawn)
+        assert "×60" in {words.strip() for words in words_of(drawn["thousands"])}
+
+    def test_the_numbers_of_the_title_are_counted(self) -> None:
+        """How many were rejected, and how many of all as the rule says."""
+        points = measured(wrong=4)
+        fig = skew_map(points)
+        facts = fig.wsdemo_facts
+        rejected = sum(points["rejected"])
+        assert (facts["attempts"], facts["rejected"]) == (60, rejected)
+        assert facts["accepted"] == 60 - rejected
+        assert (facts["agree"], facts["differ"]) == (56, 4)
+        assert "56 of 60" in fig._suptitle.get_text()
+        assert f"{rejected} were rejected" in fig.wsdemo_alt
+
+    def test_a_cell_shows_the_share_of_it_that_the_rule_rejects(self) -> None:
+        """All of it far above the line, none far below, and about half on it."""
+        fig = skew_map(pd.DataFrame({"gap_s": [10.0], "skew_s": [10.0], "rejected": [False]}))
+        (mesh,) = (c for c in fig.axes[0].collections if isinstance(c, QuadMesh))
+        shares = np.asarray(mesh.get_array()).reshape(8, 12)
+        assert shares[-1, 0] == 1 and shares[0, -1] == 0
+        assert shares.mean() == pytest.approx(0.5, abs=0.06)
+
+    def test_the_same_figure_gives_the_same_bytes(self) -> None:
+        """A pure function of the points."""
+        assert to_png(skew_map(measured())) == to_png(skew_map(measured()))
+
+    def test_nothing_to_draw_is_an_error_in_words(self) -> None:
+        """No points."""
+        with pytest.raises(ValueError, match="no registration was measured"):
+            skew_map(measured()[:0])
+
+
+def suffered(*rows: tuple[float, float, float, int, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["heartbeat_s", "ttl_s", "loss", "events", "user_hours"])
+
+
+class TestFalseOffline:
+    """F13: rates over TTL and loss."""
+
+    def test_the_figures_can_be_read(self) -> None:
+        """The demo's ring, one in each corner, with dots on it and beside it."""
+        demo = (30, 90, 0.05)
+        drawn = {
+            "the demo's": false_offline(),
+            "corner": false_offline(ttl_s=150, loss=0.5),
+            "other corner": false_offline(ttl_s=60, loss=0.001),
+            "another heartbeat": false_offline(heartbeat_s=10, ttl_s=35, loss=0.2),
+            "measured": false_offline(suffered((*demo, 7, 25.0))),
+            "many": false_offline(
+                suffered((*demo, 7, 25.0), (30, 90, 0.2, 22, 10), (20, 90, 0.05, 0, 9.5))
+            ),
+        }
+        assert_readable(drawn)
+        assert "measured 0.28" in words_of(drawn["measured"])
+        assert "Measured at 4.5 heartbeats and 5.0% loss: 0 an hour" in drawn["many"].wsdemo_alt
+
+    def test_the_numbers_of_the_title_are_the_rule_s_and_the_data_s(self) -> None:
+        """As counted in a simulation, and as divided by hand."""
+        fig = false_offline(suffered((30, 90, 0.2, 30, 12.0)), loss=0.2)
+        facts = fig.wsdemo_facts
+        counted = simulated_false_offline_rate(30, 90, 0.2, user_hours=50_000)
+        assert float(facts["rate"]) == pytest.approx(counted, rel=0.05)
+        assert facts["rate"] == number(120 * 0.8 * 0.2**2)
+        assert facts["longer_rate"] == number(120 * 0.8 * 0.2**3)
+        assert (facts["losses"], facts["ratio"], facts["loss"]) == (2, "3", "20")
+        assert (facts["events"], facts["measured_rate"]) == (30, "2.5")
+        assert f"{facts['rate']} times an hour" in fig._suptitle.get_text()
+
+    def test_three_heartbeats_belong_to_the_column_of_less(self) -> None:
+        """The column that ends at 3 holds the rate of exactly 3, and the next one that of more."""
+        (mesh,) = (c for c in false_offline().axes[0].collections if isinstance(c, QuadMesh))
+        rates = np.asarray(mesh.get_array()).reshape(-1, 3)
+        edges = np.asarray(mesh.get_coordinates())[:, 0, 1]
+        row = 60
+        loss = (edges[row] * edges[row + 1]) ** 0.5
+        assert rates[row, 0] == pytest.approx(false_offline_rate(30, 90, loss))
+        assert rates[row, 1] == pytest.approx(false_offline_rate(30, 91, loss))
+
+    def test_the_same_figure_gives_the_same_bytes(self) -> None:
+        """A pure function of its arguments."""
+        assert to_png(false_offline()) == to_png(false_offline())
+
+    def test_what_cannot_be_drawn_is_an_error_in_words(self) -> None:
+        """Nothing measured, and what lies beyond the map."""
+        with pytest.raises(ValueError, match="leave `measured` out"):
+            false_offline(suffered())
+        with pytest.raises(ValueError, match="leave `measured` out"):
+            false_offline(suffered((30, 90, 0.05, 0, 0.0)))
+        with pytest.raises(ValueError, match="is not on the map"):
+            false_offline(ttl_s=3600)
+        with pytest.raises(ValueError, match="is not on the map"):
+            false_offline(suffered((30, 90, 0.9, 3, 1.0)))
+
+
+def test_a_trace_says_which_moves_a_clock_refused() -> None:
+    """Gap since the old gateway's last write, skew from the record, and the verdict."""
+    rows = [
+        ("redis", "presence_set", "alice", "gateway-01", 0.0, True, ""),
+        ("gateway-02", "fault", "", "gateway-02", 0.1, True, "clock -10 s"),
+        ("redis", "presence_refresh", "alice", "gateway-01", 0.5, True, "ok"),
+        ("redis", "presence_reject", "alice", "gateway-02", 0.6, False, "stale register"),
+        ("redis", "presence_reject", "alice", "gateway-01", 0.65, False, "not owner"),
+        ("redis", "presence_set", "alice", "gateway-02", 0.8, True, ""),
+        ("redis", "presence_set", "alice", "gateway-02", 0.9, True, ""),
+        ("redis", "presence_del", "alice", "gateway-02", 1.0, True, ""),
+        ("redis", "presence_set", "alice", "gateway-01", 1.1, True, ""),
+    ]
+    names = ["lane", "kind", "user", "gateway", "t", "ok", "reason"]
+    found = moves(pd.DataFrame(rows, columns=names), 60)
+    assert found["gap_s"].tolist() == pytest.approx([6.0, 18.0])
+    assert found["skew_s"].tolist() == [10.0, 10.0]
+    assert found["rejected"].tolist() == [True, False]

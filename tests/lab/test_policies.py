@@ -97,7 +97,7 @@ async def test_a_microsecond_makes_a_difference(pair: Pair, redis_db: Any, key: 
     pair.here.now -= 0.000_01
     assert await refreshed(pair.one, OLD) is Refresh.SUPERSEDED
     pair.here.now += 0.000_02
-    assert await refreshed(pair.one, OLD) is Refresh.OK
+    assert await refreshed(pair.one, OLD) is Refresh.RECLAIMED
     assert await redis_db.hget(key, "gwId") == "gateway-01"
 
 
@@ -129,7 +129,7 @@ async def test_a_refresh_of_a_lost_entry_writes_a_whole_one(
     """Never half a record, as in the demo."""
     await pair.one.register(OLD)
     await redis_db.delete(key)
-    assert await refreshed(pair.one, OLD) is Refresh.OK
+    assert await refreshed(pair.one, OLD) is Refresh.RECLAIMED
     assert set(await redis_db.hgetall(key)) == {"gwId", "connId", "ts"}
 
 

@@ -31,11 +31,12 @@ from wsdemo.lab.plots import (
     ledger,
     ribbons,
     sawtooth,
-    skew,
+    skew_map,
     spacetime,
     stages,
     steps,
 )
+from wsdemo.lab.plots.journeys import moves
 from wsdemo.lab.plots.style import Picture, counted
 from wsdemo.lab.progress import Count, ProgressLine
 from wsdemo.lab.wire import Bundle, Direction
@@ -522,16 +523,19 @@ class Plots:
 
     def ledger(self, **options: Any) -> Picture:
         """Draw what presence accepted and rejected, and whom that saved or lost."""
-        return ledger(self._lab.trace(), scale=self._lab.scale, **options)
+        return ledger(self._lab.trace(), **self._clock(), **options)
 
     def detection(self, **options: Any) -> Picture:
-        """Draw how long users who vanished were believed in."""
+        """Draw how long users who vanished were believed in, and the rule that acted."""
         timing, scale = self._lab.cluster.timing, self._lab.scale
-        rule: dict[str, Any] = {
-            "timeout_s": timing.idle_timeout_s * scale,
-            "heartbeat_s": timing.heartbeat_s * scale,
-            "scan_s": timing.health_check_s * scale,
-        }
+        ping_s, pong_s = timing.ws_ping_interval_s, timing.ws_ping_timeout_s
+        # Whichever doubts first: the ping that stays unanswered, or the scan for silence.
+        if ping_s + pong_s < timing.idle_timeout_s:
+            silence_s = (ping_s + pong_s, min(ping_s, timing.heartbeat_s), min(ping_s, pong_s) / 5)
+        else:
+            silence_s = (timing.idle_timeout_s, timing.heartbeat_s, timing.health_check_s)
+        names = ("timeout_s", "heartbeat_s", "scan_s")
+        rule: dict[str, Any] = {k: s * scale for k, s in zip(names, silence_s, strict=True)}
         return detection(self._lab.trace(), scale=scale, **{**rule, **options})
 
     def latency(self, **options: Any) -> Picture:
@@ -542,9 +546,9 @@ class Plots:
         """Draw on which part of their way messages spent their time."""
         return stages(self._lab.trace(), **options)
 
-    def skew(self, **options: Any) -> Picture:
+    def skew_map(self, **options: Any) -> Picture:
         """Draw which moves were refused because of a clock."""
-        return skew(self._lab.trace(), scale=self._lab.scale, **options)
+        return skew_map(moves(self._lab.trace(), self._lab.scale), **options)
 
     def _clock(self) -> dict[str, Any]:
         timing = self._lab.cluster.timing

@@ -30,15 +30,16 @@ from wsdemo.settings import Keyspace, Timing
 WRITE: Final = Script(
     "timestamp-write",
     """
--- Is this the newest sign of life of the user? Then it is the entry. Returns 1, or 0 if not.
+-- Is this the newest sign of life of the user? Then it is the entry. Returns the connId that the
+-- entry had before ('' for none), or 0 if it is not.
 -- KEYS  1 presence:{user}   ARGV  1 gwId  2 connId  3 ts  4 life of the presence, ms
-local current = redis.call('HGET', KEYS[1], 'ts')
-if current and tonumber(current) > tonumber(ARGV[3]) then
+local current = redis.call('HMGET', KEYS[1], 'ts', 'connId')
+if current[1] and tonumber(current[1]) > tonumber(ARGV[3]) then
   return 0
 end
 redis.call('HSET', KEYS[1], 'gwId', ARGV[1], 'connId', ARGV[2], 'ts', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return 1
+return current[2] or ''
 """,
 )
 
@@ -83,7 +84,7 @@ class TimestampPresence:
 
     async def register(self, claim: Claim) -> Registration:
         heard = self._heard[claim.conn_id] = self._now()
-        if await self._write(claim, heard, self._ttl_ms):
+        if await self._write(claim, heard, self._ttl_ms) is not None:
             return Registration(Register.OK)
         # Nobody releases a session that never took effect.
         del self._heard[claim.conn_id]
@@ -97,10 +98,12 @@ class TimestampPresence:
         if claim.conn_id in self._heard:
             self._heard[claim.conn_id] = heard
         try:
-            written = await self._write(claim, heard, renewal.ttl_ms)
+            before = await self._write(claim, heard, renewal.ttl_ms)
         except LINK_ERRORS as problem:
             return problem
-        return Refresh.OK if written else Refresh.SUPERSEDED
+        if before is None:
+            return Refresh.SUPERSEDED
+        return Refresh.OK if before == claim.conn_id else Refresh.RECLAIMED
 
     async def release(self, claim: Claim) -> bool:
         heard = self._heard.get(claim.conn_id)
@@ -115,7 +118,8 @@ class TimestampPresence:
     def _now(self) -> str:
         return f"{self._wall_clock():.6f}"
 
-    async def _write(self, claim: Claim, heard: str, ttl_ms: int) -> bool:
+    async def _write(self, claim: Claim, heard: str, ttl_ms: int) -> str | None:
+        """Write the entry; return whose it was before, or None when a newer one stays."""
         key = self._keyspace.presence(claim.user)
         answer = await self._link.run(WRITE, [key], claim.gateway_id, claim.conn_id, heard, ttl_ms)
-        return bool(answer)
+        return None if answer == 0 else answer.decode()

@@ -9,7 +9,7 @@ from wsdemo.lab.plots.ledger import ledger
 from wsdemo.lab.plots.ribbons import ribbons
 from wsdemo.lab.plots.sawtooth import sawtooth
 from wsdemo.lab.plots.show import show
-from wsdemo.lab.plots.skew import skew
+from wsdemo.lab.plots.skew import skew_map
 from wsdemo.lab.plots.spacetime import spacetime
 from wsdemo.lab.plots.stages import stages
 from wsdemo.lab.plots.steps import steps
@@ -24,7 +24,7 @@ __all__ = [
     "ribbons",
     "sawtooth",
     "show",
-    "skew",
+    "skew_map",
     "spacetime",
     "stages",
     "steps",

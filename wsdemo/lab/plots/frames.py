@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
@@ -136,8 +136,9 @@ def truth(trace: pd.DataFrame, until: float | None = None) -> list[Stay]:
     """Return where each user's socket really was: what the clients saw, and crashes.
 
     A stay begins with `registered` on the user's lane. It ends with `ws_close` of that connection
-    on the user's lane, with the next `registered`, or with the `crash` of the gateway: a socket
-    does not outlive its process. Between stays the user is nowhere, which is no row.
+    at either of its ends (who says goodbye does not report it), with the next `registered`, or
+    with the `crash` of the gateway: a socket does not outlive its process. Between stays the user
+    is nowhere, which is no row.
     """
     end = span(trace)[1] if until is None else until
     open_: dict[str, Stay] = {}
@@ -152,15 +153,14 @@ def truth(trace: pd.DataFrame, until: float | None = None) -> list[Stay]:
         if row.kind == "crash":
             for user in [u for u, stay in open_.items() if stay.gateway == row.lane]:
                 close(user, row.t)
-        elif row.lane != row.user:
-            continue
-        elif row.kind == "registered" and row.ok:
+        elif row.kind == "registered" and row.lane == row.user and row.ok:
             t = _seen(row)
             close(row.user, t)
             open_[row.user] = Stay(row.user, t, end, row.gateway or row.peer, row.conn_id)
         elif row.kind == "ws_close":
             stay = open_.get(row.user)
-            if stay is not None and row.conn_id in ("", stay.conn_id):
+            unnamed = row.conn_id == "" and row.lane == row.user
+            if stay is not None and (unnamed or row.conn_id == stay.conn_id):
                 close(row.user, row.t)
     for user in list(open_):
         close(user, end)
@@ -176,9 +176,11 @@ def belief(
 ) -> list[Stay]:
     """Return where Redis said each user was.
 
-    A stay begins with an accepted `presence_set` (or a refresh that wrote the entry anew, or a
+    A stay begins with an accepted `presence_set` (or a refresh that reclaimed the entry, or a
     sampled lease) and ends with an accepted `presence_del`, with the next gateway's set, when
-    Redis crashes, or when the lease runs out. The lease is known from sampled `pttl` rows
+    Redis crashes, or when the lease runs out. Any other refresh renews what is there: without a
+    token it has compared nothing, and cannot know whose it is; where nothing is left, it raises
+    half an entry, which names nobody. The lease is known from sampled `pttl` rows
     (production milliseconds in `ts_current`) and, when `ttl_s` (production seconds) is given,
     from each renewal.
     """
@@ -192,7 +194,10 @@ def belief(
                 if row.kind == "presence_refresh" and not book.knows(row):
                     continue  # It renewed what names no gateway.
                 lease = math.inf if ttl_s is None else t + ttl_s / scale
-                book.say(row.user, t, row.gateway or row.lane, row.conn_id, lease)
+                if row.kind == "presence_set" or row.reason == "reclaimed" or row.token:
+                    book.say(row.user, t, row.gateway or row.lane, row.conn_id, lease)
+                else:
+                    book.renew(row.user, lease)
             case "presence_del" if row.ok:
                 book.forget(row.user, t)
             case "pttl":
@@ -221,17 +226,18 @@ class _Book:
             stay = Stay(user, t, self._end, gateway, conn_id)
         self._now[user] = (stay._replace(conn_id=conn_id or stay.conn_id), lease)
 
+    def renew(self, user: str, lease: float) -> None:
+        if user in self._now:
+            self._now[user] = (self._now[user][0], lease)
+
     def sample(self, row: Any, t: float) -> None:
         left_ms = row.ts_current
         if math.isnan(left_ms):
             return
-        if left_ms <= 0:
+        if left_ms > 0 and row.gateway:
+            self.say(row.user, t, row.gateway, row.conn_id, t + left_ms / 1000 / self._scale)
+        else:
             self.forget(row.user, t)
-            return
-        known = self._now.get(row.user)
-        gateway = row.gateway or (known[0].gateway if known else "")
-        if gateway:
-            self.say(row.user, t, gateway, row.conn_id, t + left_ms / 1000 / self._scale)
 
     def expire(self, user: str, t: float) -> None:
         known = self._now.get(user)
@@ -307,28 +313,81 @@ def _joined(pieces: Iterable[Gap]) -> list[Gap]:
     return out
 
 
-def verdicts(trace: pd.DataFrame) -> pd.DataFrame:
+def named_at(trace: pd.DataFrame) -> dict[str, float]:
+    """Return, for each connection, when Redis first named it."""
+    writes = (trace["kind"] == "presence_set") & trace["ok"]
+    seen = trace[(writes | (trace["kind"] == "pttl")) & (trace["conn_id"] != "")]
+    times = seen["t_recv"].where(seen["t_recv"].notna(), seen["t"])
+    return {str(conn): float(t) for conn, t in times.groupby(seen["conn_id"]).min().items()}
+
+
+def lies(
+    trace: pd.DataFrame, real: Sequence[Stay], said: Iterable[Stay], least_s: float = 0.0
+) -> list[Gap]:
+    """Return when Redis was wrong about a user for longer than `least_s`.
+
+    It is not while she arrives: her entry is written, and she is about to be told.
+    """
+    named = named_at(trace)
+    arrivals = {(stay.user, stay.start, stay.gateway): stay.conn_id for stay in real}
+    out = []
+    for gap in gaps(real, said):
+        arrived = arrivals.get((gap.user, gap.end, gap.said))
+        end = gap.end if arrived is None else named.get(arrived, gap.start)
+        if end - gap.start > least_s:
+            out.append(gap._replace(end=min(end, gap.end)))
+    return out
+
+
+def departures(trace: pd.DataFrame) -> dict[str, float]:
+    """Return when each user left who left for good: by a goodbye, or by shutting the lid.
+
+    Who was dropped is not among them, and who is on her way to another gateway neither.
+    """
+    dropped = set(trace[trace["kind"] == "cleanup"]["conn_id"])
+    closed = trace[trace["kind"] == "ws_close"]
+    reasons = {
+        str(row.conn_id): str(row.reason)
+        for row in closed[closed["lane"] == closed["user"]].itertuples()
+    }
+    goodbyes = set(closed["conn_id"]) - dropped - reasons.keys()
+    last = {stay.user: stay for stay in truth(trace)}
+    return {
+        user: stay.end
+        for user, stay in last.items()
+        if stay.conn_id in goodbyes or reasons.get(stay.conn_id) == "vanished"
+    }
+
+
+def verdicts(
+    trace: pd.DataFrame, *, scale: float = 1.0, ttl_s: float | None = None
+) -> pd.DataFrame:
     """Return what presence said to each write, and what that meant for the user.
 
     Columns: t, user, gateway, verb (register, refresh, release), ok, reason, and `effect`, which
-    is known from the truth at that moment:
+    is known from truth and belief just before:
 
-    * saved: a late write of an old connection was rejected while the user lived on a newer one;
-    * lost: a late release of an old connection was accepted while the user lived on a newer one;
-    * refused: a register was rejected although it was the user's only connection;
+    * saved: a late write of an old connection was rejected, while Redis named the gateway at
+      which the user lived on a newer one; without the comparison she would have been lost;
+    * lost: a release of an old connection was accepted, which until then was so;
+    * refused: a register was rejected although the user was nowhere else;
     * empty: it made no difference.
+
+    The reason of a release that found nothing to remove is "no entry": nothing was compared.
     """
-    stays: dict[str, list[Stay]] = {}
-    for stay in truth(trace):
-        stays.setdefault(stay.user, []).append(stay)
-    listed: dict[str, list[Stay]] = {}
-    for stay in belief(trace):
-        listed.setdefault(stay.user, []).append(stay)
+    named = named_at(trace)
+    # What goes on at the end of the trace goes on at its last row, too.
+    told, said_by = truth(trace, math.inf), belief(trace, scale=scale, ttl_s=ttl_s, until=math.inf)
+    # From the moment when Redis names a connection, its user is about to be told.
+    real = [s._replace(start=min(s.start, named.get(s.conn_id, s.start))) for s in told]
+    stays, listed = _by_user(real), _by_user(said_by)
     rows = []
     for row in trace[trace["kind"].isin(_VERBS)].itertuples():
         t = _seen(row)
         verb = _VERBS[row.kind] or _REJECTED.get(row.reason, "register")
-        living = [stay.conn_id for stay in stays.get(row.user, []) if stay.start <= t < stay.end]
+        home = next((stay for stay in stays.get(row.user, ()) if stay.start <= t < stay.end), None)
+        said = next((s.gateway for s in listed.get(row.user, ()) if s.start < t <= s.end), "")
+        found = row.ok or verb != "release" or bool(said)
         rows.append(
             {
                 "t": t,
@@ -336,15 +395,16 @@ def verdicts(trace: pd.DataFrame) -> pd.DataFrame:
                 "gateway": row.gateway,
                 "verb": verb,
                 "ok": row.ok,
-                "reason": "" if row.ok else row.reason,
-                "effect": _effect(
-                    verb, row.ok, row.conn_id, living, bool(where(listed.get(row.user, []), t))
-                ),
+                "reason": "" if row.ok else row.reason if found else NO_ENTRY,
+                "effect": _effect(verb, row.ok, row.conn_id, home, said),
             }
         )
     columns = ["t", "user", "gateway", "verb", "ok", "reason", "effect"]
     return pd.DataFrame(rows, columns=columns).sort_values("t", ignore_index=True)
 
+
+NO_ENTRY: Final = "no entry"
+"""A release was not rejected by a rule: there was nothing to remove."""
 
 _VERBS: Final = {
     "presence_set": "register",
@@ -356,12 +416,18 @@ _REJECTED: Final = {"not owner": "release", "superseded": "refresh", "closed": "
 """Which verb is rejected for which reason; the others are registers."""
 
 
-def _effect(verb: str, ok: bool, conn_id: str, living: Collection[str], listed: bool) -> str:
-    elsewhere = any(other != conn_id for other in living)
+def _by_user(stays: Iterable[Stay]) -> dict[str, list[Stay]]:
+    out: dict[str, list[Stay]] = {}
+    for stay in stays:
+        out.setdefault(stay.user, []).append(stay)
+    return out
+
+
+def _effect(verb: str, ok: bool, conn_id: str, home: Stay | None, said: str) -> str:
     if verb == "register":
-        return "refused" if not ok and not living else ""
-    if not elsewhere:
+        return "refused" if not ok and home is None else ""
+    if home is None or home.conn_id == conn_id or said != home.gateway:
         return ""
-    if ok:
-        return "lost" if verb == "release" else ""
-    return "saved" if listed else ""  # Where there is no entry, there is nothing to protect.
+    if not ok:
+        return "saved"
+    return "lost" if verb == "release" else ""

@@ -95,7 +95,7 @@ def attempts(
     """
     trace = frames.normal(trace)
     if since is None:
-        since = min((t for t, _ in faults(trace)), default=0.0) * scale
+        since = min((fault.t for fault in faults(trace)), default=0.0) * scale
     gateways = set(frames.gateways(trace))
     rows: list[dict[str, Any]] = []
     unnamed: list[dict[str, Any]] = []

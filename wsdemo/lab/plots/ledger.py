@@ -20,6 +20,7 @@ from wsdemo.lab.plots.style import (
     BLUE,
     GREEN,
     INK,
+    LANE,
     ORANGE,
     PURPLE,
     SKY,
@@ -30,6 +31,7 @@ from wsdemo.lab.plots.style import (
     claim,
     in_house_style,
     measured_at,
+    number,
     picture,
 )
 
@@ -43,6 +45,7 @@ REJECTED: Final = {
     "superseded": Role(YELLOW, hatch="xx"),
     "closed": Role(YELLOW, hatch="--"),
     "stale register": Role(VERMILLION, hatch="++"),
+    frames.NO_ENTRY: Role(LANE, hatch="||"),
 }
 EFFECTS: Final = {
     "saved": ("D", GREEN, "a live user was kept"),
@@ -50,6 +53,12 @@ EFFECTS: Final = {
     "refused": ("X", VERMILLION, "a user was refused"),
 }
 BINS: Final = 60
+LEAST_BIN_S: Final = 0.5
+ROOM: Final = 0.13
+"""Above and below the bars, for markers, as a share of their height."""
+LEAD: Final = 0.1
+"""How much of what came before is drawn, as a share of the story."""
+KEYS_A_ROW: Final = 5
 
 
 @in_house_style
@@ -57,32 +66,37 @@ def ledger(
     trace: pd.DataFrame,
     *,
     scale: float = 1.0,
+    ttl_s: float = 90.0,
     bin_s: float | None = None,
-    title: str = "{rejected} late writes are rejected, {saved} live users kept, {lost} lost",
+    since: float | None = None,
+    title: str = "{rejected} late writes rejected: a live user kept {saved}×, lost {lost}×",
 ) -> Picture:
     """Draw the ledger of compare-and-set.
 
     Args:
         scale: production seconds per second of the trace.
+        ttl_s: the lease (production seconds), for users who are not watched.
         bin_s: width of a bin (production seconds); by default a sixtieth of the time.
-        title: a template; known facts: accepted, rejected, saved, lost, refused.
+        since: draw and count from here (production seconds); by default from shortly before the
+            first write that was rejected or cost a user: the arrival of a crowd would hide it.
+        title: a template; known facts: accepted, rejected, no_entry (releases that found nothing
+            to remove, which are not among the rejected), saved, lost, refused, kept_users and
+            lost_users (how many different ones).
 
     Raises:
-        ValueError: presence was never asked.
+        ValueError: presence was never asked, or not since then.
     """
     trace = frames.normal(trace)
-    book = frames.verdicts(trace)
+    book = frames.verdicts(trace, scale=scale, ttl_s=ttl_s)
     if book.empty:
         raise ValueError("presence was never asked: there is nothing to account for")
+    book = book[book["t"] * scale >= (_begin(book) * scale if since is None else since)]
+    if book.empty:
+        raise ValueError(f"since ({since}) lies behind the last write")
     t = book["t"].to_numpy() * scale
-    width = bin_s or max(float(t.max() - t.min()) / BINS, 0.5)
-    edges = np.arange(t.min(), t.max() + width, width)
-    counts = book["effect"].value_counts()
-    facts = {
-        "accepted": int(book["ok"].sum()),
-        "rejected": int((~book["ok"]).sum()),
-        **{effect: int(counts.get(effect, 0)) for effect in EFFECTS},
-    }
+    width = bin_s or max(float(t.max() - t.min()) / BINS, LEAST_BIN_S)
+    edges = t.min() + width * np.arange(int((t.max() - t.min()) / width) + 2)
+    facts = _facts(book)
     fig = picture(height_in=3.9)
     ax = fig.add_subplot()
     claim(fig, title, facts)
@@ -90,20 +104,45 @@ def ledger(
     down = _stack(ax, book[~book["ok"]], "reason", REJECTED, edges, scale, -1)
     ax.axhline(0, color=INK, lw=1)
     seen = _mark(ax, book, edges, scale, up, down)
-    ax.set_ylabel("rejected | accepted")
+    room = ROOM * float(up.max() + down.max())
+    ax.set_ylim(-down.max() - (room if down.any() else 0), up.max() + room)
+    ax.set_ylabel("← rejected   accepted →" if down.any() else "accepted →")
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
-    ax.set_xlabel(f"production seconds since the lab began (bins of {width:.2g} s)")
+    ax.set_xlabel(f"production seconds since the lab began (bins of {number(width)} s)")
     ax.set_xlim(edges[0], edges[-1])
-    ax.margins(y=0.12)
     keys = _keys(book, seen)
-    fig.legend(handles=keys, loc="outside lower left", ncols=4 if len(keys) <= 4 else 3)
+    fig.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), KEYS_A_ROW))
     fig.wsdemo_caption = (
-        "Accepted and rejected writes of presence, as the gateways were told. Whether one mattered "
-        "is known from where the users' sockets really were. " + measured_at(trace, scale)
+        "Accepted and rejected writes of presence, as the gateways were told. A marker: in this "
+        "bin there was a write that mattered, known from where the users' sockets really were. "
+        + measured_at(trace, scale)
     )
     fig.wsdemo_alt = _alt(book, facts)
     return fig
+
+
+def _begin(book: pd.DataFrame) -> float:
+    """Return where the story begins (s of the trace)."""
+    first, last = float(book["t"].min()), float(book["t"].max())
+    told = book[~book["ok"] | (book["effect"] != "")]
+    if told.empty:
+        return first
+    return max(first, float(told["t"].min()) - LEAD * (last - float(told["t"].min())))
+
+
+def _facts(book: pd.DataFrame) -> dict[str, int]:
+    rejected = book[~book["ok"]]
+    no_entry = rejected["reason"] == frames.NO_ENTRY
+    of = {effect: book[book["effect"] == effect] for effect in EFFECTS}
+    return {
+        "accepted": int(book["ok"].sum()),
+        "rejected": int((~no_entry).sum()),
+        "no_entry": int(no_entry.sum()),
+        **{effect: len(rows) for effect, rows in of.items()},
+        "kept_users": of["saved"]["user"].nunique(),
+        "lost_users": of["lost"]["user"].nunique(),
+    }
 
 
 def _stack(
@@ -119,17 +158,17 @@ def _stack(
     base = np.zeros(len(edges) - 1)
     for name, role in roles.items():
         heights, _ = np.histogram(book[book[column] == name]["t"] * scale, edges)
-        ax.bar(
-            edges[:-1],
-            sign * heights,
-            np.diff(edges),
-            bottom=sign * base,
-            align="edge",
-            color=role.colour,
-            hatch=role.hatch,
-            edgecolor="white",
-            lw=0,
-        )
+        if heights.any():
+            ax.stairs(
+                sign * (base + heights),
+                edges,
+                baseline=sign * base,
+                fill=True,
+                facecolor=role.colour,
+                hatch=role.hatch,
+                edgecolor="white",
+                lw=0,
+            )
         base += heights
     return base
 
@@ -143,7 +182,7 @@ def _mark(
     down: np.ndarray[Any, Any],
 ) -> list[str]:
     """Put a marker on each bin in which a write mattered; return the effects that occur."""
-    pad = 0.07 * float(max(up.max(initial=0), 1) + down.max(initial=0))
+    pad = ROOM / 2 * float(up.max() + down.max())
     seen = []
     for effect, (marker, colour, _) in EFFECTS.items():
         heights, _edges = np.histogram(book[book["effect"] == effect]["t"] * scale, edges)
@@ -161,8 +200,13 @@ def _keys(book: pd.DataFrame, seen: list[str]) -> list[Patch | Line2D]:
     for column, roles, what in (("verb", ACCEPTED, ""), ("reason", REJECTED, "rejected: ")):
         values = set(book[book["ok"] == (column == "verb")][column])
         keys += [
-            Patch(facecolor=r.colour, hatch=r.hatch, edgecolor="white", label=f"{what}{name}")
-            for name, r in roles.items()
+            Patch(
+                facecolor=role.colour,
+                hatch=role.hatch,
+                edgecolor="white",
+                label=name if name == frames.NO_ENTRY else f"{what}{name}",
+            )
+            for name, role in roles.items()
             if name in values
         ]
     for effect in seen:

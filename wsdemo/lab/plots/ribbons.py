@@ -24,7 +24,6 @@ from wsdemo.lab.plots.style import (
     Role,
     claim,
     counted,
-    duration,
     freeze_layout,
     in_house_style,
     listed,
@@ -74,13 +73,15 @@ def ribbons(
     shown = [user for user in wanted if user in known]
     if not shown:
         raise ValueError("nobody of these was ever registered: there is nothing to compare")
+    first, last = _window(trace, t0, t1, scale)
     gaps = [
-        gap for gap in frames.gaps(real, said, LEAST_S) if gap.user in shown and _lies(gap, real)
+        seen
+        for gap in frames.lies(trace, real, said, LEAST_S)
+        if gap.user in shown and (seen := _within(gap, first / scale, last / scale)) is not None
     ]
     wrong = {user: sum(g.end - g.start for g in gaps if g.user == user) for user in shown}
     rows = sorted(shown, key=lambda user: -wrong[user])[:limit]
     facts = _facts(shown, wrong, scale)
-    first, last = _window(trace, t0, t1, scale)
     fig = picture(height_in=1.35 + 0.72 * len(rows))
     ax = fig.add_subplot()
     claim(fig, title, facts)
@@ -111,12 +112,10 @@ def ribbons(
     return fig
 
 
-def _lies(gap: Gap, real: Sequence[Stay]) -> bool:
-    """Say whether Redis was wrong. It is not while a user is arriving: her entry is written, and
-    she is about to be told.
-    """
-    arrivals = (stay for stay in real if stay.user == gap.user and stay.gateway == gap.said)
-    return not any(abs(stay.start - gap.end) < LEAST_S for stay in arrivals)
+def _within(gap: Gap, first: float, last: float) -> Gap | None:
+    """Return the part of a gap that is drawn: the title claims no more than can be seen."""
+    part = gap._replace(start=max(gap.start, first), end=min(gap.end, last))
+    return part if part.end > part.start else None
 
 
 def _facts(shown: list[str], wrong: dict[str, float], scale: float) -> dict[str, Any]:
@@ -198,9 +197,9 @@ def _frames(ax: Axes, placer: Placer, gaps: list[Gap], rows: list[str], scale: f
         begin, end = max(low, gap.start * scale), min(high, gap.end * scale)
         top = rows.index(gap.user) - HEIGHT - GAP - 0.02
         x, y = ax.transData.transform(((begin + end) / 2, top))
-        words = f"wrong {duration((gap.end - gap.start) * scale)}"
-        spots = [Spot(x, y + 1, "center", "bottom")]
-        spots += [Spot(x + dx, y + 1, "center", "bottom") for dx in (40, -40, 80, -80)]
+        words = f"wrong {_rounded((gap.end - gap.start) * scale)} s"
+        # Always above its frame: further away it would seem to be another's.
+        spots = [Spot(x, y + 1, ha, "bottom") for ha in ("center", "left", "right")]
         placer.put(words, spots, color=VERMILLION, fontweight="bold")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 
 from wsdemo.lab.plots import frames
 from wsdemo.lab.plots.faults import mark_faults
@@ -19,6 +20,7 @@ from wsdemo.lab.plots.labels import Placer, Spot
 from wsdemo.lab.plots.style import (
     BLUE,
     GREEN,
+    GREY,
     INK,
     LANE,
     VERMILLION,
@@ -36,8 +38,21 @@ from wsdemo.lab.plots.style import (
 MAX_USERS: Final = 6
 SAME_S: Final = 5.0
 """Two signs of a lost lease within so many production seconds are of the same loss."""
+LEAST_LIE_S: Final = 2.0
+"""Production seconds: what is shorter lies within two samples."""
+ABOUT_GHOSTS: Final = "Presence lies for {ghost_s} s about users who are gone"
+ABOUT_LAPSES: Final = "{lapsed} of {users} live users lose their lease"
 TICKS: Final = 3
 """Steps of the lease axis: a third of the lease each, which is one heartbeat."""
+
+
+class _Ghost(NamedTuple):
+    """A user was listed who was gone, from `start` until her entry went, or she came back."""
+
+    start: float
+    end: float
+    went: bool
+    """Whether the entry went."""
 
 
 class _Strip(NamedTuple):
@@ -49,8 +64,7 @@ class _Strip(NamedTuple):
     renewed: list[float]
     lapses: list[float]
     """When the lease ended although its user was there."""
-    ghosts: list[tuple[float, float]]
-    """From when to when a user was listed who was gone."""
+    ghosts: list[_Ghost]
 
 
 @in_house_style
@@ -60,7 +74,8 @@ def sawtooth(
     *,
     scale: float = 1.0,
     ttl_s: float = 90.0,
-    title: str = "{lapsed} of {users} live users lose their lease",
+    title: str = "",
+    prediction: float | None = None,
 ) -> Picture:
     """Draw what was left of the leases of watched users.
 
@@ -68,7 +83,9 @@ def sawtooth(
         users: whom to draw, from top to bottom; at most six.
         scale: production seconds per second of the trace.
         ttl_s: the lease (production seconds).
-        title: a template; known facts: users, lapsed, who, ghost_s (the longest lie, s).
+        title: a template; known facts: users, lapsed, who, ghost_s (the longest lie, s),
+            predicted. By default it is about the lie if there is one, and else about the lapses.
+        prediction: what the reader said `ghost_s` would be; drawn where the longest lie began.
 
     Raises:
         ValueError: nobody of these was watched, or they are too many.
@@ -82,16 +99,17 @@ def sawtooth(
     if not strips:
         raise ValueError("nobody of these was watched: call lab.watch(user) before")
     lapsed = [strip.user for strip in strips if strip.lapses]
-    ghosts = [end - start for strip in strips for start, end in strip.ghosts]
-    facts = {
+    ghosts = [ghost for strip in strips for ghost in strip.ghosts]
+    facts: dict[str, Any] = {
         "users": len(strips),
         "lapsed": len(lapsed),
         "who": listed(lapsed) or "nobody",
-        "ghost_s": round(max(ghosts, default=0.0)),
+        "ghost_s": round(max((ghost.end - ghost.start for ghost in ghosts), default=0.0)),
+        "predicted": prediction,
     }
     fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else 1.15 * len(strips)))
-    axes = fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0]
-    claim(fig, title, facts)
+    axes = list(fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0])
+    claim(fig, title or (ABOUT_GHOSTS if ghosts else ABOUT_LAPSES), facts)
     begins = min(min([s.t[0], *s.renewed]) for s in strips)
     ends = max(s.t[-1] for s in strips)
     window = (begins - 0.015 * (ends - begins), ends)
@@ -102,11 +120,14 @@ def sawtooth(
     freeze_layout(fig)
     for ax, strip in zip(axes, strips, strict=True):
         placer = Placer(ax)
+        _keep_clear(ax, placer, strip, ttl_s)
         _label(ax, placer, strip, ttl_s)
-        mark_faults(ax, placer, _about(trace, strip.user, real), scale, window)
+        mark_faults(ax, placer, _about(trace, strip.user, real), scale, window, low=True)
+    if prediction is not None:
+        _draw_prediction(axes, strips, prediction, facts["ghost_s"])
     fig.wsdemo_caption = (
-        "Blue: what Redis answered to PTTL. Triangle: a write that began the lease anew. Cross: no "
-        f"entry any more. {measured_at(trace, scale)}"
+        "Line: what Redis answered to PTTL. Triangle: a write that began the lease anew. Shaded: "
+        f"listed, and gone. Cross: no entry any more. {measured_at(trace, scale)}"
     )
     fig.wsdemo_alt = _alt(strips, facts)
     return fig
@@ -128,8 +149,7 @@ def _strip(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay], scale: f
     # An entry that was lost for a moment may be there again before it is looked at.
     reclaimed = about[about["reason"] == "reclaimed"]["t"] * scale
     zeros = (left_s[1:] == 0) & (left_s[:-1] > 0)
-    ends = [float(moment) for moment in t[1:][zeros]]
-    live = [end for end in ends if frames.where(real, end / scale)]
+    live = [float(end) for end in t[1:][zeros] if frames.where(real, end / scale)]
     lapses = _apart(sorted([*live, *(float(moment) for moment in reclaimed)]))
     return _Strip(
         user,
@@ -137,7 +157,7 @@ def _strip(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay], scale: f
         left_s,
         [float(moment) * scale for moment in writes["t_recv"].fillna(writes["t"])],
         lapses,
-        _ghosts(real, ends, scale),
+        _ghosts(real, t, left_s, scale),
     )
 
 
@@ -151,14 +171,22 @@ def _apart(moments: Sequence[float]) -> list[float]:
 
 
 def _ghosts(
-    real: Sequence[frames.Stay], ends: Sequence[float], scale: float
-) -> list[tuple[float, float]]:
-    """Return from when to when a user was listed who was nowhere."""
+    real: Sequence[frames.Stay],
+    t: np.ndarray[Any, Any],
+    left_s: np.ndarray[Any, Any],
+    scale: float,
+) -> list[_Ghost]:
+    """Return when a user was listed who was nowhere: between two stays, or after the last."""
+    if not len(t):
+        return []
+    back = [*(stay.start * scale for stay in real[1:]), float(t[-1])]
     out = []
-    for end in ends:
-        before = [stay for stay in real if stay.start * scale < end]
-        if before and not frames.where(real, end / scale):
-            out.append((max(stay.end for stay in before) * scale, end))
+    for stay, again in zip(real, back, strict=True):
+        gone = stay.end * scale
+        empty = t[(t >= gone) & (t <= again) & (left_s == 0)]
+        end = float(empty[0]) if len(empty) else again
+        if end - gone > LEAST_LIE_S:
+            out.append(_Ghost(gone, end, bool(len(empty))))
     return out
 
 
@@ -176,30 +204,53 @@ def _draw(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, float]) ->
         zorder=4,
         ls="none",
     )
-    for start, end in strip.ghosts:
-        ax.axvspan(start, end, color=VERMILLION, alpha=0.13, lw=0)
-        ax.plot(end, 0, "X", color=VERMILLION, ms=10, clip_on=False, zorder=5)
-    for lapse in strip.lapses:
-        ax.plot(lapse, 0, "X", color=VERMILLION, ms=10, clip_on=False, zorder=5)
+    for ghost in strip.ghosts:
+        ax.axvspan(ghost.start, ghost.end, color=VERMILLION, alpha=0.13, lw=0)
+    for x in (*strip.lapses, *(ghost.end for ghost in strip.ghosts if ghost.went)):
+        ax.plot(x, 0, "X", color=VERMILLION, ms=10, clip_on=False, zorder=5)
     ax.set_yticks([round(ttl_s * k / TICKS) for k in range(TICKS + 1)])
     ax.set_ylim(-0.06 * ttl_s, 1.12 * ttl_s)
     ax.set_xlim(*window)
     ax.set_title(plain(strip.user), fontsize=9.5, pad=3)
 
 
-def _label(ax: Axes, placer: Placer, strip: _Strip, ttl_s: float) -> None:
+def _keep_clear(ax: Axes, placer: Placer, strip: _Strip, ttl_s: float) -> None:
     points = ax.transData.transform(np.column_stack([strip.t, strip.left_s]))
     if len(points) > 1:
         placer.line(*[(float(x), float(y)) for x, y in points])
-    for start, end in strip.ghosts:
-        x, y = ax.transData.transform(((start + end) / 2, 0.5 * ttl_s))
-        lies = f"presence lies for {end - start:.0f} s"
-        spots = [Spot(x, y + dy, "center") for dy in (24, 0, -24, 44, -44)]
-        placer.put([lies, f"{end - start:.0f} s"], spots, fontweight="bold")
+    for renewal in strip.renewed:
+        x, y = ax.transData.transform((renewal, ttl_s))
+        placer.keep_clear(Bbox.from_bounds(x - 5, y - 5, 10, 10))
+
+
+def _label(ax: Axes, placer: Placer, strip: _Strip, ttl_s: float) -> None:
+    for ghost in strip.ghosts:
+        lies_s = f"{ghost.end - ghost.start:.0f} s"
+        x, y = ax.transData.transform(((ghost.start + ghost.end) / 2, 0.72 * ttl_s))
+        beside, _ = ax.transData.transform((ghost.end, 0))
+        spots = [Spot(x, y + dy, "center") for dy in (0, 14, -14)]
+        spots += [Spot(beside + 6, y), Spot(beside + 6, y - 14)]
+        placer.put([f"presence lies for {lies_s}", lies_s], spots, fontweight="bold")
     for lapse in strip.lapses:
         x, y = ax.transData.transform((lapse, 0.16 * ttl_s))
         spots = [Spot(x + 10, y), Spot(x - 10, y, "right"), Spot(x + 10, y + 14)]
         placer.put("gone, although she is there", spots, color=VERMILLION, fontweight="bold")
+
+
+def _draw_prediction(
+    axes: Sequence[Axes], strips: Sequence[_Strip], said_s: float, measured_s: int
+) -> None:
+    """Put what the reader said beside the longest lie: a dashed line where it would have ended."""
+    words = f"you said {said_s:g} s, measured {measured_s} s"
+    top = axes[0]
+    top.text(1.0, 1.0, words, transform=top.transAxes, ha="right", va="bottom", color=INK)
+    lies = [
+        (g.end - g.start, g.start, ax) for ax, s in zip(axes, strips, strict=True) for g in s.ghosts
+    ]
+    if lies:
+        _, start, ax = max(lies, key=lambda lie: lie[0])
+        if start + said_s <= ax.get_xlim()[1]:
+            ax.axvline(start + said_s, color=GREY, ls="--", lw=1.6, zorder=4)
 
 
 def _alt(strips: Sequence[_Strip], facts: dict[str, Any]) -> str:
@@ -210,10 +261,11 @@ def _alt(strips: Sequence[_Strip], facts: dict[str, Any]) -> str:
         words += f"lowest {lowest:.0f} s"
         if strip.lapses:
             words += f", lost {counted(len(strip.lapses), 'time')} while she was there"
-        for start, end in strip.ghosts:
-            words += f", listed for {end - start:.0f} s after she was gone"
+        for ghost in strip.ghosts:
+            words += f", listed for {ghost.end - ghost.start:.0f} s while gone"
         parts.append(words)
+    said = f" You said {facts['predicted']:g} s." if facts["predicted"] is not None else ""
     return (
         f"Sawtooth of the leases of {counted(len(strips), 'user')} in production seconds; "
-        f"{facts['lapsed']} of them lost it while live. {'; '.join(parts)}."
+        f"{facts['lapsed']} of them lost it while live. {'; '.join(parts)}.{said}"
     )

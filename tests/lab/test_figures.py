@@ -1,0 +1,744 @@
+"""Do the figures of leases, truth and belief, verdicts, detection and service say what happened?
+
+Most traces here are written by hand, in production seconds, so that the right answer is known
+without asking the code under test; some are of real gateways.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from wsdemo import Timing
+from wsdemo.lab import Lab
+from wsdemo.lab.plots import availability, detection, frames, ledger, ribbons, sawtooth
+from wsdemo.lab.plots.availability import ROLES
+from wsdemo.lab.plots.detection import detection_delays
+from wsdemo.lab.plots.faults import faults
+from wsdemo.lab.plots.ledger import ACCEPTED, REJECTED
+from wsdemo.lab.plots.show import to_html, to_png
+from wsdemo.lab.plots.style import Picture, Role
+
+SCALE = 60.0
+TTL_S = 90.0
+HEARTBEAT_S = 30.0
+TOLERANCE_PX = 2.0
+MOMENT_S = 0.06
+"""Production seconds between the write of an entry and its owner's being told."""
+LONG = "alice-whose-name-does-not-end-for-a-very-long-time"
+ODD = "$bob_{x}$\nand more"
+
+
+class Story:
+    """Writes a trace by hand. All times in production seconds."""
+
+    def __init__(self, token: int = 1) -> None:
+        self._rows: list[dict[str, Any]] = []
+        self._token = token
+
+    def row(self, t: float, lane: str, kind: str, **fields: Any) -> None:
+        self._rows.append({"t": t / SCALE, "lane": lane, "kind": kind, **fields})
+
+    def write(self, t: float, user: str, gateway: str, conn: str, kind: str, **more: Any) -> None:
+        fields = {"user": user, "gateway": gateway, "conn_id": conn, "peer": frames.REDIS}
+        fields |= {"t_recv": t / SCALE, "token": self._token}
+        self.row(t, gateway, f"presence_{kind}", **{**fields, **more})
+
+    def reject(self, t: float, user: str, gateway: str, conn: str, reason: str) -> None:
+        self.write(t, user, gateway, conn, "reject", ok=False, reason=reason)
+
+    def arrive(self, t: float, user: str, gateway: str, conn: str) -> None:
+        self.write(t, user, gateway, conn, "set")
+        told = {"user": user, "gateway": gateway, "conn_id": conn}
+        self.row(t + MOMENT_S, user, "registered", **told)
+
+    def leave(self, t: float, user: str, conn: str, reason: str) -> None:
+        self.row(t, user, "ws_close", user=user, conn_id=conn, reason=reason)
+
+    def goodbye(self, t: float, user: str, gateway: str, conn: str) -> None:
+        """Who says goodbye does not report it; her gateway does."""
+        self.row(t, gateway, "ws_close", user=user, gateway=gateway, conn_id=conn)
+        self.write(t, user, gateway, conn, "del")
+
+    def crash(self, t: float, gateway: str, *connections: tuple[str, str]) -> None:
+        self.row(t, gateway, "crash", gateway=gateway)
+        for user, conn in connections:
+            self.leave(t + MOMENT_S, user, conn, "closed with 1006")
+
+    def cleanup(self, t: float, user: str, gateway: str, conn: str) -> None:
+        self.row(t, gateway, "cleanup", user=user, gateway=gateway, conn_id=conn)
+
+    def watch(self, user: str, gateway: str, conn: str, renewed: list[float], until: float) -> None:
+        """Sample a lease each second that is renewed at these moments, and ends or goes on."""
+        t = renewed[0]
+        while t <= until:
+            left_s = max(0.0, max(r for r in renewed if r <= t) + TTL_S - t)
+            named = {"gateway": gateway, "conn_id": conn} if left_s else {}
+            self.row(t, frames.REDIS, "pttl", user=user, ts_current=1000 * left_s, **named)
+            t += 1.0
+        for moment in renewed[1:]:
+            self.write(moment, user, gateway, conn, "refresh", reason="ok")
+
+    def scan(self, t: float) -> None:
+        """Something happens at this moment, so that the trace lasts until then."""
+        self.row(t, "gateway-01", "scan", gateway="gateway-01")
+
+    def trace(self) -> pd.DataFrame:
+        return frames.normal(pd.DataFrame(self._rows))
+
+
+def crashed(users: list[str], *, back_after_s: float = 4.0, until: float = 120.0) -> pd.DataFrame:
+    """All are at gateway-01, which crashes at 60; one after the other is back, at gateway-02."""
+    story = Story()
+    for n, user in enumerate(users):
+        story.arrive(1 + 0.1 * n, user, "gateway-01", f"{n} old")
+    story.crash(60, "gateway-01", *((user, f"{n} old") for n, user in enumerate(users)))
+    for n, user in enumerate(users):
+        story.arrive(60 + back_after_s * (n + 1), user, "gateway-02", f"{n} new")
+    story.scan(until)
+    return story.trace()
+
+
+def watched(users: list[str]) -> pd.DataFrame:
+    """All are watched and renew thrice; then their gateway crashes at 70, and nobody is back."""
+    story = Story()
+    for n, user in enumerate(users):
+        story.arrive(1 + n, user, "gateway-01", f"{n}")
+        story.watch(user, "gateway-01", f"{n}", [1 + n, 31 + n, 61 + n], 170)
+    story.crash(70, "gateway-01")
+    return story.trace()
+
+
+def vanished(users: list[str], delays_s: list[float]) -> pd.DataFrame:
+    """One after the other shuts her lid, and is found after so long."""
+    story = Story()
+    for n, (user, delay_s) in enumerate(zip(users, delays_s, strict=True)):
+        story.arrive(1 + n, user, "gateway-01", f"{n}")
+        story.leave(50 + n, user, f"{n}", "vanished")
+        story.cleanup(50 + n + delay_s, user, "gateway-01", f"{n}")
+        story.write(51 + n + delay_s, user, "gateway-01", f"{n}", "del")
+    return story.trace()
+
+
+def late(users: list[str], *, accepted: bool) -> pd.DataFrame:
+    """All move at 40; the release of the old connection comes late, at 50 and on."""
+    story = Story(token=0 if accepted else 1)
+    for n, user in enumerate(users):
+        story.arrive(1 + 0.1 * n, user, "gateway-01", f"{n} old")
+        story.leave(40 + n - 1, user, f"{n} old", "closed with 1000")
+        story.arrive(40 + n, user, "gateway-02", f"{n} new")
+        if accepted:
+            story.write(50 + n, user, "gateway-01", f"{n} old", "del")
+        else:
+            story.reject(50 + n, user, "gateway-01", f"{n} old", "not owner")
+    story.scan(50 + len(users) + 20)
+    return story.trace()
+
+
+def named(n: int) -> list[str]:
+    return [f"user{k:03}" for k in range(1, n + 1)]
+
+
+CASTS = {"one": ["alice"], "three": ["alice", "bob", "carol"], "eight": named(8)}
+CASTS |= {"long names": [LONG, ODD]}
+
+
+def figures(users: list[str]) -> dict[str, Picture]:
+    delays_s = [65 + 70 * n / len(users) for n in range(len(users))]
+    return {
+        "sawtooth": sawtooth(watched(users[:6]), users[:6], scale=SCALE, prediction=50),
+        "ribbons": ribbons(crashed(users), scale=SCALE),
+        "ledger, fenced": ledger(late(users, accepted=False), scale=SCALE),
+        "ledger, seed": ledger(late(users, accepted=True), scale=SCALE),
+        "detection": detection(vanished(users, delays_s), scale=SCALE),
+        "availability": availability(crashed(users), scale=SCALE),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, Picture]:
+    out = {
+        f"{name} of {cast}": fig
+        for cast, users in CASTS.items()
+        for name, fig in figures(users).items()
+    }
+    hundred = crashed(named(100), back_after_s=0.3)
+    out["availability of a hundred"] = availability(hundred, scale=SCALE)
+    out["ribbons of a hundred"] = ribbons(hundred, scale=SCALE)
+    return out
+
+
+def texts(fig: Picture) -> list[Text]:
+    # Ticks beyond the ends of an axis exist, but are not drawn.
+    undrawn = set()
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            undrawn |= {t.label1 for t in axis.get_major_ticks() if not low <= t.get_loc() <= high}
+    shown = [t for t in fig.findobj(Text) if t.get_text().strip() and t.get_visible()]
+    return [t for t in shown if t not in undrawn]
+
+
+def words(fig: Picture) -> set[str]:
+    return {text.get_text() for text in texts(fig)}
+
+
+def title(fig: Picture) -> str:
+    return fig.get_suptitle()
+
+
+# --- every figure -----------------------------------------------------------------------------
+
+
+def test_no_two_texts_of_a_figure_overlap(drawn: Mapping[str, Picture]) -> None:
+    """Every label can be read, with one user, with a hundred, and with long names."""
+    for name, fig in drawn.items():
+        fig.draw_without_rendering()
+        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
+        for (a, one), (b, two) in itertools.combinations(boxes, 2):
+            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
+            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
+            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
+            assert not collide, f"{name}: {a!r} covers {b!r}"
+
+
+def test_no_text_leaves_the_figure(drawn: Mapping[str, Picture]) -> None:
+    """Nothing is clipped at the edge."""
+    for name, fig in drawn.items():
+        fig.draw_without_rendering()
+        for text in texts(fig):
+            box = text.get_window_extent()
+            inside = box.x0 >= -1 and box.y0 >= -1
+            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
+            assert inside, f"{name}: {text.get_text()!r} is clipped"
+
+
+def test_every_figure_says_in_words_what_it_shows(drawn: Mapping[str, Picture]) -> None:
+    """There is an alt text, and the caption says how much faster than production time ran."""
+    for name, fig in drawn.items():
+        assert len(fig.wsdemo_alt) >= 40, name
+        assert "by a clock 60 times as fast" in fig.wsdemo_caption, name
+
+
+def test_the_words_travel_with_the_picture(drawn: Mapping[str, Picture]) -> None:
+    """Names are text in HTML as well."""
+    html = to_html(drawn["ribbons of long names"])
+    assert '<img alt="Two ribbons' in html and "<figcaption>" in html
+
+
+def test_words_agree_with_their_number(drawn: Mapping[str, Picture]) -> None:
+    """One user is not "1 users"."""
+    for name, fig in drawn.items():
+        if name.endswith(" of one"):
+            said = f"{title(fig)} {fig.wsdemo_alt} {' '.join(words(fig))}"
+            assert "1 users" not in said.replace("of 1 users", "")
+
+
+def test_the_same_trace_gives_the_same_bytes() -> None:
+    """Each figure is a pure function of the trace."""
+    once, again = ([to_png(fig) for fig in figures(["alice"]).values()] for _ in range(2))
+    assert once == again
+
+
+def test_a_figure_changes_nothing_in_its_trace() -> None:
+    """The next figure is drawn from the same one."""
+    for draw, trace in (
+        (ribbons, crashed(["a"])),
+        (availability, crashed(["a"])),
+        (detection, vanished(["a"], [70])),
+        (ledger, late(["a"], accepted=True)),
+    ):
+        before = trace.copy()
+        draw(trace, scale=SCALE)
+        pd.testing.assert_frame_equal(trace, before)
+
+
+@pytest.mark.parametrize(
+    ("draw", "why"),
+    [
+        (lambda trace: sawtooth(trace, ["alice"]), r"nobody of these was watched: call lab\.watch"),
+        (ribbons, "nobody of these was ever registered"),
+        (ledger, "presence was never asked"),
+        (detection, "nobody has vanished and been found"),
+        (availability, "nobody of these was ever registered"),
+    ],
+)
+def test_nothing_to_draw_is_an_error_in_words(
+    draw: Callable[[pd.DataFrame], Picture], why: str
+) -> None:
+    """An empty trace is refused, not drawn as an empty figure."""
+    with pytest.raises(ValueError, match=why):
+        draw(frames.empty())
+
+
+def test_a_title_with_an_unknown_fact_says_which_there_are() -> None:
+    """A template is the reader's; so is its mistake, and the message helps."""
+    with pytest.raises(ValueError, match="known facts: longest_s, users, wrong_s, wrong_users"):
+        ribbons(crashed(["alice"]), scale=SCALE, title="{nonsense}")
+
+
+@pytest.mark.parametrize("roles", [ROLES, ACCEPTED, REJECTED])
+def test_colour_is_never_alone(roles: Mapping[str, Role]) -> None:
+    """What differs in colour differs in hatch."""
+    assert len({role.hatch for role in roles.values()}) == len(roles)
+
+
+def test_the_same_accident_to_several_is_one_label() -> None:
+    """And a wire that drops because the lid was shut is no second accident."""
+    story = Story()
+    for gateway in ("gateway-01", "gateway-02", "gateway-03"):
+        story.row(5, gateway, "fault", reason="cleans up 20 s too late")
+    story.row(9, "alice", "fault", reason="wire drops")
+    story.leave(9, "alice", "1", "vanished")
+    story.row(20, frames.REDIS, "crash")
+    said = [fault.words for fault in faults(story.trace())]
+    assert said == [
+        "gateway-01 and 2 more: cleans up 20 s too late",
+        "alice vanishes",
+        "Redis crashes",
+    ]
+
+
+# --- truth and belief -------------------------------------------------------------------------
+
+
+def test_a_goodbye_ends_a_stay() -> None:
+    """Who leaves by herself reports nothing, but her gateway does."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.goodbye(20, "alice", "gateway-01", "1")
+    story.scan(60)
+    (stay,) = frames.truth(story.trace())
+    assert stay.end == pytest.approx(20 / SCALE)
+    assert ribbons(story.trace(), scale=SCALE).wsdemo_facts["wrong_s"] == 0
+
+
+def test_a_late_close_of_an_old_connection_ends_no_newer_stay() -> None:
+    """A gateway that finds out late speaks of the old connection."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "old")
+    story.arrive(10, "alice", "gateway-02", "new")
+    story.row(30, "gateway-01", "ws_close", user="alice", gateway="gateway-01", conn_id="old")
+    story.scan(60)
+    assert frames.where(frames.truth(story.trace()), 45 / SCALE) == "gateway-02"
+
+
+def test_a_refresh_that_compares_nothing_raises_no_one() -> None:
+    """The seed's refresh of an entry that is gone makes half a one, which names nobody."""
+    story = Story(token=0)
+    story.arrive(1, "alice", "gateway-02", "1")
+    story.write(10, "alice", "gateway-01", "old", "del")
+    story.write(20, "alice", "gateway-02", "1", "refresh", reason="ok")
+    story.scan(60)
+    assert frames.where(frames.belief(story.trace()), 40 / SCALE) == ""
+    assert ribbons(story.trace(), scale=SCALE).wsdemo_facts["wrong_s"] == 50
+
+
+def test_a_refresh_that_compares_nothing_moves_no_one() -> None:
+    """It renews whatever is there, and a newer connection keeps its place."""
+    story = Story(token=0)
+    story.arrive(1, "alice", "gateway-02", "new")
+    story.write(20, "alice", "gateway-01", "old", "refresh", reason="ok")
+    story.scan(60)
+    assert frames.where(frames.belief(story.trace()), 40 / SCALE) == "gateway-02"
+
+
+def test_a_refresh_that_reclaims_says_where_she_is() -> None:
+    """The entry was lost, or another's, and is hers again."""
+    story = Story(token=0)
+    story.arrive(1, "alice", "gateway-02", "1")
+    story.write(10, "alice", "gateway-01", "old", "del")
+    story.write(20, "alice", "gateway-02", "1", "refresh", reason="reclaimed")
+    story.scan(60)
+    assert frames.where(frames.belief(story.trace()), 40 / SCALE) == "gateway-02"
+
+
+def test_a_sampled_half_entry_names_nobody() -> None:
+    """A lease without a gateway is no place."""
+    story = Story(token=0)
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.row(10, frames.REDIS, "pttl", user="alice", ts_current=80_000)
+    story.scan(30)
+    assert frames.where(frames.belief(story.trace()), 20 / SCALE) == ""
+
+
+def test_who_left_for_good_is_told_from_who_was_dropped() -> None:
+    """A goodbye and a shut lid are departures; a crash, a move and a time-out are not."""
+    story = Story()
+    for user in ("goodbye", "lid", "crash", "move", "dropped"):
+        story.arrive(1, user, "gateway-01", user)
+    story.goodbye(10, "goodbye", "gateway-01", "goodbye")
+    story.leave(20, "lid", "lid", "vanished")
+    story.leave(30, "move", "move", "closed with 1000")
+    story.cleanup(40, "dropped", "gateway-01", "dropped")
+    story.row(40, "gateway-01", "ws_close", user="dropped", conn_id="dropped")
+    story.crash(50, "gateway-01", ("crash", "crash"))
+    left = frames.departures(story.trace())
+    assert left == pytest.approx({"goodbye": 10 / SCALE, "lid": 20 / SCALE})
+
+
+# --- F3 ribbons -------------------------------------------------------------------------------
+
+
+def test_wrong_user_seconds_are_those_between_crash_and_return() -> None:
+    """Each of three users is listed at the dead gateway until she is back: 4 + 8 + 12 s."""
+    fig = ribbons(crashed(["alice", "bob", "carol"]), scale=SCALE)
+    facts = fig.wsdemo_facts
+    assert (facts["users"], facts["wrong_users"]) == (3, 3)
+    assert facts["wrong_s"] == 4 + 8 + 12
+    assert facts["longest_s"] == 12
+    assert "24 s" in title(fig)
+    assert {"wrong 4.0 s", "wrong 8.0 s", "wrong 12 s", "gateway-01 crashes"} <= words(fig)
+
+
+def test_the_most_wrong_user_comes_first_and_the_limit_holds() -> None:
+    """Eight of a hundred are drawn, and the title counts all."""
+    fig = ribbons(crashed(named(100), back_after_s=0.4), scale=SCALE)
+    (ax,) = fig.axes
+    names = [tick.get_text() for tick in ax.get_yticklabels()][::2]
+    assert names == [f"user{n:03}: truth" for n in range(100, 92, -1)]
+    assert fig.wsdemo_facts["wrong_users"] == 100
+    assert fig.wsdemo_facts["wrong_s"] == round(sum(0.4 * n for n in range(1, 101)))
+
+
+def test_what_is_not_drawn_is_not_claimed() -> None:
+    """With t0 and t1, the seconds of the title are those of the figure."""
+    trace = crashed(["alice", "bob", "carol"])
+    fig = ribbons(trace, scale=SCALE, t0=66, t1=100)
+    assert fig.wsdemo_facts["wrong_s"] == (68 - 66) + (72 - 66)
+    assert fig.wsdemo_facts["wrong_users"] == 2
+    with pytest.raises(ValueError, match="must lie before"):
+        ribbons(trace, scale=SCALE, t0=50, t1=50)
+
+
+def test_who_comes_back_to_the_same_gateway_was_a_ghost_until_then() -> None:
+    """Redis named the right gateway all the time, and was wrong all the same."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.leave(20, "alice", "1", "vanished")
+    story.arrive(35, "alice", "gateway-01", "2")
+    story.scan(60)
+    assert ribbons(story.trace(), scale=SCALE).wsdemo_facts["wrong_s"] == 15
+
+
+def test_an_arrival_is_no_lie() -> None:
+    """Between the write of an entry and the word to its owner, Redis knows more than she does."""
+    story = Story()
+    story.write(1, "alice", "gateway-01", "1", "set")
+    story.row(9, "alice", "registered", user="alice", gateway="gateway-01", conn_id="1")
+    story.scan(60)
+    assert ribbons(story.trace(), scale=SCALE).wsdemo_facts["wrong_users"] == 0
+
+
+# --- F2 sawtooth ------------------------------------------------------------------------------
+
+
+def test_the_lie_lasts_as_long_as_what_was_left_of_the_lease() -> None:
+    """The last renewal is at 61, the crash at 70, the lease ends at 151."""
+    fig = sawtooth(watched(["alice"]), ["alice"], scale=SCALE)
+    assert fig.wsdemo_facts["ghost_s"] == 61 + TTL_S - 70
+    assert "81 s" in title(fig)
+    assert {"presence lies for 81 s", "gateway-01 crashes"} <= words(fig)
+
+
+def test_a_lie_goes_on_at_the_end_of_the_trace() -> None:
+    """It is shaded as far as it was seen, and nothing is crossed out yet."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.watch("alice", "gateway-01", "1", [1, 31], 61)
+    story.leave(41, "alice", "1", "vanished")
+    fig = sawtooth(story.trace(), ["alice"], scale=SCALE)
+    assert fig.wsdemo_facts["ghost_s"] == 61 - 41
+    assert not any(line.get_marker() == "X" for ax in fig.axes for line in ax.lines)
+
+
+def test_a_lie_ends_when_she_is_back() -> None:
+    """The lease did not run out; it became true again."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.watch("alice", "gateway-01", "1", [1, 31, 55], 80)
+    story.leave(40, "alice", "1", "closed with 1006")
+    story.arrive(55, "alice", "gateway-01", "2")
+    assert sawtooth(story.trace(), ["alice"], scale=SCALE).wsdemo_facts["ghost_s"] == 15
+
+
+def test_a_live_user_who_loses_her_lease_is_named() -> None:
+    """Bob's heartbeats get lost until his lease has ended; he is there all the time."""
+    story = Story()
+    for user in ("alice", "bob"):
+        story.arrive(1, user, "gateway-01", user)
+    story.watch("alice", "gateway-01", "alice", [1, 31, 61, 91, 121], 150)
+    story.watch("bob", "gateway-01", "bob", [1, 121], 150)
+    fig = sawtooth(story.trace(), ["alice", "bob"], scale=SCALE)
+    assert fig.wsdemo_facts["lapsed"] == 1
+    assert fig.wsdemo_facts["who"] == "bob"
+    assert title(fig) == "1 of 2 live users lose their lease"
+    assert "gone, although she is there" in words(fig)
+
+
+def test_the_prediction_stands_on_the_sawtooth() -> None:
+    """What the reader said is drawn where the lie would have ended, beside what was measured."""
+    fig = sawtooth(watched(["alice"]), ["alice"], scale=SCALE, prediction=30)
+    assert "you said 30 s, measured 81 s" in words(fig)
+    assert "You said 30 s." in fig.wsdemo_alt
+    dashed = [line for line in fig.axes[0].lines if line.get_linestyle() == "--"]
+    assert [round(float(line.get_xdata()[0])) for line in dashed] == [70 + 30]
+
+
+def test_too_many_strips_are_refused() -> None:
+    """A figure that nobody could read is not drawn."""
+    with pytest.raises(ValueError, match="choose up to 6"):
+        sawtooth(watched(named(2)), named(7), scale=SCALE)
+
+
+# --- F7 ledger --------------------------------------------------------------------------------
+
+
+def effects(story: Story) -> list[str]:
+    return [effect for effect in frames.verdicts(story.trace())["effect"] if effect]
+
+
+def test_a_rejected_late_release_keeps_a_user_and_an_accepted_one_loses_her() -> None:
+    """Five late releases: under one rule five users kept, under the other five lost."""
+    users = named(5)
+    kept = ledger(late(users, accepted=False), scale=SCALE)
+    lost = ledger(late(users, accepted=True), scale=SCALE)
+    assert (kept.wsdemo_facts["saved"], kept.wsdemo_facts["lost"]) == (5, 0)
+    assert (lost.wsdemo_facts["saved"], lost.wsdemo_facts["lost"]) == (0, 5)
+    assert kept.wsdemo_facts["rejected"] == kept.wsdemo_facts["kept_users"] == 5
+    assert title(kept) == "5 late writes rejected: a live user kept 5×, lost 0×"
+
+
+def test_a_release_at_the_end_of_a_session_costs_nobody_anything() -> None:
+    """Nor does one that comes before she is back."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.goodbye(20, "alice", "gateway-01", "1")
+    story.arrive(21, "alice", "gateway-02", "2")
+    assert effects(story) == []
+
+
+def test_a_late_refresh_that_is_rejected_keeps_a_user_too() -> None:
+    """Uncompared, it would have pointed to where she no longer is."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "old")
+    story.arrive(10, "alice", "gateway-02", "new")
+    story.reject(15, "alice", "gateway-01", "old", "superseded")
+    assert effects(story) == ["saved"]
+
+
+def test_who_is_lost_already_cannot_be_lost_or_kept_again() -> None:
+    """A second late release finds no entry, and was not rejected by any rule."""
+    story = Story(token=0)
+    story.arrive(1, "alice", "gateway-01", "first")
+    story.arrive(10, "alice", "gateway-02", "second")
+    story.arrive(20, "alice", "gateway-03", "third")
+    story.write(30, "alice", "gateway-01", "first", "del")
+    story.reject(35, "alice", "gateway-02", "second", "not owner")
+    book = frames.verdicts(story.trace())
+    assert book["effect"].tolist()[-2:] == ["lost", ""]
+    assert book["reason"].tolist()[-1] == frames.NO_ENTRY
+    facts = ledger(story.trace(), scale=SCALE).wsdemo_facts
+    assert (facts["rejected"], facts["no_entry"], facts["lost"]) == (0, 1, 1)
+
+
+def test_a_lease_that_has_run_out_is_not_kept() -> None:
+    """A late release after the end of the lease finds nothing, whatever the rule."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "old")
+    story.arrive(10, "alice", "gateway-02", "new")
+    story.reject(10 + TTL_S + 5, "alice", "gateway-01", "old", "not owner")
+    assert ledger(story.trace(), scale=SCALE, ttl_s=TTL_S).wsdemo_facts["no_entry"] == 1
+    assert ledger(story.trace(), scale=SCALE, ttl_s=300).wsdemo_facts["saved"] == 1
+
+
+def test_a_release_between_the_entry_and_the_word_to_its_owner_is_counted() -> None:
+    """She is live as soon as Redis names her new connection."""
+    story = Story(token=0)
+    story.arrive(1, "alice", "gateway-01", "old")
+    story.leave(5, "alice", "old", "closed with 1000")
+    story.arrive(10, "alice", "gateway-02", "new")
+    story.write(10 + MOMENT_S / 2, "alice", "gateway-01", "old", "del")
+    assert effects(story) == ["lost"]
+
+
+def test_a_rejected_register_harms_only_who_is_nowhere_else() -> None:
+    """Alice has no other connection; bob lives on his newer one."""
+    story = Story()
+    story.reject(5, "alice", "gateway-02", "1", "stale register")
+    story.arrive(6, "bob", "gateway-01", "2")
+    story.reject(7, "bob", "gateway-02", "3", "stale register")
+    book = frames.verdicts(story.trace())
+    harmed = book[book["effect"] == "refused"]
+    assert harmed["user"].tolist() == ["alice"]
+
+
+def test_the_arrival_of_a_crowd_does_not_hide_the_story() -> None:
+    """By default the ledger begins shortly before the first late write; `since` says otherwise."""
+    trace = late(named(40), accepted=False)
+    story, whole = ledger(trace, scale=SCALE), ledger(trace, scale=SCALE, since=0)
+    assert story.axes[0].get_xlim()[0] > 40
+    assert whole.axes[0].get_xlim()[0] < 5
+    assert story.wsdemo_facts["rejected"] == whole.wsdemo_facts["rejected"] == 40
+    assert whole.wsdemo_facts["accepted"] == 80
+    with pytest.raises(ValueError, match="behind the last write"):
+        ledger(trace, scale=SCALE, since=10_000)
+
+
+# --- F10 detection ----------------------------------------------------------------------------
+
+
+def test_detection_delays_are_those_of_the_rows() -> None:
+    """Mean and maximum, in production seconds; a delay may be shorter than the timeout."""
+    delays_s = [62.0, 80.0, 95.0, 141.0]
+    trace = vanished(named(4), delays_s)
+    fig = detection(trace, scale=SCALE)
+    assert fig.wsdemo_facts["users"] == 4
+    assert fig.wsdemo_facts["mean_s"] == round(statistics.mean(delays_s))
+    assert fig.wsdemo_facts["longest_s"] == round(max(delays_s))
+    assert fig.wsdemo_facts["rule_s"] == 90 - 30 / 2 + 60 / 2
+    assert {f"mean {statistics.mean(delays_s):.0f} s", "longest 141 s"} <= words(fig)
+    assert "shorter" in fig.wsdemo_caption
+    released = detection(trace, scale=SCALE, event="presence_del")
+    assert released.wsdemo_facts["longest_s"] == 142
+
+
+def test_only_the_connection_that_vanished_is_looked_at() -> None:
+    """Alice vanishes twice, and is found twice; bob is only dropped."""
+    story = Story()
+    for n, (gone, found) in enumerate(((10, 80), (200, 300))):
+        story.arrive(gone - 5, "alice", "gateway-01", f"{n}")
+        story.leave(gone, "alice", f"{n}", "vanished")
+        story.cleanup(found, "alice", "gateway-01", f"{n}")
+    story.arrive(1, "bob", "gateway-01", "bob")
+    story.cleanup(90, "bob", "gateway-01", "bob")
+    delays = detection_delays(story.trace()) * SCALE
+    assert delays.tolist() == pytest.approx([70, 100])
+    assert delays.index.tolist() == ["alice", "alice"]
+
+
+def test_an_end_of_belief_that_is_none_is_refused() -> None:
+    """The message says which there are."""
+    with pytest.raises(ValueError, match="cleanup, presence_del, not 'ping'"):
+        detection(vanished(["alice"], [70]), event="ping")
+
+
+# --- F15 availability -------------------------------------------------------------------------
+
+
+def test_availability_is_the_share_of_served_time() -> None:
+    """Crash at 60; alice is out for 4 s, bob for 8; drawn are the seconds from 50 to 120."""
+    fig = availability(crashed(["alice", "bob"]), scale=SCALE, since=50)
+    share = 1 - (4 + 8 + 2 * MOMENT_S) / (2 * (120 - 50))
+    assert fig.wsdemo_facts["availability"] == f"{share:.1%}"
+    assert fig.wsdemo_facts["users"] == 2
+    assert float(fig.wsdemo_facts["longest"]) == pytest.approx(8 + MOMENT_S, abs=0.05)
+    assert float(fig.wsdemo_facts["median"]) == pytest.approx(4 + MOMENT_S, abs=0.05)
+    assert f"{share:.1%}" in title(fig)
+    strip, curve = fig.axes
+    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["alice", "bob"]
+    assert not strip.get_shared_x_axes().joined(strip, curve)
+
+
+def test_nobody_is_out_of_service_before_she_came_or_after_she_left() -> None:
+    """Arrivals and departures are no outages."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.arrive(30, "late comer", "gateway-01", "2")
+    story.arrive(1, "leaver", "gateway-01", "3")
+    story.goodbye(20, "leaver", "gateway-01", "3")
+    story.arrive(1, "lid", "gateway-01", "4")
+    story.leave(40, "lid", "4", "vanished")
+    story.scan(60)
+    fig = availability(story.trace(), scale=SCALE, since=0)
+    assert fig.wsdemo_facts["users"] == 4
+    assert fig.wsdemo_facts["availability"] == "100.0%"
+    assert availability(story.trace(), scale=SCALE, since=45).wsdemo_facts["users"] == 2
+    with pytest.raises(ValueError, match="behind the end"):
+        availability(story.trace(), scale=SCALE, since=100)
+
+
+def test_a_frozen_gateway_serves_nobody() -> None:
+    """Its sockets are open, and nothing answers: half of a minute of forty seconds."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.row(20, "gateway-01", "freeze", gateway="gateway-01")
+    story.row(40, "gateway-01", "thaw", gateway="gateway-01")
+    story.scan(60)
+    fig = availability(story.trace(), scale=SCALE, since=20)
+    assert fig.wsdemo_facts["availability"] == "50.0%"
+    assert {"no answer", "gateway-01 freezes", "gateway-01 thaws"} <= words(fig)
+
+
+def test_who_is_wrong_in_redis_is_not_served() -> None:
+    """From the late release at 50 to the end nobody finds her, though she is connected."""
+    fig = availability(late(["alice"], accepted=True), scale=SCALE, since=41)
+    assert fig.wsdemo_facts["availability"] == f"{(50 - 41) / (71 - 41):.1%}"
+    assert "wrong in Redis" in words(fig)
+
+
+def test_a_hundred_rows_have_no_names_and_eight_have() -> None:
+    """Names that nobody could read are left out; the order is told instead."""
+    hundred = availability(crashed(named(100), back_after_s=0.3), scale=SCALE)
+    eight = availability(crashed(named(8)), scale=SCALE)
+    assert "100 users, the longest outage below" in words(hundred)
+    assert set(named(8)) <= words(eight)
+
+
+# --- real gateways ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["seed", "fenced"])
+def moved(request: pytest.FixtureRequest) -> Iterator[tuple[str, Lab]]:
+    """Alice has moved, and the clean-up of her old connection came late."""
+    with Lab(gateways=2, policy=request.param) as lab:
+        alice = lab.connect("alice", to="gateway-01")
+        lab.hold_cleanup("alice", at="gateway-01")
+        alice.move("gateway-02")
+        lab.let_go("alice", at="gateway-01")
+        yield request.param, lab
+
+
+def test_the_figures_know_what_became_of_a_real_late_cleanup(moved: tuple[str, Lab]) -> None:
+    """Ledger and ribbons agree with the record of Redis itself, also after a refresh."""
+    policy, lab = moved
+    facts = lab.plot.ledger().wsdemo_facts
+    assert (facts["lost"], facts["saved"]) == ((1, 0) if policy == "seed" else (0, 1))
+    lab.wait_until("she is refreshed", lambda: "presence_refresh" in set(lab.trace()["kind"]))
+    named_by_redis = lab.record("alice").get("gwId", "")
+    trace = lab.trace()
+    end = frames.span(trace)[1]
+    assert named_by_redis == ("" if policy == "seed" else "gateway-02")
+    said = [stay for stay in frames.belief(trace, scale=lab.scale, ttl_s=TTL_S) if stay.end >= end]
+    assert [stay.gateway for stay in said] == ([named_by_redis] if named_by_redis else [])
+    assert lab.plot.ribbons().wsdemo_facts["wrong_users"] == (policy == "seed")
+
+
+def test_a_lab_draws_the_rule_that_finds_its_dead() -> None:
+    """With pings the unanswered one ends the belief, long before the scan; without, the scan."""
+    production = Timing()
+    with Lab(gateways=1) as lab:
+        alice = lab.connect("alice", wired=True)
+        alice.vanish()
+        lab.wait_until("she is found", lambda: "cleanup" in set(lab.trace()["kind"]))
+        fig = lab.plot.detection()
+        ping_s, pong_s = production.ws_ping_interval_s, production.ws_ping_timeout_s
+        mean_s = ping_s + pong_s - ping_s / 2 + min(ping_s, pong_s) / 10
+        assert fig.wsdemo_facts["rule_s"] == round(mean_s)
+        trace = lab.trace()
+        rows = trace[trace["user"] == "alice"].set_index("kind")["t"]
+        measured_s = (
+            rows["cleanup"] - trace[trace["reason"] == "vanished"]["t"].iloc[0]
+        ) * lab.scale
+        assert fig.wsdemo_facts["longest_s"] == round(measured_s)
+    with Lab(gateways=1, timing=Timing(ws_ping_interval_s=3600)) as demo:
+        alice = demo.connect("alice", wired=True)
+        alice.vanish()
+        demo.wait_until("she is found", lambda: "cleanup" in set(demo.trace()["kind"]))
+        assert demo.plot.detection().wsdemo_facts["rule_s"] == 90 - 30 / 2 + 60 / 2
