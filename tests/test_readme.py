@@ -12,7 +12,7 @@ An HTML comment before a fenced block says what the block is (`Block.kind` and `
     expect NAME                     what NAME reads
     kill GATEWAY                    that process is killed
     run                             commands, a line each
-    python                          a script
+    python LINE                     a script, which prints this line
     skip (REASON)                   nothing
 """
 
@@ -226,7 +226,7 @@ class Story:
                 for line in text.splitlines():
                     await self._run(line)
             case "python":
-                assert await self._script(text) == ["routed alice Hello from Alice!"]
+                assert await self._script(text) == [block.argument]
         self.steps.append(block.kind)
 
     async def _start(self, command: str) -> Process:

@@ -72,7 +72,6 @@ lab.close()
 
 # %%
 from wsdemo.lab.interleavings import explore
-
 from wsdemo.lab.learn import reveal
 
 wrong = {
@@ -122,18 +121,19 @@ for skew in (-30, -20, -10, 0, 10):
     for rider in riders:
         border.let_pass(2.5)
         rider.move("gateway-02")
+        rider.disconnect()
 
 # %%
-from wsdemo.lab.plots.skew import moves
-
-points = moves(border.trace(), border.scale)
-border.plot.skew(
-    title="{rejected} of {n} moves are refused: those whose gap is shorter than the skew"
+border.plot.skew_map(
+    title="{rejected} of {attempts} moves are refused: those quicker than the skew"
 )
 
 # %%
-clear = points[(points["gap_s"] + points["skew_s"]).abs() > 2]
-assert (clear["rejected"] == (clear["gap_s"] < -clear["skew_s"])).all()
+from wsdemo.lab.plots.journeys import moves
+
+points = moves(border.trace(), border.scale)
+clear = points[(points["gap_s"] - points["skew_s"]).abs() > 2]
+assert (clear["rejected"] == (clear["gap_s"] < clear["skew_s"])).all()
 assert 0 < points["rejected"].sum() < len(points)
 border.close()
 

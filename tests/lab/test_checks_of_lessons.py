@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from wsdemo.lab import check
-from wsdemo.lab.leases import (
-    false_offline_per_hour,
-    longest_lie_s,
-    losses_survived,
-    simulate_false_offline,
-)
 from wsdemo.lab.lessons import CHECKS, QUESTIONS
 from wsdemo.lab.lessons.cost import judge_route
 from wsdemo.lab.lessons.deaths import judge_next_gateway
@@ -227,33 +220,3 @@ def test_every_question_has_a_check_and_tempting_options() -> None:
     for question in QUESTIONS.values():
         assert len(question.options) >= 3
         assert all(len(words) > 20 for words in question.options.values())
-
-
-# --- the model behind lesson 02 --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("ttl_s", "survived"), [(90, 1), (91, 2), (120, 2), (60, 0), (45, 0)])
-def test_a_heartbeat_that_is_due_at_the_end_of_the_lease_comes_too_late(
-    ttl_s: float, survived: int
-) -> None:
-    """Three intervals survive one loss for certain, not two."""
-    assert losses_survived(30, ttl_s) == survived
-    assert longest_lie_s(ttl_s) == ttl_s
-
-
-@pytest.mark.parametrize("loss", [0.05, 0.2, 0.4])
-@pytest.mark.parametrize("ttl_s", [90, 100, 150])
-def test_the_formula_agrees_with_the_simulation(ttl_s: float, loss: float) -> None:
-    """Within four standard deviations of a count."""
-    hours = 4_000.0
-    expected = hours * false_offline_per_hour(30, ttl_s, loss)
-    counted = simulate_false_offline(30, ttl_s, loss, hours, random.Random(7))
-    assert abs(counted - expected) <= 4 * math.sqrt(expected) + 1
-
-
-def test_what_is_no_lease_or_no_probability_is_refused() -> None:
-    """In words."""
-    with pytest.raises(ValueError, match="not longer than one heartbeat"):
-        losses_survived(30, 30)
-    with pytest.raises(ValueError, match="probability"):
-        false_offline_per_hour(30, 90, 1.0)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import QuadMesh
 
 from tests.lab.test_plots import TOLERANCE_PX, texts
 from wsdemo.lab import Lab
-from wsdemo.lab.plots import frames, latency, stages
-from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies
+from wsdemo.lab.leases import false_offline_rate, simulated_false_offline_rate
+from wsdemo.lab.plots import false_offline, frames, herd, latency, skew_map, stages
+from wsdemo.lab.plots.herd import attempts
+from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies, moves
 from wsdemo.lab.plots.show import to_html, to_png
 from wsdemo.lab.plots.style import Picture, duration, number
 
@@ -155,3 +161,262 @@ class TestMessages:
             latency(talked, {str(n): [] for n in range(5)})
         with pytest.raises(ValueError, match="known facts"):
             latency(talked, title="{nonsense}")
+
+
+CAPACITY = 100
+USERS = 400
+
+
+def coming_back(pause_s: Callable[[int, random.Random], float], seed: int = 1) -> pd.DataFrame:
+    """Attempts of users who pause between them, where each tenth of a second has its places."""
+    rng = random.Random(seed)
+    trying = [(0.0, user, 0) for user in range(USERS)]
+    taken: Counter[int] = Counter()
+    rows = []
+    while trying:
+        t, user, tries = heapq.heappop(trying)
+        accepted = taken[int(t * 10)] < CAPACITY // 10
+        taken[int(t * 10)] += accepted
+        rows.append((t, f"user{user}", accepted))
+        if not accepted:
+            heapq.heappush(trying, (t + pause_s(tries, rng), user, tries + 1))
+    return pd.DataFrame(rows, columns=["t", "user", "accepted"])
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, pd.DataFrame]:
+    """Three policies, modelled."""
+    return {
+        "every second": coming_back(lambda tries, rng: 1.0),
+        "exponential": coming_back(lambda tries, rng: min(60.0, 2.0**tries)),
+        "full jitter": coming_back(lambda tries, rng: rng.random() * min(60.0, 2.0**tries)),
+    }
+
+
+class TestHerd:
+    """F6: attempts and accepted ones."""
+
+    def test_the_figures_can_be_read(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Several rows, one, a user who never comes back, and a capacity that is never reached."""
+        cut = runs["full jitter"].iloc[:-1]
+        drawn = {
+            "three": herd(runs, CAPACITY),
+            "one": herd({"full jitter": runs["full jitter"]}, CAPACITY),
+            "never": herd({"cut short": cut, "every second": runs["every second"]}, CAPACITY),
+            "room for all": herd({"full jitter": runs["full jitter"]}, 1_000_000),
+            "the first seconds": herd(runs, CAPACITY, until_s=3.0, bin_s=0.5),
+            "six": herd(dict(zip("abcdef", [*runs.values()] * 2, strict=True)), 9),
+        }
+        assert_readable(drawn)
+        assert any(words.startswith("1 user never back") for words in words_of(drawn["never"]))
+        assert "1 user never back" in drawn["never"].wsdemo_alt
+        assert any(words.endswith("→") for words in words_of(drawn["three"])), "beyond the axis"
+
+    def test_the_numbers_of_the_title_are_counted(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Last user back, attempts a user and peaks, from the rows."""
+        fig = herd(runs, CAPACITY)
+        facts = fig.wsdemo_facts
+        last = {name: max(run[run["accepted"]]["t"]) for name, run in runs.items()}
+        best, worst = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+        assert (facts["best"], facts["best_s"]) == (best, last[best])
+        assert (facts["worst"], facts["worst_s"]) == (worst, last[worst])
+        assert facts["best_end"] == f"after {number(last[best])} s"
+        assert facts["best_end"] in fig._suptitle.get_text()
+        assert facts["worst_attempts"] == f"{number(len(runs[worst]) / USERS)} attempts"
+        busiest = max(Counter(int(t * 10) for t in runs[worst]["t"]).values())
+        assert facts["worst_peak"] == number(busiest * 10)
+        assert facts["users"] == USERS
+
+    def test_who_never_comes_back_is_the_worst(self, runs: dict[str, pd.DataFrame]) -> None:
+        """Whatever the time of the others."""
+        cut = runs["full jitter"].iloc[:-1]
+        facts = herd({"cut": cut, "slow": runs["exponential"]}, CAPACITY).wsdemo_facts
+        assert (facts["worst"], facts["worst_end"]) == ("cut", "never")
+
+    def test_attempts_of_real_users_are_in_the_trace(self) -> None:
+        """Ten of twenty users lose their gateway; the first attempts, before that, do not count."""
+        with Lab(gateways=2, scale=60) as lab:
+            crowd = lab.connect_many(20)
+            before = attempts(lab.trace(), scale=lab.scale)
+            assert len(before) == 20 and before["accepted"].all()
+            gone = {user.name for user in crowd if user.gateway == "gateway-01"}
+            lab.crash("gateway-01")
+            lab.wait_until("all are back", lambda: all(user.gateway for user in crowd))
+            tried = attempts(lab.trace(), scale=lab.scale)
+        assert set(tried[tried["accepted"]]["user"]) == gone
+        assert (tried["t"] >= 0).all()
+        fig = herd({"the client's": tried}, capacity=10, bin_s=0.5)
+        assert fig.wsdemo_facts["users"] == len(gone) == 10
+        assert_readable({"real": fig})
+
+    def test_an_attempt_without_a_registration_was_not_accepted(self) -> None:
+        """A socket that no client went on with has no user; one without a welcome has."""
+        rows = [
+            (1.0, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.1, "alice", "ws_open", "alice", ""),
+            (1.2, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.3, "gateway-01", "ws_open", "", "gateway-01"),
+            (1.4, "alice", "ws_open", "alice", ""),
+            (1.5, "alice", "registered", "alice", "gateway-01"),
+        ]
+        trace = pd.DataFrame(rows, columns=["t", "lane", "kind", "user", "gateway"])
+        found = attempts(trace, scale=10, since=5)
+        assert found["t"].tolist() == pytest.approx([5, 7, 8])
+        assert found["user"].tolist() == ["alice", "", "alice"]
+        assert found["accepted"].tolist() == [False, False, True]
+
+    def test_the_same_figure_gives_the_same_bytes(self, runs: dict[str, pd.DataFrame]) -> None:
+        """A pure function of the runs."""
+        assert to_png(herd(runs, CAPACITY)) == to_png(herd(runs, CAPACITY))
+
+    def test_nothing_to_draw_is_an_error_in_words(self, runs: dict[str, pd.DataFrame]) -> None:
+        """No run, an empty one, and numbers that cannot be."""
+        with pytest.raises(ValueError, match="1 to 6 rows"):
+            herd({}, CAPACITY)
+        with pytest.raises(ValueError, match="nobody tried to come back under 'nothing'"):
+            herd({"nothing": attempts(frames.empty())}, CAPACITY)
+        with pytest.raises(ValueError, match="positive numbers"):
+            herd(runs, 0)
+
+
+def measured(wrong: int = 0) -> pd.DataFrame:
+    """Registrations as the rule has them, except for so many."""
+    rng = np.random.default_rng(3)
+    points = pd.DataFrame(
+        {
+            "gap_s": rng.uniform(0, 25, 60).round(1),
+            "skew_s": rng.choice([-30.0, -10.0, 0.0, 10.0, 20.0, 30.0], 60),
+        }
+    )
+    points["rejected"] = points["skew_s"] > points["gap_s"]
+    points.loc[: wrong - 1, "rejected"] = ~points["rejected"]
+    return points
+
+
+class TestSkewMap:
+    """F11: gap, skew, rejected or not."""
+
+    def test_the_figures_can_be_read(self) -> None:
+        """Many points, one, all of one end, and another rule."""
+        points = measured()
+        drawn = {
+            "many": skew_map(points),
+            "one": skew_map(points[:1]),
+            "nobody rejected": skew_map(points[~points["rejected"]]),
+            "faster clocks only": skew_map(points[points["skew_s"] < 0]),
+            "a softer rule": skew_map(points, share=lambda g, s: np.clip((s - g) / 30, 0, 1)),
+            "thousands": skew_map(pd.concat([points] * 30, ignore_index=True)),
+        }
+        assert_readable(drawn)
+        assert "×60" in {words.strip() for words in words_of(drawn["thousands"])}
+
+    def test_the_numbers_of_the_title_are_counted(self) -> None:
+        """How many were rejected, and how many of all as the rule says."""
+        points = measured(wrong=4)
+        fig = skew_map(points)
+        facts = fig.wsdemo_facts
+        rejected = sum(points["rejected"])
+        assert (facts["attempts"], facts["rejected"]) == (60, rejected)
+        assert facts["accepted"] == 60 - rejected
+        assert (facts["agree"], facts["differ"]) == (56, 4)
+        assert "56 of 60" in fig._suptitle.get_text()
+        assert f"{rejected} were rejected" in fig.wsdemo_alt
+
+    def test_a_cell_shows_the_share_of_it_that_the_rule_rejects(self) -> None:
+        """All of it far above the line, none far below, and about half on it."""
+        fig = skew_map(pd.DataFrame({"gap_s": [10.0], "skew_s": [10.0], "rejected": [False]}))
+        (mesh,) = (c for c in fig.axes[0].collections if isinstance(c, QuadMesh))
+        shares = np.asarray(mesh.get_array()).reshape(8, 12)
+        assert shares[-1, 0] == 1 and shares[0, -1] == 0
+        assert shares.mean() == pytest.approx(0.5, abs=0.06)
+
+    def test_the_same_figure_gives_the_same_bytes(self) -> None:
+        """A pure function of the points."""
+        assert to_png(skew_map(measured())) == to_png(skew_map(measured()))
+
+    def test_nothing_to_draw_is_an_error_in_words(self) -> None:
+        """No points."""
+        with pytest.raises(ValueError, match="no registration was measured"):
+            skew_map(measured()[:0])
+
+
+def suffered(*rows: tuple[float, float, float, int, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["heartbeat_s", "ttl_s", "loss", "events", "user_hours"])
+
+
+class TestFalseOffline:
+    """F13: rates over TTL and loss."""
+
+    def test_the_figures_can_be_read(self) -> None:
+        """The demo's ring, one in each corner, with dots on it and beside it."""
+        demo = (30, 90, 0.05)
+        drawn = {
+            "the demo's": false_offline(),
+            "corner": false_offline(ttl_s=150, loss=0.5),
+            "other corner": false_offline(ttl_s=60, loss=0.001),
+            "another heartbeat": false_offline(heartbeat_s=10, ttl_s=35, loss=0.2),
+            "measured": false_offline(suffered((*demo, 7, 25.0))),
+            "many": false_offline(
+                suffered((*demo, 7, 25.0), (30, 90, 0.2, 22, 10), (20, 90, 0.05, 0, 9.5))
+            ),
+        }
+        assert_readable(drawn)
+        assert "measured 0.28" in words_of(drawn["measured"])
+        assert "Measured at 4.5 heartbeats and 5.0% loss: 0 an hour" in drawn["many"].wsdemo_alt
+
+    def test_the_numbers_of_the_title_are_the_rule_s_and_the_data_s(self) -> None:
+        """As counted in a simulation, and as divided by hand."""
+        fig = false_offline(suffered((30, 90, 0.2, 30, 12.0)), loss=0.2)
+        facts = fig.wsdemo_facts
+        counted = simulated_false_offline_rate(30, 90, 0.2, user_hours=50_000)
+        assert float(facts["rate"]) == pytest.approx(counted, rel=0.05)
+        assert facts["rate"] == number(120 * 0.8 * 0.2**2)
+        assert facts["longer_rate"] == number(120 * 0.8 * 0.2**3)
+        assert (facts["losses"], facts["ratio"], facts["loss"]) == (2, "3", "20")
+        assert (facts["events"], facts["measured_rate"]) == (30, "2.5")
+        assert f"{facts['rate']} times an hour" in fig._suptitle.get_text()
+
+    def test_three_heartbeats_belong_to_the_column_of_less(self) -> None:
+        """The column that ends at 3 holds the rate of exactly 3, and the next one that of more."""
+        (mesh,) = (c for c in false_offline().axes[0].collections if isinstance(c, QuadMesh))
+        rates = np.asarray(mesh.get_array()).reshape(-1, 3)
+        edges = np.asarray(mesh.get_coordinates())[:, 0, 1]
+        row = 60
+        loss = (edges[row] * edges[row + 1]) ** 0.5
+        assert rates[row, 0] == pytest.approx(false_offline_rate(30, 90, loss))
+        assert rates[row, 1] == pytest.approx(false_offline_rate(30, 91, loss))
+
+    def test_the_same_figure_gives_the_same_bytes(self) -> None:
+        """A pure function of its arguments."""
+        assert to_png(false_offline()) == to_png(false_offline())
+
+    def test_what_cannot_be_drawn_is_an_error_in_words(self) -> None:
+        """Nothing measured, and what lies beyond the map."""
+        with pytest.raises(ValueError, match="leave `measured` out"):
+            false_offline(suffered())
+        with pytest.raises(ValueError, match="leave `measured` out"):
+            false_offline(suffered((30, 90, 0.05, 0, 0.0)))
+        with pytest.raises(ValueError, match="is not on the map"):
+            false_offline(ttl_s=3600)
+        with pytest.raises(ValueError, match="is not on the map"):
+            false_offline(suffered((30, 90, 0.9, 3, 1.0)))
+
+
+def test_a_trace_says_which_moves_a_clock_refused() -> None:
+    """Gap since the old gateway's last write, skew from the record, and the verdict."""
+    rows = [
+        ("redis", "presence_set", "alice", "gateway-01", 0.0, True, ""),
+        ("gateway-02", "fault", "", "gateway-02", 0.1, True, "clock -10 s"),
+        ("redis", "presence_refresh", "alice", "gateway-01", 0.5, True, "ok"),
+        ("redis", "presence_reject", "alice", "gateway-02", 0.6, False, "stale register"),
+        ("redis", "presence_reject", "alice", "gateway-01", 0.65, False, "not owner"),
+        ("redis", "presence_set", "alice", "gateway-02", 0.8, True, ""),
+        ("redis", "presence_set", "alice", "gateway-02", 0.9, True, ""),
+        ("redis", "presence_del", "alice", "gateway-02", 1.0, True, ""),
+        ("redis", "presence_set", "alice", "gateway-01", 1.1, True, ""),
+    ]
+    names = ["lane", "kind", "user", "gateway", "t", "ok", "reason"]
+    found = moves(pd.DataFrame(rows, columns=names), 60)
+    assert found["gap_s"].tolist() == pytest.approx([6.0, 18.0])
+    assert found["skew_s"].tolist() == [10.0, 10.0]
+    assert found["rejected"].tolist() == [True, False]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import random
 import secrets
 import time
@@ -128,6 +129,7 @@ class Cluster:
         self._heartbeats: dict[str, Heartbeats] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._crowd = 0
+        self._ended_at = math.inf
 
     # --- life --------------------------------------------------------------------------------
 
@@ -154,6 +156,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Let users say goodbye, stop the gateways, then Redis. Idempotent."""
+        self._ended_at = min(self._ended_at, time.monotonic())
         for name, host in self.hosts.items():
             await host.thaw()
             if name in self.directors:
@@ -568,8 +571,11 @@ class Cluster:
             raise TimeoutError(f"not within {timeout_s:g} s: {what}") from None
 
     def trace(self) -> pd.DataFrame:
-        """Return what happened so far; see `wsdemo.lab.plots.frames` for the columns."""
-        return self.recorder.trace()
+        """Return what happened so far; see `wsdemo.lab.plots.frames` for the columns.
+
+        What the end of the cluster itself does to users and gateways is not part of it.
+        """
+        return self.recorder.trace(self._ended_at)
 
 
 async def _now(holds: bool) -> bool:

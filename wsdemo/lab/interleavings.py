@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -135,7 +134,6 @@ async def _explore(
     policy: str, skew_s: float, orders: tuple[Order, ...], link: RedisLink
 ) -> Exploration:
     """Play the orders side by side: what they ask of Redis in one turn leaves in one write."""
-    began = time.monotonic()
     prefix = f"orders:{secrets.token_hex(4)}:"
     keyspaces = [Keyspace(f"{prefix}{number}:") for number in range(len(orders))]
     try:
@@ -148,7 +146,7 @@ async def _explore(
     finally:
         keys = [key for k in keyspaces for key in (k.presence(USER), k.fence(USER))]
         await link.call("DEL", *keys)
-    return Exploration(policy, skew_s, tuple(played), seconds=time.monotonic() - began)
+    return Exploration(policy, skew_s, tuple(played))
 
 
 class _Play:

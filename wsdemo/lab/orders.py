@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -232,7 +232,6 @@ class Exploration:
     skew_s: float
     played: tuple[Played, ...]
     by: str = "the real scripts on a real server"
-    seconds: float = field(default=0.0, compare=False)
 
     @property
     def orders(self) -> tuple[Order, ...]:

@@ -67,10 +67,15 @@ class Recorder:
         """Everything recorded so far, as it was reported."""
         return list(self._events)
 
-    def trace(self) -> pd.DataFrame:
-        """Return what happened so far as a table; times in seconds since the recorder began."""
+    def trace(self, until: float = math.inf) -> pd.DataFrame:
+        """Return what happened so far as a table; times in seconds since the recorder began.
+
+        Args:
+            until: leave out what happened later than this (on the recorder's clock).
+        """
         samples = [dict(sample) for sample in list(self._samples)]
-        rows = sorted(_rows(self.events) + samples, key=lambda row: row["t"])
+        rows = [row for row in _rows(self.events) + samples if row["t"] <= until]
+        rows.sort(key=lambda row: row["t"])
         for seq, row in enumerate(rows, 1):
             row["seq"] = seq
             row["t"] -= self.started_at

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from wsdemo.lab.leases import false_offline_per_hour
+from wsdemo.lab.leases import false_offline_rate
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 QUESTION: Final = Question(
@@ -44,7 +44,7 @@ def wishes(rng: random.Random) -> list[_Wish]:
 def shortest_ttl_s(wish: _Wish) -> float:
     """Return the lease beyond which a wish is met (one that is a little longer meets it)."""
     intervals = 2
-    while false_offline_per_hour(wish.heartbeat_s, _beyond(wish, intervals), wish.loss) > (
+    while false_offline_rate(wish.heartbeat_s, _beyond(wish, intervals), wish.loss) > (
         wish.at_most
     ):
         intervals += 1
@@ -84,7 +84,7 @@ def _hint(wish: _Wish, ttl_s: float) -> str:
     given = f"Heartbeat {wish.heartbeat_s:g} s, loss {wish.loss:.0%}, at most {wish.at_most:.2g}/h:"
     if ttl_s <= 2 * wish.heartbeat_s:
         return f"{given} with a TTL of {ttl_s:g} s one single loss takes a live user offline."
-    rate = false_offline_per_hour(wish.heartbeat_s, ttl_s, wish.loss)
+    rate = false_offline_rate(wish.heartbeat_s, ttl_s, wish.loss)
     if rate > wish.at_most:
         exact = ttl_s % wish.heartbeat_s == 0
         why = " The heartbeat that is due at its very end comes too late." if exact else ""

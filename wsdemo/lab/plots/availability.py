@@ -167,6 +167,8 @@ def _row(
     window: tuple[float, float],
 ) -> _Row:
     first, last = window
+    # Before her first word, a user is not without service: she is not there.
+    first = max(first, min(stay.start for stay in real))
     edges = {first, last}
     edges |= {edge for stay in (*real, *said) for edge in (stay.start, stay.end)}
     edges |= {edge for spells in frozen.values() for spell in spells for edge in spell}

@@ -197,6 +197,8 @@ def belief(
         book.expire(row.user, t)
         match row.kind:
             case "presence_set" | "presence_refresh" if row.ok and row.user:
+                if row.kind == "presence_refresh" and not book.knows(row):
+                    continue  # It renewed what names no gateway.
                 lease = math.inf if ttl_s is None else t + ttl_s / scale
                 if row.kind == "presence_set" or row.reason == "reclaimed" or row.token:
                     book.say(row.user, t, row.gateway or row.lane, row.conn_id, lease)
@@ -221,6 +223,10 @@ class _Book:
         self._scale, self._end = scale, end
         self._now: dict[str, tuple[Stay, float]] = {}
         self._done: list[Stay] = []
+
+    def knows(self, refresh: Any) -> bool:
+        """Say whether a refresh found, or made, an entry that names a gateway."""
+        return refresh.user in self._now or refresh.reason != "ok"
 
     def say(self, user: str, t: float, gateway: str, conn_id: str, lease: float) -> None:
         stay = self._now[user][0] if user in self._now else None

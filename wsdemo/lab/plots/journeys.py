@@ -49,3 +49,32 @@ def latencies(trace: pd.DataFrame) -> pd.DataFrame:
         },
         index=pd.Index(ids, name="msg_id"),
     ).reset_index()
+
+
+def moves(trace: pd.DataFrame, scale: float = 1.0) -> pd.DataFrame:
+    """Return a row for each register that found an entry of another gateway.
+
+    Columns: user, gap_s (production seconds since the last accepted write of the old gateway),
+    skew_s (by how much the new gateway's clock was slower than the old one's), rejected. Clocks
+    are right until the trace says otherwise (`fault`, "clock -10 s").
+
+    Args:
+        scale: production seconds per second of the trace.
+    """
+    ahead: dict[str, float] = {}
+    last: dict[str, tuple[str, float]] = {}
+    rows = []
+    for row in frames.normal(trace).itertuples():
+        if row.kind == "fault" and row.reason.startswith("clock "):
+            ahead[row.lane] = float(row.reason.split()[1])
+        elif row.kind in ("presence_set", "presence_refresh", "presence_reject"):
+            register = row.kind == "presence_set" or row.reason == "stale register"
+            before = last.get(row.user)
+            if register and before is not None and before[0] != row.gateway:
+                skew_s = ahead.get(before[0], 0.0) - ahead.get(row.gateway, 0.0)
+                rows.append((row.user, (row.t - before[1]) * scale, skew_s, not row.ok))
+            if row.ok:
+                last[row.user] = (row.gateway, row.t)
+        elif row.kind == "presence_del" and row.ok:
+            last.pop(row.user, None)
+    return pd.DataFrame(rows, columns=["user", "gap_s", "skew_s", "rejected"])

@@ -193,9 +193,10 @@ def _ghosts(
 def _draw(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, float]) -> None:
     ax.axhline(ttl_s * (1 - 1 / TICKS), color=LANE, ls=":", lw=1.2, zorder=1)
     ax.plot(strip.t, strip.left_s, color=BLUE, lw=1.8, zorder=3)
+    renewed = [moment for moment in strip.renewed if moment <= window[1]]
     ax.plot(
-        strip.renewed,
-        [ttl_s] * len(strip.renewed),
+        renewed,
+        [ttl_s] * len(renewed),
         "^",
         color=GREEN,
         ms=7,

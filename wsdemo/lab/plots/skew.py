@@ -1,146 +1,168 @@
-"""F11: when is a move refused because of a clock? Measured moves over the rule that explains them.
+"""F11: whose registration does a slow clock reject? The rule as a map, and what was measured on it.
 
-A policy that compares timestamps refuses a register whose timestamp is older than the one that it
-finds. The new gateway's clock is behind by the skew, the old one wrote a gap ago: so the move is
-refused when the clock is behind by more than the gap.
+Under a policy that compares timestamps, a user who changes gateways is refused when the new
+gateway's clock is slower than the old one's by more than the time that the change took.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import ListedColormap
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
-from wsdemo.lab.plots import frames
-from wsdemo.lab.plots.labels import Placer, Spot
 from wsdemo.lab.plots.style import (
-    BLUE,
-    INK,
-    VERMILLION,
+    BLACK,
+    GREY,
+    HALO,
     Picture,
     claim,
-    freeze_layout,
     in_house_style,
-    measured_at,
+    note,
+    number,
     picture,
 )
 
-CELLS: Final = 240
-REFUSED: Final = "#F6D9C4"
-ACCEPTED: Final = "#DCEAF5"
+CELLS: Final = (12, 8)
+"""Of the map, across and upwards."""
+SHADES: Final = colormaps["cividis"].resampled(20)
+"""A picture of few colours stays small."""
+OUTLINE: Final = [withStroke(linewidth=4, foreground=GREY)]
+"""Of a white line on white ground."""
+FINE: Final = 8
+"""A cell's share is the mean of so many by so many points in it."""
+TITLE: Final = (
+    "Rejected when the new clock is slower by more than the gap: "
+    "true of {agree} of {attempts} registrations"
+)
+
+Share = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
 
-def moves(trace: pd.DataFrame, scale: float = 1.0) -> pd.DataFrame:
-    """Return a row for each register that found an entry of another gateway.
-
-    Columns: user, gap_s (production seconds since the last accepted write of the old gateway),
-    skew_s (by how much the new gateway's clock was ahead of the old one's), rejected. Clocks are
-    right until the trace says otherwise (`fault`, "clock -10 s").
-    """
-    clocks: dict[str, float] = {}
-    last: dict[str, tuple[str, float]] = {}
-    rows = []
-    for row in frames.normal(trace).itertuples():
-        if row.kind == "fault" and row.reason.startswith("clock "):
-            clocks[row.lane] = float(row.reason.split()[1])
-        elif row.kind in ("presence_set", "presence_refresh", "presence_reject"):
-            register = row.kind == "presence_set" or row.reason == "stale register"
-            before = last.get(row.user)
-            if register and before is not None and before[0] != row.gateway:
-                skew_s = clocks.get(row.gateway, 0.0) - clocks.get(before[0], 0.0)
-                gap_s = (row.t - before[1]) * scale
-                rows.append((row.user, gap_s, skew_s, not row.ok))
-            if row.ok:
-                last[row.user] = (row.gateway, row.t)
-        elif row.kind == "presence_del" and row.ok:
-            last.pop(row.user, None)
-    return pd.DataFrame(rows, columns=["user", "gap_s", "skew_s", "rejected"])
+def rejected_share(
+    gap_s: np.ndarray[Any, Any], skew_s: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return the share of registrations that the timestamp policy rejects: all of them, or none."""
+    return np.asarray(skew_s > gap_s, dtype=float)
 
 
 @in_house_style
-def skew(
-    trace: pd.DataFrame,
+def skew_map(
+    points: pd.DataFrame,
     *,
-    scale: float = 1.0,
-    title: str = "{rejected} of {n} moves are refused: the clock is behind by more than the gap",
+    share: Share = rejected_share,
+    title: str = TITLE,
 ) -> Picture:
-    """Draw measured moves, refused and accepted, over what the rule says.
+    """Draw which registrations are rejected, by the gap before them and the skew of the clocks.
 
     Args:
-        scale: production seconds per second of the trace.
-        title: a template; known facts: n, rejected, explained (as the rule says).
+        points: measured registrations: gap_s (since the old gateway's last write), skew_s (by how
+            much the new gateway's clock is slower; negative when it is faster), rejected. All in
+            production seconds.
+        share: the rule: gaps and skews to the share that it rejects.
+        title: a template; known facts: attempts, rejected, accepted, agree (with the rule),
+            differ, share (of rejected ones, in %).
 
     Raises:
-        ValueError: nobody moved.
+        ValueError: nothing was measured.
     """
-    points = moves(trace, scale)
     if points.empty:
-        raise ValueError("nobody has moved from one gateway to another: there is nothing to draw")
-    by_rule = points["gap_s"] < -points["skew_s"]
+        raise ValueError("no registration was measured: there is nothing to put on the map")
+    points = points.assign(rejected=points["rejected"].astype(bool))
+    gap, skew = points["gap_s"].to_numpy(float), points["skew_s"].to_numpy(float)
+    foretold = share(gap, skew) >= 0.5
+    agree = int((foretold == points["rejected"]).sum())
+    rejected = int(points["rejected"].sum())
     facts = {
-        "n": len(points),
-        "rejected": int(points["rejected"].sum()),
-        "explained": int((by_rule == points["rejected"]).sum()),
+        "attempts": len(points),
+        "rejected": rejected,
+        "accepted": len(points) - rejected,
+        "agree": agree,
+        "differ": len(points) - agree,
+        "share": round(100 * rejected / len(points)),
     }
-    fig = picture(width_in=8.2, height_in=4.4)
+    x = np.linspace(0.0, 1.06 * max(1.0, gap.max()), CELLS[0] + 1)
+    low, high = min(0.0, skew.min()), max(1.0, skew.max())
+    room = 0.06 * (high - low)
+    y = np.linspace(low - room, high + room, CELLS[1] + 1)
+    fig = picture(width_in=8.6, height_in=4.6)
     ax = fig.add_subplot()
     claim(fig, title, facts)
-    widest = 1.08 * float(points["gap_s"].max())
-    low, high = float(points["skew_s"].min()) - 4, float(points["skew_s"].max()) + 4
-    x, y = np.linspace(0, widest, CELLS), np.linspace(low, high, CELLS)
-    ax.pcolormesh(
-        x,
-        y,
-        (x[None, :] < -y[:, None]).astype(float),
-        cmap=ListedColormap([ACCEPTED, REFUSED]),
-        rasterized=True,
-    )
-    ax.plot([0, -low], [0, low], color=INK, ls="--", lw=1.6)
-    for refused, marker, colour, words in (
-        (False, "o", BLUE, "accepted"),
-        (True, "X", VERMILLION, "refused"),
-    ):
-        chosen = points[points["rejected"] == refused]
-        label = f"{words}, n = {len(chosen)}"
-        ax.plot(
-            chosen["gap_s"],
-            chosen["skew_s"],
-            marker,
-            color=colour,
-            ms=8,
-            mec="white",
-            mew=0.7,
-            ls="none",
-            label=label,
-        )
-    ax.set_xlim(0, widest)
-    ax.set_ylim(low, high)
-    ax.set_xlabel("gap since the last write of the old gateway (production seconds)")
-    ax.set_ylabel("new clock ahead by (s)")
-    fig.legend(loc="outside lower left", ncols=2)
-    freeze_layout(fig)
-    placer = Placer(ax)
-    for words, at in (
-        ("refused: behind by more than the gap", (0.05, 0.06)),
-        ("accepted", (0.97, 0.6)),
-    ):
-        px, py = ax.transAxes.transform(at)
-        spots = [Spot(px, py + dy, "left" if at[0] < 0.5 else "right") for dy in (0, 24, -24, 48)]
-        placer.put(words, spots, fontweight="bold")
+    _draw_rule(fig, ax, share, x, y)
+    _draw_points(ax, points, x, y)
+    ax.set_xlabel("gap before the registration (production seconds)")
+    ax.set_ylabel("new clock slower by (s)")
+    fig.legend(handles=_keys(facts), loc="outside lower left", ncols=4)
     fig.wsdemo_caption = (
-        "Each mark is a user who moved; the dashed line is where the gap equals the skew. "
-        + measured_at(trace, scale)
+        "Background: the share of registrations that the rule rejects, cell by cell. Marks: "
+        "registrations that were measured; where a cell holds several, it says how many."
     )
     fig.wsdemo_alt = _alt(points, facts)
     return fig
 
 
+def _draw_rule(
+    fig: Picture, ax: Axes, share: Share, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> None:
+    gaps, skews = _inside(x), _inside(y)
+    fine = share(*np.meshgrid(gaps, skews))
+    cells = fine.reshape(len(y) - 1, FINE, len(x) - 1, FINE).mean(axis=(1, 3))
+    mesh = ax.pcolormesh(
+        x, y, cells, cmap=SHADES, vmin=0, vmax=1, edgecolors=(1, 1, 1, 0.3), linewidth=0.3
+    )
+    fig.colorbar(mesh, ax=ax, ticks=[0, 0.5, 1], label="share rejected by the rule", pad=0.02)
+    if fine.min() < 0.5 < fine.max():
+        ax.contour(gaps, skews, fine, levels=[0.5], colors="white", linewidths=2)
+    ends = np.array([max(x[0], y[0]), min(x[-1], y[-1])])
+    ax.plot(ends, ends, color=BLACK, ls="--", lw=1.6, path_effects=HALO)
+    ax.set_xlim(x[0], x[-1])
+    ax.set_ylim(y[0], y[-1])
+
+
+def _inside(edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return places in the cells between edges, evenly spread."""
+    steps = (np.arange(FINE) + 0.5) / FINE
+    return np.asarray((edges[:-1, None] + np.diff(edges)[:, None] * steps).ravel())
+
+
+def _draw_points(
+    ax: Axes, points: pd.DataFrame, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> None:
+    for rejected, style in _MARKS.items():
+        some = points[points["rejected"] == rejected]
+        ax.plot(some["gap_s"], some["skew_s"], **style)
+    counts, _, _ = np.histogram2d(points["gap_s"], points["skew_s"], [x, y])
+    for column, row in zip(*np.nonzero(counts > 1), strict=True):
+        # In the corner, where it hides the fewest points.
+        words = f"×{counts[column, row]:.0f} "
+        note(ax, x[column + 1], y[row + 1], words, fontsize=7.5, ha="right", va="top")
+
+
+_MARKS: Final[dict[bool, dict[str, Any]]] = {
+    False: {"marker": "o", "ls": "", "color": "white", "mec": BLACK, "ms": 6, "zorder": 5},
+    True: {"marker": "X", "ls": "", "color": BLACK, "mec": "white", "ms": 8, "zorder": 5},
+}
+
+
+def _keys(facts: dict[str, Any]) -> list[Line2D]:
+    return [
+        Line2D([], [], **_MARKS[False], label=f"accepted ({facts['accepted']})"),
+        Line2D([], [], **_MARKS[True], label=f"rejected ({facts['rejected']})"),
+        Line2D([], [], color=BLACK, ls="--", lw=1.6, label="slower by just the gap"),
+        Line2D([], [], color="white", lw=2, path_effects=OUTLINE, label="half of them rejected"),
+    ]
+
+
 def _alt(points: pd.DataFrame, facts: dict[str, Any]) -> str:
+    gap, skew = points["gap_s"], points["skew_s"]
     return (
-        f"{facts['n']} moves by gap (0 to {points['gap_s'].max():.0f} production seconds) and "
-        f"skew ({points['skew_s'].min():g} to {points['skew_s'].max():g} s): {facts['rejected']} "
-        f"refused, and {facts['explained']} as the rule says, that a move is refused when the new "
-        "clock is behind by more than the gap."
+        f"Map of rejected registrations: gaps from {number(gap.min())} to {number(gap.max())} "
+        f"production seconds, new clocks slower by {number(skew.min())} to {number(skew.max())}. "
+        f"Of {facts['attempts']} measured ones {facts['rejected']} were rejected; "
+        f"{facts['agree']} ended as the rule says, {facts['differ']} otherwise."
     )
