@@ -103,7 +103,7 @@ def detection(
     ax.set_ylabel("share of users found by then")
     fig.legend(loc="outside lower left", ncols=2)
     freeze_layout(fig)
-    _label(ax, facts, delays)
+    _label(ax, facts, delays, rule)
     fig.wsdemo_caption = (
         f"Solid: from the moment at which a lid was shut to {ENDS[event]}; ticks: one a user. "
         f"Dashed: the rule. A silence of {timeout_s:g} s is borne, counted from the last sign of "
@@ -114,10 +114,14 @@ def detection(
     return fig
 
 
-def _label(ax: Axes, facts: dict[str, Any], delays: np.ndarray[Any, Any]) -> None:
+def _label(
+    ax: Axes, facts: dict[str, Any], delays: np.ndarray[Any, Any], rule: np.ndarray[Any, Any]
+) -> None:
     placer = Placer(ax)
-    steps = [(float(t), (n + 1) / len(delays)) for n, t in enumerate(delays)]
-    placer.line(*[(float(x), float(y)) for x, y in ax.transData.transform(steps)])
+    for values in (delays, rule[:: SAMPLES * 4]):
+        shares = (np.arange(len(values)) + 1) / len(values)
+        points = ax.transData.transform(np.column_stack([values, shares]))
+        placer.line(*[(float(x), float(y)) for x, y in points])
     for words, value in (("mean", facts["mean_s"]), ("longest", facts["longest_s"])):
         ax.axvline(value, color=INK, ls=":", lw=1)
         spots = []

@@ -180,12 +180,18 @@ def belief(
     sampled lease) and ends with an accepted `presence_del`, with the next gateway's set, when
     Redis crashes, or when the lease runs out. Any other refresh renews what is there: without a
     token it has compared nothing, and cannot know whose it is; where nothing is left, it raises
-    half an entry, which names nobody. The lease is known from sampled `pttl` rows
+    half an entry, which names nobody.
+
+    Commands are recorded when they were answered, and two that were on their way together may be
+    answered the other way round. So a release of an older connection that is answered before the
+    newer one is told was executed before it; and one with a token never removes another's entry.
+
+    The lease is known from sampled `pttl` rows
     (production milliseconds in `ts_current`) and, when `ttl_s` (production seconds) is given,
     from each renewal.
     """
     end = span(trace)[1] if until is None else until
-    book = _Book(scale, end)
+    book, told = _Book(scale, end), _told_at(trace)
     for row in trace.itertuples():
         t = _seen(row)
         book.expire(row.user, t)
@@ -199,7 +205,10 @@ def belief(
                 else:
                     book.renew(row.user, lease)
             case "presence_del" if row.ok:
-                book.forget(row.user, t)
+                owner = book.owner(row.user)
+                others = owner not in ("", row.conn_id) and row.conn_id != ""
+                if not others or not (row.token or t < told.get(owner, -math.inf)):
+                    book.forget(row.user, t)
             case "pttl":
                 book.sample(row, t)
             case "crash" if row.lane == REDIS:
@@ -225,6 +234,9 @@ class _Book:
             self.forget(user, t)
             stay = Stay(user, t, self._end, gateway, conn_id)
         self._now[user] = (stay._replace(conn_id=conn_id or stay.conn_id), lease)
+
+    def owner(self, user: str) -> str:
+        return self._now[user][0].conn_id if user in self._now else ""
 
     def renew(self, user: str, lease: float) -> None:
         if user in self._now:
@@ -321,6 +333,12 @@ def named_at(trace: pd.DataFrame) -> dict[str, float]:
     return {str(conn): float(t) for conn, t in times.groupby(seen["conn_id"]).min().items()}
 
 
+def _told_at(trace: pd.DataFrame) -> dict[str, float]:
+    """Return, for each connection, when its user was told that she is registered."""
+    told = trace[(trace["kind"] == "registered") & (trace["conn_id"] != "")]
+    return {str(row.conn_id): _seen(row) for row in told.itertuples()}
+
+
 def lies(
     trace: pd.DataFrame, real: Sequence[Stay], said: Iterable[Stay], least_s: float = 0.0
 ) -> list[Gap]:
@@ -377,15 +395,22 @@ def verdicts(
     """
     named = named_at(trace)
     # What goes on at the end of the trace goes on at its last row, too.
-    told, said_by = truth(trace, math.inf), belief(trace, scale=scale, ttl_s=ttl_s, until=math.inf)
-    # From the moment when Redis names a connection, its user is about to be told.
-    real = [s._replace(start=min(s.start, named.get(s.conn_id, s.start))) for s in told]
-    stays, listed = _by_user(real), _by_user(said_by)
+    stays = _by_user(truth(trace, math.inf))
+    listed = _by_user(belief(trace, scale=scale, ttl_s=ttl_s, until=math.inf))
     rows = []
     for row in trace[trace["kind"].isin(_VERBS)].itertuples():
         t = _seen(row)
         verb = _VERBS[row.kind] or _REJECTED.get(row.reason, "register")
-        home = next((stay for stay in stays.get(row.user, ()) if stay.start <= t < stay.end), None)
+        # Whoever is rejected was so because of the newer one, even if that is yet to be told.
+        early = {} if row.ok else named
+        home = next(
+            (
+                stay
+                for stay in stays.get(row.user, ())
+                if min(stay.start, early.get(stay.conn_id, stay.start)) <= t < stay.end
+            ),
+            None,
+        )
         said = next((s.gateway for s in listed.get(row.user, ()) if s.start < t <= s.end), "")
         found = row.ok or verb != "release" or bool(said)
         rows.append(

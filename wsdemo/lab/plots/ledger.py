@@ -57,7 +57,8 @@ LEAST_BIN_S: Final = 0.5
 ROOM: Final = 0.13
 """Above and below the bars, for markers, as a share of their height."""
 LEAD: Final = 0.1
-"""How much of what came before is drawn, as a share of the story."""
+"""How much of what came before is drawn, as a share of the story; but at least `LEAST_LEAD_S`."""
+LEAST_LEAD_S: Final = 15.0
 KEYS_A_ROW: Final = 5
 
 
@@ -69,7 +70,7 @@ def ledger(
     ttl_s: float = 90.0,
     bin_s: float | None = None,
     since: float | None = None,
-    title: str = "{rejected} late writes rejected: a live user kept {saved}×, lost {lost}×",
+    title: str = "Late writes rejected: {rejected}; a live user kept {saved}×, lost {lost}×",
 ) -> Picture:
     """Draw the ledger of compare-and-set.
 
@@ -90,7 +91,7 @@ def ledger(
     book = frames.verdicts(trace, scale=scale, ttl_s=ttl_s)
     if book.empty:
         raise ValueError("presence was never asked: there is nothing to account for")
-    book = book[book["t"] * scale >= (_begin(book) * scale if since is None else since)]
+    book = book[book["t"] * scale >= (_begin(book, scale) if since is None else since)]
     if book.empty:
         raise ValueError(f"since ({since}) lies behind the last write")
     t = book["t"].to_numpy() * scale
@@ -122,13 +123,14 @@ def ledger(
     return fig
 
 
-def _begin(book: pd.DataFrame) -> float:
-    """Return where the story begins (s of the trace)."""
-    first, last = float(book["t"].min()), float(book["t"].max())
+def _begin(book: pd.DataFrame, scale: float) -> float:
+    """Return where the story begins (production seconds)."""
+    first, last = float(book["t"].min()) * scale, float(book["t"].max()) * scale
     told = book[~book["ok"] | (book["effect"] != "")]
     if told.empty:
         return first
-    return max(first, float(told["t"].min()) - LEAD * (last - float(told["t"].min())))
+    began = float(told["t"].min()) * scale
+    return max(first, began - max(LEAD * (last - began), LEAST_LEAD_S))
 
 
 def _facts(book: pd.DataFrame) -> dict[str, int]:

@@ -40,7 +40,7 @@ SAME_S: Final = 5.0
 """Two signs of a lost lease within so many production seconds are of the same loss."""
 LEAST_LIE_S: Final = 2.0
 """Production seconds: what is shorter lies within two samples."""
-ABOUT_GHOSTS: Final = "Presence lies for {ghost_s} s about users who are gone"
+ABOUT_GHOSTS: Final = "Presence lies for {ghost_s} s about who is gone"
 ABOUT_LAPSES: Final = "{lapsed} of {users} live users lose their lease"
 TICKS: Final = 3
 """Steps of the lease axis: a third of the lease each, which is one heartbeat."""
