@@ -24,14 +24,14 @@ from tests.processes import http_get
 from tests.waiting import until
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(180),
     pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed"),
 ]
 
 ROOT: Final = Path(__file__).parents[2]
 NOTEBOOKS: Final = ROOT / "notebooks"
 LAB_S: Final = 40.0
-RUN_S: Final = 45.0
+RUN_S: Final = 60.0
 LESSONS: Final = ("00-start-here", "04-the-late-cleanup")
 
 CODE: Final = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell')]"

@@ -26,9 +26,11 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from wsdemo.lab import index
 from wsdemo.lab.progress import HEADLESS
 
 ROOT: Final = Path(__file__).parents[2] / "notebooks"
+INDEX: Final = ROOT / "README.md"
 CELL_TIMEOUT_S: Final = 60
 MAX_CELL_S: Final = 30.0
 """Three times the budget of a cell: a machine that is busy with something else is no failure."""
@@ -64,14 +66,10 @@ def lessons() -> list[Path]:
 
 def build(source: Path, *, solved: bool) -> Any:
     """Return the notebook of a source, not executed."""
-    text = source.read_text(encoding="utf-8")
-    notebook = jupytext.reads(text, fmt="py:percent")
-    about = notebook.metadata.get("wsdemo")
-    if not about:
-        raise ValueError(f"{source.name} has no `wsdemo` block in its header")
+    notebook = _parse(source)
     dropped = "exercise" if solved else "solution"
     cells = [c for c in notebook.cells if dropped not in c.metadata.get("tags", [])]
-    notebook.cells = [_markdown(_header(about, source, solved)), *cells]
+    notebook.cells = [_markdown(_header(source, solved)), *cells]
     for number, cell in enumerate(notebook.cells):
         # Stable ids: a rebuilt notebook differs only where its source does.
         cell["id"] = hashlib.sha256(f"{source.stem}:{solved}:{number}".encode()).hexdigest()[:12]
@@ -89,6 +87,24 @@ def build(source: Path, *, solved: bool) -> Any:
     return notebook
 
 
+def about(source: Path) -> Any:
+    """Return what the header of a source says about the lesson."""
+    told = _parse(source).metadata.get("wsdemo")
+    if not told:
+        raise ValueError(f"{source.name} has no `wsdemo` block in its header")
+    return told
+
+
+def _parse(source: Path) -> Any:
+    return jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
+
+
+def indexed() -> str:
+    """Return the page for teachers with the list of lessons brought up to date."""
+    found = [index.Lesson.of(source.stem, about(source)) for source in lessons()]
+    return index.inserted(INDEX.read_text(encoding="utf-8"), index.page(found))
+
+
 def fingerprint(source: Path) -> str:
     """Return what tells one state of a source from another."""
     return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
@@ -103,18 +119,19 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
-def _header(about: Any, source: Path, solved: bool) -> str:
-    minutes = about["minutes"]
+def _header(source: Path, solved: bool) -> str:
+    told = about(source)
+    minutes = told["minutes"]
     total = sum(minutes.values())
-    able = "\n".join(f"* {part.strip()}" for part in about["able"].split(";"))
+    able = "\n".join(f"* {part.strip()}" for part in told["able"].split(";"))
     other = f"{source.stem}.ipynb"
     link = f"[the lesson](../{other})" if solved else f"[the solution](solutions/{other})"
-    title = about["title"] + (" (solved)" if solved else "")
+    title = told["title"] + (" (solved)" if solved else "")
     return (
-        f"# {title}\n\n**{about['question']}**\n\nYou will be able to\n\n{able}\n\n"
+        f"# {title}\n\n**{told['question']}**\n\nYou will be able to\n\n{able}\n\n"
         f"| minutes | needs | failure injected | level |\n|---|---|---|---|\n"
         f"| {total} (read {minutes['read']}, run {minutes['run']}, exercise "
-        f"{minutes['exercise']}) | {about['needs']} | {about['failure']} | {about['level']} |\n\n"
+        f"{minutes['exercise']}) | {told['needs']} | {told['failure']} | {told['level']} |\n\n"
         f"{link}"
     )
 
@@ -225,6 +242,7 @@ def main() -> int:
     parser.add_argument("--rewrite", action="store_true", help="keep the new outputs in any case")
     options = parser.parse_args()
     failed = False
+    INDEX.write_text(indexed(), encoding="utf-8")
     print(f"{'lesson':<32} {'seconds':>8} {'slowest':>8} {'cells':>6} {'figures':>8}  verdict")  # noqa: T201
     for source in lessons():
         for solved in (False, True):
