@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
-from tests.lab.test_plots import TOLERANCE_PX, texts
+from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped
 from wsdemo.lab.models import MODELS, explore_model
 from wsdemo.lab.orders import End, Exploration, all_orders
 from wsdemo.lab.plots.barcode import barcode
@@ -47,18 +45,8 @@ def drawn() -> dict[str, Picture]:
 
 def test_no_two_texts_of_a_figure_overlap_and_none_is_clipped(drawn: dict[str, Picture]) -> None:
     """Every label can be read, also beside a prediction."""
-    for name, fig in drawn.items():
-        fig.draw_without_rendering()
-        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
-        for words, box in boxes:
-            inside = box.x0 >= -1 and box.y0 >= -1
-            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
-            assert inside, f"{name}: {words!r} is clipped"
-        for (a, one), (b, two) in itertools.combinations(boxes, 2):
-            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
-            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
-            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
-            assert not collide, f"{name}: {a!r} covers {b!r}"
+    assert_no_text_covers_another(drawn)
+    assert_no_text_is_clipped(drawn)
 
 
 def test_a_figure_says_in_words_what_it_shows(drawn: dict[str, Picture]) -> None:

@@ -6,15 +6,18 @@ without asking the code under test; some are of real gateways.
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.text import Text
 
+from tests.lab.readable import (
+    assert_no_text_covers_another,
+    assert_no_text_is_clipped,
+    words,
+)
 from wsdemo import Timing
 from wsdemo.lab import Lab
 from wsdemo.lab.plots import availability, detection, frames, ledger, ribbons, sawtooth
@@ -28,7 +31,6 @@ from wsdemo.lab.plots.style import Picture, Role
 SCALE = 60.0
 TTL_S = 90.0
 HEARTBEAT_S = 30.0
-TOLERANCE_PX = 2.0
 MOMENT_S = 0.06
 """Production seconds between the write of an entry and its owner's being told."""
 LONG = "alice-whose-name-does-not-end-for-a-very-long-time"
@@ -174,21 +176,6 @@ def drawn() -> dict[str, Picture]:
     return out
 
 
-def texts(fig: Picture) -> list[Text]:
-    # Ticks beyond the ends of an axis exist, but are not drawn.
-    undrawn = set()
-    for ax in fig.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            undrawn |= {t.label1 for t in axis.get_major_ticks() if not low <= t.get_loc() <= high}
-    shown = [t for t in fig.findobj(Text) if t.get_text().strip() and t.get_visible()]
-    return [t for t in shown if t not in undrawn]
-
-
-def words(fig: Picture) -> set[str]:
-    return {text.get_text() for text in texts(fig)}
-
-
 def title(fig: Picture) -> str:
     return fig.get_suptitle()
 
@@ -198,25 +185,12 @@ def title(fig: Picture) -> str:
 
 def test_no_two_texts_of_a_figure_overlap(drawn: Mapping[str, Picture]) -> None:
     """Every label can be read, with one user, with a hundred, and with long names."""
-    for name, fig in drawn.items():
-        fig.draw_without_rendering()
-        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
-        for (a, one), (b, two) in itertools.combinations(boxes, 2):
-            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
-            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
-            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
-            assert not collide, f"{name}: {a!r} covers {b!r}"
+    assert_no_text_covers_another(drawn)
 
 
 def test_no_text_leaves_the_figure(drawn: Mapping[str, Picture]) -> None:
     """Nothing is clipped at the edge."""
-    for name, fig in drawn.items():
-        fig.draw_without_rendering()
-        for text in texts(fig):
-            box = text.get_window_extent()
-            inside = box.x0 >= -1 and box.y0 >= -1
-            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
-            assert inside, f"{name}: {text.get_text()!r} is clipped"
+    assert_no_text_is_clipped(drawn)
 
 
 def test_every_figure_says_in_words_what_it_shows(drawn: Mapping[str, Picture]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,11 @@ import pandas as pd
 import pytest
 from matplotlib.collections import QuadMesh
 
-from tests.lab.test_plots import TOLERANCE_PX, texts
+from tests.lab.readable import (
+    assert_no_text_covers_another,
+    assert_no_text_is_clipped,
+    words,
+)
 from wsdemo.lab import Lab
 from wsdemo.lab.leases import false_offline_rate, simulated_false_offline_rate
 from wsdemo.lab.plots import false_offline, frames, herd, latency, skew_map, stages
@@ -28,24 +31,11 @@ MESSAGES = 110
 
 def assert_readable(drawn: Mapping[str, Picture]) -> None:
     """No text covers another one, none is clipped, and words say what the picture shows."""
+    assert_no_text_covers_another(drawn)
+    assert_no_text_is_clipped(drawn)
     for name, fig in drawn.items():
-        fig.draw_without_rendering()
-        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
-        for words, box in boxes:
-            inside = box.x0 >= -1 and box.y0 >= -1
-            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
-            assert inside, f"{name}: {words!r} is clipped"
-        for (a, one), (b, two) in itertools.combinations(boxes, 2):
-            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
-            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
-            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
-            assert not collide, f"{name}: {a!r} covers {b!r}"
         assert len(fig.wsdemo_alt) >= 40 and fig.wsdemo_caption, name
         assert '<img alt="' in to_html(fig)
-
-
-def words_of(fig: Picture) -> set[str]:
-    return {text.get_text() for text in texts(fig)}
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +105,11 @@ class TestMessages:
         """Also when curves lie on each other."""
         drawn = self.figures(talked)
         assert_readable(drawn)
-        assert "you said 10 ×" in words_of(drawn["far off"])
+        assert "you said 10 ×" in words(drawn["far off"])
         assert "You said 10 times" in drawn["far off"].wsdemo_alt
-        labels = [words for words in words_of(drawn["both ways"]) if words.startswith("p99 ")]
+        labels = [words for words in words(drawn["both ways"]) if words.startswith("p99 ")]
         assert len(labels) == 2
-        assert not any(words.startswith("p99 ") for words in words_of(drawn["four"])), (
+        assert not any(words.startswith("p99 ") for words in words(drawn["four"])), (
             "of 28 messages there is no 99th of a hundred"
         )
 
@@ -208,9 +198,9 @@ class TestHerd:
             "six": herd(dict(zip("abcdef", [*runs.values()] * 2, strict=True)), 9),
         }
         assert_readable(drawn)
-        assert any(words.startswith("1 user never back") for words in words_of(drawn["never"]))
+        assert any(words.startswith("1 user never back") for words in words(drawn["never"]))
         assert "1 user never back" in drawn["never"].wsdemo_alt
-        assert any(words.endswith("→") for words in words_of(drawn["three"])), "beyond the axis"
+        assert any(words.endswith("→") for words in words(drawn["three"])), "beyond the axis"
 
     def test_the_numbers_of_the_title_are_counted(self, runs: dict[str, pd.DataFrame]) -> None:
         """Last user back, attempts a user and peaks, from the rows."""
@@ -308,7 +298,7 @@ class TestSkewMap:
             "thousands": skew_map(pd.concat([points] * 30, ignore_index=True)),
         }
         assert_readable(drawn)
-        assert "×60" in {words.strip() for words in words_of(drawn["thousands"])}
+        assert "×60" in {words.strip() for words in words(drawn["thousands"])}
 
     def test_the_numbers_of_the_title_are_counted(self) -> None:
         """How many were rejected, and how many of all as the rule says."""
@@ -361,7 +351,7 @@ class TestFalseOffline:
             ),
         }
         assert_readable(drawn)
-        assert "measured 0.28" in words_of(drawn["measured"])
+        assert "measured 0.28" in words(drawn["measured"])
         assert "Measured at 4.5 heartbeats and 5.0% loss: 0 an hour" in drawn["many"].wsdemo_alt
 
     def test_the_numbers_of_the_title_are_the_rule_s_and_the_data_s(self) -> None:

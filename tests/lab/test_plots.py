@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
-from matplotlib.text import Text
 
+from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped, texts
 from wsdemo.client.connection import Receipt
 from wsdemo.lab import Lab
 from wsdemo.lab.plots import spacetime, steps
 from wsdemo.lab.plots.frames import empty
 from wsdemo.lab.plots.show import to_html, to_png
 from wsdemo.lab.plots.style import Picture
-
-TOLERANCE_PX = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -39,38 +36,14 @@ def figures(recorded: tuple[Lab, Receipt, Receipt]) -> dict[str, Picture]:
     }
 
 
-def texts(fig: Picture) -> list[Text]:
-    # Ticks beyond the ends of an axis exist, but are not drawn.
-    undrawn = set()
-    for ax in fig.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            undrawn |= {t.label1 for t in axis.get_major_ticks() if not low <= t.get_loc() <= high}
-    shown = [t for t in fig.findobj(Text) if t.get_text().strip() and t.get_visible()]
-    return [t for t in shown if t not in undrawn]
-
-
 def test_no_two_texts_of_a_figure_overlap(recorded: tuple[Lab, Receipt, Receipt]) -> None:
     """Every label can be read."""
-    for name, fig in figures(recorded).items():
-        fig.draw_without_rendering()
-        boxes = [(t.get_text(), t.get_window_extent()) for t in texts(fig)]
-        for (a, one), (b, two) in itertools.combinations(boxes, 2):
-            overlap_x = min(one.x1, two.x1) - max(one.x0, two.x0)
-            overlap_y = min(one.y1, two.y1) - max(one.y0, two.y0)
-            collide = overlap_x > TOLERANCE_PX and overlap_y > TOLERANCE_PX
-            assert not collide, f"{name}: {a!r} covers {b!r}"
+    assert_no_text_covers_another(figures(recorded))
 
 
 def test_no_text_leaves_the_figure(recorded: tuple[Lab, Receipt, Receipt]) -> None:
     """Nothing is clipped at the edge."""
-    for name, fig in figures(recorded).items():
-        fig.draw_without_rendering()
-        for text in texts(fig):
-            box = text.get_window_extent()
-            inside = box.x0 >= -1 and box.y0 >= -1
-            inside = inside and box.x1 <= fig.bbox.x1 + 1 and box.y1 <= fig.bbox.y1 + 1
-            assert inside, f"{name}: {text.get_text()!r} is clipped"
+    assert_no_text_is_clipped(figures(recorded))
 
 
 def test_every_figure_says_in_words_what_it_shows(

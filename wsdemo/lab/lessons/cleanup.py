@@ -7,8 +7,7 @@ from typing import Final, NamedTuple
 
 import redis
 
-from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
-from wsdemo.redis.server import find_server
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question, database_for
 
 QUESTION: Final = Question(
     "alice has moved from gateway-01 to gateway-02; then gateway-01 deletes presence:alice. "
@@ -70,15 +69,7 @@ SITUATIONS: Final = (
 
 def judge_delete_if_mine(script: str) -> Judgement:
     """Run the reader's script on a real server, in each situation."""
-    if not isinstance(script, str):
-        raise NotJudged(f"It must be the text of a script, not {type(script).__name__}.")
-    code = [line for line in script.splitlines() if line.strip() and line.strip()[:2] != "--"]
-    if not code:
-        raise NotImplementedError
-    with (
-        find_server() as server,
-        redis.Redis.from_url(server.url, decode_responses=True, socket_timeout=5) as database,
-    ):
+    with database_for(script) as database:
         prefix = f"check:{secrets.token_hex(4)}:"
         try:
             return _judge_script(database, script, prefix)

@@ -10,9 +10,8 @@ from typing import Any, Final
 import redis
 
 from wsdemo.lab.lessons.orders import in_short
-from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question, database_for
 from wsdemo.lab.orders import NEW, OLD, Order, all_orders
-from wsdemo.redis.server import find_server
 
 QUESTION: Final = Question(
     "Now every verb compares timestamps before it writes: with right clocks, all 45 orders end "
@@ -53,15 +52,7 @@ class _Refused(Exception):
 
 def judge_register(script: str) -> Judgement:
     """Run the reader's script on a real server."""
-    if not isinstance(script, str):
-        raise NotJudged(f"It must be the text of a script, not {type(script).__name__}.")
-    code = [line for line in script.splitlines() if line.strip() and line.strip()[:2] != "--"]
-    if not code:
-        raise NotImplementedError
-    with (
-        find_server() as server,
-        redis.Redis.from_url(server.url, decode_responses=True, socket_timeout=5) as database,
-    ):
+    with database_for(script) as database:
         return judge_on(database, script)
 
 

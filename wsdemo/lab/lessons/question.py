@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import redis
+
+from wsdemo.redis.server import find_server
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +29,22 @@ class Judgement(NamedTuple):
 
 class NotJudged(Exception):
     """The answer could not be judged; the text says why."""
+
+
+@contextmanager
+def database_for(script: Any) -> Iterator[redis.Redis]:
+    """Give a server to run the reader's script on.
+
+    Raises:
+        NotJudged: it is no script.
+        NotImplementedError: it has nothing but comments in it.
+    """
+    if not isinstance(script, str):
+        raise NotJudged(f"It must be the text of a script, not {type(script).__name__}.")
+    if not [line for line in script.splitlines() if line.strip() and line.strip()[:2] != "--"]:
+        raise NotImplementedError
+    with (
+        find_server() as server,
+        redis.Redis.from_url(server.url, decode_responses=True, socket_timeout=5) as database,
+    ):
+        yield database
