@@ -98,6 +98,10 @@ lab.plot.stages()
 # and each time the operating system has to notice. Redis is asked once: looking up and publishing are one
 # script. Asked twice, as in the Go demo, the middle would be longer still.
 #
+# (`make bench` measures what a message *costs*, with load processes of their own. Here each hop is to be
+# seen, and that record exists only where gateways and users share one clock: in one process. So these
+# times hold a little of the laboratory as well; compare them with each other, not with a stopwatch.)
+#
 # <details><summary>Why were the other answers tempting?</summary>
 #
 # * **1** and **1.2**: Redis is fast. But it is another process, and it has to wake up.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import itertools
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from wsdemo.lab import Lab
+from wsdemo.lab import Lab, progress
 from wsdemo.redis.server import BundledServer, ServerError
 
 
@@ -203,6 +206,65 @@ def test_accidents_from_cells_are_recorded_and_leave_the_lab_usable() -> None:
         kinds = set(lab.trace()["kind"])
         assert {"crash", "freeze", "thaw", "drain", "fault", "ws_close"} <= kinds
     assert lab.leaks() == []
+
+
+def test_an_interrupted_cell_leaves_the_lab_usable(lab: Lab) -> None:
+    """The work is cancelled where it runs; what comes next is served."""
+    alice, bob = lab.connect("alice"), lab.connect("bob", to="gateway-02")
+    stop_button = threading.Timer(0.2, _thread.interrupt_main)
+    stop_button.start()
+    with pytest.raises(KeyboardInterrupt):
+        alice.receive(timeout_s=25)
+    stop_button.join()
+    assert bob.send("alice", "still there?").status == "routed"
+    assert alice.receive().content == "still there?"
+
+
+def test_the_record_of_a_lab_can_be_read_by_other_tools(lab: Lab) -> None:
+    """A log with a vector clock for each event."""
+    alice, bob = lab.connect("alice"), lab.connect("bob", to="gateway-02")
+    alice.send("bob", "hello")
+    bob.receive()
+    assert '"gateway-02"' in lab.shiviz() and "alice" in lab.shiviz()
+
+
+class Display:
+    """Stands in for a cell that somebody watches."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def __call__(self, words: dict[str, str], **_: object) -> Display:
+        self.update(words)
+        return self
+
+    def update(self, words: dict[str, str], **_: object) -> None:
+        self.shown.append(words["text/plain"])
+
+
+def test_long_work_shows_one_line_and_takes_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most four updates a second where somebody watches, nothing where nobody does."""
+    display = Display()
+    monkeypatch.setattr("IPython.display.display", display)
+    with progress.ProgressLine(progress.Count("users connected", 10)) as line:
+        line.show()
+    assert display.shown == []
+    monkeypatch.setattr(progress, "watched", lambda: True)
+    monkeypatch.setattr(progress.time, "monotonic", itertools.count(step=0.01).__next__)
+    count = progress.Count("users connected", 1000)
+    with progress.ProgressLine(count) as line:
+        for count.done in range(1, 101):  # A second of this clock.
+            line.show()
+    assert 3 <= len(display.shown) - 1 <= 4
+    assert display.shown[-1] == ""
+    assert "of 1,000" in display.shown[0]
+
+
+def test_what_a_lab_leaves_behind_is_found(lab: Lab) -> None:
+    """A socket to one of its gateways that is still open, and a key that came late."""
+    with socket.create_connection(("127.0.0.1", lab.cluster.gateway("gateway-01").port)) as held:
+        (leak,) = {leak.partition(" ")[0] for leak in lab.cluster.leaks()}
+        assert leak == "socket" and held.fileno() > 0
 
 
 def test_an_exception_in_a_lab_s_block_leaks_nothing() -> None:

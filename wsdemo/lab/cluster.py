@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import pandas as pd
+import psutil
 import redis.asyncio as redis_client
 
 from wsdemo.client import Client
@@ -130,6 +131,9 @@ class Cluster:
         self._leaving: set[asyncio.Task[None]] = set()
         self._crowd = 0
         self._ended_at = math.inf
+        self._ports: set[int] = set()
+        self._pids: set[int] = set()
+        self._left: list[str] = []
 
     # --- life --------------------------------------------------------------------------------
 
@@ -170,17 +174,34 @@ class Cluster:
             await asyncio.wait(self._leaving)
         hosts, self.hosts = list(self.hosts.values()), {}
         await asyncio.gather(*(host.stop() for host in hosts))
+        self._ports |= {wire.port for wires in self._wires.values() for wire in wires}
         wired, self._wires = [wire for wires in self._wires.values() for wire in wires], {}
         await asyncio.gather(*(wire.stop() for wire in wired))
         await self._resources.aclose()
 
+    def leaks(self) -> list[str]:
+        """Return what is left after `stop`: keys, sockets of this process, gateway processes."""
+        own = psutil.Process()
+        sockets = [
+            f"socket {end.laddr.port}"
+            for end in own.net_connections("tcp")
+            if end.status in (psutil.CONN_LISTEN, psutil.CONN_ESTABLISHED)
+            and self._ports & {side.port for side in (end.laddr, end.raddr) if side}
+        ]
+        alive = [f"process {pid}" for pid in self._pids if psutil.pid_exists(pid)]
+        return self._left + sockets + alive
+
     async def _forget_keys(self) -> None:
         """Remove what this lab wrote, and nothing else: the server may be somebody's own."""
         assert self._database is not None
+        pattern = f"{self.keyspace.prefix}*"
         try:
-            keys = [key async for key in self._database.scan_iter(f"{self.keyspace.prefix}*")]
+            keys = [key async for key in self._database.scan_iter(pattern)]
             if keys:
                 await self._database.delete(*keys)
+            # Whatever is there now was written by somebody who should have been gone.
+            late = [key async for key in self._database.scan_iter(pattern)]
+            self._left += [f"key {key.removeprefix(self.keyspace.prefix)}" for key in late]
         except (redis_client.ConnectionError, redis_client.TimeoutError):
             pass  # A Redis that the lab has killed remembers nothing.
         await self._database.aclose()
@@ -220,6 +241,7 @@ class Cluster:
         host = OwnLoop(name, make) if name in self._freezable else make()
         await host.start()
         self.hosts[name] = host
+        self._ports.add(host.port)
 
     async def start_process(self, name: str) -> None:
         """Start a gateway as a process of its own; the record knows of it what users see.
@@ -233,6 +255,8 @@ class Cluster:
         process = Process(await self._settings(name))
         await process.start()
         self.hosts[name] = process
+        self._ports.add(process.port)
+        self._pids.add(process.pid)
 
     def _require_gone(self, name: str) -> None:
         if name in self.hosts:

@@ -39,6 +39,7 @@ from wsdemo.lab.plots import (
 from wsdemo.lab.plots.journeys import moves
 from wsdemo.lab.plots.style import Picture, counted
 from wsdemo.lab.progress import Count, ProgressLine
+from wsdemo.lab.shiviz import to_shiviz
 from wsdemo.lab.wire import Bundle, Direction
 
 CALL_TIMEOUT_S: Final = 30.0
@@ -156,10 +157,13 @@ class Lab:
         return left + [f"unhandled: {problem}" for problem in self._problems]
 
     def leaks(self) -> list[str]:
-        """Return what a closed lab left behind: tasks, threads, failures that nobody handled."""
+        """Return what a closed lab left behind: tasks, threads, sockets, keys, processes, and
+        failures that nobody handled.
+        """
         if not self._closed:
             raise RuntimeError("close the lab first: until then, everything is in use")
-        return self._leaks + (["thread lab"] if self._driver.alive else [])
+        thread = ["thread lab"] if self._driver.alive else []
+        return self._leaks + self.cluster.leaks() + thread
 
     def __enter__(self) -> Self:
         return self
@@ -324,6 +328,10 @@ class Lab:
     def trace(self) -> pd.DataFrame:
         """Return everything that happened so far, one row for each arrow or moment."""
         return self.cluster.trace()
+
+    def shiviz(self) -> str:
+        """Return what happened so far as a log with vector clocks, as ShiViz reads it."""
+        return to_shiviz(self.trace())
 
     def hops(self, receipt: Receipt) -> pd.DataFrame:
         """Return the way of one message: from, to, what, and when (µs after it was sent)."""
