@@ -154,10 +154,11 @@ assert all(fenced.record(rider.name)["gwId"] == "gateway-02" for rider in riders
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Make
 #
-# Write `REGISTER`, one script that registers with a fencing token. `KEYS[1]` is the entry, `KEYS[2]` is a
-# key of yours; `ARGV[1]` is the connection id, `ARGV[2]` the gateway id, `ARGV[3]` the TTL of the entry in
-# milliseconds. It writes the fields `connId`, `gwId` and `token` and returns the token: larger than every
-# token before, also when the entry has expired in between.
+# Write `REGISTER`, one script that registers with a fencing token. `KEYS[1]` is the entry, `KEYS[2]` a key
+# for whatever has to be remembered; `ARGV[1]` is the connection id, `ARGV[2]` the gateway id, `ARGV[3]` the
+# TTL of the entry and `ARGV[4]` the life of `KEYS[2]`, both in milliseconds. It writes the fields `connId`,
+# `gwId` and `epoch`, the token, and returns the token: larger than every one before it, also when the
+# entry has expired in between.
 
 # %% tags=["exercise"]
 REGISTER = """
@@ -167,7 +168,8 @@ REGISTER = """
 # %% tags=["solution"]
 REGISTER = """
 local token = redis.call('INCR', KEYS[2])
-redis.call('HSET', KEYS[1], 'connId', ARGV[1], 'gwId', ARGV[2], 'token', token)
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+redis.call('HSET', KEYS[1], 'connId', ARGV[1], 'gwId', ARGV[2], 'epoch', token)
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return token
 """

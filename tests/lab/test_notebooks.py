@@ -63,6 +63,19 @@ def test_every_figure_of_a_notebook_has_an_alt_text(source: Path, solved: bool) 
     assert all(len(alt) >= 40 for alt in alts)
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_check_of_a_lesson_accepts_its_solution_and_waits_for_the_learner(
+    source: Path,
+) -> None:
+    """In the solved copy the verdict is ok; in the learner's, that it is not written yet."""
+    verdicts = {
+        solved: "".join(build.html_outputs(committed(source, solved))) for solved in (True, False)
+    }
+    exercise = f"ex{source.stem[:2]}"
+    assert f"✔ <b>{exercise}</b>: ok" in verdicts[True]
+    assert f"? <b>{exercise}</b>: could not judge. It is not written yet" in verdicts[False]
+
+
 def test_the_readme_shows_figures_of_the_lessons() -> None:
     """The very pictures that the committed notebooks hold."""
     for stem, figures in build.PUBLISHED.items():

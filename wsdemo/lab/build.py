@@ -40,6 +40,8 @@ KERNEL: Final = {
     "language": "python",
     "name": "python3",
 }
+REFUSED: Final = "\N{HEAVY BALLOT X} <b>"
+"""What a check shows that finds an answer wrong."""
 PUBLISHED: Final = {"04-the-late-cleanup": {1: "late-cleanup.png"}}
 """Figures of lessons, by number, that the README shows as well."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -224,6 +226,8 @@ def make(source: Path, *, solved: bool, rewrite: bool) -> Result:
     text = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
     if not problem and slowest_s > MAX_CELL_S:
         verdict = f"too slow: a cell took {slowest_s:.1f} s"
+    elif not problem and solved and REFUSED in text:
+        verdict = "its own check refuses the solution"
     elif not problem and len(text) > MAX_BYTES:
         verdict = f"too big: {len(text):,} bytes"
     elif not problem and (rewrite or not is_fresh(source, solved=solved)):
