@@ -8,9 +8,10 @@ import IPython.display
 import nbformat
 import pytest
 
-from wsdemo.lab import build, learn, predict
+from wsdemo.lab import build, check, learn, predict
 from wsdemo.lab.learn import buttons, predicted, reveal
 from wsdemo.lab.lessons import QUESTIONS
+from wsdemo.lab.models import MODELS
 
 WORDS = "Your options: gateway-01, gateway-02, nothing, both. You have not said anything yet."
 
@@ -88,3 +89,31 @@ def test_what_our_builder_executes_has_no_buttons_in_it() -> None:
     (output,) = notebook.cells[0].outputs
     assert WORDS in output.text
     assert "widget" not in nbformat.writes(notebook)  # type: ignore[no-untyped-call]
+
+
+def wrong_route(presence: dict[str, str], me: str) -> tuple[str, str | None]:
+    return ("local", None)
+
+
+EVIDENCE: dict[str, tuple[object, str]] = {
+    "ex00": (lambda record: None, "where_is({"),
+    "ex01": (wrong_route, "route({"),
+    "ex02": (lambda heartbeat, loss, at_most: 3 * heartbeat, "Heat map|heartbeats"),
+    "ex03": (lambda conn, users, conns: users.pop(conns.pop(conn, ""), None), "registers on conn-"),
+    "ex04": ("return redis.call('DEL', KEYS[1])", "entry before:"),
+    "ex05": (lambda state, action: MODELS["plain"](state, action), "Space-time diagram"),
+    "ex06": ("return redis.call('INCR', KEYS[1])", "KEYS[1]:"),
+    "ex07": (lambda history, gateways: gateways[0], "history, the oldest first"),
+}
+
+
+@pytest.mark.parametrize("exercise", EVIDENCE)
+def test_a_wrong_answer_is_shown_the_case_in_which_it_is_wrong(exercise: str) -> None:
+    """As a figure, or as text; in a cell and in a terminal. A right answer needs none."""
+    answer, words = EVIDENCE[exercise]
+    verdict = check(exercise, answer)
+    assert verdict.verdict == "wrong"
+    assert any(word in repr(verdict) for word in words.split("|")), repr(verdict)
+    page = verdict._repr_html_()
+    assert "<figure" in page or "<pre>" in page
+    assert page.count(verdict.hint[:20]) <= 1

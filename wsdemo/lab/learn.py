@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged
+from wsdemo.lab.plots.show import to_html
+from wsdemo.lab.plots.style import Picture
 from wsdemo.lab.progress import watched
 
 CHECK_TIMEOUT_S: Final = 20.0
@@ -30,16 +32,26 @@ class Verdict:
     exercise: str
     verdict: str
     hint: str = ""
+    evidence: Picture | str = ""
+    """The case in which the answer is wrong: a figure, or text."""
 
     def __bool__(self) -> bool:
         return self.verdict == "ok"
 
     def __repr__(self) -> str:
+        shown = self.evidence if isinstance(self.evidence, str) else self.evidence.wsdemo_alt
+        return self._in_short() + (f"\n{shown}" if shown else "")
+
+    def _in_short(self) -> str:
         return f"{self.exercise}: {self.verdict}" + (f". {self.hint}" if self.hint else "")
 
     def _repr_html_(self) -> str:
         mark = {"ok": "✔", "wrong": "✘"}.get(self.verdict, "?")
-        return f"<p>{mark} <b>{html.escape(self.exercise)}</b>: {html.escape(repr(self)[6:])}</p>"
+        words = self._in_short().removeprefix(f"{self.exercise}: ")
+        line = f"<p>{mark} <b>{html.escape(self.exercise)}</b>: {html.escape(words)}</p>"
+        if isinstance(self.evidence, Picture):
+            return line + to_html(self.evidence)
+        return line + (f"<pre>{html.escape(self.evidence)}</pre>" if self.evidence else "")
 
 
 def predict(question: str, answer: object = None) -> None:
@@ -131,7 +143,8 @@ def _judged(exercise: str, judge: Callable[[Any], Judgement], answer: Any) -> Ve
             why = f"The check itself failed: {type(problem).__name__}: {problem}"
             found.append(Verdict(exercise, "could not judge", why))
         else:
-            found.append(Verdict(exercise, "ok" if result.ok else "wrong", result.hint))
+            verdict = "ok" if result.ok else "wrong"
+            found.append(Verdict(exercise, verdict, result.hint, result.evidence))
 
     thread = threading.Thread(target=run, name=f"check {exercise}", daemon=True)
     thread.start()

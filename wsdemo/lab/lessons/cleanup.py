@@ -92,8 +92,12 @@ def _judge_script(database: redis.Redis, script: str, prefix: str) -> Judgement:
             words = " ".join(str(problem).split())[:160]
             return Judgement(False, f"{situation.hint} Redis says: {words}")
         left = database.hgetall(key)
+        evidence = (
+            f"caller: {CALLER}\nentry before: {situation.entry or 'none'}\n"
+            f"entry after:  {left or 'none'}"
+        )
         if left != ({} if situation.mine else situation.entry):
-            return Judgement(False, situation.hint)
+            return Judgement(False, situation.hint, evidence)
         if answer != int(situation.mine):
             return Judgement(
                 False, f"The entry is as it should be, but the answer was {answer!r}, not 1 or 0."

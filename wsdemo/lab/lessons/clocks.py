@@ -66,10 +66,11 @@ def judge_on(database: redis.Redis, script: str) -> Judgement:
         _leaves_others_alone(desk)
         _ends_well(desk)
     except _Refused as hint:
-        return Judgement(False, str(hint))
+        return Judgement(False, str(hint), desk.shown())
     except redis.ResponseError as problem:
         words = " ".join(str(problem).split())[:160]
-        return Judgement(False, f"What it left in Redis is no hash with fields: {words}")
+        hint = f"What it left in Redis is no hash with fields: {words}"
+        return Judgement(False, hint, desk.shown())
     finally:
         desk.clean_up()
     return Judgement(True, f"Tokens rise, also after the lease; 0 wrong of {len(all_orders())}.")
@@ -83,6 +84,7 @@ class _Desk:
         self._script = script
         self._prefix = f"check:{secrets.token_hex(4)}:"
         self._users: set[str] = set()
+        self._latest = ""
 
     def presence(self, user: str) -> str:
         self._users.add(user)
@@ -94,6 +96,7 @@ class _Desk:
     def register(self, user: str, gateway: str = OLD, lease_ms: int = LEASE_MS) -> int:
         """Register a new connection of a user; return its token, of which the entry is checked."""
         conn_id = secrets.token_hex(4)
+        self._latest = user
         keys = (self.presence(user), self.fence(user))
         try:
             answer: Any = self.database.eval(
@@ -127,6 +130,18 @@ class _Desk:
                 f"It answered {token}, and the field epoch of the entry is {entry.get('epoch')!r}. "
                 "A later write shows the one and is compared with the other, as text."
             )
+
+    def shown(self) -> str:
+        """Return what the script has left in Redis for the user that it registered last."""
+        key, fence = self.presence(self._latest), self.fence(self._latest)
+        kept = {"KEYS[1]": key, "KEYS[2]": fence}
+        lines = []
+        for name, where in kept.items():
+            kind = self.database.type(where)
+            value: object = self.database.get(where) if kind == "string" else None
+            value = self.database.hgetall(where) if kind == "hash" else value
+            lines.append(f"{name}: {value or kind!r}, PTTL {self.database.pttl(where)}")
+        return "\n".join(lines)
 
     def clean_up(self) -> None:
         for user in self._users:

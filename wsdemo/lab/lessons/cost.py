@@ -85,11 +85,14 @@ def judge_route(route: Route, seed: int | None = None) -> Judgement:
             except NotImplementedError:
                 raise
             except Exception as problem:
-                return Judgement(False, f"It raised {type(problem).__name__}. {case.hint}")
+                hint = f"It raised {type(problem).__name__}. {case.hint}"
+                return Judgement(False, hint, f"route({case.presence}, {case.me!r})")
+            evidence = f"route({case.presence}, {case.me!r})  →  {said!r}"
             if not isinstance(said, tuple | list) or len(said) != 2:
-                return Judgement(False, "Return two things: what to do, and the channel or None.")
+                hint = "Return two things: what to do, and the channel or None."
+                return Judgement(False, hint, evidence)
             if tuple(said) != case.answer:
-                return Judgement(False, case.hint)
+                return Judgement(False, case.hint, evidence)
             if given != case.presence:
                 return Judgement(False, "The record is somebody else's: read it, do not change it.")
             checked += 1

@@ -61,8 +61,9 @@ def judge_next_gateway(next_gateway: NextGateway, seed: int | None = None) -> Ju
     for outage in outages(random.Random(seed)):
         try:
             attempts = _play(next_gateway, outage)
-        except _Wrong as hint:
-            return Judgement(False, str(hint))
+        except _Wrong as wrong:
+            history = "\n".join(f"{name}: {outcome}" for name, outcome in wrong.history)
+            return Judgement(False, str(wrong), f"history, the oldest first:\n{history}")
         lasted.append(attempts * ATTEMPT_S)
     p99_s = sorted(lasted)[int(0.99 * len(lasted))]
     return Judgement(True, f"{len(lasted)} outages, the 99th percentile lasts {p99_s:g} s.")
@@ -70,6 +71,10 @@ def judge_next_gateway(next_gateway: NextGateway, seed: int | None = None) -> Ju
 
 class _Wrong(Exception):
     """The client did something that it had better not; the text is the hint."""
+
+    def __init__(self, hint: str, history: History) -> None:
+        super().__init__(hint)
+        self.history = history
 
 
 def _play(next_gateway: NextGateway, outage: _Outage) -> int:
@@ -81,8 +86,9 @@ def _play(next_gateway: NextGateway, outage: _Outage) -> int:
         others = [name for name in outage.gateways if latest.get(name) != "failed"]
         if latest.get(choice) == "failed" and others:
             if choice == history[-1][0]:
-                raise _Wrong("The gateway that has just failed is asked again at once.")
-            raise _Wrong("A gateway that failed a moment ago is asked before one that did not.")
+                raise _Wrong("The gateway that has just failed is asked again at once.", history)
+            hint = "A gateway that failed a moment ago is asked before one that did not."
+            raise _Wrong(hint, [*history, (choice, "asked")])
         if choice not in outage.dead:
             return attempt
         history.append((choice, "failed"))
@@ -100,10 +106,11 @@ def _choose(next_gateway: NextGateway, history: History, gateways: list[str]) ->
             f"With every gateway having failed at some time it raised {type(problem).__name__}. "
             "Is a failure of long ago a reason not to ask?"
             if len({name for name, _ in history}) == len(gateways)
-            else f"It raised {type(problem).__name__}."
+            else f"It raised {type(problem).__name__}.",
+            history,
         ) from None
     if given != history or names != gateways:
-        raise _Wrong("History and list are what happened: read them, do not change them.")
+        raise _Wrong("History and list are what happened: read them, do not change them.", history)
     if choice not in gateways:
-        raise _Wrong(f"{choice!r} is none of the gateways.")
+        raise _Wrong(f"{choice!r} is none of the gateways.", history)
     return str(choice)

@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from wsdemo.lab.leases import false_offline_rate
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+from wsdemo.lab.plots.false_offline import RATIOS, false_offline
+from wsdemo.lab.plots.style import Picture
 
 QUESTION: Final = Question(
     "A heartbeat each 30 s, a lease of 90 s. How many in a row must get lost until Redis forgets "
@@ -75,8 +77,16 @@ def judge_choose_ttl(
     for wish, ttl_s in zip(asked, said, strict=True):
         hint = _hint(wish, ttl_s)
         if hint:
-            return Judgement(False, hint)
+            return Judgement(False, hint, _on_the_map(wish, ttl_s))
     return Judgement(True, f"{len(asked)} combinations of heartbeat, loss and wish.")
+
+
+def _on_the_map(wish: _Wish, ttl_s: float) -> Picture | str:
+    """Ring the reader's choice on the map of false alarms, if it lies on it."""
+    low, high = RATIOS
+    if not low <= ttl_s / wish.heartbeat_s <= high:
+        return f"TTL = {ttl_s / wish.heartbeat_s:.3g} heartbeats"
+    return false_offline(heartbeat_s=wish.heartbeat_s, ttl_s=ttl_s, loss=wish.loss)
 
 
 def _hint(wish: _Wish, ttl_s: float) -> str:

@@ -41,14 +41,15 @@ def judge_cleanup(cleanup: Cleanup, seed: int | None = None) -> Judgement:
         raise NotJudged(f"cleanup must be a function, not {type(cleanup).__name__}.")
     rng = random.Random(seed)
     for _ in range(STORIES):
-        hint = _play(cleanup, rng)
+        story: list[str] = []
+        hint = _play(cleanup, rng, story)
         if hint:
-            return Judgement(False, hint)
+            return Judgement(False, hint, "\n".join(story))
     return Judgement(True, f"{STORIES} stories, as the real gateway's registry tells them.")
 
 
-def _play(cleanup: Cleanup, rng: random.Random) -> str:
-    """Play one story; return a hint when the maps go wrong."""
+def _play(cleanup: Cleanup, rng: random.Random, story: list[str]) -> str:
+    """Play one story and tell it; return a hint when the maps go wrong."""
     registry: Registry[_Session] = Registry()
     user_to_conn: dict[str, str] = {}
     conn_to_user: dict[str, str] = {}
@@ -59,6 +60,7 @@ def _play(cleanup: Cleanup, rng: random.Random) -> str:
             again = registry.by_conn(session.conn_id) is None
             newer = registry.by_user(session.user)
             registry.remove(session)
+            story.append(f"{session.conn_id} of {session.user} ends")
             try:
                 cleanup(session.conn_id, user_to_conn, conn_to_user)
             except NotImplementedError:
@@ -78,6 +80,7 @@ def _play(cleanup: Cleanup, rng: random.Random) -> str:
             user_to_conn[session.user] = session.conn_id
             conn_to_user[session.conn_id] = session.user
             sessions.append(session)
+            story.append(f"{session.user} registers on {session.conn_id}")
             if rng.random() < 0.5 and earlier is not None:
                 # As in the demo: the gateway does not notice at once that the old one has ended.
                 conn_to_user[earlier.conn_id] = earlier.user

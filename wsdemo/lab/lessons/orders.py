@@ -15,8 +15,11 @@ from wsdemo.lab.orders import (
     End,
     Exploration,
     Order,
+    Played,
     all_orders,
 )
+from wsdemo.lab.plots.crossing import crossing
+from wsdemo.lab.plots.style import Picture
 
 QUESTION: Final = Question(
     "A heartbeat, a clean-up and a new registration: six steps, 45 orders that can happen. The "
@@ -47,6 +50,10 @@ SHOWN: Final[dict[Action, str]] = {
 class _Refused(Exception):
     """The answer is wrong; the text is the hint."""
 
+    def __init__(self, hint: str, evidence: Picture | str = "") -> None:
+        super().__init__(hint)
+        self.evidence = evidence
+
 
 def judge_step(step: Step) -> Judgement:
     """Play the reader's policy in everyday life, then in every order and under every skew."""
@@ -58,8 +65,8 @@ def judge_step(step: Step) -> Judgement:
             examine(step)
         for skew_s in SKEWS:
             _ends_well(step, skew_s)
-    except _Refused as hint:
-        return Judgement(False, str(hint))
+    except _Refused as wrong:
+        return Judgement(False, str(wrong), wrong.evidence)
     count = len(all_orders())
     return Judgement(True, f"0 wrong of {count} orders, for each of {len(SKEWS)} skews.")
 
@@ -173,14 +180,23 @@ def _ends_well(step: Step, skew_s: float) -> None:
         speed = "slow" if skew_s < 0 else "fast"
         raise _Refused(
             f"With right clocks all orders end well; with gateway-02's clock {abs(skew_s):g} s "
-            f"{speed}, {count} end wrong. What does it compare that two gateways see differently?"
+            f"{speed}, {count} end wrong. What does it compare that two gateways see differently?",
+            _picture(_simplest(found)),
         )
-    raise _Refused(f"{count} end wrong. {_why(found)}")
+    bad = _simplest(found)
+    raise _Refused(f"{count} end wrong. {_why(bad)}", _picture(bad))
 
 
-def _why(found: Exploration) -> str:
+def _simplest(found: Exploration) -> Played:
     pair = found.minimal()
-    bad = pair[0] if pair is not None else found.wrong[0]
+    return pair[0] if pair is not None else found.wrong[0]
+
+
+def _picture(bad: Played) -> Picture:
+    return crossing(bad, title="Your policy, in this order: {end}")
+
+
+def _why(bad: Played) -> str:
     entry = bad.entries[-1]
     if bad.end is End.DEAD:
         why = "gateway-01 has the last word, although alice has left it. Who may write?"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from wsdemo.lab.plots.style import Picture
 from wsdemo.redis.server import find_server
 
 
@@ -21,10 +22,14 @@ class Question:
 
 
 class Judgement(NamedTuple):
-    """Whether an answer is right, and one hint when not."""
+    """Whether an answer is right, and one hint when not.
+
+    `evidence` shows the case in which it is wrong, as a figure or as text; never the answer.
+    """
 
     ok: bool
     hint: str = ""
+    evidence: Picture | str = ""
 
 
 class NotJudged(Exception):

@@ -66,16 +66,15 @@ def _compare(
             raise
         except Exception as problem:
             who = "a user who is online" if truth else "a user who is offline"
-            return Judgement(
-                False, f"For {who} it raised {type(problem).__name__}. Look at that record first."
-            )
+            hint = f"For {who} it raised {type(problem).__name__}. Look at that record first."
+            return Judgement(False, hint, f"where_is({record})")
         if said == truth:
             continue
+        evidence = f"where_is({record})  →  {said!r}"
         if truth is None:
-            return Judgement(
-                False, "An offline user has an empty record. What should be returned for it?"
-            )
-        return Judgement(False, _hint_online(said, record))
+            hint = "An offline user has an empty record. What should be returned for it?"
+            return Judgement(False, hint, evidence)
+        return Judgement(False, _hint_online(said, record), evidence)
     return Judgement(True, f"{len(known)} users on three gateways, one of them offline.")
 
 
