@@ -69,8 +69,8 @@ def judge_on(database: redis.Redis, script: str) -> Judgement:
         return Judgement(False, str(hint), desk.shown())
     except redis.ResponseError as problem:
         words = " ".join(str(problem).split())[:160]
-        hint = f"What it left in Redis is no hash with fields: {words}"
-        return Judgement(False, hint, desk.shown())
+        what = f"What it left in Redis is no hash with fields: {words}"
+        return Judgement(False, what, desk.shown())
     finally:
         desk.clean_up()
     return Judgement(True, f"Tokens rise, also after the lease; 0 wrong of {len(all_orders())}.")
