@@ -121,7 +121,8 @@ class Cluster:
         self._address = redis
         self._resources = contextlib.AsyncExitStack()
         self._database: redis_client.Redis | None = None
-        self._redis_url = ""
+        self.redis_url = ""
+        """Where Redis is, its password included; empty before the start."""
         self._outage: Outage | None = None
         self._watch: Watch | None = None
         self._wires: dict[tuple[str, str], list[Wire]] = {}
@@ -149,7 +150,7 @@ class Cluster:
     async def _start(self) -> None:
         server = await asyncio.to_thread(find_server, self._address)
         self._resources.push_async_callback(asyncio.to_thread, server.stop)
-        self.redis_source, self._redis_url = server.source, server.url
+        self.redis_source, self.redis_url = server.source, server.url
         self._outage = Outage(server, self.recorder)
         self._database = redis_client.Redis.from_url(server.url, decode_responses=True)
         self._resources.push_async_callback(self._forget_keys)
@@ -263,7 +264,7 @@ class Cluster:
             raise ValueError(f"{name} is running: crash or drain it first")
 
     async def _settings(self, name: str) -> GatewaySettings:
-        url = self._redis_url
+        url = self.redis_url
         if self._wired:
             url = await self._by_wire(name, url)
         return GatewaySettings(

@@ -13,12 +13,15 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol, TypeVar
 
 STEP_S: Final = 0.25
 """How often a waiting cell shows how far the work is."""
 END_S: Final = 30.0
+STALL_S: Final = 1.0
+"""A wait that ends this much too late means that the whole machine stood still."""
 
 T = TypeVar("T")
 
@@ -81,14 +84,19 @@ class ThreadDriver:
         ends_at = time.monotonic() + timeout_s
         try:
             while True:
-                left_s = ends_at - time.monotonic()
+                asked_at = time.monotonic()
+                step_s = max(0.0, min(STEP_S, ends_at - asked_at))
                 try:
-                    return future.result(max(0.0, min(STEP_S, left_s)))
+                    return future.result(step_s)
                 except concurrent.futures.TimeoutError:
                     if future.done():
                         raise  # The work itself ran into a deadline of its own.
-                if left_s <= STEP_S and time.monotonic() >= ends_at:
-                    raise TimeoutError(f"the lab did not answer within {timeout_s:g} s")
+                now = time.monotonic()
+                if (stood_still_s := now - asked_at - step_s) > STALL_S:
+                    # A machine that slept meanwhile let nothing else go on either.
+                    ends_at += stood_still_s
+                elif now >= ends_at:
+                    raise TimeoutError(_too_late(timeout_s, work))
                 meanwhile()
         except BaseException:
             future.cancel()
@@ -136,7 +144,7 @@ class KernelDriver:
             while not task.done():
                 left_s = ends_at - self.loop.time()
                 if left_s <= 0:
-                    raise TimeoutError(f"the lab did not answer within {timeout_s:g} s")
+                    raise TimeoutError(_too_late(timeout_s, work))
                 await asyncio.wait([task], timeout=min(STEP_S, left_s))
                 meanwhile()
             return task.result()
@@ -154,6 +162,18 @@ class KernelDriver:
     @property
     def alive(self) -> bool:
         return self._own and not self.loop.is_closed()
+
+
+def _too_late(timeout_s: float, work: Coroutine[Any, Any, Any]) -> str:
+    """Say that work took too long, and where it stands: the call that waits, and who called it."""
+    places: list[str] = []
+    step: Any = work
+    while (frame := getattr(step, "cr_frame", None)) is not None:
+        name = Path(frame.f_code.co_filename).name
+        places.append(f"{step.__qualname__} ({name}:{frame.f_lineno})")
+        step = step.cr_await
+    where = f"; it waits in {' < '.join(reversed(places))}" if places else ""
+    return f"the lab did not answer within {timeout_s:g} s{where}"
 
 
 def _nesting() -> ModuleType:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 
 import pandas as pd
+import redis as redis_client
 
 from wsdemo.client import Client
 from wsdemo.client.connection import Message, Receipt, State
@@ -44,6 +45,7 @@ from wsdemo.lab.wire import Bundle, Direction
 
 CALL_TIMEOUT_S: Final = 30.0
 """No cell waits longer for the lab than this, unless it asked for something longer."""
+RECORD_TIMEOUT_S: Final = 5.0
 LOG_LINES: Final = 500
 NAMES: Final = 6
 """Users who are named; of more, it is said how many there are."""
@@ -314,8 +316,14 @@ class Lab:
         ).set_index("user")
 
     def record(self, user: str) -> dict[str, str]:
-        """Return what Redis stores about a user: `HGETALL presence:{user}`; empty when offline."""
-        return self._run(self.cluster.record(user))
+        """Return what Redis stores about a user: `HGETALL presence:{user}`; empty when offline.
+
+        It is asked as from another terminal: gateways that stand still get no turn by that.
+        """
+        self._require_open()
+        options: dict[str, Any] = {"decode_responses": True, "socket_timeout": RECORD_TIMEOUT_S}
+        with redis_client.Redis.from_url(self.cluster.redis_url, **options) as terminal:
+            return dict(terminal.hgetall(self.cluster.keyspace.presence(user)))
 
     def health(self, gateway: str) -> str:
         """Fetch `/health` of a gateway."""
