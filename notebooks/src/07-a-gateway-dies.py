@@ -179,7 +179,8 @@ real.close()
 #
 # A client that lost its gateway has to choose the next one. Write `next_gateway(history, gateways)`:
 # `history` lists this client's latest attempts, the oldest first, as `(gateway, "ok")` or
-# `(gateway, "failed")`. Return one of `gateways`. The check plays two hundred outages.
+# `(gateway, "failed")`; a new client has none. Return one of `gateways`. The check plays two hundred
+# outages; in some of them every gateway is dead for a while.
 
 
 # %% tags=["exercise"]
@@ -203,7 +204,8 @@ check("ex07", next_gateway)
 #
 # * Records that name a dead gateway are those of the users who are not back yet: the client's reconnect
 #   repairs presence, not a janitor.
-# * A drain is worth its code: the records are released, and clients are told when to come back.
+# * A drain is worth its code: the records are released, and clients are told when to come back. It is
+#   not the quickest death: they are told to wait, each for another while, so that not all come at once.
 # * A gateway that comes back from the dead must ask before it serves on. Tokens make the answer "no".
 #
 # | one may think | but |

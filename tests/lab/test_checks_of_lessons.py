@@ -132,7 +132,7 @@ CLEANUPS: Mutants = {
     "removes by user": (by_user, "Whose place in the map was it?"),
     "leaves the connection": (forgets_one_map, "still listed among the connections"),
     "leaves the user": (forgets_the_other, "still listed as being here"),
-    "is not idempotent": (not_twice, "raised KeyError"),
+    "is not idempotent": (not_twice, "a second time for the same connection"),
     "removes somebody else": (clears, ""),
 }
 
@@ -161,11 +161,31 @@ def tidies(history: History, gateways: list[str]) -> str:
 
 
 def other_than_last(history: History, gateways: list[str]) -> str:
-    return next(name for name in gateways if name != history[-1][0])
+    return next(name for name in gateways if not history or name != history[-1][0])
+
+
+def last_again(history: History, gateways: list[str]) -> str:
+    return history[-1][0] if history else gateways[0]
+
+
+def after_the_last(history: History, gateways: list[str]) -> str:
+    return gateways[(gateways.index(history[-1][0]) + 1) % len(gateways)]
+
+
+def two_in_turn(history: History, gateways: list[str]) -> str:
+    latest = dict(history)
+    fresh = [name for name in gateways if latest.get(name) != "failed"]
+    return fresh[0] if fresh else other_than_last(history, gateways)
 
 
 NEXTS: Mutants = {
-    "asks the same again": (lambda h, g: h[-1][0], "just failed is asked again at once"),
+    "asks the same again": (last_again, "just failed is asked again at once"),
+    "needs a past": (
+        lambda h, g: next_gateway(h, g) if h[-1] else "",
+        "has no past yet, it raised IndexError",
+    ),
+    "walks in a circle": (after_the_last, ""),
+    "knows two when all have failed": (two_in_turn, "whose turn is it?"),
     "always the first": (lambda h, g: g[0], "asked again at once"),
     "goes back and forth": (other_than_last, "asked before one that did not"),
     "never forgives": (never_again, "long ago a reason not to ask"),

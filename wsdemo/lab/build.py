@@ -244,11 +244,15 @@ def make(source: Path, *, solved: bool, rewrite: bool) -> Result:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m wsdemo.lab.build", description=__doc__)
     parser.add_argument("--rewrite", action="store_true", help="keep the new outputs in any case")
+    parser.add_argument("lesson", nargs="*", help="only these, by how their names begin: 07")
     options = parser.parse_args()
+    chosen = [s for s in lessons() if s.stem.startswith(tuple(options.lesson) or "")]
+    if not chosen:
+        parser.error(f"no lesson begins with {' or '.join(options.lesson)}")
     failed = False
     INDEX.write_text(indexed(), encoding="utf-8")
     print(f"{'lesson':<32} {'seconds':>8} {'slowest':>8} {'cells':>6} {'figures':>8}  verdict")  # noqa: T201
-    for source in lessons():
+    for source in chosen:
         for solved in (False, True):
             result = make(source, solved=solved, rewrite=options.rewrite)
             failed = failed or not result.verdict.startswith("ok")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -24,6 +23,7 @@ QUESTION: Final = Question(
 OUTAGES: Final = 200
 ATTEMPT_S: Final = 2.0
 """What an attempt that fails costs a client."""
+GATEWAYS: Final = 4
 
 History = list[tuple[str, str]]
 NextGateway = Callable[[History, list[str]], Any]
@@ -33,23 +33,41 @@ class _Outage(NamedTuple):
     gateways: list[str]
     dead: frozenset[str]
     history: History
+    back: str = ""
+    back_after: int = 0
+    """Where everybody is dead at first, one is back after so many attempts."""
+
+    def serves(self, gateway: str, attempt: int) -> bool:
+        """Say whether a gateway takes a client at its `attempt`-th attempt (from 1)."""
+        back = gateway == self.back and attempt > self.back_after
+        return back or gateway not in self.dead
 
 
 def outages(rng: random.Random) -> list[_Outage]:
-    """Return outages of four gateways: one or two are dead, among them the user's own.
+    """Return outages of four gateways, three kinds in turn.
 
-    A gateway that failed long ago and served since then is as good as any other.
+    * One or two are dead, among them the user's own. A gateway that failed long ago and served
+      since then is as good as any other.
+    * The client is new: it has no past.
+    * All are dead for a while, then one of them is back.
     """
     out = []
-    for _ in range(OUTAGES):
-        names = [f"gateway-{n:02}" for n in range(1, 5)]
+    for number in range(OUTAGES):
+        names = [f"gateway-{n:02}" for n in range(1, GATEWAYS + 1)]
         rng.shuffle(names)
         dead = rng.sample(names, rng.choice([1, 2]))
-        history = []
-        for name in rng.sample(names, rng.randrange(5)):
+        history: History = []
+        for name in rng.sample(names, rng.randrange(GATEWAYS + 1)):
             history += [(name, "failed"), (name, "ok")]
         history += [(dead[0], "ok"), (dead[0], "failed")]
-        out.append(_Outage(names, frozenset(dead), history))
+        match number % 3:
+            case 0:
+                out.append(_Outage(names, frozenset(dead), history))
+            case 1:
+                out.append(_Outage(names, frozenset(dead), []))
+            case _:
+                back, after = rng.choice(names), rng.randint(GATEWAYS, 2 * GATEWAYS)
+                out.append(_Outage(names, frozenset(names), history, back, after))
     return out
 
 
@@ -80,19 +98,24 @@ class _Wrong(Exception):
 def _play(next_gateway: NextGateway, outage: _Outage) -> int:
     """Let one client look for a gateway; return after how many attempts it is served."""
     history = list(outage.history)
-    for attempt in itertools.count(1):
+    patience = outage.back_after + 2 * GATEWAYS
+    for attempt in range(1, patience + 1):
         choice = _choose(next_gateway, history, outage.gateways)
         latest = dict(history)
         others = [name for name in outage.gateways if latest.get(name) != "failed"]
+        if history and history[-1] == (choice, "failed"):
+            raise _Wrong("The gateway that has just failed is asked again at once.", history)
         if latest.get(choice) == "failed" and others:
-            if choice == history[-1][0]:
-                raise _Wrong("The gateway that has just failed is asked again at once.", history)
             hint = "A gateway that failed a moment ago is asked before one that did not."
             raise _Wrong(hint, [*history, (choice, "asked")])
-        if choice not in outage.dead:
+        if outage.serves(choice, attempt):
             return attempt
         history.append((choice, "failed"))
-    raise AssertionError("a client that asks everybody finds one that lives")
+    raise _Wrong(
+        "Every gateway had failed, then one was back, and it was never asked. When all have "
+        "failed, whose turn is it?",
+        history,
+    )
 
 
 def _choose(next_gateway: NextGateway, history: History, gateways: list[str]) -> str:
@@ -102,15 +125,20 @@ def _choose(next_gateway: NextGateway, history: History, gateways: list[str]) ->
     except NotImplementedError:
         raise
     except Exception as problem:
-        raise _Wrong(
-            f"With every gateway having failed at some time it raised {type(problem).__name__}. "
-            "Is a failure of long ago a reason not to ask?"
-            if len({name for name, _ in history}) == len(gateways)
-            else f"It raised {type(problem).__name__}.",
-            history,
-        ) from None
+        raise _Wrong(_why_it_raised(type(problem).__name__, history, gateways), history) from None
     if given != history or names != gateways:
         raise _Wrong("History and list are what happened: read them, do not change them.", history)
     if choice not in gateways:
         raise _Wrong(f"{choice!r} is none of the gateways.", history)
     return str(choice)
+
+
+def _why_it_raised(error: str, history: History, gateways: list[str]) -> str:
+    if not history:
+        return f"For a client that has no past yet, it raised {error}. Where does it begin?"
+    if len({name for name, _ in history}) == len(gateways):
+        return (
+            f"With every gateway having failed at some time it raised {error}. "
+            "Is a failure of long ago a reason not to ask?"
+        )
+    return f"It raised {error}."

@@ -66,8 +66,8 @@ def _play(cleanup: Cleanup, rng: random.Random, story: list[str]) -> str:
             except NotImplementedError:
                 raise
             except Exception as problem:
-                what = "again, when it had been forgotten" if again else "a connection that ended"
-                return f"For {what}, it raised {type(problem).__name__}."
+                times = "a second time for the same connection" if again else "for a connection"
+                return f"Called {times} that had ended, it raised {type(problem).__name__}."
             hint = _compare(registry, user_to_conn, conn_to_user, session, newer)
             if hint:
                 return hint
