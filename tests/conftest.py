@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,6 +12,13 @@ import redis.asyncio as redis_client
 
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C back: a shell that starts a run in the background has it ignored, and whatever
+    a test starts would inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
