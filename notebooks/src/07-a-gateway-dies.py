@@ -57,9 +57,10 @@ def left_behind(lab):
 
 
 def wait_until_back(lab, users):
-    elsewhere = ("gateway-02", "gateway-03")
-    back = lambda: all(user.gateway in elsewhere for user in users)
-    lab.wait_until("they are back", back, timeout_s=20)
+    def are_back():
+        return all(user.gateway in ("gateway-02", "gateway-03") for user in users)
+
+    lab.wait_until("they are back", are_back, timeout_s=20)
 
 
 # %%
