@@ -54,6 +54,7 @@ async def echo(port: int) -> None:
         flusher=Flusher(loop),
         fast_frames=True,
         answer=lambda request: None,
+        has_room=lambda: True,
         welcome=Echo,
         sockets=set(),
         idle=asyncio.Event(),
