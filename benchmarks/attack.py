@@ -115,7 +115,7 @@ class Siege:
 
     def _suffer(self, attack: Attack, number: int) -> None:
         lasts_s = HEAD_START_S + self._seconds
-        with Driver("benchmarks.attacker") as attacker:
+        with Driver(attack.name, "benchmarks.attacker") as attacker:
             attacker.start(
                 attack.action, port=self._system.ports[0], seconds=lasts_s, rate=attack.rate
             )
@@ -152,7 +152,7 @@ class Siege:
 def measure_attacks(rounds: int, seconds: float, say: Say) -> dict[str, Suffered]:
     """Lay siege to two fresh gateways."""
     say("starting gateways to attack")
-    with target() as system, Driver() as neighbours:
+    with target() as system, Driver("neighbours") as neighbours:
         neighbours.do(
             "connect", ports=system.ports, count=USERS, prefix="u", at_a_time=CONNECT_AT_A_TIME
         )

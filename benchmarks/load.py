@@ -139,7 +139,9 @@ class Load:
 
     # --- plans -------------------------------------------------------------------------------
 
-    async def connect(self, ports: list[int], count: int, prefix: str, at_a_time: int) -> Any:
+    async def connect(
+        self, ports: list[int], count: int, prefix: str, at_a_time: int, first: int = 0
+    ) -> Any:
         """Connect and register users, spread over the ports; a storm, `at_a_time` at once."""
         loop = asyncio.get_running_loop()
         gate = asyncio.Semaphore(at_a_time)
@@ -154,7 +156,7 @@ class Load:
 
         try:
             async with asyncio.timeout(CONNECT_S):
-                await asyncio.gather(*(one(n) for n in range(count)))
+                await asyncio.gather(*(one(first + n) for n in range(count)))
         except TimeoutError:
             registered = f"{len(self.users):,} of {count:,} users were registered"
             raise ConnectionError(f"{registered} within {CONNECT_S:g} s") from None

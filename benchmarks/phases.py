@@ -105,7 +105,7 @@ class Bench:
         """Let new users register on every system, as fast as they can, and leave again."""
         for system in self.systems[:: 1 if number % 2 else -1]:
             say(f"round {number}: {STORM_PHASE.name}, {system.name}")
-            with Driver() as driver:
+            with Driver(system.name) as driver:
                 before_s = system.cpu_s()
                 result = driver.do(
                     "connect",
@@ -128,6 +128,9 @@ class Bench:
 
     def median_cost_us(self, phase: str, system: str) -> float:
         return statistics.median(sample.cost_us for sample in self.of(phase, system))
+
+    def median_rate(self, phase: str, system: str) -> float:
+        return statistics.median(sample.rate for sample in self.of(phase, system))
 
     def ratio(self, phase: str, system: str, base: str) -> float:
         """Return the median over the rounds of the cost on `system` divided by that on `base`."""
@@ -197,16 +200,18 @@ class Growth:
 
 
 def weigh(system: System, driver: Driver, connections: int) -> float:
-    """Connect so many users, who stay; return the memory that each takes (bytes)."""
+    """Connect so many users, who stay; return the memory that each takes (bytes).
+
+    The first of them talk, and are on neither side of the scales: what a process allocates once,
+    at the first messages, is no user's.
+    """
     plan = {"ports": system.ports, "prefix": "u", "at_a_time": STORM_AT_A_TIME}
-    # What a process allocates once, at the first message, is no user's.
-    driver.do("connect", count=min(USERS, connections), **plan)
+    driver.do("connect", count=USERS, **plan)
     driver.do("closed", shape="cross", in_flight=IN_FLIGHT, size=CONTENT_BYTES, seconds=0.5)
-    driver.do("disconnect")
-    time.sleep(SETTLE_S)
-    empty = system.memory_bytes()
-    driver.do("connect", count=connections, **plan)
-    return (system.memory_bytes() - empty) / connections
+    before = system.memory_bytes()
+    added = connections - USERS
+    driver.do("connect", count=added, first=USERS, **plan)
+    return (system.memory_bytes() - before) / added
 
 
 def measure_idle(

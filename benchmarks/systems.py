@@ -127,10 +127,15 @@ def _await_door(name: str, process: subprocess.Popen[bytes], port: int) -> None:
 
 
 class Driver:
-    """A load process: takes one plan at a time."""
+    """A load process: takes one plan at a time.
 
-    def __init__(self, module: str = "benchmarks.load") -> None:
-        self._name = module.rpartition(".")[2]
+    Args:
+        of: what the load is for, as a complaint would say it.
+        module: what is run.
+    """
+
+    def __init__(self, of: str, module: str = "benchmarks.load") -> None:
+        self._name = f"{module.rpartition('.')[2]} of {of}"
         self._rest = b""
         self._process = subprocess.Popen(
             [PYTHON, "-m", module],
