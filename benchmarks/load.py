@@ -28,6 +28,8 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 REGISTERED = b'"registered"'
+HEARTBEAT_S, BEAT_S = 30.0, 0.1
+"""How often a user says that it is alive, and how finely that is spread over the users."""
 CONNECT_S = 90.0
 """All users of a plan are connected after this long, or it has failed."""
 PING, PONG = 0x89, 0x8A
@@ -120,6 +122,7 @@ class Load:
         self.delivered = 0
         self.next_number = 0
         self.on_arrival: Callable[[], None] = lambda: None
+        self._living: asyncio.Task[None] | None = None
 
     def arrived(self, number: int) -> None:
         due = self.due.pop(number, None)
@@ -142,7 +145,10 @@ class Load:
     async def connect(
         self, ports: list[int], count: int, prefix: str, at_a_time: int, first: int = 0
     ) -> Any:
-        """Connect and register users, spread over the ports; a storm, `at_a_time` at once."""
+        """Connect and register users, spread over the ports; a storm, `at_a_time` at once.
+
+        From then on they live: they send heartbeats.
+        """
         loop = asyncio.get_running_loop()
         gate = asyncio.Semaphore(at_a_time)
         started = time.perf_counter()
@@ -160,10 +166,15 @@ class Load:
         except TimeoutError:
             registered = f"{len(self.users):,} of {count:,} users were registered"
             raise ConnectionError(f"{registered} within {CONNECT_S:g} s") from None
+        if self._living is None:
+            self._living = asyncio.create_task(self._heartbeats(), name="heartbeats")
         self.users.sort(key=lambda user: int(user.name.removeprefix(prefix)))
         return {"seconds": time.perf_counter() - started, "count": count}
 
     async def disconnect(self) -> Any:
+        if self._living is not None:
+            self._living.cancel()
+            self._living = None
         for user in self.users:
             user.transport.abort()
         self.users.clear()
@@ -220,17 +231,26 @@ class Load:
         await self._drain()
         return self._result(self.delivered, time.perf_counter() - started) | {"sent": total}
 
-    async def beat(self, seconds: float, heartbeat_s: float) -> Any:
-        """Let every user send a heartbeat each `heartbeat_s`, evenly spread, and nothing else."""
-        ping = frame(b'{"type":"ping"}')
-        total = int(len(self.users) * seconds / heartbeat_s)
+    async def live(self, seconds: float) -> Any:
+        """Do nothing but live."""
         started = time.perf_counter()
-        for n in range(total):
-            self.users[n % len(self.users)].transport.write(ping)
-            ahead = started + (n + 1) * seconds / total - time.perf_counter()
-            if ahead > 0.002:
-                await asyncio.sleep(ahead)
-        return {"heartbeats": total, "seconds": time.perf_counter() - started}
+        await asyncio.sleep(seconds)
+        return {"seconds": time.perf_counter() - started}
+
+    async def _heartbeats(self) -> None:
+        """Let every user send a heartbeat each `HEARTBEAT_S`, evenly spread, until cancelled.
+
+        Without, their presence would end during a run, and messages would find nobody.
+        """
+        ping = frame(b'{"type":"ping"}')
+        owed, turn = 0.0, 0
+        while True:
+            await asyncio.sleep(BEAT_S)
+            owed += len(self.users) * BEAT_S / HEARTBEAT_S
+            for _ in range(int(owed)):
+                self.users[turn % len(self.users)].transport.write(ping)
+                turn += 1
+            owed %= 1
 
     def _begin(self) -> None:
         self.due.clear()

@@ -220,7 +220,6 @@ def measure_idle(
     connections: int,
     seconds: float,
     say: Say,
-    heartbeat_s: float = 30.0,
 ) -> list[Idle]:
     """Connect many users to fresh gateways, weigh them, and let them live for a while.
 
@@ -233,12 +232,12 @@ def measure_idle(
     say(f"{connections:,} idle users, {seconds:g} s of heartbeats")
     before = {system.name: (system.cpu_s(), refreshes(system)) for system in systems}
     for system in systems:
-        drivers[system.name].start("beat", seconds=seconds, heartbeat_s=heartbeat_s)
+        drivers[system.name].start("live", seconds=seconds)
     result = []
     for system in systems:
-        beat = drivers[system.name].result(seconds + 30)
+        lived = drivers[system.name].result(seconds + 30)
         before_s, before_count = before[system.name]
-        share = (system.cpu_s() - before_s) / beat["seconds"]
+        share = (system.cpu_s() - before_s) / lived["seconds"]
         count = refreshes(system)
         renewed = None if count is None or before_count is None else count - before_count
         result.append(Idle(system.name, connections, weights[system.name], share, renewed))

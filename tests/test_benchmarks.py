@@ -22,7 +22,7 @@ import pytest
 
 from benchmarks.attacker import Attacker
 from benchmarks.load import parse_frames
-from benchmarks.phases import Bench, Sample, message_phases, percentile
+from benchmarks.phases import Bench, Sample, message_phases, percentile, refreshes
 from benchmarks.systems import PYTHON, Driver, Failed, System, wsdemo
 from tests.processes import GatewayProcess
 from tests.waiting import until
@@ -122,6 +122,17 @@ def test_users_that_are_thrown_out_end_the_measurement(small: tuple[System, Driv
             )
 
 
+def test_users_of_a_load_live_on() -> None:
+    """They send heartbeats, 20 a second of 600 users, and a gateway in a hurry renews leases for
+    them: a run is longer than their presence would last without.
+    """
+    system = wsdemo("--heartbeat-s", "0.4", "--tick-s", "0.1")
+    with system, Driver(system.name) as driver:
+        driver.do("connect", ports=system.ports, count=600, prefix="u", at_a_time=32)
+        driver.do("live", seconds=1.5)
+        assert refreshes(system)
+
+
 def test_a_load_without_a_door_says_so() -> None:
     """A plan that fails for a reason that can be expected is answered with it."""
     with Driver("nobody") as driver, pytest.raises(Failed, match=r"^load of nobody: .*refused"):
@@ -131,7 +142,7 @@ def test_a_load_without_a_door_says_so() -> None:
 def test_a_load_that_does_not_answer_is_given_up(small: tuple[System, Driver]) -> None:
     """Every wait for a load process is bounded."""
     _, driver = small
-    driver.start("beat", seconds=0.5, heartbeat_s=0.01)
+    driver.start("live", seconds=0.5)
     with pytest.raises(Failed, match=r"^load of wsdemo: no result in time"):
         driver.result(0.05)
 
