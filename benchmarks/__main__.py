@@ -60,7 +60,7 @@ NORMAL = Extent(
     seconds=2.0,
     idle_users=5_000,
     idle_seconds=30.0,
-    growth_rounds=5,
+    growth_rounds=7,
     attack_rounds=3,
     attack_seconds=2.0,
     floor_messages=30_000,
@@ -122,6 +122,7 @@ def run(
         growth = measure_growth(
             (bench.systems[0], bench.drivers[bench.systems[0].name], USERS),
             (full.systems[0], full.drivers[full.systems[0].name], extent.idle_users),
+            idle[0].heartbeat_cpu_share,
             extent.growth_rounds,
             extent.seconds,
             say,

@@ -197,21 +197,25 @@ class Growth:
     many_us: float
     ratio: float
     """Many to few; the median of the rounds' ratios."""
+    ratio_of_messages: float
+    """The same without what the many cost anyway, by living: `Idle.heartbeat_cpu_share`."""
+    ratios: list[float]
+    """Of each round."""
 
 
 def weigh(system: System, driver: Driver, connections: int) -> float:
     """Connect so many users, who stay; return the memory that each takes (bytes).
 
-    The first of them talk, and are on neither side of the scales: what a process allocates once,
-    at the first messages, is no user's.
+    The first half are on neither side of the scales: what a process takes once, and what it had
+    freed after its first messages and now uses again, is no user's.
     """
     plan = {"ports": system.ports, "prefix": "u", "at_a_time": STORM_AT_A_TIME}
-    driver.do("connect", count=USERS, **plan)
+    half = connections // 2
+    driver.do("connect", count=half, **plan)
     driver.do("closed", shape="cross", in_flight=IN_FLIGHT, size=CONTENT_BYTES, seconds=0.5)
     before = system.memory_bytes()
-    added = connections - USERS
-    driver.do("connect", count=added, first=USERS, **plan)
-    return (system.memory_bytes() - before) / added
+    driver.do("connect", count=connections - half, first=half, **plan)
+    return (system.memory_bytes() - before) / (connections - half)
 
 
 def measure_idle(
@@ -259,26 +263,32 @@ def refreshes(system: System) -> int | None:
 def measure_growth(
     few: tuple[System, Driver, int],
     many: tuple[System, Driver, int],
+    living: float,
     rounds: int,
     seconds: float,
     say: Say,
 ) -> Growth:
     """Let as many users talk on a system with few users as on one with many; compare the cost.
 
-    Each of the two is a system, its load, and how many users that has connected.
+    Each of the two is a system, its load, and how many users that has connected. `living` is the
+    share of a core that the many cost without any message.
     """
     phase = message_phases(seconds)[0]
-    costs: dict[int, list[float]] = {0: [], 1: []}
+    samples: tuple[list[Sample], list[Sample]] = ([], [])
     for number in range(rounds):
         for which in (0, 1) if number % 2 else (1, 0):
             system, driver, users = (few, many)[which]
             say(f"a message among {users:,} users, round {number + 1}")
-            costs[which].append(measure(phase, system, driver, number).cost_us)
+            samples[which].append(measure(phase, system, driver, number))
+    pairs = list(zip(*samples, strict=True))
+    ratios = [b.cost_us / a.cost_us for a, b in pairs]
     return Growth(
         few[0].name,
         few[2],
         many[2],
-        statistics.median(costs[0]),
-        statistics.median(costs[1]),
-        statistics.median(b / a for a, b in zip(costs[0], costs[1], strict=True)),
+        statistics.median(a.cost_us for a, _ in pairs),
+        statistics.median(b.cost_us for _, b in pairs),
+        statistics.median(ratios),
+        statistics.median((b.cost_us - 1e6 * living / b.rate) / a.cost_us for a, b in pairs),
+        ratios,
     )

@@ -114,7 +114,8 @@ def _growth(results: Results) -> list[str]:
         return []
     return [
         f"a message on {growth.system} among {growth.few:,} users: {growth.few_us:.1f} µs, "
-        f"among {growth.many:,}: {growth.many_us:.1f} µs, ratio {growth.ratio:.3f}"
+        f"among {growth.many:,}: {growth.many_us:.1f} µs, ratio {growth.ratio:.2f} "
+        f"({growth.ratio_of_messages:.2f} without the heartbeats of so many)"
     ]
 
 
@@ -196,7 +197,7 @@ def latency_ecdf(results: Results, phase: str) -> Figure:
 
     A thick line is the round whose p99 is the median; the thin ones are the other rounds.
     """
-    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     axes = figure.add_subplot()
     p99 = []
     for name, (colour, _, dash) in zip(results.names, STYLES, strict=False):
@@ -224,7 +225,7 @@ def latency_ecdf(results: Results, phase: str) -> Figure:
     axes.set_ylabel("share of messages")
     base = results.names[1]
     _title(axes, f"At {phase}, 99 % arrive within {p99[0]:.1f} ms ({base}: {p99[1]:,.1f} ms)")
-    _finish(axes)
+    _finish(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -255,6 +256,6 @@ def _title(axes: Any, text: str) -> None:
     axes.set_title(text, loc="left", weight="bold")
 
 
-def _finish(axes: Any) -> None:
+def _finish(axes: Any, **legend: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, **legend)
