@@ -56,11 +56,11 @@ class Extent:
 
 
 NORMAL = Extent(
-    rounds=4,
+    rounds=5,
     seconds=2.0,
     idle_users=5_000,
     idle_seconds=30.0,
-    growth_rounds=7,
+    growth_rounds=11,
     attack_rounds=3,
     attack_seconds=2.0,
     floor_messages=30_000,

@@ -142,8 +142,11 @@ class Bench:
         return [sample.cost_us / by_round[sample.round] for sample in self.of(phase, system)]
 
     def percentile_ms(self, phase: str, system: str, share: float) -> float:
-        """Return the median over the rounds of a percentile: one bad moment spoils one round."""
-        return statistics.median(s.percentile_ms(share) for s in self.of(phase, system))
+        """Return the median over the rounds of a percentile: one bad moment spoils one round.
+
+        It is that of one of the rounds, also of an even number: the one that is drawn.
+        """
+        return statistics.median_low(s.percentile_ms(share) for s in self.of(phase, system))
 
 
 def measure(phase: Phase, system: System, driver: Driver, number: int) -> Sample:
