@@ -162,10 +162,8 @@ def _rejected_changes_nothing(step: Step) -> bool:
 
 
 def _newer_attempt_stays(step: Step) -> bool:
-    if step.move.verb is not Verb.REGISTER or not (step.is_of_another and step.came_back):
-        return True
-    owner = next(a for a in step.scenario.cast if a.conn_id == step.before.memory.owner)
-    return not (owner.inst == step.actor.inst != "" and owner.att > step.actor.att)
+    took = step.move.verb is Verb.REGISTER and step.came_back
+    return not (took and _has_dialled_again(step))
 
 
 def _released_stays_away(step: Step) -> bool:
@@ -173,10 +171,36 @@ def _released_stays_away(step: Step) -> bool:
 
 
 def _superseded_stays_away(step: Step) -> bool:
-    if step.before.has_forgotten or not step.came_back:
+    if not step.came_back:
         return True
-    others = [s for n, s in enumerate(step.before.sessions) if n != step.move.session]
-    return not any(s.has_owned and s.token > step.session.token for s in others)
+    return not any(s.has_owned and s.token > step.session.token for s in step.before.sessions)
+
+
+def _turned_away_for_a_reason(step: Step) -> bool:
+    outcome, session = step.reply.outcome, step.session
+    if outcome == Refresh.CLOSED:
+        return session.was_released
+    if outcome == Refresh.SUPERSEDED:
+        return _is_overtaken(step)
+    if outcome == Register.STALE:
+        # A newer session that was released shuts out the older ones that are still on their way.
+        gone = any(s.was_released and s.token >= session.token for s in step.before.sessions)
+        return gone or _is_overtaken(step) or _has_dialled_again(step)
+    return True
+
+
+def _is_overtaken(step: Step) -> bool:
+    """Say whether Redis knows of a newer session that has owned the entry."""
+    mine = (step.session.token, step.actor.conn_id)
+    sessions = zip(step.scenario.cast, step.before.sessions, strict=True)
+    return any(s.has_owned and (s.token, actor.conn_id) > mine for actor, s in sessions)
+
+
+def _has_dialled_again(step: Step) -> bool:
+    """Say whether the owner is a later attempt of the same client."""
+    owners = [a for a in step.scenario.cast if a.conn_id == step.before.memory.owner]
+    me = step.actor
+    return any(owner.inst == me.inst != "" and owner.att > me.att for owner in owners)
 
 
 def _tokens_grow(step: Step) -> bool:
@@ -187,13 +211,23 @@ def _tokens_grow(step: Step) -> bool:
     return all(step.reply.token > session.token for session in step.before.sessions)
 
 
-def _winner_knows_whom_to_kick(step: Step) -> bool:
-    if step.move.verb is not Verb.REGISTER or step.reply.outcome != Register.OK:
+def _token_counts(step: Step) -> bool:
+    if step.move.verb is not Verb.MINT:
         return True
-    if not step.is_of_another:
+    memory = step.before.memory
+    known = (value for _, value in (*memory.entry, *memory.fence) if isinstance(value, int))
+    return all(step.reply.token > token for token in known)
+
+
+def _other_is_named(step: Step) -> bool:
+    if step.move.verb not in (Verb.REGISTER, Verb.REFRESH):
+        return True
+    owners = [a for a in step.scenario.cast if a.conn_id == step.before.memory.owner]
+    outcome = step.reply.outcome
+    has_none = outcome == Refresh.CLOSED or (outcome == Register.OK and not step.is_of_another)
+    if not owners or has_none:
         return step.reply.named == ("", "")
-    (loser,) = (a for a in step.scenario.cast if a.conn_id == step.before.memory.owner)
-    return step.reply.named == (loser.gateway_id, loser.conn_id)
+    return step.reply.named == (owners[0].gateway_id, owners[0].conn_id)
 
 
 def _one_believes(end: Settled) -> bool:
@@ -242,10 +276,12 @@ STEPS: Final[dict[Invariant, Callable[[Step], bool]]] = {
         "W4c", "P1, P7", "after its release a session has no entry, and the answer says so"
     ): _released_entry_is_gone,
     Invariant("W5", "P5", "a token is larger than all before it"): _tokens_grow,
+    Invariant("W5b", "P5", "a token is larger than all that Redis knows of"): _token_counts,
     Invariant("W6", "P6", "no key is there for ever"): _everything_ends,
+    Invariant("W7", "P8", "the answer names the other session, and only then"): _other_is_named,
     Invariant(
-        "W7", "P8", "the winner is told whom to kick, and only then"
-    ): _winner_knows_whom_to_kick,
+        "W8", "P8", "who is turned away was released, or overtaken"
+    ): _turned_away_for_a_reason,
 }
 """What is looked at after every script call."""
 

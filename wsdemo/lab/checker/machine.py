@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from wsdemo.lab.checker.states import TOKEN_STEP, Actor, Clock, Field, Hash, Memory, Verb
+from wsdemo.lab.checker.states import TOKEN_BASE, Actor, Clock, Field, Hash, Memory, Verb
 from wsdemo.presence import Refresh, Register
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.settings import Keyspace
@@ -66,13 +66,13 @@ class Reply(NamedTuple):
     outcome: str
     """`ok`, `stale`, ... of register and refresh; `0` or `1` of release; `token` of mint."""
     memory: Memory
-    token: int = 0
-    """Of mint."""
-    named: tuple[str, str] = ("", "")
+    token: int
+    """Of mint; else 0."""
+    named: tuple[str, str]
     """Gateway and connection of the other session that a register or a refresh speaks of."""
-    lease_given: bool = False
+    lease_given: bool
     """The entry will live for as long as a write gives it."""
-    fence_life_given: bool = False
+    fence_life_given: bool
 
 
 OUTCOMES: Final[Mapping[Verb, tuple[str, ...]]] = {
@@ -213,15 +213,16 @@ def _reply(call: Call, answer: Any, entry: tuple[Any, int], fence: tuple[Any, in
         if isinstance(found, Exception):
             raise ScriptError(f"{call.verb}.lua failed: {_one_line(found)}")
     memory = Memory(_hash(entry[0]), entry[1] != -1, _hash(fence[0]), fence[1] != -1)
-    given = {"lease_given": entry[1] > LEFT_MS, "fence_life_given": fence[1] > LEFT_MS}
+    token, outcome, named = 0, "token", ("", "")
     if call.verb is Verb.MINT:
-        return Reply("token", memory, token=_minted(answer), **given)
-    if call.verb is Verb.RELEASE:
-        return Reply(_known(call.verb, answer), memory, **given)
-    parts = answer if isinstance(answer, list) and answer else [answer]
-    named = [_plain(part) for part in parts[1:3]]
-    gateway, conn = named if len(named) == 2 else ("", "")
-    return Reply(_known(call.verb, parts[0]), memory, named=(gateway, conn), **given)
+        token = _minted(answer)
+    elif call.verb is Verb.RELEASE:
+        outcome = _known(call.verb, answer)
+    else:
+        parts = [_plain(p) for p in answer] if isinstance(answer, list) else [_plain(answer)]
+        outcome = _known(call.verb, parts[0] if parts else "nothing")
+        named = (parts[1], parts[2]) if len(parts) > 2 else named
+    return Reply(outcome, memory, token, named, entry[1] > LEFT_MS, fence[1] > LEFT_MS)
 
 
 def _hash(raw: dict[bytes, bytes]) -> Hash:
@@ -233,7 +234,7 @@ def _field(name: str, value: str) -> Field:
     """Tell tokens from other texts. When something was written is of no interest here."""
     if name == "ts":
         return "0"
-    if value.isdecimal() and (name in TOKEN_FIELDS or int(value) >= TOKEN_STEP):
+    if value.isdecimal() and (name in TOKEN_FIELDS or int(value) >= TOKEN_BASE):
         return int(value)
     if (pair := re.fullmatch(r"(\d+):(.*)", value)) is not None:
         return int(pair[1]), pair[2]
@@ -248,7 +249,7 @@ def _minted(answer: Any) -> int:
 
 
 def _known(verb: Verb, answer: Any) -> str:
-    outcome = _plain(answer)
+    outcome = _plain(answer)  # Redis makes 1 of true, and nil of false.
     if outcome not in OUTCOMES[verb]:
         expected = ", ".join(OUTCOMES[verb])
         raise ScriptError(f"{verb}.lua answered {outcome!r}; what it may answer: {expected}")

@@ -17,10 +17,12 @@ from typing import Final, NamedTuple
 
 from wsdemo.lab.checker.machine import Call, Reply
 from wsdemo.lab.checker.states import (
+    TOKEN_BASE,
     TOKEN_STEP,
     Clock,
     Memory,
     Phase,
+    Replica,
     Scenario,
     Session,
     State,
@@ -106,7 +108,7 @@ def _clocks(state: State, scenario: Scenario) -> Iterator[int | None]:
         yield None
         return
     tokens = tokens_of(state)
-    yield from (0, *tokens, (tokens[-1] if tokens else 0) + TOKEN_STEP)
+    yield from (0, *tokens, (tokens[-1] if tokens else TOKEN_BASE) + TOKEN_STEP)
 
 
 def _was_sent(verb: Verb, session: Session, scenario: Scenario) -> bool:
@@ -185,25 +187,27 @@ def _after_reply(session: Session, move: Move, reply: Reply) -> Session:
 
 
 def _after_accident(state: State, move: Move) -> State:
-    left = state.accidents
+    left, memory = state.accidents, state.memory
     match move.kind:
         case Kind.EXPIRE:
-            memory = state.memory._replace(entry=(), entry_ends=True)
-            return state._replace(
-                memory=memory, accidents=left._replace(expiries=left.expiries - 1)
-            )
-        case Kind.LOSE:
-            return state._replace(
-                memory=Memory(),
-                accidents=left._replace(losses=left.losses - 1),
-                has_forgotten=True,
-            )
+            left = left._replace(expiries=left.expiries - 1)
+            return state._replace(memory=memory._replace(entry=()), accidents=left)
         case Kind.REPLICATE:
-            return state._replace(replica=state.memory)
+            owned = tuple(session.has_owned for session in state.sessions)
+            return state._replace(replica=Replica(memory, owned))
+        case Kind.FAIL_OVER if state.replica is not None:
+            left = left._replace(rollbacks=left.rollbacks - 1)
+            return _remembering(state._replace(accidents=left, replica=None), state.replica)
         case _:
-            return state._replace(
-                memory=state.replica or Memory(),
-                accidents=left._replace(rollbacks=left.rollbacks - 1),
-                has_forgotten=True,
-                replica=None,
-            )
+            left = left._replace(losses=left.losses - 1)
+            nothing = Replica(Memory(), (False,) * len(state.sessions))
+            return _remembering(state._replace(accidents=left), nothing)
+
+
+def _remembering(state: State, replica: Replica) -> State:
+    """Return the state in which Redis knows this and no more."""
+    sessions = tuple(
+        session._replace(has_owned=owned)
+        for session, owned in zip(state.sessions, replica.has_owned, strict=True)
+    )
+    return state._replace(memory=replica.memory, sessions=sessions, has_forgotten=True)

@@ -18,6 +18,7 @@ from wsdemo.lab.checker.invariants import Invariant
 from wsdemo.lab.checker.machine import OUTCOMES
 from wsdemo.lab.checker.moves import Kind, Move
 from wsdemo.lab.checker.states import (
+    TOKEN_BASE,
     TOKEN_STEP,
     Field,
     Memory,
@@ -72,7 +73,7 @@ def _short(value: Field) -> str:
     """Return a field as people read it: tokens by their number."""
     if isinstance(value, tuple):
         return f"{_short(value[0])} ({value[1]})"
-    return str(value // TOKEN_STEP) if isinstance(value, int) else value
+    return str((value - TOKEN_BASE) // TOKEN_STEP) if isinstance(value, int) else value
 
 
 def row(before: State, move: Move, outcome: str, after: State, scenario: Scenario) -> Row:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from wsdemo.lab.checker.invariants import (
     Invariant,
@@ -24,7 +24,7 @@ from wsdemo.lab.checker.invariants import (
 from wsdemo.lab.checker.machine import Machine, Reply
 from wsdemo.lab.checker.moves import Kind, Move, after, call_of, moves
 from wsdemo.lab.checker.report import Counterexample, Result, expected, row
-from wsdemo.lab.checker.states import Clock, Phase, Scenario, State, Verb, canonical
+from wsdemo.lab.checker.states import Clients, Clock, Phase, Scenario, State, Verb, canonical
 from wsdemo.redis.server import find_server
 
 CHUNK: Final = 500
@@ -46,20 +46,36 @@ def check_presence(
     losses: int = 0,
     rollbacks: int = 0,
     clock: str = "true",
-    redials: bool = False,
+    clients: str = "silent",
+    **how: Any,
+) -> Result:
+    """Play the presence scripts in every order of commands and accidents.
+
+    Args:
+        scripts: texts that replace the shipped ones: `{"release": "..."}`.
+        sessions, refreshes, duplicates, expiries, losses, rollbacks, clients: see `Scenario`.
+        clock: `true`, or `free`: at each mint it may have stood still, or gone back or ahead.
+        how: as in `check`, which also says what is raised.
+    """
+    counts = (sessions, refreshes, duplicates, expiries, losses, rollbacks)
+    return check(Scenario(*counts, Clock(clock), Clients(clients)), scripts, **how)
+
+
+def check(
+    scenario: Scenario,
+    scripts: Mapping[str, str] | None = None,
+    *,
     first: bool = False,
     max_states: int = 500_000,
     deadline_s: float = 300.0,
     redis: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Play the presence scripts in every order of commands and accidents.
+    """Play the presence scripts in every order of a scenario.
 
     Args:
-        scripts: texts that replace the shipped ones: `{"release": "..."}`. What they do may
-            depend on their keys and arguments only, not on chance or on the time.
-        sessions, refreshes, duplicates, expiries, losses, rollbacks, redials: see `Scenario`.
-        clock: `true`, or `free`: at each mint it may have stood still, or gone back or ahead.
+        scripts: texts that replace the shipped ones, by name. What they do may depend on their
+            keys and arguments only, not on chance, and not on the time (except in `mint`).
         first: stop at the first violation, which is a shortest one.
         max_states: stop after so many, and say so.
         deadline_s: stop after so long, and say so.
@@ -71,9 +87,6 @@ def check_presence(
         ValueError: a number is out of bounds.
         ServerError: there is no Redis.
     """
-    scenario = Scenario(
-        sessions, refreshes, duplicates, expiries, losses, rollbacks, Clock(clock), redials
-    )
     with find_server(redis) as server:
         machine = Machine(server.url, scripts or {}, scenario.cast, scenario.clock)
         try:
@@ -182,7 +195,7 @@ class _Search:
 
     def _settled(self, state: State, order: Sequence[int]) -> Settled:
         refreshes, now = [], state
-        for number in order * ROUNDS:
+        for number in (*order,) * ROUNDS:
             if now.sessions[number].phase is Phase.UP:
                 refreshes.append(move := Move(Kind.SEND, number, Verb.REFRESH))
                 now = after(now, move, self._reply(now, move), self.scenario)

@@ -1,8 +1,8 @@
 """What can the world look like to the four scripts?
 
 A state is a value: what Redis holds about one user, how far each of her sessions is, and which
-accidents may still happen. Tokens are renamed in it to 1,000, 2,000, ... in their order, since
-that is all that the scripts look at; so the same situation is the same state, whenever it comes.
+accidents may still happen. Tokens are renamed in it to the same few, in their order, since that is
+all that the scripts look at; so the same situation is the same state, whenever it comes.
 Everything here is pure.
 """
 
@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-TOKEN_STEP: Final = 1_000
-"""How far apart renamed tokens are: `mint` may still put one between two others."""
+TOKEN_BASE: Final = 1_700_000_000_000_000
+"""Renamed tokens are as large as real ones, though older than every clock, ..."""
+TOKEN_STEP: Final = 1_009
+"""... so far apart that `mint` may put one between two others, and not round: a script that writes
+them with too few digits is found out.
+"""
 
 Field = int | str | tuple[int, str]
 """A field of a hash: a token, any other text, or a token with a text behind it (`token:connId`)."""
@@ -79,9 +83,17 @@ class Session(NamedTuple):
     """How many it may still send."""
     token: int = 0
     has_owned: bool = False
-    """The entry has named it at some time."""
+    """The entry has named it, as far as Redis can remember: not before a loss of all data."""
     was_released: bool = False
     """A release of it has been executed."""
+
+
+class Replica(NamedTuple):
+    """A state of Redis to which a failover goes back."""
+
+    memory: Memory
+    has_owned: tuple[bool, ...]
+    """Of each session, at that time."""
 
 
 class Accidents(NamedTuple):
@@ -103,9 +115,8 @@ class State(NamedTuple):
     sessions: tuple[Session, ...]
     accidents: Accidents
     has_forgotten: bool = False
-    """A loss or a rollback has happened: order by token holds again only after a while (P8)."""
-    replica: Memory | None = None
-    """The state to which a failover would go back."""
+    """A loss or a rollback has happened: not everything that was promised holds (P8 does)."""
+    replica: Replica | None = None
 
 
 class Clock(StrEnum):
@@ -115,6 +126,17 @@ class Clock(StrEnum):
     """It is the server's own, and goes forward."""
     FREE = "free"
     """Anything: stand still, jump back, jump ahead."""
+
+
+class Clients(StrEnum):
+    """Whose the sessions are. A client may count its attempts to connect; see `Claim`."""
+
+    SILENT = "silent"
+    """Clients that do not count, each at a gateway of its own."""
+    ONE = "one"
+    """Attempts of one client process, all at one gateway."""
+    SEVERAL = "several"
+    """Clients of their own that count: s1 has dialled more often than s2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +158,7 @@ class Scenario:
         refreshes: how many each of them sends.
         duplicates, expiries, losses, rollbacks: as in `Accidents`.
         clock: what Redis' clock may do.
-        redials: all sessions are attempts of one client process, through one gateway; else each
-            is at a gateway of its own, and its client does not count its attempts.
+        clients: whose the sessions are.
     """
 
     sessions: int = 2
@@ -147,7 +168,7 @@ class Scenario:
     losses: int = 0
     rollbacks: int = 0
     clock: Clock = Clock.TRUE
-    redials: bool = False
+    clients: Clients = Clients.SILENT
 
     def __post_init__(self) -> None:
         if not 1 <= self.sessions <= 3:
@@ -160,9 +181,13 @@ class Scenario:
     def cast(self) -> tuple[Actor, ...]:
         """Who the sessions are, in the order of their connection ids."""
         numbers = range(1, self.sessions + 1)
-        if self.redials:
-            return tuple(Actor(f"s{n}", "gateway-01", "client", n) for n in numbers)
-        return tuple(Actor(f"s{n}", f"gateway-0{n}") for n in numbers)
+        match self.clients:
+            case Clients.ONE:
+                return tuple(Actor(f"s{n}", "gateway-01", "client", n) for n in numbers)
+            case Clients.SEVERAL:
+                return tuple(Actor(f"s{n}", f"gateway-0{n}", f"client-{n}", 4 - n) for n in numbers)
+            case _:
+                return tuple(Actor(f"s{n}", f"gateway-0{n}") for n in numbers)
 
     def start(self) -> State:
         """Return the state before anything has happened."""
@@ -181,8 +206,9 @@ class Scenario:
             )
             if count
         ]
-        extras = [*(["free clock"] if self.clock is Clock.FREE else [])]
-        extras += ["redials"] if self.redials else []
+        extras = ["free clock"] if self.clock is Clock.FREE else []
+        if self.clients is not Clients.SILENT:
+            extras.append(f"{self.clients} client{'s' * (self.clients is Clients.SEVERAL)}")
         return ", ".join([f"{self.sessions} session{'s' * (self.sessions > 1)}", *counts, *extras])
 
 
@@ -195,9 +221,8 @@ Renaming = dict[int, int]
 def tokens_of(state: State) -> list[int]:
     """Return the tokens of a state, without 0, in their order."""
     found = {session.token for session in state.sessions}
-    for memory in (state.memory, state.replica):
-        if memory is not None:
-            found |= {_token(value) for _, value in (*memory.entry, *memory.fence)}
+    for memory in (state.memory, *((state.replica.memory,) if state.replica else ())):
+        found |= {_token(value) for _, value in (*memory.entry, *memory.fence)}
     found.discard(0)
     return sorted(found)
 
@@ -210,13 +235,14 @@ def _token(value: Field) -> int:
 
 def canonical(state: State) -> tuple[State, Renaming]:
     """Rename the tokens of a state; return it, and what became of each."""
-    renaming = {token: n * TOKEN_STEP for n, token in enumerate(tokens_of(state), 1)}
+    renaming = {token: TOKEN_BASE + n * TOKEN_STEP for n, token in enumerate(tokens_of(state), 1)}
     if all(old == new for old, new in renaming.items()):
         return state, renaming
     renaming[0] = 0
     sessions = tuple(s._replace(token=renaming[s.token]) for s in state.sessions)
-    replica = state.replica and renamed(state.replica, renaming)
-    memory = renamed(state.memory, renaming)
+    memory, replica = renamed(state.memory, renaming), state.replica
+    if replica is not None:
+        replica = replica._replace(memory=renamed(replica.memory, renaming))
     return state._replace(memory=memory, sessions=sessions, replica=replica), renaming
 
 
