@@ -102,7 +102,7 @@ class Machine:
         self._entry, self._fence = keyspace.presence("alice"), keyspace.fence("alice")
         self._cast, self._clock = cast, clock
         self._replies: dict[Call, Reply] = {}
-        texts = _texts(scripts, clock)
+        texts = texts_of(scripts, clock)
         self._client = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), protocol=2
         )
@@ -171,25 +171,32 @@ class Machine:
                 if ends:
                     pipe.pexpire(key, LEFT_MS)
         keys = [self._fence] if call.verb is Verb.MINT else [self._entry, self._fence]
-        pipe.evalsha(self._shas[call.verb], len(keys), *keys, *self._arguments(call))
+        pipe.evalsha(
+            self._shas[call.verb], len(keys), *keys, *arguments(call, self._cast[call.session])
+        )
         pipe.hgetall(self._entry)
         pipe.hgetall(self._fence)
         pipe.pttl(self._entry)
         pipe.pttl(self._fence)
         return len(pipe) - before
 
-    def _arguments(self, call: Call) -> tuple[str | int, ...]:
-        """Return what `RedisPresence` would pass."""
-        who = self._cast[call.session]
-        if call.verb is Verb.MINT:
-            return (FENCE_TTL_MS,) if call.clock_us is None else (FENCE_TTL_MS, call.clock_us)
-        if call.verb is Verb.RELEASE:
-            return who.conn_id, call.token, FENCE_TTL_MS
-        write = (who.conn_id, who.gateway_id, call.token, TTL_MS, FENCE_TTL_MS)
-        return (*write, who.inst, who.att)
+
+def arguments(call: Call, actor: Actor) -> tuple[str | int, ...]:
+    """Return what a gateway passes to a script, and to `mint` the time if its clock is free."""
+    if call.verb is Verb.MINT:
+        return (FENCE_TTL_MS,) if call.clock_us is None else (FENCE_TTL_MS, call.clock_us)
+    if call.verb is Verb.RELEASE:
+        return actor.conn_id, call.token, FENCE_TTL_MS
+    write = (actor.conn_id, actor.gateway_id, call.token, TTL_MS, FENCE_TTL_MS)
+    return (*write, actor.inst, actor.att)
 
 
-def _texts(scripts: Mapping[str, str], clock: Clock) -> dict[str, str]:
+def texts_of(scripts: Mapping[str, str], clock: Clock) -> dict[str, str]:
+    """Return the texts that run: the shipped ones, with those that replace them.
+
+    Raises:
+        ScriptError: there is no such script, or the clock of `mint` cannot be set free.
+    """
     unknown = sorted(set(scripts) - set(SHIPPED))
     if unknown:
         raise ScriptError(f"there is no script {unknown[0]!r}; there are: {', '.join(SHIPPED)}")

@@ -67,6 +67,9 @@ class Move(NamedTuple):
     """What a free clock shows to `mint`."""
 
 
+FAR_BEHIND_US: Final = 1
+"""What the clock shows that has gone back before all tokens."""
+
 COMMANDS: Final = (Verb.REGISTER, Verb.REFRESH, Verb.RELEASE)
 """What may arrive late. A mint that does gives out a token that nobody waits for."""
 
@@ -108,7 +111,7 @@ def _clocks(state: State, scenario: Scenario) -> Iterator[int | None]:
         yield None
         return
     tokens = tokens_of(state)
-    yield from (0, *tokens, (tokens[-1] if tokens else TOKEN_BASE) + TOKEN_STEP)
+    yield from (FAR_BEHIND_US, *tokens, (tokens[-1] if tokens else TOKEN_BASE) + TOKEN_STEP)
 
 
 def _was_sent(verb: Verb, session: Session, scenario: Scenario) -> bool:

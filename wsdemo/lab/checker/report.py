@@ -16,7 +16,7 @@ import pandas as pd
 
 from wsdemo.lab.checker.invariants import Invariant
 from wsdemo.lab.checker.machine import OUTCOMES
-from wsdemo.lab.checker.moves import Kind, Move
+from wsdemo.lab.checker.moves import FAR_BEHIND_US, Kind, Move
 from wsdemo.lab.checker.states import (
     TOKEN_BASE,
     TOKEN_STEP,
@@ -107,7 +107,7 @@ def _clock(before: State, move: Move) -> str:
     tokens = tokens_of(before)
     if move.clock_us in tokens:
         return f", the clock stands at token {tokens.index(move.clock_us) + 1} of {len(tokens)}"
-    return ", the clock is far behind" if move.clock_us == 0 else ", the clock is ahead"
+    return ", the clock is far behind" if move.clock_us == FAR_BEHIND_US else ", the clock is ahead"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from wsdemo.lab.checker.invariants import (
+    NAMES,
     Invariant,
     Settled,
     Step,
@@ -65,7 +66,7 @@ def check(
     scenario: Scenario,
     scripts: Mapping[str, str] | None = None,
     *,
-    first: bool = False,
+    until: str = "",
     max_states: int = 500_000,
     deadline_s: float = 300.0,
     redis: str | None = None,
@@ -76,7 +77,7 @@ def check(
     Args:
         scripts: texts that replace the shipped ones, by name. What they do may depend on their
             keys and arguments only, not on chance, and not on the time (except in `mint`).
-        first: stop at the first violation, which is a shortest one.
+        until: stop when this invariant is broken, or any if this is "any".
         max_states: stop after so many, and say so.
         deadline_s: stop after so long, and say so.
         redis: address of a Redis to use; by default the search of `wsdemo.redis.server`.
@@ -84,14 +85,16 @@ def check(
 
     Raises:
         ScriptError: a script has no such name, does not compile, fails, or answers nonsense.
-        ValueError: a number is out of bounds.
+        ValueError: a number is out of bounds, or there is no such invariant.
         ServerError: there is no Redis.
     """
+    if until not in ("", "any", *NAMES):
+        raise ValueError(f"there is no invariant {until!r}; there are: {', '.join(NAMES)}")
     with find_server(redis) as server:
         machine = Machine(server.url, scripts or {}, scenario.cast, scenario.clock)
         try:
             search = _Search(machine, scenario, progress or (lambda states, steps: None))
-            return search.run(first, max_states, deadline_s)
+            return search.run(until, max_states, deadline_s)
         finally:
             machine.close()
 
@@ -116,7 +119,7 @@ class _Search:
     violations: dict[Invariant, Counterexample] = field(default_factory=dict)
     settled: set[tuple[object, ...]] = field(default_factory=set)
 
-    def run(self, first: bool, max_states: int, deadline_s: float) -> Result:
+    def run(self, until: str, max_states: int, deadline_s: float) -> Result:
         began = time.monotonic()
         start = self.scenario.start()
         self.found[start] = _Found(None, None)
@@ -127,7 +130,7 @@ class _Search:
                 self._settle(chunk)
                 upcoming += self._expand(chunk)
                 self.progress(len(self.found), self.steps)
-                stopped = self._why_stop(first, max_states, began + deadline_s)
+                stopped = self._why_stop(until, max_states, began + deadline_s)
                 if stopped:
                     break
             layer = upcoming
@@ -143,9 +146,10 @@ class _Search:
             stopped=stopped,
         )
 
-    def _why_stop(self, first: bool, max_states: int, deadline: float) -> str:
-        if first and self.violations:
-            return "at the first violation"
+    def _why_stop(self, until: str, max_states: int, deadline: float) -> str:
+        broken = {invariant.name for invariant in self.violations}
+        if until in broken or (until == "any" and broken):
+            return "at a violation, as asked"
         if len(self.found) > max_states:
             return f"after {max_states:,} states"
         if time.monotonic() > deadline:
