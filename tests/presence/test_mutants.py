@@ -60,5 +60,5 @@ def test_a_mutant_that_does_not_fit_is_an_error(piece: str) -> None:
     or something else.
     """
     mutant = Mutant("wrong", "W1", (Change("release", piece, ""),), Scenario())
-    with pytest.raises(MutantError, match="release.lua has this"):
+    with pytest.raises(MutantError, match=r"release\.lua has this"):
         mutant.scripts()

@@ -139,7 +139,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _register("turns its own copy away", "W8", LATE, _LATE, _LATE.replace("<", "<=")),
     _register("does not write top", "W4b", LATE, _WRITES_TOP),
     _register("equal tokens are no tie", "W2", CLOCK_AND_LOSS, _TIED, "false"),
-    _refresh("does not look at top", "W2", CALM, _OVERTAKEN, "false"),
+    _refresh("does not look at top", "W2b", CALM, _OVERTAKEN, "false"),
     _refresh("an equal top is newer", "W8", EXPIRY, _OVERTAKEN, f"{_MAX_TOP} >= token"),
     _refresh("does not write top when it reclaims", "W4b", LOSS_AND_EXPIRY, _WRITES_TOP),
     _refresh("equal tokens are no tie", "L1", CLOCK_AND_LOSS, f"({_TIED})", "false"),
