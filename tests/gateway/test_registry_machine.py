@@ -13,9 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     initialize,
     invariant,
+    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -39,15 +41,23 @@ class RegistryMachine(RuleBasedStateMachine):
 
     sessions: Bundle[Session] = Bundle("sessions")
 
-    @initialize()
-    def start(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.registry: Registry[Session] = Registry()
         self.ever: list[Session] = []
         self.bound: dict[str, Session] = {}
         self.expected: dict[str, Session] = {}
 
+    @initialize(target=sessions)
+    def start(self) -> MultipleResults[Session]:
+        """With nobody there, all that can happen is nothing."""
+        return multiple(*(self._arrive(user) for user in (*USERS, *USERS)))
+
     @rule(target=sessions, user=st.sampled_from(USERS))
     def arrive(self, user: str) -> Session:
+        return self._arrive(user)
+
+    def _arrive(self, user: str) -> Session:
         session = Session(user, f"c{len(self.ever)}")
         self.ever.append(session)
         return session
@@ -88,8 +98,6 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def everybody_is_found_who_is_there_and_nobody_else(self) -> None:
-        if not hasattr(self, "registry"):
-            return
         there = list(self.bound.values())
         assert len(self.registry) == len(there)
         assert {id(session) for session in self.registry} == {id(session) for session in there}

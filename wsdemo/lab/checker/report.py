@@ -135,8 +135,8 @@ class Counterexample:
         return f"{self.invariant} is broken in {len(self)} steps\n{self.table().to_string()}"
 
     def _repr_html_(self) -> str:
-        words = html.escape(f"{self.invariant}")
-        return f"<p>✘ <b>{words}</b>, broken in {len(self)} steps</p>{self.table().to_html()}"
+        words = html.escape(str(self.invariant))
+        return f"<p><b>{words}</b> is broken in {len(self)} steps</p>{self.table().to_html()}"
 
 
 @dataclass(frozen=True)
