@@ -134,6 +134,8 @@ class Counterexample:
     def __str__(self) -> str:
         return f"{self.invariant} is broken in {len(self)} steps\n{self.table().to_string()}"
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         words = html.escape(str(self.invariant))
         return f"<p><b>{words}</b> is broken in {len(self)} steps</p>{self.table().to_html()}"
