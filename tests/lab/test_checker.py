@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,14 @@ import pytest
 import redis
 
 from wsdemo.lab.checker import SHIPPED, ScriptError, __main__, check_presence
-from wsdemo.lab.checker.invariants import ENDS, STEPS, Step, broken_by_step
+from wsdemo.lab.checker.invariants import (
+    ENDS,
+    STEPS,
+    Settled,
+    Step,
+    broken_at_end,
+    broken_by_step,
+)
 from wsdemo.lab.checker.machine import (
     FENCE_TTL_MS,
     OUTCOMES,
@@ -22,11 +30,11 @@ from wsdemo.lab.checker.machine import (
     arguments,
     texts_of,
 )
-from wsdemo.lab.checker.moves import after, call_of, moves
+from wsdemo.lab.checker.moves import Kind, Move, after, call_of, moves
 from wsdemo.lab.checker.report import Result
 from wsdemo.lab.checker.scenarios import DEEP, EVERYDAY
 from wsdemo.lab.checker.search import check
-from wsdemo.lab.checker.states import Clock, Memory, Scenario, State, Verb
+from wsdemo.lab.checker.states import Clock, Memory, Phase, Scenario, State, Verb
 from wsdemo.lab.mutants import MUTANTS, Mutant
 from wsdemo.presence import Claim, RedisPresence, Renewal
 from wsdemo.redis.server import BundledServer
@@ -79,15 +87,27 @@ class _ByHand:
     def __init__(self, machine: Machine, scenario: Scenario) -> None:
         self._machine, self._scenario = machine, scenario
 
-    def broken(self, depth: int) -> list[set[str]]:
-        """Return what is broken by the steps of each length up to this."""
+    def broken(self, length: int) -> list[set[str]]:
+        """Return what is broken by orders of each length up to this, from 1."""
         level, found = [self._scenario.start()], []
-        for _ in range(depth):
+        for _ in range(length):
             steps = list(self._steps(level))
-            names = (broken_by_step(step) for step in steps if step.move.verb is not None)
-            found.append({invariant.name for broken in names for invariant in broken})
             level = [step.after for step in steps]
+            broken = [broken_by_step(step) for step in steps if step.move.verb is not None]
+            broken += [broken_at_end(self._end(state, order)) for state, order in _ends(level)]
+            found.append({invariant.name for several in broken for invariant in several})
         return found
+
+    def _end(self, state: State, order: Sequence[int]) -> Settled:
+        """Let all sessions that are up refresh twice."""
+        now = state
+        for number in (*order, *order):
+            if now.sessions[number].phase is Phase.UP:
+                move = Move(Kind.SEND, number, Verb.REFRESH)
+                call = call_of(now, move)
+                assert call is not None
+                now = after(now, move, self._machine.reply(call), self._scenario)
+        return Settled(state, (), now, self._scenario)
 
     def _steps(self, level: Sequence[State]) -> Iterator[Step]:
         planned = [(s, m, call_of(s, m)) for s in level for m in moves(s, self._scenario)]
@@ -99,10 +119,20 @@ class _ByHand:
             )
 
 
-BY_HAND = [m for m in MUTANTS if m.scenario.sessions == 2 and m.breaks.startswith("W")]
+def _ends(level: Sequence[State]) -> Iterator[tuple[State, Sequence[int]]]:
+    for state in level:
+        up = [n for n, session in enumerate(state.sessions) if session.phase is Phase.UP]
+        for order in itertools.permutations(up):
+            yield state, order
 
 
-@pytest.mark.parametrize("mutant", BY_HAND[::3], ids=str)
+BY_HAND = [
+    *[m for m in MUTANTS if m.scenario.sessions == 2 and m.breaks.startswith("W")][::3],
+    *[m for m in MUTANTS if m.breaks.startswith("L")],
+]
+
+
+@pytest.mark.parametrize("mutant", BY_HAND, ids=str)
 def test_no_counterexample_is_longer_than_it_must_be(
     mutant: Mutant, shared_server: BundledServer
 ) -> None:

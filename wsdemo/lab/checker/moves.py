@@ -3,10 +3,9 @@
 A move is one step of a session, or one accident. Those that run a script need its reply; the
 others do not ask Redis. Everything here is pure.
 
-Three things are left out because others do the same. A gateway that dies with a session that is
-not registered is one that never goes on. A register whose answer gets lost is one after which the
-session wants nothing but to release. And a register that is overtaken by its own release is one
-that is given up, and arrives as a late command.
+Two things are left out, because others come to the same. A gateway that dies before its session is
+registered: that session just never goes on. And a refresh that is delayed: it is one that was
+executed earlier, when it changed nothing, and arrives once more.
 """
 
 from __future__ import annotations
