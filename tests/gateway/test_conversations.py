@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.gateway.cluster import Raw, gateway
+from tests.gateway.cluster import USUAL, Raw, frame, gateway, request
 from tests.processes import User
 from tests.waiting import until
 from wsdemo.events import Event, Kind
@@ -296,6 +296,19 @@ async def test_what_is_said_behind_a_goodbye_is_not_heard_and_nothing_is_written
         assert await raw.closed() == 1000
     await until("nobody is left", lambda: len(one.registry) == 0)
     assert one.counters.messages_received == 0
+
+
+@pytest.mark.parametrize("line", ["GET /ws HTTP/1.1", "GET /ws?x HTTP/1.1"])
+async def test_frames_in_the_packet_of_the_handshake_are_answered_behind_it(
+    one: Gateway, line: str
+) -> None:
+    """First 101, then the pong and the answer to the register; with the short way and without."""
+    async with await Raw.connect(one) as raw:
+        register = frame(b'{"type":"register","userId":"alice"}')
+        raw.writer.write(request(USUAL, line) + frame(b"hello", opcode=9) + register)
+        assert b" 101 " in await raw.head()
+        assert await raw.hear() == (10, b"hello")
+        assert (await raw.answer())["type"] == "registered"
 
 
 async def test_a_message_in_fragments_is_one_message(one: Gateway) -> None:

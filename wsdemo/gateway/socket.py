@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, cast
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import CLOSED, CLOSING, OPEN, SERVER
+from websockets.protocol import CLOSED, CLOSING, CONNECTING, OPEN, SERVER
 from websockets.protocol import Protocol as Conversation
 from websockets.server import ServerProtocol
 
@@ -213,11 +213,11 @@ class Socket(asyncio.Protocol):
 
     def _read_generally(self, data: bytes) -> None:
         ws = self._ws
+        if ws.state is CONNECTING:
+            data = self._read_request(data)
         ws.receive_data(data)
         for event in ws.events_received():
-            if isinstance(event, Request):
-                self._shake_hands(event)
-            elif isinstance(event, Frame):
+            if isinstance(event, Frame):
                 self._take_frame(event)
         self._write_replies()
         self._at_boundary = (
@@ -226,6 +226,22 @@ class Socket(asyncio.Protocol):
             and self._fragments is None
             and _between_frames(ws)
         )
+
+    def _read_request(self, data: bytes) -> bytes:
+        """Feed the general parser a request and answer it; return what is behind the request.
+
+        Line by line, because the parser would go on and answer frames (a pong, a close) that
+        stand behind a request before we have answered the request itself.
+        """
+        ws, start = self._ws, 0
+        while start < len(data) and ws.state is CONNECTING and not ws.eof_sent:
+            end = data.find(b"\n", start) + 1 or len(data)
+            ws.receive_data(data[start:end])
+            start = end
+            for event in ws.events_received():
+                assert isinstance(event, Request)
+                self._shake_hands(event)
+        return data[start:]
 
     def _take_frame(self, frame: Frame) -> None:
         # The library answers a close as it parses it; what came before the close still counts.
