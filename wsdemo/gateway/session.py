@@ -35,6 +35,8 @@ from wsdemo.protocol import (
     ProtocolError,
     Register,
     Say,
+    Status,
+    ack_text,
     decode,
     error_text,
     registered_text,
@@ -160,6 +162,10 @@ class Session:
         self.send(PONG_TEXT)
 
     def _refuse(self, problem: ProtocolError) -> None:
+        if problem.say is Say.USER_NOT_FOUND and problem.msg_id is not None:
+            # To the letter what is said of a name that is allowed and absent.
+            self.send(ack_text(problem.msg_id, Status.OFFLINE))
+            return
         self.send(error_text(problem.say, _CODES[problem.say], problem.msg_id))
         if problem.say is not Say.INVALID:
             return
