@@ -145,9 +145,7 @@ async def register_closes(gateway: Gateway, name: str) -> int:
 
 
 @inputs(FORBIDDEN)
-async def test_row_50_a_name_is_of_letters_that_cannot_be_mistaken(
-    one: Gateway, case: str
-) -> None:
+async def test_row_50_a_name_is_of_letters_that_cannot_be_mistaken(one: Gateway, case: str) -> None:
     """4513: it would become part of a key, a channel or a line of a log."""
     assert await register_closes(one, case) == 4513
     assert len(one.registry) == 1

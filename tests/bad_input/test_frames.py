@@ -166,8 +166,7 @@ async def test_row_28_a_message_has_an_end(one: Gateway, case: bytes) -> None:
 
 @inputs(
     {
-        "5,000 empty ones": frame(b"", fin=False)
-        + frame(b"", opcode=0, fin=False) * 5_000,
+        "5,000 empty ones": frame(b"", fin=False) + frame(b"", opcode=0, fin=False) * 5_000,
         "300 of one byte": in_pieces(b" " * 300, 1),
         "300 with pings between": frame(b" ", fin=False)
         + (frame(b"", opcode=9) + frame(b" ", opcode=0, fin=False)) * 300,
