@@ -34,7 +34,7 @@ async def still_talks(neighbour: User) -> None:
 async def start(
     request: pytest.FixtureRequest, shared_server: BundledServer, keyspace: Keyspace
 ) -> AsyncIterator[Start]:
-    """Start a gateway with these limits, and its neighbour: `await start(register_deadline_s=1)`."""
+    """Start a gateway with these limits, and its neighbour: `await start(drain_s=1)`."""
     neighbours: list[User] = []
     async with contextlib.AsyncExitStack() as stack:
 

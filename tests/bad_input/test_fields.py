@@ -224,10 +224,7 @@ async def test_row_54_a_message_is_for_somebody(one: Gateway, case: bytes) -> No
 NOBODY = {name: value for name, value in NOT_TEXT.items() if value is not None} | FORBIDDEN
 
 
-@inputs(
-    {name: to for name, to in NOBODY.items()}
-    | {"absent": "nobody", "another case": "Mallory", "a gateway": "gateway-01"}
-)
+@inputs(NOBODY | {"absent": "nobody", "another case": "Mallory", "a gateway": "gateway-01"})
 @pytest.mark.parametrize("msg_id", [None, "42"], ids=["", "id"])
 async def test_row_55_an_impossible_name_is_as_absent_as_an_absent_one(
     one: Gateway, case: Any, msg_id: str | None

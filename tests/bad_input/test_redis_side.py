@@ -154,7 +154,7 @@ async def test_row_79_half_an_entry_names_nobody(
 async def test_row_80_an_entry_of_an_impossible_gateway_names_nobody(
     one: Gateway, redis_db: Any, keyspace: Keyspace, case: str | bytes
 ) -> None:
-    """Offline and counted: it would become part of a channel's name, and that may be everybody's."""
+    """Offline and counted: it would be part of a channel's name, which may be everybody's."""
     key = keyspace.presence("ghost")
     await redis_db.hset(key, mapping={"gwId": case, "connId": "c", "ts": "1", "epoch": "1"})
     async with await User.register("alice", one.url) as alice:
