@@ -539,7 +539,9 @@ def _id_of(data: bytes, max_content_bytes: int) -> str | None:
     """Return the id that a refused message was given, if it is one."""
     try:
         message = decode(data, max_content_bytes)
-    except (ProtocolError, NotText):
+    except ProtocolError as problem:
+        return problem.msg_id
+    except NotText:
         return None
     return message.id if isinstance(message, Message) else None
 
