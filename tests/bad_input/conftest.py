@@ -12,14 +12,29 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.gateway.cluster import gateway
 from tests.processes import User
+from wsdemo.gateway.auth import mint_token
 from wsdemo.gateway.server import Gateway
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
 
+NEVER = 4e9
+"""When the tokens of neighbours end (Unix seconds)."""
+
 Start = Callable[..., Awaitable[Gateway]]
+
+
+async def _register(name: str, gateway: Gateway) -> User:
+    """Register, with a token where one is wanted."""
+    user = User(name, await connect(gateway.url, proxy=None, compression=None))
+    secret = gateway.settings.auth_secret
+    token = mint_token(secret, name, NEVER) if secret is not None else ""
+    await user.say(type="register", userId=name, token=token)
+    assert (await user.hear())["type"] == "registered"
+    return user
 
 
 async def still_talks(neighbour: User) -> None:
@@ -42,8 +57,11 @@ async def start(
             running = await stack.enter_async_context(
                 gateway(shared_server, keyspace, gateway_id, fast_frames=request.param, **options)
             )
-            user = await User.register(f"neighbour-{len(neighbours)}", running.url)
-            neighbours.append(await stack.enter_async_context(user))
+            neighbours.append(
+                await stack.enter_async_context(
+                    await _register(f"neighbour-{len(neighbours)}", running)
+                )
+            )
             return running
 
         yield begin

@@ -10,7 +10,9 @@ import contextlib
 import json
 import zlib
 
-from tests.bad_input.conftest import inputs
+import pytest
+
+from tests.bad_input.conftest import Start, inputs
 from tests.gateway.cluster import Raw, frame
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
@@ -290,3 +292,30 @@ async def test_row_34_who_hangs_up_amid_a_frame_is_forgotten(one: Gateway, case:
 async def test_row_35_only_text_is_understood(one: Gateway, case: bytes) -> None:
     """1003."""
     assert await goodbye(one, case) == 1003
+
+
+@inputs(
+    {
+        "pings": frame(b"", opcode=9),
+        "pongs": frame(b"", opcode=10),
+        "long pings": frame(b"x" * 125, opcode=9),
+        "both": frame(b"", opcode=9) + frame(b"", opcode=10),
+        "between the fragments of a message": frame(b"", fin=False)
+        + frame(b"", opcode=9)
+        + frame(b"", opcode=0),
+    }
+)
+@pytest.mark.parametrize("reads", [True, False], ids=["who reads", "who does not read"])
+async def test_row_36_control_frames_have_a_rate_of_their_own(
+    start: Start, case: bytes, reads: bool
+) -> None:
+    """Closed with 4008; who does not read the goodbye is hung up on."""
+    gateway = await start(close_timeout_s=0.2, max_malformed=10_000)
+    async with await Raw.register(gateway, "mallory") as raw:
+        if not reads:
+            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        raw.writer.write(case * 2_000)
+        if reads:
+            assert await raw.closed() == 4008
+        await until("it is gone", lambda: gateway.stats()["sockets"] == 1)
+    assert gateway.counters.rate_limited >= 1

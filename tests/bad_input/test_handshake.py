@@ -188,6 +188,40 @@ async def test_row_09_upgrade_and_connection_must_ask_for_it(one: Gateway, case:
     assert (await ask(one, case))[0] == (400 if malformed else 426)
 
 
+ORIGIN = "Origin"
+
+
+@inputs(
+    {
+        origin or "empty": request(USUAL | {ORIGIN: origin})
+        for origin in (
+            *("http://evil.example", "https://evil.example:443", "null", "", "*", "localhost"),
+            *("http://localhost.evil.example", "http://localhost:8888.evil.example"),
+            *("http://evil.example/http://localhost", "http://localhost@evil.example"),
+            *("http://xlocalhost", "http://127.0.0.1.evil.example", "http://127.0.0.2"),
+            *("http://[::1", "http://localhost:", "http://localhost:123456", "file://", "HTTP://X"),
+        )
+    }
+)
+async def test_row_10_a_stranger_s_page_is_not_let_in(one: Gateway, case: bytes) -> None:
+    """403: the whole of the origin has to match, not its beginning."""
+    assert (await ask(one, case))[0] == 403
+
+
+@inputs(
+    {
+        "the same": USUAL_BYTES[:-2] + b"Origin: http://localhost\r\n" * 2 + b"\r\n",
+        "a good one first": USUAL_BYTES[:-2]
+        + b"Origin: http://localhost\r\norigin: http://evil.example\r\n\r\n",
+        "a good one last": USUAL_BYTES[:-2]
+        + b"Origin: http://evil.example\r\nOrigin: http://localhost\r\n\r\n",
+    }
+)
+async def test_row_11_there_is_one_origin(one: Gateway, case: bytes) -> None:
+    """400."""
+    assert (await ask(one, case))[0] == 400
+
+
 @inputs(
     {
         "none": request(USUAL, without="Host"),
@@ -290,6 +324,7 @@ async def test_row_17_a_proxy_s_form_of_a_target_is_not_found(one: Gateway, case
         "half of a line": b"GET /w",
         "a line": b"GET /ws HTTP/1.1\r\n",
         "all but the last byte": USUAL_BYTES[:-1],
+        "a header without end": USUAL_BYTES[:-2] + b"X: x",
     }
 )
 async def test_row_18_who_does_not_finish_is_not_waited_for(start: Start, case: bytes) -> None:
@@ -300,6 +335,31 @@ async def test_row_18_who_does_not_finish_is_not_waited_for(start: Start, case: 
     with contextlib.suppress(ConnectionResetError):
         assert await raw.rest() == b""
     await raw.leave()
+
+
+@inputs(
+    {
+        "registered": ({"connections_per_ip": 3, "unregistered_per_ip": 9}, True, 429),
+        "not registered": ({"connections_per_ip": 9, "unregistered_per_ip": 2}, False, 429),
+        "in all": ({"max_connections": 3}, True, 503),
+    }
+)
+async def test_row_19_one_address_has_not_all_the_room(
+    start: Start, case: tuple[dict[str, int], bool, int]
+) -> None:
+    """429 for who has too many, 503 when all are too many, with the advice to come back."""
+    limits, registers, expected = case
+    gateway = await start(settings={"limit_loopback": True}, **limits)
+    async with contextlib.AsyncExitStack() as stack:
+        for n in range(2):
+            raw = await stack.enter_async_context(await Raw.open(gateway))
+            if registers:
+                raw.frame(b'{"type":"register","userId":"user-%d"}' % n)
+                assert (await raw.answer())["type"] == "registered"
+        status, answer = await ask(gateway, USUAL_BYTES)
+        assert status == expected
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert gateway.counters.connections_refused == 1
 
 
 PAGES = ("/health", "/stats", "/ready", "/metrics")

@@ -7,7 +7,8 @@ import contextlib
 import dataclasses
 import json
 import struct
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Self
 
 from wsdemo.gateway.server import Gateway
@@ -24,10 +25,12 @@ async def gateway(
     fast_frames: bool = True,
     timing: Timing | None = None,
     emit: Any = None,
+    time_of_day: Callable[[], float] = time.time,
+    settings: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> AsyncIterator[Gateway]:
     """A running gateway on the shared server."""
-    settings = GatewaySettings(
+    told = GatewaySettings(
         gateway_id=gateway_id,
         port=0,
         redis_url=server.url,
@@ -35,8 +38,9 @@ async def gateway(
         fast_frames=fast_frames,
         timing=timing or Timing(),
         limits=dataclasses.replace(Limits(), **limits),
+        **settings or {},
     )
-    async with Gateway(settings, emit=emit) as running:
+    async with Gateway(told, emit=emit, time_of_day=time_of_day) as running:
         yield running
 
 
