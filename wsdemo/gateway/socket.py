@@ -54,6 +54,30 @@ NOTHING_YET: Final[Conversation] = ServerProtocol(logger=_library_log)
 """The state of every connection that has not said anything: connecting. It is never fed."""
 
 
+class _InOrder(Conversation):
+    """The library's conversation, which hands each frame over before it reads the next one.
+
+    By itself the library reads all that has arrived. A broken frame would then end the connection
+    before the good ones in front of it were answered. (`recv_frame` is undocumented, which is why
+    the minor version of websockets is pinned.)
+    """
+
+    take: Callable[[Frame], None]
+
+    def recv_frame(self, frame: Frame) -> None:
+        super().recv_frame(frame)
+        self.events.clear()
+        self.take(frame)
+
+
+class _InOrderFromRequest(_InOrder, ServerProtocol):
+    """The same, beginning with a request that the library has to judge."""
+
+
+def _nobody(frame: Frame) -> None:
+    """Takes the frames of a connection that is gone."""
+
+
 def text_frame(payload: bytes) -> bytes:
     """Return a text frame as a server sends it: unmasked, in one piece."""
     length = len(payload)
@@ -184,6 +208,8 @@ class Socket(asyncio.Protocol):
         self._disarm()
         self._at_boundary = False
         self.outbox.close()
+        if isinstance(self._ws, _InOrder):
+            self._ws.take = _nobody  # Or each would keep the other alive.
         self._front.sockets.discard(self)
         if self.visitor is not None:
             self.visitor.leave()
@@ -221,10 +247,7 @@ class Socket(asyncio.Protocol):
         ws = self._ws
         if ws.state is CONNECTING:
             data = self._read_request(data)
-        ws.receive_data(data)
-        for event in ws.events_received():
-            if isinstance(event, Frame):
-                self._take_frame(event)
+        ws.receive_data(data)  # Calls `_take_frame` for each frame.
         self._write_replies()
         self._at_boundary = (
             self._front.fast_frames
@@ -247,10 +270,10 @@ class Socket(asyncio.Protocol):
             for event in ws.events_received():
                 assert isinstance(event, Request)
                 self._shake_hands(event)
+        self._write_replies()
         return data[start:]
 
     def _take_frame(self, frame: Frame) -> None:
-        # The library answers a close as it parses it; what came before the close still counts.
         if self._closed_here or self._talker is None:
             return  # We have said goodbye, and listen no more.
         opcode = frame.opcode
@@ -317,11 +340,13 @@ class Socket(asyncio.Protocol):
         max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
         usual = usual_request(data) if front.fast_frames else None
         if usual is None or not self._may_enter(usual.origin, usual.forwarded):
-            self._ws = ServerProtocol(
+            self._ws = ws = _InOrderFromRequest(
                 origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
             )
+            ws.take = self._take_frame
             return data
-        self._ws = Conversation(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
+        self._ws = _InOrder(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
+        self._ws.take = self._take_frame
         self._transport.write(acceptance(usual.key))
         self._at_boundary = True
         self._welcome()
