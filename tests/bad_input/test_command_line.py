@@ -84,6 +84,18 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         "unrecognized arguments: --reddis",
     ),
     "an abbreviated flag": ((*ID, "--heart", "1"), "unrecognized arguments: --heart"),
+    "an origin that is none": ((*ID, "--origin", "localhost"), "localhost"),
+    "an origin with a star in it": ((*ID, "--origin", "http://*.example"), "http://*.example"),
+    "a proxy that is none": ((*ID, "--trusted-proxy", "nginx"), "nginx"),
+    "a secret that is not there": ((*ID, "--auth-secret-file", "/no/such/file"), "/no/such/file"),
+    "a secret that is a directory": ((*ID, "--auth-secret-file", "/"), "secret file /"),
+    "a certificate that is not there": (
+        (*ID, "--port", "0", "--certfile", "/no/such/file"),
+        "/no/such/file",
+    ),
+    "a key without a certificate": ((*ID, "--keyfile", "/no/such/file"), "certfile"),
+    "a rate of nothing": ((*ID, "--messages-per-s", "0"), "messages_per_s must be"),
+    "no users at all": ((*ID, "--max-user-id-chars", "0"), "max_user_id_chars must be"),
     "an unknown format of the log": ((*ID, "--log-format", "xml"), "invalid choice"),
 }
 

@@ -434,7 +434,8 @@ ENVELOPES = st.one_of(
 def named(data: bytes) -> set[str]:
     """Return whom an envelope is for, and who it says was replaced."""
     try:
-        document = json.loads(data)
+        # Bytes that are not UTF-8 in a field that nobody knows make no difference to the gateway.
+        document = json.loads(data.decode(errors="replace"), strict=False)
     except (ValueError, RecursionError):
         return set()
     if not isinstance(document, dict):
@@ -472,16 +473,13 @@ def test_whatever_is_published_reaches_nobody_whom_it_does_not_name(
             assume(not re.search(rb"kick|bounce", text) or malformed)
             before = running.counters.malformed_envelopes
             await stage.publisher.publish(stage.channel, text)
-            for user in (alice, bob):
+            for user in (alice, bob, stage.neighbour):
                 end = said(type="direct", **{"from": "end"}, to=user.name, content="")
                 await stage.publisher.publish(stage.channel, end)
-            for user in (alice, bob):
+            for user in (alice, bob, stage.neighbour):
                 while (heard := await user.hear())["from"] != "end":
                     assert user.name in named(text), heard
             assert running.counters.malformed_envelopes == before + malformed
-        if named(text) & {"neighbour"}:
-            with contextlib.suppress(TimeoutError):
-                await stage.neighbour.hear(0.0)
 
     run(loop, publish())
 

@@ -268,11 +268,6 @@ MISTAKES: dict[str, Callable[[Path], list[str]]] = {
     "an endless life": lambda path: [
         *("token", "alice", "--auth-secret-file", str(path), "--ttl-s", "inf")
     ],
-    "a gateway with no such file": lambda path: [
-        *("--id", "gateway-01", "--auth-secret-file", f"{path}.not")
-    ],
-    "an origin that is none": lambda path: ["--id", "gateway-01", "--origin", "localhost"],
-    "a proxy that is none": lambda path: ["--id", "gateway-01", "--trusted-proxy", "nginx"],
 }
 
 
