@@ -155,6 +155,9 @@ class Limits:
     """Commands on the way to Redis; beyond it, new ones are refused as `busy`."""
     write_deadline_s: float = 10.0
     """A client that takes no bytes for this long, while some wait for it, is aborted."""
+    tcp_user_timeout_s: float = 20.0
+    """Where the system can (Linux): bytes that a client's machine does not even confirm for this
+    long end the connection."""
     close_timeout_s: float = 1.0
     """How long a closing connection may take to say goodbye."""
     drain_s: float = 8.0

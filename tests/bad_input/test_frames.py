@@ -6,6 +6,7 @@ is gone from the gateway at once, so that nobody is sent to a dead connection.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import zlib
@@ -319,3 +320,21 @@ async def test_row_36_control_frames_have_a_rate_of_their_own(
             assert await raw.closed() == 4008
         await until("it is gone", lambda: gateway.stats()["sockets"] == 1)
     assert gateway.counters.rate_limited >= 1
+
+
+async def test_pongs_that_nobody_reads_do_not_pile_up(start: Start) -> None:
+    """Where the rate allows any number, the hard cap on what waits to be written ends it."""
+    gateway = await start(
+        write_hard_cap_bytes=65_536 * 2, control_frames_per_s=1e9, control_burst=10**9
+    )
+    async with await Raw.register(gateway, "flood") as flood:
+        flood.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        pings = frame(b"x" * 120, opcode=9) * 500
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            for _ in range(400):
+                flood.writer.write(pings)
+                await asyncio.wait_for(flood.writer.drain(), 10)
+                if gateway.registry.by_user("flood") is None:
+                    break
+        await until("it is gone", lambda: gateway.registry.by_user("flood") is None)
+    assert gateway.counters.slow_consumers == 1

@@ -34,7 +34,9 @@ from wsdemo.gateway.socket import Front, Socket
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.protocol import Code
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.connection import RedisUnavailable
+from wsdemo.redis.fitness import examine
+from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.router import ROUTE, Router
 from wsdemo.settings import GatewaySettings
 
@@ -94,6 +96,7 @@ class Gateway:
         self._server: asyncio.Server | None = None
         self._stopped: asyncio.Future[None] | None = None
         self._door = Door(settings)
+        self._warnings: list[str] = []
         self._was_ready = False
         self._front: Front | None = None
         self._link = RedisLink(
@@ -152,6 +155,7 @@ class Gateway:
         tls = _tls(self.settings)
         try:
             await self._link.start()
+            await self._examine_redis()
             await self._router.start()
             self._front = self._make_front(loop)
             front = self._front
@@ -178,6 +182,14 @@ class Gateway:
                 self.settings.gateway_id,
             )
         _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, self.url)
+
+    async def _examine_redis(self) -> None:
+        try:
+            self._warnings = await examine(self._link)
+        except LINK_ERRORS as problem:
+            raise RedisUnavailable(str(problem)) from None
+        for warning in self._warnings:
+            _log.warning("[Gateway] Redis: %s", warning)
 
     def _make_front(self, loop: asyncio.AbstractEventLoop) -> Front:
         desk, limits = self._desk, self.settings.limits
@@ -303,6 +315,7 @@ class Gateway:
             "connections": len(self.registry),
             "sockets": len(self._sockets()),
             "ready": self.ready,
+            "warnings": self._warnings,
             "uptimeS": round(self._clock() - self._started_at, 3),
             "bootId": self.boot_id,
             "counters": {name: getattr(self.counters, name) for name in Counters.__slots__},

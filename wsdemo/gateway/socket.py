@@ -14,7 +14,9 @@ bytes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ TEXT_FIN: Final = 0x81
 MASKED: Final = 0x80
 LONG: Final = 126
 PING_FRAME: Final = b"\x89\x00"
+TCP_USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 # The library logs each connection at INFO; who runs a gateway wants to hear of trouble only.
 _library_log = logging.getLogger("wsdemo.websockets")
@@ -168,6 +171,7 @@ class Socket(asyncio.Protocol):
         # uvloop's transports have all the methods, but not the base class.
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
+        _set_user_timeout(transport, front.limits.tcp_user_timeout_s)
         self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck)
         front.sockets.add(self)
         front.idle.clear()
@@ -478,6 +482,14 @@ class Socket(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _set_user_timeout(transport: asyncio.Transport, seconds: float) -> None:
+    """Let the kernel give up a peer that confirms nothing, even when we have nothing to write."""
+    end = transport.get_extra_info("socket")
+    if end is not None and TCP_USER_TIMEOUT is not None:
+        with contextlib.suppress(OSError):  # It may be gone already, or no TCP.
+            end.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, round(1000 * seconds))
 
 
 def _between_frames(ws: Conversation) -> bool:
