@@ -134,6 +134,7 @@ class Socket(asyncio.Protocol):
         "_fragments",
         "_front",
         "_reading_paused",
+        "_said_goodbye",
         "_talker",
         "_timer",
         "_transport",
@@ -155,6 +156,7 @@ class Socket(asyncio.Protocol):
         self._fragments: list[bytes] | None = None
         self._at_boundary = False
         self._closed_here = False
+        self._said_goodbye = False
         self._reading_paused = False
         self._control_paid_until = 0.0
         self.visitor: Visitor | None = None
@@ -408,10 +410,10 @@ class Socket(asyncio.Protocol):
             self.outbox.flush()
             self.outbox.close()
         for data in self._ws.data_to_send():
-            if data:
-                self._transport.write(data)
-            else:
+            if not data:
                 self._end()
+            elif not self._said_goodbye:  # Or the library goes on answering pings.
+                self._transport.write(data)
         if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
             self._front.counters.slow_consumers += 1
             self._transport.abort()
@@ -440,6 +442,7 @@ class Socket(asyncio.Protocol):
         except InvalidState:  # pragma: no cover - the state was checked above
             return
         self._write_replies()
+        self._said_goodbye = True
         self.resume_reading()  # To see the goodbye of the client.
         self._arm(self._front.limits.close_timeout_s, self._transport.abort)
 
