@@ -9,7 +9,8 @@
 local owner = redis.call('HMGET', KEYS[1], 'gwId', 'connId', 'epoch')
 local gateway, conn = owner[1], owner[2]
 if not gateway and not conn then
-  return {'offline'}
+  -- The Go demo's refresh leaves half an entry behind a release: a time, and nobody.
+  return {redis.call('EXISTS', KEYS[1]) == 0 and 'offline' or 'malformed'}
 end
 -- Foreign text must not become part of a channel name or of JSON.
 if not gateway or not conn or gateway == 'broadcast' or #gateway > 64 or #conn > 128
@@ -17,6 +18,9 @@ if not gateway or not conn or gateway == 'broadcast' or #gateway > 64 or #conn >
   return {'malformed'}
 end
 local epoch = tonumber(owner[3] or 0) or 0
+if not (epoch >= 0 and epoch <= 2^53) then
+  epoch = 0 -- Not one of ours; 'inf' and 'nan' are numbers to Lua, and not to JSON.
+end
 local envelope = ARGV[1] .. ',"toConn":"' .. conn .. '","epoch":'
     .. string.format('%.0f', epoch) .. '}'
 local receivers = redis.call('PUBLISH', ARGV[2] .. 'gateway:' .. gateway, envelope)

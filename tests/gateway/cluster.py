@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import dataclasses
-import os
+import json
 import struct
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Self
 
 from wsdemo.gateway.server import Gateway
@@ -25,10 +25,12 @@ async def gateway(
     fast_frames: bool = True,
     timing: Timing | None = None,
     emit: Any = None,
+    time_of_day: Callable[[], float] = time.time,
+    settings: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> AsyncIterator[Gateway]:
     """A running gateway on the shared server."""
-    settings = GatewaySettings(
+    told = GatewaySettings(
         gateway_id=gateway_id,
         port=0,
         redis_url=server.url,
@@ -36,9 +38,63 @@ async def gateway(
         fast_frames=fast_frames,
         timing=timing or Timing(),
         limits=dataclasses.replace(Limits(), **limits),
+        **settings or {},
     )
-    async with Gateway(settings, emit=emit) as running:
+    async with Gateway(told, emit=emit, time_of_day=time_of_day) as running:
         yield running
+
+
+USUAL = {
+    "Host": "localhost:8080",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+"""The headers of a handshake that every gateway takes."""
+
+
+def request(
+    headers: Mapping[str, str] = USUAL, line: str = "GET /ws HTTP/1.1", without: str = ""
+) -> bytes:
+    """Return a request for a WebSocket; `without` names a header to be left out."""
+    kept = [f"{name}: {value}" for name, value in headers.items() if name != without]
+    return ("\r\n".join([line, *kept]) + "\r\n\r\n").encode("latin-1")
+
+
+def frame(
+    payload: bytes = b"",
+    *,
+    opcode: int = 1,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bool = True,
+    width: int = 0,
+    length: int | None = None,
+) -> bytes:
+    """Return a frame as RFC 6455 has it, or as it should not be.
+
+    Args:
+        rsv: the three reserved bits.
+        width: bytes of the length field, 0, 2 or 8; at least as many as the length needs.
+        length: what the frame says its length is, if that is a lie.
+    """
+    size = len(payload) if length is None else length
+    bit = 0x80 if mask else 0
+    first = (0x80 if fin else 0) | rsv << 4 | opcode
+    if size < 126 and width == 0:
+        head = bytes([first, bit | size])
+    elif size < 65536 and width <= 2:
+        head = struct.pack("!BBH", first, bit | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, bit | 127, size)
+    if not mask:
+        return head + payload
+    key = b"\x01\x02\x03\x04"
+    body = int.from_bytes(payload, "big") ^ int.from_bytes(
+        (key * (len(payload) // 4 + 1))[: len(payload)], "big"
+    )
+    return head + key + body.to_bytes(len(payload), "big")
 
 
 class Raw:
@@ -48,33 +104,46 @@ class Raw:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def open(cls, gateway: Gateway) -> Self:
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        key = base64.b64encode(os.urandom(16)).decode()
-        writer.write(
-            f"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-            f"Sec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-        assert b" 101 " in head.splitlines()[0], head
-        return cls(reader, writer)
+    async def connect(cls, gateway: Gateway) -> Self:
+        """Connect, and say nothing yet."""
+        return cls(*await asyncio.open_connection("127.0.0.1", gateway.port))
 
-    def frame(
-        self, payload: bytes, *, opcode: int = 1, fin: bool = True, mask: bool = True
-    ) -> None:
-        """Send one frame."""
-        first = (0x80 if fin else 0) | opcode
-        size, bit = len(payload), 0x80 if mask else 0
-        if size < 126:
-            head = bytes([first, bit | size])
-        elif size < 65536:
-            head = bytes([first, bit | 126]) + struct.pack("!H", size)
-        else:
-            head = bytes([first, bit | 127]) + struct.pack("!Q", size)
-        key = b"\x01\x02\x03\x04" if mask else b""
-        body = bytes(b ^ key[i % 4] for i, b in enumerate(payload)) if mask else payload
-        self.writer.write(head + key + body)
+    @classmethod
+    async def open(cls, gateway: Gateway) -> Self:
+        """Connect, and shake hands."""
+        raw = await cls.connect(gateway)
+        raw.writer.write(request())
+        head = await raw.head()
+        assert b" 101 " in head.splitlines()[0], head
+        return raw
+
+    @classmethod
+    async def register(cls, gateway: Gateway, user: str) -> Self:
+        """Connect, shake hands, and be `user`."""
+        raw = await cls.open(gateway)
+        raw.frame(json.dumps({"type": "register", "userId": user}).encode())
+        answer = await raw.answer()
+        assert answer["type"] == "registered", answer
+        return raw
+
+    def frame(self, payload: bytes = b"", **options: Any) -> None:
+        """Send one frame; for the options see `frame`."""
+        self.writer.write(frame(payload, **options))
+
+    async def head(self, timeout_s: float = 10.0) -> bytes:
+        """Return the head of a HTTP answer."""
+        return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), timeout_s)
+
+    async def rest(self, timeout_s: float = 10.0) -> bytes:
+        """Return all that comes until the gateway hangs up."""
+        return await asyncio.wait_for(self.reader.read(), timeout_s)
+
+    async def answer(self, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Return the next message."""
+        opcode, payload = await self.hear(timeout_s)
+        assert opcode == 1, (opcode, payload)
+        document: dict[str, Any] = json.loads(payload)
+        return document
 
     async def hear(self, timeout_s: float = 10.0) -> tuple[int, bytes]:
         """Return opcode and payload of the next frame."""

@@ -13,21 +13,10 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
+from tests.gateway.cluster import USUAL, request
 from wsdemo.gateway.handshake import acceptance, usual_request
 
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-USUAL = {
-    "Host": "localhost:8080",
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Key": KEY,
-    "Sec-WebSocket-Version": "13",
-}
-
-
-def request(headers: dict[str, str], line: str = "GET /ws HTTP/1.1") -> bytes:
-    lines = [line, *(f"{name}: {value}" for name, value in headers.items())]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+KEY = USUAL["Sec-WebSocket-Key"]
 
 
 def general(data: bytes) -> tuple[ServerProtocol, bytes]:
@@ -84,6 +73,9 @@ UNUSUAL = {
     "a bare line feed": request(USUAL).replace(b"\r\nUpgrade", b"\nUpgrade"),
     "a byte beyond ASCII": request(USUAL | {"X": "é"}),
     "a very long header": request(USUAL | {"X": "x" * 3000}),
+    "a subprotocol": request(USUAL | {"Sec-WebSocket-Protocol": "chat"}),
+    "a malformed subprotocol": request(USUAL | {"Sec-WebSocket-Protocol": ",;"}),
+    "129 headers": request(USUAL | {f"X{n}": "" for n in range(129 - len(USUAL))}),
     "nothing": b"",
 }
 
@@ -94,7 +86,7 @@ def test_what_is_not_usual_is_left_to_the_general_parser(name: str) -> None:
     assert usual_request(UNUSUAL[name]) is None
 
 
-tokens = st.sampled_from(list(BROWSER)) | st.text("abcXYZ-_ :\t", max_size=8)
+tokens = st.sampled_from([*BROWSER, "Sec-WebSocket-Protocol"]) | st.text("abcXYZ-_ :\t", max_size=8)
 values = (
     st.sampled_from([*BROWSER.values(), "WebSocket", "upgrade", "Upgrade, keep-alive", "12"])
     | st.text(st.characters(max_codepoint=255), max_size=12)

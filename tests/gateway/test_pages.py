@@ -62,15 +62,6 @@ async def test_head_says_what_get_says_without_the_body(one: Gateway, page: str)
     assert got[2] and not head[2]
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-async def test_a_page_can_be_read_and_nothing_else(one: Gateway, page: str, method: str) -> None:
-    """405, and which methods there are."""
-    status, headers, _ = await ask(one.port, f"{method} {page} HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert status == 405
-    assert headers["allow"] == "GET, HEAD"
-
-
 @pytest.mark.parametrize("path", ["/", "/nothing", "/health/", "/Health", "/ws/", "/stats/x"])
 async def test_a_path_that_is_not_there_is_not_found(one: Gateway, path: str) -> None:
     """404, also for what is nearly right; and the path is not echoed."""
@@ -89,20 +80,10 @@ async def test_an_upgrade_elsewhere_than_at_ws_is_not_found(one: Gateway) -> Non
     assert one.counters.connections_accepted == 0
 
 
-async def test_ws_without_an_upgrade_is_told_to_upgrade(one: Gateway) -> None:
-    """426, row 1."""
-    assert (await ask(one.port, "GET /ws HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 426
-
-
 @pytest.mark.parametrize("page", PAGES)
 async def test_a_query_changes_no_page(one: Gateway, page: str) -> None:
     """Monitors like to add one."""
     assert (await http_get(one.port, f"{page}?x=1&y=/ws"))[0] == 200
-
-
-async def test_health_answers_to_http_1_0(one: Gateway) -> None:
-    """Row 20: old load balancers ask so."""
-    assert (await ask(one.port, "GET /health HTTP/1.0\r\n\r\n"))[::2] == (200, b"OK")
 
 
 @pytest.mark.parametrize("page", ["/ready", "/stats"])

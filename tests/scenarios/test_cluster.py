@@ -7,10 +7,8 @@ stopped and told to go.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -259,44 +257,3 @@ async def test_a_takeover_stops_the_gateway_that_it_replaces(server: BundledServ
             assert await first.wait(10) == 0
             async with await User.register("alice", second.url) as alice:
                 await _reach(alice, alice, "hello, me")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], "required: -id/--id"),
-        (["-id", "a b"], "gateway id 'a b' is not valid"),
-        (["-id", "g", "-port", "70000"], "port 70000"),
-        (["-id", "g", "-port", "http"], "invalid int value"),
-        (["-id", "g", "-redis", "localhost:1"], "cannot be reached"),
-        (["-id", "g", "-redis", "foo:bar"], "Redis address"),
-        (["-id", "g", "--heartbeat-s", "50"], "2 x heartbeat_s (50)"),
-        (["-id", "g", "--nonsense"], "unrecognized arguments: --nonsense"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-async def test_row_81_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(
-    arguments: list[str], says: str
-) -> None:
-    """Row 81: nothing but one line, and it names what is wrong."""
-    environment = {key: value for key, value in os.environ.items() if key != "WSDEMO_REDIS_URL"}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "wsdemo.gateway", *arguments),
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    async with asyncio.timeout(20):
-        _, said = await process.communicate()
-    lines = said.decode().splitlines()
-    assert process.returncode == 2
-    assert len(lines) == 1 and says in lines[0], lines
-
-
-async def test_row_81_a_port_in_use_is_one_line_and_exit_code_2(server: BundledServer) -> None:
-    """Row 81: two gateways cannot listen on one port, and the second says which."""
-    async with gateways(1, server.url) as (first,):
-        second = GatewayProcess("gateway-02", server.url, "--port", str(first.port))
-        with pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1:{first.port}"):
-            await second.start()
-        assert await second.wait(10) == 2
-        await second.stop()

@@ -13,6 +13,7 @@ import gc
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import sys
@@ -48,7 +49,10 @@ class _Parser(argparse.ArgumentParser):
 
 def fail(message: str) -> NoReturn:
     """End with one line and exit code 2."""
-    print(f"wsdemo.gateway: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # It may repeat an address that could not be read, and that may hold a password.
+    line = re.sub(r"://.*@", "://***@", line)
+    print(f"wsdemo.gateway: {line}", file=sys.stderr)
     raise SystemExit(2)
 
 

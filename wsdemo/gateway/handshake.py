@@ -15,13 +15,16 @@ import time
 from email.utils import formatdate
 from typing import Final, NamedTuple
 
+from websockets.http11 import MAX_NUM_HEADERS
+
 FIRST_LINE: Final = b"GET /ws HTTP/1.1"
 MAX_BYTES: Final = 2048
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 _LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[ -~]*[!-~])?)?")
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
+_NOT_USUAL: Final = frozenset({b"content-length", b"transfer-encoding", b"sec-websocket-protocol"})
+"""Headers that the general parser reads and may refuse."""
 
 _date: tuple[int, str] = (0, "")
 
@@ -56,12 +59,12 @@ def usual_request(data: bytes) -> Usual | None:
     key = headers.get(b"sec-websocket-key", b"")
     is_usual = (
         first == FIRST_LINE
-        and len(headers) == len(lines)
+        and len(headers) == len(lines) <= MAX_NUM_HEADERS
         and headers.get(b"upgrade", b"").lower() == b"websocket"
         and headers.get(b"connection", b"").lower() in {b"upgrade", b"keep-alive, upgrade"}
         and headers.get(b"sec-websocket-version") == b"13"
         and _KEY.fullmatch(key) is not None
-        and not _BODY & headers.keys()
+        and not _NOT_USUAL & headers.keys()
     )
     if not is_usual:
         return None

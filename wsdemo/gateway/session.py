@@ -195,6 +195,10 @@ class Session:
         self.send(PONG_TEXT)
 
     def _refuse(self, problem: ProtocolError) -> None:
+        if problem.say is Say.USER_NOT_FOUND and problem.msg_id is not None:
+            # To the letter what is said of a name that is allowed and absent.
+            self.send(ack_text(problem.msg_id, Status.OFFLINE))
+            return
         self.send(error_text(problem.say, _CODES[problem.say], problem.msg_id))
         if problem.say is not Say.INVALID:
             return
@@ -535,7 +539,9 @@ def _id_of(data: bytes, max_content_bytes: int) -> str | None:
     """Return the id that a refused message was given, if it is one."""
     try:
         message = decode(data, max_content_bytes)
-    except (ProtocolError, NotText):
+    except ProtocolError as problem:
+        return problem.msg_id
+    except NotText:
         return None
     return message.id if isinstance(message, Message) else None
 

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, cast
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import CLOSED, CLOSING, OPEN, SERVER
+from websockets.protocol import CLOSED, CLOSING, CONNECTING, OPEN, SERVER
 from websockets.protocol import Protocol as Conversation
 from websockets.server import ServerProtocol
 
@@ -55,6 +55,30 @@ _library_log.setLevel(logging.WARNING)
 
 NOTHING_YET: Final[Conversation] = ServerProtocol(logger=_library_log)
 """The state of every connection that has not said anything: connecting. It is never fed."""
+
+
+class _InOrder(Conversation):
+    """The library's conversation, which hands each frame over before it reads the next one.
+
+    By itself the library reads all that has arrived. A broken frame would then end the connection
+    before the good ones in front of it were answered. (`recv_frame` is undocumented, which is why
+    the minor version of websockets is pinned.)
+    """
+
+    take: Callable[[Frame], None]
+
+    def recv_frame(self, frame: Frame) -> None:
+        super().recv_frame(frame)
+        self.events.clear()
+        self.take(frame)
+
+
+class _InOrderFromRequest(_InOrder, ServerProtocol):
+    """The same, beginning with a request that the library has to judge."""
+
+
+def _nobody(frame: Frame) -> None:
+    """Takes the frames of a connection that is gone."""
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -110,6 +134,7 @@ class Socket(asyncio.Protocol):
         "_fragments",
         "_front",
         "_reading_paused",
+        "_said_goodbye",
         "_talker",
         "_timer",
         "_transport",
@@ -131,6 +156,7 @@ class Socket(asyncio.Protocol):
         self._fragments: list[bytes] | None = None
         self._at_boundary = False
         self._closed_here = False
+        self._said_goodbye = False
         self._reading_paused = False
         self._control_paid_until = 0.0
         self.visitor: Visitor | None = None
@@ -188,6 +214,8 @@ class Socket(asyncio.Protocol):
         self._disarm()
         self._at_boundary = False
         self.outbox.close()
+        if isinstance(self._ws, _InOrder):
+            self._ws.take = _nobody  # Or each would keep the other alive.
         self._front.sockets.discard(self)
         if self.visitor is not None:
             self.visitor.leave()
@@ -223,12 +251,9 @@ class Socket(asyncio.Protocol):
 
     def _read_generally(self, data: bytes) -> None:
         ws = self._ws
-        ws.receive_data(data)
-        for event in ws.events_received():
-            if isinstance(event, Request):
-                self._shake_hands(event)
-            elif isinstance(event, Frame):
-                self._take_frame(event)
+        if ws.state is CONNECTING:
+            data = self._read_request(data)
+        ws.receive_data(data)  # Calls `_take_frame` for each frame.
         self._write_replies()
         self._at_boundary = (
             self._front.fast_frames
@@ -237,8 +262,24 @@ class Socket(asyncio.Protocol):
             and _between_frames(ws)
         )
 
+    def _read_request(self, data: bytes) -> bytes:
+        """Feed the general parser a request and answer it; return what is behind the request.
+
+        Line by line, because the parser would go on and answer frames (a pong, a close) that
+        stand behind a request before we have answered the request itself.
+        """
+        ws, start = self._ws, 0
+        while start < len(data) and ws.state is CONNECTING and not ws.eof_sent:
+            end = data.find(b"\n", start) + 1 or len(data)
+            ws.receive_data(data[start:end])
+            start = end
+            for event in ws.events_received():
+                assert isinstance(event, Request)
+                self._shake_hands(event)
+        self._write_replies()
+        return data[start:]
+
     def _take_frame(self, frame: Frame) -> None:
-        # The library answers a close as it parses it; what came before the close still counts.
         if self._closed_here or self._talker is None:
             return  # We have said goodbye, and listen no more.
         opcode = frame.opcode
@@ -305,11 +346,13 @@ class Socket(asyncio.Protocol):
         max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
         usual = usual_request(data) if front.fast_frames else None
         if usual is None or not self._may_enter(usual.origin, usual.forwarded):
-            self._ws = ServerProtocol(
+            self._ws = ws = _InOrderFromRequest(
                 origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
             )
+            ws.take = self._take_frame
             return data
-        self._ws = Conversation(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
+        self._ws = _InOrder(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
+        self._ws.take = self._take_frame
         self._transport.write(acceptance(usual.key))
         self._at_boundary = True
         self._welcome()
@@ -367,10 +410,10 @@ class Socket(asyncio.Protocol):
             self.outbox.flush()
             self.outbox.close()
         for data in self._ws.data_to_send():
-            if data:
-                self._transport.write(data)
-            else:
+            if not data:
                 self._end()
+            elif not self._said_goodbye:  # Or the library goes on answering pings.
+                self._transport.write(data)
         if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
             self._front.counters.slow_consumers += 1
             self._transport.abort()
@@ -399,6 +442,7 @@ class Socket(asyncio.Protocol):
         except InvalidState:  # pragma: no cover - the state was checked above
             return
         self._write_replies()
+        self._said_goodbye = True
         self.resume_reading()  # To see the goodbye of the client.
         self._arm(self._front.limits.close_timeout_s, self._transport.abort)
 

@@ -1,0 +1,58 @@
+"""python -m tests.bad_input: how many bad inputs are tried, row by row?
+
+Counted by pytest's own collection, so the number is that of what runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+
+class Rows:
+    """A plugin that notes which inputs are collected for which row."""
+
+    def __init__(self) -> None:
+        self.inputs: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
+        self.tests = 0
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            found = re.match(r"test_row_(\d+)_", item.name)
+            if found is None or not isinstance(item, pytest.Function):
+                continue
+            self.tests += 1
+            # One input with the short ways and without is one input.
+            name = re.sub(r"(^|-)(fast|general)(?=-|$)", "", item.callspec.id, count=1)
+            self.inputs[int(found[1])].add((item.originalname, name))
+
+
+def count() -> Rows:
+    """Collect the tests of this folder, and run none."""
+    rows = Rows()
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = pytest.main(
+            ["--collect-only", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent)],
+            plugins=[rows],
+        )
+    if code != pytest.ExitCode.OK:
+        raise SystemExit(said.getvalue())
+    return rows
+
+
+def main() -> None:
+    """Print the table, and the sum as its last line."""
+    rows = count()
+    for row, inputs in sorted(rows.inputs.items()):
+        print(f"row {row:2}: {len(inputs):3} inputs")
+    total = sum(map(len, rows.inputs.values()))
+    print(f"{total} bad inputs in {len(rows.inputs)} rows, {rows.tests} tests")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,399 @@
+"""Rows 1 to 20: who knocks in the wrong way?
+
+Whatever is asked, an answer of HTTP or none at all, and the connection is closed. "Closed, no
+bytes" is for who does not speak HTTP: an answer would help nobody but a scanner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+from tests.bad_input.conftest import Start, inputs
+from tests.gateway.cluster import USUAL, Raw, frame, request
+from wsdemo.gateway.server import Gateway
+
+
+async def ask(gateway: Gateway, said: bytes) -> tuple[int, bytes]:
+    """Say it; return the status and all bytes of the answer. Status 0: closed without a byte.
+
+    A connection that becomes a WebSocket is not closed by the gateway: its answer ends with its
+    head.
+    """
+    raw = await Raw.connect(gateway)
+    try:
+        raw.writer.write(said)
+        answer = b""
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            answer = await raw.head()
+        if not answer:
+            return 0, await raw.rest()
+        status = int(answer.split()[1])
+        return status, answer if status == 101 else answer + await raw.rest()
+    finally:
+        await raw.leave()
+
+
+PLAIN = {"Host": "localhost"}
+
+
+@inputs(
+    {
+        "no headers": request({}),
+        "a browser's address bar": request(PLAIN | {"Accept": "text/html"}),
+        "a key and no upgrade": request(USUAL, without="Upgrade"),
+    }
+)
+async def test_row_01_without_an_upgrade_the_answer_is_426(one: Gateway, case: bytes) -> None:
+    """It says what to come with."""
+    status, answer = await ask(one, case)
+    assert status == 426
+    assert b"\r\nUpgrade: websocket\r\n" in answer
+
+
+@inputs(
+    {
+        path: request(USUAL, f"GET {path} HTTP/1.1")
+        for path in ("/", "/w", "/ws/", "/WS", "//ws", "/ws/../ws", "/%77s", "*", "ws", "/ws%00")
+    }
+)
+async def test_row_02_there_is_one_door(one: Gateway, case: bytes) -> None:
+    """404 for every path that is not /ws, to the letter."""
+    assert (await ask(one, case))[0] == 404
+
+
+@inputs(
+    {
+        method: request(USUAL, f"{method} /ws HTTP/1.1")
+        for method in ("POST", "HEAD", "PUT", "DELETE", "OPTIONS", "get", "CONNECT", "\x7f")
+    }
+)
+async def test_row_03_a_websocket_is_asked_for_with_get(one: Gateway, case: bytes) -> None:
+    """405, and it says which method there is."""
+    status, answer = await ask(one, case)
+    assert status == 405
+    assert b"\r\nAllow: GET\r\n" in answer
+
+
+@inputs(
+    {
+        "upgrade": request(USUAL, "GET /ws HTTP/1.0"),
+        "no upgrade": request(PLAIN, "GET /ws HTTP/1.0"),
+    }
+)
+async def test_row_04_http_1_0_cannot_upgrade(one: Gateway, case: bytes) -> None:
+    """505."""
+    assert (await ask(one, case))[0] == 505
+
+
+@inputs(
+    {
+        "preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "line of HTTP/2.0": request(USUAL, "GET /ws HTTP/2.0"),
+        "line of HTTP/0.9": b"GET /ws\r\n",
+        "version in small letters": request(USUAL, "GET /ws http/1.1"),
+        "version with more behind it": request(USUAL, "GET /ws HTTP/1.1 x"),
+    }
+)
+async def test_row_05_another_version_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
+    """Nothing that we could say would be understood."""
+    assert await ask(one, case) == (0, b"")
+
+
+CLIENT_HELLO = bytes.fromhex("160301020001 0001fc0303") + random.Random(6).randbytes(502)
+USUAL_BYTES = request(USUAL)
+
+
+@inputs(
+    {
+        "TLS on the plain port": CLIENT_HELLO + b"\r\n",
+        "64 KiB of junk": random.Random(0).randbytes(65_536),
+        "bare line feeds": USUAL_BYTES.replace(b"\r\n", b"\n"),
+        "one bare line feed": USUAL_BYTES.replace(b"\r\nUpgrade", b"\nUpgrade"),
+        "NUL in a header": request(USUAL | {"X": "a\0b"}),
+        "NUL in a header's name": request(USUAL | {"X\0": "a"}),
+        "a folded header": USUAL_BYTES[:-2] + b" folded\r\n\r\n",
+        "a header without a colon": USUAL_BYTES[:-2] + b"colon\r\n\r\n",
+        "a header without a name": USUAL_BYTES[:-2] + b": x\r\n\r\n",
+        "a space before the colon": USUAL_BYTES[:-2] + b"X : x\r\n\r\n",
+        "an empty line first": b"\r\n" + USUAL_BYTES,
+        "Latin-1 in the path": request(USUAL, "GET /ws?\xe9 HTTP/1.1"),
+        "Latin-1 in the method": request(USUAL, "G\xc9T /ws HTTP/1.1"),
+        "a WebSocket frame": b"\x81\x82\0\0\0\0hi\r\n",
+        "an order for Redis": b"*1\r\n$4\r\nPING\r\n",
+    }
+)
+async def test_row_06_what_is_not_http_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
+    """And nothing of it in the log above debug."""
+    assert await ask(one, case) == (0, b"")
+
+
+KEY = "Sec-WebSocket-Key"
+AGAIN = USUAL_BYTES[:-2] + f"{KEY}: {USUAL[KEY]}\r\n\r\n".encode()
+
+
+@inputs(
+    {
+        "none": request(USUAL, without=KEY),
+        "empty": request(USUAL | {KEY: ""}),
+        "not base64": request(USUAL | {KEY: "?" * 24}),
+        "too short": request(USUAL | {KEY: "c2hvcnQ="}),
+        "too long": request(USUAL | {KEY: "A" * 32}),
+        "not padded": request(USUAL | {KEY: "A" * 22}),
+        "twice": AGAIN,
+        "twice, and different": USUAL_BYTES[:-2] + f"{KEY.lower()}: {'A' * 22}==\r\n\r\n".encode(),
+    }
+)
+async def test_row_07_the_key_must_be_sixteen_bytes_in_base64(one: Gateway, case: bytes) -> None:
+    """400."""
+    assert (await ask(one, case))[0] == 400
+
+
+VERSION = "Sec-WebSocket-Version"
+
+
+@inputs(
+    {
+        "none": request(USUAL, without=VERSION),
+        "twice": USUAL_BYTES[:-2] + b"sec-websocket-version: 13\r\n\r\n",
+        **{
+            version or "empty": request(USUAL | {VERSION: version})
+            for version in ("", "8", "13, 8", "013", "13.0", "thirteen", "9" * 5000)
+        },
+    }
+)
+async def test_row_08_the_version_must_be_13(one: Gateway, case: bytes) -> None:
+    """400."""
+    assert (await ask(one, case))[0] == 400
+
+
+@inputs(
+    {
+        "no Upgrade": request(USUAL, without="Upgrade"),
+        "no Connection": request(USUAL, without="Connection"),
+        "Upgrade to h2c": request(USUAL | {"Upgrade": "h2c"}),
+        "two Upgrades": request(USUAL | {"Upgrade": "websocket, h2c"}),
+        "Upgrade twice": USUAL_BYTES[:-2] + b"upgrade: h2c\r\n\r\n",
+        "Connection: close": request(USUAL | {"Connection": "close"}),
+        "Connection: upgraded": request(USUAL | {"Connection": "upgraded"}),
+        "an empty Upgrade": request(USUAL | {"Upgrade": ""}),
+        "an empty Connection": request(USUAL | {"Connection": ""}),
+        "an Upgrade that is no list": request(USUAL | {"Upgrade": ";"}),
+    }
+)
+async def test_row_09_upgrade_and_connection_must_ask_for_it(one: Gateway, case: bytes) -> None:
+    """426, or 400 when the header is malformed, which an empty one is."""
+    malformed = any(line in case for line in (b"Upgrade: \r", b"Connection: \r", b"Upgrade: ;\r"))
+    assert (await ask(one, case))[0] == (400 if malformed else 426)
+
+
+ORIGIN = "Origin"
+
+
+@inputs(
+    {
+        origin or "empty": request(USUAL | {ORIGIN: origin})
+        for origin in (
+            *("http://evil.example", "https://evil.example:443", "null", "", "*", "localhost"),
+            *("http://localhost.evil.example", "http://localhost:8888.evil.example"),
+            *("http://evil.example/http://localhost", "http://localhost@evil.example"),
+            *("http://xlocalhost", "http://127.0.0.1.evil.example", "http://127.0.0.2"),
+            *("http://[::1", "http://localhost:", "http://localhost:123456", "file://", "HTTP://X"),
+        )
+    }
+)
+async def test_row_10_a_stranger_s_page_is_not_let_in(one: Gateway, case: bytes) -> None:
+    """403: the whole of the origin has to match, not its beginning."""
+    assert (await ask(one, case))[0] == 403
+
+
+@inputs(
+    {
+        "the same": USUAL_BYTES[:-2] + b"Origin: http://localhost\r\n" * 2 + b"\r\n",
+        "a good one first": USUAL_BYTES[:-2]
+        + b"Origin: http://localhost\r\norigin: http://evil.example\r\n\r\n",
+        "a good one last": USUAL_BYTES[:-2]
+        + b"Origin: http://evil.example\r\nOrigin: http://localhost\r\n\r\n",
+    }
+)
+async def test_row_11_there_is_one_origin(one: Gateway, case: bytes) -> None:
+    """400."""
+    assert (await ask(one, case))[0] == 400
+
+
+@inputs(
+    {
+        "none": request(USUAL, without="Host"),
+        "empty": request(USUAL | {"Host": ""}),
+        "somebody else's": request(USUAL | {"Host": "evil.example"}),
+        "twice": USUAL_BYTES[:-2] + b"host: b\r\n\r\n",
+    }
+)
+async def test_row_12_nobody_reads_the_host(one: Gateway, case: bytes) -> None:
+    """101. We serve one site; what a foreign page may do is decided by its origin (row 10)."""
+    assert (await ask(one, case))[0] == 101
+
+
+@inputs(
+    {
+        "8,193": request(USUAL, "GET /" + "w" * 8_192 + " HTTP/1.1"),
+        "60,000": request(USUAL, "GET /" + "w" * 60_000 + " HTTP/1.1"),
+        "no end": b"GET /" + b"w" * 9_000,
+        "a long query": request(USUAL, "GET /ws?" + "w" * 8_192 + " HTTP/1.1"),
+        "a long method": request(USUAL, "G" * 8_192 + " /ws HTTP/1.1"),
+    }
+)
+async def test_row_13_a_request_line_has_an_end(one: Gateway, case: bytes) -> None:
+    """414."""
+    assert (await ask(one, case))[0] == 414
+
+
+@inputs(
+    {
+        "a long line": request(USUAL | {"X": "x" * 8_192}),
+        "a line without an end": USUAL_BYTES[:-2] + b"X: " + b"x" * 9_000,
+        "a long name": request(USUAL | {"X" * 8_192: ""}),
+        "129 headers": request(USUAL | {f"X{n}": "" for n in range(129 - len(USUAL))}),
+        "1,000 headers": request(USUAL | {f"X{n}": "" for n in range(1_000)}),
+    }
+)
+async def test_row_14_headers_have_an_end(one: Gateway, case: bytes) -> None:
+    """431."""
+    assert (await ask(one, case))[0] == 431
+
+
+@inputs(
+    {
+        "POST with a body": request(USUAL | {"Content-Length": "3"}, "POST /ws HTTP/1.1") + b"abc",
+        "GET with a length": request(USUAL | {"Content-Length": "3"}),
+        "GET with a negative length": request(USUAL | {"Content-Length": "-1"}),
+        "GET with a length that is none": request(USUAL | {"Content-Length": "x"}),
+        "two lengths": request(USUAL | {"Content-Length": "0"})[:-2] + b"content-length: 3\r\n\r\n",
+        "chunks": request(USUAL | {"Transfer-Encoding": "chunked"}) + b"0\r\n\r\n",
+        "a page with a body": request(PLAIN | {"Content-Length": "3"}, "GET /health HTTP/1.1"),
+    }
+)
+async def test_row_15_a_body_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
+    """Nothing here takes one, and where it ends is how requests are smuggled."""
+    assert await ask(one, case) == (0, b"")
+
+
+EXTENSIONS, SUBPROTOCOL = "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"
+
+
+@inputs(
+    {
+        "unknown": (EXTENSIONS, "x-unknown", 101),
+        "bad parameters": (EXTENSIONS, "permessage-deflate; server_max_window_bits=99", 101),
+        "malformed": (EXTENSIONS, ";;; ===", 101),
+        "8,000 bytes of it": (EXTENSIONS, "permessage-deflate, " * 400, 101),
+        "a subprotocol": (SUBPROTOCOL, "chat", 101),
+        "a malformed subprotocol": (SUBPROTOCOL, ", ;,", 400),
+    }
+)
+async def test_row_16_extensions_are_not_spoken_here(
+    one: Gateway, case: tuple[str, str, int]
+) -> None:
+    """101 without it; 400 when the list of subprotocols is malformed.
+
+    The table has 400 for malformed extensions too. That is the library's answer when it can
+    compress; this gateway has no extension to agree on, so nobody reads that header.
+    """
+    name, value, expected = case
+    status, answer = await ask(one, request(USUAL | {name: value}))
+    assert status == expected
+    assert f"\r\n{name}:".encode() not in answer
+
+
+@inputs(
+    {
+        target: request(USUAL, f"GET {target} HTTP/1.1")
+        for target in ("http://localhost/ws", "ws://localhost/ws", "localhost:80", "http://[/ws")
+    }
+)
+async def test_row_17_a_proxy_s_form_of_a_target_is_not_found(one: Gateway, case: bytes) -> None:
+    """404: we are no proxy."""
+    assert (await ask(one, case))[0] == 404
+
+
+@inputs(
+    {
+        "nothing": b"",
+        "one byte": b"G",
+        "half of a line": b"GET /w",
+        "a line": b"GET /ws HTTP/1.1\r\n",
+        "all but the last byte": USUAL_BYTES[:-1],
+        "a header without end": USUAL_BYTES[:-2] + b"X: x",
+    }
+)
+async def test_row_18_who_does_not_finish_is_not_waited_for(start: Start, case: bytes) -> None:
+    """Closed when the deadline of the handshake has come, without a byte."""
+    gateway = await start(handshake_timeout_s=0.1)
+    raw = await Raw.connect(gateway)
+    raw.writer.write(case)
+    with contextlib.suppress(ConnectionResetError):
+        assert await raw.rest() == b""
+    await raw.leave()
+
+
+@inputs(
+    {
+        "registered": ({"connections_per_ip": 3, "unregistered_per_ip": 9}, True, 429),
+        "not registered": ({"connections_per_ip": 9, "unregistered_per_ip": 2}, False, 429),
+        "in all": ({"max_connections": 3}, True, 503),
+    }
+)
+async def test_row_19_one_address_has_not_all_the_room(
+    start: Start, case: tuple[dict[str, int], bool, int]
+) -> None:
+    """429 for who has too many, 503 when all are too many, with the advice to come back."""
+    limits, registers, expected = case
+    gateway = await start(settings={"limit_loopback": True}, **limits)
+    async with contextlib.AsyncExitStack() as stack:
+        for n in range(2):
+            raw = await stack.enter_async_context(await Raw.open(gateway))
+            if registers:
+                raw.frame(b'{"type":"register","userId":"user-%d"}' % n)
+                assert (await raw.answer())["type"] == "registered"
+        status, answer = await ask(gateway, USUAL_BYTES)
+        assert status == expected
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert gateway.counters.connections_refused == 1
+
+
+PAGES = ("/health", "/stats", "/ready", "/metrics")
+READS = {
+    f"{method} {page} HTTP/{version}": 200
+    for page in PAGES
+    for method in ("GET", "HEAD")
+    for version in ("1.0", "1.1")
+}
+WRITES = {
+    f"{method} {page} HTTP/1.1": 405
+    for page in PAGES
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get")
+}
+ONE_LINERS = {line: (request(PLAIN, line), status) for line, status in (READS | WRITES).items()}
+HEALTH = request(PLAIN, "GET /health HTTP/1.1")
+
+
+@inputs(
+    ONE_LINERS
+    | {
+        "a second request in the same packet": (HEALTH + HEALTH, 200),
+        "a frame in the same packet": (HEALTH + frame(b"hi"), 200),
+        "a goodbye in the same packet": (HEALTH + frame(opcode=8), 200),
+    }
+)
+async def test_row_20_pages_are_read_and_nothing_else(
+    one: Gateway, case: tuple[bytes, int]
+) -> None:
+    """GET and HEAD in either version of HTTP; for any other method 405 and which there are."""
+    said, expected = case
+    status, answer = await ask(one, said)
+    assert status == expected
+    assert answer.count(b"HTTP/1.1 ") == 1, "one answer, and then we hang up"
+    assert (b"\r\nAllow: GET, HEAD\r\n" in answer) == (expected == 405)
+    if said.startswith(b"HEAD"):
+        assert answer.endswith(b"\r\n\r\n"), "a HEAD has no body"

@@ -1,0 +1,237 @@
+"""Rows 37 to 45: what is not JSON, and what is JSON but no message?
+
+The answer is one error frame, always the same, and the connection stays: whoever writes a client
+makes such mistakes. Too many of them end it.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tests.bad_input.conftest import Start, inputs
+from tests.gateway.cluster import Raw
+from wsdemo.gateway.server import Gateway
+
+INVALID = {"type": "error", "error": "Invalid message format", "code": "invalid"}
+PONG = {"type": "pong"}
+PING = b'{"type":"ping"}'
+
+
+async def answer_to(gateway: Gateway, said: bytes) -> dict[str, object]:
+    """A registered user says it; return the answer, and make sure that the connection stays."""
+    async with await Raw.register(gateway, "mallory") as raw:
+        raw.frame(said)
+        answer = await raw.answer()
+        raw.frame(PING)
+        assert await raw.answer() == PONG
+    return answer
+
+
+def message(content: str) -> bytes:
+    """Return a message with this as the JSON of its content."""
+    return b'{"type":"message","to":"mallory","content":%b}' % content.encode()
+
+
+@inputs(
+    {
+        "nothing": b"",
+        "spaces": b" \t\r\n",
+        "a word": b"hello",
+        "NUL": b"\0",
+        "cut short": b'{"type":"ping"',
+        "cut within a string": b'{"type":"pi',
+        "text behind it": b'{"type":"ping"} x',
+        "NUL behind it": b'{"type":"ping"}\0',
+        "two documents": PING + PING,
+        "two lines": PING + b"\n" + PING,
+        "a comment": b'{"type":"ping"} // hi',
+        "a comment within": b'{"type":/* hi */"ping"}',
+        "single quotes": b"{'type':'ping'}",
+        "no quotes": b"{type:ping}",
+        "a trailing comma": b'{"type":"ping",}',
+        "a leading comma": b'{,"type":"ping"}',
+        "a semicolon": b'{"type":"ping";"x":1}',
+        "a raw line feed": message('"\n"'),
+        "a raw NUL": message('"\0"'),
+        "a raw tab": b'{"type":"ping\t"}',
+        "an unknown escape": message('"\\x41"'),
+        "half of an escape": message('"\\u00"'),
+        "a byte order mark": b"\xef\xbb\xbf" + PING,
+        "a no-break space": b"\xc2\xa0" + PING,
+        "XML": b'<message type="ping"/>',
+        "a request of HTTP": b"GET / HTTP/1.1\r\n\r\n",
+    }
+)
+async def test_row_37_what_is_not_one_json_document_is_refused(one: Gateway, case: bytes) -> None:
+    """To the letter of RFC 8259."""
+    assert await answer_to(one, case) == INVALID
+
+
+@inputs(
+    {
+        text.decode(): text
+        for text in (b"[]", b'["ping"]', b'"ping"', b'""', b"7", b"-0.5", b"1e5", b"null", b"true")
+    }
+    | {"a list of messages": b"[%b,%b]" % (PING, PING)}
+)
+async def test_row_38_a_message_is_an_object(one: Gateway, case: bytes) -> None:
+    """Valid JSON, and no message."""
+    assert await answer_to(one, case) == INVALID
+
+
+DEEP = 30_000
+
+
+@inputs(
+    {
+        "lists": b"[" * DEEP + b"]" * DEEP,
+        "lists without an end": b"[" * 65_000,
+        "objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        "in a field that nobody reads": b'{"type":"ping","x":' + b"[" * DEEP + b"]" * DEEP + b"}",
+        "in a field that somebody reads": message("[" * DEEP + "]" * DEEP),
+        "as the type": b'{"type":' + b"[" * DEEP + b"]" * DEEP + b"}",
+        "lists and objects": b'{"type":"ping","x":' + b'[{"a":' * 9_000,
+    }
+)
+async def test_row_39_depth_has_an_end(one: Gateway, case: bytes) -> None:
+    """A RecursionError is an answer too."""
+    assert await answer_to(one, case) == INVALID
+
+
+@inputs(
+    {
+        "4,301 digits": b'{"type":"ping","x":%b}' % (b"9" * 4_301),
+        "60,000 digits": b'{"type":"ping","x":%b}' % (b"9" * 60_000),
+        "negative": b'{"type":"ping","x":-%b}' % (b"9" * 5_000),
+        "as the type": b'{"type":%b}' % (b"9" * 5_000),
+        "as the content": message("9" * 5_000),
+        "as a key's number": b'{"type":"register","userId":"mallory","att":%b}' % (b"9" * 5_000),
+        "alone": b"9" * 5_000,
+        "leading zeros": b'{"type":"ping","x":007}',
+        "hexadecimal": b'{"type":"ping","x":0x10}',
+        "a leading plus": b'{"type":"ping","x":+1}',
+        "a leading point": b'{"type":"ping","x":.5}',
+    }
+)
+async def test_row_40_numbers_are_not_too_long_and_as_json_writes_them(
+    one: Gateway, case: bytes
+) -> None:
+    """A plain ValueError of Python's is an answer too."""
+    assert await answer_to(one, case) == INVALID
+
+
+@inputs(
+    {
+        f"{number} {where}": template % number.encode()
+        for number in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999")
+        for where, template in {
+            "in a field that nobody reads": b'{"type":"ping","x":%b}',
+            "as the content": b'{"type":"message","to":"mallory","content":%b}',
+            "within a list": b'{"type":"ping","x":[1,{"y":%b}]}',
+            "in a message": b'{"type":"message","to":"mallory","content":"x","x":%b}',
+        }.items()
+    }
+)
+async def test_row_41_numbers_are_finite(one: Gateway, case: bytes) -> None:
+    """Python's JSON would take them all."""
+    assert await answer_to(one, case) == INVALID
+
+
+@inputs(
+    {
+        "ping and register": b'{"type":"ping","type":"register","userId":"mallory"}',
+        "the same twice": b'{"type":"ping","type":"ping"}',
+        "two recipients": b'{"type":"message","to":"mallory","to":"neighbour-0","content":"x"}',
+        "two contents": b'{"type":"message","to":"mallory","content":"x","content":"y"}',
+        "two ids": b'{"type":"message","to":"mallory","content":"x","id":"1","id":"2"}',
+        "one of them escaped": b'{"type":"ping","\\u0074ype":"ping"}',
+        "deep inside": b'{"type":"ping","x":{"y":1,"y":2}}',
+        "in a field that nobody reads": b'{"type":"ping","x":1,"x":1}',
+        "two users": b'{"type":"register","userId":"mallory","userId":"neighbour-0"}',
+    }
+)
+async def test_row_42_a_key_stands_once(one: Gateway, case: bytes) -> None:
+    """Who reads the first and who reads the last would disagree about what was said."""
+    assert await answer_to(one, case) == INVALID
+
+
+def keys(count: int) -> bytes:
+    """Return a ping with this many keys."""
+    return json.dumps({"type": "ping"} | {str(n): 0 for n in range(count - 1)}).encode()
+
+
+@inputs(
+    {
+        "33": keys(33),
+        "5,000": keys(5_000),
+        "33 deep inside": b'{"type":"ping","x":%b}' % keys(33),
+    }
+)
+async def test_row_43_an_object_has_not_too_many_keys(one: Gateway, case: bytes) -> None:
+    """32 at most."""
+    assert await answer_to(one, case) == INVALID
+
+
+@inputs(
+    {
+        f"{name} {where}": template % text
+        for name, text in {
+            "a high one": b"\\ud800",
+            "a low one": b"\\udc00",
+            "in the wrong order": b"\\udc00\\ud800",
+            "two high ones": b"\\ud800\\ud800",
+            "a high one and a letter": b"\\ud83dx",
+            "a pair and one more": b"\\ud83d\\ude00\\ud83d",
+        }.items()
+        for where, template in {
+            "as the content": b'{"type":"message","to":"mallory","content":"%b"}',
+            "as the id": b'{"type":"message","to":"mallory","content":"","id":"%b"}',
+            "as the recipient": b'{"type":"message","to":"%b","content":""}',
+            "in a field that nobody reads": b'{"type":"ping","x":["%b"]}',
+            "as a key": b'{"type":"ping","%b":1}',
+            "as the user": b'{"type":"register","userId":"%b"}',
+            "as the type": b'{"type":"%b"}',
+        }.items()
+    }
+)
+async def test_row_44_half_of_a_character_is_refused(one: Gateway, case: bytes) -> None:
+    """It can be escaped into JSON and never be written as UTF-8: it would break its reader."""
+    assert await answer_to(one, case) == INVALID
+
+
+MORE = b'"x":1,"y":[{"z":null}],"from":"neighbour-0","":"","TYPE":"register"'
+
+
+@inputs(
+    {
+        "ping": (b'{"type":"ping",%b}' % MORE, PONG),
+        "ping, more first": (b'{%b,"type":"ping"}' % MORE, PONG),
+        "register": (b'{"type":"register","userId":"mallory",%b}' % MORE, "registered"),
+        "message": (
+            b'{"type":"message","to":"mallory","content":"hi",%b}' % MORE,
+            {"type": "message", "from": "mallory", "content": "hi"},
+        ),
+        "32 keys": (keys(32), PONG),
+        "spaces": (b' {\n\t"type" : "ping" , "x" : { } }\r\n', PONG),
+        "an escaped type": (b'{"type":"p\\u0069ng"}', PONG),
+    }
+)
+async def test_row_45_fields_that_nobody_knows_are_ignored(
+    one: Gateway, case: tuple[bytes, object]
+) -> None:
+    """So that clients may be newer than their gateway."""
+    said, expected = case
+    answer = await answer_to(one, said)
+    assert expected in (answer, answer["type"])
+
+
+@inputs({"nonsense": b"nonsense", "a list": b"[]", "NaN": b'{"type":"ping","x":NaN}'})
+async def test_too_many_of_them_end_the_connection(start: Start, case: bytes) -> None:
+    """Each gets its answer, and the one beyond the limit 4502."""
+    gateway = await start(max_malformed=3)
+    async with await Raw.register(gateway, "mallory") as raw:
+        for _ in range(4):
+            raw.frame(case)
+        assert [await raw.answer() for _ in range(4)] == [INVALID] * 4
+        assert await raw.closed() == 4502
+    assert gateway.counters.malformed_messages == 4

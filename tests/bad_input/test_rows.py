@@ -1,0 +1,27 @@
+"""Is there a test for each row of the table?"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+
+from tests.bad_input import NOT_HERE, ROWS
+
+
+async def test_every_row_of_the_table_is_tried() -> None:
+    """But for those of the durable mode; and the count is of many more inputs than rows."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bad_input"), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(50):
+        said, _ = await process.communicate()
+    assert process.returncode == 0
+    *lines, total = said.decode().splitlines()
+    counts = {
+        int(row): int(n) for row, n in re.findall(r"row +(\d+): +(\d+) inputs", said.decode())
+    }
+    assert set(counts) == set(ROWS) - NOT_HERE
+    assert len(lines) == len(counts)
+    assert all(counts.values())
+    assert total.startswith(f"{sum(counts.values())} bad inputs in {len(counts)} rows, ")
