@@ -364,7 +364,7 @@ def messages(history: History) -> list[Violation]:
 def _phantoms(history: History, letters: dict[str, _Letter]) -> Iterator[Violation]:
     sent: set[str] = set()
     for record in history:
-        if isinstance(record, Sent):
+        if isinstance(record, Sent) and record.phase is Phase.INVOKE:
             sent.add(record.id)
         elif isinstance(record, Received) and record.id not in sent:
             text = f"{record.user} received {record.id}, which nobody had sent"

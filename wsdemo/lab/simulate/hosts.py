@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from functools import cache
 from importlib import import_module
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import async_solipsism
 
+TICK_S: Final = 1e-6
+"""Time moves in steps of this."""
 EPOCH: Final = 1_700_000_000.0
 """Unix time at which every simulation begins (s)."""
 
@@ -78,13 +82,13 @@ class Host:
         self._resume()
 
     def die(self) -> None:
-        """Stop for good, as SIGKILL does. What was running stays unfinished, until `bury`."""
+        """Stop for good, as SIGKILL does. What was running stays unfinished until `bury`."""
         self.dead = self.stands_still = True
 
     def bury(self) -> None:
-        """End the tasks of a dead host properly, when nobody is affected any more."""
-        for task in asyncio.all_tasks(self.loop):
-            if task.get_context().get(_HOST) is self:
+        """End the tasks of a dead host, so that none is left over; nothing of it gets out."""
+        for task, host in list(self.loop.host_of.items()):
+            if host is self:
                 task.cancel()
         self._resume()
 
@@ -106,7 +110,7 @@ class _Gated(asyncio.Handle):
     __slots__ = ()
 
     def _run(self) -> None:
-        host = self._context.get(_HOST)  # type: ignore[attr-defined]
+        host = self._context.get(_HOST)
         if host is not None and host.stands_still:
             host.put_off(self)
         else:
@@ -134,6 +138,25 @@ class Loop(async_solipsism.EventLoop):  # type: ignore[misc]
 
     network: Any = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock_resolution = TICK_S / 2  # What is due in the next tick is not due now.
+        self.host_of: WeakKeyDictionary[asyncio.Future[Any], Host] = WeakKeyDictionary()
+        """Of each task that runs on a host: which."""
+
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
+        task = super().create_task(coro, name=name, context=context)
+        host = _HOST.get(None) if context is None else context.get(_HOST)
+        if host is not None:
+            self.host_of[task] = host
+        return cast("asyncio.Task[T]", task)
+
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
@@ -150,6 +173,9 @@ class Loop(async_solipsism.EventLoop):  # type: ignore[misc]
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         self._check_closed()
+        # Never early, not even by a rounding error: who waits for a moment and finds that it has
+        # not come would ask again, at the same moment, for ever.
+        when = math.ceil(when / TICK_S - 0.001) * TICK_S
         timer = _GatedTimer(when, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
         timer._scheduled = True  # type: ignore[attr-defined]

@@ -1,9 +1,10 @@
 """What lies between two simulated hosts, and what can happen to it?
 
-Connections like those of TCP: bytes arrive late but in order, or not at all. Each direction of each
-connection can be delayed, held and let go, or lost; a lost direction stays lost for this connection,
-because TCP never delivers what comes after a gap. Whoever is at its other end finds out by a
-timeout, or not at all (half-open). New connections take the manners of the route at that moment.
+Connections like those of TCP: bytes arrive late but in order, or not at all. Each direction of
+each connection can be delayed, held and let go, or lost; a lost direction stays lost for this
+connection, because TCP never delivers what comes after a gap. Whoever is at its other end finds out
+by a timeout, or not at all (half-open). New connections take the manners of the route at that
+moment.
 
 The network goes on while hosts stand still: a frozen host accepts connections and takes bytes, as
 its kernel would, and its processes see them when they go on.
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, Literal
 
-from wsdemo.lab.simulate.hosts import NOWHERE, Host, Loop
+from wsdemo.lab.simulate.hosts import NOWHERE, TICK_S, Host, Loop
 
 Direction = Literal["up", "down"]
 """up: from whoever dialled to whom was dialled. down: back."""
@@ -67,7 +68,7 @@ class Way:
         self.reader: End
 
     def carry(self, what: bytes | Signal) -> None:
-        """Take something on its way. What is lost is still in flight, as far as its sender knows."""
+        """Take something on its way. What is lost is in flight for ever, as far as one knows."""
         if isinstance(what, bytes):
             self.in_flight += len(what)
         manner = self.manner
@@ -107,7 +108,7 @@ class Way:
 
     def _arrive(self) -> None:
         self._timer = None
-        now = self._loop.time() + self._loop._clock_resolution
+        now = self._loop.time() + TICK_S
         while self._queue and self._queue[0][0] <= now and not self.manner.held:
             self.reader.arrive(self._queue.popleft()[1])
         self._arm()
@@ -375,7 +376,10 @@ class Network:
 
         Raises:
             ConnectionRefusedError: nobody listens there.
+            OSError: the host that asks is dead.
         """
+        if Host.here().dead:
+            raise OSError("no network")
         link = Link(self, Host.here(), self.hosts[target], port)
         self._links.append(link)
         link.ways["up"].carry(Signal.SYN)

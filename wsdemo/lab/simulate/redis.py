@@ -11,7 +11,7 @@ One thing more than a server: whoever wants to know hears of each command after 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -35,13 +35,19 @@ class ReplyError(Exception):
     """A command was refused; the text begins with the code."""
 
 
-class _Mouth(FakeSocket):  # type: ignore[misc]
+class _Mouth(FakeSocket):
     """One client, as fakeredis sees it. Replies and messages go to `say` at once."""
 
     def __init__(
-        self, server: FakeServer, number: int, say: Callable[[Any], None], heard: OnCommand
+        self,
+        server: FakeServer,
+        number: int,
+        say: Callable[[Any], None],
+        heard: OnCommand,
+        instead: Mapping[bytes, bytes],
     ) -> None:
         self._number = number
+        self._instead = instead
         self._say = say
         self._heard = heard
         super().__init__(server, DATABASE, client_class=redis.Redis)
@@ -56,11 +62,12 @@ class _Mouth(FakeSocket):  # type: ignore[misc]
     def put_response(self, msg: Any) -> None:
         self._say(msg)
 
-    def _decode_error(self, error: Any) -> ReplyError:
+    def _decode_error(self, error: Any) -> Any:
         return ReplyError(error.value)
 
     def eval(self, script: bytes, numkeys: int, *keys_and_args: bytes) -> Any:
         """Run a script. fakeredis takes a shebang for Lua, so it is made a comment."""
+        script = self._instead.get(script, script)
         if not script.startswith(b"#!"):
             return super().eval(script, numkeys, *keys_and_args)
         self.script_load(script)
@@ -127,6 +134,8 @@ class MemoryRedis:
     def __init__(self, network: Network, heard: OnCommand) -> None:
         self._network = network
         self._heard = heard
+        self.instead: dict[bytes, bytes] = {}
+        """Text of a script -> the text that is executed in its place."""
         self._numbers = 0
         self._server = FakeServer(version=VERSION)
         self.host: Host
@@ -153,7 +162,7 @@ class MemoryRedis:
     def mouth(self, say: Callable[[Any], None]) -> _Mouth:
         """Make a client; the first one is number 1."""
         self._numbers += 1
-        return _Mouth(self._server, self._numbers, say, self._heard)
+        return _Mouth(self._server, self._numbers, say, self._heard, self.instead)
 
     def execute(self, *fields: bytes | str) -> Any:
         """Execute a command at once, on a connection that no accident touches.
@@ -168,6 +177,11 @@ class MemoryRedis:
         if isinstance(replies[0], ReplyError):
             raise replies[0]
         return replies[0]
+
+    def repeat(self, fields: Fields) -> None:
+        """Execute a command once more; nobody reads the reply."""
+        self._control._say = _ignore
+        self.host.context.copy().run(self._control.execute, fields)
 
     def hang_up(self, listeners: bool) -> None:
         """CLIENT KILL TYPE pubsub, or TYPE normal."""
