@@ -96,8 +96,9 @@ class Host:
         self.stands_still = False
         backlog, self._backlog = self._backlog, []
         timers = [handle for handle in backlog if isinstance(handle, asyncio.TimerHandle)]
+        timers.sort(key=lambda timer: timer.when())
         received = [handle for handle in backlog if not isinstance(handle, asyncio.TimerHandle)]
-        self.loop.run_soon(received + sorted(timers, key=lambda timer: timer.when()))
+        self.loop.run_soon([*received, *timers])
 
     def put_off(self, handle: asyncio.Handle) -> None:
         """Keep a callback whose time came while the host stood still."""
@@ -110,11 +111,11 @@ class _Gated(asyncio.Handle):
     __slots__ = ()
 
     def _run(self) -> None:
-        host = self._context.get(_HOST)
+        host = self._context.get(_HOST)  # type: ignore[attr-defined]
         if host is not None and host.stands_still:
             host.put_off(self)
         else:
-            super()._run()  # type: ignore[misc]
+            super()._run()
 
 
 class _GatedTimer(asyncio.TimerHandle):
@@ -127,7 +128,7 @@ class _GatedTimer(asyncio.TimerHandle):
         if host is not None and host.stands_still:
             host.put_off(self)
         else:
-            super()._run()  # type: ignore[misc]
+            super()._run()
 
 
 class Loop(async_solipsism.EventLoop):  # type: ignore[misc]

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from wsdemo.lab.history import Fault, Healed
-from wsdemo.lab.simulate.network import BOTH, Direction, Way
+from wsdemo.lab.simulate.network import BOTH, Direction, Link, Way
 from wsdemo.lab.simulate.redis import Fields
 from wsdemo.lab.simulate.world import World
 
@@ -26,6 +26,8 @@ AT_ONCE: Final = 2
 """Faults that may be active at the same time."""
 LONGEST_S: Final = 45.0
 """How long a fault lasts at most."""
+HALF_OPEN: Final = "half-open"
+"""The name of what is left of a connection that has lost bytes."""
 DUPLICATED: Final = frozenset({"mint", "register", "refresh", "release"})
 """Scripts whose commands may be executed a second time, later."""
 WAYS: Final[tuple[tuple[Direction, ...], ...]] = (("up",), ("down",), BOTH)
@@ -42,6 +44,7 @@ class Nemesis:
         self._world = world
         self._network = world.network
         self._rng = random.Random(f"{seed}:nemesis")
+        self._watching: list[asyncio.Task[None]] = []
         self._duplicating = False
         self._later: set[asyncio.TimerHandle] = set()
         self._routes: set[tuple[str, str]] = set()
@@ -72,6 +75,28 @@ class Nemesis:
         async with FAULTS[name](self):
             await asyncio.sleep(lasts_s)
         self._world.note(Fault, name=name, begins=False)
+
+    def _left_half_open(self, links: list[Link]) -> None:
+        """Bytes of these connections were lost: the fault lasts until both ends have found out."""
+        if links:
+            self._world.note(Fault, name=HALF_OPEN, begins=True)
+            watching = self._world.loop.create_task(self._until_gone(links), name="half-open")
+            self._watching = [*(task for task in self._watching if not task.done()), watching]
+
+    async def _until_gone(self, links: list[Link]) -> None:
+        while any(map(self._is_there, links)):  # noqa: ASYNC110 - virtual time is cheap
+            await asyncio.sleep(1.0)
+        self._world.note(Fault, name=HALF_OPEN, begins=False)
+
+    def _is_there(self, link: Link) -> bool:
+        # Redis itself never finds out: it may be the only one that still has the connection.
+        finds_out = link.target is not self._world.redis.host
+        return not link.near.dead or (finds_out and not link.far.dead)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        for task in self._watching:
+            task.cancel()
 
     def heal(self) -> None:
         """Nothing is held, frozen or delayed any more; everybody is there who should be."""
@@ -132,6 +157,7 @@ class Nemesis:
         """What is sent is lost; the connections that were there stay half-open for good."""
         self._routes.add(route)
         self._network.lose(*route, *self._rng.choice(WAYS))
+        self._left_half_open(list(self._network.links(*route)))
         yield
         self._network.heal(*route)
 
@@ -154,8 +180,10 @@ class Nemesis:
     @asynccontextmanager
     async def one_dropped(self) -> AsyncIterator[None]:
         """One of a gateway's two connections to Redis is half-open from now on."""
-        for way in self._ways_to_redis():
+        ways = self._ways_to_redis()
+        for way in ways:
             way.lose()
+        self._left_half_open([way.sender.link for way in ways[:1]])
         yield
 
     @asynccontextmanager

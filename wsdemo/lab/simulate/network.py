@@ -159,7 +159,7 @@ class End(asyncio.Transport):
 
     def __init__(self, link: Link, host: Host, out: Way, back: Way) -> None:
         super().__init__()
-        self._link = link
+        self.link = link
         self.host = host
         self._out, self._back = out, back
         self._protocol: Any = None
@@ -175,10 +175,10 @@ class End(asyncio.Transport):
 
     def arrive(self, what: bytes | Signal) -> None:
         """Something has come. The kernel answers what concerns the connection itself."""
-        accepted = self._link.accepted
+        accepted = self.link.accepted
         match what:
             case Signal.SYN:
-                self._link.knock()
+                self.link.knock()
             case Signal.ACCEPTED | Signal.REFUSED if accepted.done():
                 self._out.carry(Signal.RESET)  # Whoever dialled has given up.
             case Signal.ACCEPTED:
@@ -303,9 +303,9 @@ class End(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name in {"peername", "sockname"}:
-            other = self._link.far if self is self._link.near else self._link.near
+            other = self.link.far if self is self.link.near else self.link.near
             end = other if name == "peername" else self
-            return (end.host.name, self._link.number)
+            return (end.host.name, self.link.number)
         return default
 
 

@@ -157,7 +157,7 @@ class MemoryRedis:
         self.visitors.clear()
         old, self._server = self._server, FakeServer(version=VERSION)
         if keep_data:
-            self._server.dbs = old.dbs
+            self._server.dbs[DATABASE].swap(old.dbs[DATABASE])
 
     def mouth(self, say: Callable[[Any], None]) -> _Mouth:
         """Make a client; the first one is number 1."""

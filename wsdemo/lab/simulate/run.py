@@ -134,12 +134,17 @@ def simulate(
 
 def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str] | None) -> Run:
     started = time.perf_counter()
+    # Finalizers close connections: when they run must follow from the seed as well.
+    collecting = gc.isenabled()
+    gc.disable()
     loop = Loop()
     world = World(loop, seed, policy=policy, mutants=mutants)
     try:
         loop.run_until_complete(_live(world, seed, 60.0 * minutes))
     finally:
         _close(loop)
+        if collecting:
+            gc.enable()
     violations = check(world.history, online_s=ONLINE_S, offline_s=OFFLINE_S)
     violations += world.problems
     return Run(
@@ -162,6 +167,8 @@ async def _live(world: World, seed: int, seconds: float) -> None:
         world.calm = True
         await asyncio.sleep(CALM_S)
         world.look()
+        gc.collect()
+    nemesis.stop()
     await world.stop()
 
 
