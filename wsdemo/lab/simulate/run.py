@@ -34,7 +34,7 @@ from wsdemo.settings import ClientSettings, Timing
 
 _T, _C = Timing(), ClientSettings()
 
-ORDINARY_S: Final = 20.0
+ORDINARY_S: Final = 27.0
 RAGE_S: Final = 70.0
 
 ONLINE_S: Final = (

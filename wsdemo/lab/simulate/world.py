@@ -137,6 +137,9 @@ class Device:
     def leave(self) -> None:
         """Log out."""
         self.given_up = True
+        if self.registered:
+            # A client that is told to close does not observe it as the end of a connection.
+            self._world.note(Closed, user=self.user, conn=self.client.conn_id, code=Code.NORMAL)
         self._do(self.client.close(), "leave")
 
     def break_off(self) -> None:
