@@ -176,7 +176,9 @@ class Loop(async_solipsism.EventLoop):  # type: ignore[misc]
         self._check_closed()
         # Never early, not even by a rounding error: who waits for a moment and finds that it has
         # not come would ask again, at the same moment, for ever.
-        when = math.ceil(when / TICK_S - 0.001) * TICK_S
+        now = self.time()
+        soonest = round(now / TICK_S) + (when > now)
+        when = max(soonest, math.ceil(when / TICK_S - 0.001)) * TICK_S
         timer = _GatedTimer(when, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
         timer._scheduled = True  # type: ignore[attr-defined]
