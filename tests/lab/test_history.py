@@ -227,6 +227,13 @@ def test_convergence(name: str, history: History, broken: list[str]) -> None:
     assert claims(convergence(history, online_s=30, offline_s=90)) == broken
 
 
+def test_a_fault_has_an_aftermath() -> None:
+    """What a fault has left may swallow messages for a while, and no longer."""
+    history = [online(0, "b1"), *fault(1, 5), *LOST[1:], *END]
+    assert claims(unexplained(history, aftermath_s=14)) == ["lost"]
+    assert unexplained(history, aftermath_s=15) == []
+
+
 def test_a_run_without_the_faults_it_is_for_is_red() -> None:
     """Sometimes: everything wanted has happened once, or there is a violation that names it."""
     history = [*fault(1, 2), Happened(t=3, name="refresh closed")]

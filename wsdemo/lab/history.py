@@ -417,9 +417,14 @@ def tally(history: History, *, near_s: float = 10.0) -> Tally:
     return counts
 
 
-def unexplained(history: History, *, near_s: float = 10.0) -> list[Violation]:
+def unexplained(
+    history: History, *, near_s: float = 10.0, aftermath_s: float = 10.0
+) -> list[Violation]:
     """Check that what was `routed` far from any fault, to a user who stayed, was delivered.
 
+    A message is far from a fault that begins more than `near_s` after it, or that has ended more
+    than `aftermath_s` before it: what a fault leaves (a half-open socket, a superseded session
+    whose kick got lost) takes messages until a heartbeat or a refresh finds it.
     A user stays who has one session, and only that one, from `near_s` before until `near_s` after
     the message left; also the sender's history must go on for that long.
     """
@@ -430,7 +435,7 @@ def unexplained(history: History, *, near_s: float = 10.0) -> list[Violation]:
         left, t = letter.left, letter.left.t
         if letter.received or letter.status != "routed" or t + near_s > ends_at:
             continue
-        if any(begin - near_s <= t <= end + near_s for begin, end in faults):
+        if any(begin - near_s <= t <= end + aftermath_s for begin, end in faults):
             continue
         around = [(a, b) for a, b in spans[left.to] if a <= t + near_s and b >= t - near_s]
         if len(around) == 1 and around[0][0] <= t - near_s and around[0][1] >= t + near_s:
@@ -576,13 +581,18 @@ def well_formed(history: History) -> list[Violation]:
 
 
 def check(
-    history: History, *, online_s: float, offline_s: float, ttl_s: float = 90.0
+    history: History,
+    *,
+    online_s: float,
+    offline_s: float,
+    ttl_s: float = 90.0,
+    aftermath_s: float = 10.0,
 ) -> list[Violation]:
     """Run all checks but `sometimes`, which is a claim about many runs."""
     return [
         *well_formed(history),
         *owners(history, ttl_s=ttl_s),
         *messages(history),
-        *unexplained(history),
+        *unexplained(history, aftermath_s=aftermath_s),
         *convergence(history, online_s=online_s, offline_s=offline_s),
     ]

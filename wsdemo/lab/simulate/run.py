@@ -44,6 +44,9 @@ ONLINE_S: Final = (
 """After a heal, whoever wants to be there is there within this time, and is the only one."""
 OFFLINE_S: Final = _T.presence_ttl_s + _T.tick_s
 """After a heal, whoever is gone has no entry after this time: a TTL since the last sign of life."""
+AFTERMATH_S: Final = _T.ws_ping_interval_s + _T.ws_ping_timeout_s + 5.0
+"""So long after a fault a message may still be given to a socket that is half-open, or, on the same
+gateway, to a session that was superseded and has not been told: pings and refreshes end both."""
 CALM_S: Final = max(ONLINE_S, OFFLINE_S) + 3.0
 
 OUTCOMES: Final = frozenset(
@@ -145,7 +148,9 @@ def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str]
         _close(loop)
         if collecting:
             gc.enable()
-    violations = check(world.history, online_s=ONLINE_S, offline_s=OFFLINE_S)
+    violations = check(
+        world.history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S
+    )
     violations += world.problems
     return Run(
         seed,
