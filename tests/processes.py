@@ -55,7 +55,7 @@ class GatewayProcess:
         async for line in self._process.stderr:
             text = line.decode().rstrip()
             self.log.append(text)
-            if found := re.search(r"listens on (ws://\S+:(\d+)/ws)", text):
+            if found := re.search(r"listens on (wss?://\S+:(\d+)/ws)", text):
                 self.url, self.port = found[1], int(found[2])
                 self._listening.set()
         self._listening.set()
