@@ -1,0 +1,110 @@
+"""`python -m wsdemo.lab.simulate`: let many clusters live through many accidents, in seconds.
+
+Exit code 1 when anything was violated; the last lines say how to have exactly that run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from wsdemo.lab.history import to_jsonl
+from wsdemo.lab.simulate.run import Report, report_of, simulate, simulate_many
+
+SHOWN: int = 3
+"""Violations of a failed seed that are printed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    minutes = 60.0 * options.hours if options.hours else options.minutes
+    if options.seed is not None:
+        report = _one(options.seed, minutes, options.json)
+    else:
+        report = _many(range(1, options.seeds + 1), minutes, options.processes)
+        if options.json:
+            options.json.write_text(json.dumps(asdict(report), indent=1) + "\n")
+    print(table(report))
+    _print_failures(report, minutes)
+    if options.seed is None and options.seeds >= 50:
+        for text in report.missing:
+            print(f"not proved: {text}")
+    return 1 if report.failures else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m wsdemo.lab.simulate", description=__doc__)
+    parser.add_argument("--seeds", type=_positive, default=20, help="how many: 1, 2, ... (20)")
+    parser.add_argument("--seed", type=int, help="this one only")
+    parser.add_argument("--minutes", type=float, default=10.0, help="virtual, each (10)")
+    parser.add_argument("--hours", type=float, help="virtual, each, instead of --minutes")
+    parser.add_argument("--processes", type=_positive, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--json", type=Path, help="write the report there; with --seed, the history as JSONL"
+    )
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _one(seed: int, minutes: float, file: Path | None) -> Report:
+    run = simulate(seed, minutes)
+    if file is not None:
+        file.write_text(to_jsonl(run.history))
+    return report_of(run)
+
+
+def _many(seeds: Sequence[int], minutes: float, processes: int) -> Report:
+    report = Report()
+    for report in simulate_many(seeds, minutes, processes=processes):
+        if sys.stderr.isatty():
+            line = f"\r{report.seeds}/{len(seeds)} seeds, {report.virtual_h:.1f} virtual hours"
+            print(f"{line}, {len(report.failures)} failed", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    return report
+
+
+def table(report: Report) -> str:
+    """Return a report as lines of text."""
+    failed = sum(len(texts) for texts in report.failures.values())
+    rows = [
+        ("seeds", f"{report.seeds:,}"),
+        ("virtual time", f"{report.virtual_h:.1f} h in {report.wall_s:.0f} s"),
+        ("records", f"{report.records:,}"),
+        ("faults", _counts(report.faults)),
+        ("scripts", _counts(report.outcomes)),
+        ("messages", _counts(report.sent)),
+        ("delivered", f"{report.delivered:,}"),
+        ("lost in faults", _counts(report.lost["in faults"])),
+        ("lost in calm", _counts(report.lost["in calm"])),
+        ("violations", f"{failed:,} in {len(report.failures):,} seeds"),
+    ]
+    return "\n".join(f"{name:<15} {value}" for name, value in rows)
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or "none"
+
+
+def _print_failures(report: Report, minutes: float) -> None:
+    for seed, texts in sorted(report.failures.items()):
+        print(f"\nseed {seed}: {len(texts)} violations")
+        for text in texts[:SHOWN]:
+            print(f"  {text}")
+        print(f"  again: python -m wsdemo.lab.simulate --seed {seed} --minutes {minutes:g}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
