@@ -313,10 +313,16 @@ class ClientSettings:
     """After this long without an ack, the outcome of a send is `unknown`."""
     backoff_base_s: float = 0.1
     backoff_cap_s: float = 5.0
-    missed_pongs: int = 2
-    """Heartbeats without an answer before the connection counts as dead."""
+    pong_within_heartbeats: float = 0.5
+    """A connection on which a heartbeat is unanswered for this part of the interval is dead."""
+    pong_within_at_least_s: float = 1.0
+    """But no sooner than this: a machine needs its time, however fast the clock of a lesson is."""
     inbox: int = 1024
     """Received messages kept for the application; beyond it, the socket is read no further."""
+
+    def pong_within_s(self, heartbeat_s: float) -> float:
+        """Return how long an answer to a heartbeat is waited for."""
+        return max(self.pong_within_heartbeats * heartbeat_s, self.pong_within_at_least_s)
 
 
 def valid_user_id(user: str, max_chars: int = MAX_USER_ID_CHARS) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import random
@@ -531,21 +532,29 @@ async def test_later_attempts_say_so() -> None:
 
 
 async def test_heartbeats_find_out_that_a_connection_is_dead() -> None:
-    """Half open: bytes go out, nothing comes back, TCP is content. Two beats, then elsewhere."""
+    """Half open: bytes go out, nothing comes back, TCP is content. One beat, half of its interval, then elsewhere."""
     diary = Diary()
+    impatient = dataclasses.replace(FAST, pong_within_at_least_s=0.01)
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
-        await welcome(connection, heartbeat_ms=20 if attempt == 1 else 30_000)
+        await welcome(connection, heartbeat_ms=200 if attempt == 1 else 30_000)
         await hear_nothing(connection)
 
     async with (
         fake_gateway(behave) as url,
-        Client("alice", [url], settings=FAST, emit=diary) as alice,
+        Client("alice", [url], settings=impatient, emit=diary) as alice,
     ):
         await until("registered again", lambda: diary.count[Kind.REGISTERED] == 2)
         assert alice.attempts == 2
     upto = diary.kinds(Kind.PING, Kind.WS_CLOSE)
-    assert upto[:3] == [Kind.PING, Kind.PING, Kind.WS_CLOSE]
+    assert upto[:2] == [Kind.PING, Kind.WS_CLOSE]
+
+
+def test_with_production_timings_a_frozen_gateway_is_noticed_within_45_s() -> None:
+    """A heartbeat and the wait for its answer; a fast clock does not ask a machine to be faster."""
+    settings = ClientSettings()
+    assert 30.0 + settings.pong_within_s(Timing().heartbeat_s) == 45.0
+    assert settings.pong_within_s(Timing().scaled(60).heartbeat_s) == 1.0
 
 
 async def test_answered_heartbeats_keep_a_connection(

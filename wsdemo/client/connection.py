@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import secrets
 import time
@@ -177,7 +178,8 @@ class Client:
         self._moving = False
         self._closing = False
         self._next_id = 0
-        self._unanswered = 0
+        self._asked_at: float | None = None
+        """When the earliest heartbeat left that nobody has answered (the loop's clock)."""
         self._pending: OrderedDict[str, Receipt] = OrderedDict()
         self._recent: OrderedDict[str, Receipt] = OrderedDict()
         self._inbox: deque[Message] = deque()
@@ -465,7 +467,7 @@ class Client:
         self.gateway_id = str(answer.get("gatewayId", ""))
         self.conn_id = str(answer.get("connId", ""))
         self.state = State.REGISTERED
-        self._unanswered = 0
+        self._asked_at = None
         self._observe(Kind.REGISTERED)
         self._registered.set()
         if self._timing is not None:
@@ -475,20 +477,30 @@ class Client:
 
     async def _beat(self, connection: ClientConnection, heartbeat_s: float) -> None:
         """Say that we are alive; cut a connection on which nobody answers."""
+        loop, patience_s = asyncio.get_running_loop(), self._settings.pong_within_s(heartbeat_s)
         # The first beat comes at a random moment, so that users who came together do not beat so.
-        await asyncio.sleep(heartbeat_s * self._rng.random())
+        beat_at = loop.time() + heartbeat_s * self._rng.random()
         while True:
-            # While our own inbox is full we do not read, and so cannot know of any answer.
-            deaf = len(self._inbox) >= self._settings.inbox
-            if self._unanswered >= self._settings.missed_pongs and not deaf:
+            asked_at = math.inf if self._asked_at is None else self._asked_at
+            await asyncio.sleep(min(beat_at, asked_at + patience_s) - loop.time())
+            now = loop.time()
+            if len(self._inbox) >= self._settings.inbox:
+                # While our own inbox is full we do not read, and so cannot know of any answer.
+                self._asked_at = None
+            elif self._asked_at is not None and now >= self._asked_at + patience_s:
                 connection.transport.abort()
                 return
-            if self._should_ping():
-                self._unanswered += 1
-                self._observe(Kind.PING)
-                with contextlib.suppress(ConnectionClosed):
-                    await connection.send(_PING)
-            await asyncio.sleep(heartbeat_s)
+            if now >= beat_at:
+                beat_at = now + heartbeat_s
+                if self._should_ping():
+                    await self._say_ping(connection, now)
+
+    async def _say_ping(self, connection: ClientConnection, now: float) -> None:
+        if self._asked_at is None:
+            self._asked_at = now
+        self._observe(Kind.PING)
+        with contextlib.suppress(ConnectionClosed):
+            await connection.send(_PING)
 
     # --- what a gateway says -----------------------------------------------------------------
 
@@ -498,7 +510,7 @@ class Client:
             case "message":
                 await self._take_message(document)
             case "pong":
-                self._unanswered = 0
+                self._asked_at = None
                 self._observe(Kind.PONG)
             case "ack":
                 self._take_answer(document, str(document.get("status")))

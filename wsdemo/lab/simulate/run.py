@@ -38,8 +38,8 @@ ORDINARY_S: Final = 27.0
 RAGE_S: Final = 70.0
 
 ONLINE_S: Final = (
-    # On a half-open connection a client hears nothing for so many heartbeats; then it dials.
-    (_C.missed_pongs + 1) * _T.heartbeat_s + _C.backoff_cap_s + 5.0
+    # On a half-open connection a heartbeat stays unanswered; then the client dials.
+    _T.heartbeat_s + _C.pong_within_s(_T.heartbeat_s) + _C.backoff_cap_s + 5.0
 )
 """After a heal, whoever wants to be there is there within this time, and is the only one."""
 OFFLINE_S: Final = _T.presence_ttl_s + _T.tick_s
