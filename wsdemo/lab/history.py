@@ -426,6 +426,26 @@ def tally(history: History, *, near_s: float = 10.0) -> Tally:
     return counts
 
 
+def by_fault(history: History) -> dict[str, Counter[str]]:
+    """Count, for each fault, what became of the messages that left while it was active.
+
+    Keys are "delivered", and the last answer of each that was not. A message counts for every
+    fault that was active.
+    """
+    open_faults: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    letters = _letters(history)
+    for record in history:
+        if isinstance(record, Fault):
+            open_faults[record.name] += 1 if record.begins else -1
+        elif isinstance(record, Sent) and record.phase is Phase.INVOKE:
+            letter = letters[record.id]
+            for name, times in open_faults.items():
+                if times > 0:
+                    counts[name]["delivered" if letter.received else letter.status] += 1
+    return dict(counts)
+
+
 def unexplained(history: History, *, near_s: float = 10.0) -> list[Violation]:
     """Check that what was `routed` far from any fault, to a user who stayed, was delivered.
 

@@ -33,7 +33,7 @@ from redis.exceptions import RedisError
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from wsdemo.lab.chaos.nemesis import ALL_GATEWAYS, GATEWAY, REDIS, USERS, Scene, fault
+from wsdemo.lab.chaos.nemesis import ALL_GATEWAYS, GATEWAY, HEAL_S, REDIS, USERS, Scene, fault
 from wsdemo.lab.chaos.processes import GatewayDied, GatewayProcess
 from wsdemo.lab.chaos.world import TIMING, World, commands, flags, listens
 from wsdemo.lab.history import Violation
@@ -105,16 +105,22 @@ async def late_commands(scene: Scene) -> Steps:
     victims = world.users_of(scene.gateway)[:4]
     leavers = await _begin_registers(scene, "late-leaver", LEAVERS)
     await _until(lambda: _all_present(world, "late-leaver"))
+    # By then a lease may be renewed, and a sign of life is all that it takes.
+    await asyncio.sleep(0.55 * TIMING.heartbeat_s)
     old = list(wire.strands(commands))
     with _held(old, "up"):  # What is under way is executed; what follows is not, for now.
+        for leaver in leavers:
+            await leaver.send('{"type":"ping"}')
         for victim in victims[:2]:
             await victim.vanish()
-        await _until(lambda: _given_up(wire, old, leavers))
+        await _until(lambda: _given_up(wire, old))
         await _ready(scene)
         for victim in victims[2:]:
             await victim.vanish()
         for leaver in leavers:
-            await leaver.close()  # Its release overtakes the refresh that its pings were for (47).
+            leaver.transport.abort()
+        # Their releases overtake the refreshes that their pings were for (47).
+        await _until(lambda: _all_absent(world, "late-leaver"))
         yield
 
 
@@ -123,10 +129,13 @@ async def _all_present(world: World, name: str) -> bool:
     return bool(await world.admin.exists(*keys) == LEAVERS)
 
 
-async def _given_up(wire: Wire, old: list[Strand], leavers: list[ClientConnection]) -> bool:
-    """Show life, and say whether the gateway speaks to Redis on another connection already."""
-    for leaver in leavers:
-        await leaver.send('{"type":"ping"}')
+async def _all_absent(world: World, name: str) -> bool:
+    keys = [f"presence:{name}-{n}" for n in range(LEAVERS)]
+    return not await world.admin.exists(*keys)
+
+
+async def _given_up(wire: Wire, old: list[Strand]) -> bool:
+    """Say whether the gateway speaks to Redis on another connection already."""
     return any(strand not in old and strand.said for strand in wire.strands(commands))
 
 
@@ -328,8 +337,9 @@ async def wrong_type(scene: Scene) -> Steps:
 async def busy(scene: Scene) -> Steps:
     world = scene.world
     await world.admin.config_set("lua-time-limit", "50")
-    async with redis_client.Redis.from_url(world.server.url, socket_timeout=30.0) as another:
-        endless = asyncio.create_task(another.eval("while true do end", 0), name="endless script")
+    another: Any = redis_client.Redis.from_url(world.server.url, socket_timeout=HEAL_S)
+    async with another:
+        endless = asyncio.ensure_future(another.eval("while true do end", 0))
         try:
             yield
         finally:
@@ -466,9 +476,19 @@ async def swizzle_clog(scene: Scene) -> Steps:
 # --- users -------------------------------------------------------------------------------------
 
 
-@fault("client half-open", 35, lasts_s=2.5 * TIMING.heartbeat_s, touches=(USERS,))
+@fault(
+    "client half-open",
+    35,
+    lasts_s=3.2 * TIMING.heartbeat_s,
+    touches=(USERS,),
+    needs=(GATEWAY,),
+)
 async def client_half_open(scene: Scene) -> Steps:
+    """One whose wires lose everything, and one who is there and neither reads nor speaks."""
     victim = scene.rng.choice(list(scene.world.talkers.values()))
+    silent = await _registered(scene.world.gateways[scene.gateway].url, "silent")
+    if silent is not None:
+        silent.transport.pause_reading()
     for wire in victim.doors.wires.values():
         for strand in wire.strands():
             strand.drop()
@@ -476,6 +496,8 @@ async def client_half_open(scene: Scene) -> Steps:
     for wire in victim.doors.wires.values():
         wire.reset()
         wire.release()
+    if silent is not None:
+        silent.transport.abort()
 
 
 @fault("slow consumer", 36, lasts_s=1.5, needs=(GATEWAY,))

@@ -124,7 +124,7 @@ class Talker:
         await self._close_all()
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"{self.name}'s {work.__qualname__}")
+        task = asyncio.create_task(work, name=self.name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
