@@ -159,9 +159,10 @@ def _per_fault(outcome: Outcome) -> Iterable[str]:
     yield (
         "Right after: from a heal until the last user who then believed other than Redis was right "
         "for once; an upper bound, since another fault may be active meanwhile. Promised: H after "
-        "faults of Redis, else the TTL. Messages: those sent while the fault was active.\n"
+        "faults of Redis, and the gateways' pause between two attempts to reach it (up to 2 s, not "
+        "scaled); else the TTL. Messages: those sent while the fault was active.\n"
     )
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for fault in FAULTS:
         times, sent = found.get(fault.name, []), lost.get(fault.name, Counter())
         rows.append(

@@ -24,7 +24,7 @@ from wsdemo.lab.chaos.nemesis import FAULTS, Injection, Nemesis
 from wsdemo.lab.chaos.users import Talker
 from wsdemo.lab.chaos.watch import Memory, Sample, Watch, believers, slopes
 from wsdemo.lab.chaos.witness import OUTCOMES
-from wsdemo.lab.chaos.world import SCALE, TIMING, World
+from wsdemo.lab.chaos.world import TIMING, World
 from wsdemo.lab.history import Violation
 
 PROMISED_S: Final = TIMING.presence_ttl_s + TIMING.heartbeat_s
@@ -41,6 +41,8 @@ GROWTH_KIB_PER_MIN: Final = 20 * 1024
 """A leak of a kilobyte a message would grow by this much at some 350 messages a second; what a
 young process still grows by itself, for the minute that a run in CI lasts, stays below."""
 
+NEAR_S: Final = TIMING.presence_ttl_s
+"""For so long before and after it, a fault is to blame for what is lost."""
 STATUSES: Final = ("routed", "offline", "unreachable", "busy", "unknown")
 WANTED_COUNTERS: Final = (
     *("bounces_sent", "bounces_received", "kicks_sent", "kicks_received", "subscription_gaps"),
@@ -291,18 +293,23 @@ def _processes() -> list[str]:
 
 def judge(outcome: Outcome, complaints: list[Violation]) -> list[Violation]:
     """Return everything that was not allowed, and everything that never happened."""
-    history = outcome.history
-    near_s = TIMING.presence_ttl_s
-    outcome.tally = h.tally(history, near_s=near_s)
+    outcome.tally = h.tally(outcome.history, near_s=NEAR_S)
     return [
         *complaints,
+        *allowed(outcome.history),
+        *_grown(outcome),
+        *_sometimes(outcome),
+    ]
+
+
+def allowed(history: h.History) -> list[Violation]:
+    """Check a recorded history, at the scale of these runs."""
+    return [
         *h.well_formed(history),
         *h.owners(history, ttl_s=TIMING.presence_ttl_s),
         *h.messages(history),
-        *h.unexplained(history, near_s=near_s),
+        *h.unexplained(history, near_s=NEAR_S),
         *h.convergence(history, online_s=PROMISED_S, offline_s=PROMISED_S),
-        *_grown(outcome),
-        *_sometimes(outcome),
     ]
 
 
@@ -329,6 +336,3 @@ def _missed(world: World, watch: Watch) -> list[Violation]:
 
 def _moved(counters: Mapping[str, int]) -> Counter[str]:
     return Counter({f"counter {name}": count for name, count in counters.items()})
-
-
-__all__ = ["SCALE", "Outcome", "judge", "run"]
