@@ -16,12 +16,14 @@ from typing import Any
 import uvloop
 
 from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.door import Door
 from wsdemo.gateway.outbox import Flusher
+from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.socket import Front, Socket
 from wsdemo.protocol import message_text
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.subscription import Subscription
-from wsdemo.settings import Limits
+from wsdemo.settings import GatewaySettings, Limits
 
 
 class Echo:
@@ -53,7 +55,9 @@ async def echo(port: int) -> None:
         counters=Counters(),
         flusher=Flusher(loop),
         fast_frames=True,
-        answer=lambda request: None,
+        door=Door(GatewaySettings(gateway_id="echo")),
+        control_rate=Rate.of(10, 20),
+        answer=lambda request, socket: None,
         welcome=Echo,
         sockets=set(),
         idle=asyncio.Event(),

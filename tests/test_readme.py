@@ -34,8 +34,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.waiting import until
+from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import CLOSE_POLICIES
-from wsdemo.settings import Timing
+from wsdemo.settings import GatewaySettings, Limits, Timing
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -272,7 +273,7 @@ class Story:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            cwd=ROOT,
+            cwd=self._directory,  # Some commands write a file.
             env=self.environment(**environment),
         )
         try:
@@ -376,6 +377,28 @@ def test_the_timings_are_the_defaults() -> None:
     for _, default, flag in rows:
         name = flag.strip("`-").replace("-", "_")
         assert default == f"{getattr(Timing(), name):g} s", flag
+
+
+def test_the_limits_are_the_defaults() -> None:
+    """Each row names a flag, and the default of the limit behind it."""
+    rows = table("limit", "default", "beyond it")
+    assert len(rows) > 10
+    for flag, default, _ in rows:
+        name = flag.strip("`-").replace("-", "_")
+        assert default == f"{getattr(Limits(), name):.10g}", flag
+
+
+def test_every_metric_is_in_the_table_and_no_other() -> None:
+    """With its label and the label's values, as `/metrics` shows them."""
+    gateway = Gateway(GatewaySettings(gateway_id="gateway-01"))
+    shown: dict[str, str] = {}
+    for family in gateway.metrics():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {key: None for sample in family.samples for key in sample.labels if key != "le"}
+        values = [value for sample in family.samples for value in sample.labels.values()]
+        label = "".join(f"`{key}`: {', '.join(values)}" for key in labels)
+        shown[f"`{name}`"] = label or ("" if family.type == "counter" else f"({family.type})")
+    assert {name: label for name, label, _ in table("metric", "label", "what it counts")} == shown
 
 
 async def test_every_flag_exists() -> None:

@@ -118,6 +118,7 @@ class Say(StrEnum):
     UNKNOWN_TYPE = "Unknown message type"
     TOO_LARGE = "Message too large"
     REGISTER_FAILED = "Registration failed"
+    RATE_LIMITED = "Rate limited"
 
 
 class Status(StrEnum):

@@ -8,19 +8,37 @@ cannot keep its promises does not start.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 
 GATEWAY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a gateway may be called: it becomes part of a channel name."""
 
-USER_ID = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+MAX_USER_ID_CHARS: Final = 64
+USER_ID = re.compile(rf"[A-Za-z0-9._@-]{{1,{MAX_USER_ID_CHARS}}}")
 """What a user may be called: it becomes part of a key, and is compared byte for byte."""
 
 RESERVED_USER_ID = re.compile(r"gateway-.*|__.*__")
 """Names that would be mistaken for a gateway or for the kit's own probes."""
+
+ORIGIN = re.compile(r"(https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]))(:(?:\d{1,5}|\*))?")
+"""An origin that may be allowed; `:*` in place of a port means any port, or none."""
+
+LOCAL_ORIGINS: Final = tuple(
+    f"{scheme}://{host}:*"
+    for scheme in ("http", "https")
+    for host in ("localhost", "127.0.0.1", "[::1]")
+)
+"""Pages of this machine, which may connect unless told otherwise."""
+
+SHORTEST_LIMIT_BYTES: Final = 128
+"""No limit of a frame may be smaller: control frames and the fast path are shorter than this."""
+
+MIN_SECRET_BYTES: Final = 32
+"""A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
 
 SILENT_CLIENT_PROMISE_S = 150.0
 """A client that falls silent is forgotten by its gateway within this time (production timings)."""
@@ -137,6 +155,9 @@ class Limits:
     """Commands on the way to Redis; beyond it, new ones are refused as `busy`."""
     write_deadline_s: float = 10.0
     """A client that takes no bytes for this long, while some wait for it, is aborted."""
+    tcp_user_timeout_s: float = 20.0
+    """Where the system can (Linux): bytes that a client's machine does not even confirm for this
+    long end the connection."""
     close_timeout_s: float = 1.0
     """How long a closing connection may take to say goodbye."""
     drain_s: float = 8.0
@@ -144,11 +165,22 @@ class Limits:
     drain_batch: int = 200
     """Clients told to leave per step of a drain, so that they do not all reconnect at once."""
     max_frame_bytes: int = 64 * 1024
+    max_message_bytes: int = 64 * 1024
+    """Over all fragments of a message."""
     max_content_bytes: int = 16 * 1024
+    max_user_id_chars: int = 64
     max_fragments: int = 256
     max_malformed: int = 20
     """Malformed messages within `malformed_window_s` before the connection is closed (4502)."""
     malformed_window_s: float = 60.0
+    messages_per_s: float = 1_000.0
+    """What one client may say in the long run; a bucket of `message_burst` lets it be uneven."""
+    message_burst: int = 2_000
+    rate_patience_s: float = 5.0
+    """A client that stays above its rate for this long is closed (4008)."""
+    control_frames_per_s: float = 10.0
+    """WebSocket pings and pongs of one client; more, and it is closed (4008)."""
+    control_burst: int = 20
     outbox_messages: int = 256
     outbox_bytes: int = 1024 * 1024
     write_high_water_bytes: int = 64 * 1024
@@ -162,6 +194,11 @@ class Limits:
     register_queue_s: float = 2.0
     """How long a register waits for its turn before it is told to come back (1013)."""
     max_connections: int = 10_000
+    connections_per_ip: int = 50
+    unregistered_per_ip: int = 5
+    """Connections of one address on which nobody has registered yet."""
+    auth_delay_s: float = 0.1
+    """After this long a failed authentication is answered, whatever was wrong with it."""
     resync_per_s: float = 2_000.0
     """Sessions re-registered per second when Redis is back."""
     retry_after_s: float = 2.0
@@ -172,11 +209,16 @@ class Limits:
             value = getattr(self, item.name)
             if not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise SettingsError(f"{item.name} must be a positive number, not {value!r}")
-        if self.max_content_bytes >= self.max_frame_bytes:
-            raise SettingsError(
-                f"max_content_bytes ({self.max_content_bytes}) must be less than "
-                f"max_frame_bytes ({self.max_frame_bytes})"
-            )
+        for name in ("max_frame_bytes", "max_message_bytes"):
+            if self.max_content_bytes >= getattr(self, name):
+                raise SettingsError(
+                    f"max_content_bytes ({self.max_content_bytes}) must be less than "
+                    f"{name} ({getattr(self, name)})"
+                )
+            if getattr(self, name) < SHORTEST_LIMIT_BYTES:
+                raise SettingsError(f"{name} must be at least {SHORTEST_LIMIT_BYTES}")
+        if self.max_user_id_chars > MAX_USER_ID_CHARS:
+            raise SettingsError(f"max_user_id_chars must be at most {MAX_USER_ID_CHARS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +262,37 @@ class GatewaySettings:
     fast_frames: bool = True
     """Read usual handshakes and short unfragmented text frames without the general parser (same
     results, measured)."""
+    origins: tuple[str, ...] = LOCAL_ORIGINS
+    """Whose pages may connect. Whoever sends no Origin is no page, and may."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose X-Forwarded-For names the client."""
+    limit_loopback: bool = False
+    """Count connections from this machine against the limits per address as well."""
+    certfile: str = ""
+    keyfile: str = ""
+    """Where the certificate (PEM) may leave its key; '' when it is in `certfile`."""
+    auth_secret: bytes | None = field(default=None, repr=False)
+    """With a secret, only who shows a token signed with it may register."""
 
     def __post_init__(self) -> None:
+        for origin in self.origins:
+            if not ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"origin {origin!r} is not valid: scheme://host, scheme://host:port or "
+                    "scheme://host:*"
+                )
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError as problem:
+                raise SettingsError(f"trusted proxy: {problem}") from None
+        if self.keyfile and not self.certfile:
+            raise SettingsError("a key without a certificate: --keyfile needs --certfile")
+        if self.auth_secret is not None and len(self.auth_secret) < MIN_SECRET_BYTES:
+            raise SettingsError(
+                f"the secret for tokens has {len(self.auth_secret)} bytes; "
+                f"at least {MIN_SECRET_BYTES} are needed"
+            )
         if not GATEWAY_ID.fullmatch(self.gateway_id) or self.gateway_id == "broadcast":
             raise SettingsError(
                 f"gateway id {self.gateway_id!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ -, "
@@ -248,9 +319,20 @@ class ClientSettings:
     """Received messages kept for the application; beyond it, the socket is read no further."""
 
 
-def valid_user_id(user: str) -> bool:
+def valid_user_id(user: str, max_chars: int = MAX_USER_ID_CHARS) -> bool:
     """Say whether a user may be called this."""
-    return USER_ID.fullmatch(user) is not None and RESERVED_USER_ID.fullmatch(user) is None
+    return (
+        len(user) <= max_chars
+        and USER_ID.fullmatch(user) is not None
+        and RESERVED_USER_ID.fullmatch(user) is None
+    )
+
+
+def origin_pattern(origin: str) -> re.Pattern[str]:
+    """Return what an Origin header has to match in full to be this allowed origin."""
+    if origin.endswith(":*"):
+        return re.compile(re.escape(origin.removesuffix(":*")) + r"(:\d{1,5})?")
+    return re.compile(re.escape(origin))
 
 
 def redis_url(address: str) -> str:

@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 from wsdemo.client.connection import Client, ClientClosed, ConnectFailed, Receipt
@@ -65,7 +67,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL",
         help=f"repeat it for a failover list ({DEFAULT_GATEWAY})",
     )
-    result.add_argument("-token", "--token", default="", help="proof of who you are, if asked for")
+    result.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="proof of who you are, where gateways want one (WSDEMO_TOKEN); read at each attempt",
+    )
     return result
 
 
@@ -179,7 +186,16 @@ async def typed_lines() -> AsyncIterator[str]:
                 return
 
 
-async def talk(user: str, gateways: Sequence[str], token: str) -> None:
+def token_of(path: str) -> Callable[[], str]:
+    """Return what reads the token: from a file, or the environment. An argument could be read by
+    everybody who lists processes.
+    """
+    if not path:
+        return lambda: os.environ.get("WSDEMO_TOKEN", "")
+    return lambda: Path(path).read_text(encoding="utf-8").strip()
+
+
+async def talk(user: str, gateways: Sequence[str], token: Callable[[], str]) -> None:
     """Connect, and be at the prompt until the user or the gateways have had enough."""
 
     def say(text: str) -> None:
@@ -208,10 +224,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not valid_user_id(arguments.user):
         fail(f"user id {arguments.user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
     gateways = arguments.gateway or [DEFAULT_GATEWAY]
+    token = token_of(arguments.token_file)
+    try:
+        token()
+    except (OSError, ValueError) as problem:
+        fail(f"token file {arguments.token_file}: {getattr(problem, 'strerror', None) or problem}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # prompt_toolkit reads the terminal through the loop; that is tried on asyncio's own.
     try:
-        asyncio.run(talk(arguments.user, gateways, arguments.token))
+        asyncio.run(talk(arguments.user, gateways, token))
     except (ConnectFailed, ValueError) as problem:
         fail(str(problem))
     except KeyboardInterrupt:

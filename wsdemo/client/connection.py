@@ -120,7 +120,8 @@ class Client:
         gateways: WebSocket URLs, tried in turn.
         settings: patience.
         timing: its heartbeat is used instead of the one that the gateway asks for.
-        token: proof of who we are, where gateways want one.
+        token: proof of who we are, where gateways want one; or a function that returns it, asked
+            at each attempt.
         emit: hears of everything that happens.
         rng: source of all randomness (pauses, the phase of the heartbeat).
         clock: monotonic seconds.
@@ -137,7 +138,7 @@ class Client:
         *,
         settings: ClientSettings | None = None,
         timing: Timing | None = None,
-        token: str = "",
+        token: str | Callable[[], str] = "",
         emit: Emit | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -449,8 +450,8 @@ class Client:
 
     def _hello(self) -> bytes:
         document: dict[str, Any] = {"type": "register", "userId": self.user}
-        if self._token:
-            document["token"] = self._token
+        if token := self._token() if callable(self._token) else self._token:
+            document["token"] = token
         document |= {"inst": self._instance, "att": self.attempts}
         return _encode(document)
 

@@ -13,15 +13,19 @@ import gc
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from wsdemo.gateway.server import Gateway
+from wsdemo.gateway.auth import mint_token, read_secret
+from wsdemo.gateway.server import Gateway, TLSUnusable
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.router import DuplicateGateway
 from wsdemo.settings import (
+    LOCAL_ORIGINS,
     GatewaySettings,
     Keyspace,
     Limits,
@@ -32,6 +36,7 @@ from wsdemo.settings import (
 )
 
 DEFAULT_REDIS = "localhost:6379"
+TOKEN_TTL_S = 8 * 3600.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     result = _Parser(
         prog="python -m wsdemo.gateway",
         description="A gateway: users connect to it, Redis tells it where the others are.",
+        epilog="python -m wsdemo.gateway secret FILE makes a secret for --auth-secret-file; "
+        "token USER --auth-secret-file FILE --ttl-s SECONDS mints a token with it.",
         allow_abbrev=False,
     )
     add = result.add_argument
@@ -73,9 +80,80 @@ def parser() -> argparse.ArgumentParser:
         default="info",
         help="info writes a line a message (%(default)s)",
     )
+    _add_security(result.add_argument_group("security"))
     _add_fields(result.add_argument_group("timing, in seconds"), Timing, skip={"scale"})
     _add_fields(result.add_argument_group("limits"), Limits)
     return result
+
+
+def _add_security(group: Any) -> None:
+    add = group.add_argument
+    add("--certfile", default="", help="certificate (PEM): serve wss:// and https://")
+    add("--keyfile", default="", help="its key, when it is not in --certfile")
+    add("--auth-secret-file", default="", help="register needs a token signed with what is in it")
+    add(
+        "--origin",
+        action="append",
+        metavar="ORIGIN",
+        help="whose pages may connect; repeat it (pages of this machine)",
+    )
+    add(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network whose X-Forwarded-For is believed; repeat it (none)",
+    )
+    add(
+        "--limit-loopback",
+        action="store_true",
+        help="limits per address hold for this machine as well",
+    )
+
+
+def token_parser() -> argparse.ArgumentParser:
+    """Return the command line of `token`."""
+    result = _Parser(
+        prog="python -m wsdemo.gateway token",
+        description="Print a token with which a user may register.",
+        allow_abbrev=False,
+    )
+    result.add_argument("user")
+    result.add_argument("--auth-secret-file", required=True, help="that of the gateways")
+    result.add_argument(
+        "--ttl-s", type=float, default=TOKEN_TTL_S, help="how long it is good (%(default)g)"
+    )
+    return result
+
+
+def make_secret(argv: Sequence[str]) -> None:
+    """Carry out `secret FILE`: nobody but its owner can read the file, and none is overwritten."""
+    result = _Parser(
+        prog="python -m wsdemo.gateway secret",
+        description="Make a file with a new secret, for --auth-secret-file.",
+        allow_abbrev=False,
+    )
+    result.add_argument("file")
+    path = result.parse_args(argv).file
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    except OSError as problem:
+        fail(f"secret file {path}: {problem.strerror}")
+    print(f"wrote {path}; all gateways of the cluster need the same one")
+
+
+def print_token(argv: Sequence[str]) -> None:
+    """Carry out `token USER`."""
+    arguments = token_parser().parse_args(argv)
+    try:
+        if not 0 < arguments.ttl_s < float("inf"):
+            raise SettingsError(f"--ttl-s must be a positive number, not {arguments.ttl_s:g}")
+        secret = read_secret(arguments.auth_secret_file)
+        print(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
+    except (SettingsError, ValueError) as problem:
+        fail(str(problem))
 
 
 def _add_fields(
@@ -104,7 +182,17 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
         limits=Limits(**_given(arguments, Limits)),
         keyspace=Keyspace(arguments.key_prefix),
         takeover=arguments.takeover,
+        origins=tuple(arguments.origin) if arguments.origin else LOCAL_ORIGINS,
+        trusted_proxies=tuple(arguments.trusted_proxy),
+        limit_loopback=arguments.limit_loopback,
+        certfile=arguments.certfile,
+        keyfile=arguments.keyfile,
+        auth_secret=_secret_of(arguments),
     )
+
+
+def _secret_of(arguments: argparse.Namespace) -> bytes | None:
+    return read_secret(arguments.auth_secret_file) if arguments.auth_secret_file else None
 
 
 def _given(arguments: argparse.Namespace, settings: type[Any]) -> dict[str, Any]:
@@ -181,6 +269,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    argv = sys.argv[1:] if argv is None else argv
+    tools = {"secret": make_secret, "token": print_token}
+    if argv and argv[0] in tools:
+        tools[argv[0]](argv[1:])
+        return
     arguments = parser().parse_args(argv)
     try:
         settings = settings_of(arguments)
@@ -195,6 +288,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"Redis at {redacted(settings.redis_url)} cannot be reached: {problem}. "
             "Start one with: python -m wsdemo.redis --port 6379"
         )
+    except TLSUnusable as problem:
+        fail(f"cannot serve TLS with {problem}")
     except DuplicateGateway:
         fail(
             f"another gateway is running as {settings.gateway_id!r}; "

@@ -6,13 +6,20 @@ is asked, through a registry of its own, because several gateways may share a pr
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 
@@ -35,6 +42,8 @@ class Counters:
     registers_stale: int = 0
     registers_failed: int = 0
     registers_shed: int = 0
+    registers_unauthenticated: int = 0
+    tokens_expired: int = 0
     refreshes_ok: int = 0
     refreshes_reclaimed: int = 0
     refreshes_superseded: int = 0
@@ -54,6 +63,8 @@ class Counters:
     probes_lost: int = 0
     heartbeat_timeouts: int = 0
     slow_consumers: int = 0
+    outbox_overflows: int = 0
+    rate_limited: int = 0
     stalls: int = 0
 
 
@@ -70,7 +81,7 @@ LABELLED: Final[Mapping[str, tuple[str, str]]] = {
 
 HELP: Final[Mapping[str, str]] = {
     "connections_accepted": "WebSocket connections accepted",
-    "connections_refused": "Connections refused because too many are open",
+    "connections_refused": "Connections refused: too many are open, in all or of one address",
     "messages_received": "Messages read from clients",
     "messages_delivered": "Messages handed to the outbox of their recipient",
     "broadcasts_received": "Messages for everybody",
@@ -78,22 +89,59 @@ HELP: Final[Mapping[str, str]] = {
     "probes_lost": "Times that a gateway did not hear its own voice",
     "heartbeat_timeouts": "Clients given up because nothing was heard of them",
     "slow_consumers": "Clients given up because they did not read",
+    "outbox_overflows": "Clients given up because more was waiting for them than is kept",
+    "rate_limited": "Messages and control frames above the rate of their client",
+    "tokens_expired": "Sessions ended because their token had",
     "stalls": "Times that the event loop stood still for long",
 }
 
 
+class Histogram:
+    """How often a duration was how long. Seconds."""
+
+    def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
+        self.name = name
+        self.text = text
+        self.bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take note of one duration."""
+        self._counts[bisect.bisect_left(self.bounds, value)] += 1
+        self._sum += value
+
+    def family(self) -> HistogramMetricFamily:
+        """Return what Prometheus reads: each bucket counts all that is not longer."""
+        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
+        buckets = list(zip(names, itertools.accumulate(self._counts), strict=True))
+        return HistogramMetricFamily(
+            f"wsdemo_{self.name}", self.text, buckets=buckets, sum_value=self._sum
+        )
+
+
+def loop_lag() -> Histogram:
+    """Return the histogram of how late the event loop is, from a millisecond to half a minute."""
+    bounds = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    return Histogram("loop_lag_seconds", "How late the event loop came to a timer", bounds)
+
+
 class CountersCollector(Collector):
-    """Shows counters and gauges of one gateway to Prometheus.
+    """Shows counters, gauges and histograms of one gateway to Prometheus.
 
     Args:
         gauges: name to (help, function) of values that go up and down.
     """
 
     def __init__(
-        self, counters: Counters, gauges: Mapping[str, tuple[str, Callable[[], float]]]
+        self,
+        counters: Counters,
+        gauges: Mapping[str, tuple[str, Callable[[], float]]],
+        histograms: Sequence[Histogram] = (),
     ) -> None:
         self._counters = counters
         self._gauges = gauges
+        self._histograms = histograms
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, CounterMetricFamily] = {}
@@ -111,12 +159,12 @@ class CountersCollector(Collector):
         yield from families.values()
         for name, (text, read) in self._gauges.items():
             yield GaugeMetricFamily(f"wsdemo_{name}", text, value=read())
+        for histogram in self._histograms:
+            yield histogram.family()
 
 
-def registry_of(
-    counters: Counters, gauges: Mapping[str, tuple[str, Callable[[], float]]]
-) -> CollectorRegistry:
-    """Return a registry that shows these, and only these."""
+def registry_of(collector: Collector) -> CollectorRegistry:
+    """Return a registry that shows this, and only this."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(CountersCollector(counters, gauges))
+    registry.register(collector)
     return registry

@@ -13,7 +13,7 @@ import hashlib
 import re
 import time
 from email.utils import formatdate
-from typing import Final
+from typing import Final, NamedTuple
 
 FIRST_LINE: Final = b"GET /ws HTTP/1.1"
 MAX_BYTES: Final = 2048
@@ -26,8 +26,20 @@ _BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
 _date: tuple[int, str] = (0, "")
 
 
-def usual_request(data: bytes) -> tuple[bytes, int] | None:
-    """Return the key of a common handshake at the head of `data` and where it ends, or None.
+class Usual(NamedTuple):
+    """A common handshake."""
+
+    key: bytes
+    end: int
+    """Where it ends."""
+    origin: str | None
+    """Whose page asks; None when it is no page."""
+    forwarded: str
+    """What a proxy says of the client's address; '' without one."""
+
+
+def usual_request(data: bytes) -> Usual | None:
+    """Return the common handshake at the head of `data`, or None.
 
     None says nothing about the request but that the general parser has to judge it.
     """
@@ -51,7 +63,11 @@ def usual_request(data: bytes) -> tuple[bytes, int] | None:
         and _KEY.fullmatch(key) is not None
         and not _BODY & headers.keys()
     )
-    return (key, end + 4) if is_usual else None
+    if not is_usual:
+        return None
+    origin = headers.get(b"origin")
+    forwarded = headers.get(b"x-forwarded-for", b"")
+    return Usual(key, end + 4, None if origin is None else origin.decode(), forwarded.decode())
 
 
 def acceptance(key: bytes) -> bytes:

@@ -106,7 +106,16 @@ class Health:
             self._notice_stall(self._desk.clock() - before - pause_s)
             sessions = due(self._desk.registry.sessions(), self._desk.clock())
             if sessions:
-                await self._refresh(sessions)
+                await self._refresh(self._authentic(sessions))
+
+    def _authentic(self, sessions: Sequence[Session]) -> list[Session]:
+        """Return those whose token is still good; the others are told."""
+        now = self._desk.time_of_day()
+        for session in sessions:
+            if session.expires_at <= now:
+                self._desk.counters.tokens_expired += 1
+                session.end(Code.AUTH)
+        return [session for session in sessions if session.state is State.REGISTERED]
 
     async def resync(self) -> None:
         """Renew every lease, paced: Redis is back, or this gateway is."""
@@ -249,6 +258,7 @@ class Health:
         taken over our users: ask before serving on.
         """
         desk, timing = self._desk, self._timing
+        desk.loop_lag.observe(max(0.0, late_s))
         if late_s < timing.ws_ping_timeout_s / 4:
             return
         desk.counters.stalls += 1

@@ -8,28 +8,35 @@ them in Redis, and the subscription last, so that what was sent to us before is 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import Metric
 from websockets.http11 import Request
 
 from wsdemo.events import Emit, Event, Kind
-from wsdemo.gateway.counters import Counters, registry_of
+from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, registry_of
 from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.outbox import Flusher
+from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry
 from wsdemo.gateway.session import Desk, Session
-from wsdemo.gateway.socket import Answer, Front, Socket
+from wsdemo.gateway.socket import Front, Socket
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.protocol import Code
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.connection import RedisUnavailable
+from wsdemo.redis.fitness import examine
+from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.router import ROUTE, Router
 from wsdemo.settings import GatewaySettings
 
@@ -47,6 +54,10 @@ def _fenced(link: RedisLink, settings: GatewaySettings) -> Presence:
     return RedisPresence(link, settings.keyspace, settings.timing)
 
 
+class TLSUnusable(Exception):
+    """The certificate or its key cannot be used; the text says why, in one line."""
+
+
 class Gateway:
     """A gateway in this process: `async with Gateway(settings) as gateway: ...`.
 
@@ -55,6 +66,7 @@ class Gateway:
         presence: makes its presence from its link to Redis; the laboratory passes other policies.
         emit: hears of everything that happens; when None, nothing is built to be heard.
         clock: monotonic seconds.
+        time_of_day: Unix seconds; asked about the end of tokens, and nothing else.
         new_id: makes connection ids, never the same twice.
     """
 
@@ -65,6 +77,7 @@ class Gateway:
         presence: PresenceFactory = _fenced,
         emit: Emit | None = None,
         clock: Callable[[], float] = time.monotonic,
+        time_of_day: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         self.settings = settings
@@ -82,7 +95,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._stopped: asyncio.Future[None] | None = None
-        self._draining = False
+        self._door = Door(settings)
+        self._warnings: list[str] = []
         self._was_ready = False
         self._front: Front | None = None
         self._link = RedisLink(
@@ -117,11 +131,16 @@ class Gateway:
             admission=asyncio.Semaphore(settings.limits.concurrent_registers),
             spawn=self._spawn,
             clock=clock,
+            time_of_day=time_of_day,
             new_id=new_id,
             emit=emit,
+            message_rate=Rate.of(settings.limits.messages_per_s, settings.limits.message_burst),
+            loop_lag=loop_lag(),
         )
         self._health = Health(self._desk)
-        self._metrics = registry_of(self.counters, self._gauges())
+        self._metrics = registry_of(
+            CountersCollector(self.counters, self._gauges(), [self._desk.loop_lag])
+        )
 
     # --- life --------------------------------------------------------------------------------
 
@@ -129,16 +148,24 @@ class Gateway:
         """Connect, subscribe, then open the door.
 
         Raises:
-            RedisUnavailable, DuplicateGateway, OSError: it did not start; nothing is left running.
+            RedisUnavailable, DuplicateGateway, TLSUnusable, OSError: it did not start; nothing is
+                left running.
         """
         loop = asyncio.get_running_loop()
+        tls = _tls(self.settings)
         try:
             await self._link.start()
+            await self._examine_redis()
             await self._router.start()
             self._front = self._make_front(loop)
             front = self._front
             self._server = await loop.create_server(
-                lambda: Socket(front), self.settings.host, self.settings.port, backlog=BACKLOG
+                lambda: Socket(front),
+                self.settings.host,
+                self.settings.port,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=self.settings.limits.handshake_timeout_s if tls else None,
             )
         except BaseException:
             await self._router.stop()
@@ -148,19 +175,34 @@ class Gateway:
         for loop_of in (self._health.renew, self._health.scan, self._health.keep_alive):
             self._spawn(loop_of())
         self._check_ready()
+        if tls is None and not _is_local(self.settings.host):
+            _log.warning(
+                "[Gateway] %s is reachable from other machines without TLS: whoever is on the way "
+                "reads and writes along (see --certfile)",
+                self.settings.gateway_id,
+            )
         _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, self.url)
 
+    async def _examine_redis(self) -> None:
+        try:
+            self._warnings = await examine(self._link)
+        except LINK_ERRORS as problem:
+            raise RedisUnavailable(str(problem)) from None
+        for warning in self._warnings:
+            _log.warning("[Gateway] Redis: %s", warning)
+
     def _make_front(self, loop: asyncio.AbstractEventLoop) -> Front:
-        desk = self._desk
+        desk, limits = self._desk, self.settings.limits
         return Front(
             loop=loop,
             clock=self._clock,
-            limits=self.settings.limits,
+            limits=limits,
             counters=self.counters,
             flusher=Flusher(loop),
             fast_frames=self.settings.fast_frames,
+            door=self._door,
+            control_rate=Rate.of(limits.control_frames_per_s, limits.control_burst),
             answer=self._answer,
-            has_room=self._has_room,
             welcome=lambda socket: Session(socket, desk),
             sockets=set(),
             idle=asyncio.Event(),
@@ -183,7 +225,7 @@ class Gateway:
 
     async def _stop(self) -> None:
         ends_at = self._clock() + self.settings.limits.drain_s
-        self._draining = True
+        self._door.draining = True
         self._check_ready()
         self._observe(Kind.DRAIN)
         if self._server is not None:
@@ -248,7 +290,8 @@ class Gateway:
         host = self.settings.host
         if host in {"0.0.0.0", "::", ""}:
             host = "localhost"
-        return f"ws://{f'[{host}]' if ':' in host else host}:{self.port}/ws"
+        scheme = "wss" if self.settings.certfile else "ws"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/ws"
 
     @property
     def ready(self) -> bool:
@@ -258,7 +301,7 @@ class Gateway:
     def unready_because(self) -> list[str]:
         """Return why not, in words; empty when ready."""
         reasons = {
-            "draining": self._draining,
+            "draining": self._door.draining,
             "not listening": self._server is None,
             "no connection to Redis": not self._link.up,
             "subscription is down or deaf": not self._router.ready,
@@ -270,19 +313,32 @@ class Gateway:
         return {
             "gatewayId": self.settings.gateway_id,
             "connections": len(self.registry),
-            "sockets": len(self._front.sockets) if self._front is not None else 0,
+            "sockets": len(self._sockets()),
             "ready": self.ready,
+            "warnings": self._warnings,
             "uptimeS": round(self._clock() - self._started_at, 3),
             "bootId": self.boot_id,
             "counters": {name: getattr(self.counters, name) for name in Counters.__slots__},
         }
 
+    def metrics(self) -> list[Metric]:
+        """Return what `/metrics` says, family by family."""
+        return list(self._metrics.collect())
+
+    def _sockets(self) -> set[Socket]:
+        return self._front.sockets if self._front is not None else set()
+
     def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {
             "connections": ("Registered users", lambda: len(self.registry)),
-            "sockets": (
-                "Open connections",
-                lambda: len(self._front.sockets) if self._front is not None else 0,
+            "sockets": ("Open connections", lambda: len(self._sockets())),
+            "outbox_frames": (
+                "Frames that wait for clients to read",
+                lambda: sum(len(socket.outbox) for socket in self._sockets()),
+            ),
+            "admission_waiting": (
+                "Registers that wait for their turn",
+                lambda: self._desk.waiting,
             ),
             "ready": ("Whether new users should be sent here", lambda: float(self.ready)),
             "uptime_seconds": ("Since start", lambda: self._clock() - self._started_at),
@@ -335,10 +391,10 @@ class Gateway:
 
     # --- plain HTTP --------------------------------------------------------------------------
 
-    def _answer(self, request: Request) -> Answer | None:
+    def _answer(self, request: Request, socket: Socket) -> Answer | None:
         path = request.path.partition("?")[0]
         if path == "/ws":
-            return self._too_many()
+            return self._refusal(request, socket)
         pages: dict[str, Callable[[], Answer]] = {
             "/health": self._page_health,
             "/ready": self._page_ready,
@@ -352,18 +408,12 @@ class Gateway:
             return Answer(405, "Method not allowed.\n", {"Allow": "GET, HEAD"})
         return page()
 
-    def _has_room(self) -> bool:
-        assert self._front is not None
-        full = len(self._front.sockets) > self.settings.limits.max_connections
-        return not self._draining and not full
-
-    def _too_many(self) -> Answer | None:
-        if self._has_room():
-            return None
-        if self._draining:
-            return Answer(503, "Draining.\n", {"Retry-After": "1"})
-        self.counters.connections_refused += 1
-        return Answer(503, "Too many connections.\n", {"Retry-After": "1"})
+    def _refusal(self, request: Request, socket: Socket) -> Answer | None:
+        socket.recognise(",".join(request.headers.get_all("X-Forwarded-For")))
+        refusal = self._door.refusal(socket.visitor, len(self._sockets()))
+        if refusal is not None and not self._door.draining:
+            self.counters.connections_refused += 1
+        return refusal
 
     def _page_health(self) -> Answer:
         return Answer(200, "OK", {})  # Alive, to the letter of the demo; /ready says more.
@@ -379,3 +429,30 @@ class Gateway:
     def _page_metrics(self) -> Answer:
         text = generate_latest(self._metrics).decode()
         return Answer(200, text, {"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+    """Return how to encrypt; None when no certificate is given."""
+    if not settings.certfile:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.certfile, settings.keyfile or None, _no_passphrase)
+    except (OSError, ValueError) as problem:  # An SSLError is an OSError.
+        raise TLSUnusable(f"{settings.certfile}: {problem}") from None
+    return context
+
+
+def _no_passphrase() -> str:
+    """A server that asks at a terminal would wait for ever where there is none."""
+    raise ValueError("the key has a passphrase; only a key without one can be used")
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from wsdemo.events import Emit, Event, Kind
-from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.auth import NotAuthentic, expiry_of
+from wsdemo.gateway.counters import Counters, Histogram
 from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry
 from wsdemo.gateway.socket import Socket
 from wsdemo.presence import Claim, Presence
@@ -35,6 +38,8 @@ from wsdemo.protocol import (
     ProtocolError,
     Register,
     Say,
+    Status,
+    ack_text,
     decode,
     error_text,
     registered_text,
@@ -66,12 +71,25 @@ class Desk:
     admission: asyncio.Semaphore
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     clock: Callable[[], float]
+    time_of_day: Callable[[], float]
     new_id: Callable[[], str]
     emit: Emit | None
+    message_rate: Rate
+    loop_lag: Histogram
+    waiting: int = 0
+    """Registers that wait for their turn."""
 
     def retry_after_ms(self) -> int:
         """Return when to come back; spread, so that not all come at once."""
         return round(1000 * self.settings.limits.retry_after_s * random.uniform(0.5, 1.5))
+
+
+@dataclass(slots=True, eq=False)
+class _Excess:
+    """A client that says more than it may. Times as those of the session."""
+
+    since: float
+    told_at: float
 
 
 class Session:
@@ -82,12 +100,15 @@ class Session:
 
     __slots__ = (
         "_desk",
+        "_excess",
         "_held",
         "_in_flight",
         "_malformed",
+        "_paid_until",
         "_socket",
         "_waiting",
         "claim",
+        "expires_at",
         "last_life",
         "last_refresh",
         "refresh_after",
@@ -101,6 +122,10 @@ class Session:
         self._waiting: list[bytes] | None = None
         self._in_flight = 0
         self._malformed: list[float] | None = None
+        self._paid_until = 0.0
+        self._excess: _Excess | None = None
+        self.expires_at = math.inf
+        """When the user's token ends (Unix seconds)."""
         self.claim: Claim | None = None
         self.state = State.NEW
         self.last_life = desk.clock()
@@ -129,11 +154,21 @@ class Session:
 
     def on_text(self, data: bytes) -> None:
         """Answer one message of the client."""
+        if self.state is State.ENDED:
+            return
         if self.state is State.REGISTERING:
             self._hold(data)
             return
+        desk, now = self._desk, self._socket.last_read
+        paid_until = desk.message_rate.take(self._paid_until, now)
+        if paid_until is None or self._excess is not None:
+            if self._is_too_much(paid_until, now):
+                self._say_too_much(data, now)
+                return
+        else:
+            self._paid_until = paid_until
         try:
-            message = decode(data, self._desk.settings.limits.max_content_bytes)
+            message = decode(data, desk.settings.limits.max_content_bytes)
         except ProtocolError as problem:
             self._refuse(problem)
             return
@@ -143,8 +178,8 @@ class Session:
         match message:
             case Message():
                 if self.state is State.REGISTERED:
-                    self.last_life = self._desk.clock()
-                    self._desk.delivery.submit(self, message)
+                    self.last_life = now
+                    desk.delivery.submit(self, message)
                 else:
                     self.send(error_text(Say.NOT_REGISTERED, "not_registered", message.id))
             case Ping():
@@ -172,6 +207,34 @@ class Session:
         self._malformed = [*recent, now]
         if len(self._malformed) > limits.max_malformed:
             self._socket.close(Code.MALFORMED)
+
+    def _is_too_much(self, paid_until: float | None, now: float) -> bool:
+        """Say whether a message is above the rate; note when that begins, and when it is over."""
+        if paid_until is None:
+            if self._excess is None:
+                self._excess = _Excess(now, -math.inf)
+            return True
+        self._paid_until = paid_until
+        if self._desk.message_rate.has_calmed_down(paid_until, now):
+            self._excess = None
+        return False
+
+    def _say_too_much(self, data: bytes, now: float) -> None:
+        """Refuse a message unread: a sender that gave an id is told each time, others now and
+        then. Who goes on and on is closed.
+        """
+        desk, excess, limits = self._desk, self._excess, self._desk.settings.limits
+        assert excess is not None
+        desk.counters.rate_limited += 1
+        if now - excess.since > limits.rate_patience_s:
+            self.end(Code.RATE_LIMIT)
+            return
+        msg_id = _id_of(data, limits.max_content_bytes)
+        if msg_id is not None:
+            self.send(ack_text(msg_id, Status.BUSY))
+        elif now - excess.told_at >= RATE_NOTICE_S:
+            excess.told_at = now
+            self.send(error_text(Say.RATE_LIMITED, "rate_limited"))
 
     def _hold(self, data: bytes) -> None:
         """Keep what arrives behind a register; too much of it stops the reading, not the client."""
@@ -221,8 +284,12 @@ class Session:
         if self.state is State.REGISTERED:
             self._register_again(request)
             return
-        if not valid_user_id(request.userId):
+        limits = self._desk.settings.limits
+        if not valid_user_id(request.userId, limits.max_user_id_chars):
             self.end(Code.USER_FORBIDDEN)
+            return
+        if not self._is_authentic(request):
+            self._turn_away()
             return
         self._socket.no_deadline()
         self.state = State.REGISTERING
@@ -241,14 +308,41 @@ class Session:
         if request.userId != self.user:
             self.end(Code.OTHER_USER)
             return
+        if not self._is_authentic(request):
+            self._turn_away()
+            return
         self.last_life = self._desk.clock()
         self._say_registered()
+
+    def _is_authentic(self, request: Register) -> bool:
+        """Check the token of a register, if this gateway wants one; note until when it is good."""
+        desk = self._desk
+        secret = desk.settings.auth_secret
+        if secret is None:
+            return True
+        try:
+            self.expires_at = expiry_of(secret, request.token, request.userId, desk.time_of_day())
+        except NotAuthentic:
+            return False
+        return True
+
+    def _turn_away(self) -> None:
+        """Answer every failed authentication alike: with the same words, after the same time."""
+        desk = self._desk
+        desk.counters.registers_unauthenticated += 1
+        self._leave()
+        limits = desk.settings.limits
+        late_s = desk.clock() - self._socket.last_read
+        self._socket.deadline(
+            max(0.0, limits.auth_delay_s - late_s), lambda: self._socket.close(Code.AUTH)
+        )
 
     def _register_missed(self) -> None:
         self.end(Code.REGISTER_DEADLINE)
 
     async def _settle_register(self) -> None:
         desk, limits = self._desk, self._desk.settings.limits
+        desk.waiting += 1
         try:
             async with asyncio.timeout(limits.register_queue_s):
                 await desk.admission.acquire()
@@ -256,6 +350,8 @@ class Session:
             desk.counters.registers_shed += 1
             self._come_back_later()
             return
+        finally:
+            desk.waiting -= 1
         try:
             await self._try_register()
         except Exception:
@@ -302,6 +398,8 @@ class Session:
         desk.counters.registers_ok += 1
         now = desk.clock()
         self.state = State.REGISTERED
+        if self._socket.visitor is not None:
+            self._socket.visitor.settle()
         self.last_life = self.last_refresh = now
         self.refresh_after = now + next_refresh_s(desk.settings.timing.heartbeat_s)
         earlier = desk.registry.bind(self)
@@ -419,6 +517,9 @@ class Session:
         )
 
 
+RATE_NOTICE_S: Final = 1.0
+"""How often a client above its rate is told so."""
+
 _CODES: Final[dict[Say, str]] = {
     Say.INVALID: "invalid",
     Say.NO_USER_ID: "user_id_required",
@@ -428,6 +529,15 @@ _CODES: Final[dict[Say, str]] = {
     Say.TOO_LARGE: "too_large",
 }
 """The machine-readable half of an error frame."""
+
+
+def _id_of(data: bytes, max_content_bytes: int) -> str | None:
+    """Return the id that a refused message was given, if it is one."""
+    try:
+        message = decode(data, max_content_bytes)
+    except (ProtocolError, NotText):
+        return None
+    return message.id if isinstance(message, Message) else None
 
 
 def next_refresh_s(heartbeat_s: float) -> float:

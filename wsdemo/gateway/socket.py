@@ -14,9 +14,11 @@ bytes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -33,8 +35,10 @@ except ImportError:  # pragma: no cover - a build of websockets without its C ex
     from websockets.utils import apply_mask
 
 from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.door import Answer, Door, Visitor
 from wsdemo.gateway.handshake import acceptance, usual_request
 from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
+from wsdemo.gateway.rate import Rate
 from wsdemo.protocol import Code, close_reason
 from wsdemo.settings import Limits
 
@@ -42,6 +46,7 @@ TEXT_FIN: Final = 0x81
 MASKED: Final = 0x80
 LONG: Final = 126
 PING_FRAME: Final = b"\x89\x00"
+TCP_USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 # The library logs each connection at INFO; who runs a gateway wants to hear of trouble only.
 _library_log = logging.getLogger("wsdemo.websockets")
@@ -62,15 +67,6 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", TEXT_FIN, LONG + 1, length) + payload
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A plain HTTP answer, for whoever came without asking for a WebSocket."""
-
-    status: int
-    body: str
-    headers: Mapping[str, str]
-
-
 class Talker(Protocol):
     """Who speaks over a socket: the session."""
 
@@ -85,9 +81,9 @@ class Talker(Protocol):
 class Front:
     """What all sockets of a gateway share.
 
-    `answer` returns the plain HTTP answer to a request, or None when it may become a WebSocket;
-    `has_room` says whether one more socket would get none; `welcome` makes the session of a
-    socket whose handshake is done. `idle` is set when the last of the `sockets` has gone.
+    `answer` returns the plain HTTP answer to a request of a socket, or None when it may become a
+    WebSocket; `welcome` makes the session of a socket whose handshake is done. `idle` is set when
+    the last of the `sockets` has gone.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -96,8 +92,9 @@ class Front:
     counters: Counters
     flusher: Flusher
     fast_frames: bool
-    answer: Callable[[Request], Answer | None]
-    has_room: Callable[[], bool]
+    door: Door
+    control_rate: Rate
+    answer: Callable[[Request, Socket], Answer | None]
     welcome: Callable[[Socket], Talker]
     sockets: set[Socket]
     idle: asyncio.Event
@@ -109,6 +106,7 @@ class Socket(asyncio.Protocol):
     __slots__ = (
         "_at_boundary",
         "_closed_here",
+        "_control_paid_until",
         "_fragments",
         "_front",
         "_reading_paused",
@@ -119,6 +117,7 @@ class Socket(asyncio.Protocol):
         "last_read",
         "outbox",
         "pinged_at",
+        "visitor",
     )
 
     outbox: Outbox
@@ -133,6 +132,9 @@ class Socket(asyncio.Protocol):
         self._at_boundary = False
         self._closed_here = False
         self._reading_paused = False
+        self._control_paid_until = 0.0
+        self.visitor: Visitor | None = None
+        """What counts against the limits of its address; None when nothing does."""
         self.last_read = front.clock()
         """When the last byte arrived (s, the gateway's clock)."""
         self.pinged_at = 0.0
@@ -145,9 +147,15 @@ class Socket(asyncio.Protocol):
         # uvloop's transports have all the methods, but not the base class.
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
+        _set_user_timeout(transport, front.limits.tcp_user_timeout_s)
         self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck)
         front.sockets.add(self)
         front.idle.clear()
+        self.visitor = front.door.enter(self.address)
+        if self.visitor is not None and front.door.is_crowded_by(self.visitor):
+            front.counters.connections_refused += 1
+            transport.abort()
+            return
         self._arm(front.limits.handshake_timeout_s, transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -181,6 +189,8 @@ class Socket(asyncio.Protocol):
         self._at_boundary = False
         self.outbox.close()
         self._front.sockets.discard(self)
+        if self.visitor is not None:
+            self.visitor.leave()
         if not self._front.sockets:
             self._front.idle.set()
         talker, self._talker = self._talker, None
@@ -241,6 +251,8 @@ class Socket(asyncio.Protocol):
             self._take_fragment(frame)
         elif opcode is Opcode.BINARY or opcode is Opcode.CONT:
             self.close(Code.UNSUPPORTED)
+        elif opcode is Opcode.PING or opcode is Opcode.PONG:
+            self._take_control()
 
     def _take_fragment(self, frame: Frame) -> None:
         assert self._fragments is not None
@@ -251,6 +263,16 @@ class Socket(asyncio.Protocol):
         elif frame.fin:
             text, self._fragments = b"".join(self._fragments), None
             self._say(text)
+
+    def _take_control(self) -> None:
+        """The library has answered it already; too many are not answered any more."""
+        front = self._front
+        paid_until = front.control_rate.take(self._control_paid_until, self.last_read)
+        if paid_until is None:
+            front.counters.rate_limited += 1
+            self.close(Code.RATE_LIMIT)
+        else:
+            self._control_paid_until = paid_until
 
     def _say(self, text: bytes) -> None:
         """Hand a message to the session. A bug there ends this connection, and no other."""
@@ -279,17 +301,30 @@ class Socket(asyncio.Protocol):
 
     def _begin(self, data: bytes) -> bytes:
         """Take the first bytes: a usual handshake, or whatever it is. Return what is left."""
-        max_size = self._front.limits.max_frame_bytes
-        usual = usual_request(data) if self._front.fast_frames else None
-        if usual is None or not self._front.has_room():
-            self._ws = ServerProtocol(max_size=max_size, logger=_library_log)
+        front = self._front
+        max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
+        usual = usual_request(data) if front.fast_frames else None
+        if usual is None or not self._may_enter(usual.origin, usual.forwarded):
+            self._ws = ServerProtocol(
+                origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
+            )
             return data
-        key, end = usual
         self._ws = Conversation(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
-        self._transport.write(acceptance(key))
+        self._transport.write(acceptance(usual.key))
         self._at_boundary = True
         self._welcome()
-        return self._read_short_frames(data[end:])
+        return self._read_short_frames(data[usual.end :])
+
+    def _may_enter(self, origin: str | None, forwarded: str) -> bool:
+        """Say whether the short way may be taken; if not, the general one finds the words."""
+        door = self._front.door
+        self.recognise(forwarded)
+        full = door.refusal(self.visitor, len(self._front.sockets))
+        return full is None and door.allows_origin(origin)
+
+    def recognise(self, forwarded: str) -> None:
+        """Learn from X-Forwarded-For ('' without one) whose connection this is."""
+        self.visitor = self._front.door.recognise(self.visitor, self.address, forwarded)
 
     def _welcome(self) -> None:
         self._front.counters.connections_accepted += 1
@@ -299,7 +334,7 @@ class Socket(asyncio.Protocol):
     def _shake_hands(self, request: Request) -> None:
         ws = self._ws
         assert isinstance(ws, ServerProtocol)
-        answer = self._front.answer(request)
+        answer = self._front.answer(request, self)
         if answer is not None:
             ws.send_response(_response(ws, request, answer))
             return
@@ -383,13 +418,14 @@ class Socket(asyncio.Protocol):
         return self._ws.state is OPEN and not self._transport.is_closing()
 
     @property
-    def peer(self) -> str:
-        """The address of the client, for logs."""
+    def address(self) -> str:
+        """The address of whoever opened the connection; '' when it has none."""
         name = self._transport.get_extra_info("peername")
-        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "?")
+        return str(name[0]) if isinstance(name, tuple) else ""
 
     def _on_stuck(self, why: Stuck) -> None:
         self._front.counters.slow_consumers += 1
+        self._front.counters.outbox_overflows += why is Stuck.OVERFLOW
         if why is Stuck.DEADLINE:
             self._transport.abort()  # A goodbye would only join the bytes that are not read.
         else:
@@ -405,6 +441,14 @@ class Socket(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _set_user_timeout(transport: asyncio.Transport, seconds: float) -> None:
+    """Let the kernel give up a peer that confirms nothing, even when we have nothing to write."""
+    end = transport.get_extra_info("socket")
+    if end is not None and TCP_USER_TIMEOUT is not None:
+        with contextlib.suppress(OSError):  # It may be gone already, or no TCP.
+            end.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, round(1000 * seconds))
 
 
 def _between_frames(ws: Conversation) -> bool:

@@ -46,6 +46,7 @@ from redis.connection import parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from wsdemo.redis.fitness import OLDEST_VERSION
 from wsdemo.settings import SettingsError, redacted, redis_url
 
 __all__ = [
@@ -64,7 +65,6 @@ URL_VARIABLE: Final = "WSDEMO_REDIS_URL"
 """The environment variable that names the Redis to use."""
 
 HOST: Final = "127.0.0.1"
-OLDEST_VERSION: Final = 7
 ANSWER_TIMEOUT_S: Final = 2.0
 """How long a server that somebody else runs may take to answer."""
 START_DEADLINE_S: Final = 10.0

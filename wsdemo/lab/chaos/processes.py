@@ -81,7 +81,7 @@ class GatewayProcess:
         async for line in self._process.stderr:
             text = line.decode(errors="replace").rstrip()
             self.log.append(text)
-            if found := re.search(r"listens on (ws://\S+:(\d+)/ws)", text):
+            if found := re.search(r"listens on (wss?://\S+:(\d+)/ws)", text):
                 self.url, self.port = found[1], int(found[2])
                 if not listens.done():
                     listens.set_result(True)

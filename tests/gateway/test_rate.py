@@ -1,0 +1,65 @@
+"""Is the one number of a rate the same as a bucket of tokens?"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsdemo.gateway.rate import Rate
+
+
+class Bucket:
+    """The textbook's: tokens that drip in, and one spent for each that passes."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self.per_s, self.burst = per_s, float(burst)
+        self.tokens, self.at = float(burst), 0.0
+
+    def take(self, now: float) -> bool:
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.per_s)
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+# Powers of two, so that both ways of counting are exact and no rounding decides.
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from([0.5, 1.0, 4.0, 1024.0]),
+    st.integers(1, 12),
+    st.lists(st.integers(0, 4096), max_size=60),
+)
+def test_a_mark_passes_and_refuses_exactly_what_a_bucket_does(
+    per_s: float, burst: int, pauses: list[int]
+) -> None:
+    """Whatever the pauses between messages are."""
+    rate, bucket = Rate.of(per_s, burst), Bucket(per_s, burst)
+    now, paid_until = 1.0, 0.0
+    for pause in pauses:
+        now += pause / 1024
+        taken = rate.take(paid_until, now)
+        assert (taken is not None) == bucket.take(now)
+        if taken is not None:
+            paid_until = taken
+
+
+@pytest.mark.parametrize("burst", [1, 20])
+def test_at_once_comes_what_the_burst_allows_and_no_more(burst: int) -> None:
+    """Also when the clock stands at nought."""
+    rate, paid_until, passed = Rate.of(8, burst), 0.0, 0
+    while (taken := rate.take(paid_until, 0.0)) is not None:
+        paid_until, passed = taken, passed + 1
+    assert passed == burst
+
+
+def test_who_pauses_has_calmed_down_and_who_goes_on_at_the_rate_has_not() -> None:
+    """A flood lets one through now and then; that is not the end of it."""
+    rate, paid_until, now = Rate.of(8, 16), 0.0, 0.0
+    for _ in range(200):
+        now += 1 / 64
+        paid_until = rate.take(paid_until, now) or paid_until
+    assert not rate.has_calmed_down(paid_until, now)
+    assert rate.has_calmed_down(paid_until, now + 1.25)

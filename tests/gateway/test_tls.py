@@ -1,0 +1,134 @@
+"""Is a gateway with a certificate the same gateway, and nobody on the way can read along?"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.gateway.test_auth import run
+from tests.processes import GatewayProcess
+from tests.waiting import until
+from wsdemo.gateway.server import Gateway, TLSUnusable
+from wsdemo.protocol import Code
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import GatewaySettings, Keyspace
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def certfile(authority: trustme.CA, tmp_path: Path) -> Path:
+    """Certificate and key in one file."""
+    path = tmp_path / "gateway.pem"
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(
+        path
+    )
+    return path
+
+
+@pytest.fixture
+async def secure(
+    shared_server: BundledServer, keyspace: Keyspace, certfile: Path
+) -> AsyncIterator[Gateway]:
+    settings = GatewaySettings(
+        gateway_id="gateway-01",
+        port=0,
+        redis_url=shared_server.url,
+        keyspace=keyspace,
+        certfile=str(certfile),
+    )
+    async with Gateway(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def register(url: str, user: str, context: ssl.SSLContext) -> ClientConnection:
+    connection = await connect(url, proxy=None, ssl=context)
+    await connection.send(f'{{"type":"register","userId":"{user}"}}')
+    assert "registered" in str(await connection.recv())
+    return connection
+
+
+async def test_messages_cross_over_tls_and_goodbyes_too(
+    secure: Gateway, context: ssl.SSLContext
+) -> None:
+    """wss:// says the same as ws://, up to the close."""
+    assert secure.url.startswith("wss://")
+    alice = await register(secure.url, "alice", context)
+    bob = await register(secure.url, "bob", context)
+    await alice.send('{"type":"message","to":"bob","content":"Hello"}')
+    assert '"Hello"' in str(await asyncio.wait_for(bob.recv(), 10))
+    next(s for s in secure.registry if s.user == "bob").end(Code.RESTART)
+    await asyncio.wait_for(bob.wait_closed(), 10)
+    assert bob.close_code == Code.RESTART
+    await alice.close()
+    await until("both are gone", lambda: len(secure.registry) == 0)
+
+
+async def test_who_speaks_no_tls_or_an_old_one_gets_nothing(
+    secure: Gateway, context: ssl.SSLContext
+) -> None:
+    """And the gateway goes on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", secure.port)
+    writer.write(b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    said = await asyncio.wait_for(reader.read(), 10)
+    assert b"HTTP" not in said
+    writer.close()
+    with pytest.warns(DeprecationWarning):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError, ValueError)):
+        await asyncio.open_connection("127.0.0.1", secure.port, ssl=context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_3
+    alice = await register(secure.url, "alice", context)
+    await alice.close()
+
+
+async def test_a_stranger_s_certificate_is_not_believed(secure: Gateway) -> None:
+    """The client checks, too."""
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await connect(secure.url, proxy=None)
+
+
+async def test_a_certificate_that_cannot_be_used_is_one_line(
+    shared_server: BundledServer, tmp_path: Path
+) -> None:
+    """In a process exit code 2; in a program an exception, and nothing is left running."""
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate\n")
+    for path in (broken, tmp_path / "absent.pem"):
+        settings = GatewaySettings(
+            gateway_id="gateway-01", port=0, redis_url=shared_server.url, certfile=str(path)
+        )
+        with pytest.raises(TLSUnusable):
+            await Gateway(settings).start()
+        code, _, err = await run("--id", "gateway-01", "--port", "0", "--certfile", str(path))
+        assert (code, err.count("\n")) == (2, 1), err
+
+
+@pytest.mark.parametrize("with_tls", [False, True], ids=["plain", "tls"])
+async def test_a_gateway_that_others_can_reach_without_tls_warns(
+    shared_server: BundledServer, certfile: Path, with_tls: bool
+) -> None:
+    """Once, at its start, and only then."""
+    flags = ["--host", "0.0.0.0", "--key-prefix", f"tls{id(certfile)}:"]
+    if with_tls:
+        flags += ["--certfile", str(certfile)]
+    async with GatewayProcess("gateway-01", shared_server.url, *flags) as process:
+        pass  # What it has to say, it says before that it listens.
+    warned = sum("without TLS" in line for line in process.log)
+    assert warned == (0 if with_tls else 1)

@@ -1,0 +1,80 @@
+"""Is this user who they say?
+
+A token is a JSON Web Token, signed with a secret that all gateways of a cluster share: `sub` is
+the user, `exp` when it ends. PyJWT reads and checks it; here is decided what must be in it. Why a
+token was refused is nobody's business: the answer has no reason, and neither has the log.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+
+from wsdemo.settings import MIN_SECRET_BYTES, SettingsError, valid_user_id
+
+ALGORITHM: Final = "HS256"
+"""The only one that is accepted: a token does not choose how it is checked."""
+MAX_SECRET_BYTES: Final = 4096
+
+
+class NotAuthentic(Exception):
+    """The token does not prove that this is that user, now."""
+
+
+def read_secret(path: str) -> bytes:
+    """Return the secret in a file; white space around it does not count.
+
+    Raises:
+        SettingsError: it cannot be read, or is too short or too long to be one.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            secret = file.read(MAX_SECRET_BYTES + 1).strip()
+    except OSError as problem:
+        raise SettingsError(f"secret file {path}: {problem.strerror}") from None
+    if not MIN_SECRET_BYTES <= len(secret) <= MAX_SECRET_BYTES:
+        raise SettingsError(
+            f"secret file {path} must hold {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes; "
+            "make one with: python -m wsdemo.gateway secret FILE"
+        )
+    return secret
+
+
+def mint_token(secret: bytes, user: str, expires_at: float) -> str:
+    """Return a token for a user, good until `expires_at` (Unix seconds).
+
+    Raises:
+        ValueError: nobody may be called that, or the time is none.
+    """
+    if not valid_user_id(user):
+        raise ValueError(f"user id {user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
+    if not math.isfinite(expires_at):
+        raise ValueError(f"a token cannot end at {expires_at!r}")
+    return jwt.encode({"sub": user, "exp": int(expires_at)}, secret, algorithm=ALGORITHM)
+
+
+def expiry_of(secret: bytes, token: str, user: str, now: float) -> float:
+    """Return when a token of this user ends (Unix seconds); `now` is the time of day.
+
+    Raises:
+        NotAuthentic: it is no token, not signed with this secret, another user's, or has ended.
+    """
+    try:
+        # Its end is checked below, against the caller's clock.
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            secret,
+            algorithms=[ALGORITHM],
+            options={"require": ["sub", "exp"], "verify_exp": False},
+        )
+    except (jwt.InvalidTokenError, ValueError, RecursionError):
+        raise NotAuthentic from None
+    expires_at = claims["exp"]
+    if type(expires_at) not in (int, float) or not now < expires_at < math.inf:
+        raise NotAuthentic
+    if claims["sub"] != user:
+        raise NotAuthentic
+    return float(expires_at)

@@ -1,0 +1,58 @@
+"""Is this Redis fit for us?
+
+It must be new enough for the scripts (they declare flags in their first line, which is an error
+before version 7), and it must not throw away keys of its own accord: a server that evicts under
+memory pressure takes users offline who are there. The first is a reason not to start, the second
+one to warn. A server that does not let us ask is taken as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from wsdemo.redis.connection import CommandError, RedisUnavailable
+from wsdemo.redis.link import RedisLink
+
+OLDEST_VERSION: Final = 7
+SAFE_POLICY: Final = "noeviction"
+_REFUSALS: Final = frozenset({"NOAUTH", "WRONGPASS"})
+
+
+async def examine(link: RedisLink) -> list[str]:
+    """Return what should be told about the server behind a link, in words; usually nothing.
+
+    Raises:
+        RedisUnavailable: it is too old, or wants a password.
+        LinkDown, LinkBusy, LinkTimeout: it could not be asked.
+    """
+    version = await _version(link)
+    if version and version[0] < OLDEST_VERSION:
+        text = ".".join(map(str, version))
+        raise RedisUnavailable(f"version {text} is too old; {OLDEST_VERSION}.0 or newer is needed")
+    policy = await _eviction(link)
+    if policy == SAFE_POLICY:
+        return []
+    return [
+        f"maxmemory-policy is {policy}: under memory pressure Redis will forget users who are "
+        f"online (set {SAFE_POLICY})"
+    ]
+
+
+async def _version(link: RedisLink) -> tuple[int, ...]:
+    try:
+        info = (await link.call("INFO", "server")).decode(errors="replace")
+    except CommandError as problem:
+        if problem.code in _REFUSALS:
+            raise RedisUnavailable(str(problem)) from None
+        return ()
+    found = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+async def _eviction(link: RedisLink) -> str:
+    try:
+        reply = await link.call("CONFIG", "GET", "maxmemory-policy")
+    except CommandError:
+        return SAFE_POLICY  # A managed server keeps its settings to itself.
+    return reply[1].decode(errors="replace") if len(reply) == 2 else SAFE_POLICY
