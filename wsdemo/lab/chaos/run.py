@@ -105,7 +105,9 @@ async def run(seconds: float, seed: int, progress: Progress = lambda line: None)
         watch = Watch(world)
         nemesis = Nemesis(world, world.rng("nemesis"))
         watching = asyncio.create_task(watch.run(), name="watch")
-        telling = asyncio.create_task(_tell(world, nemesis, seconds, progress), name="progress")
+        telling = asyncio.create_task(
+            _tell(world, watch, nemesis, seconds, progress), name="progress"
+        )
         try:
             await nemesis.run(seconds - CALM_S, lambda: not _missed(world, watch))
             nemesis.healed()
@@ -131,13 +133,18 @@ def _collect(outcome: Outcome, world: World, watch: Watch, nemesis: Nemesis) -> 
     outcome.seen = world.seen
 
 
-async def _tell(world: World, nemesis: Nemesis, seconds: float, progress: Progress) -> None:
+async def _tell(
+    world: World, watch: Watch, nemesis: Nemesis, seconds: float, progress: Progress
+) -> None:
     while True:
         active = ", ".join(one.fault.name for one in nemesis.active) or "calm"
+        late = world.clock() > seconds - CALM_S
+        still = [one.text.removesuffix(" never happened") for one in _missed(world, watch)]
+        missing = f"; still waiting for {', '.join(still)}" if late and still else ""
         progress(
             f"{world.clock():5.1f} of {seconds:g} s, seed {world.seed}: "
             f"{len(nemesis.injections)} faults, {len(world.history):,} records, "
-            f"{len(world.complaints)} complaints; {active}"
+            f"{len(world.complaints)} complaints; {active}{missing}"
         )
         await asyncio.sleep(0.25)
 
