@@ -20,15 +20,17 @@ import pytest
 from wsdemo.lab.chaos import faults as _catalogue  # noqa: F401  (fills FAULTS)
 from wsdemo.lab.chaos.nemesis import FAULTS, Injection, Nemesis
 from wsdemo.lab.chaos.run import OUTCOMES, allowed
-from wsdemo.lab.chaos.watch import Memory, Sample, converged_after_s, slopes
+from wsdemo.lab.chaos.watch import Memory, Sample, back_after_s, converged_after_s, slopes
 from wsdemo.lab.chaos.world import GATEWAYS, World
 from wsdemo.lab.history import (
+    Closed,
     Healed,
     Looked,
     Owner,
     Phase,
     Received,
     Record,
+    Registered,
     Released,
     Sent,
     from_jsonl,
@@ -265,6 +267,22 @@ def test_convergence_is_counted_to_the_last_user_who_was_wrong() -> None:
     assert converged_after_s(samples, 4.0) is None
     assert converged_after_s([sample(1)], 0.5) == 0.0
     assert converged_after_s(samples, 9.0) is None
+
+
+def test_users_of_a_gateway_are_back_when_another_has_them() -> None:
+    """Counted from the fault; who was elsewhere, or had left before, does not count."""
+
+    def registered(t: float, user: str, gateway: str) -> Registered:
+        return Registered(t=t, user=user, phase=Phase.OK, conn=f"{user}{t}", gateway=gateway)
+
+    history: list[Record] = [
+        registered(1, "a", "one"),
+        registered(1, "b", "two"),
+        registered(1, "c", "one"),
+        Closed(t=2, user="c", conn="c1"),
+        *(registered(4, "b", "one"), registered(5, "c", "two"), registered(6, "a", "two")),
+    ]
+    assert back_after_s(history, "one", 3.0) == [3.0]
 
 
 def test_a_leak_has_a_slope_and_a_young_process_none() -> None:

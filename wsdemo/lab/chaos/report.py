@@ -19,6 +19,7 @@ from wsdemo.lab.chaos.run import (
     WANTED_COUNTERS,
     Outcome,
 )
+from wsdemo.lab.chaos.watch import back_after_s
 from wsdemo.lab.chaos.witness import OUTCOMES
 from wsdemo.lab.chaos.world import CHANGED_LIMITS, GATEWAYS, LIMITS, SCALE, TIMING
 from wsdemo.lab.history import by_fault, to_jsonl
@@ -26,6 +27,12 @@ from wsdemo.lab.plots.style import counted, duration
 
 SHOWN: Final = 20
 """Violations that the page shows in full; all of them are in the summary."""
+GONE: Final = (
+    "gateway killed, back at once",
+    "gateway killed, away",
+    "gateway drained",
+    "gateway a zombie",
+)
 NOT_HERE: Final = (
     "6, 7, 8 and 11 need a hand inside the process (3, 4 and 1 come close); 24, 25 and 26 need a "
     "replica; 28 is a configuration that the guarantees exclude; 30 matters to the durable mode "
@@ -105,6 +112,7 @@ def _page(outcome: Outcome) -> Iterable[str]:
     yield from _violations(outcome)
     yield from _after(outcome)
     yield from _per_fault(outcome)
+    yield from _users_back(outcome)
     yield from _messages(outcome)
     yield from _scripts(outcome)
     yield from _memory(outcome)
@@ -180,6 +188,28 @@ def _per_fault(outcome: Outcome) -> Iterable[str]:
     head = ("fault", "row", "n", "right after, at most", "promised", "sent", "not delivered")
     yield from _table((*head, "of these routed"), rows)
     yield f"\nRows of the catalogue that are not here: {NOT_HERE}"
+
+
+def _users_back(outcome: Outcome) -> Iterable[str]:
+    yield "\n## Users of a gateway that is gone\n"
+    yield (
+        "From the begin of the fault until they were registered with another gateway, those who "
+        "left of their own accord meanwhile included. Production waits up to 5 s before a first "
+        "try, these clients up to 0.1 s; a frozen gateway is noticed by two heartbeats that stay "
+        "unanswered, which takes 2 to 3 H.\n"
+    )
+    rows: list[tuple[object, ...]] = []
+    for name in GONE:
+        times = sorted(
+            took_s
+            for one in outcome.injections
+            if one.fault.name == name
+            for took_s in back_after_s(outcome.history, one.gateway, one.began)
+        )
+        if times:
+            middle = duration(times[len(times) // 2])
+            rows.append((name, len(times), middle, duration(times[-1])))
+    yield from _table(("fault", "users", "median", "at most"), rows)
 
 
 def _messages(outcome: Outcome) -> Iterable[str]:

@@ -20,6 +20,7 @@ import psutil
 
 from wsdemo.lab.chaos.users import Plain, Talker
 from wsdemo.lab.chaos.world import World
+from wsdemo.lab.history import Closed, Phase, Record, Registered
 
 LOOK_EVERY_S: Final = 0.05
 PAGE_EVERY_S: Final = 0.5
@@ -133,6 +134,28 @@ def converged_after_s(samples: Iterable[Sample], healed: float) -> float | None:
         if not left:
             return sample.t - healed
     return None
+
+
+def back_after_s(history: Iterable[Record], gateway: str, began: float) -> list[float]:
+    """Return how long after a moment the users of a gateway were registered with another one.
+
+    Those whose session had ended before, and those who never came back, are not in the list.
+    """
+    sessions: dict[str, Registered] = {}
+    found = []
+    for record in history:
+        if record.t < began:
+            if isinstance(record, Registered) and record.phase is Phase.OK:
+                sessions[record.user] = record
+            elif isinstance(record, Closed):
+                last = sessions.get(record.user)
+                if last is not None and last.conn == record.conn:
+                    del sessions[record.user]
+        elif isinstance(record, Registered) and record.phase is Phase.OK:
+            before = sessions.pop(record.user, None)
+            if before is not None and gateway == before.gateway != record.gateway:
+                found.append(record.t - began)
+    return found
 
 
 def slopes(memory: Iterable[Memory]) -> dict[str, float]:
