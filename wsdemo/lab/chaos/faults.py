@@ -164,7 +164,7 @@ async def late_register(scene: Scene) -> Steps:
 async def _registered_at_one_of(
     world: World, gateways: list[str], user: str
 ) -> ClientConnection | None:
-    """Register with the first gateway that takes us at once: another fault may be at one of them."""
+    """Register with the first that takes us at once: another fault may be at one of them."""
     for name in gateways:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.2):
