@@ -92,8 +92,10 @@ class GatewayProcess:
         """Send a signal, if there is still somebody to send it to."""
         assert self._process is not None
         if self._process.returncode is None:
+            # Not by the library's way: it first looks whether the process has just ended, and so
+            # takes the exit code away from whoever waits for it.
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self._process.pid, number)
 
     async def wait(self, timeout_s: float) -> int:
         """Wait for the end and return the exit code; minus the signal's number if one ended it.
