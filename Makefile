@@ -8,7 +8,8 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks bench chaos test lint check compose-schema constraints clean FORCE
+.PHONY: help lab demo notebooks bench chaos test lint check check-deep compose-schema constraints \
+  clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
 PYTHON ?=
@@ -56,6 +57,9 @@ lint: $(READY) ## Check style, types, and which module may import which
 	.venv/bin/lint-imports
 
 check: lint compose-schema test notebooks ## Check everything that must hold before a commit
+
+check-deep: $(READY) ## Play the presence scripts with three sessions: every order, minutes
+	@$(RUN) -m wsdemo.lab.checker --deep
 
 compose-schema: $(READY)
 	$(RUN) -m check_jsonschema --builtin-schema vendor.compose-spec docker-compose.yml

@@ -28,6 +28,10 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 REGISTERED = b'"registered"'
+HEARTBEAT_S, BEAT_S = 30.0, 0.1
+"""How often a user says that it is alive, and how finely that is spread over the users."""
+CONNECT_S = 90.0
+"""All users of a plan are connected after this long, or it has failed."""
 PING, PONG = 0x89, 0x8A
 """First bytes of control frames."""
 ACTIVE = 200
@@ -42,6 +46,24 @@ def frame(text: bytes) -> bytes:
     return b"\x81\xfe" + struct.pack("!H", size) + b"\0\0\0\0" + text
 
 
+def parse_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """Return the whole frames in `data`, each as its first byte and its payload, and the rest.
+
+    A server's frames are not masked, and none here is 64 KiB long.
+    """
+    frames = []
+    at, size = 0, len(data)
+    while size - at >= 2:
+        length, begins = data[at + 1], at + 2
+        if length == 126:
+            length, begins = int.from_bytes(data[at + 2 : at + 4]), at + 4
+        if size < begins + length or size < begins:
+            break
+        frames.append((data[at], data[begins : begins + length]))
+        at = begins + length
+    return frames, data[at:]
+
+
 class User(asyncio.Protocol):
     """One user; calls `arrived` with the number of each message that comes in."""
 
@@ -51,7 +73,7 @@ class User(asyncio.Protocol):
         self.lost = False
         self._arrived = arrived
         self._tail = b""
-        self._registered = asyncio.get_running_loop().create_future()
+        self._registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._upgraded = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -68,16 +90,9 @@ class User(asyncio.Protocol):
             self._upgraded = True
             text = b'{"type":"register","userId":"%b"}' % self.name.encode()
             self.transport.write(frame(text))
-        at, size = 0, len(data)
-        while size - at >= 2:
-            length, begins = data[at + 1], at + 2
-            if length == 126:
-                length, begins = int.from_bytes(data[at + 2 : at + 4]), at + 4
-            if size < begins + length or size < begins:
-                break
-            self._take(data[at], data[begins : begins + length])
-            at = begins + length
-        self._tail = data[at:]
+        frames, self._tail = parse_frames(data)
+        for first, payload in frames:
+            self._take(first, payload)
 
     def _take(self, first: int, payload: bytes) -> None:
         """Take one frame: a text is looked into, a ping is answered, or we would be dropped."""
@@ -107,6 +122,7 @@ class Load:
         self.delivered = 0
         self.next_number = 0
         self.on_arrival: Callable[[], None] = lambda: None
+        self._living: asyncio.Task[None] | None = None
 
     def arrived(self, number: int) -> None:
         due = self.due.pop(number, None)
@@ -126,8 +142,13 @@ class Load:
 
     # --- plans -------------------------------------------------------------------------------
 
-    async def connect(self, ports: list[int], count: int, prefix: str, at_a_time: int) -> Any:
-        """Connect and register users, spread over the ports; a storm, `at_a_time` at once."""
+    async def connect(
+        self, ports: list[int], count: int, prefix: str, at_a_time: int, first: int = 0
+    ) -> Any:
+        """Connect and register users, spread over the ports; a storm, `at_a_time` at once.
+
+        From then on they live: they send heartbeats.
+        """
         loop = asyncio.get_running_loop()
         gate = asyncio.Semaphore(at_a_time)
         started = time.perf_counter()
@@ -139,11 +160,21 @@ class Load:
                 await user.registered()
                 self.users.append(user)
 
-        await asyncio.gather(*(one(n) for n in range(count)))
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.gather(*(one(first + n) for n in range(count)))
+        except TimeoutError:
+            registered = f"{len(self.users):,} of {count:,} users were registered"
+            raise ConnectionError(f"{registered} within {CONNECT_S:g} s") from None
+        if self._living is None:
+            self._living = asyncio.create_task(self._heartbeats(), name="heartbeats")
         self.users.sort(key=lambda user: int(user.name.removeprefix(prefix)))
         return {"seconds": time.perf_counter() - started, "count": count}
 
     async def disconnect(self) -> Any:
+        if self._living is not None:
+            self._living.cancel()
+            self._living = None
         for user in self.users:
             user.transport.abort()
         self.users.clear()
@@ -200,17 +231,26 @@ class Load:
         await self._drain()
         return self._result(self.delivered, time.perf_counter() - started) | {"sent": total}
 
-    async def beat(self, seconds: float, heartbeat_s: float) -> Any:
-        """Let every user send a heartbeat each `heartbeat_s`, evenly spread, and nothing else."""
-        ping = frame(b'{"type":"ping"}')
-        total = int(len(self.users) * seconds / heartbeat_s)
+    async def live(self, seconds: float) -> Any:
+        """Do nothing but live."""
         started = time.perf_counter()
-        for n in range(total):
-            self.users[n % len(self.users)].transport.write(ping)
-            ahead = started + (n + 1) * seconds / total - time.perf_counter()
-            if ahead > 0.002:
-                await asyncio.sleep(ahead)
-        return {"heartbeats": total, "seconds": time.perf_counter() - started}
+        await asyncio.sleep(seconds)
+        return {"seconds": time.perf_counter() - started}
+
+    async def _heartbeats(self) -> None:
+        """Let every user send a heartbeat each `HEARTBEAT_S`, evenly spread, until cancelled.
+
+        Without, their presence would end during a run, and messages would find nobody.
+        """
+        ping = frame(b'{"type":"ping"}')
+        owed, turn = 0.0, 0
+        while True:
+            await asyncio.sleep(BEAT_S)
+            owed += len(self.users) * BEAT_S / HEARTBEAT_S
+            for _ in range(int(owed)):
+                self.users[turn % len(self.users)].transport.write(ping)
+                turn += 1
+            owed %= 1
 
     def _begin(self) -> None:
         self.due.clear()
@@ -239,28 +279,54 @@ class Load:
         }
 
 
-def allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def allow_many_files(wanted: int = 0) -> None:
+    """Raise the soft limit of open files to the hard one, and that to `wanted` where one may.
+
+    Raises:
+        OSError: the limit stays below `wanted`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    target = max(wanted, 10_240 if unlimited else hard)
+    if soft == resource.RLIM_INFINITY or soft >= target:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard if unlimited else target))
+    except (ValueError, OSError):
+        raise OSError(f"{wanted:,} open files are needed, {hard:,} allowed (ulimit -Hn)") from None
 
 
-async def main() -> None:
-    """Answer plans until stdin ends."""
-    load = Load()
+async def carry_out_plans(worker: object) -> None:
+    """Answer each plan on stdin with one line, until stdin ends.
+
+    A plan that fails for a reason that can be expected is answered with that reason.
+    """
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         plan = json.loads(line)
-        action = getattr(load, plan.pop("do"))
-        sys.stdout.write(json.dumps(await action(**plan)) + "\n")
+        action = getattr(worker, plan.pop("do"))
+        try:
+            result = await action(**plan)
+        except OSError as problem:
+            result = {"failed": str(problem)}
+        sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
 
 
-if __name__ == "__main__":
+def run_worker(make: Callable[[], object]) -> None:
+    """Be a load process: `make` is called on the event loop."""
+
+    async def main() -> None:
+        await carry_out_plans(make())
+
     allow_many_files()
     try:
         import uvloop
-
-        uvloop.run(main())
     except ImportError:
         asyncio.run(main())
+    else:
+        uvloop.run(main())
+
+
+if __name__ == "__main__":
+    run_worker(Load)

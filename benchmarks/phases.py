@@ -7,18 +7,26 @@ of the rounds' ratios. CPU is user and system time of the gateway processes, bot
 
 from __future__ import annotations
 
+import json
 import statistics
+import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.systems import Driver, System
+from benchmarks.systems import Driver, Failed, System
 
 USERS = 200
 CONTENT_BYTES = 64
 IN_FLIGHT = 64
 STORM = 500
 STORM_AT_A_TIME = 64
+SETTLE_S = 0.3
+"""After many users have left: their goodbyes shall not be charged to whoever comes next."""
+
+Say = Callable[[str], None]
+"""Takes what is being done, for the progress line."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,16 @@ class Sample:
     lost: int = 0
     latencies_us: list[int] = field(default_factory=list)
 
-    def percentile_us(self, share: float) -> float:
+    def percentile_ms(self, share: float) -> float:
         """Return a latency percentile (nearest rank); NaN without latencies."""
-        if not self.latencies_us:
-            return float("nan")
-        return self.latencies_us[
-            min(len(self.latencies_us) - 1, int(share * len(self.latencies_us)))
-        ]
+        return percentile(self.latencies_us, share) / 1000
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the value below which this share of them lies (nearest rank); NaN without values."""
+    if not ordered:
+        return float("nan")
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 class Bench:
@@ -83,33 +94,18 @@ class Bench:
                 "connect", ports=system.ports, count=users, prefix="u", at_a_time=STORM_AT_A_TIME
             )
 
-    def run_round(self, number: int, phases: Sequence[Phase], say: Callable[[str], None]) -> None:
-        """Run every phase on every system, interleaved."""
+    def run_round(self, number: int, phases: Sequence[Phase], say: Say) -> None:
+        """Run every phase on every system, interleaved; every other round backwards."""
         for phase in phases:
-            for system in self.systems:
+            for system in self.systems[:: 1 if number % 2 else -1]:
                 say(f"round {number}: {phase.name}, {system.name}")
-                self.samples.append(self._measure(phase, system, number))
+                self.samples.append(measure(phase, system, self.drivers[system.name], number))
 
-    def _measure(self, phase: Phase, system: System, number: int) -> Sample:
-        before_s = system.cpu_s()
-        result = self.drivers[system.name].do(phase.action, **phase.plan)
-        used_s = system.cpu_s() - before_s
-        delivered = max(1, result["delivered"])
-        return Sample(
-            phase.name,
-            system.name,
-            number,
-            1e6 * used_s / delivered,
-            result["in_time"] / result["seconds"],
-            result["lost"],
-            result["latencies_us"],
-        )
-
-    def run_storm(self, number: int, say: Callable[[str], None]) -> None:
+    def run_storm(self, number: int, say: Say) -> None:
         """Let new users register on every system, as fast as they can, and leave again."""
-        for system in self.systems:
+        for system in self.systems[:: 1 if number % 2 else -1]:
             say(f"round {number}: {STORM_PHASE.name}, {system.name}")
-            with Driver() as driver:
+            with Driver(system.name) as driver:
                 before_s = system.cpu_s()
                 result = driver.do(
                     "connect",
@@ -120,6 +116,7 @@ class Bench:
                 )
                 used_s = system.cpu_s() - before_s
                 driver.do("disconnect")
+            time.sleep(SETTLE_S)
             cost_us = 1e6 * used_s / STORM
             rate = STORM / result["seconds"]
             self.samples.append(Sample(STORM_PHASE.name, system.name, number, cost_us, rate))
@@ -132,10 +129,51 @@ class Bench:
     def median_cost_us(self, phase: str, system: str) -> float:
         return statistics.median(sample.cost_us for sample in self.of(phase, system))
 
+    def median_rate(self, phase: str, system: str) -> float:
+        return statistics.median(sample.rate for sample in self.of(phase, system))
+
     def ratio(self, phase: str, system: str, base: str) -> float:
         """Return the median over the rounds of the cost on `system` divided by that on `base`."""
-        pairs = zip(self.of(phase, system), self.of(phase, base), strict=True)
-        return statistics.median(ours.cost_us / theirs.cost_us for ours, theirs in pairs)
+        return statistics.median(self.ratios(phase, system, base))
+
+    def ratios(self, phase: str, system: str, base: str) -> list[float]:
+        """Return the ratio of each round."""
+        by_round = {sample.round: sample.cost_us for sample in self.of(phase, base)}
+        return [sample.cost_us / by_round[sample.round] for sample in self.of(phase, system)]
+
+    def percentile_ms(self, phase: str, system: str, share: float) -> float:
+        """Return the median over the rounds of a percentile: one bad moment spoils one round.
+
+        It is that of one of the rounds, also of an even number: the one that is drawn.
+        """
+        return statistics.median_low(s.percentile_ms(share) for s in self.of(phase, system))
+
+
+def measure(phase: Phase, system: System, driver: Driver, number: int) -> Sample:
+    """Run one phase of messages on one system.
+
+    Raises:
+        Failed: a gateway ended, users were thrown out, or nothing arrived.
+    """
+    before_s = system.cpu_s()
+    result = driver.do(phase.action, **phase.plan)
+    used_s = system.cpu_s() - before_s
+    if result["cut"]:
+        raise Failed(f"{phase.name}, {system.name}: {result['cut']} users were thrown out")
+    if not result["delivered"]:
+        raise Failed(f"{phase.name}, {system.name}: no message arrived")
+    return Sample(
+        phase.name,
+        system.name,
+        number,
+        1e6 * used_s / result["delivered"],
+        result["in_time"] / result["seconds"],
+        result["lost"],
+        result["latencies_us"],
+    )
+
+
+# --- idle users ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -146,27 +184,114 @@ class Idle:
     connections: int
     bytes_each: float
     heartbeat_cpu_share: float
-    """Of one core, with every user sending a heartbeat each 30 s."""
-    cost_us: float
-    """CPU a message at saturation, among so many idle users."""
+    """Of one core, both gateways together, with every user sending a heartbeat each 30 s."""
+    refreshes: int | None
+    """Leases renewed meanwhile, where the system tells: the share would mean little without."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a message at saturation costs among few users and among many, in turns."""
+
+    system: str
+    few: int
+    many: int
+    few_us: float
+    many_us: float
+    ratio: float
+    """Many to few; the median of the rounds' ratios."""
+    ratio_of_messages: float
+    """The same without what the many cost anyway, by living: `Idle.heartbeat_cpu_share`."""
+    ratios: list[float]
+    """Of each round."""
+
+
+def weigh(system: System, driver: Driver, connections: int) -> float:
+    """Connect so many users, who stay; return the memory that each takes (bytes).
+
+    The first half are on neither side of the scales: what a process takes once, and what it had
+    freed after its first messages and now uses again, is no user's.
+    """
+    plan = {"ports": system.ports, "prefix": "u", "at_a_time": STORM_AT_A_TIME}
+    half = connections // 2
+    driver.do("connect", count=half, **plan)
+    driver.do("closed", shape="cross", in_flight=IN_FLIGHT, size=CONTENT_BYTES, seconds=0.5)
+    before = system.memory_bytes()
+    driver.do("connect", count=connections - half, first=half, **plan)
+    return (system.memory_bytes() - before) / (connections - half)
 
 
 def measure_idle(
-    system: System, connections: int, seconds: float, heartbeat_s: float = 30.0
-) -> Idle:
-    """Connect many users to fresh gateways; weigh them, let them live, and talk among them."""
-    with system, Driver() as driver:
-        driver.do("connect", ports=system.ports, count=USERS, prefix="u", at_a_time=64)
-        driver.do("closed", shape="cross", in_flight=64, size=64, seconds=1)
-        driver.do("disconnect")
-        empty = system.memory_bytes()
-        driver.do("connect", ports=system.ports, count=connections, prefix="u", at_a_time=64)
-        each = (system.memory_bytes() - empty) / connections
-        before_s = system.cpu_s()
-        beat = driver.do("beat", seconds=seconds, heartbeat_s=heartbeat_s)
-        share = (system.cpu_s() - before_s) / beat["seconds"]
-        before_s = system.cpu_s()
-        result = driver.do("closed", shape="cross", in_flight=64, size=64, seconds=2)
-        cost_us = 1e6 * (system.cpu_s() - before_s) / max(1, result["delivered"])
-        driver.do("disconnect")
-    return Idle(system.name, connections, each, share, cost_us)
+    systems: Sequence[System],
+    drivers: Mapping[str, Driver],
+    connections: int,
+    seconds: float,
+    say: Say,
+) -> list[Idle]:
+    """Connect many users to fresh gateways, weigh them, and let them live for a while.
+
+    They live at the same time: nearly all of it is waiting, and CPU is counted by process.
+    """
+    weights = {}
+    for system in systems:
+        say(f"{connections:,} idle users on {system.name}")
+        weights[system.name] = weigh(system, drivers[system.name], connections)
+    say(f"{connections:,} idle users, {seconds:g} s of heartbeats")
+    before = {system.name: (system.cpu_s(), refreshes(system)) for system in systems}
+    for system in systems:
+        drivers[system.name].start("live", seconds=seconds)
+    result = []
+    for system in systems:
+        lived = drivers[system.name].result(seconds + 30)
+        before_s, before_count = before[system.name]
+        share = (system.cpu_s() - before_s) / lived["seconds"]
+        count = refreshes(system)
+        renewed = None if count is None or before_count is None else count - before_count
+        result.append(Idle(system.name, connections, weights[system.name], share, renewed))
+    return result
+
+
+def refreshes(system: System) -> int | None:
+    """Return how many leases its gateways have renewed so far; None when they do not count."""
+    total = 0
+    for port in system.ports:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats", timeout=10) as page:
+                total += json.load(page)["counters"]["refreshes_ok"]
+        except OSError:
+            return None
+    return total
+
+
+def measure_growth(
+    few: tuple[System, Driver, int],
+    many: tuple[System, Driver, int],
+    living: float,
+    rounds: int,
+    seconds: float,
+    say: Say,
+) -> Growth:
+    """Let as many users talk on a system with few users as on one with many; compare the cost.
+
+    Each of the two is a system, its load, and how many users that has connected. `living` is the
+    share of a core that the many cost without any message.
+    """
+    phase = message_phases(seconds)[0]
+    samples: tuple[list[Sample], list[Sample]] = ([], [])
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 else (1, 0):
+            system, driver, users = (few, many)[which]
+            say(f"a message among {users:,} users, round {number + 1}")
+            samples[which].append(measure(phase, system, driver, number))
+    pairs = list(zip(*samples, strict=True))
+    ratios = [b.cost_us / a.cost_us for a, b in pairs]
+    return Growth(
+        few[0].name,
+        few[2],
+        many[2],
+        statistics.median(a.cost_us for a, _ in pairs),
+        statistics.median(b.cost_us for _, b in pairs),
+        statistics.median(ratios),
+        statistics.median((b.cost_us - 1e6 * living / b.rate) / a.cost_us for a, b in pairs),
+        ratios,
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import socket
 import subprocess
 import sys
@@ -16,6 +18,12 @@ from wsdemo.redis.server import BundledServer
 
 PYTHON = sys.executable
 START_S = 20.0
+PATIENCE_S = 100.0
+"""How much longer than its plan a load process may take; longer than it gives itself."""
+
+
+class Failed(Exception):
+    """The measurement cannot go on. Its text is one line, for whoever started it."""
 
 
 @dataclass
@@ -46,23 +54,31 @@ class System:
         assert self.server is not None
         port = _free_port()
         values = {"id": gateway_id, "port": port, "redis": self.server.url}
-        process = subprocess.Popen([word.format(**values) for word in self.command])
+        # In a session of its own: Ctrl-C is for us, who then end it.
+        process = subprocess.Popen(
+            [word.format(**values) for word in self.command], start_new_session=True
+        )
         self.processes.append(process)
         self.ports.append(port)
         _await_door(self.name, process, port)
 
+    def check(self) -> None:
+        """Raise `Failed` unless every gateway still runs."""
+        for n, process in enumerate(self.processes, 1):
+            if process.poll() is not None:
+                raise Failed(
+                    f"{self.name}: gateway-{n:02} ended with exit code {process.returncode}"
+                )
+
     def cpu_s(self) -> float:
         """Return the CPU time that the gateways have used, user and system, in seconds."""
-        times = [psutil.Process(process.pid).cpu_times() for process in self.processes]
-        return sum(t.user + t.system for t in times)
+        self.check()
+        return sum(_cpu_s(process.pid) for process in self.processes)
 
     def memory_bytes(self) -> int:
         """Return the memory that is the gateways' own (USS where the system tells, else RSS)."""
-        total = 0
-        for process in self.processes:
-            info = psutil.Process(process.pid)
-            total += info.memory_full_info().uss
-        return total
+        self.check()
+        return sum(psutil.Process(p.pid).memory_full_info().uss for p in self.processes)
 
     def __exit__(self, *exc_info: object) -> None:
         for process in self.processes:
@@ -77,6 +93,18 @@ class System:
             self.server.stop()
 
 
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of a process.
+
+    The accounting files of Linux count in steps of 10 ms, which is a quarter of what a short
+    phase costs; the CPU clock of the process (clock_getcpuclockid(3)) counts in nanoseconds.
+    """
+    if sys.platform == "linux":
+        return time.clock_gettime((~pid << 3) | 2)
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -89,36 +117,74 @@ def _await_door(name: str, process: subprocess.Popen[bytes], port: int) -> None:
     gives_up_at = time.monotonic() + START_S
     while time.monotonic() < gives_up_at:
         if process.poll() is not None:
-            raise RuntimeError(f"{name} ended with exit code {process.returncode}")
+            raise Failed(f"{name} ended with exit code {process.returncode}")
         try:
             socket.create_connection(("127.0.0.1", port), 0.2).close()
             return
         except OSError:
             time.sleep(0.02)
-    raise RuntimeError(f"{name} did not listen on port {port} within {START_S:g} s")
+    raise Failed(f"{name} did not listen on port {port} within {START_S:g} s")
 
 
 class Driver:
-    """The load process of one system."""
+    """A load process: takes one plan at a time.
 
-    def __init__(self) -> None:
+    Args:
+        of: what the load is for, as a complaint would say it.
+        module: what is run.
+    """
+
+    def __init__(self, of: str, module: str = "benchmarks.load") -> None:
+        self._name = f"{module.rpartition('.')[2]} of {of}"
+        self._rest = b""
         self._process = subprocess.Popen(
-            [PYTHON, "-m", "benchmarks.load"],
+            [PYTHON, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,
+            start_new_session=True,
         )
 
     def do(self, action: str, **plan: Any) -> dict[str, Any]:
-        """Carry out one plan and return what came of it."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": action, **plan}) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError("the load process has ended")
-        result: dict[str, Any] = json.loads(answer)
+        """Carry out one plan and return what came of it.
+
+        Raises:
+            Failed: it did not come to an end, or not in time.
+        """
+        self.start(action, **plan)
+        return self.result(plan.get("seconds", 0.0) + PATIENCE_S)
+
+    def start(self, action: str, **plan: Any) -> None:
+        """Begin with a plan; `result` waits for its end."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": action, **plan}).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def result(self, patience_s: float) -> dict[str, Any]:
+        """Wait for the end of the plan that was started; otherwise as `do`."""
+        result: dict[str, Any] = json.loads(self._line(time.monotonic() + patience_s))
+        if "failed" in result:
+            raise Failed(f"{self._name}: {result['failed']}")
         return result
+
+    def _line(self, gives_up_at: float) -> bytes:
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        while b"\n" not in self._rest:
+            left_s = max(0.0, gives_up_at - time.monotonic())
+            if not select.select([pipe], [], [], left_s)[0]:
+                raise Failed(f"{self._name}: no result in time; is the machine overloaded?")
+            data = os.read(pipe, 1 << 16)
+            if not data:
+                raise self._ended()
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _ended(self) -> Failed:
+        return Failed(f"{self._name}: the process has ended")
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +193,8 @@ class Driver:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         try:
-            self._process.wait(10)
+            # In the middle of a plan it does not look at stdin.
+            self._process.wait(10 if exc_info[0] is None else 0.5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

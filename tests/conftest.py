@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import redis.asyncio as redis_client
+from hypothesis import HealthCheck, settings
 
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
+
+# The same examples on every run: a test that fails now and then says little about the last change.
+# HYPOTHESIS_PROFILE=random looks at others, and at more of them; what it finds can be repeated
+# with the blob that it prints.
+_ALWAYS: dict[str, Any] = {
+    "deadline": None,  # The machine may be busy.
+    "database": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("steady", derandomize=True, **_ALWAYS)
+settings.register_profile("random", max_examples=1_000, **_ALWAYS)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 def pytest_configure() -> None:

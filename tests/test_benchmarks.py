@@ -1,39 +1,246 @@
-"""Does the benchmark run, and is a message cheaper here than in a plain port of the demo?
+"""Does the benchmark run, is a message cheaper here than in a plain port of the demo, and does a
+run that cannot go on say so?
 
-Nothing absolute: both systems run in turns on the same machine in the same minute, and only their
+Nothing absolute: all systems run in turns on the same machine in the same minute, and only their
 ratio is looked at.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
+from benchmarks.attacker import Attacker
+from benchmarks.load import parse_frames
+from benchmarks.phases import Bench, Sample, message_phases, percentile, refreshes
+from benchmarks.systems import PYTHON, Driver, Failed, System, wsdemo
+from tests.processes import GatewayProcess
+from tests.waiting import until
+from wsdemo.redis.server import BundledServer
+
 ROOT = Path(__file__).parents[1]
+PHASES = {
+    "saturation",
+    "1,000 a second",
+    "4,000 a second",
+    "same gateway",
+    "hot user",
+    "registration storm",
+}
 
 
-@pytest.mark.timeout(180)
+def benchmarks(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(240)
 def test_every_phase_is_cheaper_than_on_the_plain_port(tmp_path: Path) -> None:
-    """A short round of each phase, with the table, the JSON and the pictures."""
+    """A short round of everything: phases, floors, idle users, growth, attacks, pictures."""
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=220,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     (document,) = tmp_path.glob("*.json")
     content = json.loads(document.read_text())
-    assert {"saturation", "1,000 a second", "4,000 a second", "registration storm"} <= set(
-        content["ratios"]
-    )
+    assert set(content["ratios"]) == PHASES
     assert all(ratio < 1 for ratio in content["ratios"].values()), content["ratios"]
     # Half of what a message costs there is far above what is measured, so noise cannot reach it.
     assert content["ratios"]["saturation"] < 0.5
-    assert sum(sample["lost"] for sample in content["samples"]) == 0
-    assert list(tmp_path.glob("*.png"))
+    lost = [sample["lost"] for sample in content["samples"] if sample["system"] == "wsdemo"]
+    assert len(lost) == len(PHASES) and sum(lost) == 0
+    assert len(content["floors_us"]) == 2 and all(us > 0 for us in content["floors_us"].values())
+    assert [item["system"] for item in content["idle"]] == content["systems"]
+    assert content["growth"]["ratio"] > 0
+    assert len(content["attack"]) == 4
+    assert all(felt["sent"] and felt["with_p99_ms"] > 0 for felt in content["attack"].values())
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+# --- what cannot be measured ---------------------------------------------------------------------
+
+
+def test_a_gateway_that_does_not_start_is_one_line() -> None:
+    """It is named, with its exit code, and nothing is left running."""
+    broken = System("broken", [PYTHON, "-c", "raise SystemExit(3)", "{id}{port}{redis}"])
+    with pytest.raises(Failed, match=r"^broken ended with exit code 3$"), broken:
+        pytest.fail("it started")
+    assert broken.server is not None and not broken.server.running
+
+
+@pytest.fixture
+def small() -> Iterator[tuple[System, Driver]]:
+    """One gateway of ours with four users."""
+    system = wsdemo()
+    system.gateways = 1
+    with system, Driver(system.name) as driver:
+        driver.do("connect", ports=system.ports, count=4, prefix="u", at_a_time=4)
+        yield system, driver
+
+
+def test_a_gateway_that_dies_ends_the_measurement(small: tuple[System, Driver]) -> None:
+    """What is measured next says which one, and does not wait for messages that cannot come."""
+    system, driver = small
+    bench = Bench([system], {system.name: driver})
+    saturation = message_phases(0.1)[:1]
+    bench.run_round(1, saturation, lambda text: None)
+    system.processes[0].kill()
+    system.processes[0].wait()
+    with pytest.raises(Failed, match=r"^wsdemo: gateway-01 ended with exit code -9$"):
+        bench.run_round(2, saturation, lambda text: None)
+
+
+def test_users_that_are_thrown_out_end_the_measurement(small: tuple[System, Driver]) -> None:
+    """A figure of fewer users than planned would be a figure of something else."""
+    system, driver = small
+    with Driver("somebody else") as other:
+        # The same users: the newer connection takes over, the older one is closed.
+        other.do("connect", ports=system.ports, count=1, prefix="u", at_a_time=1)
+        with pytest.raises(Failed, match=r"^saturation, wsdemo: 1 users were thrown out$"):
+            Bench([system], {system.name: driver}).run_round(
+                1, message_phases(0.1)[:1], lambda text: None
+            )
+
+
+def test_users_of_a_load_live_on() -> None:
+    """They send heartbeats, 20 a second of 600 users, and a gateway in a hurry renews leases for
+    them: a run is longer than their presence would last without.
+    """
+    system = wsdemo("--heartbeat-s", "0.4", "--tick-s", "0.1")
+    with system, Driver(system.name) as driver:
+        driver.do("connect", ports=system.ports, count=600, prefix="u", at_a_time=32)
+        driver.do("live", seconds=1.5)
+        assert refreshes(system)
+
+
+def test_a_load_without_a_door_says_so() -> None:
+    """A plan that fails for a reason that can be expected is answered with it."""
+    with Driver("nobody") as driver, pytest.raises(Failed, match=r"^load of nobody: .*refused"):
+        driver.do("connect", ports=[1], count=1, prefix="u", at_a_time=1)
+
+
+def test_a_load_that_does_not_answer_is_given_up(small: tuple[System, Driver]) -> None:
+    """Every wait for a load process is bounded."""
+    _, driver = small
+    driver.start("live", seconds=0.5)
+    with pytest.raises(Failed, match=r"^load of wsdemo: no result in time"):
+        driver.result(0.05)
+
+
+def test_what_cannot_be_written_is_one_line_and_a_code(tmp_path: Path) -> None:
+    """Before anything is measured, too."""
+    occupied = tmp_path / "file"
+    occupied.touch()
+    process = benchmarks("--smoke", "--out", str(occupied / "results"))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith("benchmarks: ")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+async def test_a_run_that_is_told_to_stop_leaves_nobody_behind(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """It ends soon, and with it all gateways, loads and servers that it has started."""
+    process = benchmarks("--smoke", "--out", str(tmp_path))
+    started: set[psutil.Process] = set()
+
+    def gateways_run() -> bool:
+        plain = 0
+        for child in psutil.Process(process.pid).children(recursive=True):
+            # The floors come and go while we look.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started.add(child)
+                plain += "benchmarks.plain" in child.cmdline()
+        return plain == 2
+
+    try:
+        await until("both plain gateways run", gateways_run, timeout_s=60)
+        process.send_signal(number)
+        assert await asyncio.to_thread(process.wait, 40) == code
+        _, alive = await asyncio.to_thread(psutil.wait_procs, started, 10)
+        assert not alive
+    finally:
+        for left in [process, *started]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
+        process.communicate()
+
+
+# --- the attacker --------------------------------------------------------------------------------
+
+
+async def test_the_slow_reader_is_thrown_out_and_says_so(shared_server: BundledServer) -> None:
+    """With a small outbox that takes a moment; its friends find out, and it comes back."""
+    flags = ("--key-prefix", "attacker:", "--outbox-bytes", "20000", "--log-level", "info")
+    async with GatewayProcess("gateway-01", shared_server.url, *flags) as gateway:
+        attacker: Any = Attacker()
+        felt = await attacker.slow_reader(port=gateway.port, seconds=2.0, rate=4_000)
+    assert felt["sent"] > 1_000
+    ends = {what: count for what, count in felt["did"].items() if not what.startswith("error")}
+    assert ends and sum(ends.values()) >= 1, felt
+
+
+async def test_silent_sockets_are_let_in_only_so_far(shared_server: BundledServer) -> None:
+    """What the gateway refuses is counted by its answer."""
+    flags = ("--key-prefix", "silent:", "--max-connections", "10", "--log-level", "info")
+    async with GatewayProcess("gateway-01", shared_server.url, *flags) as gateway:
+        attacker: Any = Attacker()
+        felt = await attacker.silent_sockets(port=gateway.port, seconds=0.5, rate=200)
+    assert felt["did"]["let in at the end"] == 10
+    assert felt["did"]["answered 503"] > 0
+
+
+# --- how a number is made ------------------------------------------------------------------------
+
+
+def test_frames_may_arrive_in_any_pieces() -> None:
+    """Whole frames are taken, the rest is kept."""
+    short, long = b"\x81\x02hi", b"\x81\x7e\x00\xc8" + b"x" * 200
+    stream = short + long + short
+    for cut in range(len(stream)):
+        first, rest = parse_frames(stream[:cut])
+        second, end = parse_frames(rest + stream[cut:])
+        assert [payload for _, payload in first + second] == [b"hi", b"x" * 200, b"hi"]
+        assert end == b""
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    """Nearest rank; the largest is the last; nothing has none."""
+    values = list(range(1, 101))
+    assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1, 51, 100, 100]
+    assert percentile([], 0.99) != percentile([], 0.99)
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    """A slow round is slow for all: the median of the ratios does not see it."""
+    bench = Bench([System("ours", []), System("base", [])], {})
+    for number, slowness in enumerate((1, 10, 1), 1):
+        # The order within a round alternates, so a pair is found by its number.
+        costs = {"ours": 2.0 * slowness, "base": 4.0 * slowness}
+        for name in costs if number % 2 else reversed(costs):
+            bench.samples.append(Sample("phase", name, number, costs[name], 1.0))
+    assert bench.ratios("phase", "ours", "base") == [0.5, 0.5, 0.5]

@@ -243,6 +243,40 @@ verdict
 if verdict:
     print(compare(explore_model(step), explore("fenced")))
 
+# %% [markdown]
+# And the real scripts? In 45 orders nothing expires, no command arrives twice, and nobody dies. A
+# **model checker** lets all of that happen, at every moment: it restores a state of Redis, runs the real
+# script in it, looks whether a promise is broken, and goes on from each state that it has not seen
+# before. Two sessions, one copy of any command, one entry that expires:
+
+# %%
+from wsdemo.lab.checker import SHIPPED, check_presence
+
+check_presence()
+
+# %% [markdown]
+# It takes any script of yours. Here is `release.lua` that does not ask whose entry it is. What is the
+# shortest way to a lost user? The checker looks at short ways first, so there is none shorter than this:
+
+# %%
+release = SHIPPED["release"].replace("redis.call('HGET', KEYS[1], 'connId') == conn", "true")
+late = check_presence({"release": release}).violations["W1"]
+late
+
+# %% [markdown]
+# That is the late clean-up again: nobody told the checker about it. Now take a line away that seems to
+# be too much: does `refresh.lua` have to look whether its session was closed? Change the piece, and say
+# before you run it what will go wrong.
+
+# %%
+piece = "fence[2] == ARGV[3] .. ':' .. conn"
+assert piece in SHIPPED["refresh"]
+mine = check_presence({"refresh": SHIPPED["refresh"].replace(piece, "false")})
+print(mine)
+
+# %%
+assert len(late) == 5 and "W4" in mine.violations and mine.complete
+
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Keep
 #
@@ -261,7 +295,8 @@ if verdict:
 # from the minimal failing order? What does a heartbeat after the DEL leave behind? What would a third
 # gateway change?
 #
-# In the code: `wsdemo/lab/orders.py`, `wsdemo/lab/models.py` and `wsdemo/presence/refresh.lua`. Next:
+# In the code: `wsdemo/lab/orders.py`, `wsdemo/lab/models.py`, `wsdemo/presence/refresh.lua`, and
+# `wsdemo/lab/mutants.py`, fifty mistakes that the checker finds. Next:
 # **06 · Whose clock?**
 
 # %%

@@ -1,0 +1,195 @@
+"""python -m benchmarks.attack: what do the neighbours of an attacker feel?
+
+Two hundred users talk across two gateways at 1,000 messages a second, each message through the
+gateway that is attacked. Their p99 while one attacker does its worst is compared with their p99
+without one, in turns within each round; the median of the rounds' ratios is reported.
+
+The attacker is a process of its own, and its rates are bounded: on a machine with few cores it
+would otherwise win by taking a core away, which says nothing about the gateway. So the ratio is
+"one attacker of this rate", not "the worst that there is". The limit of messages is set low (200
+a second instead of 1,000), so that ten times that much is within these rates, and the limits of
+an address hold although it is loopback's; neighbours and attacker come from the same one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.phases import CONTENT_BYTES, USERS, Phase, Sample, Say, measure
+from benchmarks.running import running
+from benchmarks.systems import Driver, System, wsdemo
+
+MESSAGES_PER_S = 200
+LIMITS = {
+    "messages_per_s": MESSAGES_PER_S,
+    "message_burst": 2 * MESSAGES_PER_S,
+    "unregistered_per_ip": 5,
+    "connections_per_ip": 10_000,
+}
+"""Of the gateways that are attacked, where they differ from the defaults."""
+CONNECT_AT_A_TIME = 4
+"""Neighbours that register at once, below the limit of unregistered sockets."""
+HEAD_START_S = 1.0
+"""How long an attack lasts before the neighbours' latencies count."""
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack: its name, what the attacker does, and how often a second."""
+
+    name: str
+    action: str
+    rate: float
+
+
+ATTACKS = (
+    Attack("slow reader", "slow_reader", 2_000),
+    Attack("ping flood", "ping_flood", 5_000),
+    Attack("1,000 silent sockets", "silent_sockets", 1_000),
+    Attack("message flood", "message_flood", 10 * MESSAGES_PER_S),
+)
+
+
+@dataclass
+class Suffered:
+    """What the neighbours felt of one attack, and what the gateway did to the attacker."""
+
+    with_p99_ms: float
+    without_p99_ms: float
+    ratio: float
+    lost: int
+    """Messages of the neighbours that did not arrive."""
+    sent: int
+    """Shots of the attacker, over all rounds."""
+    did: dict[str, int]
+
+
+def target() -> System:
+    """Return two gateways with the limits of this page."""
+    flags = ["--limit-loopback"]
+    for name, value in LIMITS.items():
+        flags += [f"--{name.replace('_', '-')}", str(value)]
+    return wsdemo(*flags)
+
+
+class Siege:
+    """A system, its neighbours, and one attacker.
+
+    Args:
+        seconds: how long the neighbours are measured each time.
+    """
+
+    def __init__(self, system: System, neighbours: Driver, seconds: float, say: Say) -> None:
+        self._system = system
+        self._neighbours = neighbours
+        self._say = say
+        self._seconds = seconds
+        plan = {"shape": "cross", "rate": 1_000, "size": CONTENT_BYTES, "seconds": seconds}
+        self._phase = Phase("neighbours", "open", plan)
+        self.calm: list[Sample] = []
+        self.under: dict[str, list[Sample]] = {attack.name: [] for attack in ATTACKS}
+        self.sent: Counter[str] = Counter()
+        self.did: dict[str, Counter[str]] = {attack.name: Counter() for attack in ATTACKS}
+
+    def round(self, number: int) -> None:
+        """Measure the neighbours alone, and under each attack."""
+        self._say(f"round {number}: no attack")
+        self.calm.append(self._measure(number))
+        for attack in ATTACKS:
+            self._say(f"round {number}: {attack.name}")
+            self._suffer(attack, number)
+
+    def _suffer(self, attack: Attack, number: int) -> None:
+        lasts_s = HEAD_START_S + self._seconds
+        with Driver(attack.name, "benchmarks.attacker") as attacker:
+            attacker.start(
+                attack.action, port=self._system.ports[0], seconds=lasts_s, rate=attack.rate
+            )
+            self._warm_up(number)
+            self.under[attack.name].append(self._measure(number))
+            result = attacker.result(lasts_s + PATIENCE_S)
+        self.sent[attack.name] += result["sent"]
+        self.did[attack.name].update(result["did"])
+
+    def _warm_up(self, number: int) -> None:
+        plan = {**self._phase.plan, "seconds": HEAD_START_S}
+        measure(Phase("neighbours", "open", plan), self._system, self._neighbours, number)
+
+    def _measure(self, number: int) -> Sample:
+        return measure(self._phase, self._system, self._neighbours, number)
+
+    def result(self) -> dict[str, Suffered]:
+        """Return what was felt, by attack."""
+        calm = [sample.percentile_ms(0.99) for sample in self.calm]
+        suffered = {}
+        for name, samples in self.under.items():
+            p99 = [sample.percentile_ms(0.99) for sample in samples]
+            suffered[name] = Suffered(
+                statistics.median(p99),
+                statistics.median(calm),
+                statistics.median(a / b for a, b in zip(p99, calm, strict=True)),
+                sum(sample.lost for sample in samples),
+                self.sent[name],
+                dict(self.did[name]),
+            )
+        return suffered
+
+
+def measure_attacks(rounds: int, seconds: float, say: Say) -> dict[str, Suffered]:
+    """Lay siege to two fresh gateways."""
+    say("starting gateways to attack")
+    with target() as system, Driver("neighbours") as neighbours:
+        neighbours.do(
+            "connect", ports=system.ports, count=USERS, prefix="u", at_a_time=CONNECT_AT_A_TIME
+        )
+        siege = Siege(system, neighbours, seconds, say)
+        for number in range(1, rounds + 1):
+            siege.round(number)
+    return siege.result()
+
+
+def table(attacks: dict[str, Suffered]) -> str:
+    """Return the table: an attack a line."""
+    lines = [f"{'neighbours of':<22}{'p99 ms':>8}{'without':>9}{'ratio':>7}  the attacker was"]
+    for name, felt in attacks.items():
+        did = ", ".join(f"{what} x{count:,}" for what, count in felt.did.items()) or "left alone"
+        lost = f" ({felt.lost} of the neighbours' messages lost)" if felt.lost else ""
+        lines.append(
+            f"{name:<22}{felt.with_p99_ms:>8.1f}{felt.without_p99_ms:>9.1f}{felt.ratio:>7.2f}"
+            f"  {did}{lost}"
+        )
+    return "\n".join(lines)
+
+
+def document(attacks: dict[str, Suffered]) -> dict[str, dict[str, object]]:
+    """Return the attacks for the JSON file."""
+    return {name: dataclasses.asdict(felt) for name, felt in attacks.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attack", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="each time (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    arguments = parser.parse_args(argv)
+    if arguments.rounds < 1 or not 0 < arguments.seconds < math.inf:
+        parser.error("--rounds and --seconds must be positive")
+    with running() as say:
+        attacks = measure_attacks(arguments.rounds, arguments.seconds, say)
+    content = json.dumps(document(attacks), indent=1) if arguments.json else table(attacks)
+    sys.stdout.write(content + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""How does a run show that it lives, and how does it end when it cannot go on?
+
+One progress line; one line of regret and exit code 2; and whatever was started is ended first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from benchmarks.systems import Failed
+from wsdemo.redis.server import ServerError
+
+
+class Progress:
+    """One line on stderr, rewritten at most four times a second; silent when nobody looks."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._started = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - self._last > 0.25:
+            self._last = now
+            line = f"\r\033[K{now - self._started:4.0f} s  {text}"
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+    def done(self) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\033[K")
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Progress]:
+    """Give a progress line, and turn what stops a run into one line and an exit code.
+
+    2 is a measurement that failed, 130 and 143 are the usual ones of SIGINT and SIGTERM.
+    """
+    say = Progress()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        yield say
+    except (Failed, ServerError, OSError) as problem:
+        say.done()
+        sys.stderr.write(f"benchmarks: {problem}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say.done()
+        sys.stderr.write("benchmarks: interrupted\n")
+        sys.exit(130)
+    finally:
+        say.done()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave as if by ourselves, so that every `with` ends what it has started."""
+    sys.exit(128 + number)

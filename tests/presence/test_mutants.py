@@ -1,0 +1,64 @@
+"""Would the model checker notice a mistake in a script? It must kill every mutant."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsdemo.lab.checker.machine import SHIPPED
+from wsdemo.lab.checker.search import check
+from wsdemo.lab.checker.states import Clock, Scenario
+from wsdemo.lab.mutants import (
+    EQUIVALENT,
+    MUTANTS,
+    Change,
+    Equivalent,
+    Mutant,
+    MutantError,
+)
+from wsdemo.redis.server import BundledServer
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_the_checker_kills_every_mutant(mutant: Mutant, shared_server: BundledServer) -> None:
+    """With the invariant that the mutant is known to break, and a table of the steps."""
+    result = mutant.check(redis=shared_server.url)
+    assert mutant.breaks in result.violations, f"{mutant} survives: {result.verdict()}"
+    assert not result.ok
+    assert len(result.violations[mutant.breaks].table()) >= 1
+
+
+@pytest.mark.parametrize("scenario", sorted({m.scenario for m in MUTANTS}, key=str), ids=str)
+def test_the_shipped_scripts_live_where_mutants_die(
+    scenario: Scenario, shared_server: BundledServer
+) -> None:
+    """What kills a mutant is its mistake, and not the scenario."""
+    result = check(scenario, redis=shared_server.url)
+    assert not result.violations, result
+    assert result.complete
+
+
+@pytest.mark.parametrize("change", EQUIVALENT, ids=str)
+def test_what_is_said_to_change_nothing_is_not_killed(
+    change: Equivalent, shared_server: BundledServer
+) -> None:
+    """Else it belongs to the mutants."""
+    for scenario in (Scenario(), Scenario(duplicates=0, losses=1, clock=Clock.FREE)):
+        assert check(scenario, change.scripts(), redis=shared_server.url).ok
+
+
+def test_there_are_mutants_of_every_script_and_no_two_are_the_same() -> None:
+    """At least eleven: so many had the first version."""
+    texts = [tuple(sorted(mutant.scripts().items())) for mutant in MUTANTS]
+    assert len(set(texts)) == len(MUTANTS) >= 11
+    assert {change.script for mutant in MUTANTS for change in mutant.changes} == set(SHIPPED)
+    assert len({str(mutant) for mutant in MUTANTS}) == len(MUTANTS)
+
+
+@pytest.mark.parametrize("piece", ["nowhere to be found", "redis.call("])
+def test_a_mutant_that_does_not_fit_is_an_error(piece: str) -> None:
+    """A piece that is gone, or stands there twice, must not become a mutant that changes nothing
+    or something else.
+    """
+    mutant = Mutant("wrong", "W1", (Change("release", piece, ""),), Scenario())
+    with pytest.raises(MutantError, match=r"release\.lua has this"):
+        mutant.scripts()
