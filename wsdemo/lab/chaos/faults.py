@@ -533,9 +533,10 @@ async def client_half_open(scene: Scene) -> Steps:
         silent.transport.abort()
 
 
-@fault("slow consumer", 36, lasts_s=1.5, needs=(GATEWAY,))
+@fault("slow consumer", 36, lasts_s=1.5, needs=(GATEWAY, REDIS))
 async def slow_consumer(scene: Scene) -> Steps:
     """Somebody registers and never reads, and somebody else writes her three megabytes."""
+    await _ready(scene)
     url = scene.world.gateways[scene.gateway].url
     slow = await _registered(url, "slow-reader", small_buffer=True)
     writer = await _registered(url, "fast-writer")
