@@ -8,7 +8,8 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks bench test lint check check-deep compose-schema constraints clean FORCE
+.PHONY: help lab demo notebooks bench chaos test lint check check-deep compose-schema constraints \
+  clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
 PYTHON ?=
@@ -17,6 +18,9 @@ JUPYTER_ARGS ?=
 PYTEST_ARGS ?=
 # make bench BENCH_ARGS="--rounds 8 --idle 1000"
 BENCH_ARGS ?=
+# make chaos SECONDS=600 SEED=7; without a seed, one is chosen and printed.
+SECONDS ?= 60
+SEED ?=
 
 RUN := .venv/bin/python
 # Written last, so whatever interrupts a set-up leaves none behind.
@@ -39,6 +43,9 @@ notebooks: $(READY) ## Build and run every notebook from its source
 
 bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
+
+chaos: $(READY) ## Break real processes at random, check every promise, write a report (SECONDS, SEED)
+	@$(RUN) -m wsdemo.lab.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 test: $(READY) ## Run the tests, on real servers (PYTEST_ARGS is passed on)
 	$(RUN) -m pytest $(PYTEST_ARGS)

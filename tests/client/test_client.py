@@ -532,7 +532,7 @@ async def test_later_attempts_say_so() -> None:
 
 
 async def test_heartbeats_find_out_that_a_connection_is_dead() -> None:
-    """Half open: bytes go out, nothing comes back, TCP is content. One beat, half of its interval, then elsewhere."""
+    """Half open: bytes go out, nothing comes back. One beat and half of another, then elsewhere."""
     diary = Diary()
     impatient = dataclasses.replace(FAST, pong_within_at_least_s=0.01)
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.gateway.cluster import gateway
 from tests.processes import User, http_get
@@ -111,3 +112,60 @@ async def test_a_cut_link_comes_back_and_everybody_is_where_they_were(
             assert await bob.send("alice", "still there?") == "routed"
             assert (await alice.hear())["content"] == "still there?"
             assert await redis_db.hget(keyspace.presence("alice"), "gwId") == "gateway-01"
+
+
+async def test_p7_a_register_of_unknown_outcome_is_taken_back_when_redis_is_heard_again(
+    wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """A register lies on a wire until its connection is given up; the release that follows has
+    no connection yet, and must not be forgotten: the late register then finds it, and is stale."""
+    settings = GatewaySettings(
+        gateway_id="gateway-01",
+        port=0,
+        redis_url=url,
+        keyspace=keyspace,
+        limits=Limits(redis_timeout_s=0.2),
+    )
+    async with Gateway(settings) as running:
+        (old,) = wire.strands(lambda strand: not listens(strand))
+        old.hold("down")
+        connection = await connect(running.url, proxy=None, compression=None)
+        await connection.send('{"type":"register","userId":"alice"}')
+        fence, presence = keyspace.fence("alice"), keyspace.presence("alice")
+        await until("a token is minted", lambda: redis_db.exists(fence))
+        old.hold("up")
+        old.release("down")
+        await until("the register has failed", lambda: running.counters.registers_failed)
+        await until("the release is there", lambda: redis_db.hget(fence, "floor"), 5.0)
+        assert running.counters.releases_failed == 1
+        assert not await redis_db.exists(presence)
+        old.release("up")
+        await until("the old connection is gone", lambda: old not in wire.strands())
+        assert await redis_db.hget(fence, "top") is None, "the register took effect after all"
+        assert not await redis_db.exists(presence)
+        await connection.close()
+
+
+async def test_who_leaves_while_redis_is_away_is_gone_when_it_is_back(
+    wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """Her entry need not wait for its TTL; and who came back elsewhere meanwhile stays."""
+    settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
+    async with Gateway(settings) as running:
+        alice = await User.register("alice", running.url)
+        bob = await User.register("bob", running.url)
+        wire.hold("up")  # Nobody comes through, and no new connection is greeted.
+        wire.cut()
+        await until("Redis is away", lambda: not running.ready)
+        await alice.leave()
+        await bob.leave()
+        await until("both have left", lambda: running.counters.releases_failed == 2)
+        await redis_db.hset(keyspace.presence("bob"), mapping={"connId": "elsewhere"})
+        wire.release()
+        await until("she is gone", lambda: _gone(redis_db, keyspace.presence("alice")))
+        await until("all is said", lambda: running.counters.releases_not_owner == 1)
+        assert await redis_db.hget(keyspace.presence("bob"), "connId") == "elsewhere"
+
+
+async def _gone(redis_db: Any, key: str) -> bool:
+    return not await redis_db.exists(key)

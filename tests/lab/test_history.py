@@ -133,6 +133,22 @@ MESSAGES: list[tuple[str, list[Record], list[str]]] = [
         ["order"],
     ),
     (
+        "overtaken, and told unknown",
+        [
+            *(sent(1, "m1"), answered(1.5, "m1", "unknown"), sent(2, "m2")),
+            *(received(3, "m2"), received(4, "m1")),
+        ],
+        [],
+    ),
+    (
+        "overtaken, the other was told unknown",
+        [
+            *(sent(1, "m1"), sent(2, "m2"), answered(2.5, "m2", "unknown")),
+            *(received(3, "m2"), received(4, "m1")),
+        ],
+        ["order"],
+    ),
+    (
         "overtaken by one of another connection",
         [sent(1, "m1"), sent(2, "m2", "a2"), received(3, "m2"), received(4, "m1")],
         [],

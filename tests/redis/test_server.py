@@ -122,6 +122,22 @@ def test_a_restart_keeps_the_port_and_forgets_or_keeps_the_data() -> None:
             assert client.get("k") is None
 
 
+def test_a_killed_server_comes_back_with_the_data_that_were_to_be_kept_once() -> None:
+    """Kept is what there was at the kill; a start later than the next one knows nothing of it."""
+    with BundledServer() as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.set("k", "v")
+        server.kill(keep_data=True)
+        assert not server.running
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            assert client.get("k") == b"v"
+        server.kill()
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            assert client.get("k") is None
+
+
 def test_a_port_that_is_taken_is_an_error_that_says_so() -> None:
     """In one line."""
     with socket.socket() as holder:

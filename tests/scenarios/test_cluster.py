@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis_client
 
-from tests.processes import GatewayProcess, User, gateways
+from tests.processes import GatewayDied, GatewayProcess, User, gateways
 from wsdemo.redis.server import BundledServer
 
 pytestmark = pytest.mark.timeout(90)
@@ -239,7 +239,7 @@ async def test_a_second_gateway_of_the_same_name_refuses_to_start(server: Bundle
     """One line on stderr, exit code 2, and the first one does not notice."""
     async with gateways(1, server.url) as (first,):
         second = GatewayProcess("gateway-01", server.url)
-        with pytest.raises(AssertionError, match="another gateway is running as 'gateway-01'"):
+        with pytest.raises(GatewayDied, match="another gateway is running as 'gateway-01'"):
             await second.start()
         assert await second.wait(10) == 2
         await second.stop()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from wsdemo.events import Event, Kind
-from wsdemo.gateway.session import Desk, Session, State, next_refresh_s
+from wsdemo.gateway.session import Desk, Session, State, next_refresh_s, release
 from wsdemo.presence import Refresh, Renewal
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import CommandError
@@ -118,7 +118,7 @@ class Health:
         return [session for session in sessions if session.state is State.REGISTERED]
 
     async def resync(self) -> None:
-        """Renew every lease, paced: Redis is back, or this gateway is."""
+        """Renew every lease, paced, and release what is owed: Redis is back, or this gateway."""
         sessions = list(self._desk.registry)
         step = max(1, round(self._desk.settings.limits.resync_per_s * RESYNC_STEP_S))
         for start in range(0, len(sessions), step):
@@ -126,6 +126,17 @@ class Health:
                 await asyncio.sleep(RESYNC_STEP_S)
             batch = [s for s in sessions[start : start + step] if s.state is State.REGISTERED]
             await self._refresh(batch)
+        await self._release_owed(step)
+
+    async def _release_owed(self, step: int) -> None:
+        """End in Redis what has ended here while it was away. What fails again is owed again."""
+        desk = self._desk
+        owed = list(desk.owed.values())
+        desk.owed.clear()
+        for start in range(0, len(owed), step):
+            if start:
+                await asyncio.sleep(RESYNC_STEP_S)
+            await asyncio.gather(*(release(desk, claim) for claim in owed[start : start + step]))
 
     async def _refresh(self, sessions: Sequence[Session]) -> None:
         desk, now = self._desk, self._desk.clock()

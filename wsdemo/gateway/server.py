@@ -351,7 +351,7 @@ class Gateway:
                 _log.info("[Gateway] Redis is back")
             else:
                 _log.warning("[Gateway] Redis is away: sockets stay, newcomers shall come back")
-        if up and len(self.registry):
+        if up and (len(self.registry) or self._desk.owed):
             # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
             self._spawn(self._health.resync())
         self._check_ready()

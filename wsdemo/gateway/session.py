@@ -15,7 +15,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ from wsdemo.protocol import (
     error_text,
     registered_text,
 )
-from wsdemo.redis.link import LINK_ERRORS
+from wsdemo.redis.link import LINK_ERRORS, LinkDown, LinkTimeout
 from wsdemo.settings import GatewaySettings, valid_user_id
 
 _log = logging.getLogger("wsdemo.gateway")
@@ -78,6 +78,8 @@ class Desk:
     loop_lag: Histogram
     waiting: int = 0
     """Registers that wait for their turn."""
+    owed: dict[str, Claim] = field(default_factory=dict)
+    """Sessions whose release did not reach Redis, by their connection ids: for when it is back."""
 
     def retry_after_ms(self) -> int:
         """Return when to come back; spread, so that not all come at once."""
@@ -521,6 +523,8 @@ class Session:
         )
 
 
+MAX_OWED: Final = 10_000
+"""Releases that are kept for a Redis that is away; entries beyond it end with their TTL."""
 RATE_NOTICE_S: Final = 1.0
 """How often a client above its rate is told so."""
 
@@ -552,12 +556,18 @@ def next_refresh_s(heartbeat_s: float) -> float:
 
 
 async def release(desk: Desk, claim: Claim) -> None:
-    """End a session in Redis. When that fails, the entry ends with its TTL."""
+    """End a session in Redis. When that fails, the entry ends with its TTL, or when Redis is back.
+
+    A register of unknown outcome makes this the rule and not the exception: what is unknown is so
+    because the connection was given up just now, and there is no other one yet.
+    """
     counters = desk.counters
     try:
         removed = await desk.presence.release(claim)
     except LINK_ERRORS as problem:
         counters.releases_failed += 1
+        if isinstance(problem, LinkDown | LinkTimeout) and len(desk.owed) < MAX_OWED:
+            desk.owed[claim.conn_id] = claim
         _log.warning("[Gateway] release of %s failed: %s", claim.user, problem)
         return
     if removed:

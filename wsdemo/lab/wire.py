@@ -2,7 +2,8 @@
 
 A wire is a TCP relay: one end listens on loopback, the other dials the real target. Bytes pass
 unchanged until the wire is told otherwise, in one direction or both: held back and later let go,
-delayed, dropped while the connection stays open (half-open), cut or reset without a goodbye.
+delayed, sliced, dropped while the connection stays open (half-open), cut or reset without a
+goodbye, if need be in the middle of a message.
 Neither end knows that it is there, so production code has no hook for any of this.
 """
 
@@ -35,6 +36,7 @@ class _Manner:
         self.open.set()
         self.dropping = False
         self.delay_s = self.jitter_s = 0.0
+        self.slice_bytes = 0
         self._rng = rng
 
     def like(self) -> _Manner:
@@ -43,6 +45,7 @@ class _Manner:
         if not self.open.is_set():
             other.open.clear()
         other.dropping, other.delay_s, other.jitter_s = self.dropping, self.delay_s, self.jitter_s
+        other.slice_bytes = self.slice_bytes
         return other
 
     def lateness_s(self) -> float:
@@ -50,7 +53,7 @@ class _Manner:
 
 
 class _Tellable:
-    """Whatever has manners can be told to hold, release, drop and delay."""
+    """Whatever has manners can be told to hold, release, drop, delay and slice."""
 
     def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
         raise NotImplementedError
@@ -61,10 +64,11 @@ class _Tellable:
             manner.open.clear()
 
     def release(self, *directions: Direction) -> None:
-        """Let go what was held, and everything after it; drop nothing and delay nothing more."""
+        """Let go what was held, and everything after it; drop, delay and slice nothing more."""
         for manner in self._manners(directions or BOTH):
             manner.dropping = False
             manner.delay_s = manner.jitter_s = 0.0
+            manner.slice_bytes = 0
             manner.open.set()
 
     def drop(self, *directions: Direction) -> None:
@@ -83,6 +87,18 @@ class _Tellable:
         for manner in self._manners(directions or BOTH):
             manner.delay_s, manner.jitter_s = seconds, jitter_s
 
+    def slice(self, size_bytes: int, *directions: Direction) -> None:
+        """Let everything from now on arrive in pieces of at most this size, each in a segment of
+        its own if the receiver is quick enough.
+
+        Raises:
+            ValueError: a piece has at least one byte.
+        """
+        if size_bytes < 1:
+            raise ValueError(f"a piece has at least one byte, not {size_bytes}")
+        for manner in self._manners(directions or BOTH):
+            manner.slice_bytes = size_bytes
+
 
 class Strand(_Tellable):
     """One connection through a wire."""
@@ -92,6 +108,7 @@ class Strand(_Tellable):
         """The first bytes that went up."""
         self._ways: dict[Direction, _Manner] = {"up": up, "down": down}
         self._writers: list[asyncio.StreamWriter] = []
+        self._last_bytes: dict[Direction, int] = {}
 
     def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
         return (self._ways[direction] for direction in directions)
@@ -109,6 +126,12 @@ class Strand(_Tellable):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
+    def reset_within(self, size_bytes: int, direction: Direction) -> None:
+        """Let so many bytes of what comes next in this direction pass, then reset: in the middle
+        of a reply, if the reply is longer.
+        """
+        self._last_bytes[direction] = size_bytes
+
     async def _carry(
         self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -116,7 +139,7 @@ class Strand(_Tellable):
         on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(ON_THE_WAY)
         taking = asyncio.create_task(self._take(direction, reader, on_the_way), name="wire")
         try:
-            await self._pass_on(self._ways[direction], on_the_way, writer)
+            await self._pass_on(direction, on_the_way, writer)
         except ConnectionError:
             pass  # Whom it was for is gone; who sends it will be told when the strand ends.
         finally:
@@ -145,24 +168,33 @@ class Strand(_Tellable):
 
     async def _pass_on(
         self,
-        manner: _Manner,
+        direction: Direction,
         on_the_way: asyncio.Queue[tuple[float, bytes]],
         writer: asyncio.StreamWriter,
     ) -> None:
-        loop = asyncio.get_running_loop()
+        loop, manner = asyncio.get_running_loop(), self._ways[direction]
         while True:
             due, data = await on_the_way.get()
             if (early_s := due - loop.time()) > 0:
                 await asyncio.sleep(early_s)
             await manner.open.wait()
             if not manner.dropping:
-                if data:
-                    writer.write(data)
-                    await writer.drain()
+                if data and direction in self._last_bytes:
+                    await self._write(data[: self._last_bytes[direction]], 0, writer)
+                    self.reset()
+                elif data:
+                    await self._write(data, manner.slice_bytes, writer)
                 elif writer.can_write_eof():
                     writer.write_eof()
             if not data:
                 return
+
+    @staticmethod
+    async def _write(data: bytes, slice_bytes: int, writer: asyncio.StreamWriter) -> None:
+        size = slice_bytes or len(data)
+        for start in range(0, len(data), size):
+            writer.write(data[start : start + size])
+            await writer.drain()
 
 
 class Wire(_Tellable):

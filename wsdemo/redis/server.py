@@ -290,6 +290,7 @@ class BundledServer:
         self._password = secrets.token_hex(16) if password is None else password
         self._start_deadline_s = start_deadline_s
         self._started_before = False
+        self._kept: bytes | None = None
         self._run: _Run | None = None
         self._last_log = ""
 
@@ -328,7 +329,8 @@ class BundledServer:
         """
         if self.running:
             return self
-        self._start(dump=None)
+        kept, self._kept = self._kept, None
+        self._start(kept)
         return self
 
     def stop(self) -> None:
@@ -346,8 +348,14 @@ class BundledServer:
         """Wait until the server is dead, for at most so long, and say whether it is."""
         return self._run is None or self._run.dead(timeout_s)
 
-    def kill(self) -> None:
-        """End it by SIGKILL, as an accident would. `start` and `restart` bring it back, empty."""
+    def kill(self, *, keep_data: bool = False) -> None:
+        """End it by SIGKILL, as an accident would. `start` and `restart` bring it back, empty.
+
+        Args:
+            keep_data: let the next `start` bring it back with the data that it has now, which
+                costs it a SAVE before it is killed.
+        """
+        self._kept = self._dump() if keep_data else None
         os.kill(self.pid, signal.SIGKILL)
         self.stop()
 

@@ -1,0 +1,1 @@
+"""What do real processes and real accidents do to the promises?"""

@@ -1,0 +1,260 @@
+"""What is there to tell of a run? A page in Markdown, three figures, and the history itself."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from wsdemo.lab.chaos import figures
+from wsdemo.lab.chaos.nemesis import FAULTS
+from wsdemo.lab.chaos.run import (
+    ALLOWANCE_S,
+    GROWTH_KIB_PER_MIN,
+    PROMISED_S,
+    STATUSES,
+    WANTED_COUNTERS,
+    Outcome,
+)
+from wsdemo.lab.chaos.watch import back_after_s
+from wsdemo.lab.chaos.witness import OUTCOMES
+from wsdemo.lab.chaos.world import CHANGED_LIMITS, GATEWAYS, LIMITS, SCALE, TIMING
+from wsdemo.lab.history import by_fault, to_jsonl
+from wsdemo.lab.plots.style import counted, duration
+
+SHOWN: Final = 20
+"""Violations that the page shows in full; all of them are in the summary."""
+GONE: Final = (
+    "gateway killed, back at once",
+    "gateway killed, away",
+    "gateway drained",
+    "gateway a zombie",
+)
+NOT_HERE: Final = (
+    "6, 7, 8 and 11 need a hand inside the process (3, 4 and 1 come close); 24, 25 and 26 need a "
+    "replica; 28 is a configuration that the guarantees exclude; 30 matters to the durable mode "
+    "only; 40 and 41: the clocks of processes cannot be set apart from the machine's; 52 belongs "
+    "to the notebook; 54 is met at the start only."
+)
+
+
+def write(outcome: Outcome, directory: Path) -> Path:
+    """Write everything into a directory, and return the page."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "history.jsonl").write_text(to_jsonl(outcome.history))
+    (directory / "summary.json").write_text(json.dumps(summary(outcome), indent=1) + "\n")
+    for name, draw in _FIGURES.items():
+        draw(outcome).savefig(directory / f"{name}.png")
+    page = directory / "report.md"
+    page.write_text("\n".join(_page(outcome)) + "\n")
+    return page
+
+
+_FIGURES: Final = {
+    "timeline": figures.timeline,
+    "convergence": figures.convergence,
+    "losses": figures.losses,
+}
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """Return the numbers of a run, ready for JSON."""
+    tally = outcome.tally
+    return {
+        "green": outcome.green,
+        "seed": outcome.seed,
+        "seconds": outcome.seconds,
+        "tookS": round(outcome.took_s, 2),
+        "scale": SCALE,
+        "users": outcome.users,
+        "faults": dict(_faults(outcome)),
+        "scripts": dict(outcome.outcomes),
+        "counters": dict(outcome.counters),
+        "sent": dict(tally.sent),
+        "delivered": tally.delivered,
+        "lostInFaults": dict(tally.lost_in_faults),
+        "lostInCalm": dict(tally.lost_in_calm),
+        "convergedS": round(outcome.converged_s, 3),
+        "promisedS": PROMISED_S,
+        "pairs": outcome.pairs,
+        "ends": dict(outcome.seen),
+        "witnessGaps": outcome.gaps,
+        "rssKibPerMin": {process: round(slope) for process, slope in outcome.slopes.items()},
+        "violations": [str(violation) for violation in outcome.violations],
+    }
+
+
+def verdict(outcome: Outcome) -> str:
+    """Return one line: what came of it, and how to run it again."""
+    again = f"seed {outcome.seed}, {outcome.seconds:g} s"
+    done = (
+        f"{counted(len(outcome.injections), 'fault')}, {outcome.tally.sent.total():,} messages, "
+        f"{sum(outcome.outcomes.values()):,} scripts, {outcome.took_s:.0f} s"
+    )
+    if outcome.green:
+        return f"green: no violation ({again}): {done}"
+    claims = Counter(violation.claim for violation in outcome.violations)
+    words = ", ".join(f"{count} of {claim}" for claim, count in claims.most_common())
+    return f"RED: {words or 'not finished'} ({again}): {done}"
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def _page(outcome: Outcome) -> Iterable[str]:
+    yield "# Chaos on real processes"
+    yield f"\n**{verdict(outcome)}**"
+    yield f"\n`python -m wsdemo.lab.chaos --seconds {outcome.seconds:g} --seed {outcome.seed}`"
+    yield from _what_ran(outcome)
+    yield from _violations(outcome)
+    yield from _after(outcome)
+    yield from _per_fault(outcome)
+    yield from _users_back(outcome)
+    yield from _messages(outcome)
+    yield from _scripts(outcome)
+    yield from _memory(outcome)
+
+
+def _what_ran(outcome: Outcome) -> Iterable[str]:
+    limits = ", ".join(f"{name} {getattr(LIMITS, name):g}" for name in CHANGED_LIMITS)
+    yield "\n## What ran\n"
+    yield (
+        f"{len(GATEWAYS)} gateways and a Redis as processes, {outcome.users} users, wires between "
+        f"all of them; Python {platform.python_version()} on {platform.system()}. Timings are "
+        f"{SCALE:g} times those of production: heartbeat H {TIMING.heartbeat_s:g} s, TTL "
+        f"{TIMING.presence_ttl_s:g} s, health check {TIMING.health_check_s:g} s. Bounds on what a "
+        f"machine needs to do its work are not scaled; some are set tighter: {limits}."
+    )
+    yield (
+        f"\nThe witness (MONITOR) saw every change of an owner but for "
+        f"{counted(outcome.gaps, 'gap')}, in which Redis itself was away; {len(outcome.history):,} "
+        "records are in `history.jsonl`. The seed decides which fault comes when and where; what "
+        "the machine does meanwhile is its own affair, so a run repeats in kind, not to the letter."
+    )
+    yield "\n![Faults, and users online](timeline.png)"
+
+
+def _violations(outcome: Outcome) -> Iterable[str]:
+    yield "\n## Violations\n"
+    if not outcome.violations:
+        yield "None."
+        return
+    for violation in outcome.violations[:SHOWN]:
+        yield f"```\n{violation}\n```"
+    if len(outcome.violations) > SHOWN:
+        yield f"\n... and {len(outcome.violations) - SHOWN} more, in `summary.json`."
+
+
+def _after(outcome: Outcome) -> Iterable[str]:
+    yield "\n## After the final heal\n"
+    yield (
+        f"Everything was right after {outcome.converged_s:.2f} s; promised, at this scale, are "
+        f"{PROMISED_S:g} s (red beyond {PROMISED_S + ALLOWANCE_S:g} s). Then {outcome.pairs:,} "
+        "messages, one between any two, were to be routed and to arrive. What was left when "
+        "everybody had gone, and how gateways ended:\n"
+    )
+    yield from _table(("what", "count"), sorted(outcome.seen.items()))
+    yield "\n![Time until all was right, by fault](convergence.png)"
+
+
+def _per_fault(outcome: Outcome) -> Iterable[str]:
+    counts, found = _faults(outcome), figures.convergences(outcome)
+    lost = by_fault(outcome.history)
+    yield "\n## Faults\n"
+    yield (
+        "Right after: from a heal until the last user who then believed other than Redis was right "
+        "for once; an upper bound, since another fault may be active meanwhile. Promised: H after "
+        "faults of Redis, and the gateways' pause between two attempts to reach it (up to 2 s, not "
+        "scaled); else the TTL. Messages: those sent while the fault was active.\n"
+    )
+    rows: list[tuple[object, ...]] = []
+    for fault in FAULTS:
+        times, sent = found.get(fault.name, []), lost.get(fault.name, Counter())
+        rows.append(
+            (
+                fault.name,
+                ", ".join(map(str, fault.rows)),
+                counts[fault.name],
+                duration(max(times)) if times else "",
+                duration(figures.promised_s(fault)),
+                sent.total(),
+                sent.total() - sent["delivered"],
+                sent["routed"],
+            )
+        )
+    head = ("fault", "row", "n", "right after, at most", "promised", "sent", "not delivered")
+    yield from _table((*head, "of these routed"), rows)
+    yield f"\nRows of the catalogue that are not here: {NOT_HERE}"
+
+
+def _users_back(outcome: Outcome) -> Iterable[str]:
+    yield "\n## Users of a gateway that is gone\n"
+    yield (
+        "From the begin of the fault until they were registered with another gateway, those who "
+        "left of their own accord meanwhile included. Production waits up to 5 s before a first "
+        "try, these clients up to 0.1 s; a frozen gateway is noticed by two heartbeats that stay "
+        "unanswered, which takes 2 to 3 H.\n"
+    )
+    rows: list[tuple[object, ...]] = []
+    for name in GONE:
+        times = sorted(
+            took_s
+            for one in outcome.injections
+            if one.fault.name == name
+            for took_s in back_after_s(outcome.history, one.gateway, one.began)
+        )
+        if times:
+            middle = duration(times[len(times) // 2])
+            rows.append((name, len(times), middle, duration(times[-1])))
+    yield from _table(("fault", "users", "median", "at most"), rows)
+
+
+def _messages(outcome: Outcome) -> Iterable[str]:
+    tally = outcome.tally
+    yield "\n## Messages\n"
+    yield (
+        f"{tally.delivered:,} of {tally.sent.total():,} delivered, none twice, none to another "
+        "user, or it stands above. By the last answer (messages without an id get none: unknown):\n"
+    )
+    rows = [
+        (status, tally.sent[status], tally.lost_in_faults[status], tally.lost_in_calm[status])
+        for status in STATUSES
+    ]
+    head = ("answer", "sent", "not delivered, near a fault", "not delivered, far from any")
+    yield from _table(head, rows)
+    yield "\n![What became of messages, by fault](losses.png)"
+
+
+def _scripts(outcome: Outcome) -> Iterable[str]:
+    yield "\n## Sometimes\n"
+    yield "Each of these has to happen in a run, as has each fault, or the run is red.\n"
+    others = sorted(outcome.outcomes.keys() - set(OUTCOMES))
+    rows = [(name, outcome.outcomes[name]) for name in (*OUTCOMES, *others)]
+    yield from _table(("script", "times"), rows)
+    yield ""
+    rows = [(name, outcome.counters[name]) for name in WANTED_COUNTERS]
+    yield from _table(("counter of gateways", "sum"), rows)
+
+
+def _memory(outcome: Outcome) -> Iterable[str]:
+    yield "\n## Memory\n"
+    if not outcome.slopes:
+        yield "No gateway lived long enough for a slope."
+        return
+    yield f"Growth after warm-up, by least squares; red above {GROWTH_KIB_PER_MIN:,} KiB/min.\n"
+    rows = [(process, f"{slope:,.0f}") for process, slope in outcome.slopes.items()]
+    yield from _table(("process", "KiB/min"), rows)
+
+
+def _faults(outcome: Outcome) -> Mapping[str, int]:
+    return Counter(one.fault.name for one in outcome.injections)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterable[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(str(cell) for cell in row)} |"

@@ -1,0 +1,240 @@
+"""What is there to break? Three gateways and a Redis as processes, users, and wires between.
+
+Every connection goes through a wire: from each user to each gateway, and from each gateway to
+Redis. Only the witness and the nemesis speak to Redis directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from typing import Any, Final, Self
+
+import redis.asyncio as redis_client
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from wsdemo.lab.chaos.processes import GatewayDied, GatewayProcess
+from wsdemo.lab.chaos.users import Doors, Plain, Talker
+from wsdemo.lab.chaos.witness import Witness
+from wsdemo.lab.history import Record, Violation
+from wsdemo.lab.wire import Strand, Wire
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import Limits, Timing
+
+SCALE: Final = 30.0
+"""How many times faster than production the timings are. What a machine needs to do its work (a
+handshake, the start of a process) does not get faster, nor do the bounds on it."""
+
+TIMING: Final = Timing(
+    heartbeat_s=30 / SCALE,
+    presence_ttl_s=90 / SCALE,
+    idle_timeout_s=90 / SCALE,
+    health_check_s=60 / SCALE,
+    ws_ping_interval_s=30 / SCALE,
+    ws_ping_timeout_s=30 / SCALE,
+    tick_s=0.05,
+    probe_interval_s=0.25,
+    scale=SCALE,
+)
+"""The heartbeat, the lease and the health check of production, thirty times faster."""
+
+LIMITS: Final = Limits(
+    redis_timeout_s=0.5,
+    redis_connect_timeout_s=0.5,
+    register_deadline_s=2.0,
+    register_queue_s=0.5,
+    write_deadline_s=1.5,
+    close_timeout_s=0.3,
+    drain_s=3.0,
+    retry_after_s=0.2,
+)
+CHANGED_LIMITS: Final = (
+    *("redis_timeout_s", "redis_connect_timeout_s", "register_deadline_s", "register_queue_s"),
+    *("write_deadline_s", "close_timeout_s", "drain_s", "retry_after_s"),
+)
+GATEWAYS: Final = ("gateway-01", "gateway-02", "gateway-03")
+RESTART_S: Final = 15.0
+"""How long a gateway may fail to start again: its Redis may be away just now."""
+ADMIN_TIMEOUT_S: Final = 3.0
+
+
+def flags() -> list[str]:
+    """Return the command line of these timings and limits."""
+    timing = [
+        f"--{name.replace('_', '-')}={getattr(TIMING, name)}"
+        for name in TIMING.__dataclass_fields__
+        if name not in ("scale", "fence_ttl_s")
+    ]
+    limits = [f"--{name.replace('_', '-')}={getattr(LIMITS, name)}" for name in CHANGED_LIMITS]
+    return [*timing, *limits]
+
+
+def listens(strand: Strand) -> bool:
+    """Say whether this strand to Redis is a subscription."""
+    return b"\r\nSUBSCRIBE\r\n" in strand.said
+
+
+def commands(strand: Strand) -> bool:
+    """Say whether this strand to Redis carries commands."""
+    return not listens(strand)
+
+
+class World:
+    """Everything that runs, and the history of it: `async with World(seed) as world`.
+
+    Args:
+        seed: of every decision of the users and of the wires.
+        talkers, plain: how many users of each kind.
+    """
+
+    def __init__(self, seed: int, *, talkers: int = 20, plain: int = 4) -> None:
+        self.seed = seed
+        self.history: list[Record] = []
+        self.complaints: list[Violation] = []
+        """What was seen and must not be, by whoever saw it."""
+        self.seen: Counter[str] = Counter()
+        """Exit codes and other ends of gateways, by what was done to them."""
+        self.server = BundledServer()
+        self.gateways: dict[str, GatewayProcess] = {}
+        self.wires: dict[str, Wire] = {}
+        """From each gateway to Redis."""
+        self.names = [f"user-{n:02}" for n in range(1, talkers + 1)]
+        self.plain_names = [f"plain-{n:02}" for n in range(1, plain + 1)]
+        self.talkers: dict[str, Talker] = {}
+        self.plains: dict[str, Plain] = {}
+        self._began = time.monotonic()
+
+    def clock(self) -> float:
+        """Return the seconds since the world began."""
+        return time.monotonic() - self._began
+
+    def note(self, record: Record) -> None:
+        """Write into the history."""
+        self.history.append(record)
+
+    def complain(self, violation: Violation) -> None:
+        """Take note of something that must not be."""
+        self.complaints.append(violation)
+
+    def rng(self, what: str) -> random.Random:
+        """Return a source of randomness of its own for one purpose."""
+        return random.Random(f"{self.seed}:{what}")
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self.server.start)
+            self.witness = Witness(self.server.url, self.note, self.clock)
+            self.admin = self._admin()
+            await self.witness.start()
+            await asyncio.gather(*(self._start_gateway(name) for name in GATEWAYS))
+            await self._start_users()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop_users()
+        await asyncio.gather(*(gateway.stop() for gateway in self.gateways.values()))
+        await asyncio.gather(*(wire.stop() for wire in self.wires.values()))
+        if hasattr(self, "witness"):
+            await self.witness.stop()
+            await self.admin.aclose()
+        await asyncio.to_thread(self.server.stop)
+
+    def _admin(self) -> Any:
+        return redis_client.Redis.from_url(
+            self.server.url,
+            decode_responses=True,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=ADMIN_TIMEOUT_S,
+            socket_connect_timeout=ADMIN_TIMEOUT_S,
+            client_name="nemesis",
+        )
+
+    async def _start_gateway(self, name: str) -> None:
+        wire = self.wires[name] = Wire("127.0.0.1", self.server.port, self.rng(f"{name} wire"))
+        await wire.start()
+        url = self.server.url.replace(f":{self.server.port}/", f":{wire.port}/")
+        self.gateways[name] = GatewayProcess(name, url, *flags())
+        await self.gateways[name].start()
+
+    async def _start_users(self) -> None:
+        everybody = [*self.names, *self.plain_names]
+        for name in self.names:
+            doors, rng = await self._doors(name), self.rng(name)
+            self.talkers[name] = Talker(
+                name, doors, everybody, rng, self.note, self.clock, self.complain
+            )
+        for name in self.plain_names:
+            doors, rng = await self._doors(name), self.rng(name)
+            self.plains[name] = Plain(
+                name, doors, everybody, rng, self.note, self.clock, TIMING.heartbeat_s
+            )
+        await asyncio.gather(*(user.start() for user in self.talkers.values()))
+        await asyncio.gather(*(user.start() for user in self.plains.values()))
+
+    async def _doors(self, user: str) -> Doors:
+        ports = {name: gateway.port for name, gateway in self.gateways.items()}
+        return await Doors(ports, self.rng(f"{user} wires")).start()
+
+    @property
+    def users(self) -> list[Talker | Plain]:
+        """All of them."""
+        return [*self.talkers.values(), *self.plains.values()]
+
+    async def stop_users(self) -> None:
+        """Let everybody say goodbye. Idempotent."""
+        await asyncio.gather(*(user.stop() for user in self.users))
+        await asyncio.gather(*(user.doors.stop() for user in self.users))
+        self.talkers, self.plains = {}, {}
+
+    # --- what a nemesis needs ------------------------------------------------------------------
+
+    async def start_again(self, name: str) -> None:
+        """Start a gateway until it runs, as a supervisor would: Redis may be away just now."""
+        gateway = self.gateways[name]
+        deadline = self.clock() + RESTART_S
+        while True:
+            try:
+                await gateway.start()
+                return
+            except GatewayDied:
+                await gateway.stop()
+                if self.clock() > deadline:
+                    text = f"{name} did not start again: {list(gateway.log)[-1:]}"
+                    self.complain(Violation("restart", self.clock(), text))
+                    raise
+
+    async def drain(self, name: str) -> None:
+        """Tell a gateway to go (SIGTERM); it must do so within its time, and with code 0."""
+        gateway = self.gateways[name]
+        gateway.signal(signal.SIGTERM)
+        try:
+            code = await gateway.wait(LIMITS.drain_s + 5.0)
+        except TimeoutError:
+            code = None
+        self.seen[f"drained, exit code {code}"] += 1
+        if code != 0:
+            text = f"{name} was told to go, and ended with {code}: {list(gateway.log)[-2:]}"
+            self.complain(Violation("drain", self.clock(), text))
+        await gateway.stop()
+
+    def users_of(self, gateway: str) -> list[Talker]:
+        """Return the talkers who are registered with a gateway now."""
+        return [
+            talker
+            for talker in self.talkers.values()
+            if any(client.gateway_id == gateway for client in talker.registered)
+        ]
+
+    async def active_names(self) -> list[str]:
+        """Return the keys in Redis that say who is present."""
+        return sorted([key async for key in self.admin.scan_iter("presence:*")])
