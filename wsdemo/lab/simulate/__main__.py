@@ -6,13 +6,13 @@ Exit code 1 when anything was violated; the last lines say how to have exactly t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+
+import msgspec
 
 from wsdemo.lab.history import to_jsonl
 from wsdemo.lab.simulate.run import Report, report_of, simulate, simulate_many
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         report = _many(range(1, options.seeds + 1), minutes, options.processes)
         if options.json:
-            options.json.write_text(json.dumps(asdict(report), indent=1) + "\n")
+            options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     print(table(report))
     _print_failures(report, minutes)
     if options.seed is None and options.seeds >= 50:

@@ -25,6 +25,13 @@ from wsdemo.lab.simulate.network import End, Network
 PORT: Final = 6379
 VERSION: Final = (7, 2)
 DATABASE: Final = 0
+COLLECT_SELDOM: Final = """
+local collect, calls = collectgarbage, 0
+collectgarbage = function()
+  calls = calls + 1
+  if calls % 1000 == 0 then collect() end
+end
+"""
 
 Fields = Sequence[bytes]
 OnCommand = Callable[[Fields, Any], None]
@@ -58,6 +65,14 @@ class _Mouth(FakeSocket):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def _get_server_runtime(self, server: FakeServer) -> Any:
+        """fakeredis collects Lua's garbage after each script; now and then is enough."""
+        is_new = not hasattr(server, "_lua_runtime")
+        runtime = super()._get_server_runtime(server)
+        if is_new:
+            runtime.execute(COLLECT_SELDOM)
+        return runtime
 
     def put_response(self, msg: Any) -> None:
         self._say(msg)

@@ -140,12 +140,14 @@ def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str]
     # Finalizers close connections: when they run must follow from the seed as well.
     collecting = gc.isenabled()
     gc.disable()
+    gc.freeze()  # What existed before is not ours to collect, and much the larger part.
     loop = Loop()
     world = World(loop, seed, policy=policy, mutants=mutants)
     try:
         loop.run_until_complete(_live(world, seed, 60.0 * minutes))
     finally:
         _close(loop)
+        gc.unfreeze()
         if collecting:
             gc.enable()
     violations = check(
