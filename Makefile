@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks bench chaos test lint check check-deep compose-schema constraints \
+.PHONY: help lab demo notebooks bench chaos evidence test lint check check-deep compose-schema constraints \
   clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
@@ -57,6 +57,9 @@ lint: $(READY) ## Check style, types, and which module may import which
 	.venv/bin/lint-imports
 
 check: lint compose-schema test notebooks ## Check everything that must hold before a commit
+
+evidence: $(READY) ## Try to break everything, and write the README's table of what came of it
+	$(RUN) -m wsdemo.lab.evidence
 
 check-deep: $(READY) ## Play the presence scripts with three sessions: every order, minutes
 	@$(RUN) -m wsdemo.lab.checker --deep

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -46,11 +48,14 @@ def count() -> Rows:
 
 
 def main() -> None:
-    """Print the table, and the sum as its last line."""
+    """Print the table, and the sum as its last line; with --json, the sum alone."""
     rows = count()
+    total = sum(map(len, rows.inputs.values()))
+    if sys.argv[1:] == ["--json"]:
+        print(json.dumps({"inputs": total, "rows": len(rows.inputs), "tests": rows.tests}))
+        return
     for row, inputs in sorted(rows.inputs.items()):
         print(f"row {row:2}: {len(inputs):3} inputs")
-    total = sum(map(len, rows.inputs.values()))
     print(f"{total} bad inputs in {len(rows.inputs)} rows, {rows.tests} tests")
 
 

@@ -1,0 +1,249 @@
+"""What has been tried to break this, and what came of it? `make evidence`
+
+Runs everything that tries (the model checker, its mutants, the simulation, chaos on real
+processes, the bad inputs, attackers beside neighbours), keeps the numbers in a file, and writes
+the README's table from them. Nobody types a number into that table, and a test holds the two
+together. Ten minutes on two cores; one part alone with `--only`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from wsdemo.lab.mutants import MUTANTS
+from wsdemo.redis.server import BundledServer
+
+ROOT: Final = Path(__file__).parents[2]
+FILE: Final = ROOT / "tests" / "evidence.json"
+README: Final = ROOT / "README.md"
+BEGIN: Final = "<!-- evidence: begin -->\n"
+END: Final = "<!-- evidence: end -->\n"
+SEEDS: Final = 200
+MINUTES: Final = 10
+CHAOS_SEEDS: Final = (1, 2, 3, 4, 5)
+CHAOS_S: Final = 60
+DEADLINE_S: Final = 900.0
+"""For one command; each has bounds of its own far below."""
+
+Numbers = dict[str, Any]
+Row = tuple[str, str, str]
+
+
+class Failed(Exception):
+    """Something was found, or could not be tried; the text says what."""
+
+
+# --- trying --------------------------------------------------------------------------------------
+
+
+def run(*words: str, output: str | None = None) -> Any:
+    """Run a module of ours; return the JSON that it prints, or writes to the option `output`.
+
+    Raises:
+        Failed: it found something, or did not end.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "numbers.json"
+        command = [sys.executable, "-m", *words, *((output, str(file)) if output else ())]
+        try:
+            ended = subprocess.run(
+                command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{' '.join(words)} did not end within {DEADLINE_S:g} s") from None
+        if ended.returncode != 0:
+            raise Failed(f"{' '.join(words)} ended with {ended.returncode}:\n{ended.stdout}")
+        return json.loads(file.read_text() if output else ended.stdout)
+
+
+def try_orders() -> Numbers:
+    results = run("wsdemo.lab.checker", output="--json")
+    return {
+        "scenarios": len(results),
+        "states": sum(result["states"] for result in results),
+        "steps": sum(result["steps"] for result in results),
+        "violations": sum(len(result["violations"]) for result in results),
+    }
+
+
+def try_mutants() -> Numbers:
+    with BundledServer() as server:
+        killed = [m for m in MUTANTS if m.breaks in m.check(redis=server.url).violations]
+    if len(killed) < len(MUTANTS):
+        raise Failed(f"survivors: {[str(m) for m in MUTANTS if m not in killed]}")
+    return {"mutants": len(MUTANTS), "killed": len(killed)}
+
+
+def try_simulation() -> Numbers:
+    words = ("--seeds", str(SEEDS), "--minutes", str(MINUTES))
+    report = run("wsdemo.lab.simulate", *words, output="--json")
+    return {
+        "seeds": report["seeds"],
+        "hours": round(report["virtual_h"], 1),
+        "wallS": round(report["wall_s"]),
+        "kinds": len(report["faults"]),
+        "faults": sum(report["faults"].values()),
+        "messages": sum(report["sent"].values()),
+        "scripts": sum(report["outcomes"].values()),
+        "violations": sum(len(texts) for texts in report["failures"].values()),
+    }
+
+
+def try_chaos() -> Numbers:
+    runs = []
+    for seed in CHAOS_SEEDS:
+        with tempfile.TemporaryDirectory() as out:
+            words = ("--seconds", str(CHAOS_S), "--seed", str(seed), "--out", out)
+            runs.append(run("wsdemo.lab.chaos", *words, output="--json"))
+    kinds = {fault for one in runs for fault in one["faults"]}
+    return {
+        "minutes": round(sum(one["tookS"] for one in runs) / 60, 1),
+        "scale": runs[0]["scale"],
+        "kinds": len(kinds),
+        "faults": sum(sum(one["faults"].values()) for one in runs),
+        "messages": sum(sum(one["sent"].values()) for one in runs),
+        "convergedS": max(one["convergedS"] for one in runs),
+        "growthKibPerMin": max(max(one["rssKibPerMin"].values()) for one in runs),
+        "violations": sum(len(one["violations"]) for one in runs),
+    }
+
+
+def try_input() -> Numbers:
+    return dict(run("tests.bad_input", "--json"))
+
+
+def try_attacks() -> Numbers:
+    return dict(run("benchmarks.attack", "--json"))
+
+
+# --- telling -------------------------------------------------------------------------------------
+
+
+def _violations(count: int) -> str:
+    return "no violation" if count == 0 else f"**{count} violations**"
+
+
+def tell_orders(n: Numbers) -> list[Row]:
+    much = f"{n['scenarios']} scenarios, {n['states']:,} states, {n['steps']:,} steps"
+    what = "Every order of two sessions' commands, with copies, expiry, loss and rollback"
+    return [(what, much, _violations(n["violations"]))]
+
+
+def tell_mutants(n: Numbers) -> list[Row]:
+    return [("Scripts with a mistake in them", f"{n['mutants']}", f"{n['killed']} found")]
+
+
+def tell_simulation(n: Numbers) -> list[Row]:
+    what = "Three gateways and their users on simulated time, production timings"
+    much = (
+        f"{n['seeds']} seeds, {n['hours']:g} hours, {n['faults']:,} faults of {n['kinds']} kinds, "
+        f"{n['messages']:,} messages"
+    )
+    return [(what, much, _violations(n["violations"]))]
+
+
+def tell_chaos(n: Numbers) -> list[Row]:
+    what = f"Real processes, killed, frozen, cut off, {n['scale']:g} times production speed"
+    much = (
+        f"{n['minutes']:g} minutes, {n['faults']:,} faults of {n['kinds']} kinds, "
+        f"{n['messages']:,} messages"
+    )
+    return [(what, much, _violations(n["violations"]))]
+
+
+def tell_input(n: Numbers) -> list[Row]:
+    what = "Bad handshakes, frames, JSON, fields, tokens, rates, envelopes, command lines"
+    return [(what, f"{n['inputs']:,} in {n['rows']} groups", "each has its documented answer")]
+
+
+def tell_attacks(n: Numbers) -> list[Row]:
+    return [
+        (
+            f"Neighbours of an attacker: {name}",
+            f"p99 {felt['with_p99_ms']:.1f} ms, {felt['without_p99_ms']:.1f} ms without",
+            f"{felt['ratio']:.2f} times; {felt['lost']} of their messages lost",
+        )
+        for name, felt in n.items()
+    ]
+
+
+class Part(NamedTuple):
+    """One way of trying: how it is done, and how it is told."""
+
+    gather: Callable[[], Numbers]
+    tell: Callable[[Numbers], list[Row]]
+
+
+PARTS: Final[Mapping[str, Part]] = {
+    "orders": Part(try_orders, tell_orders),
+    "mutants": Part(try_mutants, tell_mutants),
+    "simulation": Part(try_simulation, tell_simulation),
+    "chaos": Part(try_chaos, tell_chaos),
+    "input": Part(try_input, tell_input),
+    "attacks": Part(try_attacks, tell_attacks),
+}
+
+
+def table(evidence: Mapping[str, Numbers]) -> str:
+    """Return the README's table of what was tried."""
+    rows = [row for name, part in PARTS.items() for row in part.tell(evidence[name])]
+    lines = ["| what was tried | how much of it | what came of it |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def published(readme: str) -> str:
+    """Return what stands between the marks of a README.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    _, begins, rest = readme.partition(BEGIN)
+    text, ends, _ = rest.partition(END)
+    if not begins or not ends:
+        raise ValueError("the README has no place for the evidence")
+    return text
+
+
+def _publish(evidence: Mapping[str, Numbers]) -> None:
+    readme = README.read_text(encoding="utf-8")
+    old = f"{BEGIN}{published(readme)}{END}"
+    README.write_text(readme.replace(old, f"{BEGIN}{table(evidence)}{END}"), encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m wsdemo.lab.evidence", description=__doc__)
+    parser.add_argument("--only", choices=sorted(PARTS), help="this part; keep the others")
+    only = parser.parse_args(words).only
+    evidence: dict[str, Numbers] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for name in [only] if only else PARTS:
+        started = time.monotonic()
+        _say(f"{name} ...")
+        try:
+            evidence[name] = PARTS[name].gather()
+        except Failed as problem:
+            _say(f"{name}: {problem}")
+            return 1
+        _say(f"{name}: {time.monotonic() - started:.0f} s")
+        FILE.write_text(json.dumps(evidence, indent=1) + "\n")
+    if evidence.keys() >= PARTS.keys():
+        _publish(evidence)
+        sys.stdout.write(table(evidence))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
