@@ -97,6 +97,9 @@ class Talker(Protocol):
     def on_text(self, data: bytes) -> None:
         """A whole text message has arrived."""
 
+    def on_closing(self) -> None:
+        """A goodbye has been said: nothing reaches the client any more. May be called again."""
+
     def on_closed(self) -> None:
         """The connection is gone. Called once."""
 
@@ -409,6 +412,8 @@ class Socket(asyncio.Protocol):
         if self._ws.state in {CLOSING, CLOSED}:
             self.outbox.flush()
             self.outbox.close()
+            if self._talker is not None:
+                self._talker.on_closing()
         for data in self._ws.data_to_send():
             if not data:
                 self._end()
