@@ -181,7 +181,7 @@ class Socket(asyncio.Protocol):
         front.sockets.add(self)
         front.idle.clear()
         self.visitor = front.door.enter(self.address)
-        if self.visitor is not None and front.door.is_crowded_by(self.visitor):
+        if front.door.is_overrun(self.visitor, len(front.sockets)):
             front.counters.connections_refused += 1
             transport.abort()
             return
