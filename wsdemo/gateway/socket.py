@@ -36,7 +36,7 @@ except ImportError:  # pragma: no cover - a build of websockets without its C ex
 
 from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.door import Answer, Door, Visitor
-from wsdemo.gateway.handshake import acceptance, usual_request
+from wsdemo.gateway.handshake import acceptance, refusal, usual_request
 from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
 from wsdemo.gateway.rate import Rate
 from wsdemo.protocol import Code, close_reason
@@ -195,6 +195,8 @@ class Socket(asyncio.Protocol):
             if not data:
                 return
         elif self._ws is NOTHING_YET:
+            if self._closed_here:
+                return  # Refused: whatever else was sent, nobody reads it.
             data = self._begin(data)
             if not data:
                 return
@@ -348,7 +350,13 @@ class Socket(asyncio.Protocol):
         front = self._front
         max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
         usual = usual_request(data) if front.fast_frames else None
-        if usual is None or not self._may_enter(usual.origin, usual.forwarded):
+        if usual is not None:
+            self.recognise(usual.forwarded)
+            full = front.door.refusal(self.visitor, len(front.sockets))
+            if full is not None:
+                self._refuse(full)
+                return b""
+        if usual is None or not front.door.allows_origin(usual.origin):
             self._ws = ws = _InOrderFromRequest(
                 origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
             )
@@ -361,12 +369,13 @@ class Socket(asyncio.Protocol):
         self._welcome()
         return self._read_short_frames(data[usual.end :])
 
-    def _may_enter(self, origin: str | None, forwarded: str) -> bool:
-        """Say whether the short way may be taken; if not, the general one finds the words."""
-        door = self._front.door
-        self.recognise(forwarded)
-        full = door.refusal(self.visitor, len(self._front.sockets))
-        return full is None and door.allows_origin(origin)
+    def _refuse(self, answer: Answer) -> None:
+        """Send a usual handshake away at once: who has too many connections has them cheaply."""
+        front = self._front
+        front.counters.connections_refused += not front.door.draining
+        self._closed_here = True
+        self._transport.write(refusal(answer.status, answer.body, answer.headers))
+        self._end()
 
     def recognise(self, forwarded: str) -> None:
         """Learn from X-Forwarded-For ('' without one) whose connection this is."""
