@@ -97,6 +97,9 @@ class Talker(Protocol):
     def on_text(self, data: bytes) -> None:
         """A whole text message has arrived."""
 
+    def on_closing(self) -> None:
+        """A goodbye has been said: nothing reaches the client any more. May be called again."""
+
     def on_closed(self) -> None:
         """The connection is gone. Called once."""
 
@@ -178,7 +181,7 @@ class Socket(asyncio.Protocol):
         front.sockets.add(self)
         front.idle.clear()
         self.visitor = front.door.enter(self.address)
-        if self.visitor is not None and front.door.is_crowded_by(self.visitor):
+        if front.door.is_overrun(self.visitor, len(front.sockets)):
             front.counters.connections_refused += 1
             transport.abort()
             return
@@ -418,6 +421,8 @@ class Socket(asyncio.Protocol):
         if self._ws.state in {CLOSING, CLOSED}:
             self.outbox.flush()
             self.outbox.close()
+            if self._talker is not None:
+                self._talker.on_closing()
         for data in self._ws.data_to_send():
             if not data:
                 self._end()
