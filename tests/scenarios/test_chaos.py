@@ -7,14 +7,17 @@ one record of it is corrupted, and the claim that it breaks is named.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from wsdemo.lab.chaos import faults as _catalogue  # noqa: F401  (fills FAULTS)
@@ -93,6 +96,44 @@ def test_the_report_has_its_figures_and_tells_how_to_run_it_again(
         assert (out / picture).stat().st_size > 10_000
     for fault in FAULTS:
         assert f"\n| {fault.name} |" in page
+
+
+END_S = 60.0
+"""Far more than it takes to end; a gateway that is frozen just then is killed."""
+
+
+@pytest.mark.timeout(4 * END_S)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_that_is_told_to_end_takes_its_processes_with_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """In the middle of faults: exit code 128 + signal, soon, and no gateway and no server is left;
+    a second signal does not break the cleaning up off.
+    """
+    command = [sys.executable, "-m", "wsdemo.lab.chaos", "--seed", str(SEED)]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+    ) as run:
+        watchdog = threading.Timer(2 * END_S, run.kill)
+        watchdog.start()
+        try:
+            assert run.stderr is not None
+            line = run.stderr.readline()
+            assert f"seed {SEED}" in line, line
+            children = psutil.Process(run.pid).children(recursive=True)
+            gateways = [one for one in children if "wsdemo.gateway" in one.cmdline()]
+            assert len(gateways) >= len(GATEWAYS) - 1 and len(children) > len(gateways)
+            run.send_signal(number)
+            run.send_signal(number)
+            said = run.communicate(timeout=END_S)[1]
+        finally:
+            watchdog.cancel()
+            run.kill()
+    left = psutil.wait_procs(children, timeout=END_S)[1]
+    assert left == []
+    assert run.returncode == 128 + number, said
+    assert f"ended by {number.name}" in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 # --- the verdict is not blind --------------------------------------------------------------------

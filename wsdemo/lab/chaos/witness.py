@@ -246,11 +246,17 @@ class Witness:
         await self.watching.wait()
 
     async def stop(self) -> None:
-        """Stop watching. Idempotent."""
+        """Stop watching. Idempotent.
+
+        Raises:
+            Exception: what ended the watching long ago; a blind witness has proved nothing.
+        """
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
         self.ledger.settle()
 
     def data_will_be_lost(self) -> None:
