@@ -194,7 +194,10 @@ MESSAGES: list[tuple[str, list[Record], list[str]]] = [
     ),
     (
         "a no is taken back",
-        [sent(1, "m1"), answered(2, "m1", "offline"), answered(3, "m1", "routed"), received(4, "m1")],
+        [
+            *(sent(1, "m1"), answered(2, "m1", "offline"), answered(3, "m1", "routed")),
+            received(4, "m1"),
+        ],
         ["ack"],
     ),
     *(
@@ -356,9 +359,7 @@ def test_a_history_in_which_nothing_could_be_lost_proves_nothing() -> None:
     end = [*fault(50, 51), Healed(t=51), looked(90, "b1", "b1", "b1")]
     assert check([*calm, *end], online_s=30, offline_s=30) == []
     near = [*fault(15, 16), *end]
-    (found,) = check(
-        sorted([*calm, *near], key=lambda record: record.t), online_s=30, offline_s=30
-    )
+    (found,) = check(sorted([*calm, *near], key=lambda record: record.t), online_s=30, offline_s=30)
     assert found.claim == "lost" and "nothing to lose" in found.text
 
 

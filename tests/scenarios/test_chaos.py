@@ -22,7 +22,7 @@ import pytest
 
 from wsdemo.lab.chaos import faults as _catalogue  # noqa: F401  (fills FAULTS)
 from wsdemo.lab.chaos.nemesis import FAULTS, Injection, Nemesis
-from wsdemo.lab.chaos.run import OUTCOMES, allowed
+from wsdemo.lab.chaos.run import OUTCOMES, _missing, allowed
 from wsdemo.lab.chaos.watch import Memory, Sample, back_after_s, converged_after_s, slopes
 from wsdemo.lab.chaos.world import GATEWAYS, World
 from wsdemo.lab.history import (
@@ -324,6 +324,17 @@ def test_users_of_a_gateway_are_back_when_another_has_them() -> None:
         *(registered(4, "b", "one"), registered(5, "c", "two"), registered(6, "a", "two")),
     ]
     assert back_after_s(history, "one", 3.0) == [3.0]
+
+
+def test_only_what_left_after_the_heal_has_to_arrive_after_it() -> None:
+    """A message that was read just before, and is answered just after, is not missing."""
+
+    def sent(msg_id: str, phase: Phase) -> Sent:
+        return Sent(t=1, user="a", phase=phase, id=msg_id, to="b")
+
+    records = [sent("m1", Phase.OK), sent("m2", Phase.INVOKE), sent("m2", Phase.OK)]
+    assert _missing([*records, sent("m3", Phase.INVOKE)]) == {"m2"}
+    assert _missing([*records, Received(t=1, user="b", conn="b1", id="m2")]) == set()
 
 
 def test_a_leak_has_a_slope_and_a_young_process_none() -> None:

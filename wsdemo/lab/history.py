@@ -500,9 +500,7 @@ def _promised(
             continue
         if any(begin - near_s <= t <= end + aftermath_s for begin, end in faults):
             continue
-        around = [
-            (a, b) for a, b in spans[letter.left.to] if a <= t + near_s and b >= t - near_s
-        ]
+        around = [(a, b) for a, b in spans[letter.left.to] if a <= t + near_s and b >= t - near_s]
         if len(around) == 1 and around[0][0] <= t - near_s and around[0][1] >= t + near_s:
             yield letter
 
