@@ -107,6 +107,11 @@ OWNERS: list[tuple[str, list[Record], list[str]]] = [
     ("late cleanup", [owner(1, "b2", 20), nobody(2, verb="release", by="b1")], ["P1"]),
     ("own cleanup", [owner(1, "b2", 20), nobody(2, verb="release", by="b2")], []),
     ("expired", [owner(1, "b2", 20), nobody(91)], []),
+    (
+        "cleanup of one who came after the loss, unseen",
+        [owner(1, "b1", 10), Forgotten(t=2), nobody(3, verb="release", by="b2")],
+        [],
+    ),
 ]
 
 
@@ -119,6 +124,11 @@ def test_owners(name: str, history: History, broken: list[str]) -> None:
 MESSAGES: list[tuple[str, list[Record], list[str]]] = [
     ("wrong user", [sent(1, "m1"), received(2, "m1", "carol", "c1")], ["wrong user"]),
     ("right user", [sent(1, "m1"), received(2, "m1")], []),
+    (
+        "wrong sender",
+        [sent(1, "m1"), Received(t=2, user="bob", conn="b1", id="m1", sender="mallory")],
+        ["wrong sender"],
+    ),
     ("phantom", [received(1, "m1")], ["phantom"]),
     ("received before it was sent", [received(1, "m1"), sent(2, "m1")], ["phantom"]),
     ("duplicate", [sent(1, "m1"), received(2, "m1"), received(3, "m1")], ["duplicate"]),
@@ -149,6 +159,22 @@ MESSAGES: list[tuple[str, list[Record], list[str]]] = [
         ["order"],
     ),
     (
+        "overtaken by one that was routed before it became unknown",
+        [
+            *(sent(1, "m1"), sent(2, "m2"), answered(2.5, "m2", "routed"), received(3, "m2")),
+            *(answered(4, "m1", "unknown"), received(5, "m1")),
+        ],
+        ["order"],
+    ),
+    (
+        "overtaken, and both are unknown",
+        [
+            *(sent(1, "m1"), sent(2, "m2"), answered(3, "m2", "unknown"), received(3, "m2")),
+            *(answered(4, "m1", "unknown"), received(5, "m1")),
+        ],
+        [],
+    ),
+    (
         "overtaken by one of another connection",
         [sent(1, "m1"), sent(2, "m2", "a2"), received(3, "m2"), received(4, "m1")],
         [],
@@ -165,6 +191,14 @@ MESSAGES: list[tuple[str, list[Record], list[str]]] = [
         "the last answer counts",
         [sent(1, "m1"), answered(2, "m1", "unknown"), answered(3, "m1", "offline")],
         [],
+    ),
+    (
+        "a no is taken back",
+        [
+            *(sent(1, "m1"), answered(2, "m1", "offline"), answered(3, "m1", "routed")),
+            received(4, "m1"),
+        ],
+        ["ack"],
     ),
     *(
         (
@@ -222,6 +256,23 @@ CONVERGED: list[tuple[str, list[Record], list[str]]] = [
     ("believed ghost", [*HEAL, looked(101, "", "", "b0", online=False)], ["P7"]),
     ("gone", [*HEAL, looked(101, "", "", online=False)], []),
     ("nobody looked", [*HEAL, looked(30, "b1", "b1", "b1")], ["P8"]),
+    (
+        "nobody looked at one of them",
+        [
+            Registered(t=0, user="carol", phase=Phase.OK, conn="c1"),
+            *(*HEAL, looked(41, "b1", "b1", "b1")),
+        ],
+        ["P8"],
+    ),
+    (
+        "one who came later was not looked at",
+        [
+            *(*HEAL, Registered(t=11, user="carol", phase=Phase.OK, conn="c1")),
+            looked(41, "b1", "b1", "b1"),
+        ],
+        [],
+    ),
+    ("nothing was healed", [*fault(1, 10), looked(41, "b1", "b1", "b1")], ["P8"]),
     (
         "the next fault",
         [*HEAL, looked(40, "b1", "b1", "b1"), *fault(41, 42), looked(43, "", "")],
@@ -300,6 +351,16 @@ def test_check_runs_all_checks() -> None:
     ]
     found = claims(check(history, online_s=30, offline_s=90))
     assert found == ["P5", "wrong user", "lost", "P8"]
+
+
+def test_a_history_in_which_nothing_could_be_lost_proves_nothing() -> None:
+    """When all messages are near a fault, that none was lost in calm is no achievement."""
+    calm = [online(0, "b1"), sent(20, "m1"), answered(20, "m1", "routed"), received(21, "m1")]
+    end = [*fault(50, 51), Healed(t=51), looked(90, "b1", "b1", "b1")]
+    assert check([*calm, *end], online_s=30, offline_s=30) == []
+    near = [*fault(15, 16), *end]
+    (found,) = check(sorted([*calm, *near], key=lambda record: record.t), online_s=30, offline_s=30)
+    assert found.claim == "lost" and "nothing to lose" in found.text
 
 
 def test_a_violation_shows_its_evidence() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,36 @@ def test_the_command_prints_a_table_and_fails_with_the_seed(
     text = capsys.readouterr().out
     assert "nobody looked" in text
     assert "python -m wsdemo.lab.simulate --seed 2 --minutes 1" in text
+
+
+def test_hours_are_sixty_minutes_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--hours`, in place of `--minutes`; rounds are not broken off, so it may be a little more."""
+    assert main(["--seed", "2", "--hours", "0.1"]) == 0
+    hours = re.search(r"virtual time +(\d+\.\d) h", capsys.readouterr().out)
+    assert hours is not None and 0.1 <= float(hours[1]) <= 0.2
+
+
+@pytest.mark.parametrize("words", [("--hours", "0"), ("--minutes", "-1"), ("--seeds", "0")])
+def test_nothing_is_not_simulated(
+    words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rather than something that nobody asked for: exit code 2, in a line."""
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"argument {words[0]}: {words[1]} is no" in capsys.readouterr().err
+
+
+def test_many_seeds_without_one_of_the_faults_are_red(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What never occurred was not survived. In a few seeds, it may be missing."""
+    monkeypatch.setattr(
+        "wsdemo.lab.simulate.run.OUTCOMES", frozenset({"mint ok", "refresh unheard of"})
+    )
+    for many, code in ((2, 0), (1, 1)):
+        monkeypatch.setattr("wsdemo.lab.simulate.__main__.MANY", many)
+        assert main(["--seed", "2", "--minutes", "1"]) == code
+    assert "not proved: refresh unheard of never happened" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])

@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from tests.waiting import until
 from wsdemo.lab.chaos.witness import Witness
-from wsdemo.lab.history import Forgotten, Owner, Record, Released
+from wsdemo.lab.history import Forgotten, Owner, Record, Released, owners
 from wsdemo.presence import store
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
@@ -126,6 +126,49 @@ async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> 
     await seen(witness, database)
     await until("it is forgotten", lambda: witness.ledger.owner("bob") == "")
     await until("so it is in Redis", lambda: _absent(database))
+
+
+async def test_what_happened_in_a_gap_is_blamed_on_nobody(
+    witness: Witness, database: Any, records: list[Record]
+) -> None:
+    """Bob has become c2's behind the witness' back. That a release of c2 removes the entry is then
+    a violation of P1, unless there was a gap, in which c2 may have registered, and nobody has been
+    seen as the owner since.
+    """
+    bob = Scripts(database, "bob")
+
+    async def lives(conn: str, *, gap: bool, refreshes: bool = False) -> list[str]:
+        token = await bob.mint()
+        assert await bob.write(store.REGISTER, conn, token) == "ok"
+        await seen(witness, database)
+        if gap:
+            witness.ledger.gap()
+        if refreshes:
+            assert await bob.write(store.REFRESH, conn, token) == "ok"
+        await database.hset("presence:bob", "connId", "c2")
+        assert await bob.release("c2", token) == 1
+        await seen(witness, database)
+        return [violation.claim for violation in owners(records)]
+
+    assert await lives("c0", gap=True) == []
+    records.clear()
+    assert await lives("c1", gap=True, refreshes=True) == ["P1"]
+    records.clear()
+    assert await lives("c3", gap=False) == ["P1"]
+
+
+async def test_a_witness_that_went_blind_says_so(
+    server: BundledServer, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends the watching is raised at the end, and not lost with its task."""
+    witness = Witness(server.url, records.append, time.monotonic)
+    monkeypatch.setattr(witness.ledger, "feed", lambda line: 1 / 0)
+    await witness.start()
+    async with redis_client.Redis.from_url(server.url) as client:
+        await client.ping()
+    await until("it went blind", lambda: witness._task is not None and witness._task.done())
+    with pytest.raises(ZeroDivisionError):
+        await witness.stop()
 
 
 async def _absent(database: Any) -> bool:

@@ -7,19 +7,22 @@ one record of it is corrupted, and the claim that it breaks is named.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from wsdemo.lab.chaos import faults as _catalogue  # noqa: F401  (fills FAULTS)
 from wsdemo.lab.chaos.nemesis import FAULTS, Injection, Nemesis
-from wsdemo.lab.chaos.run import OUTCOMES, allowed
+from wsdemo.lab.chaos.run import OUTCOMES, _missing, allowed
 from wsdemo.lab.chaos.watch import Memory, Sample, back_after_s, converged_after_s, slopes
 from wsdemo.lab.chaos.world import GATEWAYS, World
 from wsdemo.lab.history import (
@@ -93,6 +96,44 @@ def test_the_report_has_its_figures_and_tells_how_to_run_it_again(
         assert (out / picture).stat().st_size > 10_000
     for fault in FAULTS:
         assert f"\n| {fault.name} |" in page
+
+
+END_S = 60.0
+"""Far more than it takes to end; a gateway that is frozen just then is killed."""
+
+
+@pytest.mark.timeout(4 * END_S)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_that_is_told_to_end_takes_its_processes_with_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """In the middle of faults: exit code 128 + signal, soon, and no gateway and no server is left;
+    a second signal does not break the cleaning up off.
+    """
+    command = [sys.executable, "-m", "wsdemo.lab.chaos", "--seed", str(SEED)]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+    ) as run:
+        watchdog = threading.Timer(2 * END_S, run.kill)
+        watchdog.start()
+        try:
+            assert run.stderr is not None
+            line = run.stderr.readline()
+            assert f"seed {SEED}" in line, line
+            children = psutil.Process(run.pid).children(recursive=True)
+            gateways = [one for one in children if "wsdemo.gateway" in one.cmdline()]
+            assert len(gateways) >= len(GATEWAYS) - 1 and len(children) > len(gateways)
+            run.send_signal(number)
+            run.send_signal(number)
+            said = run.communicate(timeout=END_S)[1]
+        finally:
+            watchdog.cancel()
+            run.kill()
+    left = psutil.wait_procs(children, timeout=END_S)[1]
+    assert left == []
+    assert run.returncode == 128 + number, said
+    assert f"ended by {number.name}" in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 # --- the verdict is not blind --------------------------------------------------------------------
@@ -283,6 +324,17 @@ def test_users_of_a_gateway_are_back_when_another_has_them() -> None:
         *(registered(4, "b", "one"), registered(5, "c", "two"), registered(6, "a", "two")),
     ]
     assert back_after_s(history, "one", 3.0) == [3.0]
+
+
+def test_only_what_left_after_the_heal_has_to_arrive_after_it() -> None:
+    """A message that was read just before, and is answered just after, is not missing."""
+
+    def sent(msg_id: str, phase: Phase) -> Sent:
+        return Sent(t=1, user="a", phase=phase, id=msg_id, to="b")
+
+    records = [sent("m1", Phase.OK), sent("m2", Phase.INVOKE), sent("m2", Phase.OK)]
+    assert _missing([*records, sent("m3", Phase.INVOKE)]) == {"m2"}
+    assert _missing([*records, Received(t=1, user="b", conn="b1", id="m2")]) == set()
 
 
 def test_a_leak_has_a_slope_and_a_young_process_none() -> None:

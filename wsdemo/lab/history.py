@@ -6,9 +6,11 @@ user, which faults began and ended, and what was found when somebody looked. Who
 under faults (real processes, or a simulation) writes one; the checks below read it. They are pure,
 and each of them returns the violations that it found: none is the claim.
 
-The claims are those of the guarantees: P1-P8 for presence, FIFO and the meaning of an ack for
-messages. A check that had nothing to look at says so as a violation of its own, because a run in
-which nothing happened proves nothing (`sometimes`, and the "nobody looked" of `convergence`).
+The claims are those of the guarantees: P1, P3-P5, P7 and P8 for presence, FIFO and the meaning of
+an ack for messages. How long a lease is does not show in a history, so that a refresh prolongs no
+other's (P2, P6) is left to the model checker; what shows is an entry that stays (P7).
+A check that had nothing to look at says so as a violation of its own, because a run in which
+nothing happened proves nothing: `sometimes`, `convergence`, and the "nothing to lose" of `check`.
 """
 
 from __future__ import annotations
@@ -257,7 +259,7 @@ class _Throne:
 
     def forget(self, t: float) -> None:
         self._lost_at = t
-        self._highest = None
+        self._owner = self._highest = None
         self._ghosts |= self._gone
         self._gone = {}
 
@@ -326,6 +328,10 @@ class _Letter:
     left: Sent
     number: int
     answer: Sent | None = None
+    answered_at: int = -1
+    """Where in the history the last answer stands."""
+    no: Sent | None = None
+    """The last answer that promised that it was not, and will not be, delivered."""
     received: list[Received] = field(default_factory=list)
 
     @property
@@ -340,12 +346,14 @@ class _Letter:
 
 def _letters(history: History) -> dict[str, _Letter]:
     letters: dict[str, _Letter] = {}
-    for record in history:
+    for at, record in enumerate(history):
         match record:
             case Sent(phase=Phase.INVOKE, id=msg_id):
                 letters[msg_id] = _Letter(record, len(letters))
             case Sent(id=msg_id) if msg_id in letters:
-                letters[msg_id].answer = record
+                letter = letters[msg_id]
+                letter.answer, letter.answered_at = record, at
+                letter.no = record if record.status in DEFINITELY_NOT else letter.no
             case Received(id=msg_id) if msg_id in letters:
                 letters[msg_id].received.append(record)
             case _:
@@ -358,7 +366,8 @@ def messages(history: History) -> list[Violation]:
 
     Order is per connection of the sender and session of the recipient; nothing is promised beyond,
     nor for a message whose sender was told `unknown`: it may still lie on the way to Redis, on a
-    connection that its gateway has given up, and be routed behind later ones.
+    connection that its gateway has given up, and be routed behind later ones. Those are answered
+    later as well: one that was `routed` before the other became unknown must not overtake it.
     """
     letters = _letters(history)
     violations = list(_phantoms(history, letters))
@@ -384,13 +393,15 @@ def _misdelivered(letter: _Letter) -> Iterator[Violation]:
         if record.user != left.to:
             text = f"{left.id} was for {left.to}, and {record.user} received it"
             yield Violation("wrong user", record.t, text, (left, record))
+        if record.sender not in ("", left.user):
+            text = f"{left.id} is of {left.user}, and was received as {record.sender}'s"
+            yield Violation("wrong sender", record.t, text, (left, record))
     if len(received) > 1:
         text = f"{left.id} was received {len(received)} times"
         yield Violation("duplicate", received[1].t, text, (left, *received))
-    if received and letter.status in DEFINITELY_NOT:
-        assert letter.answer is not None
-        text = f"{left.id} was {letter.status}, and was received"
-        yield Violation("ack", received[0].t, text, (left, letter.answer, received[0]))
+    if received and letter.no is not None:
+        text = f"{left.id} was {letter.no.status}, and was received"
+        yield Violation("ack", received[0].t, text, (left, letter.no, received[0]))
 
 
 def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violation]:
@@ -401,7 +412,7 @@ def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violat
         way = (letter.left.conn, record.conn)
         if way in latest:
             earlier, witness = latest[way]
-            if earlier.number > letter.number and letter.told_unknown:
+            if earlier.number > letter.number and _may_be_overtaken(letter, earlier):
                 continue
             if earlier.number > letter.number:
                 text = f"{record.id} was sent before {earlier.left.id}, and received after it"
@@ -409,6 +420,14 @@ def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violat
                 yield Violation("order", record.t, text, evidence)
                 continue
         latest[way] = letter, record
+
+
+def _may_be_overtaken(letter: _Letter, by: _Letter) -> bool:
+    """Say whether one that was sent later may arrive earlier: only if its gateway had given the
+    first one up when it routed this one, and so had said so when it answered this one.
+    """
+    was_given_up_first = by.status != "routed" or by.answered_at > letter.answered_at
+    return letter.told_unknown and was_given_up_first
 
 
 def tally(history: History, *, near_s: float = 10.0) -> Tally:
@@ -457,21 +476,40 @@ def unexplained(
     A user stays who has one session, and only that one, from `near_s` before until `near_s` after
     the message left; also the sender's history must go on for that long.
     """
+    violations = []
+    for letter in _promised(history, near_s, aftermath_s, of_lost_ones=True):
+        assert letter.answer is not None
+        text = f"{letter.left.id} to {letter.left.to} got lost, and nothing had happened"
+        violations.append(Violation("lost", letter.left.t, text, (letter.left, letter.answer)))
+    return violations
+
+
+def _promised(
+    history: History, near_s: float, aftermath_s: float, *, of_lost_ones: bool
+) -> Iterator[_Letter]:
+    """Iterate over the messages that had to arrive, see `unexplained`: those that got lost, or
+    those that did arrive.
+    """
     faults, spans = list(_active(history)), _sessions(history)
     ends_at = history[-1].t if history else 0.0
-    violations = []
     for letter in _letters(history).values():
-        left, t = letter.left, letter.left.t
-        if letter.received or letter.status != "routed" or t + near_s > ends_at:
+        t = letter.left.t
+        if bool(letter.received) is of_lost_ones or letter.status != "routed":
+            continue
+        if t + near_s > ends_at:
             continue
         if any(begin - near_s <= t <= end + aftermath_s for begin, end in faults):
             continue
-        around = [(a, b) for a, b in spans[left.to] if a <= t + near_s and b >= t - near_s]
+        around = [(a, b) for a, b in spans[letter.left.to] if a <= t + near_s and b >= t - near_s]
         if len(around) == 1 and around[0][0] <= t - near_s and around[0][1] >= t + near_s:
-            assert letter.answer is not None
-            text = f"{left.id} to {left.to} got lost, and nothing had happened"
-            violations.append(Violation("lost", t, text, (left, letter.answer)))
-    return violations
+            yield letter
+
+
+def _nothing_to_lose(history: History, near_s: float, aftermath_s: float) -> Iterator[Violation]:
+    """Complain when no message had to arrive: then `unexplained` has looked at nothing."""
+    ways = (_promised(history, near_s, aftermath_s, of_lost_ones=lost) for lost in (False, True))
+    if not any(True for way in ways for _ in way):
+        yield Violation("lost", 0.0, "nothing to lose: no message was far from every fault")
 
 
 def _active(history: History) -> Iterator[tuple[float, float]]:
@@ -514,15 +552,26 @@ def convergence(history: History, *, online_s: float, offline_s: float) -> list[
     Every look at a user that is later than `online_s` (or `offline_s`, for one who does not want
     to be there) after a heal, and before the next fault, must find: the owner in Redis is the
     session that the client has, no other session believes to be the owner; or no entry at all and
-    no believer. A heal after which nobody looked in time proves nothing, and is a violation.
+    no believer. A heal after which nobody looked in time at each user who had ever registered
+    before it proves nothing, and is a violation; so is a history without a heal.
     """
     violations: list[Violation] = []
+    users: dict[str, float] = {}
+    for record in history:
+        if isinstance(record, Registered) and record.phase is Phase.OK:
+            users.setdefault(record.user, record.t)
+    if not any(isinstance(record, Healed) for record in history):
+        violations.append(Violation("P8", 0.0, "nothing was ever healed"))
     for heal, looks in _after_heals(history):
         late = [
             look for look in looks if look.t >= heal.t + (online_s if look.online else offline_s)
         ]
         if not late:
             text = f"nobody looked {max(online_s, offline_s):g} s after the heal"
+            violations.append(Violation("P8", heal.t, text, (heal,)))
+        unseen = {user for user, t in users.items() if t <= heal.t} - {look.user for look in late}
+        if late and unseen:
+            text = f"nobody looked at {', '.join(sorted(unseen))} after the heal"
             violations.append(Violation("P8", heal.t, text, (heal,)))
         for look in late:
             violations += _found(heal, look)
@@ -615,6 +664,7 @@ def check(
     online_s: float,
     offline_s: float,
     ttl_s: float = 90.0,
+    near_s: float = 10.0,
     aftermath_s: float = 10.0,
 ) -> list[Violation]:
     """Run all checks but `sometimes`, which is a claim about many runs."""
@@ -622,6 +672,7 @@ def check(
         *well_formed(history),
         *owners(history, ttl_s=ttl_s),
         *messages(history),
-        *unexplained(history, aftermath_s=aftermath_s),
+        *unexplained(history, near_s=near_s, aftermath_s=aftermath_s),
+        *_nothing_to_lose(history, near_s, aftermath_s),
         *convergence(history, online_s=online_s, offline_s=offline_s),
     ]

@@ -1,7 +1,7 @@
 """python -m wsdemo.lab.chaos: break real processes at random, and check every promise.
 
 Exit code 0 when everything was allowed and everything wanted happened, 1 when not, and the seed
-is printed.
+is printed. SIGINT and SIGTERM end the run early, and every process of it: exit code 130 or 143.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wsdemo.lab.chaos import report
-from wsdemo.lab.chaos.run import run
+from wsdemo.lab.chaos.run import Outcome, run
 
 OUT = Path("chaos-report")
 SHOWN = 10
@@ -50,11 +51,49 @@ def progress() -> Callable[[str], None]:
     return now_and_then
 
 
+class Interrupted(Exception):
+    """Somebody has told us to end, by this signal."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
+
+
+async def run_until_told(seconds: float, seed: int) -> Outcome:
+    """Run once; a signal cancels it, which ends every process that it has started.
+
+    A second signal changes nothing: cleaning up has a bound of its own, and must not be broken off.
+
+    Raises:
+        Interrupted: a signal came; everything has been cleaned up.
+    """
+    running = asyncio.create_task(run(seconds, seed, progress()), name="chaos")
+    told: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        if not told:
+            running.cancel()
+        told.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        return await running
+    except BaseException:  # What has broken under a cancellation is of no interest any more.
+        if told:
+            raise Interrupted(told[0]) from None
+        raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
     arguments = parser().parse_args(argv)
     seed = random.randrange(10_000) if arguments.seed is None else arguments.seed
-    outcome = asyncio.run(run(arguments.seconds, seed, progress()))
+    try:
+        outcome = asyncio.run(run_until_told(arguments.seconds, seed))
+    except Interrupted as interrupted:
+        print(f"\nended by {interrupted}, and nothing is left of it (seed {seed})", file=sys.stderr)
+        return 128 + interrupted.number
     if sys.stderr.isatty():
         print(file=sys.stderr)
     page = report.write(outcome, arguments.out)

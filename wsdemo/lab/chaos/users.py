@@ -126,7 +126,14 @@ class Talker:
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=self.name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """Say so when one of her doings has broken down: a mute user proves nothing."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            text = f"{self.name} has broken down: {problem!r}"
+            self._complain(Violation("user", self._clock(), text))
 
     # --- sessions ------------------------------------------------------------------------------
 

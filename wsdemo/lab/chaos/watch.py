@@ -61,7 +61,6 @@ class Watch:
     world: World
     samples: list[Sample] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
-    latencies_s: list[float] = field(default_factory=list)
     _counters: dict[str, dict[str, int]] = field(default_factory=dict)
 
     async def run(self) -> None:

@@ -6,7 +6,8 @@ its token, not samples of it; and it also sees what no gateway will ever hear of
 command that arrived late, on a connection that its gateway had long given up.
 
 A Redis that dies takes the witness' connection with it. What happens until it is back is a gap,
-and is counted. A gap hides changes, but cannot invent any: what is not seen is not judged.
+and is counted. A gap hides changes, and must not invent any: whose entry it is after a gap is not
+known before somebody registers or refreshes, and a release that comes first is not judged.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Ledger:
         self._note = note
         self._clock = clock
         self._fences: dict[str, dict[str, str]] = {}
+        self._doubtful: set[str] = set()
+        """Users whose entry may have changed in a gap."""
         self._call: _Call | None = None
 
     def feed(self, line: str) -> None:
@@ -120,6 +123,11 @@ class Ledger:
         self._fences.clear()
         self._note(Forgotten(t=self._clock()))
 
+    def gap(self) -> None:
+        """Take note that some lines are missing from here on."""
+        self.settle()
+        self._doubtful = set(self._owner)
+
     def _happened(self, name: str) -> None:
         self.outcomes[name] += 1
         if self.outcomes[name] == 1:
@@ -146,6 +154,7 @@ class Ledger:
         if self._owner.get(call.user) != call.args[0]:
             # Whoever is refreshed is the owner: its register was in a gap.
             self._owned(call, ["HSET", call.user, *(word for key in WHOLE for word in (key, ""))])
+        self._doubtful.discard(call.user)
         return "ok"
 
     def _not_refreshed(self, call: _Call) -> str:
@@ -161,7 +170,8 @@ class Ledger:
         conn = call.args[0]
         removed = call.first("DEL", PRESENCE) is not None
         if removed:
-            self._gone(call.user, "release", conn)
+            verb = "unseen, release" if call.user in self._doubtful else "release"
+            self._gone(call.user, verb, conn)
         self._note(Released(t=self._clock(), user=call.user, conn=conn))
         return "removed" if removed else "not owner"
 
@@ -174,6 +184,7 @@ class Ledger:
         conn, gateway, token = call.args[:3]
         whole = set(written[2::2]) >= WHOLE and call.first("PEXPIRE", PRESENCE) is not None
         self._owner[call.user] = conn
+        self._doubtful.discard(call.user)
         self._note(
             Owner(
                 t=self._clock(),
@@ -189,6 +200,7 @@ class Ledger:
 
     def _gone(self, user: str, verb: str, by: str) -> None:
         self._owner.pop(user, None)
+        self._doubtful.discard(user)
         self._note(Owner(t=self._clock(), user=user, verb=verb, by=by))
 
     def _mirror(self, call: _Call) -> None:
@@ -246,11 +258,17 @@ class Witness:
         await self.watching.wait()
 
     async def stop(self) -> None:
-        """Stop watching. Idempotent."""
+        """Stop watching. Idempotent.
+
+        Raises:
+            Exception: what ended the watching long ago; a blind witness has proved nothing.
+        """
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
         self.ledger.settle()
 
     def data_will_be_lost(self) -> None:
@@ -264,7 +282,7 @@ class Witness:
             if self.watching.is_set():
                 self.watching.clear()
                 self.gaps += 1
-                self.ledger.settle()
+                self.ledger.gap()
             if self._data_lost:
                 self._data_lost = False
                 self.ledger.forget()

@@ -7,6 +7,7 @@ Redis. Only the witness and the nemesis speak to Redis directly.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import time
@@ -132,7 +133,10 @@ class World:
             self.witness = Witness(self.server.url, self.note, self.clock)
             self.admin = self._admin()
             await self.witness.start()
-            await asyncio.gather(*(self._start_gateway(name) for name in GATEWAYS))
+            # A group, not `gather`: when one fails, no other one goes on starting behind our back.
+            async with asyncio.TaskGroup() as starting:
+                for name in GATEWAYS:
+                    starting.create_task(self._start_gateway(name), name=f"start {name}")
             await self._start_users()
         except BaseException:
             await self.__aexit__()
@@ -140,13 +144,17 @@ class World:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.stop_users()
-        await asyncio.gather(*(gateway.stop() for gateway in self.gateways.values()))
-        await asyncio.gather(*(wire.stop() for wire in self.wires.values()))
-        if hasattr(self, "witness"):
-            await self.witness.stop()
-            await self.admin.aclose()
-        await asyncio.to_thread(self.server.stop)
+        # Last in, first out, each of them whatever the others do: processes must not outlive us.
+        async with contextlib.AsyncExitStack() as ends:
+            ends.push_async_callback(asyncio.to_thread, self.server.stop)
+            if hasattr(self, "witness"):
+                ends.push_async_callback(self.admin.aclose)
+                ends.push_async_callback(self.witness.stop)
+            for wire in self.wires.values():
+                ends.push_async_callback(wire.stop)
+            for gateway in self.gateways.values():
+                ends.push_async_callback(gateway.stop)
+            ends.push_async_callback(self.stop_users)
 
     def _admin(self) -> Any:
         return redis_client.Redis.from_url(

@@ -42,7 +42,7 @@ class ReplyError(Exception):
     """A command was refused; the text begins with the code."""
 
 
-class _Mouth(FakeSocket):
+class Mouth(FakeSocket):
     """One client, as fakeredis sees it. Replies and messages go to `say` at once."""
 
     def __init__(
@@ -107,7 +107,7 @@ class _Visitor(asyncio.Protocol):
     def __init__(self, server: MemoryRedis) -> None:
         self._server = server
         self._commands = _Commands()
-        self._mouth: _Mouth
+        self._mouth: Mouth
         self._transport: End
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -174,10 +174,10 @@ class MemoryRedis:
         if keep_data:
             self._server.dbs[DATABASE].swap(old.dbs[DATABASE])
 
-    def mouth(self, say: Callable[[Any], None]) -> _Mouth:
+    def mouth(self, say: Callable[[Any], None]) -> Mouth:
         """Make a client; the first one is number 1."""
         self._numbers += 1
-        return _Mouth(self._server, self._numbers, say, self._heard, self.instead)
+        return Mouth(self._server, self._numbers, say, self._heard, self.instead)
 
     def execute(self, *fields: bytes | str) -> Any:
         """Execute a command at once, on a connection that no accident touches.
