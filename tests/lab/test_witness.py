@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import redis.asyncio as redis_client
 from redis.exceptions import NoScriptError
 
 from tests.waiting import until

@@ -105,17 +105,19 @@ class Health:
             await asyncio.sleep(pause_s)
             self._notice_stall(self._desk.clock() - before - pause_s)
             sessions = due(self._desk.registry.sessions(), self._desk.clock())
+            if self._desk.settings.auth_secret is not None:
+                self._end_expired()
+                sessions = [s for s in sessions if s.state is State.REGISTERED]
             if sessions:
-                await self._refresh(self._authentic(sessions))
+                await self._refresh(sessions)
 
-    def _authentic(self, sessions: Sequence[Session]) -> list[Session]:
-        """Return those whose token is still good; the others are told."""
+    def _end_expired(self) -> None:
+        """Tell those whose token has ended, also if they have been silent since."""
         now = self._desk.time_of_day()
-        for session in sessions:
+        for session in self._desk.registry:
             if session.expires_at <= now:
                 self._desk.counters.tokens_expired += 1
                 session.end(Code.AUTH)
-        return [session for session in sessions if session.state is State.REGISTERED]
 
     async def resync(self) -> None:
         """Renew every lease, paced, and release what is owed: Redis is back, or this gateway."""

@@ -246,7 +246,7 @@ async def _pairs(world: World) -> int:
         text = f"of {wanted} messages between any two, after the heal: {dict(last)}"
         world.complain(Violation("liveness", world.clock(), text))
     missing = await _in_time(world, ARRIVE_S, lambda: _missing(world.history[begin:]))
-    if missing:
+    if missing and not missing <= _to_who_left(world.history[begin:]):
         text = f"{len(missing)} messages after the heal did not arrive: {sorted(missing)[:5]}"
         world.complain(Violation("liveness", world.clock(), text))
     return wanted
@@ -286,6 +286,14 @@ def _missing(records: list[h.Record]) -> set[str]:
     left = {r.id for r in sent if r.phase is h.Phase.INVOKE}
     routed = {r.id for r in sent if r.phase is h.Phase.OK}
     return (left & routed) - {r.id for r in records if isinstance(r, h.Received)}
+
+
+def _to_who_left(records: list[h.Record]) -> set[str]:
+    """Return the messages to users whose session ended in these records: a driver on a busy machine
+    may miss the pings of thirty times production speed, and what is on its way then is lost (L10).
+    """
+    gone = {r.user for r in records if isinstance(r, h.Closed)}
+    return {r.id for r in records if isinstance(r, h.Sent) and r.to in gone}
 
 
 # --- nothing is left ---------------------------------------------------------------------------

@@ -36,6 +36,7 @@ PATIENCE: Final = ClientSettings(
     ack_timeout_s=2.0,
     backoff_base_s=0.05,
     backoff_cap_s=0.3,
+    pong_within_at_least_s=2.0,
 )
 """Of a client in a hurry: production waits up to 5 s where this one waits 0.3 s."""
 TALK_EVERY_S: Final = 0.35
