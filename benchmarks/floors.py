@@ -41,6 +41,9 @@ class Echo:
             self._socket.no_deadline()
             self._socket.send(b'{"type":"registered"}')
 
+    def on_closing(self) -> None:
+        pass
+
     def on_closed(self) -> None:
         pass
 

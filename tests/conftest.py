@@ -57,6 +57,21 @@ async def redis_db(shared_server: BundledServer) -> AsyncIterator[Any]:
     await client.aclose()
 
 
+@pytest.fixture
+def server() -> Iterator[BundledServer]:
+    """A bundled server of the test's own, to be stopped, emptied or set up wrongly."""
+    with BundledServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def database(server: BundledServer) -> AsyncIterator[Any]:
+    """A plain client of the test's own server, to look with."""
+    client = redis_client.Redis.from_url(server.url, decode_responses=True)
+    yield client
+    await client.aclose()
+
+
 @pytest.fixture(autouse=True)
 async def nothing_left_behind() -> AsyncIterator[None]:
     """A test fails when the loop's exception handler was called, or a task outlives it."""

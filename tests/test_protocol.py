@@ -85,6 +85,8 @@ def test_the_fast_way_and_the_strict_way_agree_on_documents(
 @example(b'{"type":"ping","type":"register","userId":"alice"}')
 @example(b'{"type":"message","to":"bob","content":"\\ud800"}')
 @example(b'{"type":"message","to":"bob","content":"x","x":NaN}')
+@example(b'{"type":"message","to":"alice","to":"bob"}')
+@example(b'{"type":"message","to":"bob","id":"1","id":"2"}')
 @settings(max_examples=500, deadline=None)
 def test_the_fast_way_and_the_strict_way_agree_on_bytes(data: bytes) -> None:
     """Whatever they are, nothing but the documented refusals comes out."""

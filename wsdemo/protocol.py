@@ -1,6 +1,6 @@
 """What may be said on the wire?
 
-Three kinds of text travel: what a client says (`decode`), what a gateway answers (the `*_frame`
+Three kinds of text travel: what a client says (`decode`), what a gateway answers (the `*_text`
 functions), and what gateways tell one another over Redis (`Envelope` and its relatives). All of
 it is the demo's JSON; every extension is optional, so a client written for the demo works.
 
@@ -170,7 +170,8 @@ class Message(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=F
     """A client wants `content`, a raw JSON string, delivered to user `to`."""
 
     to: str = ""
-    content: msgspec.Raw = msgspec.Raw(b'""')
+    content: msgspec.Raw = msgspec.Raw()
+    """Empty, which is no JSON, when the client left it out: then the strict path decides."""
     id: str | None = None
 
 

@@ -143,6 +143,7 @@ async def test_row_41_numbers_are_finite(one: Gateway, case: bytes) -> None:
         "the same twice": b'{"type":"ping","type":"ping"}',
         "two recipients": b'{"type":"message","to":"mallory","to":"neighbour-0","content":"x"}',
         "two contents": b'{"type":"message","to":"mallory","content":"x","content":"y"}',
+        "two recipients and no content": b'{"type":"message","to":"mallory","to":"neighbour-0"}',
         "two ids": b'{"type":"message","to":"mallory","content":"x","id":"1","id":"2"}',
         "one of them escaped": b'{"type":"ping","\\u0074ype":"ping"}',
         "deep inside": b'{"type":"ping","x":{"y":1,"y":2}}',

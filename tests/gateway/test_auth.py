@@ -102,6 +102,8 @@ BAD = {
     "a user of another type": forged(sub=["alice"], exp=NOW + 60),
     "an end of another type": forged(sub="alice", exp="tomorrow"),
     "true as an end": forged(sub="alice", exp=True),
+    "an end too large for a float": forged(sub="alice", exp=10**400),
+    "no end at all": forged(sub="alice", exp=float("inf")),
     "a long one": "x" * 30_000,
     "not ASCII": "é.é.é",
 }

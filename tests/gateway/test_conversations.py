@@ -156,6 +156,37 @@ async def test_without_an_id_the_demo_s_texts_tell_the_sender(
     await redis_db.delete(keyspace.presence("ghost"))
 
 
+@pytest.mark.parametrize(
+    "goodbye",
+    [
+        frame(b"\x03\xe8", opcode=8),
+        frame(b"binary", opcode=2),
+        frame(b"\xff"),
+        frame(b"", opcode=9) * 40,
+    ],
+    ids=["its own", "1003", "1007", "4008"],
+)
+async def test_whom_a_goodbye_was_said_to_is_away_although_it_does_not_hang_up(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, goodbye: bytes
+) -> None:
+    """A message that cannot reach it any more is answered `offline`, and its entry is gone."""
+    async with (
+        gateway(shared_server, keyspace, close_timeout_s=30.0) as running,
+        await Raw.register(running, "mallory") as mallory,
+        await Raw.register(running, "bob") as bob,
+    ):
+        mallory.writer.write(goodbye)
+        await mallory.closed()
+
+        async def gone() -> bool:
+            return not await redis_db.exists(keyspace.presence("mallory"))
+
+        await until("her entry is gone", gone)
+        bob.frame(b'{"type":"message","to":"mallory","content":"x","id":"1"}')
+        assert await bob.answer() == {"type": "ack", "id": "1", "status": "offline"}
+        assert running.stats()["sockets"] == 2, "she has not hung up"
+
+
 async def test_a_message_for_a_session_that_is_gone_bounces_and_its_entry_goes(
     one: Gateway, two: Gateway, redis_db: Any, keyspace: Keyspace
 ) -> None:

@@ -54,9 +54,9 @@ def test_an_address_may_have_so_many_connections_in_all() -> None:
     assert status(entrance, visitors[-1]) is None
     one_more = entered(entrance, STRANGER)
     assert status(entrance, one_more) == 429
-    assert not entrance.is_crowded_by(one_more)
+    assert not entrance.is_overrun(one_more, sockets=4)
     crowd = [entered(entrance, STRANGER) for _ in range(3)]
-    assert entrance.is_crowded_by(crowd[-1])
+    assert entrance.is_overrun(crowd[-1], sockets=7)
     for visitor in [*visitors, one_more, *crowd]:
         visitor.leave()
     assert not entrance.present and not entrance.unregistered

@@ -14,7 +14,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from tests.gateway.cluster import USUAL, request
-from wsdemo.gateway.handshake import acceptance, usual_request
+from wsdemo.gateway.handshake import acceptance, refusal, usual_request
 
 KEY = USUAL["Sec-WebSocket-Key"]
 
@@ -113,3 +113,18 @@ def test_whatever_takes_the_short_way_is_accepted_by_the_long_one(
     assert found[1] == len(data) or b"\r\n\r\n" in data[: found[1]]
     ws.receive_data(b"\x81\x82\0\0\0\0hi")
     assert [bytes(e.data) for e in ws.events_received() if isinstance(e, Frame)] == [b"hi"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_refusal_by_the_short_way_is_that_of_the_long_one(status: int) -> None:
+    """Byte for byte, the date aside: a test of a load balancer must not tell them apart."""
+    body, headers = "Too many connections.\n", {"Retry-After": "1"}
+    ws = ServerProtocol()
+    ws.receive_data(request(USUAL))
+    for event in ws.events_received():
+        assert isinstance(event, Request)
+        response = ws.reject(status, body)
+        response.headers.update(headers)
+        ws.send_response(response)
+    answer = b"".join(ws.data_to_send())
+    assert undated(refusal(status, body, headers)) == undated(answer)

@@ -55,6 +55,18 @@ def test_at_once_comes_what_the_burst_allows_and_no_more(burst: int) -> None:
     assert passed == burst
 
 
+@pytest.mark.parametrize("burst", [1, 2, 40])
+@pytest.mark.parametrize("per_s", [3.0, 20.0, 1_000.0])
+def test_a_burst_is_whole_whatever_the_clock_says(per_s: float, burst: int) -> None:
+    """A machine that has run for months counts in large numbers, whose sums are not exact."""
+    rate = Rate.of(per_s, burst)
+    for now in (0.1, 12_345.678, 98_765.432_1, 1e6 + 0.3, 1e7 + 0.7):
+        paid_until, passed = 0.0, 0
+        while (taken := rate.take(paid_until, now)) is not None:
+            paid_until, passed = taken, passed + 1
+        assert passed == burst, now
+
+
 def test_who_pauses_has_calmed_down_and_who_goes_on_at_the_rate_has_not() -> None:
     """A flood lets one through now and then; that is not the end of it."""
     rate, paid_until, now = Rate.of(8, 16), 0.0, 0.0

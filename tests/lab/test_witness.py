@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis.asyncio as redis_client
 from redis.exceptions import NoScriptError
 
 from tests.waiting import until
@@ -38,19 +37,6 @@ class Scripts:
 
     async def release(self, conn: str, token: int) -> int:
         return int(await self._db.eval(store.RELEASE.text, 2, *self.keys, conn, token, FENCE_MS))
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[BundledServer]:
-    with BundledServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def database(server: BundledServer) -> AsyncIterator[Any]:
-    client = redis_client.Redis.from_url(server.url, decode_responses=True)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

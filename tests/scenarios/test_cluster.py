@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import redis.asyncio as redis_client
 
 from tests.processes import GatewayDied, GatewayProcess, User, gateways
 from wsdemo.redis.server import BundledServer
@@ -26,19 +25,6 @@ FAST = (
     *("--health-check-s", "2", "--tick-s", "0.05", "--probe-interval-s", "0.25"),
 )
 HEARTBEAT_S = 1.0
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[BundledServer]:
-    with BundledServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def database(server: BundledServer) -> AsyncIterator[Any]:
-    client = redis_client.Redis.from_url(server.url, decode_responses=True)
-    yield client
-    await client.aclose()
 
 
 async def until(what: str, condition: Callable[[], Awaitable[Any]], timeout_s: float = 20.0) -> Any:

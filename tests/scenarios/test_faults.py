@@ -10,11 +10,9 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis.asyncio as redis_client
 from websockets.asyncio.client import connect
 
 from tests.gateway.cluster import gateway
@@ -32,19 +30,6 @@ from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[BundledServer]:
-    with BundledServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def database(server: BundledServer) -> AsyncIterator[Any]:
-    client = redis_client.Redis.from_url(server.url, decode_responses=True)
-    yield client
-    await client.aclose()
 
 
 # --- a gateway dies at a precise moment ----------------------------------------------------------

@@ -7,7 +7,6 @@ token was refused is nobody's business: the answer has no reason, and neither ha
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,8 @@ from wsdemo.settings import MIN_SECRET_BYTES, SettingsError, valid_user_id
 ALGORITHM: Final = "HS256"
 """The only one that is accepted: a token does not choose how it is checked."""
 MAX_SECRET_BYTES: Final = 4096
+END_OF_TIME: Final = 2.0**53
+"""No token ends later (Unix seconds); a whole number may be too large to be a float at all."""
 
 
 class NotAuthentic(Exception):
@@ -51,7 +52,7 @@ def mint_token(secret: bytes, user: str, expires_at: float) -> str:
     """
     if not valid_user_id(user):
         raise ValueError(f"user id {user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
-    if not math.isfinite(expires_at):
+    if not 0 <= expires_at < END_OF_TIME:
         raise ValueError(f"a token cannot end at {expires_at!r}")
     return jwt.encode({"sub": user, "exp": int(expires_at)}, secret, algorithm=ALGORITHM)
 
@@ -73,7 +74,7 @@ def expiry_of(secret: bytes, token: str, user: str, now: float) -> float:
     except (jwt.InvalidTokenError, ValueError, RecursionError):
         raise NotAuthentic from None
     expires_at = claims["exp"]
-    if type(expires_at) not in (int, float) or not now < expires_at < math.inf:
+    if type(expires_at) not in (int, float) or not now < expires_at < END_OF_TIME:
         raise NotAuthentic
     if claims["sub"] != user:
         raise NotAuthentic

@@ -5,8 +5,8 @@ browser sends along whose page it shows), not more connections than there is roo
 more from one address than one address should need. Addresses of this machine are exempt, since a
 laboratory or a class comes from one; behind a proxy, the address is what a *trusted* proxy says.
 
-An address with twice as many connections as it may have is hung up on without a word: so many
-that never ask for anything would otherwise cost as much as if they did.
+Beyond twice as many connections as there may be, of an address or in all, the next is hung up on
+without a word: so many that never ask for anything would otherwise cost as much as if they did.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MAX_HOPS: Final = 16
 """Addresses of an X-Forwarded-For header that are looked at, from the nearest on."""
 V6_PREFIX: Final = 64
 """One customer has at least so large a network of IPv6 addresses: they count as one."""
+SPARE_SOCKETS: Final = 16
+"""However few connections are wanted, so many more may come and ask for a page, or get a 503."""
 COME_BACK: Final = {"Retry-After": "1"}
 
 
@@ -87,9 +89,16 @@ class Door:
             return None
         return Visitor(self, _counted(peer))
 
-    def is_crowded_by(self, visitor: Visitor) -> bool:
-        """Say whether an address has so many connections that it gets no answer any more."""
-        return self.present[visitor.address] > 2 * self._limits.connections_per_ip
+    def is_overrun(self, visitor: Visitor | None, sockets: int) -> bool:
+        """Say whether there are so many connections, of this address or in all (`sockets`), that
+        one more gets no answer.
+        """
+        limits = self._limits
+        if sockets > 2 * limits.max_connections + SPARE_SOCKETS:
+            return True
+        return visitor is not None and (
+            self.present[visitor.address] > 2 * limits.connections_per_ip
+        )
 
     # --- at the handshake --------------------------------------------------------------------
 

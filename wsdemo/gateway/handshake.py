@@ -12,7 +12,9 @@ import base64
 import hashlib
 import re
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from websockets.http11 import MAX_NUM_HEADERS
@@ -79,6 +81,16 @@ def acceptance(key: bytes) -> bytes:
     return (
         f"HTTP/1.1 101 Switching Protocols\r\nDate: {_today()}\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    ).encode()
+
+
+def refusal(status: int, body: str, headers: Mapping[str, str]) -> bytes:
+    """Return the answer to a usual handshake that gets no WebSocket: plain text, and goodbye."""
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {_today()}\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: text/plain; charset=utf-8\r\n{more}\r\n{body}"
     ).encode()
 
 

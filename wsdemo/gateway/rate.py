@@ -8,6 +8,11 @@ rate costs one addition and two comparisons a message, and no object.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+ROUNDING: Final = 1e-4
+"""Part of one message that a burst is larger than asked for: a sum of times is not exact, and the
+last message of a burst must not be refused for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class Rate:
     @classmethod
     def of(cls, per_s: float, burst: int) -> Rate:
         """Return the rate of `per_s` a second, of which `burst` may come at once."""
-        return cls(1 / per_s, burst / per_s)
+        return cls(1 / per_s, (burst + ROUNDING) / per_s)
 
     def take(self, paid_until: float, now: float) -> float | None:
         """Return until when is paid with one more at `now` (s); None when that is too many.

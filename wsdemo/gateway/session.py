@@ -483,6 +483,12 @@ class Session:
 
     # --- goodbye -----------------------------------------------------------------------------
 
+    def on_closing(self) -> None:
+        """Nothing reaches the client any more, though it may take its time to hang up: whoever
+        writes to it from now on shall be told, and its presence ends.
+        """
+        self._leave()
+
     def on_closed(self) -> None:
         """The connection is gone."""
         if self._desk.emit is not None:

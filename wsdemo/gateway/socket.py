@@ -36,7 +36,7 @@ except ImportError:  # pragma: no cover - a build of websockets without its C ex
 
 from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.door import Answer, Door, Visitor
-from wsdemo.gateway.handshake import acceptance, usual_request
+from wsdemo.gateway.handshake import acceptance, refusal, usual_request
 from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
 from wsdemo.gateway.rate import Rate
 from wsdemo.protocol import Code, close_reason
@@ -96,6 +96,9 @@ class Talker(Protocol):
 
     def on_text(self, data: bytes) -> None:
         """A whole text message has arrived."""
+
+    def on_closing(self) -> None:
+        """A goodbye has been said: nothing reaches the client any more. May be called again."""
 
     def on_closed(self) -> None:
         """The connection is gone. Called once."""
@@ -178,7 +181,7 @@ class Socket(asyncio.Protocol):
         front.sockets.add(self)
         front.idle.clear()
         self.visitor = front.door.enter(self.address)
-        if self.visitor is not None and front.door.is_crowded_by(self.visitor):
+        if front.door.is_overrun(self.visitor, len(front.sockets)):
             front.counters.connections_refused += 1
             transport.abort()
             return
@@ -192,6 +195,8 @@ class Socket(asyncio.Protocol):
             if not data:
                 return
         elif self._ws is NOTHING_YET:
+            if self._closed_here:
+                return  # Refused: whatever else was sent, nobody reads it.
             data = self._begin(data)
             if not data:
                 return
@@ -345,7 +350,13 @@ class Socket(asyncio.Protocol):
         front = self._front
         max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
         usual = usual_request(data) if front.fast_frames else None
-        if usual is None or not self._may_enter(usual.origin, usual.forwarded):
+        if usual is not None:
+            self.recognise(usual.forwarded)
+            full = front.door.refusal(self.visitor, len(front.sockets))
+            if full is not None:
+                self._refuse(full)
+                return b""
+        if usual is None or not front.door.allows_origin(usual.origin):
             self._ws = ws = _InOrderFromRequest(
                 origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
             )
@@ -358,12 +369,13 @@ class Socket(asyncio.Protocol):
         self._welcome()
         return self._read_short_frames(data[usual.end :])
 
-    def _may_enter(self, origin: str | None, forwarded: str) -> bool:
-        """Say whether the short way may be taken; if not, the general one finds the words."""
-        door = self._front.door
-        self.recognise(forwarded)
-        full = door.refusal(self.visitor, len(self._front.sockets))
-        return full is None and door.allows_origin(origin)
+    def _refuse(self, answer: Answer) -> None:
+        """Send a usual handshake away at once: who has too many connections has them cheaply."""
+        front = self._front
+        front.counters.connections_refused += not front.door.draining
+        self._closed_here = True
+        self._transport.write(refusal(answer.status, answer.body, answer.headers))
+        self._end()
 
     def recognise(self, forwarded: str) -> None:
         """Learn from X-Forwarded-For ('' without one) whose connection this is."""
@@ -409,6 +421,8 @@ class Socket(asyncio.Protocol):
         if self._ws.state in {CLOSING, CLOSED}:
             self.outbox.flush()
             self.outbox.close()
+            if self._talker is not None:
+                self._talker.on_closing()
         for data in self._ws.data_to_send():
             if not data:
                 self._end()

@@ -1,0 +1,282 @@
+"""Does each limit hold by itself, when no other one could do its work?
+
+Every test sets the limits beside the one in question so high that they cannot be what ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.gateway.cluster import USUAL, Raw, frame, gateway, request
+from tests.waiting import until
+from wsdemo.gateway.door import SPARE_SOCKETS
+from wsdemo.gateway.server import Gateway
+from wsdemo.gateway.socket import TCP_USER_TIMEOUT, Socket
+from wsdemo.presence import RedisPresence
+from wsdemo.redis.server import BundledServer
+from wsdemo.router import Router
+from wsdemo.settings import GatewaySettings, Keyspace, Limits
+
+ENDLESS = {"messages_per_s": 1e6, "message_burst": 10**6, "write_high_water_bytes": 4_096}
+NO_OUTBOX_LIMIT = {"outbox_messages": 10**9, "outbox_bytes": 10**12}
+PING = b'{"type":"ping"}'
+
+
+def message(to: str, content: str = "x") -> bytes:
+    return frame(json.dumps({"type": "message", "to": to, "content": content}).encode())
+
+
+def socket_of(running: Gateway, user: str) -> Socket:
+    session = running.registry.by_user(user)
+    assert session is not None
+    return session.socket
+
+
+def is_read(end: Socket) -> bool:
+    """Whether its gateway takes bytes from it."""
+    return end._transport.is_reading()
+
+
+def test_the_defaults_are_those_that_are_promised() -> None:
+    """Which limits there are and how high they stand is part of what a gateway is."""
+    limits = Limits()
+    assert GatewaySettings(gateway_id="gateway-01").host == "127.0.0.1"
+    promised = {
+        "handshake_timeout_s": 5,
+        "register_deadline_s": 5,
+        "max_frame_bytes": 65_536,
+        "max_message_bytes": 65_536,
+        "max_content_bytes": 16_384,
+        "max_user_id_chars": 64,
+        "messages_per_s": 1_000,
+        "message_burst": 2_000,
+        "control_frames_per_s": 10,
+        "outbox_messages": 256,
+        "outbox_bytes": 1_048_576,
+        "write_deadline_s": 10,
+        "write_hard_cap_bytes": 1_048_576,
+        "tcp_user_timeout_s": 20,
+        "max_connections": 10_000,
+        "connections_per_ip": 50,
+        "unregistered_per_ip": 5,
+        "concurrent_registers": 200,
+        "register_queue_s": 2,
+    }
+    assert {name: getattr(limits, name) for name in promised} == promised
+
+
+# --- who does not read ---------------------------------------------------------------------------
+
+
+async def _write_to_a_deaf_one(running: Gateway, content: str) -> None:
+    """Write to a user that reads nothing, until it is dropped."""
+    async with (
+        await Raw.register(running, "deaf") as deaf,
+        await Raw.register(running, "alice") as alice,
+    ):
+        deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        batch = message("deaf", content) * 20
+
+        async def write_on() -> bool:
+            if running.registry.by_user("deaf") is None:
+                return True
+            alice.writer.write(batch)
+            await alice.writer.drain()
+            return False
+
+        await until("it is dropped", write_on, timeout_s=20.0, every_s=0)
+
+
+@pytest.mark.parametrize(
+    "bound", [{"outbox_messages": 64}, {"outbox_bytes": 262_144}], ids=["messages", "bytes"]
+)
+async def test_what_waits_for_a_client_is_bounded_without_any_deadline(
+    shared_server: BundledServer, keyspace: Keyspace, bound: dict[str, int]
+) -> None:
+    """By its number, and by its bytes."""
+    limits = ENDLESS | NO_OUTBOX_LIMIT | bound
+    async with gateway(shared_server, keyspace, write_deadline_s=1e4, **limits) as running:
+        await _write_to_a_deaf_one(running, "x" * 15_000)
+        assert running.counters.outbox_overflows == 1
+
+
+async def test_who_takes_no_byte_is_hung_up_on_although_nothing_overflows(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """The write deadline."""
+    limits = ENDLESS | NO_OUTBOX_LIMIT
+    async with gateway(shared_server, keyspace, write_deadline_s=0.2, **limits) as running:
+        await _write_to_a_deaf_one(running, "x" * 1_000)
+        assert running.counters.slow_consumers == 1
+        assert running.counters.outbox_overflows == 0
+
+
+@pytest.mark.skipif(TCP_USER_TIMEOUT is None, reason="only Linux has it")
+async def test_the_kernel_gives_up_who_confirms_nothing(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """It has been told after how long; that it does so is its own promise."""
+    async with (
+        gateway(shared_server, keyspace, tcp_user_timeout_s=7.0) as running,
+        await Raw.register(running, "alice"),
+    ):
+        end = socket_of(running, "alice")._transport.get_extra_info("socket")
+        assert end.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == 7_000
+
+
+# --- who waits for Redis -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_mint(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """No register gets on until this is set."""
+    gate = asyncio.Event()
+    honest = RedisPresence.mint
+
+    async def mint(self: RedisPresence, user: str) -> int:
+        await gate.wait()
+        return await honest(self, user)
+
+    monkeypatch.setattr(RedisPresence, "mint", mint)
+    return gate
+
+
+async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_back(
+    shared_server: BundledServer, keyspace: Keyspace, slow_mint: asyncio.Event
+) -> None:
+    """1013 with `retryAfterMs`, while the one before it still registers, and succeeds."""
+    limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        await Raw.open(running) as first,
+        await Raw.open(running) as second,
+    ):
+        first.frame(b'{"type":"register","userId":"alice"}')
+        await until("she has her turn", running._desk.admission.locked)
+        second.frame(b'{"type":"register","userId":"bob"}')
+        answer = await second.answer()
+        assert (answer["code"], answer["retryAfterMs"] > 0) == ("unavailable", True)
+        opcode, payload = await second.hear()
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (8, 1013)
+        assert b"retryAfterMs=" in payload
+        assert running.counters.registers_shed == 1
+        slow_mint.set()
+        assert (await first.answer())["type"] == "registered"
+
+
+async def test_who_goes_on_behind_its_register_is_read_no_further_for_a_while(
+    shared_server: BundledServer, keyspace: Keyspace, slow_mint: asyncio.Event
+) -> None:
+    """And loses nothing: each frame is answered once the register is."""
+    async with (
+        gateway(shared_server, keyspace, held_frames=8) as running,
+        await Raw.open(running) as raw,
+    ):
+        (end,) = running._sockets()
+        raw.frame(b'{"type":"register","userId":"alice"}')
+        raw.writer.write(frame(PING) * 7)
+        await until("they have arrived", lambda: len(end._talker._held or ()) == 7)  # type: ignore[union-attr]
+        assert is_read(end)
+        raw.frame(PING)
+        await until("it is read no further", lambda: not is_read(end))
+        raw.frame(PING)
+        slow_mint.set()
+        assert (await raw.answer())["type"] == "registered"
+        assert [await raw.answer() for _ in range(9)] == [{"type": "pong"}] * 9
+
+
+async def test_a_sender_whose_messages_wait_for_redis_is_read_no_further(
+    shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until half of them have been answered."""
+    answers: list[Callable[[Any], None]] = []
+    monkeypatch.setattr(Router, "route", lambda _self, _to, _head, done: answers.append(done))
+    async with (
+        gateway(shared_server, keyspace, in_flight=8) as running,
+        await Raw.register(running, "alice") as alice,
+    ):
+        end = socket_of(running, "alice")
+        alice.writer.write(message("bob") * 7)
+        await until("they are on their way", lambda: len(answers) == 7)
+        assert is_read(end)
+        alice.writer.write(message("bob"))
+        await until("she is read no further", lambda: not is_read(end))
+        for answered in answers[:3]:
+            answered([b"offline"])
+        assert not is_read(end)
+        for answered in answers[3:]:
+            answered([b"offline"])
+        assert is_read(end)
+
+
+# --- who comes in --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "general"])
+async def test_behind_a_trusted_proxy_each_client_has_its_own_limit(
+    shared_server: BundledServer, keyspace: Keyspace, fast: bool
+) -> None:
+    """And what a client wrote into the header itself does not give it another."""
+    settings = {"trusted_proxies": ("127.0.0.1",)}
+    async with (
+        gateway(
+            shared_server, keyspace, fast_frames=fast, settings=settings, unregistered_per_ip=1
+        ) as running,
+        contextlib.AsyncExitStack() as stack,
+    ):
+
+        async def status(forwarded: str) -> int:
+            raw = await stack.enter_async_context(await Raw.connect(running))
+            raw.writer.write(request(USUAL | {"X-Forwarded-For": forwarded}))
+            return int((await raw.head()).split()[1])
+
+        assert await status("198.51.100.7") == 101
+        assert await status("198.51.100.7") == 429
+        assert await status("203.0.113.9, 198.51.100.7") == 429
+        assert await status("198.51.100.8") == 101
+
+
+@pytest.fixture
+async def crowd() -> AsyncIterator[list[Raw]]:
+    """Connections, closed at the end."""
+    connections: list[Raw] = []
+    yield connections
+    for raw in connections:
+        await raw.leave()
+
+
+async def test_who_says_nothing_does_not_take_all_the_room_either(
+    shared_server: BundledServer, keyspace: Keyspace, crowd: list[Raw]
+) -> None:
+    """Also from addresses that are exempt: far beyond the limit, the next is hung up on."""
+    most = 2 + SPARE_SOCKETS
+    async with gateway(shared_server, keyspace, max_connections=1) as running:
+        for _ in range(most):
+            crowd.append(await Raw.connect(running))
+        await until("all are in", lambda: running.stats()["sockets"] == most)
+        crowd.append(await Raw.connect(running))
+        with contextlib.suppress(ConnectionResetError):
+            assert await crowd[-1].rest(2.0) == b""
+        assert running.counters.connections_refused == 1
+
+
+async def test_pages_name_no_user(shared_server: BundledServer, keyspace: Keyspace) -> None:
+    """/stats and /metrics may be read by anybody."""
+    async with (
+        gateway(shared_server, keyspace) as running,
+        await Raw.register(running, "somebody.special") as raw,
+    ):
+        raw.writer.write(message("nobody.special"))
+        assert (await raw.answer())["error"] == "User not found"
+        for page in ("/health", "/ready", "/stats", "/metrics"):
+            async with await Raw.connect(running) as reader:
+                reader.writer.write(f"GET {page} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                said = await reader.rest()
+            assert b" 200 " in said.splitlines()[0] and b"special" not in said, page
