@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -58,6 +60,26 @@ def test_a_readme_without_a_place_for_it_is_an_error() -> None:
     """Rather than one that is silently left as it is."""
     with pytest.raises(ValueError, match="no place"):
         evidence.published("# A README")
+
+
+def test_a_command_that_takes_too_long_may_clean_up() -> None:
+    """It is told to end, and not killed: what it has started would outlive it."""
+    waits = (
+        "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
+        "print('ready', flush=True); signal.sigwait({signal.SIGTERM}); sys.exit(3)"
+    )
+    command = [sys.executable, "-c", waits]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stdout.readline() == "ready\n"
+        evidence._end(running)
+    assert running.returncode == 3
+
+
+def test_a_command_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it, it has failed."""
+    monkeypatch.setattr(evidence, "DEADLINE_S", 0.0)
+    with pytest.raises(evidence.Failed, match="did not end within 0 s"):
+        evidence.run("wsdemo.lab.simulate")
 
 
 def test_a_part_that_finds_something_ends_the_command(

@@ -6,13 +6,16 @@ import asyncio
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.waiting import until
 from wsdemo.lab.history import from_jsonl, to_jsonl
 from wsdemo.lab.simulate import simulate, simulate_many
 from wsdemo.lab.simulate.__main__ import main, table
@@ -121,6 +124,26 @@ def test_the_command_prints_a_table_and_fails_with_the_seed(
     text = capsys.readouterr().out
     assert "nobody looked" in text
     assert "python -m wsdemo.lab.simulate --seed 2 --minutes 1" in text
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+async def test_no_worker_outlives_the_command(number: signal.Signals) -> None:
+    """However it ends in the middle of many seeds, its processes end as well."""
+    command = [sys.executable, "-m", "wsdemo.lab.simulate", "--seeds", "1000", "--processes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        try:
+            started = psutil.Process(run.pid)
+
+            def workers() -> list[psutil.Process]:
+                return [one for one in started.children() if one.cpu_times().user > 1.0]
+
+            await until("both workers simulate", lambda: len(workers()) == 2, 60.0, every_s=0.1)
+            children = started.children()
+        finally:
+            run.send_signal(number)
+    assert run.returncode == -number
+    assert psutil.wait_procs(children, timeout=30.0)[1] == []
 
 
 def test_hours_are_sixty_minutes_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ CHAOS_SEEDS: Final = (1, 2, 3)
 CHAOS_S: Final = 60
 DEADLINE_S: Final = 900.0
 """For one command; each has bounds of its own far below."""
+CLEAN_UP_S: Final = 30.0
 
 Numbers = dict[str, Any]
 Row = tuple[str, str, str]
@@ -53,15 +54,27 @@ def run(*words: str, output: str | None = None) -> Any:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "numbers.json"
         command = [sys.executable, "-m", *words, *((output, str(file)) if output else ())]
-        try:
-            ended = subprocess.run(
-                command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S
-            )
-        except subprocess.TimeoutExpired:
-            raise Failed(f"{' '.join(words)} did not end within {DEADLINE_S:g} s") from None
-        if ended.returncode != 0:
-            raise Failed(f"{' '.join(words)} ended with {ended.returncode}:\n{ended.stdout}")
-        return json.loads(file.read_text() if output else ended.stdout)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+            try:
+                said, _ = running.communicate(timeout=DEADLINE_S)
+            except BaseException as problem:
+                _end(running)
+                if isinstance(problem, subprocess.TimeoutExpired):
+                    text = f"{' '.join(words)} did not end within {DEADLINE_S:g} s"
+                    raise Failed(text) from None
+                raise
+        if running.returncode != 0:
+            raise Failed(f"{' '.join(words)} ended with {running.returncode}:\n{said}")
+        return json.loads(file.read_text() if output else said)
+
+
+def _end(running: subprocess.Popen[str]) -> None:
+    """Tell a command to end, and give it time for its own processes, before it is killed."""
+    running.terminate()
+    try:
+        running.wait(CLEAN_UP_S)
+    except subprocess.TimeoutExpired:
+        running.kill()
 
 
 def try_orders() -> Numbers:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Final
 
 from wsdemo.lab.history import (
@@ -253,13 +254,26 @@ def _one(task: tuple[int, float]) -> Report:
     return report_of(simulate(seed, minutes))
 
 
+def _end_with_parent() -> None:
+    """Let no worker outlive who has started it, however that one ends; a pool alone would."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def simulate_many(
     seeds: Sequence[int], minutes: float = 10.0, *, processes: int = 1
 ) -> Iterator[Report]:
     """Run many seeds, in several processes; yield the report so far after each of them."""
     started = time.perf_counter()
     total = Report()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    spawning = get_context("spawn")
+    with ProcessPoolExecutor(processes, spawning, initializer=_end_with_parent) as pool:
         for part in pool.map(_one, [(seed, minutes) for seed in seeds]):
             total.add(part)
             total.wall_s = time.perf_counter() - started
