@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis.asyncio as redis_client
 from redis.exceptions import NoScriptError
 
 from tests.waiting import until
@@ -159,17 +158,22 @@ async def test_what_happened_in_a_gap_is_blamed_on_nobody(
 
 
 async def test_a_witness_that_went_blind_says_so(
-    server: BundledServer, records: list[Record], monkeypatch: pytest.MonkeyPatch
+    server: BundledServer, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ends the watching is raised at the end, and not lost with its task."""
-    witness = Witness(server.url, records.append, time.monotonic)
-    monkeypatch.setattr(witness.ledger, "feed", lambda line: 1 / 0)
+
+    def breaks_down(line: str) -> None:
+        raise ZeroDivisionError(line)
+
+    witness = Witness(server.url, lambda record: None, time.monotonic)
+    monkeypatch.setattr(witness.ledger, "feed", breaks_down)
     await witness.start()
-    async with redis_client.Redis.from_url(server.url) as client:
-        await client.ping()
-    await until("it went blind", lambda: witness._task is not None and witness._task.done())
-    with pytest.raises(ZeroDivisionError):
-        await witness.stop()
+    try:
+        await database.ping()
+        await until("it went blind", lambda: witness._task is not None and witness._task.done())
+    finally:
+        with pytest.raises(ZeroDivisionError):
+            await witness.stop()
 
 
 async def _absent(database: Any) -> bool:
