@@ -15,6 +15,7 @@ nothing happened proves nothing: `sometimes`, `convergence`, and the "nothing to
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -405,7 +406,14 @@ def _misdelivered(letter: _Letter) -> Iterator[Violation]:
 
 
 def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violation]:
+    """Order is promised from when the recipient's session is registered. What left
+    before, while the recipient moved, may be on its way through Redis still when a later one finds
+    the new session on the sender's own gateway ("no order across reconnects").
+    """
     latest: dict[tuple[str, str], tuple[_Letter, Received]] = {}
+    registered_at = {
+        r.conn: r.t for r in history if isinstance(r, Registered) and r.phase is Phase.OK
+    }
     for record in history:
         if not isinstance(record, Received) or (letter := letters.get(record.id)) is None:
             continue
@@ -413,6 +421,8 @@ def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violat
         if way in latest:
             earlier, witness = latest[way]
             if earlier.number > letter.number and _may_be_overtaken(letter, earlier):
+                continue
+            if letter.left.t <= registered_at.get(record.conn, -math.inf):
                 continue
             if earlier.number > letter.number:
                 text = f"{record.id} was sent before {earlier.left.id}, and received after it"
