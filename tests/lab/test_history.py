@@ -175,6 +175,16 @@ MESSAGES: list[tuple[str, list[Record], list[str]]] = [
         [],
     ),
     (
+        "overtaken, and had left before the recipient was registered",
+        [sent(1, "m1"), online(2, "b1"), sent(3, "m2"), received(4, "m2"), received(5, "m1")],
+        [],
+    ),
+    (
+        "overtaken, and had left after the recipient was registered",
+        [online(1, "b1"), sent(2, "m1"), sent(3, "m2"), received(4, "m2"), received(5, "m1")],
+        ["order"],
+    ),
+    (
         "overtaken by one of another connection",
         [sent(1, "m1"), sent(2, "m2", "a2"), received(3, "m2"), received(4, "m1")],
         [],
