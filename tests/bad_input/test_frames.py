@@ -19,6 +19,8 @@ from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 from wsdemo.presence import RedisPresence
 
+pytestmark = pytest.mark.both_loops
+
 PING = b'{"type":"ping"}'
 
 

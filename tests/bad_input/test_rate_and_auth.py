@@ -23,6 +23,8 @@ from tests.gateway.test_auth import BAD, GOOD, NOW, SECRET
 from tests.waiting import until
 from wsdemo.settings import Timing
 
+pytestmark = pytest.mark.both_loops
+
 PING = said(type="ping")
 PONG = {"type": "pong"}
 RATE_LIMITED = {"type": "error", "error": "Rate limited", "code": "rate_limited"}
@@ -129,7 +131,7 @@ async def test_row_71_every_bad_token_has_the_same_answer(
             began = loop.time()
             raw.frame(said(type="register", userId="alice", token=case))
             opcode, payload = await raw.hear()
-        assert loop.time() - began >= 0.05
+        assert loop.time() - began >= 0.048  # uvloop's clock and timers count milliseconds.
     assert (opcode, payload) == (8, (4504).to_bytes(2, "big") + b"authentication failed")
     assert gateway.counters.registers_unauthenticated == 1
     assert gateway.counters.registers_ok == 1, "the neighbour"

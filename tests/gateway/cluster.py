@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -164,6 +165,16 @@ class Raw:
                     return int.from_bytes(payload[:2], "big")
         except (asyncio.IncompleteReadError, ConnectionError):
             return 1006
+
+    def half_close(self) -> None:
+        """Say that nothing more will be said, as a client does that shuts down its writing side."""
+        self.writer.write_eof()
+
+    def reset(self) -> None:
+        """Hang up with a TCP reset, as the kernel of a killed process does, or a lost network."""
+        end = self.writer.get_extra_info("socket")
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def leave(self) -> None:
         self.writer.close()

@@ -21,6 +21,8 @@ from wsdemo.gateway.server import Gateway
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace, Timing
 
+pytestmark = pytest.mark.both_loops
+
 
 @pytest.fixture(params=[True, False], ids=["fast-frames", "general-parser"])
 async def one(

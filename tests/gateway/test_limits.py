@@ -24,6 +24,8 @@ from wsdemo.redis.server import BundledServer
 from wsdemo.router import Router
 from wsdemo.settings import GatewaySettings, Keyspace, Limits
 
+pytestmark = pytest.mark.both_loops
+
 ENDLESS = {"messages_per_s": 1e6, "message_burst": 10**6, "write_high_water_bytes": 4_096}
 NO_OUTBOX_LIMIT = {"outbox_messages": 10**9, "outbox_bytes": 10**12}
 PING = b'{"type":"ping"}'

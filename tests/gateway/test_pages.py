@@ -17,6 +17,8 @@ from wsdemo.gateway.server import Gateway
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
 
+pytestmark = pytest.mark.both_loops
+
 PAGES = ["/health", "/ready", "/stats", "/metrics"]
 
 

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 )
 
 from tests.bad_input.test_fields import said
+from tests.conftest import LOOPS
 from tests.gateway.cluster import Raw, frame, gateway
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
@@ -72,11 +73,11 @@ class Conversations(RuleBasedStateMachine):
 
     clients = Bundle("clients")
 
-    def __init__(self, server: BundledServer, fast_frames: bool) -> None:
+    def __init__(self, server: BundledServer, fast_frames: bool, loop: str) -> None:
         super().__init__()
         self.server, self.fast_frames = server, fast_frames
         self.keyspace = Keyspace(f"machine{next(prefixes)}:")
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(loop_factory=LOOPS[loop])
         self.problems: list[Any] = []
         self.runner.get_loop().set_exception_handler(lambda _, told: self.problems.append(told))
         self.stack = contextlib.AsyncExitStack()
@@ -286,12 +287,13 @@ class Conversations(RuleBasedStateMachine):
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("fast_frames", [True, False], ids=["fast-frames", "general-parser"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_everybody_hears_what_the_model_says(
-    shared_server: BundledServer, fast_frames: bool
+    shared_server: BundledServer, fast_frames: bool, loop: str
 ) -> None:
     """Forty plays of up to thirty steps each, always the same."""
     run_state_machine_as_test(
-        lambda: Conversations(shared_server, fast_frames),
+        lambda: Conversations(shared_server, fast_frames, loop),
         settings=settings(
             max_examples=40,
             stateful_step_count=30,

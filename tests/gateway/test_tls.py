@@ -19,6 +19,8 @@ from wsdemo.protocol import Code
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace
 
+pytestmark = pytest.mark.both_loops
+
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:

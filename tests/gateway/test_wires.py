@@ -19,6 +19,8 @@ from wsdemo.lab.wire import Strand, Wire
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
+pytestmark = pytest.mark.both_loops
+
 FAST = Timing().scaled(10)
 
 

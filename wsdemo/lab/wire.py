@@ -178,6 +178,8 @@ class Strand(_Tellable):
             if (early_s := due - loop.time()) > 0:
                 await asyncio.sleep(early_s)
             await manner.open.wait()
+            if writer.is_closing():
+                return  # Written to all the same, it would raise on uvloop.
             if not manner.dropping:
                 if data and direction in self._last_bytes:
                     await self._write(data[: self._last_bytes[direction]], 0, writer)
@@ -193,8 +195,9 @@ class Strand(_Tellable):
     async def _write(data: bytes, slice_bytes: int, writer: asyncio.StreamWriter) -> None:
         size = slice_bytes or len(data)
         for start in range(0, len(data), size):
-            writer.write(data[start : start + size])
-            await writer.drain()
+            if not writer.is_closing():
+                writer.write(data[start : start + size])
+                await writer.drain()
 
 
 class Wire(_Tellable):
