@@ -12,7 +12,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Self
 
+import pytest
+
+from tests.waiting import until
 from wsdemo.gateway.server import Gateway
+from wsdemo.presence import Claim, RedisPresence, Registration
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
@@ -186,3 +190,46 @@ class Raw:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.leave()
+
+
+class Gates:
+    """Where the way of mallory's register can be held, or end in an exception. Others pass.
+
+    `where` is one of mint, register (nothing has reached Redis) and registered (it has taken
+    effect, and nobody knows it).
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.where = ""
+        self.open = asyncio.Event()
+        self.problem: Exception | None = None
+        """What comes when the gate opens."""
+        self.passed: list[str] = []
+        """Where mallory has been, in order."""
+        mint, register = RedisPresence.mint, RedisPresence.register
+
+        async def held_mint(presence: RedisPresence, user: str) -> int:
+            await self._pass("mint", user)
+            return await mint(presence, user)
+
+        async def held_register(presence: RedisPresence, claim: Claim) -> Registration:
+            await self._pass("register", claim.user)
+            registration = await register(presence, claim)
+            await self._pass("registered", claim.user)
+            return registration
+
+        monkeypatch.setattr(RedisPresence, "mint", held_mint)
+        monkeypatch.setattr(RedisPresence, "register", held_register)
+
+    async def _pass(self, where: str, user: str) -> None:
+        if user != "mallory":
+            return
+        self.passed.append(where)
+        if where == self.where:
+            await self.open.wait()
+            if self.problem is not None:
+                raise self.problem
+
+    async def reached(self) -> None:
+        """Wait until mallory stands at the gate."""
+        await until(f"mallory is at {self.where}", lambda: self.where in self.passed)

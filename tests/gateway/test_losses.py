@@ -20,13 +20,13 @@ from typing import Any, Final
 
 import pytest
 
-from tests.gateway.cluster import Raw, frame, gateway, request
+from tests.gateway.cluster import Gates, Raw, frame, gateway, request
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session
 from wsdemo.gateway.socket import NOTHING_YET, Socket
-from wsdemo.presence import Claim, RedisPresence, Registration
 from wsdemo.protocol import Code
+from wsdemo.redis.link import LinkTimeout
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
 
@@ -50,7 +50,7 @@ def a_silent_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     loud = [
         record.getMessage()
         for record in caplog.get_records("call")
-        if record.levelno >= logging.WARNING and "subscribed anew" not in record.getMessage()
+        if record.levelno >= logging.WARNING and "register of mallory" not in record.getMessage()
     ]
     assert not loud
 
@@ -173,38 +173,6 @@ async def _reset_with_answers_under_way(
 # --- any moment ----------------------------------------------------------------------------------
 
 
-class Gates:
-    """Where mallory's way to Redis can be held. All others pass."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open = asyncio.Event()
-        self.held = {"mint": 0, "register": 0, "registered": 0}
-        mint, register = RedisPresence.mint, RedisPresence.register
-
-        async def held_mint(presence: RedisPresence, user: str) -> int:
-            await self._pass("mint", user)
-            return await mint(presence, user)
-
-        async def held_register(presence: RedisPresence, claim: Claim) -> Registration:
-            await self._pass("register", claim.user)
-            registration = await register(presence, claim)
-            await self._pass("registered", claim.user)
-            return registration
-
-        self.where = ""
-        monkeypatch.setattr(RedisPresence, "mint", held_mint)
-        monkeypatch.setattr(RedisPresence, "register", held_register)
-
-    async def _pass(self, where: str, user: str) -> None:
-        if where == self.where and user == "mallory":
-            self.held[where] += 1
-            await self.open.wait()
-
-    async def hold(self, where: str) -> Callable[[], Awaitable[None]]:
-        self.where = where
-        return lambda: until(f"it waits at {where}", lambda: self.held[where])
-
-
 @dataclass
 class Scene:
     """Two gateways, a neighbour on each, and mallory to come to the first one."""
@@ -235,10 +203,10 @@ class Scene:
 
     async def at(self, where: str, also: bytes = b"") -> Raw:
         """Return mallory, whose register is held."""
-        held = await self.gates.hold(where)
+        self.gates.where = where
         raw = await Raw.open(self.running)
         raw.writer.write(REGISTER + also)
-        await held()
+        await self.gates.reached()
         return raw
 
 
@@ -278,6 +246,17 @@ async def registering(scene: Scene) -> Raw:
 
 async def registered_and_not_told(scene: Scene) -> Raw:
     return await scene.at("registered")
+
+
+async def registering_in_vain(scene: Scene) -> Raw:
+    """It takes effect, and the answer does not come."""
+    scene.gates.problem = LinkTimeout("no answer")
+    return await scene.at("registered")
+
+
+async def minting_in_vain(scene: Scene) -> Raw:
+    scene.gates.problem = LinkTimeout("no answer")
+    return await scene.at("mint")
 
 
 async def with_held_frames(scene: Scene) -> Raw:
@@ -359,6 +338,8 @@ MOMENTS: Final[list[Callable[[Scene], Awaitable[Raw]]]] = [
     minting,
     registering,
     registered_and_not_told,
+    minting_in_vain,
+    registering_in_vain,
     with_held_frames,
     registered,
     within_a_frame,
@@ -477,4 +458,4 @@ async def test_whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_no
     assert await bob.answer(SOON_S) == {"type": "ack", "id": "1", "status": "routed"}
     while (await scene.carol.answer(SOON_S))["content"] != "still here":
         pass
-    assert running.counters.connection_failures == 0
+    assert running.counters.connection_failures == running.counters.slow_consumers == 0

@@ -1,0 +1,381 @@
+"""Does each register end in one of two ways, and does a session last as long as it should?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.gateway.cluster import Gates, Raw, frame, gateway
+from tests.processes import http_get
+from tests.waiting import until
+from wsdemo.client import Client
+from wsdemo.gateway.server import Gateway
+from wsdemo.gateway.session import Session, State
+from wsdemo.lab.wire import Wire
+from wsdemo.redis.link import LinkTimeout
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
+
+pytestmark = pytest.mark.both_loops
+
+PING = frame(b'{"type":"ping"}')
+REGISTER = frame(b'{"type":"register","userId":"mallory"}')
+SOON_S = 5.0
+"""Long before the TTL of an entry (90 s), and long enough for a busy machine."""
+
+
+@pytest.fixture
+def gates(monkeypatch: pytest.MonkeyPatch) -> Gates:
+    return Gates(monkeypatch)
+
+
+@pytest.fixture
+async def running(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterator[Gateway]:
+    """A gateway with a single turn to register."""
+    async with gateway(shared_server, keyspace, concurrent_registers=1) as running:
+        yield running
+
+
+@pytest.fixture
+async def roomy(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterator[Gateway]:
+    """A gateway with turns for everybody."""
+    async with gateway(shared_server, keyspace) as running:
+        yield running
+
+
+def nothing_is_left(running: Gateway) -> bool:
+    """No turn is taken, nobody waits, and no session is bound or expected."""
+    desk, registry = running._desk, running.registry
+    left = len(registry) + len(registry._by_conn) + len(registry._expected)
+    turns = desk.settings.limits.concurrent_registers
+    return desk.admission._value == turns and not desk.waiting and not left
+
+
+async def is_gone(redis_db: Any, key: str) -> None:
+    async def gone() -> bool:
+        return not await redis_db.exists(key)
+
+    await until(f"{key} is gone", gone, SOON_S)
+
+
+def session_of(running: Gateway, user: str) -> Session:
+    (session,) = [
+        end._talker
+        for end in running._sockets()
+        if isinstance(end._talker, Session) and end._talker.user == user
+    ]
+    return session
+
+
+# --- who is gone ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["reset", "half-close", "goodbye"])
+@pytest.mark.parametrize("where", ["mint", "register", "registered"])
+async def test_who_goes_while_it_registers_leaves_nothing(
+    running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str, how: str
+) -> None:
+    """Gone during mint: no register is sent. Gone during register: no entry here nor in Redis."""
+    gates.where = where
+    raw = await Raw.open(running)
+    raw.writer.write(REGISTER)
+    await gates.reached()
+    session = session_of(running, "mallory")
+    if how == "reset":
+        raw.reset()
+    elif how == "half-close":
+        raw.half_close()
+    else:
+        raw.frame((1000).to_bytes(2, "big"), opcode=8)
+    await until("it is seen to be gone", lambda: not session.socket.open)
+    gates.open.set()
+    await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
+    await is_gone(redis_db, keyspace.presence("mallory"))
+    assert session.state is State.ENDED
+    if where == "mint":
+        assert gates.passed == ["mint"]
+    await raw.leave()
+
+
+async def test_who_goes_while_it_waits_for_its_turn_waits_no_longer(
+    running: Gateway, gates: Gates
+) -> None:
+    """Those behind it move up, and nothing is asked of Redis for it."""
+    await running._desk.admission.acquire()
+    async with await Raw.open(running) as mallory, await Raw.open(running) as bob:
+        mallory.writer.write(REGISTER)
+        await until("it waits", lambda: running._desk.waiting == 1)
+        session = session_of(running, "mallory")
+        bob.frame(b'{"type":"register","userId":"bob"}')
+        await until("bob waits behind it", lambda: running._desk.waiting == 2)
+        mallory.reset()
+        await until("only bob waits", lambda: running._desk.waiting == 1, SOON_S / 5)
+        assert session.state is State.ENDED
+        running._desk.admission.release()
+        assert (await bob.answer())["type"] == "registered"
+        assert gates.passed == []
+    await until("nothing is left", lambda: nothing_is_left(running))
+
+
+async def test_who_goes_at_the_very_moment_of_its_turn_gives_it_back(
+    running: Gateway, gates: Gates
+) -> None:
+    """The turn has been given to it, and it does not know yet."""
+    await running._desk.admission.acquire()
+    async with await Raw.open(running) as mallory:
+        mallory.writer.write(REGISTER)
+        await until("it waits", lambda: running._desk.waiting == 1)
+        session = session_of(running, "mallory")
+        running._desk.admission.release()
+        session.socket.abort()
+        await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
+        assert gates.passed == []
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["mint", "register", "registered"])
+@pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
+async def test_a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry(
+    running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str, gone: bool
+) -> None:
+    """1011 for its client, a witness for us, and the next one registers."""
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    gates.where, gates.problem = where, ZeroDivisionError("a bug")
+    async with await Raw.open(running) as mallory, await Raw.open(running) as bob:
+        mallory.writer.write(REGISTER)
+        await gates.reached()
+        session = session_of(running, "mallory")
+        bob.frame(b'{"type":"register","userId":"bob"}')
+        if gone:
+            mallory.reset()
+            await until("it is seen to be gone", lambda: not session.socket.open)
+        gates.open.set()
+        if not gone:
+            assert await mallory.closed() == 1011
+        assert (await bob.answer())["type"] == "registered"
+        await is_gone(redis_db, keyspace.presence("mallory"))
+        assert session.state is State.ENDED
+        assert not running.registry._expected
+    await until("nothing is left", lambda: nothing_is_left(running))
+    assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("where", ["mint", "registered"])
+async def test_a_register_without_an_answer_ends_also_when_its_client_has_reset(
+    running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str
+) -> None:
+    """There is nobody to be told to come back, and the session is over all the same."""
+    gates.where, gates.problem = where, LinkTimeout("no answer")
+    async with await Raw.open(running) as mallory:
+        mallory.writer.write(REGISTER)
+        await gates.reached()
+        session = session_of(running, "mallory")
+        mallory.reset()
+        await until("it is seen to be gone", lambda: not running._sockets())
+        gates.open.set()
+        await until("it has ended", lambda: nothing_is_left(running), SOON_S)
+        assert session.state is State.ENDED
+        await is_gone(redis_db, keyspace.presence("mallory"))
+
+
+async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_away(
+    shared_server: BundledServer, keyspace: Keyspace, gates: Gates
+) -> None:
+    """The gauge of those who wait for their turn is back at 0."""
+    limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
+    async with gateway(shared_server, keyspace, **limits) as running:
+        await running._desk.admission.acquire()
+        async with contextlib.AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(await Raw.open(running)) for _ in range(3)]
+            for n, raw in enumerate(crowd):
+                raw.frame(json.dumps({"type": "register", "userId": f"user-{n}"}).encode())
+            assert [await raw.closed() for raw in crowd] == [1013] * 3
+        assert running.counters.registers_shed == 3
+        assert "wsdemo_admission_waiting 0.0" in (await http_get(running.port, "/metrics"))[1]
+        running._desk.admission.release()
+        assert nothing_is_left(running)
+
+
+async def test_a_flood_behind_a_register_is_bounded(roomy: Gateway, gates: Gates) -> None:
+    """However much comes, no more of it is kept than one read of the transport brings."""
+    gates.where = "mint"
+    async with await Raw.open(roomy) as mallory, await Raw.register(roomy, "bob") as bob:
+        mallory.writer.write(REGISTER)
+        await gates.reached()
+        session = session_of(roomy, "mallory")
+        flood = PING * 200_000
+        mallory.writer.write(flood)
+        await until("it is read no further", lambda: not session.socket._transport.is_reading())
+        bob.writer.write(PING)
+        assert await bob.answer() == {"type": "pong"}
+        kept = len(session._held or ()) * len(PING)
+        assert 0 < kept <= 512 * 1024 < len(flood)
+        mallory.reset()
+        gates.open.set()
+    await until("nothing is left", lambda: nothing_is_left(roomy))
+
+
+async def test_a_register_that_was_overtaken_is_told_so(roomy: Gateway, gates: Gates) -> None:
+    """4010: another session of the user got a later token, and registered before it."""
+    gates.where = "register"
+    async with await Raw.open(roomy) as older:
+        older.writer.write(REGISTER)
+        await gates.reached()
+        stale = session_of(roomy, "mallory")
+        gates.where = ""
+        async with await Raw.register(roomy, "mallory") as newer:
+            gates.open.set()
+            assert await older.closed() == 4010
+            assert roomy.counters.registers_stale == 1
+            assert stale.state is State.ENDED and not roomy.registry._expected
+            newer.writer.write(PING)
+            assert await newer.answer() == {"type": "pong"}
+
+
+async def test_the_client_of_an_overtaken_register_comes_back(roomy: Gateway, gates: Gates) -> None:
+    """And is the latest then."""
+    gates.where = "register"
+    settings = ClientSettings(backoff_base_s=0.01, backoff_cap_s=0.05)
+    client = Client("mallory", [roomy.url], settings=settings)
+    starting = asyncio.create_task(client.start())
+    await gates.reached()
+    gates.where = ""
+    async with await Raw.register(roomy, "mallory") as newer:
+        gates.open.set()
+        assert await newer.closed() == 4509
+    await starting
+    assert roomy.counters.registers_stale == 1
+    await client.close()
+
+
+# --- how long it lasts ---------------------------------------------------------------------------
+
+
+async def test_who_only_writes_keeps_the_lease(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """A message is as good a sign of life as a ping: for much longer than the TTL."""
+    timing = Timing().scaled(100)
+    async with (
+        gateway(shared_server, keyspace, timing=timing) as running,
+        await Raw.register(running, "alice") as alice,
+    ):
+
+        async def renewed() -> bool:
+            alice.frame(b'{"type":"message","to":"alice","content":"x"}')
+            assert (await alice.answer())["content"] == "x"
+            assert await redis_db.exists(keyspace.presence("alice"))
+            return running.counters.refreshes_ok >= 6
+
+        await until("her lease has been renewed often enough", renewed, every_s=0.02)
+        assert running.counters.refreshes_reclaimed == 0, "it never lapsed"
+
+
+async def test_two_bursts_with_calm_between_them_are_not_closed(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Patience is with who is above its rate all the time; a calm begins it anew."""
+    limits = {"messages_per_s": 100.0, "message_burst": 10, "rate_patience_s": 0.2}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        await Raw.register(running, "alice") as alice,
+    ):
+        session = session_of(running, "alice")
+        for _ in range(3):
+            enough = running.counters.rate_limited + 10
+            alice.writer.write(PING * 30)
+            await until("that was too much", lambda n=enough: running.counters.rate_limited > n)
+            excess = session._excess
+            assert excess is not None
+
+            def calm(since: float = excess.since) -> bool:
+                now = running._clock()
+                patient = now - since > 2 * limits["rate_patience_s"]
+                return patient and now > session._paid_until
+
+            await until("it has been calm for longer than the patience", calm)
+        alice.frame(b'{"type":"message","to":"alice","content":"still here"}')
+        while (answer := await alice.answer())["type"] != "message":
+            assert answer["type"] in {"pong", "error"}
+        assert answer["content"] == "still here"
+
+
+async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """It was lost on its way; she is gone long before her TTL."""
+    async with Wire("127.0.0.1", shared_server.port) as wire:
+        settings = GatewaySettings(
+            gateway_id="gateway-01",
+            port=0,
+            redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
+            keyspace=keyspace,
+            limits=Limits(redis_timeout_s=0.2),
+        )
+        async with Gateway(settings) as running:
+            alice = await Raw.register(running, "alice")
+            for strand in wire.strands():
+                strand.drop("up")
+            await alice.leave()
+            await until("it has no answer", lambda: running.counters.releases_failed == 1)
+            assert await redis_db.exists(keyspace.presence("alice"))
+            await is_gone(redis_db, keyspace.presence("alice"))
+            await until("nothing is owed", lambda: not running._desk.owed)
+
+
+# --- what nobody caught --------------------------------------------------------------------------
+
+
+async def test_an_error_that_nobody_caught_is_counted_and_keeps_its_traceback(
+    shared_server: BundledServer,
+    keyspace: Keyspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In a gateway as a process runs it: /metrics tells of it, and the log has the whole of it."""
+    from wsdemo.gateway.__main__ import serve
+
+    loop = asyncio.get_running_loop()
+    ports: list[Gateway] = []
+    start = Gateway.start
+
+    async def noted(self: Gateway) -> None:
+        await start(self)
+        ports.append(self)
+
+    monkeypatch.setattr(Gateway, "start", noted)
+    settings = GatewaySettings(
+        gateway_id="gateway-01", port=0, redis_url=shared_server.url, keyspace=keyspace
+    )
+    serving = asyncio.create_task(serve(settings))
+    try:
+        await until("it runs", lambda: ports)
+        (running,) = ports
+        await until("it can be told to stop", lambda: running.ready)
+
+        def broken() -> None:
+            raise ZeroDivisionError("a bug of ours")
+
+        loop.call_soon(broken)
+
+        async def counted() -> bool:
+            _, page = await http_get(running.port, "/metrics")
+            return "wsdemo_unhandled_errors_total 1.0" in page
+
+        await until("it is counted", counted)
+        assert "ZeroDivisionError: a bug of ours" in caplog.text and "Traceback" in caplog.text
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
