@@ -1,0 +1,388 @@
+"""When something about one connection breaks in a way that nobody expects, who pays for it?
+
+Each test breaks one of several connections, then does what concerns all of them in one go. The
+broken one is hung up on, counted and logged once; the others have what is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.gateway.cluster import Raw, frame, gateway
+from tests.waiting import until
+from wsdemo.gateway.registry import each
+from wsdemo.gateway.server import Gateway
+from wsdemo.gateway.session import Session
+from wsdemo.gateway.socket import Socket
+from wsdemo.presence import Refresh, Renewal
+from wsdemo.presence.store import _refreshed
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import Keyspace, Timing
+
+pytestmark = pytest.mark.both_loops
+
+NAMES = ["alice", "mallory", "bob"]
+"""In the order in which they register, so that mallory stands between the others."""
+PING = frame(b'{"type":"ping"}')
+PONG = {"type": "pong"}
+
+
+class Broken:
+    """A transport of which one method raises, as uvloop's do when their handle is closed."""
+
+    def __init__(self, transport: Any, method: str) -> None:
+        self._transport = transport
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._method:
+            return self._raise
+        return getattr(self._transport, name)
+
+    def _raise(self, *args: Any) -> None:
+        raise RuntimeError("unable to perform operation; the handler is closed")
+
+
+class Room:
+    """A gateway with three users."""
+
+    def __init__(self, running: Gateway, users: dict[str, Raw]) -> None:
+        self.running = running
+        self.users = users
+        session = running.registry.by_user("mallory")
+        assert session is not None
+        self.broken = session
+
+    def break_writes(self) -> None:
+        end: Any = self.broken.socket
+        end._transport = end.outbox._transport = Broken(end._transport, "write")
+
+    async def others_hear(self, expected: dict[str, Any]) -> None:
+        for name in ("alice", "bob"):
+            while (answer := await self.users[name].answer())["type"] == "ack":
+                pass  # What became of a message to mallory may be told twice.
+            assert expected.items() <= answer.items(), answer
+
+    async def others_go_on(self) -> None:
+        for name in ("alice", "bob"):
+            self.users[name].writer.write(PING)
+        await self.others_hear(PONG)
+
+
+@pytest.fixture
+async def room(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterator[Room]:
+    async with gateway(shared_server, keyspace) as running:
+        users = {name: await Raw.register(running, name) for name in NAMES}
+        yield Room(running, users)
+        for raw in users.values():
+            await raw.leave()
+
+
+async def is_hung_up_on(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """mallory, and with one word about it."""
+    assert await room.users["mallory"].closed() == 1006
+    await until("it is gone", lambda: room.running.registry.by_user("mallory") is None)
+    assert room.running.counters.connection_failures == 1
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1 and errors[0].exc_info, errors
+
+
+def broadcast(room: Room, redis: Any, keyspace: Keyspace) -> Awaitable[Any]:
+    envelope = json.dumps({"from": "x", "to": "", "content": "hello", "type": "broadcast"})
+    result: Awaitable[Any] = redis.publish(keyspace.broadcast_channel, envelope)
+    return result
+
+
+async def test_a_write_that_fails_costs_the_others_nothing_in_that_turn(
+    room: Room, redis_db: Any, keyspace: Keyspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message for everybody is written at the end of a turn, to one after the other."""
+    room.break_writes()
+    await broadcast(room, redis_db, keyspace)
+    await room.others_hear({"content": "hello"})
+    await is_hung_up_on(room, caplog)
+    await broadcast(room, redis_db, keyspace)
+    await room.others_hear({"content": "hello"})
+    assert room.running.counters.connection_failures == 1, "once, and not for each frame"
+
+
+async def test_a_message_for_everybody_reaches_all_but_the_one_that_cannot_take_it(
+    room: Room,
+    redis_db: Any,
+    keyspace: Keyspace,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when it is not the writing that fails."""
+    deliver = Session.deliver
+
+    def fails(session: Session, payload: bytes) -> None:
+        if session is room.broken:
+            raise ZeroDivisionError("a bug")
+        deliver(session, payload)
+
+    monkeypatch.setattr(Session, "deliver", fails)
+    await broadcast(room, redis_db, keyspace)
+    await room.others_hear({"content": "hello"})
+    await is_hung_up_on(room, caplog)
+
+
+@pytest.mark.parametrize("count", [1, 70], ids=["one", "more than are kept for the end of a turn"])
+async def test_a_sender_does_not_pay_for_its_recipient(
+    room: Room, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """The message is lost with its recipient; the sender has its acks, and goes on."""
+    room.break_writes()
+    text = b'{"type":"message","to":"mallory","content":"x","id":"1"}'
+    room.users["alice"].writer.write(frame(text) * count)
+    for _ in range(count):
+        assert (await room.users["alice"].answer())["type"] == "ack"
+    await is_hung_up_on(room, caplog)
+    await room.others_go_on()
+
+
+async def test_who_logs_in_again_does_not_pay_for_its_old_connection(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The old one cannot even be told."""
+    room.break_writes()
+    async with await Raw.register(room.running, "mallory") as newer:
+        newer.writer.write(PING)
+        assert await newer.answer() == PONG
+        assert await room.users["mallory"].closed() == 1006
+        assert room.running.counters.connection_failures == 1
+    await room.others_go_on()
+
+
+async def test_what_comes_from_other_gateways_is_heard_after_one_message_failed(
+    room: Room, redis_db: Any, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error within the taking of it has its witness, and is not the end of the subscription."""
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    delivery: Any = room.running._delivery
+    monkeypatch.setattr(delivery, "_receive_direct", lambda _envelope: 1 / 0)
+    channel = keyspace.gateway_channel(room.running.settings.gateway_id)
+    envelope = {"from": "x", "to": "alice", "content": "lost", "type": "direct"}
+    await redis_db.publish(channel, json.dumps(envelope))
+    await broadcast(room, redis_db, keyspace)
+    await room.others_hear({"content": "hello"})
+    assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
+    assert room.running.counters.subscription_gaps == 0
+
+
+@pytest.mark.parametrize("broken", ["end", "write", "close"])
+async def test_a_drain_says_goodbye_to_all_the_others(
+    shared_server: BundledServer,
+    keyspace: Keyspace,
+    redis_db: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+) -> None:
+    """1012, and their entries are gone; so is that of the one which could not be told."""
+    async with gateway(shared_server, keyspace) as running:
+        room = Room(running, {name: await Raw.register(running, name) for name in NAMES})
+        if broken == "write":
+            room.break_writes()
+        else:
+            kind: Any = Session if broken == "end" else Socket
+            victim: Any = room.broken if broken == "end" else room.broken.socket
+            honest = getattr(kind, broken)
+
+            def fails(self: Any, *args: Any) -> None:
+                if self is victim:
+                    raise ZeroDivisionError("a bug")
+                honest(self, *args)
+
+            monkeypatch.setattr(kind, broken, fails)
+        stopping = asyncio.create_task(running.stop())
+        for name in ("alice", "bob"):
+            assert await room.users[name].closed() == 1012
+        for raw in room.users.values():
+            await raw.leave()
+        await stopping
+        assert running.counters.connection_failures == 1
+        for name in NAMES:
+            assert not await redis_db.exists(keyspace.presence(name))
+
+
+# --- the loops of health -------------------------------------------------------------------------
+
+
+def health_of(running: Gateway) -> Any:
+    return running._health
+
+
+async def _scan(room: Room) -> None:
+    for session in room.running.registry:
+        session.last_life -= 1e3
+    await health_of(room.running)._drop_stale()
+
+
+async def _ping(room: Room) -> None:
+    for session in room.running.registry:
+        session.socket.last_read -= 1e3
+    await health_of(room.running)._ping_or_drop()
+
+
+async def _drop(room: Room) -> None:
+    for session in room.running.registry:
+        session.socket.pinged_at = time.monotonic() - 1e3
+    await health_of(room.running)._ping_or_drop()
+
+
+async def _end_expired(room: Room) -> None:
+    for session in room.running.registry:
+        session.expires_at = 0.0
+    health_of(room.running)._end_expired()
+
+
+@pytest.mark.parametrize(
+    ("round_of", "code"),
+    [(_scan, 4009), (_drop, 4009), (_end_expired, 4504)],
+    ids=["scan", "keep alive", "expired"],
+)
+async def test_a_round_that_ends_sessions_ends_each_of_them(
+    room: Room,
+    monkeypatch: pytest.MonkeyPatch,
+    round_of: Callable[[Room], Awaitable[None]],
+    code: int,
+) -> None:
+    """Though one of them fails."""
+    end = Session.end
+
+    def fails(session: Session, *args: Any) -> None:
+        if session is room.broken:
+            raise ZeroDivisionError("a bug")
+        end(session, *args)
+
+    monkeypatch.setattr(Session, "end", fails)
+    await round_of(room)
+    for name in ("alice", "bob"):
+        assert await room.users[name].closed() == code
+    assert await room.users["mallory"].closed() == 1006
+    assert room.running.counters.connection_failures == 1
+
+
+async def test_a_round_of_pings_reaches_all_the_others(
+    room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though one of them fails."""
+    ping = Socket.ping
+
+    def fails(end: Socket, now: float) -> None:
+        if end is room.broken.socket:
+            raise ZeroDivisionError("a bug")
+        ping(end, now)
+
+    monkeypatch.setattr(Socket, "ping", fails)
+    await _ping(room)
+    for name in ("alice", "bob"):
+        assert await room.users[name].hear() == (9, b"")
+    await is_hung_up_on(room, caplog)
+
+
+async def test_a_lease_that_could_not_be_renewed_does_not_cost_the_others_theirs(
+    room: Room, monkeypatch: pytest.MonkeyPatch, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """Neither when it cannot be asked for, nor when its answer cannot be read: its user stays."""
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    presence: Any = room.running.presence
+    start = presence._link.start_script
+
+    def fails(script: Any, keys: list[str], *args: Any) -> Any:
+        if keys[0].endswith("mallory"):
+            raise ZeroDivisionError("a bug")
+        return start(script, keys, *args)
+
+    monkeypatch.setattr(presence._link, "start_script", fails)
+    await health_of(room.running)._refresh(list(room.running.registry))
+    counters = room.running.counters
+    assert (counters.refreshes_ok, counters.refreshes_failed) == (2, 1)
+    assert len(seen) == 1
+    await room.others_go_on()
+    room.users["mallory"].writer.write(PING)
+    assert await room.users["mallory"].answer() == PONG
+
+
+async def test_the_answers_to_a_batch_of_renewals_are_taken_one_by_one(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one that fails is hung up on; the others count as renewed."""
+    health = health_of(room.running)
+    refreshed = health._refreshed
+
+    def fails(session: Session, *args: Any) -> None:
+        if session is room.broken:
+            raise ZeroDivisionError("a bug")
+        refreshed(session, *args)
+
+    monkeypatch.setattr(health, "_refreshed", fails)
+    await health._refresh(list(room.running.registry))
+    assert room.running.counters.refreshes_ok == 2
+    await is_hung_up_on(room, caplog)
+
+
+async def test_a_health_loop_outlives_a_round_that_failed(
+    shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or all leases would end one TTL later, and nobody would know why."""
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    async with gateway(shared_server, keyspace, timing=Timing().scaled(100)) as running:
+        presence: Any = running.presence
+        refresh, calls = presence.refresh, 0
+
+        async def fails_once(renewals: list[Renewal]) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise ZeroDivisionError("a bug")
+            return await refresh(renewals)
+
+        monkeypatch.setattr(presence, "refresh", fails_once)
+        async with await Raw.register(running, "alice") as alice:
+
+            async def renewed() -> bool:
+                alice.writer.write(PING)
+                assert await alice.answer() == PONG
+                return running.counters.refreshes_ok > 1
+
+            await until("her lease is renewed", renewed)
+    assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+def test_each_has_its_turn_whatever_becomes_of_the_one_before() -> None:
+    """And the one that failed is told why."""
+
+    class One:
+        def __init__(self, n: int) -> None:
+            self.n = n
+            self.failed: Exception | None = None
+
+        def fail(self, problem: Exception) -> None:
+            self.failed = problem
+
+    ones = [One(n) for n in range(-1, 2)]
+    done = []
+    each(ones, lambda one: done.append(1 // one.n))
+    assert done == [-1, 1]
+    assert [type(one.failed) for one in ones] == [type(None), ZeroDivisionError, type(None)]
+
+
+@pytest.mark.parametrize("reply", [[b"sideways"], None, [], 7, [[]]])
+def test_an_answer_that_no_script_of_ours_gives_is_the_result_of_that_one_lease(reply: Any) -> None:
+    """And not an exception for the whole batch."""
+    assert isinstance(_refreshed(reply), Exception)
+    assert _refreshed([b"ok"]) is Refresh.OK

@@ -1,0 +1,242 @@
+"""What does a gateway do with a client that reads slowly, now and then, or not at all?"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+
+from tests.gateway.cluster import Raw, frame, gateway, request
+from tests.waiting import until
+from wsdemo.gateway.server import Gateway
+from wsdemo.gateway.socket import Socket
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import Keyspace
+
+pytestmark = pytest.mark.both_loops
+
+LIMITS: Final[dict[str, Any]] = {
+    "messages_per_s": 1e6,
+    "message_burst": 10**6,
+    "control_frames_per_s": 1e6,
+    "control_burst": 10**6,
+    "write_high_water_bytes": 4_096,
+    "outbox_messages": 10**6,
+    "outbox_bytes": 10**9,
+    "write_deadline_s": 1e4,
+}
+"""None of them is what ends a connection, unless a test says so."""
+ONE_READ: Final = 256 * 1024
+"""Bytes that a transport hands over at once; what is said in answer to them is not much longer."""
+CONTENT: Final = "x" * 10_000
+
+
+def message(content: str) -> bytes:
+    return frame(json.dumps({"type": "message", "to": "mallory", "content": content}).encode())
+
+
+async def with_a_small_window(running: Gateway) -> Raw:
+    """Return mallory, for whom neither the kernel nor its reader keep much that it did not ask
+    for.
+    """
+    end = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
+    end.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(end, ("127.0.0.1", running.port))
+    raw = Raw(*await asyncio.open_connection(sock=end, limit=4_096))
+    raw.writer.write(request())
+    await raw.head()
+    raw.frame(b'{"type":"register","userId":"mallory"}')
+    assert (await raw.answer())["type"] == "registered"
+    socket_of(running).set_send_buffer(8_192)
+    return raw
+
+
+class _End:
+    """mallory's connection, as the gateway sees it."""
+
+    def __init__(self, end: Socket) -> None:
+        self.end = end
+        self.outbox = end.outbox
+
+    def set_send_buffer(self, size: int) -> None:
+        self.end._transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, size
+        )
+
+    @property
+    def unread(self) -> int:
+        return self.end._transport.get_write_buffer_size()
+
+
+def socket_of(running: Gateway) -> _End:
+    session = running.registry.by_user("mallory")
+    assert session is not None
+    return _End(session.socket)
+
+
+async def fill(bob: Raw, end: _End) -> int:
+    """Write to mallory until messages wait for it; return how many were written."""
+    for n in itertools.count(1):
+        bob.writer.write(message(f"{n} {CONTENT}"))
+        await bob.writer.drain()
+        await asyncio.sleep(0)
+        if end.outbox.paused and len(end.outbox) > 3:
+            return n
+    raise AssertionError
+
+
+@pytest.fixture
+async def running(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterator[Gateway]:
+    async with gateway(shared_server, keyspace, **LIMITS) as running:
+        yield running
+
+
+async def test_who_takes_no_byte_is_gone_by_the_write_deadline(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Not before, not much later, and also when more and more is written to it."""
+    limits = LIMITS | {"write_deadline_s": 0.4}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        await with_a_small_window(running) as mallory,
+        await Raw.register(running, "bob") as bob,
+    ):
+        clock = asyncio.get_running_loop().time
+        end = socket_of(running)
+        began = clock()
+        await fill(bob, end)
+
+        def gone() -> bool:
+            bob.writer.write(message("more"))
+            return running.registry.by_user("mallory") is None
+
+        await until("it is gone", gone, timeout_s=3.0)
+        assert clock() - began > 0.35
+        assert running.counters.slow_consumers == 1
+        assert await mallory.closed() == 1006, "a goodbye would have joined what is not read"
+
+
+async def test_a_slow_but_steady_reader_outlives_the_write_deadline(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """It takes a little all the time, and for all of it several times as long."""
+    limits = LIMITS | {"write_deadline_s": 0.4}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        await with_a_small_window(running) as mallory,
+        await Raw.register(running, "bob") as bob,
+    ):
+        clock, end = asyncio.get_running_loop().time, socket_of(running)
+        written = await fill(bob, end) + 50
+        for n in range(written - 50, written):
+            bob.writer.write(message(f"{n + 1} {CONTENT}"))
+        await until("all waits for it", lambda: running.counters.messages_received == written)
+        began, pauses = clock(), 0
+        for n in range(1, written + 1):
+            assert (await mallory.answer())["content"].startswith(f"{n} ")
+            if end.outbox.paused:
+                pauses += 1
+                await asyncio.sleep(0.02)  # This is how slowly it reads.
+        assert pauses > 10 and clock() - began > 2 * limits["write_deadline_s"]
+        assert running.counters.slow_consumers == 0
+
+
+async def test_who_falls_behind_and_catches_up_again_and_again_is_not_closed(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """What waits for it is bounded; what has ever waited for it, in sum, is not."""
+    limits = LIMITS | {"outbox_bytes": 100_000, "outbox_messages": 50}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        await with_a_small_window(running) as mallory,
+        await Raw.register(running, "bob") as bob,
+    ):
+        end, waited = socket_of(running), 0
+        for _ in range(20):
+            count = await fill(bob, end)
+            waited += len(end.outbox)
+            await until("all is there", lambda: bob.writer.transport.get_write_buffer_size() == 0)
+            for n in range(1, count + 1):
+                assert (await mallory.answer())["content"] == f"{n} {CONTENT}"
+            await until("it has caught up", lambda: not end.outbox.paused)
+        assert waited * len(CONTENT) > 2 * limits["outbox_bytes"]
+        assert waited > limits["outbox_messages"]
+        assert running.counters.slow_consumers == 0
+
+
+async def test_a_deadline_that_was_met_is_no_deadline_any_more(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Who has caught up has no timer running, nor has one that is gone."""
+    limits = LIMITS | {"write_deadline_s": 30.0}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        await with_a_small_window(running) as mallory,
+        await Raw.register(running, "bob") as bob,
+    ):
+        end = socket_of(running)
+        for _ in range(await fill(bob, end)):
+            await mallory.answer()
+        await until("it has caught up", lambda: not end.outbox.paused)
+        assert end.outbox._deadline is None
+        await fill(bob, end)
+        assert end.outbox._deadline is not None
+        mallory.reset()
+        await until("it is gone", lambda: running.registry.by_user("mallory") is None)
+        assert end.outbox._deadline is end.end._timer is None
+        # Whatever still comes of this transport or of a sender is too late for it.
+        end.end.pause_writing()
+        end.end.send(b"{}")
+        end.end.ping(1.0)
+        end.end.close(1000)  # type: ignore[arg-type]
+        end.end.deadline(0.0, lambda: pytest.fail("a timer of a connection that is gone"))
+        end.end.resume_writing()
+        end.end.pause_reading()
+        end.end.resume_reading()
+        end.end.abort()
+        assert end.outbox._deadline is end.end._timer is None
+        assert len(end.outbox) == 0 and running.counters.slow_consumers == 0
+
+
+async def test_pings_that_nobody_reads_the_pongs_of_are_bounded(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Pongs bypass the outbox, and meet the hard cap: what is kept is little more than that."""
+    limits = LIMITS | {"write_hard_cap_bytes": 200_000}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        await with_a_small_window(running) as mallory,
+    ):
+        end, most = socket_of(running), 0
+        pings = frame(b"p" * 125, opcode=9) * 100
+
+        def dropped() -> bool:
+            nonlocal most
+            most = max(most, end.unread)
+            mallory.writer.write(pings)
+            return running.registry.by_user("mallory") is None
+
+        await until("it is dropped", dropped, every_s=0)
+        assert running.counters.slow_consumers == 1
+        assert 4_096 < most <= limits["write_hard_cap_bytes"] + ONE_READ
+        assert await mallory.closed() == 1006
+
+
+@pytest.mark.parametrize("count", [256, 257])
+async def test_a_message_may_have_256_fragments_and_no_more(running: Gateway, count: int) -> None:
+    """1009 for one more, as soon as it is there."""
+    async with await Raw.open(running) as raw:
+        pieces = [b'{"type":', *[b" "] * (count - 2), b'"ping"}']
+        for n, piece in enumerate(pieces):
+            last = n == count - 1
+            raw.frame(piece, opcode=0 if n else 1, fin=last and count == 256)
+        if count == 256:
+            assert await raw.answer() == {"type": "pong"}
+        else:
+            assert await raw.closed() == 1009
