@@ -70,6 +70,8 @@ class RedisLink(RedisConnection):
         self._out: list[bytes] = []
         self._write_paused = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        """When the timer rings. (uvloop's handle does not know it when that is less than 1 ms.)"""
         self._missing: list[_Pending] = []
         self._held: list[_Pending] = []
         self.timeouts = 0
@@ -149,7 +151,12 @@ class RedisLink(RedisConnection):
             self._loop.call_soon(self._flush)
         self._out.append(command)
         if self._timer is None:
-            self._timer = self._loop.call_at(entry.deadline, self._check_deadline)
+            self._arm(entry.deadline)
+
+    def _arm(self, due: float) -> None:
+        assert self._loop is not None
+        self._timer_due = due
+        self._timer = self._loop.call_at(due, self._check_deadline)
 
     def _sha(self, script: Script) -> str:
         sha = self._shas.get(script)
@@ -205,8 +212,8 @@ class RedisLink(RedisConnection):
     # --- giving up ---------------------------------------------------------------------------
 
     def _check_deadline(self) -> None:
-        assert self._loop is not None and self._timer is not None
-        due, now = self._timer.when(), self._loop.time()
+        assert self._loop is not None
+        due, now = self._timer_due, self._loop.time()
         self._timer = None
         if not self._pending:
             return
@@ -214,7 +221,7 @@ class RedisLink(RedisConnection):
         if now - due > STALL_S:
             deadline = max(deadline, now + STALL_S)
         if deadline > now:
-            self._timer = self._loop.call_at(deadline, self._check_deadline)
+            self._arm(deadline)
             return
         self.timeouts += 1
         self.reset()
