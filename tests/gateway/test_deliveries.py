@@ -1,0 +1,71 @@
+"""Does delivery go on, however often something was in its way?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.gateway.cluster import Raw, frame, gateway
+from tests.waiting import until
+from wsdemo.gateway.delivery import MAX_REPAIRS
+from wsdemo.gateway.server import Gateway
+from wsdemo.lab.wire import Wire
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import GatewaySettings, Keyspace, Limits
+
+pytestmark = pytest.mark.both_loops
+
+
+async def test_a_stale_entry_is_removed_however_many_were_before_it(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """More than may be under repair at the same time, one after the other."""
+    channel = keyspace.gateway_channel("gateway-01")
+    async with gateway(shared_server, keyspace) as running:
+        for n in range(MAX_REPAIRS + 2):
+            key = keyspace.presence(f"ghost-{n}")
+            entry = {"gwId": "gateway-01", "connId": f"gone-{n}", "ts": "1", "epoch": "1"}
+            await redis_db.hset(key, mapping=entry)
+            envelope = {"from": "bob", "to": f"ghost-{n}", "content": "x", "type": "direct"}
+            ours = {"toConn": f"gone-{n}", "epoch": 1}
+            await redis_db.publish(channel, json.dumps(envelope | ours))
+
+            async def gone(key: str = key) -> bool:
+                return not await redis_db.exists(key)
+
+            await until(f"entry {n} is removed", gone)
+        assert running.counters.bounces_sent == MAX_REPAIRS + 2
+        await until("nothing is under repair", lambda: not running._delivery._repairing)
+
+
+async def test_a_sender_is_read_on_after_all_of_its_messages_timed_out(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """As many as may be on their way, twice: each is `unknown`, and what comes next is answered."""
+    async with Wire("127.0.0.1", shared_server.port) as wire:
+        settings = GatewaySettings(
+            gateway_id="gateway-01",
+            port=0,
+            redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
+            keyspace=keyspace,
+            limits=Limits(redis_timeout_s=0.3),
+        )
+        most = settings.limits.in_flight
+        assert most == 256, "what is promised"
+        async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:
+            for _ in range(2):
+                await until("there is a way to Redis", lambda: running._link.up)
+                for strand in wire.strands():
+                    strand.drop("down")
+                for n in range(most):
+                    text = {"type": "message", "to": "nobody", "content": "x", "id": str(n)}
+                    alice.frame(json.dumps(text).encode())
+                for n in range(most):
+                    answer = {"type": "ack", "id": str(n), "status": "unknown"}
+                    assert await alice.answer() == answer
+                alice.writer.write(frame(b'{"type":"ping"}'))
+                assert await alice.answer() == {"type": "pong"}
+                session = running.registry.by_user("alice")
+                assert session is not None and session._in_flight == 0

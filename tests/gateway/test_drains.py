@@ -1,0 +1,186 @@
+"""What becomes of clients, messages and entries while a gateway says goodbye?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import pytest
+
+from tests.gateway.cluster import USUAL, Gates, Raw, frame, gateway, request
+from tests.waiting import until
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import Keyspace
+
+pytestmark = pytest.mark.both_loops
+
+PATIENT: dict[str, Any] = {"drain_s": 50.0, "close_timeout_s": 40.0}
+"""Longer than any test: what ends sooner does so for its own reason."""
+
+
+async def test_a_drain_ends_at_once_when_the_last_client_has_left(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """It does not wait for the time that clients would have had."""
+    async with gateway(shared_server, keyspace, **PATIENT) as running:
+        users = [await Raw.register(running, name) for name in ("alice", "bob")]
+        users.append(await Raw.open(running))
+        stopping = asyncio.create_task(running.stop())
+        for raw in users:
+            assert await raw.closed() == 1012
+            assert not stopping.done(), "there is somebody left"
+            await raw.leave()
+        await asyncio.wait_for(stopping, 10)
+
+
+@pytest.mark.parametrize("how", ["reset", "half-close", "silence"])
+async def test_whoever_leaves_a_drain_without_a_goodbye_leaves_nothing(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, gates: Gates, how: str
+) -> None:
+    """A user, one whose register is under way, one who has not registered, one who has not even
+    shaken hands: their entries go, and nothing of them is left.
+    """
+    limits = PATIENT if how != "silence" else PATIENT | {"close_timeout_s": 0.2}
+    settings = {"limit_loopback": True}
+    async with gateway(shared_server, keyspace, settings=settings, **limits) as running:
+        gates.where = "registered"
+        crowd = [
+            await Raw.register(running, "alice"),
+            await Raw.open(running),
+            await Raw.open(running),
+            await Raw.connect(running),
+        ]
+        crowd[1].frame(b'{"type":"register","userId":"mallory"}')
+        await gates.reached()
+        await until("all are in", lambda: len(running._sockets()) == 4)
+        ends = list(running._sockets())
+        stopping = asyncio.create_task(running.stop())
+        for raw in crowd[:3]:
+            assert await raw.closed() == 1012
+        for raw in crowd:
+            if how == "reset":
+                raw.reset()
+            elif how == "half-close":
+                raw.half_close()
+        await until("all are gone", lambda: not running._sockets())
+        gates.open.set()
+        await asyncio.wait_for(stopping, 10)
+        for raw in crowd:
+            await raw.leave()
+        for user in ("alice", "mallory"):
+            assert not await redis_db.exists(keyspace.presence(user)), user
+        assert not running._tasks and not running._door.present and not running._door.unregistered
+        assert all(end._timer is None and end.outbox._deadline is None for end in ends)
+        assert running._desk.admission._value == running.settings.limits.concurrent_registers
+        assert not len(running.registry) and not running.registry._expected
+
+
+@pytest.fixture
+def gates(monkeypatch: pytest.MonkeyPatch) -> Gates:
+    return Gates(monkeypatch)
+
+
+async def test_a_register_that_is_under_way_at_the_end_of_a_drain_is_taken_back(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, gates: Gates
+) -> None:
+    """It has taken effect, its answer does not come, and the gateway does not wait for ever."""
+    limits = {"drain_s": 0.1, "close_timeout_s": 0.05}
+    gates.where = "registered"
+    async with gateway(shared_server, keyspace, **limits) as running:
+        async with await Raw.open(running) as mallory:
+            mallory.frame(b'{"type":"register","userId":"mallory"}')
+            await gates.reached()
+            assert await redis_db.exists(keyspace.presence("mallory"))
+            await asyncio.wait_for(running.stop(), 10)
+            assert not await redis_db.exists(keyspace.presence("mallory"))
+
+
+async def test_what_is_published_for_a_draining_gateway_reaches_its_user_or_comes_back(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """Whoever has not been told to leave yet hears it; for whoever has gone it bounces."""
+    limits = PATIENT | {"drain_batch": 1}
+    async with (
+        gateway(shared_server, keyspace, **limits) as running,
+        gateway(shared_server, keyspace, "gateway-02") as other,
+        await Raw.register(other, "carol") as carol,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        crowd = {
+            name: await stack.enter_async_context(await Raw.register(running, name))
+            for name in ("alice", "bob", "dave", "eve")
+        }
+
+        async def say(to: str) -> dict[str, Any]:
+            text = {"type": "message", "to": to, "content": f"for {to}", "id": to}
+            carol.frame(json.dumps(text).encode())
+            return await carol.answer()
+
+        stopping = asyncio.create_task(running.stop())
+        assert await crowd["alice"].closed() == 1012
+        # Published for alice just before her entry went.
+        entry = {"gwId": "gateway-01", "connId": "gone", "ts": "1", "epoch": "1"}
+        await redis_db.hset(keyspace.presence("alice"), mapping=entry)
+        assert await say("alice") == {"type": "ack", "id": "alice", "status": "routed"}
+        assert await carol.answer() == {"type": "ack", "id": "alice", "status": "unreachable"}
+        for name in ("bob", "dave", "eve"):
+            await _reaches_or_comes_back(crowd[name], carol, name, await say(name))
+        for raw in crowd.values():
+            await raw.leave()
+        await asyncio.wait_for(stopping, 10)
+
+
+async def _reaches_or_comes_back(raw: Raw, sender: Raw, name: str, told: dict[str, Any]) -> None:
+    """`routed` means that it is heard before the goodbye, unless `unreachable` follows."""
+    assert told["status"] in {"routed", "offline"}, told
+    opcode, said = await raw.hear()
+    heard = opcode == 1 and json.loads(said)["content"] == f"for {name}"
+    if told["status"] == "routed" and not heard:
+        assert await sender.answer() == {"type": "ack", "id": name, "status": "unreachable"}
+
+
+# --- what is counted by address ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["goodbye", "reset", "half-close"])
+async def test_who_registers_and_leaves_counts_once_as_no_longer_unregistered(
+    shared_server: BundledServer, keyspace: Keyspace, how: str
+) -> None:
+    """With others of the same address there: one has registered, one has not yet."""
+    settings = {"trusted_proxies": ("127.0.0.1",)}
+    async with gateway(shared_server, keyspace, settings=settings) as running:
+        door, address = running._door, "198.51.100.7"
+
+        async def come() -> Raw:
+            raw = await Raw.connect(running)
+            raw.writer.write(request(USUAL | {"X-Forwarded-For": address}))
+            assert b" 101 " in await raw.head()
+            return raw
+
+        async def be(raw: Raw, user: str) -> None:
+            raw.writer.write(frame(json.dumps({"type": "register", "userId": user}).encode()))
+            assert (await raw.answer())["type"] == "registered"
+
+        bob, alice, silent = await come(), await come(), await come()
+        assert (door.present[address], door.unregistered[address]) == (3, 3)
+        await be(bob, "bob")
+        await be(alice, "alice")
+        assert (door.present[address], door.unregistered[address]) == (3, 1)
+        await be(alice, "alice")
+        assert door.unregistered[address] == 1, "once, however often she says it"
+        if how == "reset":
+            alice.reset()
+        elif how == "half-close":
+            alice.half_close()
+        else:
+            alice.frame((1000).to_bytes(2, "big"), opcode=8)
+        await until("she is gone", lambda: running._front and len(running._front.sockets) == 2)
+        assert (door.present[address], door.unregistered[address]) == (2, 1)
+        silent.reset()
+        await until("so is the silent one", lambda: len(running._sockets()) == 1)
+        assert (door.present[address], door.unregistered[address]) == (1, 0)
+        for raw in (bob, alice, silent):
+            await raw.leave()
+        await until("nobody is there", lambda: not door.present and not door.unregistered)
