@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.gateway.cluster import gateway
 from tests.gateway.test_auth import run
 from tests.processes import GatewayProcess
 from tests.waiting import until
@@ -80,6 +85,47 @@ async def test_messages_cross_over_tls_and_goodbyes_too(
     assert bob.close_code == Code.RESTART
     await alice.close()
     await until("both are gone", lambda: len(secure.registry) == 0)
+
+
+@pytest.mark.parametrize("when", ["idle", "with an ack under way", "after a goodbye"])
+@pytest.mark.parametrize("how", ["reset", "cut"])
+async def test_a_connection_that_is_lost_below_tls_leaves_nothing_and_costs_nobody(
+    server: BundledServer,
+    database: Any,
+    keyspace: Keyspace,
+    certfile: Path,
+    context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    when: str,
+    how: str,
+) -> None:
+    """Neither side of it has said goodbye in the way of TLS; her neighbour has his answers."""
+    settings = {"certfile": str(certfile), "keyfile": ""}
+    async with gateway(server, keyspace, settings=settings, close_timeout_s=30.0) as running:
+        alice = await register(running.url, "alice", context)
+        bob = await register(running.url, "bob", context)
+        session = running.registry.by_user("alice")
+        assert session is not None
+        if when == "with an ack under way":
+            await database.execute_command("CLIENT", "PAUSE", 200, "ALL")
+            await alice.send('{"type":"message","to":"nobody","content":"x","id":"a"}')
+            await until("hers is on its way", lambda: running.counters.messages_received == 1)
+        await bob.send('{"type":"message","to":"nobody","content":"x","id":"b"}')
+        if when == "after a goodbye":
+            session.end(Code.RESTART)
+        if how == "reset":
+            end = alice.transport.get_extra_info("socket")
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        alice.transport.abort()
+        assert '"id":"b"' in str(await asyncio.wait_for(bob.recv(), 10))
+        await bob.send('{"type":"ping"}')
+        assert "pong" in str(await asyncio.wait_for(bob.recv(), 10))
+        await until("she is gone", lambda: len(running._sockets()) == 1)
+        assert session.socket._timer is session.socket.outbox._deadline is None
+        assert not await database.exists(keyspace.presence("alice"))
+        assert running.counters.connection_failures == 0
+        await bob.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_who_speaks_no_tls_or_an_old_one_gets_nothing(

@@ -199,7 +199,10 @@ async def test_a_deadline_that_was_met_is_no_deadline_any_more(
         end.end.resume_writing()
         end.end.pause_reading()
         end.end.resume_reading()
-        end.end.abort()
+        for _ in range(2):
+            end.end.data_received(request() + message("late"))
+            end.end.eof_received()
+            end.end.abort()
         assert end.outbox._deadline is end.end._timer is None
         assert len(end.outbox) == 0 and running.counters.slow_consumers == 0
 
