@@ -226,6 +226,10 @@ class Wire(_Tellable):
         """Where it leads."""
         return self._target[1]
 
+    def lead_to(self, port: int) -> None:
+        """Lead new connections to another port of the same host; those that are open stay."""
+        self._target = (self._target[0], port)
+
     async def start(self) -> Self:
         """Listen on a port of the system's choice."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK)
