@@ -272,8 +272,10 @@ class Wire(_Tellable):
             await asyncio.gather(
                 strand._carry("up", reader, far_writer), strand._carry("down", far_reader, writer)
             )
-        except (OSError, asyncio.CancelledError):
-            pass  # The target is not there, or the wire is taken away: both ends see a cut.
+        except (OSError, RuntimeError, asyncio.CancelledError):
+            # The target is not there, or the wire is taken away: both ends see a cut. (uvloop
+            # raises a RuntimeError for a transport that is closed.)
+            pass
         finally:
             strand.cut()
             self._strands.remove(strand)

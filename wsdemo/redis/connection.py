@@ -26,7 +26,7 @@ from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, one_line, trouble_of
+from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, trouble_of
 from wsdemo.settings import Limits
 
 __all__ = ["CommandError", "RedisConnection", "RedisUnavailable", "pack_command"]
@@ -296,8 +296,8 @@ class RedisConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
-            words = one_line(exc) if exc is not None else CLOSED
-            self.reset(Trouble(Outcome.UNREACHABLE, words))
+            ending = Trouble(Outcome.UNREACHABLE, CLOSED)
+            self.reset(ending if exc is None else trouble_of(exc))
 
 
 _FAILURES = (OSError, TimeoutError, redis.exceptions.RedisError, CommandError, ValueError)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from wsdemo.redis.connection import Backoff, RedisConnection, unasked
 from wsdemo.redis.connection import pack_command as _pack
@@ -51,6 +51,9 @@ class LinkTimeout(Exception):
 LINK_ERRORS = (LinkDown, LinkBusy, LinkTimeout, CommandError)
 """All the ways in which a command can fail."""
 
+ACCEPTED: Final = b"ok"
+NO_REDIS: Final = Trouble(Outcome.UNFIT, "what answers there is no Redis")
+
 
 def may_work_later(problem: Exception) -> bool:
     """Say whether a command failed for the state that Redis is in, and not for its own."""
@@ -62,7 +65,8 @@ def may_work_later(problem: Exception) -> bool:
 class Trial(NamedTuple):
     """What a server must accept to be of use: a script that may write, on keys of ours.
 
-    The link adds one more argument: '1' for all of it, '0' when it was fine a moment ago.
+    The link adds one more argument: '1' for all of it, '0' when it was fine a moment ago. The
+    script returns 'ok'.
     """
 
     script: Script
@@ -318,8 +322,8 @@ class RedisLink(RedisConnection):
             self._conclude(trouble)
 
     def _judge(self, reply: Any) -> Trouble | None:
-        if self._trial is not None and isinstance(reply, CommandError):
-            return trouble_of(reply)
+        if self._trial is not None and reply != ACCEPTED:
+            return trouble_of(reply) if isinstance(reply, CommandError) else NO_REDIS
         return self._role
 
     def _conclude(self, trouble: Trouble | None) -> None:

@@ -8,8 +8,10 @@ which, and what helps then: another connection, time, or a person. Whoever build
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from enum import Enum, StrEnum
 from typing import Final, NamedTuple
 
@@ -126,7 +128,7 @@ _BY_TEXT: Final[tuple[tuple[re.Pattern[str], Outcome], ...]] = (
     (re.compile(r"max number of clients"), Outcome.MAXCLIENTS),
     # Within a script, a missing right has no code of its own: so say Valkey, and Redis 7.0.
     (re.compile(r"ACL failure in script|The user executing the script can't"), Outcome.NOPERM),
-    (re.compile(r"unknown (redis )?command", re.IGNORECASE), Outcome.UNKNOWN_COMMAND),
+    (re.compile(r"(unknown|unsupported) (redis )?command", re.IGNORECASE), Outcome.UNKNOWN_COMMAND),
     (re.compile(r"AUTH <password> called without|invalid password"), Outcome.WRONGPASS),
     (re.compile(r"invalid username-password"), Outcome.WRONGPASS),
     (re.compile(r"Error compiling script"), Outcome.TOO_OLD),
@@ -181,12 +183,24 @@ def trouble_of(problem: BaseException) -> Trouble:
     if isinstance(problem, Refused):
         return problem.trouble
     if isinstance(problem, CommandError):
-        return _refusal(one_line(problem))
-    # redis-py takes the code off the words of Redis, and keeps it apart.
-    code = getattr(problem, "status_code", None)
-    if isinstance(problem, RedisError) and code:
-        return _refusal(f"{code} {one_line(problem)}")
-    return Trouble(Outcome.UNREACHABLE, one_line(problem))
+        return _refusal(text_of(problem))
+    for cause in _causes(problem):
+        # redis-py takes the code off the words of Redis, and keeps it apart.
+        code = getattr(cause, "status_code", None)
+        if isinstance(cause, RedisError) and code:
+            return _refusal(f"{code} {text_of(problem)}")
+        # The loops have words of their own for a socket that cannot be connected.
+        if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError):
+            number = cause.errno or 0
+            if number > 0:
+                return Trouble(Outcome.UNREACHABLE, os.strerror(number).lower())
+    return Trouble(Outcome.UNREACHABLE, text_of(problem))
+
+
+def _causes(problem: BaseException | None) -> Iterator[BaseException]:
+    while problem is not None:
+        yield problem
+        problem = problem.__cause__ or problem.__context__
 
 
 def _refusal(words: str) -> Trouble:
@@ -196,7 +210,7 @@ def _refusal(words: str) -> Trouble:
     return Trouble(Outcome.UNFIT if outcome is Outcome.OWN else outcome, words)
 
 
-def one_line(problem: BaseException) -> str:
+def text_of(problem: BaseException) -> str:
     """Return what an exception says, in one line."""
     if isinstance(problem, TimeoutError) and not str(problem):
         return "no answer in time"
