@@ -81,7 +81,7 @@ CURES: Final[Mapping[Outcome, Cure]] = {
     Outcome.OOM: Cure.WAIT,
     Outcome.BUSY: Cure.WAIT,
     Outcome.MAXCLIENTS: Cure.DIAL,
-    Outcome.NOPERM: Cure.WAIT,
+    Outcome.NOPERM: Cure.DIAL,  # Rights may have been given since; scripts are loaded anew.
     Outcome.NOAUTH: Cure.DIAL,
     Outcome.WRONGPASS: Cure.DIAL,
     Outcome.UNKNOWN_COMMAND: Cure.DIAL,
