@@ -27,7 +27,7 @@ from wsdemo.protocol import (
     decode_envelope,
     encode_envelope,
 )
-from wsdemo.redis.connection import RedisUnavailable
+from wsdemo.redis.connection import Backoff, RedisUnavailable
 from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink, Trial
 from wsdemo.redis.outcome import CommandError, Outcome, Trouble, trouble_of
 from wsdemo.redis.scripts import Script
@@ -38,6 +38,8 @@ ROUTE = Script.read("wsdemo", "route")
 TRIAL = Script.read("wsdemo", "trial")
 NOBODY: Final = "__nobody__"
 """Who the trial is carried out on: no user can be called this."""
+CLAIM_TRIES: Final = 5
+"""How often a start steps back for another one that began at the same moment."""
 DEAF: Final = Trouble(Outcome.UNREACHABLE, "it did not hear its own probe")
 _log = logging.getLogger("wsdemo.router")
 
@@ -86,15 +88,7 @@ class Router:
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
         self._prefix = settings.keyspace.prefix
         self._presence_prefix = settings.keyspace.presence("")
-        self._subscription = Subscription(
-            settings.redis_url,
-            settings.limits,
-            [self._channel, settings.keyspace.broadcast_channel],
-            self._receive,
-            self._gap,
-            self._subscription_state,
-            self._subscription_trouble,
-        )
+        self._subscription = self._new_subscription()
         self._refusal: Trouble | None = None
         self._prober: asyncio.Task[None] | None = None
         self._sent = 0
@@ -104,6 +98,18 @@ class Router:
         """Renewed subscriptions."""
         self.probes_lost = 0
         """Probes that this gateway did not hear."""
+
+    def _new_subscription(self) -> Subscription:
+        settings = self._settings
+        return Subscription(
+            settings.redis_url,
+            settings.limits,
+            [self._channel, settings.keyspace.broadcast_channel],
+            self._receive,
+            self._gap,
+            self._subscription_state,
+            self._subscription_trouble,
+        )
 
     @property
     def ready(self) -> bool:
@@ -131,11 +137,7 @@ class Router:
             RedisUnavailable: Redis could not be asked.
         """
         try:
-            await self._claim_id()
-            await self._subscription.start(self._settings.limits.redis_start_s)
-            if await self._listeners() > 1 and not self._settings.takeover:
-                await self._subscription.stop()
-                raise DuplicateGateway(self._settings.gateway_id)
+            await self._subscribe_alone()
             # A right to publish that is missing shows here.
             self._hears = await self._publish_probe() > 0
         except LINK_ERRORS as problem:
@@ -143,6 +145,21 @@ class Router:
             answered = isinstance(problem, CommandError)
             raise RedisUnavailable(str(problem), answered=answered) from None
         self._prober = asyncio.get_running_loop().create_task(self._probe(), name="router-probe")
+
+    async def _subscribe_alone(self) -> None:
+        """Subscribe, unless another process has. Two that start at once may both have seen nobody
+        and then each other: both step back, and the one that comes back first stays.
+        """
+        pauses = Backoff()
+        for _ in range(CLAIM_TRIES):
+            await self._claim_id()
+            await self._subscription.start(self._settings.limits.redis_start_s)
+            if self._settings.takeover or await self._listeners() <= 1:
+                return
+            await self._subscription.stop()
+            self._subscription = self._new_subscription()
+            await asyncio.sleep(pauses.next_s())
+        raise DuplicateGateway(self._settings.gateway_id)
 
     async def _claim_id(self) -> None:
         if not await self._listeners():
