@@ -4,7 +4,7 @@ By its channel, `gateway:{id}`. Looking the recipient up and publishing to its g
 script, so there is no gap between them in which the user could move. Plain Pub/Sub delivers at
 most once, and only to who listens: therefore a gateway subscribes before it accepts users, counts
 every renewed subscription as a gap, and keeps sending itself a probe, because a connection can be
-up and deaf at the same time.
+up and deaf at the same time, or listen at a server where nobody publishes any more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from wsdemo.events import Emit, Event, Kind
 from wsdemo.protocol import (
@@ -27,18 +27,31 @@ from wsdemo.protocol import (
     decode_envelope,
     encode_envelope,
 )
-from wsdemo.redis.connection import CommandError, RedisUnavailable
-from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink
+from wsdemo.redis.connection import Backoff, RedisUnavailable
+from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink, Trial
+from wsdemo.redis.outcome import CommandError, Outcome, Trouble, trouble_of
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.subscription import Subscription
-from wsdemo.settings import GATEWAY_ID, GatewaySettings
+from wsdemo.settings import GATEWAY_ID, GatewaySettings, Keyspace
 
 ROUTE = Script.read("wsdemo", "route")
+TRIAL = Script.read("wsdemo", "trial")
+NOBODY: Final = "__nobody__"
+"""Who the trial is carried out on: no user can be called this."""
+CLAIM_TRIES: Final = 5
+"""How often a start steps back for another one that began at the same moment."""
+DEAF: Final = Trouble(Outcome.UNREACHABLE, "it did not hear its own probe")
 _log = logging.getLogger("wsdemo.router")
 
 
 class DuplicateGateway(Exception):
     """Another process with this gateway's id is subscribed."""
+
+
+def trial_of(keyspace: Keyspace) -> Trial:
+    """Return what a server must accept, so that users of this keyspace can be served by it."""
+    keys = (keyspace.presence(NOBODY), keyspace.fence(NOBODY))
+    return Trial(TRIAL, keys, (keyspace.gateway_channel(NOBODY),))
 
 
 class Router:
@@ -75,14 +88,8 @@ class Router:
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
         self._prefix = settings.keyspace.prefix
         self._presence_prefix = settings.keyspace.presence("")
-        self._subscription = Subscription(
-            settings.redis_url,
-            settings.limits,
-            [self._channel, settings.keyspace.broadcast_channel],
-            self._receive,
-            self._gap,
-            self._subscription_state,
-        )
+        self._subscription = self._new_subscription()
+        self._refusal: Trouble | None = None
         self._prober: asyncio.Task[None] | None = None
         self._sent = 0
         self._heard = 0
@@ -92,10 +99,33 @@ class Router:
         self.probes_lost = 0
         """Probes that this gateway did not hear."""
 
+    def _new_subscription(self) -> Subscription:
+        settings = self._settings
+        return Subscription(
+            settings.redis_url,
+            settings.limits,
+            [self._channel, settings.keyspace.broadcast_channel],
+            self._receive,
+            self._gap,
+            self._subscription_state,
+            self._subscription_trouble,
+        )
+
     @property
     def ready(self) -> bool:
         """Whether this gateway hears what is published for it, as far as it can know."""
-        return self._subscription.up and self._hears
+        return self._subscription.up and self._hears and self._refusal is None
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why it does not, in words, when somebody has said so."""
+        return self._subscription.trouble or self._refusal
+
+    @property
+    def leases_may_lapse(self) -> bool:
+        """Whether who is present may be missing in Redis, because it takes no refreshes."""
+        trouble = self._link.trouble
+        return trouble is not None and trouble.outcome is not Outcome.OOM
 
     # --- life --------------------------------------------------------------------------------
 
@@ -107,16 +137,29 @@ class Router:
             RedisUnavailable: Redis could not be asked.
         """
         try:
-            await self._claim_id()
-            await self._subscription.start()
-            if await self._listeners() > 1 and not self._settings.takeover:
-                await self._subscription.stop()
-                raise DuplicateGateway(self._settings.gateway_id)
+            await self._subscribe_alone()
+            # A right to publish that is missing shows here.
+            self._hears = await self._publish_probe() > 0
         except LINK_ERRORS as problem:
             await self._subscription.stop()
-            raise RedisUnavailable(str(problem)) from None
-        self._hears = True
+            answered = isinstance(problem, CommandError)
+            raise RedisUnavailable(str(problem), answered=answered) from None
         self._prober = asyncio.get_running_loop().create_task(self._probe(), name="router-probe")
+
+    async def _subscribe_alone(self) -> None:
+        """Subscribe, unless another process has. Two that start at once may both have seen nobody
+        and then each other: both step back, and the one that comes back first stays.
+        """
+        pauses = Backoff()
+        for _ in range(CLAIM_TRIES):
+            await self._claim_id()
+            await self._subscription.start(self._settings.limits.redis_start_s)
+            if self._settings.takeover or await self._listeners() <= 1:
+                return
+            await self._subscription.stop()
+            self._subscription = self._new_subscription()
+            await asyncio.sleep(pauses.next_s())
+        raise DuplicateGateway(self._settings.gateway_id)
 
     async def _claim_id(self) -> None:
         if not await self._listeners():
@@ -197,27 +240,47 @@ class Router:
     async def _probe(self) -> None:
         interval_s = self._settings.timing.probe_interval_s
         while True:
+            self._link.check()
             sent = self._subscription.up and self._link.up
             rounds = self._subscription.rounds
             if sent:
-                self._sent += 1
-                await self._send_probe(self._sent)
+                await self._send_probe(rounds)
             n = self._sent
             await asyncio.sleep(interval_s)
-            # A connection that broke and came back meanwhile is a gap, and no longer deaf.
-            same = self._subscription.up and self._subscription.rounds == rounds
-            if sent and same and self._link.up and self._heard < n:
+            if sent and self._link.up and self._heard < n and self._is_still(rounds):
                 self._deaf()
 
-    async def _send_probe(self, n: int) -> None:
-        envelope = encode_envelope(Probe(boot=self._boot_id, n=n))
+    def _is_still(self, rounds: int) -> bool:
+        """Whether the subscription is that one: one that broke and came back is no longer deaf."""
+        return self._subscription.up and self._subscription.rounds == rounds
+
+    async def _send_probe(self, rounds: int) -> None:
+        n = self._sent + 1
         try:
-            await self._link.call("PUBLISH", self._channel, envelope)
+            listeners = await self._publish_probe()
         except LINK_ERRORS as problem:
             # Not sent, or not answered: it says nothing about our ears.
             self._heard = max(self._heard, n)
             if isinstance(problem, CommandError):
-                _log.warning("Redis refused a probe: %s", problem)
+                self._set_refusal(trouble_of(problem))
+            return
+        if not listeners and self._is_still(rounds):
+            self._deaf()  # We listen at another server than the one where we publish.
+
+    async def _publish_probe(self) -> int:
+        """Publish the next probe; return how many listen to our channel where the link leads."""
+        self._sent += 1
+        envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
+        listeners = int(await self._link.call("PUBLISH", self._channel, envelope))
+        self._set_refusal(None)
+        return listeners
+
+    def _set_refusal(self, refusal: Trouble | None) -> None:
+        if refusal != self._refusal:
+            self._refusal = refusal
+            if refusal is not None:
+                _log.warning("Redis refused a probe: %s", refusal)
+            self._on_state()
 
     def _deaf(self) -> None:
         self.probes_lost += 1
@@ -226,13 +289,28 @@ class Router:
             self._emit(self._event(Kind.PROBE_LOST, ok=False))
         _log.warning("%s did not hear its own probe: subscribing anew", self._settings.gateway_id)
         self._on_state()
-        self._subscription.reset()
+        self._subscription.reset(DEAF)
+
+    def leave(self, trouble: Trouble) -> None:
+        """The link has left its server, which is not what it was: listen anew as well."""
+        self._hears = False
+        self._subscription.reset(trouble)
+
+    def link_is_back(self) -> None:
+        """Ask at once whether we hear what is published where the link leads now."""
+        if self._subscription.up and not self._hears:
+            self._probe_soon()
 
     def _gap(self) -> None:
         self.gaps += 1
         if self._emit is not None:
             self._emit(self._event(Kind.GAP, ok=False))
         _log.warning("%s subscribed anew: messages may be missing", self._settings.gateway_id)
+
+    def _subscription_trouble(self, trouble: Trouble) -> None:
+        told = self._link.trouble  # Usually both connections have the same, at the same time.
+        if trouble != DEAF and (told is None or told.words != trouble.words):
+            _log.warning("%s hears nothing: %s", self._settings.gateway_id, trouble)
 
     def _subscription_state(self, up: bool) -> None:
         if up:

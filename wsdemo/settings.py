@@ -151,6 +151,8 @@ class Limits:
     redis_timeout_s: float = 2.0
     """A Redis command without an answer for this long has an unknown outcome."""
     redis_connect_timeout_s: float = 2.0
+    redis_start_s: float = 5.0
+    """How long a start waits for a Redis that is there and says "not now"."""
     redis_max_pending: int = 50_000
     """Commands on the way to Redis; beyond it, new ones are refused as `busy`."""
     write_deadline_s: float = 10.0

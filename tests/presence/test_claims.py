@@ -223,3 +223,35 @@ async def test_everybody_online_is_listed_by_scan(presence: RedisPresence) -> No
         await presence.register(Claim(f"u{n}", f"c{n}", "gateway-01", n + 1))
     listed = [user async for user in presence.online()]
     assert sorted(listed) == sorted(f"u{n}" for n in range(1200))
+
+
+async def test_a_fence_outlives_the_last_command_of_its_user_by_its_own_life(
+    presence: RedisPresence, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """P3: mint, register, refresh and release each give it an hour, not the life of a lease."""
+
+    async def left_s() -> float:
+        return float(await redis_db.pttl(keyspace.fence("alice"))) / 1000
+
+    async def shorten() -> None:
+        await redis_db.pexpire(keyspace.fence("alice"), 1_000_000)
+
+    fresh_s = TIMING.fence_ttl_s - 60
+    claim = await session(presence, "c1", "gateway-01")
+    assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after mint"
+    await shorten()
+    await presence.register(claim)
+    assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after register"
+    await shorten()
+    assert await refresh(presence, claim) is Refresh.OK
+    assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after refresh"
+    await redis_db.delete(keyspace.presence("alice"))
+    await shorten()
+    assert await refresh(presence, claim) is Refresh.RECLAIMED
+    assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after reclaiming"
+    await shorten()
+    assert await presence.release(claim)
+    assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after release"
+    await shorten()
+    assert not await presence.release(claim)
+    assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after another release"

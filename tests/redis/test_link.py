@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Iterator
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.redis_states import free_port
 from tests.waiting import until
+from wsdemo.lab.wire import Wire
 from wsdemo.presence.store import MINT
-from wsdemo.redis.connection import CommandError, RedisUnavailable
+from wsdemo.redis.connection import (
+    BACKOFF_CAP_S,
+    BACKOFF_FIRST_S,
+    Backoff,
+    CommandError,
+    RedisConnection,
+    RedisUnavailable,
+)
 from wsdemo.redis.link import LinkBusy, LinkDown, LinkTimeout, RedisLink
 from wsdemo.redis.server import BundledServer
 from wsdemo.redis.subscription import Subscription
-from wsdemo.settings import Limits
+from wsdemo.router import trial_of
+from wsdemo.settings import Keyspace, Limits
+
+pytestmark = pytest.mark.both_loops
 
 
 @pytest.fixture
@@ -144,3 +158,375 @@ async def test_a_renewed_subscription_is_reported_as_a_gap(own_server: BundledSe
     await until("it is heard", lambda: heard[-1] == b"two")
     await subscription.stop()
     await link.stop()
+
+
+# --- commands that wait behind a script which the server has forgotten ---------------------------
+
+
+async def held_back(link: RedisLink) -> list[asyncio.Future[Any]]:
+    """Bring a link to where it holds commands back; they wait until the returned are answered.
+
+    A script is missing, so what comes behind it has to wait; and it cannot be sent again before
+    everything on the way has been answered, of which one command takes its time.
+    """
+    await link.call("SCRIPT", "FLUSH")
+    script = link.start_script(MINT, ["fence:x"], 60_000)
+    slow = asyncio.ensure_future(link.call("BLPOP", "nothing", "0.4"))
+    await until("the script is missing", lambda: link._missing)
+    assert not script.done() and not slow.done()
+    return [script, slow]
+
+
+async def test_commands_that_are_held_back_count_against_the_bound(link: RedisLink) -> None:
+    """Otherwise a server that forgot a script would be owed more than there is room for."""
+    script, slow = await held_back(link)
+    replies: list[Any] = []
+    with pytest.raises(LinkBusy):
+        for n in range(1001):
+            link.submit(replies.append, "ECHO", str(n))
+    assert len(link._held) <= 1000
+    await until("all are answered", lambda: len(replies) == len(set(replies)) >= 998)
+    assert replies == [str(n).encode() for n in range(len(replies))]
+    assert int(await script) and await slow is None
+
+
+async def test_commands_that_are_held_back_are_answered_when_the_link_breaks(
+    link: RedisLink, own_server: BundledServer
+) -> None:
+    """Each once, as unknown; and none of them reaches the next connection."""
+    waiting = await held_back(link)
+    replies: list[Any] = []
+    for _ in range(10):
+        link.submit(replies.append, "INCR", "count")
+    own_server.kill()
+    await until("all are answered", lambda: len(replies) == 10)
+    assert all(isinstance(reply, LinkTimeout) for reply in replies)
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, LinkTimeout) for result in results)
+    own_server.start()
+    await until("the link is up again", lambda: link.up)
+    assert await link.call("GET", "count") is None
+
+
+# --- what a break takes with it, and what not ----------------------------------------------------
+
+
+async def test_nothing_that_was_not_sent_reaches_the_next_connection(link: RedisLink) -> None:
+    """Its outcome was told as unknown: executed later, it would be a lie of another kind."""
+    replies: list[Any] = []
+    link.submit(replies.append, "INCR", "count")
+    link.reset()  # In the same turn of the loop, so before the write.
+    assert [type(reply) for reply in replies] == [LinkTimeout]
+    await until("the link is up again", lambda: link.up)
+    assert await link.call("GET", "count") is None
+
+
+async def test_after_a_break_while_writing_was_paused_the_new_connection_writes(
+    link: RedisLink, own_server: BundledServer
+) -> None:
+    """A transport that is gone never says that it may be written to again."""
+    own_server.pause()
+    replies: list[Any] = []
+    big = "x" * 1_000_000
+    for _ in range(30):
+        link.submit(replies.append, "ECHO", big)
+        await asyncio.sleep(0)
+    await until("writing is paused", lambda: link._write_paused)
+    link.reset()
+    assert len(replies) == 30
+    own_server.resume()
+    await until("the link is up again", lambda: link.up)
+    assert await link.call("ECHO", "written") == b"written"
+
+
+async def test_who_sends_from_within_the_break_is_told_that_there_is_no_link(
+    link: RedisLink,
+) -> None:
+    """Not queued for a connection that does not exist yet."""
+    outcomes: list[Any] = []
+
+    def again(reply: Any) -> None:
+        outcomes.append(type(reply))
+        try:
+            link.submit(outcomes.append, "INCR", "count")
+        except LinkDown:
+            outcomes.append(LinkDown)
+
+    link.submit(again, "ECHO", "x")
+    link.reset()
+    assert outcomes == [LinkTimeout, LinkDown]
+    await until("the link is up again", lambda: link.up)
+    assert await link.call("GET", "count") is None
+    assert outcomes == [LinkTimeout, LinkDown]
+
+
+async def test_a_write_that_the_transport_refuses_ends_the_connection_and_nothing_else(
+    link: RedisLink,
+) -> None:
+    """A transport may be closed before we hear of it: uvloop's raises then."""
+    transport = link._transport
+    assert transport is not None
+    command = asyncio.ensure_future(link.call("ECHO", "x"))
+    await asyncio.sleep(0)
+    transport.abort()
+    other = asyncio.ensure_future(link.call("ECHO", "y"))
+    results = await asyncio.gather(command, other, return_exceptions=True)
+    assert all(isinstance(result, LinkTimeout | LinkDown) for result in results)
+    await until("the link is up again", lambda: link.up)
+
+
+# --- dialling ------------------------------------------------------------------------------------
+
+
+def test_pauses_between_attempts_grow_to_a_cap_and_differ() -> None:
+    """All gateways lost the same server at the same moment, and must not come back in step."""
+    one, other = Backoff(), Backoff()
+    pauses = [(one.next_s(), other.next_s()) for _ in range(20)]
+    assert all(a != b for a, b in pauses)
+    for n, pair in enumerate(pauses):
+        size_s = min(BACKOFF_FIRST_S * 2**n, BACKOFF_CAP_S)
+        assert all(size_s / 4 <= pause_s <= size_s for pause_s in pair)
+    one.reset()
+    assert one.next_s() <= BACKOFF_FIRST_S
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+
+
+@contextlib.asynccontextmanager
+async def endpoint(talk: Talk) -> AsyncIterator[tuple[str, list[float]]]:
+    """Something at a port that is no Redis; the list grows by the time of each connection."""
+    times: list[float] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        times.append(asyncio.get_running_loop().time())
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            await talk(reader, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", times
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_server_that_does_not_take_us_is_dialled_less_and_less_often(
+    own_server: BundledServer,
+) -> None:
+    """The pauses are those of the back-off, from the first attempt to the last."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    async with endpoint(hang_up) as (url, times):
+        async with Wire("127.0.0.1", own_server.port) as wire:
+            by_wire = own_server.url.replace(f":{own_server.port}", f":{wire.port}")
+            link = RedisLink(by_wire, Limits(), lambda up: None)
+            await link.start()
+            wire.lead_to(int(url.rpartition(":")[2]))
+            wire.cut()
+            await until("six attempts", lambda: len(times) == 6)
+            pauses = [after - before for before, after in itertools.pairwise(times)]
+            # The fifth pause is at least a quarter of 0.8 s; without growth all were below 0.05 s.
+            assert pauses[-1] >= 0.8 / 4
+            assert not link.up
+            wire.lead_to(own_server.port)
+            await until("the link is up again", lambda: link.up)
+            await link.stop()
+
+
+MASTER = b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+
+
+@pytest.mark.parametrize("last_words", [MASTER + b"garbage\r\n", MASTER[:-1]])
+async def test_a_connection_that_breaks_while_it_is_greeted_is_not_up(last_words: bytes) -> None:
+    """Also when all answers have come, and the end before anybody could look at them."""
+
+    async def greet_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(last_words)
+        await writer.drain()
+
+    states: list[bool] = []
+    async with endpoint(greet_and_go) as (url, _):
+        link = RedisLink(url, Limits(), states.append)
+        with pytest.raises(RedisUnavailable):
+            await link.start()
+        assert not link.up and not link.open
+        assert states == []
+        with pytest.raises(LinkDown):
+            await link.call("ECHO", "x")
+        await link.stop()
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak Redis"),
+        (b"-no upstream host\r\n-no upstream host\r\n", "no upstream host"),
+        (b"+OK\r\n+OK\r\n", "is no Redis"),
+        (b"-ERR unknown command\r\n-ERR unsupported command\r\n", "unsupported command"),
+        (b"", r"closed the connection|reset by peer"),
+    ],
+)
+async def test_what_is_no_redis_is_refused_with_what_it_says(says: bytes, reason: str) -> None:
+    """Another program at the port, or a proxy without a server behind it: in one line."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(says)
+        await writer.drain()
+        if not says:
+            return
+        await reader.read()
+
+    async with endpoint(speak) as (url, _):
+        link = RedisLink(url, Limits(), lambda up: None, trial=trial_of(Keyspace("t:")))
+        with pytest.raises(RedisUnavailable, match=reason) as problem:
+            await link.start()
+        assert "\n" not in str(problem.value)
+        await link.stop()
+
+
+async def test_a_server_that_speaks_unasked_is_left(link: RedisLink) -> None:
+    """A goodbye of a proxy is the reply to nothing: it ends the connection, with its words."""
+    troubles: list[Any] = []
+    link._on_trouble = troubles.append
+    link.data_received(b"-ERR idle for too long\r\n")
+    assert not link.up
+    assert "idle for too long" in troubles[0].words
+    await until("the link is up again", lambda: link.up)
+
+
+# --- listening -----------------------------------------------------------------------------------
+
+
+async def test_a_subscription_is_up_only_when_all_its_channels_are_confirmed() -> None:
+    """Between the two confirmations, half of what is said would be missed."""
+    second = asyncio.Event()
+
+    async def confirm(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        writer.write(MASTER)
+        writer.write(b"*3\r\n$9\r\nsubscribe\r\n$3\r\none\r\n:1\r\n")
+        await second.wait()
+        writer.write(b"*3\r\n$9\r\nsubscribe\r\n$3\r\ntwo\r\n:2\r\n")
+        await reader.read()
+
+    states: list[bool] = []
+    async with endpoint(confirm) as (url, _):
+        subscription = Subscription(
+            url, Limits(), ["one", "two"], lambda *said: None, on_state=states.append
+        )
+        starting = asyncio.create_task(subscription.start(), name="starting")
+        await until("one is confirmed", lambda: subscription._waiting == {b"two"})
+        assert not subscription.up and not starting.done()
+        assert subscription.rounds == 0
+        second.set()
+        await starting
+        assert subscription.up and states == [True]
+        await subscription.stop()
+
+
+async def test_what_was_published_before_unsubscribing_is_heard(
+    own_server: BundledServer,
+) -> None:
+    """Whoever sent it was told that somebody listens. The wire brings it late, and in order."""
+    heard: list[bytes] = []
+    async with Wire("127.0.0.1", own_server.port) as wire:
+        by_wire = own_server.url.replace(f":{own_server.port}", f":{wire.port}")
+        subscription = Subscription(
+            by_wire, Limits(), ["news"], lambda channel, data: heard.append(data)
+        )
+        link = RedisLink(own_server.url, Limits(), lambda up: None)
+        await subscription.start()
+        await link.start()
+        wire.hold("down")
+        assert await link.call("PUBLISH", "news", "one") == 1
+        leaving = asyncio.create_task(subscription.unsubscribe(), name="leaving")
+
+        async def has_left() -> bool:
+            return await link.call("PUBSUB", "NUMSUB", "news") == [b"news", 0]
+
+        await until("the server knows that it has left", has_left)
+        assert not leaving.done()
+        wire.release("down")
+        await asyncio.wait_for(leaving, 10)
+        await subscription.stop()
+        assert heard == [b"one"]
+        await link.stop()
+
+
+async def test_who_may_not_unsubscribe_leaves_all_the_same(own_server: BundledServer) -> None:
+    """At once, and not after a timeout."""
+    link = RedisLink(own_server.url, Limits(), lambda up: None)
+    await link.start()
+    rules = ("on", ">pw", "allchannels", "+subscribe", "+role")
+    await link.call("ACL", "SETUSER", "some", *rules)
+    subscription = Subscription(
+        f"redis://some:pw@127.0.0.1:{own_server.port}",
+        dataclasses.replace(Limits(), redis_timeout_s=60.0),
+        ["news"],
+        lambda channel, data: None,
+    )
+    await subscription.start()
+    await asyncio.wait_for(subscription.unsubscribe(), 20)
+    await subscription.stop()
+    await link.stop()
+
+
+async def test_a_reason_is_told_once_and_the_next_outage_is_a_new_one(
+    link: RedisLink, own_server: BundledServer
+) -> None:
+    """However many attempts there were."""
+    troubles: list[Any] = []
+    link._on_trouble = troubles.append
+    for _ in range(2):
+        troubles.clear()
+        own_server.kill()
+        await until("it is away", lambda: not link.up)
+        await until("nobody is there", lambda: any("refused" in t.words for t in troubles))
+        await until("it has tried again", lambda: link._backoff._size_s > 8 * BACKOFF_FIRST_S)
+        assert len(troubles) == len(set(troubles))
+        assert sum("refused" in trouble.words for trouble in troubles) == 1
+        own_server.start()
+        await until("the link is up again", lambda: link.up)
+        assert link.trouble is None
+
+
+async def test_a_server_whose_words_differ_each_time_does_not_fill_the_log() -> None:
+    """Some reasons are told, then no more; what is known is always the last."""
+    count = 0
+
+    async def complain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        count += 1
+        await reader.read(1)
+        writer.write(2 * (b"-no upstream host, %d\r\n" % count))
+        await writer.drain()
+
+    troubles: list[Any] = []
+    async with endpoint(complain) as (url, _):
+        trial = trial_of(Keyspace("t:"))
+        connection = RedisLink(
+            url, Limits(), lambda up: None, trial=trial, on_trouble=troubles.append
+        )
+        connection._backoff.next_s = lambda: 0.001  # type: ignore[method-assign]
+        starting = asyncio.create_task(connection.start(60.0), name="starting")
+        await until("many attempts", lambda: count > 50)
+        assert len(troubles) <= 16
+        assert connection.trouble is not None and connection.trouble not in troubles
+        starting.cancel()
+        await asyncio.wait([starting])
+        await connection.stop()
+
+
+async def test_a_port_where_nobody_is_ends_a_start_at_once() -> None:
+    """Patience is for those who are there."""
+    link = RedisLink(f"redis://127.0.0.1:{free_port()}", Limits(), lambda up: None)
+    with pytest.raises(RedisUnavailable) as problem:
+        await asyncio.wait_for(link.start(60.0), 20)
+    assert not problem.value.answered
+    assert isinstance(link, RedisConnection) and not link.open

@@ -289,8 +289,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(settings))
     except RedisUnavailable as problem:
+        where = f"Redis at {redacted(settings.redis_url)}"
+        if problem.answered:
+            fail(f"{where} cannot be used: {problem}")
         fail(
-            f"Redis at {redacted(settings.redis_url)} cannot be reached: {problem}. "
+            f"{where} cannot be reached: {problem}. "
             "Start one with: python -m wsdemo.redis --port 6379"
         )
     except TLSUnusable as problem:

@@ -182,6 +182,9 @@ class Delivery:
             return Status.UNREACHABLE
         if outcome == b"malformed":
             counters.malformed_presence += 1
+        elif self.router is not None and self.router.leases_may_lapse:
+            counters.routes_busy += 1
+            return Status.BUSY  # Who is present may be missing there: nobody knows.
         counters.routes_offline += 1
         return Status.OFFLINE
 

@@ -24,7 +24,7 @@ from wsdemo.gateway.session import Desk, Session, State, next_refresh_s, release
 from wsdemo.presence import Refresh, Renewal
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import CommandError
-from wsdemo.redis.link import LINK_ERRORS
+from wsdemo.redis.link import LINK_ERRORS, may_work_later
 
 _log = logging.getLogger("wsdemo.gateway")
 
@@ -209,9 +209,9 @@ class Health:
             self._emit(session, result)
 
     def _not_refreshed(self, session: Session, problem: Exception) -> None:
-        """Try again at the next tick; while Redis is away, sockets stay.
+        """Try again at the next tick; while Redis is away, or refuses everybody, sockets stay.
 
-        But when Redis is there and keeps refusing this one user for a whole TTL, then the user is
+        But when Redis works and keeps refusing this one user for a whole TTL, then the user is
         not present any more, and is told.
         """
         if not isinstance(problem, LINK_ERRORS):
@@ -219,7 +219,13 @@ class Health:
                 {"message": "a lease could not be renewed", "exception": problem}
             )
         lost_s = self._desk.clock() - session.last_refresh
-        if isinstance(problem, CommandError) and lost_s > self._timing.presence_ttl_s:
+        if not isinstance(problem, CommandError):
+            return
+        if may_work_later(problem):
+            # Redis refuses everybody. When it no longer does, there is a resync.
+            pause_s = next_refresh_s(self._timing.heartbeat_s)
+            session.refresh_after = self._desk.clock() + pause_s
+        elif lost_s > self._timing.presence_ttl_s:
             _log.warning("[Health] %s could not be refreshed: %s", session.user, problem)
             session.end(Code.PRESENCE_LOST)
 

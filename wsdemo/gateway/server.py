@@ -37,7 +37,8 @@ from wsdemo.protocol import Code
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.fitness import examine
 from wsdemo.redis.link import LINK_ERRORS, RedisLink
-from wsdemo.router import ROUTE, Router
+from wsdemo.redis.outcome import CommandError, Cure, Outcome, Trouble
+from wsdemo.router import ROUTE, TRIAL, Router, trial_of
 from wsdemo.settings import GatewaySettings
 
 _log = logging.getLogger("wsdemo.gateway")
@@ -98,9 +99,17 @@ class Gateway:
         self._door = Door(settings)
         self._warnings: list[str] = []
         self._was_ready = False
+        self._was_up = False
         self._front: Front | None = None
+        self._resync_due = False
+        self._resyncing: asyncio.Task[None] | None = None
         self._link = RedisLink(
-            settings.redis_url, settings.limits, self._on_link_state, (*SCRIPTS, ROUTE)
+            settings.redis_url,
+            settings.limits,
+            self._on_link_state,
+            (*SCRIPTS, ROUTE, TRIAL),
+            trial=trial_of(settings.keyspace),
+            on_trouble=self._on_link_trouble,
         )
         self.presence = presence(self._link, settings)
         self._delivery = Delivery(
@@ -154,7 +163,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         tls = _tls(self.settings)
         try:
-            await self._link.start()
+            await self._link.start(self.settings.limits.redis_start_s)
             await self._examine_redis()
             await self._router.start()
             self._front = self._make_front(loop)
@@ -187,7 +196,8 @@ class Gateway:
         try:
             self._warnings = await examine(self._link)
         except LINK_ERRORS as problem:
-            raise RedisUnavailable(str(problem)) from None
+            answered = isinstance(problem, CommandError)
+            raise RedisUnavailable(str(problem), answered=answered) from None
         for warning in self._warnings:
             _log.warning("[Gateway] Redis: %s", warning)
 
@@ -303,10 +313,18 @@ class Gateway:
         reasons = {
             "draining": self._door.draining,
             "not listening": self._server is None,
-            "no connection to Redis": not self._link.up,
+            "no connection to Redis": not self._link.open,
+            "Redis refuses writes": self._link.open and not self._link.up,
             "subscription is down or deaf": not self._router.ready,
         }
-        return [reason for reason, holds in reasons.items() if holds]
+        because = [reason for reason, holds in reasons.items() if holds]
+        return [*because, *self._what_redis_says()]
+
+    def _what_redis_says(self) -> list[str]:
+        """Return the words in which Redis, or the network, says why; the same words once."""
+        troubles = (self._link.trouble, self._router.trouble)
+        said = [f"Redis: {trouble}" for trouble in troubles if trouble is not None]
+        return list(dict.fromkeys(said))
 
     def stats(self) -> dict[str, Any]:
         """Return what `/stats` says. No user ids: it may be read by anybody."""
@@ -315,6 +333,7 @@ class Gateway:
             "connections": len(self.registry),
             "sockets": len(self._sockets()),
             "ready": self.ready,
+            "reasons": self.unready_because(),
             "warnings": self._warnings,
             "uptimeS": round(self._clock() - self._started_at, 3),
             "bootId": self.boot_id,
@@ -344,17 +363,48 @@ class Gateway:
             "uptime_seconds": ("Since start", lambda: self._clock() - self._started_at),
         }
 
-    def _on_link_state(self, up: bool) -> None:
-        self._observe(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
-        if self._server is not None and self._stopped is None:
-            if up:
-                _log.info("[Gateway] Redis is back")
-            else:
-                _log.warning("[Gateway] Redis is away: sockets stay, newcomers shall come back")
-        if up and (len(self.registry) or self._desk.owed):
-            # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
-            self._spawn(self._health.resync())
+    def _on_link_trouble(self, trouble: Trouble) -> None:
+        """Say once why Redis is of no use, and stop listening at a server that we have left."""
+        if self._stopped is not None:
+            return
+        if self._server is None:
+            wait_s = self.settings.limits.redis_start_s
+            _log.warning("[Gateway] Redis says %s: waiting for it, %g s at most", trouble, wait_s)
+            return
+        what = "refuses writes" if self._link.open else "is away"
+        _log.warning(
+            "[Gateway] Redis %s (%s): sockets stay, newcomers shall come back", what, trouble
+        )
+        if trouble.outcome.cure is Cure.DIAL and trouble.outcome is not Outcome.UNREACHABLE:
+            self._router.leave(trouble)
         self._check_ready()
+
+    def _on_link_state(self, up: bool) -> None:
+        """Hear that Redis works, or no longer does. It may be told twice that it does: then what
+        was refused in between, which was too short to be called an outage, can be made good.
+        """
+        was_up, self._was_up = self._was_up, up
+        if up != was_up:
+            self._observe(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
+        if up and not was_up and self._server is not None and self._stopped is None:
+            _log.info("[Gateway] Redis is back, after %.1f s", self._link.away_s)
+        if up and (self._desk.owed or (len(self.registry) and not was_up)):
+            # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
+            self._resync_soon()
+        if up:
+            self._router.link_is_back()
+        self._check_ready()
+
+    def _resync_soon(self) -> None:
+        """Resync, or once more when the one under way is over: never two at a time."""
+        self._resync_due = True
+        if self._resyncing is None or self._resyncing.done():
+            self._resyncing = self._spawn(self._resync())
+
+    async def _resync(self) -> None:
+        while self._resync_due:
+            self._resync_due = False
+            await self._health.resync()
 
     def _check_ready(self) -> None:
         self.counters.subscription_gaps = self._router.gaps

@@ -47,7 +47,7 @@ from wsdemo.protocol import (
     error_text,
     registered_text,
 )
-from wsdemo.redis.link import LINK_ERRORS, LinkDown, LinkTimeout
+from wsdemo.redis.link import LINK_ERRORS, may_work_later
 from wsdemo.settings import GatewaySettings, valid_user_id
 
 _log = logging.getLogger("wsdemo.gateway")
@@ -614,7 +614,7 @@ async def release(desk: Desk, claim: Claim) -> None:
         removed = await desk.presence.release(claim)
     except LINK_ERRORS as problem:
         counters.releases_failed += 1
-        if isinstance(problem, LinkDown | LinkTimeout) and len(desk.owed) < MAX_OWED:
+        if may_work_later(problem) and len(desk.owed) < MAX_OWED:
             desk.owed[claim.conn_id] = claim
         _log.warning("[Gateway] release of %s failed: %s", claim.user, problem)
         return

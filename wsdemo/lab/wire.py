@@ -229,6 +229,10 @@ class Wire(_Tellable):
         """Where it leads."""
         return self._target[1]
 
+    def lead_to(self, port: int) -> None:
+        """Lead new connections to another port of the same host; those that are open stay."""
+        self._target = (self._target[0], port)
+
     async def start(self) -> Self:
         """Listen on a port of the system's choice."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK)
@@ -271,8 +275,10 @@ class Wire(_Tellable):
             await asyncio.gather(
                 strand._carry("up", reader, far_writer), strand._carry("down", far_reader, writer)
             )
-        except (OSError, asyncio.CancelledError):
-            pass  # The target is not there, or the wire is taken away: both ends see a cut.
+        except (OSError, RuntimeError, asyncio.CancelledError):
+            # The target is not there, or the wire is taken away: both ends see a cut. (uvloop
+            # raises a RuntimeError for a transport that is closed.)
+            pass
         finally:
             strand.cut()
             self._strands.remove(strand)

@@ -7,6 +7,10 @@ loop's own callback: no task is woken and nothing is awaited per reply. Measured
 
 The library's retries are off. It runs a write that timed out a second time and reports one
 success; whoever sends a command here hears of each failure and decides.
+
+A server that answers may still be of no use: a replica, one that loads its data, one that cannot
+save. So a connection is open first, and up when the server has shown that it does what we need of
+it. Why it is not up is kept, in Redis' own words, and told once for each reason.
 """
 
 from __future__ import annotations
@@ -22,10 +26,18 @@ from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, trouble_of
 from wsdemo.settings import Limits
+
+__all__ = ["CommandError", "RedisConnection", "RedisUnavailable", "pack_command"]
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_CAP_S: Final = 2.0
+MAX_TOLD: Final = 16
+"""Reasons told in one outage: a server whose words differ each time must not fill the log."""
+NOT_YET: Final = Trouble(Outcome.UNREACHABLE, "not connected")
+GIVEN_UP: Final = Trouble(Outcome.UNREACHABLE, "the connection was given up")
+CLOSED: Final = "Redis closed the connection"
 _INCOMPLETE: Final = object()
 
 
@@ -34,15 +46,33 @@ pack_command = cast(Callable[[tuple[str | bytes | int, ...]], bytes], hiredis.pa
 
 
 class RedisUnavailable(Exception):
-    """Redis cannot be reached, or refuses us; the text says why, in one line."""
+    """Redis cannot be reached, or refuses us; the text says why, in one line.
+
+    `answered` says whether somebody was there.
+    """
+
+    def __init__(self, words: str, *, answered: bool = False) -> None:
+        super().__init__(words)
+        self.answered = answered
 
 
-class CommandError(Exception):
-    """Redis answered a command with an error; `code` is its first word (NOSCRIPT, OOM, ...)."""
+class Backoff:
+    """Pauses that double up to a cap, each somewhere within its size.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.code = message.partition(" ")[0]
+    Full jitter: the gateways of a cluster all lost the same server at the same moment.
+    """
+
+    def __init__(self) -> None:
+        self._size_s = BACKOFF_FIRST_S
+
+    def next_s(self) -> float:
+        """Return how long to wait before the next attempt."""
+        size_s, self._size_s = self._size_s, min(2 * self._size_s, BACKOFF_CAP_S)
+        return random.uniform(size_s / 4, size_s)
+
+    def reset(self) -> None:
+        """Begin with short pauses again."""
+        self._size_s = BACKOFF_FIRST_S
 
 
 class RedisConnection(asyncio.Protocol):
@@ -56,87 +86,123 @@ class RedisConnection(asyncio.Protocol):
         limits: its timeouts.
         on_state: called with True when the connection is ready for use, with False when it is
             no longer.
+        on_trouble: called when it is not, with the reason, and again for each other reason
+            until it is.
     """
 
-    def __init__(self, url: str, limits: Limits, on_state: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        limits: Limits,
+        on_state: Callable[[bool], None],
+        on_trouble: Callable[[Trouble], None] = lambda trouble: None,
+    ) -> None:
         self._url = url
         self._limits = limits
         self._on_state = on_state
+        self._on_trouble = on_trouble
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
         self._transport: asyncio.Transport | None = None
         self._reader: Any = None
         self._lost: asyncio.Event = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        self._stopping = False
-        self.up = False
+        self._backoff = Backoff()
+        self._why = ""
+        self._told: set[Trouble] = set()
+        self._went_at = 0.0
+        self.open = False
         """Whether commands have a way to Redis right now."""
+        self.up = False
+        """Whether they have, and the server does what we need of it."""
+        self.trouble: Trouble | None = NOT_YET
+        """Why it is not up; None when it is."""
+        self.away_s = 0.0
+        """How long the last outage lasted, when it was over."""
 
     # --- what a subclass says ----------------------------------------------------------------
 
-    async def _greet(self) -> None:
-        """Make a new connection ready for use; raise if that fails."""
+    async def _greet(self) -> Trouble | None:
+        """Make a new connection ready for use.
+
+        Returns:
+            None when it is; otherwise why the server is of no use at present, if it is worth
+            staying connected to.
+
+        Raises:
+            Refused, ConnectionError: it is not.
+        """
+        return None
 
     def _reply(self, reply: Any) -> None:
         """Take one reply."""
         raise NotImplementedError
 
-    def _broken(self) -> None:
+    def _broken(self, why: str) -> None:
         """Clean up after a connection that is gone."""
 
     # --- life --------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, patience_s: float = 0.0) -> None:
         """Connect, and stay connected from here on.
 
+        Args:
+            patience_s: how long a server is asked again that is there and says "not now": one
+                that loads its data, or is a replica until a failover has ended.
+
         Raises:
-            RedisUnavailable: the first attempt failed; nothing is left running.
+            RedisUnavailable: it could not be; nothing is left running.
         """
-        self._loop = asyncio.get_running_loop()
-        try:
-            await self._connect()
-        except _FAILURES as problem:
+        self._loop = loop = asyncio.get_running_loop()
+        gives_up_at = loop.time() + patience_s
+        while (trouble := await self._dial()) is not None:
             self._disconnect()
-            raise RedisUnavailable(_one_line(problem)) from None
-        self._set_up(True)
-        self._keeper = self._loop.create_task(self._keep(), name="redis-connection")
+            if not trouble.outcome.passes or loop.time() >= gives_up_at:
+                answered = trouble.outcome is not Outcome.UNREACHABLE
+                raise RedisUnavailable(trouble.words, answered=answered)
+            self._become(False, trouble)
+            await asyncio.sleep(self._backoff.next_s())
+        self._become(True, None)
+        self._keeper = loop.create_task(self._keep(), name="redis-connection")
 
     async def stop(self) -> None:
         """Disconnect for good. Idempotent."""
-        self._stopping = True
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
+        self._on_trouble = _say_nothing  # Whoever stops it knows.
         self._disconnect()
-        self._set_up(False)
+        self._become(False, NOT_YET)
 
-    def reset(self) -> None:
+    def reset(self, trouble: Trouble = GIVEN_UP) -> None:
         """Give up the present connection; the keeper makes a new one."""
-        self._set_up(False)  # First, so that nobody uses what is about to be torn down.
-        self._disconnect()
+        if self.open:
+            self._become(False, trouble)  # First: nobody uses what is about to be torn down.
+        self._disconnect(trouble.words)
         self._lost.set()
 
     async def _keep(self) -> None:
         while True:
             await self._lost.wait()
-            await self._reconnect()
-            self._set_up(True)
+            await asyncio.sleep(self._backoff.next_s())
+            trouble = await self._dial()
+            # Lost means that `_dial` has failed: it tries again, after a longer pause.
+            self._become(not self._lost.is_set(), trouble)
 
-    async def _reconnect(self) -> None:
-        pause_s = BACKOFF_FIRST_S
-        while True:
-            # Full jitter: the gateways of a cluster all lost the same server at the same moment.
-            await asyncio.sleep(random.uniform(pause_s / 4, pause_s))
-            try:
-                await self._connect()
-                return
-            except _FAILURES:
-                self._disconnect()
-                pause_s = min(2 * pause_s, BACKOFF_CAP_S)
-
-    async def _connect(self) -> None:
+    async def _dial(self) -> Trouble | None:
+        """Try once to connect; return why the server cannot be used, None when it can."""
         self._lost.clear()
+        try:
+            trouble = await self._connect()
+        except (*_FAILURES, Refused) as problem:
+            self._disconnect()
+            self._lost.set()
+            return trouble_of(problem)
+        self._backoff.reset()
+        return trouble
+
+    async def _connect(self) -> Trouble | None:
         connection = _library_connection(self._url, self._limits)
         async with asyncio.timeout(self._limits.redis_connect_timeout_s):
             try:
@@ -145,14 +211,15 @@ class RedisConnection(asyncio.Protocol):
                 await connection.disconnect(nowait=True)
                 raise
             self._adopt(connection)
-            await self._greet()
+            trouble = await self._greet()
         if self._lost.is_set():
             raise ConnectionError("the connection broke at once")
+        return trouble
 
     def _adopt(self, connection: Connection) -> None:
         """Take the transport over from redis-py, which has said hello and awaits nothing."""
-        writer = connection._writer
-        assert writer is not None
+        reader, writer = connection._reader, connection._writer
+        assert reader is not None and writer is not None
         # uvloop's transports have all the methods, but not the base class.
         transport = cast(asyncio.Transport, writer.transport)
         self._connection = connection  # Kept alive: it closes its transport when collected.
@@ -161,22 +228,54 @@ class RedisConnection(asyncio.Protocol):
             replyError=CommandError, notEnoughData=_INCOMPLETE, protocolError=ConnectionError
         )
         transport.set_protocol(self)
+        # A server with no room for us says so unasked, and hangs up; redis-py has not looked.
+        early, ended = bytes(reader._buffer), reader.at_eof()  # type: ignore[attr-defined]
+        if early:
+            self._reader.feed(early)
+            raise unasked(self._reader.gets())
+        if ended:
+            raise ConnectionError(CLOSED)
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, why: str = GIVEN_UP.words) -> None:
         transport, self._transport = self._transport, None
         connection, self._connection = self._connection, None
         self._reader = None
+        self._why = why
         if transport is not None:
             transport.abort()
         if connection is not None:
             # redis-py must not close, from its finalizer, a transport that is gone.
             connection._reader = connection._writer = None
-        self._broken()
+        self._broken(why)
 
-    def _set_up(self, up: bool) -> None:
-        if up != self.up:
-            self.up = up
+    def _become(self, is_open: bool, trouble: Trouble | None) -> None:
+        """Take note of how the connection is; whoever is interested hears of what is new."""
+        up, was_up = trouble is None, self.up
+        self.open, self.trouble, self.up = is_open, trouble, up
+        now = self._now()
+        if was_up and not up:
+            self._told.clear()
+            self._went_at = now
+        elif up and not was_up:
+            self.away_s = now - self._went_at
+        if trouble is not None and trouble not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(trouble)
+            self._on_trouble(trouble)
+        if up != was_up:
             self._on_state(up)
+
+    def _now(self) -> float:
+        return self._loop.time() if self._loop is not None else 0.0
+
+    def _write(self, data: bytes) -> None:
+        """Hand bytes to the transport, which may have been closed without our hearing of it yet:
+        then uvloop's raises, where asyncio's is silent.
+        """
+        assert self._transport is not None
+        try:
+            self._transport.write(data)
+        except RuntimeError:
+            self.reset()
 
     # --- asyncio.Protocol --------------------------------------------------------------------
 
@@ -193,11 +292,12 @@ class RedisConnection(asyncio.Protocol):
                     return
                 reply = reader.gets()
         except ConnectionError:
-            self.reset()  # Not RESP: nothing that follows can be trusted.
+            self.reset(Trouble(Outcome.UNFIT, "what answers does not speak Redis' protocol"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
-            self.reset()
+            ending = Trouble(Outcome.UNREACHABLE, CLOSED)
+            self.reset(ending if exc is None else trouble_of(exc))
 
 
 _FAILURES = (OSError, TimeoutError, redis.exceptions.RedisError, CommandError, ValueError)
@@ -218,7 +318,12 @@ def _library_connection(url: str, limits: Limits) -> Connection:
     return connection
 
 
-def _one_line(problem: BaseException) -> str:
-    if isinstance(problem, TimeoutError) and not str(problem):
-        return "no answer in time"
-    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+def unasked(reply: Any) -> Refused:
+    """Return what a reply means that no command was sent for: usually a reason to hang up."""
+    if isinstance(reply, CommandError):
+        return Refused(trouble_of(reply))
+    return Refused(Trouble(Outcome.UNFIT, "what answers there speaks unasked"))
+
+
+def _say_nothing(trouble: Trouble) -> None:
+    """Nobody wants to know."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from wsdemo.redis.connection import CommandError, RedisUnavailable
+from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.link import RedisLink
+from wsdemo.redis.outcome import CommandError
 
 OLDEST_VERSION: Final = 7
 SAFE_POLICY: Final = "noeviction"
@@ -29,7 +30,9 @@ async def examine(link: RedisLink) -> list[str]:
     version = await _version(link)
     if version and version[0] < OLDEST_VERSION:
         text = ".".join(map(str, version))
-        raise RedisUnavailable(f"version {text} is too old; {OLDEST_VERSION}.0 or newer is needed")
+        raise RedisUnavailable(
+            f"version {text} is too old; {OLDEST_VERSION}.0 or newer is needed", answered=True
+        )
     policy = await _eviction(link)
     if policy == SAFE_POLICY:
         return []
@@ -44,7 +47,7 @@ async def _version(link: RedisLink) -> tuple[int, ...]:
         info = (await link.call("INFO", "server")).decode(errors="replace")
     except CommandError as problem:
         if problem.code in _REFUSALS:
-            raise RedisUnavailable(str(problem)) from None
+            raise RedisUnavailable(str(problem), answered=True) from None
         return ()
     found = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
     return tuple(map(int, found.groups())) if found else ()

@@ -4,6 +4,11 @@ One connection for all commands of a gateway. What one turn of the event loop is
 one write; replies come back in order and find their callback at the head of a queue. Nothing is
 retried: a command either has its reply, or was refused before it left (`LinkDown`, `LinkBusy`),
 or its outcome is unknown (`LinkTimeout`).
+
+"Answers" is not "works". A `Trial` is a script that needs of the server all that we need of it; a
+connection is up when one has been accepted on it. Any reply that speaks of the server's state
+(READONLY, MISCONF, ...) is a reason for another trial, and so is the clock (`check`). Only trials
+decide: a command may be refused for reasons of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +16,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from wsdemo.redis.connection import CommandError, RedisConnection
+from wsdemo.redis.connection import Backoff, RedisConnection, unasked
 from wsdemo.redis.connection import pack_command as _pack
+from wsdemo.redis.outcome import CommandError, Cure, Outcome, Refused, Trouble, trouble_of
 from wsdemo.redis.scripts import Script
 from wsdemo.settings import Limits
 
@@ -24,6 +30,10 @@ Callback = Callable[[Any], None]
 
 STALL_S = 0.25
 """A timer this late means that our own loop stood still: read first, judge afterwards."""
+DOUBT_PAUSE_S = 0.25
+"""After a trial, refusals are no reason for another one for so long."""
+REDIAL_S = 10.0
+"""A server that has refused writes for so long is dialled anew: somebody may have replaced it."""
 
 
 class LinkDown(Exception):
@@ -41,6 +51,28 @@ class LinkTimeout(Exception):
 LINK_ERRORS = (LinkDown, LinkBusy, LinkTimeout, CommandError)
 """All the ways in which a command can fail."""
 
+ACCEPTED: Final = b"ok"
+NO_REDIS: Final = Trouble(Outcome.UNFIT, "what answers there is no Redis")
+
+
+def may_work_later(problem: Exception) -> bool:
+    """Say whether a command failed for the state that Redis is in, and not for its own."""
+    if isinstance(problem, CommandError):
+        return problem.outcome.cure is not Cure.NONE
+    return isinstance(problem, LinkDown | LinkTimeout)
+
+
+class Trial(NamedTuple):
+    """What a server must accept to be of use: a script that may write, on keys of ours.
+
+    The link adds one more argument: '1' for all of it, '0' when it was fine a moment ago. The
+    script returns 'ok'.
+    """
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Arg, ...] = ()
+
 
 class _Pending(NamedTuple):
     deadline: float
@@ -54,6 +86,7 @@ class RedisLink(RedisConnection):
 
     Args:
         scripts: loaded on each new connection, so that EVALSHA finds them.
+        trial: what the server must accept; without one it is enough that it is no replica.
     """
 
     def __init__(
@@ -62,9 +95,13 @@ class RedisLink(RedisConnection):
         limits: Limits,
         on_state: Callable[[bool], None] = lambda up: None,
         scripts: Iterable[Script] = (),
+        *,
+        trial: Trial | None = None,
+        on_trouble: Callable[[Trouble], None] = lambda trouble: None,
     ) -> None:
-        super().__init__(url, limits, on_state)
+        super().__init__(url, limits, on_state, on_trouble)
         self._scripts = list(scripts)
+        self._trial = trial
         self._shas: dict[Script, str] = {script: script.sha for script in self._scripts}
         self._pending: deque[_Pending] = deque()
         self._out: list[bytes] = []
@@ -74,6 +111,15 @@ class RedisLink(RedisConnection):
         """When the timer rings. (uvloop's handle does not know it when that is less than 1 ms.)"""
         self._missing: list[_Pending] = []
         self._held: list[_Pending] = []
+        self._greeting: asyncio.Future[Trouble | None] | None = None
+        self._trying = False
+        self._role: Trouble | None = None
+        self._asks_role = True
+        self._was_refused = False
+        self._refusing_since = 0.0
+        self._doubted_at = -DOUBT_PAUSE_S
+        self._waits = Backoff()
+        self._again: asyncio.TimerHandle | None = None
         self.timeouts = 0
         """How often a connection was given up because a reply did not come in time."""
 
@@ -127,7 +173,7 @@ class RedisLink(RedisConnection):
 
     def _submit(self, callback: Callback, script: Script | None, args: tuple[Arg, ...]) -> None:
         loop = self._loop
-        if not self.up or loop is None:
+        if not self.open or loop is None:
             raise LinkDown("no connection to Redis")
         if len(self._pending) + len(self._held) >= self._limits.redis_max_pending:
             raise LinkBusy("too many commands are waiting for Redis")
@@ -168,7 +214,7 @@ class RedisLink(RedisConnection):
         if self._out and not self._write_paused and self._transport is not None:
             data = b"".join(self._out)
             self._out.clear()
-            self._transport.write(data)
+            self._write(data)
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -180,13 +226,26 @@ class RedisLink(RedisConnection):
     # --- being answered ----------------------------------------------------------------------
 
     def _reply(self, reply: Any) -> None:
-        entry = self._pending.popleft()
-        if type(reply) is CommandError and reply.code == "NOSCRIPT" and entry.script is not None:
-            self._missing.append(entry)
+        try:
+            entry = self._pending.popleft()
+        except IndexError:
+            self.reset(unasked(reply).trouble)
+            return
+        if type(reply) is CommandError:
+            self._failed(entry, reply)
         else:
             self._settle(entry, reply)
         if self._missing and not self._pending:
             self._send_missing()
+
+    def _failed(self, entry: _Pending, reply: CommandError) -> None:
+        if reply.code == "NOSCRIPT" and entry.script is not None:
+            self._missing.append(entry)
+            return
+        self._settle(entry, reply)
+        if self.up and reply.outcome.cure is not Cure.NONE:
+            self._was_refused = True
+            self._doubt()
 
     def _send_missing(self) -> None:
         """Send again, whole, the scripts that the server had forgotten: they were not executed.
@@ -209,6 +268,105 @@ class RedisLink(RedisConnection):
                 {"message": "a callback of a Redis command failed", "exception": problem}
             )
 
+    # --- does it work? -----------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Ask, without being asked for it, whether the server still does what we need of it.
+
+        What is found out is told by `on_state` and `on_trouble`. Cheap; writes nothing.
+        """
+        if self.up and self._trial is not None and not self._trying:
+            self._try(whole=False)
+
+    def _doubt(self) -> None:
+        """A command was refused as everything would be: find out."""
+        now = self._now()
+        if self._trial is None or self._trying or now < self._doubted_at + DOUBT_PAUSE_S:
+            return
+        self._doubted_at = now
+        self._try()
+
+    def _try(self, whole: bool = True) -> None:
+        """Put the server to the trial. What was sent before is answered before it decides."""
+        self._again = None
+        self._trying = True
+        self._role = None
+        trial = self._trial
+        if self._asks_role:
+            self._put(self._hear_role if trial else self._hear_last, None, ("ROLE",))
+        if trial is not None:
+            args = (len(trial.keys), *trial.keys, *trial.args, int(whole))
+            self._put(self._hear_last, trial.script, args)
+
+    def _put(self, callback: Callback, script: Script | None, args: tuple[Arg, ...]) -> None:
+        """Send a command of our own, whether or not others may send theirs."""
+        entry = _Pending(self._now() + self._limits.redis_timeout_s, callback, script, args)
+        if self._missing:
+            self._held.append(entry)
+        else:
+            self._send(entry)
+
+    def _hear_role(self, reply: Any) -> None:
+        self._role = role_trouble(reply)
+        if isinstance(reply, CommandError) and not _may_ask(reply):
+            self._asks_role = False
+
+    def _hear_last(self, reply: Any) -> None:
+        """The trial is over."""
+        self._trying = False
+        if self._trial is None:
+            self._hear_role(reply)
+        trouble = self._judge(reply)
+        greeting, self._greeting = self._greeting, None
+        if greeting is not None:
+            if greeting.done():
+                return  # It took too long, and nobody waits for it any more.
+            if isinstance(reply, LinkTimeout):
+                greeting.set_exception(reply)
+            else:
+                greeting.set_result(trouble)
+        elif not isinstance(reply, LinkTimeout):  # If so, the connection is gone already.
+            self._conclude(trouble)
+
+    def _judge(self, reply: Any) -> Trouble | None:
+        if self._trial is not None and reply != ACCEPTED:
+            return trouble_of(reply) if isinstance(reply, CommandError) else NO_REDIS
+        return self._role
+
+    def _conclude(self, trouble: Trouble | None) -> None:
+        """Act on the result of a trial on an open connection."""
+        if trouble is None:
+            self._waits.reset()
+            was_refused, self._was_refused = self._was_refused, False
+            if self.up and was_refused:
+                self._on_state(True)  # What was refused meanwhile can be made good.
+            self._become(True, None)
+            return
+        now = self._now()
+        if self.up:
+            self._refusing_since = now
+        waits_in_vain = now - self._refusing_since > REDIAL_S
+        if trouble.outcome.cure is Cure.DIAL or (
+            waits_in_vain and trouble.outcome is not Outcome.OOM
+        ):
+            self._leave(trouble)
+        else:
+            self._become(True, trouble)
+            self._try_later()
+
+    def _try_later(self) -> None:
+        assert self._loop is not None
+        self._again = self._loop.call_later(self._waits.next_s(), self._try)
+
+    def _leave(self, trouble: Trouble) -> None:
+        """Send nothing more to this server, hear what it still has to answer, then hang up."""
+        self._become(False, trouble)
+        if self._pending or self._held:
+            # Whatever the answer, everything before it has been answered.
+            self._put(lambda reply: self.reset(trouble), None, ("ROLE",))
+        else:
+            self.reset(trouble)
+
     # --- giving up ---------------------------------------------------------------------------
 
     def _check_deadline(self) -> None:
@@ -224,40 +382,62 @@ class RedisLink(RedisConnection):
             self._arm(deadline)
             return
         self.timeouts += 1
-        self.reset()
+        within = f"no answer within {self._limits.redis_timeout_s:g} s"
+        self.reset(Trouble(Outcome.UNREACHABLE, within))
 
-    def _broken(self) -> None:
+    def _broken(self, why: str) -> None:
         entries = [*self._missing, *self._pending, *self._held]
         self._missing, self._held = [], []
         self._pending.clear()
         self._out.clear()
         self._write_paused = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._trying = self._was_refused = False
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._again = None
         for entry in entries:
-            self._settle(entry, LinkTimeout("the connection to Redis broke or was too slow"))
+            self._settle(entry, LinkTimeout(f"the connection to Redis broke: {why}"))
 
-    async def _greet(self) -> None:
-        if not self._scripts:
-            return
+    async def _greet(self) -> Trouble | None:
         assert self._loop is not None
-        loaded: asyncio.Future[None] = self._loop.create_future()
-        left = len(self._scripts)
+        refusals: list[CommandError] = []
 
-        def count(reply: Any) -> None:
-            nonlocal left
-            left -= 1
-            if isinstance(reply, LinkTimeout) and not loaded.done():
-                loaded.set_exception(reply)
-            elif left == 0 and not loaded.done():
-                # A server that refuses SCRIPT LOAD (low memory) still takes EVAL.
-                loaded.set_result(None)
+        def note(reply: Any) -> None:
+            # A right that is missing is no trouble yet: there is EVAL as well.
+            if isinstance(reply, CommandError) and _may_ask(reply):
+                refusals.append(reply)
 
-        deadline = self._loop.time() + self._limits.redis_timeout_s
         for script in self._scripts:
-            self._send(_Pending(deadline, count, None, ("SCRIPT", "LOAD", script.text)))
+            self._put(note, None, ("SCRIPT", "LOAD", script.text))
+        self._asks_role = self._asks_role or self._trial is None
+        greeting: asyncio.Future[Trouble | None] = self._loop.create_future()
+        self._greeting = greeting
+        self._try()
         try:
-            await loaded
-        except LinkTimeout as problem:
-            raise ConnectionError(str(problem)) from None
+            trouble = await greeting
+        except LinkTimeout:
+            # A server with no room says so, and hangs up.
+            if refusals or self._role is not None:
+                raise Refused(self._role or trouble_of(refusals[0])) from None
+            raise ConnectionError(self._why) from None
+        if trouble is not None:
+            if trouble.outcome.cure is Cure.DIAL:
+                raise Refused(trouble)
+            self._refusing_since = self._now()
+            self._try_later()
+        return trouble
+
+
+def role_trouble(reply: Any) -> Trouble | None:
+    """Return what an answer to ROLE says against a server; None also where we may not ask."""
+    if isinstance(reply, CommandError):
+        return trouble_of(reply) if _may_ask(reply) else None
+    if isinstance(reply, list) and reply and reply[0] in (b"slave", b"sentinel"):
+        role = "a replica" if reply[0] == b"slave" else "a Sentinel"
+        return Trouble(Outcome.READONLY, f"READONLY this server is {role}")
+    return None
+
+
+def _may_ask(refusal: CommandError) -> bool:
+    return refusal.outcome not in (Outcome.NOPERM, Outcome.UNKNOWN_COMMAND, Outcome.OWN)

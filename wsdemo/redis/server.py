@@ -161,12 +161,19 @@ def _version(path: Path) -> str | None:
 class _Run:
     """One server process with its supervisor and its directory, from launch to end."""
 
-    def __init__(self, binary: Binary, port: int, password: str, dump: bytes | None) -> None:
+    def __init__(
+        self,
+        binary: Binary,
+        port: int,
+        password: str,
+        dump: bytes | None,
+        settings: Mapping[str, str],
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="wsdemo-redis-"))
         try:
             conf = self.directory / "server.conf"
             conf.touch(mode=0o600)  # Before the password is in it, which `ps` must not show either.
-            conf.write_text(_configuration(port, password, self.directory))
+            conf.write_text(_configuration(port, password, self.directory, settings))
             if dump is not None:
                 (self.directory / "dump.rdb").write_bytes(dump)
             self._supervisor = subprocess.Popen(
@@ -229,7 +236,7 @@ class _Run:
         self._sign.close()
 
 
-def _configuration(port: int, password: str, directory: Path) -> str:
+def _configuration(port: int, password: str, directory: Path, settings: Mapping[str, str]) -> str:
     lines = [
         f"bind {HOST}",
         f"port {port}",
@@ -240,6 +247,7 @@ def _configuration(port: int, password: str, directory: Path) -> str:
     ]
     if password:
         lines.append(f"requirepass {_quoted(password)}")
+    lines += [f"{name} {_quoted(value)}" for name, value in settings.items()]
     return "\n".join([*lines, ""])
 
 
@@ -270,6 +278,7 @@ class BundledServer:
         port: 0 lets the operating system choose.
         password: None makes a random one; empty means that none is asked for.
         binary: which server; by default what `find_binary` finds.
+        settings: more lines of its configuration, name to value.
         start_deadline_s: how long it may take until it answers.
     """
 
@@ -279,6 +288,7 @@ class BundledServer:
         *,
         password: str | None = None,
         binary: Binary | None = None,
+        settings: Mapping[str, str] | None = None,
         start_deadline_s: float = START_DEADLINE_S,
     ) -> None:
         if not 0 <= port <= 65535:
@@ -288,6 +298,7 @@ class BundledServer:
         self.port = port
         """Where it listens; 0 only before the first start."""
         self._password = secrets.token_hex(16) if password is None else password
+        self._settings = dict(settings or {})
         self._start_deadline_s = start_deadline_s
         self._started_before = False
         self._kept: bytes | None = None
@@ -410,7 +421,7 @@ class BundledServer:
     def _launch(self, binary: Binary, port: int, dump: bytes | None, deadline: float) -> None:
         _require_free(port)
         try:
-            self._run = run = _Run(binary, port, self._password, dump)
+            self._run = run = _Run(binary, port, self._password, dump, self._settings)
         except OSError as problem:
             raise ServerError(f"{binary} cannot be started: {problem}") from None
         _started.add(self)

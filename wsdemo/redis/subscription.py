@@ -1,8 +1,9 @@
 """How does a gateway hear what others publish for it, and notice that it is deaf?
 
-A connection of its own that does nothing but listen. It counts as up only when the server has
-confirmed every channel. A confirmation after the first round means that the connection had been
-lost in between and that messages may have been missed: a gap, counted and told.
+A connection of its own that does nothing but listen. It counts as up only when the server is no
+replica (where we may ask), and has confirmed every channel. A confirmation after the first round
+means that the connection had been lost in between and that messages may have been missed: a gap,
+counted and told.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wsdemo.redis.connection import CommandError, RedisConnection, pack_command
+from wsdemo.redis.connection import RedisConnection, pack_command
+from wsdemo.redis.link import role_trouble
+from wsdemo.redis.outcome import CommandError, Refused, Trouble, trouble_of
 from wsdemo.settings import Limits
 
 Handler = Callable[[bytes, bytes], None]
@@ -35,26 +38,32 @@ class Subscription(RedisConnection):
         on_message: Handler,
         on_gap: Callable[[], None] = lambda: None,
         on_state: Callable[[bool], None] = lambda up: None,
+        on_trouble: Callable[[Trouble], None] = lambda trouble: None,
     ) -> None:
-        super().__init__(url, limits, on_state)
+        super().__init__(url, limits, on_state, on_trouble)
         self._channels = list(channels)
         self._on_message = on_message
         self._on_gap = on_gap
         self._confirmed: asyncio.Future[None] | None = None
         self._unsubscribed: asyncio.Future[None] | None = None
         self._waiting: set[bytes] = set()
+        self._role_asked = False
         self.rounds = 0
         """How many times all channels were confirmed; all but the first are gaps."""
 
-    async def _greet(self) -> None:
-        assert self._transport is not None and self._loop is not None
-        self._confirmed = self._loop.create_future()
+    async def _greet(self) -> Trouble | None:
+        assert self._loop is not None
+        confirmed = self._confirmed = self._loop.create_future()
         self._waiting = {channel.encode() for channel in self._channels}
-        self._transport.write(pack_command(("SUBSCRIBE", *self._channels)))
-        await self._confirmed
+        self._role_asked = True
+        # In one write: a subscription takes no other commands. A replica hears what its primary
+        # hears, but nobody who publishes at the primary counts it as a listener.
+        self._write(pack_command(("ROLE",)) + pack_command(("SUBSCRIBE", *self._channels)))
+        await confirmed
         self.rounds += 1
         if self.rounds > 1:
             self._on_gap()
+        return None
 
     def _reply(self, reply: Any) -> None:
         if type(reply) is list and reply[0] == b"message":
@@ -63,15 +72,24 @@ class Subscription(RedisConnection):
             self._control(reply)
 
     def _control(self, reply: Any) -> None:
-        if isinstance(reply, CommandError):
-            if self._confirmed is not None and not self._confirmed.done():
-                self._confirmed.set_exception(reply)
+        if self._role_asked:
+            self._role_asked = False
+            trouble = role_trouble(reply)
+            if trouble is not None:
+                self._refused(trouble)
+        elif isinstance(reply, CommandError):
+            self._refused(trouble_of(reply))
+            self._left()  # Who may not unsubscribe has said goodbye as well as it can.
         elif isinstance(reply, list) and reply[0] == b"subscribe":
             self._waiting.discard(reply[1])
             if not self._waiting and self._confirmed is not None and not self._confirmed.done():
                 self._confirmed.set_result(None)
         elif isinstance(reply, list) and reply[0] == b"unsubscribe" and reply[2] == 0:
             self._left()
+
+    def _refused(self, trouble: Trouble) -> None:
+        if self._confirmed is not None and not self._confirmed.done():
+            self._confirmed.set_exception(Refused(trouble))
 
     def _left(self) -> None:
         if self._unsubscribed is not None and not self._unsubscribed.done():
@@ -81,13 +99,13 @@ class Subscription(RedisConnection):
         """Leave all channels, if the server can be asked; what was published before still comes."""
         if self._transport is None or self._loop is None:
             return
-        self._unsubscribed = self._loop.create_future()
-        self._transport.write(pack_command(("UNSUBSCRIBE",)))
-        await asyncio.wait([self._unsubscribed], timeout=self._limits.redis_timeout_s)
+        unsubscribed = self._unsubscribed = self._loop.create_future()
+        self._write(pack_command(("UNSUBSCRIBE",)))
+        await asyncio.wait([unsubscribed], timeout=self._limits.redis_timeout_s)
 
-    def _broken(self) -> None:
+    def _broken(self, why: str) -> None:
         for future in (self._confirmed, self._unsubscribed):
             if future is not None and not future.done():
-                future.set_exception(ConnectionError("the connection broke"))
+                future.set_exception(ConnectionError(why))
                 future.exception()  # Taken note of: whoever waits for it gets it as well.
         self._confirmed = self._unsubscribed = None

@@ -1,0 +1,187 @@
+"""Which rights does a gateway need in Redis, and what does it say when one is missing?
+
+The line that docs/operating.md shows is the one that is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.processes import GatewayDied, GatewayProcess, User, gateways
+from tests.waiting import until
+from wsdemo import Client
+from wsdemo.gateway.server import Gateway
+from wsdemo.redis.connection import RedisUnavailable
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import GatewaySettings, Keyspace, Timing
+
+pytestmark = pytest.mark.timeout(90)
+
+MANUAL: Final = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+
+
+def documented() -> tuple[str, list[str]]:
+    """The name of the user and its rules, as the manual has them."""
+    (line,) = re.findall(r"^ACL SETUSER (.*)$", MANUAL, re.MULTILINE)
+    name, *rules = line.split()
+    return name, rules
+
+
+USER, RULES = documented()
+RIGHTS: Final = [rule for rule in RULES if rule[0] in "+~&"]
+OPTIONAL: Final = ("+script|load", "+eval", "+unsubscribe")
+"""What the manual says may be missing."""
+ONLY_AT_THE_START: Final = (*OPTIONAL, "+subscribe", "+pubsub|numsub")
+"""What a gateway that runs does not need as long as its connections last."""
+
+
+async def allow(server: BundledServer, database: Any, rules: list[str]) -> str:
+    """Set the user up with these rules; return the URL with which it comes."""
+    await database.execute_command("ACL", "SETUSER", USER, "reset", *rules)
+    return f"redis://{USER}:secret@127.0.0.1:{server.port}"
+
+
+async def converse(first: str, second: str) -> None:
+    """Two users at two gateways, both ways."""
+    async with (
+        await User.register("alice", first) as alice,
+        await User.register("bob", second) as bob,
+    ):
+        assert await alice.send("bob", "hello") == "routed"
+        assert (await bob.hear())["content"] == "hello"
+        assert await bob.send("alice", "hello yourself") == "routed"
+        assert (await alice.hear())["content"] == "hello yourself"
+        assert await alice.send("nobody", "x") == "offline"
+
+
+async def test_the_documented_rights_are_enough(server: BundledServer, database: Any) -> None:
+    """For two gateways, a conversation, a move, leases that are renewed, and a drain; no more is
+    asked for than that, and nothing is left behind.
+    """
+    url = await allow(server, database, RULES)
+    await database.execute_command("ACL", "LOG", "RESET")
+    fast = ("--heartbeat-s", "0.5", "--presence-ttl-s", "1.5", "--tick-s", "0.02")
+    timing = Timing().scaled(60)
+    async with gateways(2, url, "--key-prefix", "app1:", *fast) as (first, second):
+        await converse(first.url, second.url)
+        async with Client("carol", [first.url, second.url], timing=timing) as carol:
+            entry = "app1:presence:carol"
+            ends_at = time.monotonic() + 2 * timing.presence_ttl_s
+            while time.monotonic() < ends_at:
+                assert await database.exists(entry), "her lease was not renewed"
+                await asyncio.sleep(0.05)
+            first.signal(signal.SIGTERM)
+            assert await first.wait(20) == 0
+            await until("moved", lambda: carol.gateway_id == "gateway-02")
+            assert await database.hget(entry, "gwId") == "gateway-02"
+            second.signal(signal.SIGTERM)
+            assert await second.wait(20) == 0
+            assert await database.keys("app1:presence:*") == []
+        assert not any("NOPERM" in line for line in (*first.log, *second.log))
+    refused = {entry["object"] for entry in await database.acl_log()}
+    assert refused <= {"role", "info", "config|get"}, "asked for what the manual does not name"
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("missing", RIGHTS)
+async def test_a_missing_right_ends_the_start_with_its_name_or_is_not_needed(
+    server: BundledServer, database: Any, missing: str
+) -> None:
+    """Never is a gateway ready and refuses everybody."""
+    url = await allow(server, database, [rule for rule in RULES if rule != missing])
+    settings = [
+        GatewaySettings(gateway_id=name, port=0, redis_url=url, keyspace=Keyspace("app1:"))
+        for name in ("gateway-01", "gateway-02")
+    ]
+    first, second = (Gateway(each) for each in settings)
+    if missing in OPTIONAL:
+        async with first, second:
+            assert first.ready and second.ready
+            await converse(first.url, second.url)
+            # A server may forget scripts at any time.
+            await database.script_flush()
+            await asyncio.gather(*(await_scripts(each) for each in (first, second)))
+            await converse(first.url, second.url)
+            async with asyncio.timeout(first.settings.limits.redis_timeout_s):
+                await second.stop()  # Not later than with the right.
+        return
+    with pytest.raises(RedisUnavailable) as problem:
+        await first.start()
+    assert problem.value.answered
+    word = {"~": "key", "&": "channel"}.get(missing[0], missing[1:].partition("|")[0])
+    assert "NOPERM" in str(problem.value)
+    assert word in str(problem.value).lower()
+
+
+async def await_scripts(of: Gateway) -> None:
+    """Wait until a gateway works although its scripts were forgotten."""
+    of._link.check()
+    await until("it has asked", lambda: not of._link._trying)
+    await until("it is ready", lambda: of.ready)
+
+
+@pytest.mark.parametrize("missing", ["+eval +evalsha +script|load", "+hset", "&app1:gateway:*"])
+async def test_a_process_without_a_right_ends_with_one_line_and_code_2(
+    server: BundledServer, database: Any, missing: str
+) -> None:
+    """No traceback, no password, no advice to start another server."""
+    url = await allow(server, database, [rule for rule in RULES if rule not in missing.split()])
+    process = GatewayProcess("gateway-01", url, "--key-prefix", "app1:")
+    with pytest.raises(GatewayDied) as problem:
+        await process.start()
+    lines = str(problem.value).strip().splitlines()
+    assert "NOPERM" in lines[-1] and "cannot be used" in lines[-1]
+    assert "secret" not in str(problem.value)
+    assert "Start one" not in str(problem.value)
+
+
+@pytest.mark.parametrize("lost", [right for right in RIGHTS if right not in ONLY_AT_THE_START])
+async def test_a_right_that_is_lost_later_makes_a_gateway_not_ready_and_says_so(
+    server: BundledServer, database: Any, lost: str
+) -> None:
+    """Found out at the latest when somebody needs it; ready again when it is given back."""
+    url = await allow(server, database, RULES)
+    settings = GatewaySettings(
+        gateway_id="gateway-01",
+        port=0,
+        redis_url=url,
+        keyspace=Keyspace("app1:"),
+        timing=Timing().scaled(60),
+    )
+    async with Gateway(settings) as running:
+        await database.execute_command("ACL", "SETUSER", USER, "reset", *without(lost))
+
+        async def is_noticed() -> bool:
+            if running.ready:
+                # Somebody tries to come in, and somebody leaves.
+                await _visit(running.url)
+            return "NOPERM" in str(running.unready_because())
+
+        await until("it is noticed", is_noticed, every_s=0.05)
+        await database.execute_command("ACL", "SETUSER", USER, "reset", *RULES)
+        await until("it is ready again", lambda: running.ready)
+        async with await User.register("alice", running.url):
+            pass
+
+
+def without(right: str) -> list[str]:
+    return [rule for rule in RULES if rule != right]
+
+
+async def _visit(url: str) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        async with connect(url, proxy=None) as connection:
+            await connection.send('{"type":"register","userId":"carol"}')
+            await asyncio.wait_for(connection.recv(), 10)
+            await connection.send('{"type":"message","to":"dave","content":"x"}')
+            await asyncio.wait_for(connection.recv(), 10)

@@ -1,0 +1,188 @@
+"""Does a gateway know whether it hears, and does it hear everything that was said to it?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.waiting import until
+from wsdemo.gateway.server import Gateway
+from wsdemo.lab.wire import Wire
+from wsdemo.protocol import Direct, Probe, encode_envelope
+from wsdemo.redis.link import RedisLink
+from wsdemo.redis.server import BundledServer
+from wsdemo.router import DuplicateGateway, Router, trial_of
+from wsdemo.settings import GatewaySettings, Keyspace, Timing
+
+pytestmark = pytest.mark.both_loops
+
+BOOT = "this-boot"
+
+
+@dataclasses.dataclass
+class Ears:
+    """A router, with a wire to Redis for each of its two connections."""
+
+    router: Router
+    link: RedisLink
+    link_wire: Wire
+    ear_wire: Wire
+    heard: list[Any]
+    channel: str
+    on_state: Callable[[], None] = lambda: None
+
+
+@contextlib.asynccontextmanager
+async def ears(
+    server: BundledServer, keyspace: Keyspace, probe_interval_s: float
+) -> AsyncIterator[Ears]:
+    heard: list[Any] = []
+    async with (
+        Wire("127.0.0.1", server.port) as link_wire,
+        Wire("127.0.0.1", server.port) as ear_wire,
+    ):
+        settings = GatewaySettings(
+            gateway_id="gateway-01",
+            redis_url=server.url.replace(f":{server.port}", f":{ear_wire.port}"),
+            keyspace=keyspace,
+            timing=dataclasses.replace(Timing(), probe_interval_s=probe_interval_s),
+        )
+        link = RedisLink(
+            server.url.replace(f":{server.port}", f":{link_wire.port}"),
+            settings.limits,
+            trial=trial_of(keyspace),
+        )
+        router = Router(
+            link,
+            settings,
+            BOOT,
+            on_envelope=heard.append,
+            on_malformed=lambda: heard.append("malformed"),
+            on_replaced=lambda: heard.append("replaced"),
+            on_state=lambda: made.on_state(),
+        )
+        channel = keyspace.gateway_channel("gateway-01")
+        made = Ears(router, link, link_wire, ear_wire, heard, channel)
+        await link.start()
+        await router.start()
+        yield made
+        ear_wire.release()
+        link_wire.release()
+        await router.stop()
+        await link.stop()
+
+
+def message(content: str) -> bytes:
+    """An envelope for a user of this gateway."""
+    return f'{{"type":"direct","from":"a","to":"b","content":"{content}"}}'.encode()
+
+
+async def test_an_old_probe_does_not_make_a_deaf_gateway_ready(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """It was sent before the deafness was found; only the newest says that we hear now."""
+    async with ears(shared_server, keyspace, 0.1) as it:
+        await until("a few probes were heard", lambda: it.router._heard >= 2)
+
+        def keep_new_probes() -> None:
+            if not it.router.ready:
+                it.link_wire.hold("up")
+
+        it.on_state = keep_new_probes
+        (strand,) = it.ear_wire.strands()
+        strand.drop("down")
+        await until("it is found deaf", lambda: it.router.probes_lost == 1)
+        await until("it listens anew", lambda: it.router._subscription.up)
+        assert not it.router.ready
+        assert await redis_db.publish(it.channel, encode_envelope(Probe(boot=BOOT, n=2))) == 1
+        await redis_db.publish(it.channel, message("behind it"))
+        await until("both have come", lambda: it.heard)
+        assert not it.router.ready
+        it.on_state = lambda: None
+        it.link_wire.release("up")
+        await until("it is ready again", lambda: it.router.ready)
+
+
+async def test_a_link_that_is_lost_is_not_deafness(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """A probe that never left says nothing about our ears: no reason to subscribe anew."""
+    async with ears(shared_server, keyspace, 0.4) as it:
+        sent = it.router._sent
+        it.link_wire.hold("up")
+        await until("a probe is on its way", lambda: it.router._sent > sent)
+        it.link_wire.cut()
+        it.link_wire.release("up")
+        await until("the link is back", lambda: it.link.up)
+        sent = it.router._sent
+        await until("more probes were heard", lambda: it.router._heard > sent + 1)
+        assert it.router.probes_lost == 0
+        assert it.router._subscription.rounds == 1
+        assert it.router.ready
+
+
+async def test_what_was_published_before_a_gateway_leaves_its_channels_is_heard(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """Its sender was told "routed"; it may still be on the wire when the gateway stops."""
+    async with ears(shared_server, keyspace, 60.0) as it:
+        it.ear_wire.hold("down")
+        assert await redis_db.publish(it.channel, message("last words")) == 1
+        stopping = asyncio.create_task(it.router.stop(), name="stopping")
+
+        async def has_left() -> bool:
+            return bool(await redis_db.pubsub_numsub(it.channel) == [(it.channel, 0)])
+
+        await until("Redis knows that it has left", has_left)
+        assert not stopping.done()
+        it.ear_wire.release("down")
+        await asyncio.wait_for(stopping, 10)
+        (envelope,) = it.heard
+        assert isinstance(envelope, Direct) and bytes(envelope.content) == b'"last words"'
+
+
+async def test_a_probe_that_nobody_counts_is_deafness(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """The subscription is at a server that no longer is the one where the link publishes."""
+    with BundledServer() as other:
+        async with ears(shared_server, keyspace, 0.1) as it:
+            (strand,) = it.ear_wire.strands()
+            rounds = it.router._subscription.rounds
+            # The link moves: no probe is lost on its way, and no connection breaks but its own.
+            password = other.url.partition("@")[0].rpartition(":")[2]
+            it.link._url = f"redis://:{password}@127.0.0.1:{it.link_wire.port}/0"
+            it.link_wire.lead_to(other.port)
+            it.link_wire.cut()
+            await until("it is not ready", lambda: not it.router.ready)
+            assert it.router.probes_lost == 1
+            it.ear_wire.lead_to(other.port)
+            it.router._subscription._url = f"redis://:{password}@127.0.0.1:{it.ear_wire.port}/0"
+            it.ear_wire.cut()
+            await until("it is ready again", lambda: it.router.ready)
+            assert it.router._subscription.rounds > rounds
+            assert strand not in it.ear_wire.strands()
+
+
+async def test_of_two_gateways_with_one_id_that_start_at_once_one_refuses(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Both look before either is there, and see each other afterwards: one of them stays."""
+    settings = GatewaySettings(
+        gateway_id="gateway-01", port=0, redis_url=shared_server.url, keyspace=keyspace
+    )
+    gateways = [Gateway(settings), Gateway(settings)]
+    results = await asyncio.gather(*(each.start() for each in gateways), return_exceptions=True)
+    refused = [result for result in results if isinstance(result, DuplicateGateway)]
+    assert len(refused) == 1
+    assert [each.ready for each in gateways] == [result is None for result in results]
+    for each in gateways:
+        await each.stop()
+    # And the id is free again.
+    async with Gateway(settings) as running:
+        assert running.ready

@@ -1,0 +1,217 @@
+"""What does an error of Redis say about the server, and what helps?
+
+A reply such as WRONGTYPE belongs to its command: the server is as good as before. READONLY or
+MISCONF belong to the server: every later write would meet the same. One table says which is
+which, and what helps then: another connection, time, or a person. Whoever builds on the link asks
+`Outcome`, and compares no text of Redis'.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from enum import Enum, StrEnum
+from typing import Final, NamedTuple
+
+from redis.exceptions import RedisError
+
+
+class Cure(Enum):
+    """What helps."""
+
+    NONE = "none is needed"
+    """The command was wrong; the server is not."""
+    WAIT = "wait"
+    """This server may accept writes later: keep the connection and ask again."""
+    DIAL = "dial anew"
+    """The same address may lead to another server, or to this one in another state."""
+
+
+class Outcome(StrEnum):
+    """What became of a command, or of a connection, that did not succeed."""
+
+    OWN = "own"
+    """The command's own failure: WRONGTYPE, a wrong argument, an error of a script."""
+    READONLY = "readonly"
+    LOADING = "loading"
+    MASTERDOWN = "masterdown"
+    CLUSTERDOWN = "clusterdown"
+    MISCONF = "misconf"
+    """Redis cannot save its data, and is told to refuse writes then."""
+    NOREPLICAS = "noreplicas"
+    OOM = "oom"
+    """No memory for new keys. What is there can still be refreshed, read and removed."""
+    BUSY = "busy"
+    """A script runs for too long; everything else is refused meanwhile."""
+    MAXCLIENTS = "maxclients"
+    NOPERM = "noperm"
+    NOAUTH = "noauth"
+    WRONGPASS = "wrongpass"
+    UNKNOWN_COMMAND = "unknown_command"
+    """A command that this server does not have, as some proxies have no scripts."""
+    TOO_OLD = "too_old"
+    """It cannot read our scripts, which say in their first line what they do."""
+    OTHER_SLOT = "other_slot"
+    """A cluster, in which our keys are not on one server."""
+    UNFIT = "unfit"
+    """It refuses what must work, in words that we do not know (a proxy's, for example)."""
+    UNREACHABLE = "unreachable"
+    """No connection: nobody there, no answer in time, or it broke."""
+
+    @property
+    def cure(self) -> Cure:
+        return CURES[self]
+
+    @property
+    def passes(self) -> bool:
+        """Whether a server that says so may accept us in a while, with the settings we have."""
+        return self not in _FOR_GOOD
+
+
+CURES: Final[Mapping[Outcome, Cure]] = {
+    Outcome.OWN: Cure.NONE,
+    Outcome.READONLY: Cure.DIAL,
+    Outcome.LOADING: Cure.DIAL,
+    Outcome.MASTERDOWN: Cure.DIAL,
+    Outcome.CLUSTERDOWN: Cure.DIAL,
+    Outcome.MISCONF: Cure.WAIT,
+    Outcome.NOREPLICAS: Cure.WAIT,
+    Outcome.OOM: Cure.WAIT,
+    Outcome.BUSY: Cure.WAIT,
+    Outcome.MAXCLIENTS: Cure.DIAL,
+    Outcome.NOPERM: Cure.DIAL,  # Rights may have been given since; scripts are loaded anew.
+    Outcome.NOAUTH: Cure.DIAL,
+    Outcome.WRONGPASS: Cure.DIAL,
+    Outcome.UNKNOWN_COMMAND: Cure.DIAL,
+    Outcome.TOO_OLD: Cure.DIAL,
+    Outcome.OTHER_SLOT: Cure.DIAL,
+    Outcome.UNFIT: Cure.DIAL,
+    Outcome.UNREACHABLE: Cure.DIAL,
+}
+
+_FOR_GOOD: Final = frozenset(
+    {
+        Outcome.NOPERM,
+        Outcome.NOAUTH,
+        Outcome.WRONGPASS,
+        Outcome.UNKNOWN_COMMAND,
+        Outcome.TOO_OLD,
+        Outcome.OTHER_SLOT,
+        # Nobody there is not for good either, but a person at a terminal wants to know at once.
+        Outcome.UNREACHABLE,
+    }
+)
+
+_BY_CODE: Final[Mapping[str, Outcome]] = {
+    "READONLY": Outcome.READONLY,
+    "LOADING": Outcome.LOADING,
+    "MASTERDOWN": Outcome.MASTERDOWN,
+    "CLUSTERDOWN": Outcome.CLUSTERDOWN,
+    "TRYAGAIN": Outcome.CLUSTERDOWN,
+    "MOVED": Outcome.OTHER_SLOT,
+    "ASK": Outcome.OTHER_SLOT,
+    "CROSSSLOT": Outcome.OTHER_SLOT,
+    "MISCONF": Outcome.MISCONF,
+    "NOREPLICAS": Outcome.NOREPLICAS,
+    "OOM": Outcome.OOM,
+    "BUSY": Outcome.BUSY,
+    "UNKILLABLE": Outcome.BUSY,
+    "NOPERM": Outcome.NOPERM,
+    "NOAUTH": Outcome.NOAUTH,
+    "DENIED": Outcome.NOAUTH,  # Protected mode: no password is set, and we are not local.
+    "WRONGPASS": Outcome.WRONGPASS,
+}
+
+_BY_TEXT: Final[tuple[tuple[re.Pattern[str], Outcome], ...]] = (
+    (re.compile(r"max number of clients"), Outcome.MAXCLIENTS),
+    # Within a script, a missing right has no code of its own: so say Valkey, and Redis 7.0.
+    (re.compile(r"ACL failure in script|The user executing the script can't"), Outcome.NOPERM),
+    (re.compile(r"(unknown|unsupported) (redis )?command", re.IGNORECASE), Outcome.UNKNOWN_COMMAND),
+    (re.compile(r"AUTH <password> called without|invalid password"), Outcome.WRONGPASS),
+    (re.compile(r"invalid username-password"), Outcome.WRONGPASS),
+    (re.compile(r"Error compiling script"), Outcome.TOO_OLD),
+)
+"""For errors whose first word says nothing (ERR)."""
+
+
+def classify(text: str) -> Outcome:
+    """Say what an error reply means; `text` is all of it, without the sign before it."""
+    outcome = _BY_CODE.get(text.partition(" ")[0])
+    if outcome is not None:
+        return outcome
+    for pattern, meant in _BY_TEXT:
+        if pattern.search(text):
+            return meant
+    return Outcome.OWN
+
+
+class CommandError(Exception):
+    """Redis answered a command with an error; `code` is its first word (NOSCRIPT, OOM, ...)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = message.partition(" ")[0]
+
+    @property
+    def outcome(self) -> Outcome:
+        return classify(str(self))
+
+
+class Trouble(NamedTuple):
+    """Why a connection cannot be used, and in whose words."""
+
+    outcome: Outcome
+    words: str
+    """One line for people: Redis' own where it said something. Holds no password."""
+
+    def __str__(self) -> str:
+        return self.words
+
+
+class Refused(Exception):
+    """A server was reached, and cannot be used now."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.words)
+        self.trouble = trouble
+
+
+def trouble_of(problem: BaseException) -> Trouble:
+    """Return what a failure to connect, or a refusal of what must work, means."""
+    if isinstance(problem, Refused):
+        return problem.trouble
+    if isinstance(problem, CommandError):
+        return _refusal(text_of(problem))
+    for cause in _causes(problem):
+        # redis-py takes the code off the words of Redis, and keeps it apart.
+        code = getattr(cause, "status_code", None)
+        if isinstance(cause, RedisError) and code:
+            return _refusal(f"{code} {text_of(problem)}")
+        # The loops have words of their own for a socket that cannot be connected.
+        if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError):
+            number = cause.errno or 0
+            if number > 0:
+                return Trouble(Outcome.UNREACHABLE, os.strerror(number).lower())
+    return Trouble(Outcome.UNREACHABLE, text_of(problem))
+
+
+def _causes(problem: BaseException | None) -> Iterator[BaseException]:
+    while problem is not None:
+        yield problem
+        problem = problem.__cause__ or problem.__context__
+
+
+def _refusal(words: str) -> Trouble:
+    outcome = classify(words)
+    if outcome is Outcome.TOO_OLD:
+        words = f"{words} (Redis 7.0 or newer is needed)"
+    return Trouble(Outcome.UNFIT if outcome is Outcome.OWN else outcome, words)
+
+
+def text_of(problem: BaseException) -> str:
+    """Return what an exception says, in one line."""
+    if isinstance(problem, TimeoutError) and not str(problem):
+        return "no answer in time"
+    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__

@@ -1,0 +1,29 @@
+#!lua
+-- Does this server do all that our scripts need of it?
+--
+-- KEYS  1 presence:{nobody}  2 fence:{nobody}
+-- ARGV  1 a channel that nobody listens to  2 '1' for all of it, '0' when it was fine a moment ago
+-- Returns 'ok', or an error that names the command which Redis refuses.
+--
+-- The first line has no flags: so Redis refuses the script where it would refuse any write, on a
+-- replica, without room for another key, or when it cannot save. Nothing is left behind.
+
+local function may(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    -- Within a script, a missing right is an error that names neither the command nor the reason.
+    local text = string.gsub(reply.err, '^ERR ', 'NOPERM ' .. ({...})[1] .. ': ')
+    return redis.error_reply(text)
+  end
+end
+
+if ARGV[2] ~= '1' then
+  return may('DEL', KEYS[1]) or 'ok'
+end
+local refusal = may('TIME')
+for _, key in ipairs(KEYS) do
+  refusal = refusal or may('DEL', key) or may('HSET', key, 'trial', '1') or may('PEXPIRE', key, 1000)
+      or may('HMGET', key, 'trial') or may('HGET', key, 'trial') or may('EXISTS', key)
+      or may('DEL', key)
+end
+return refusal or may('PUBLISH', ARGV[1], '') or 'ok'
