@@ -66,6 +66,7 @@ class Counters:
     outbox_overflows: int = 0
     rate_limited: int = 0
     stalls: int = 0
+    log_lines_dropped: int = 0
 
 
 LABELLED: Final[Mapping[str, tuple[str, str]]] = {
@@ -93,6 +94,7 @@ HELP: Final[Mapping[str, str]] = {
     "rate_limited": "Messages and control frames above the rate of their client",
     "tokens_expired": "Sessions ended because their token had",
     "stalls": "Times that the event loop stood still for long",
+    "log_lines_dropped": "Lines of the log that could not be written in time",
 }
 
 
