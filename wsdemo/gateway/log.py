@@ -47,6 +47,13 @@ class Text:
     def info(self, logger: str, text: str) -> str:
         return self._entry(time.time(), text)
 
+    def stamp(self, now: float) -> str:
+        """Return the time as it stands at the beginning of an entry; made once a second."""
+        if not self._second <= now < self._second + 1:  # A clock may be set back, too.
+            self._second = int(now)
+            self._stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now))
+        return self._stamp
+
     def record(self, record: logging.LogRecord) -> str:
         entry = self._entry(record.created, record.getMessage())
         details = _details(record)
@@ -55,11 +62,7 @@ class Text:
         return "\n".join([entry, *(_escaped(line, "\t") for line in details.splitlines())])
 
     def _entry(self, now: float, text: str) -> str:
-        second = int(now)
-        if second != self._second:
-            self._stamp = time.strftime("%Y/%m/%d %H:%M:%S ", time.localtime(second))
-            self._second = second
-        entry = self._stamp + text
+        entry = f"{self.stamp(now)} {text}"
         return entry if entry.isprintable() else _escaped(entry)
 
 
@@ -136,6 +139,24 @@ class ProcessJournal:
         self._add(self._info(GATEWAY_LOG, LEFT % (user, conn_id)))
 
 
+class TextJournal(ProcessJournal):
+    """The same as text, with the line of every message made in as few steps as there are."""
+
+    def __init__(self, writer: LineWriter, shape: Text) -> None:
+        super().__init__(writer, shape)
+        self._stamp = shape.stamp
+
+    def routed(self, sender: str, to: str, gateway: bytes) -> None:
+        # The sender was looked at when it registered, the gateway by the script; a recipient may
+        # have registered with somebody who lets anything in.
+        if not to.isprintable():
+            to = _escaped(to)
+        self._add(
+            f"{self._stamp(time.time())} "
+            f"[Router] Routed message from {sender} to {to} via gateway {gateway.decode()}"
+        )
+
+
 class QuietJournal(ProcessJournal):
     """For the levels above INFO: none of these lines is written."""
 
@@ -147,6 +168,12 @@ class QuietJournal(ProcessJournal):
 
     def left(self, user: str, conn_id: str) -> None:
         pass
+
+
+def _journal(writer: LineWriter, shape: Text | Json, quiet: bool) -> Journal:
+    if quiet:
+        return QuietJournal(writer, shape)
+    return TextJournal(writer, shape) if isinstance(shape, Text) else ProcessJournal(writer, shape)
 
 
 class Log:
@@ -172,8 +199,7 @@ class Log:
         self._handler.setFormatter(_Formatter(shape))
         self._level = level.upper()
         quiet = logging.getLevelNamesMapping()[self._level] > logging.INFO
-        kind = QuietJournal if quiet else ProcessJournal
-        self.journal: Journal = kind(self._writer, shape)
+        self.journal = _journal(self._writer, shape, quiet)
 
     def __enter__(self) -> Self:
         logging.basicConfig(level=self._level, handlers=[self._handler], force=True)
