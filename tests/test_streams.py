@@ -88,7 +88,7 @@ def test_lines_leave_in_the_order_in_which_they_were_said(pipe: Pipe, writer: Li
 
 def test_a_line_alone_is_written_without_another_one(pipe: Pipe, writer: LineWriter) -> None:
     """Again and again: the thread sleeps in between, and no line is left lying when it does."""
-    for n in range(100):
+    for n in range(20):
         writer.add(f"line {n}")
         assert pipe.read() == f"line {n}\n".encode()
 
@@ -285,7 +285,8 @@ def test_who_has_waited_in_vain_does_not_wait_again(pipe: Pipe, writer: LineWrit
     """Until something moves: the end of a process is not held up once for each who wants it."""
     for _ in range(5_000):
         writer.add("x" * 60)
-    assert not writer.flush(0.1) and writer.stuck
+    while not writer.stuck:  # The pipe takes some of it, at first.
+        assert not writer.flush(0.1)
     started = time.monotonic()
     for _ in range(5):
         assert not writer.flush(PATIENCE_S)
@@ -327,7 +328,8 @@ from wsdemo.streams import open_standard_streams, say
 open_standard_streams()
 null = os.stat("/dev/null").st_rdev
 state = [os.fstat(n).st_rdev == null for n in range(3)]
-child = [subprocess.run(["sh", "-c", f"[ /dev/fd/{n} -ef /dev/null ]"]).returncode == 0 for n in range(3)]
+ask = "[ /dev/fd/%d -ef /dev/null ]"
+child = [subprocess.run(["sh", "-c", ask % n]).returncode == 0 for n in range(3)]
 assert sys.stdin.isatty() is False and sys.stdin.read() == ""
 assert say("to stdout") is None
 print("to stderr", file=sys.stderr, flush=True)
