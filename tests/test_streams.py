@@ -26,7 +26,7 @@ from wsdemo.streams import BOUND_CHARS, RESERVE_CHARS, LineHandler, LineWriter, 
 
 PATIENCE_S = 20.0
 NOTE = re.compile(r"\[Log\] (\d+) lines were dropped here: they could not be written in time")
-FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 
 
 class Pipe:
@@ -343,8 +343,7 @@ with open(sys.argv[1], "w") as file:
         done = subprocess.run(
             ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", script, str(result)],
             stdin=empty,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
         )
     assert done.returncode == 0, done.stderr

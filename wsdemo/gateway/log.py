@@ -227,9 +227,9 @@ def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
     if args.exc_value is None:
         return
     logging.getLogger(GATEWAY_LOG).error(
-        "[Gateway] %s: %s",
-        args.err_msg or "ignored an exception in",
-        object.__repr__(args.object),
+        "[Gateway] %s %s",
+        args.err_msg or "nobody catches an error in",
+        getattr(args.object, "__qualname__", None) or object.__repr__(args.object),
         exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
     )
 
