@@ -192,15 +192,20 @@ def test_important_lines_find_room_behind_many_others(pipe: Pipe, writer: LineWr
     while not writer.dropped:
         writer.add("an ordinary line")
     before = writer.dropped
-    writer.add_now("a warning", important=True)
-    writer.add_now("no warning")
+    writer.add_now("a rare line")
+    writer.add("an ordinary line")
     assert writer.dropped == before + 1
-    for _ in range(200):
+    while writer.dropped == before + 1:
+        writer.add_now("x" * 10_000)
+    writer.add_now("a warning", important=True)
+    assert writer.dropped == before + 2
+    while writer.dropped == before + 2:
         writer.add_now("x" * 10_000, important=True)
     assert BOUND_CHARS < writer.waiting <= BOUND_CHARS + RESERVE_CHARS + 10_000
-    lines = pipe.lines_until(lambda lines: len(NOTE.findall("\n".join(lines))) == 3)
-    at = lines.index("a warning")
+    lines = pipe.lines_until(lambda lines: len(NOTE.findall("\n".join(lines))) == 4)
+    at = lines.index("a rare line")
     assert lines[at - 1] == dropped_note(before) and lines[at + 1] == dropped_note(1)
+    assert lines[lines.index("a warning") - 1] == dropped_note(1)
 
 
 def test_lines_of_two_writers_into_one_pipe_stay_whole(pipe: Pipe) -> None:

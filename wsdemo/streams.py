@@ -30,7 +30,7 @@ COLLECT_S: Final = 0.05
 BOUND_CHARS: Final = 1 << 20
 """Lines that wait, in characters."""
 RESERVE_CHARS: Final = 1 << 18
-"""Room beyond the bound for important lines: thousands of others shall not keep them out."""
+"""Room beyond the bound for lines that are not one of thousands; half of it for warnings only."""
 BATCH_LINES: Final = 1_000
 """Joined at a time: the thread holds the interpreter's lock meanwhile."""
 PIPE_BYTES: Final = 4096
@@ -124,8 +124,11 @@ class LineWriter:
             self._bell.ring()
 
     def add_now(self, line: str, important: bool = False) -> None:
-        """Write a line at once, after those before it, if somebody reads."""
-        self._add_if_room(line, self._bound + (RESERVE_CHARS if important else 0))
+        """Write a line at once, after those before it, if somebody reads.
+
+        For lines of which there are few: those that are `add`ed do not keep them out.
+        """
+        self._add_if_room(line, self._bound + RESERVE_CHARS // (1 if important else 2))
         self._hurry()
 
     def flush(self, timeout_s: float = LAST_WORDS_S) -> bool:
