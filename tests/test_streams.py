@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from wsdemo import streams
 from wsdemo.streams import BOUND_CHARS, RESERVE_CHARS, LineHandler, LineWriter, dropped_note
 
 PATIENCE_S = 20.0
@@ -91,6 +92,60 @@ def test_a_line_alone_is_written_without_another_one(pipe: Pipe, writer: LineWri
     for n in range(20):
         writer.add(f"line {n}")
         assert pipe.read() == f"line {n}\n".encode()
+
+
+def test_a_line_that_is_said_as_the_thread_falls_asleep_is_written(pipe: Pipe) -> None:
+    """Its speaker has seen that the thread is awake, and does not ring."""
+
+    class Drowsy(LineWriter):
+        sleeping = said = False
+
+        @property
+        def _asleep(self) -> bool:
+            return self.sleeping
+
+        @_asleep.setter
+        def _asleep(self, value: bool) -> None:
+            if value and not self.said:
+                self.said = True
+                self.add("just before")
+            self.sleeping = value
+
+    with Drowsy(pipe.write_end):
+        assert pipe.read() == b"just before\n"
+
+
+def test_a_line_that_must_leave_at_once_takes_along_what_is_collected(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the collection to end."""
+    monkeypatch.setattr(streams, "COLLECT_S", 10 * PATIENCE_S)
+    with LineWriter(pipe.write_end) as writer:
+        writer.add("first")
+        writer.add_now("now")
+        assert pipe.lines_until(lambda lines: len(lines) == 2) == ["first", "now"]
+
+
+def test_what_two_threads_count_wrongly_is_made_right_when_all_is_written(
+    pipe: Pipe, writer: LineWriter
+) -> None:
+    """The sum of what waits may be off by a line, never by more and more."""
+    writer._put += 1_000
+    writer.add("line")
+    assert pipe.read() == b"line\n"
+    deadline = time.monotonic() + PATIENCE_S
+    while writer.waiting:
+        assert time.monotonic() < deadline
+
+
+def test_the_thread_takes_no_signal(writer: LineWriter) -> None:
+    """One for writing to somebody else's terminal would stop the whole process."""
+    status = Path(f"/proc/self/task/{writer._thread.native_id}/status").read_text()
+    found = re.search(r"^SigBlk:\s*(\w+)$", status, re.M)
+    assert found is not None
+    blocked = int(found[1], 16)
+    for number in (signal.SIGTTOU, signal.SIGTERM, signal.SIGINT):
+        assert blocked >> (number - 1) & 1
 
 
 def test_no_line_of_several_threads_is_lost(pipe: Pipe, writer: LineWriter) -> None:
@@ -174,6 +229,7 @@ def test_the_lines_after_a_gap_stand_after_its_number(pipe: Pipe, writer: LineWr
             said += 1
         while writer.waiting > BOUND_CHARS // 2:
             read += pipe.read()
+        assert writer.waiting > BOUND_CHARS // 4, "what is written is known before all is"
     while count((read + b".").decode().splitlines()[:-1]) < said:
         read += pipe.read()
     at = gaps = 0
@@ -191,6 +247,8 @@ def test_important_lines_find_room_behind_many_others(pipe: Pipe, writer: LineWr
     """A warning is kept when thousands of ordinary lines wait; even so, there is a bound."""
     while not writer.dropped:
         writer.add("an ordinary line")
+    writer.add("a traceback\n  of two lines more\n  is three lines")
+    assert writer.dropped == 4
     before = writer.dropped
     writer.add_now("a rare line")
     writer.add("an ordinary line")
@@ -214,7 +272,12 @@ def test_lines_of_two_writers_into_one_pipe_stay_whole(pipe: Pipe) -> None:
         for n in range(4_000):
             first.add("a" * (n % 90))
             second.add("b" * (n % 90))
-        lines = pipe.lines_until(lambda lines: len(lines) == 8_000)
+        data = b""
+        while data.count(b"\n") < 8_000:
+            data += pipe.read(
+                3_000
+            )  # Little by little: both wait in the middle of what they write.
+    lines = data.decode().splitlines()
     assert all(re.fullmatch("a*|b*", line) for line in lines)
 
 
@@ -223,7 +286,9 @@ def test_a_descriptor_that_does_not_block_is_waited_for(pipe: Pipe, writer: Line
     os.set_blocking(pipe.write_end, False)
     for n in range(5_000):
         writer.add(f"line {n:060}")
-    assert not writer.flush(0.2)
+    before = time.process_time()
+    assert not writer.flush(0.5)
+    assert time.process_time() - before < 0.25, "it asks again and again"
     lines = pipe.lines_until(lambda lines: len(lines) == 5_000)
     assert lines == [f"line {n:060}" for n in range(5_000)]
     assert fcntl.fcntl(pipe.write_end, fcntl.F_GETFL) & os.O_NONBLOCK
@@ -254,12 +319,68 @@ def test_a_broken_pipe_that_is_mended_tells_what_is_missing(tmp_path: Path) -> N
         for n in range(10):
             writer.add(f"line {n}")
             assert writer.flush(PATIENCE_S)
-        assert writer.dropped == 10
+        assert writer.dropped == 10 and isinstance(writer.problem, BrokenPipeError)
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         writer.add("after")
         assert writer.flush(PATIENCE_S)
         assert os.read(reader, 1000).decode() == f"{dropped_note(10)}\nafter\n"
+        assert writer.problem is None
     os.close(reader)
+
+
+def test_lines_without_room_and_lines_without_a_reader_make_one_number(tmp_path: Path) -> None:
+    """First nobody reads, then nobody is there: the next reader is told of both."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with LineWriter(os.open(fifo, os.O_WRONLY), bound_chars=200_000) as writer:
+        for n in range(10_000):
+            writer.add(f"line {n:060}")
+        assert not writer.flush(0.2) and writer.dropped > 1_000
+        os.close(reader)
+        assert writer.flush(PATIENCE_S)
+        lost = writer.dropped
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        writer.add("after")
+        data = b""  # What was written before is still in the pipe.
+        while not data.endswith(b"after\n"):
+            assert select.select([reader], [], [], PATIENCE_S)[0]
+            data += os.read(reader, 1 << 16)
+    os.close(reader)
+    assert data.decode().splitlines()[-2:] == [dropped_note(lost), "after"]
+    assert count(data.decode().splitlines()) == 10_001
+
+
+def test_who_waits_for_all_lines_waits_for_the_number_of_those_that_are_missing(
+    pipe: Pipe,
+) -> None:
+    """Or the end of a process would take it along."""
+
+    class Slow(LineWriter):
+        noted = False
+
+        def _write(self, data: bytes) -> int:
+            if b"dropped here" in data:
+                time.sleep(0.3)
+                self.noted = True
+            return super()._write(data)
+
+    with Slow(pipe.write_end, bound_chars=100) as writer:
+        while not writer.dropped:
+            writer.add("x" * 90)
+        assert writer.flush(PATIENCE_S) and writer.noted
+
+
+def test_a_line_costs_no_lock_again_after_a_gap(
+    pipe: Pipe, writer: LineWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is what makes it cheap."""
+    while not writer.dropped:
+        writer.add("x" * 1_000)
+    pipe.lines_until(lambda lines: NOTE.fullmatch(lines[-1]))
+    monkeypatch.setattr(writer, "_add_if_room", lambda *_: pytest.fail("the slow way"))
+    writer.add("line")
+    assert pipe.read() == b"line\n"
 
 
 def test_a_line_that_was_torn_off_is_not_continued_by_another(tmp_path: Path) -> None:
@@ -317,6 +438,25 @@ def test_who_logs_wrongly_reads_so_and_does_not_fail(pipe: Pipe, writer: LineWri
     logger.warning("go on")
     lines = pipe.lines_until(lambda lines: len(lines) == 2)
     assert "careless logs '%d users' with other arguments" in lines[0] and lines[1] == "go on"
+
+
+def test_what_an_encoding_has_no_sign_for_is_escaped(pipe: Pipe) -> None:
+    """For the log as well as for what is printed: neither ends in an error."""
+    with LineWriter(pipe.write_end, encoding="ascii") as writer:
+        writer.add("Grüße \U0001f600 \ud800")
+        assert pipe.read() == b"Gr\\xfc\\xdfe \\U0001f600 \\ud800\n"
+    script = """
+from wsdemo.streams import open_standard_streams, say
+open_standard_streams()
+assert say("Gr\u00fc\u00dfe") is None
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("Gr\\xfc\\xdfe\n", "")
 
 
 # --- standard streams ------------------------------------------------------------------------
