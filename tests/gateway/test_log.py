@@ -613,6 +613,15 @@ def test_no_user_breaks_a_line(user: str, tmp_path: Path) -> None:
     assert message == f"[Router] Routed message from alice to {user} via gateway gateway-02"
 
 
+def test_a_record_with_a_stack_tells_it() -> None:
+    """Below the line in text, within it as JSON."""
+    asked = record("where am I?")
+    asked.stack_info = "Stack (most recent call last):\n  here"
+    text = Text().record(asked).splitlines()
+    assert text[0].endswith("where am I?") and text[1:] == asked.stack_info.splitlines()
+    assert json.loads(Json().record(asked))["exception"] == asked.stack_info
+
+
 def test_the_time_of_a_line_follows_the_clock_in_both_directions() -> None:
     """It is made once a second; a clock that is set back is believed."""
     shape = Text()
