@@ -1,5 +1,8 @@
 """python -m benchmarks: what does a message cost, beside the plain port, in this very run?
 
+Ours as people start it, with a log line for every message, in a file; the plain port, which logs
+none; and "quiet", which is ours with `--log-level warning`.
+
 Less than five minutes, bounded; progress on stderr, the table on stdout, details and pictures in
 a directory. Ratios carry over to other machines, absolute figures do not. Exit code 1: something
 is dearer than in the plain port; 2: the measurement failed, and one line says why.
@@ -32,7 +35,7 @@ from benchmarks.phases import (
 )
 from benchmarks.report import Results
 from benchmarks.running import running
-from benchmarks.systems import Driver, Failed, System, echo, plain, wsdemo
+from benchmarks.systems import Driver, Failed, System, echo, plain, quiet, wsdemo
 from wsdemo.redis.server import BundledServer
 
 SPARE_FILES = 200
@@ -140,14 +143,14 @@ def _start(systems: Sequence[System], stack: contextlib.ExitStack, say: Say) -> 
     )
 
 
-def ours(idle_users: int) -> System:
+def ours(idle_users: int, make: Callable[..., System] = wsdemo) -> System:
     """Return ours, with room for the idle users.
 
     The hundred senders of the hot user may be faster than the usual limit of messages, on a fast
     machine: it is there, and counts, but is set out of reach.
     """
     room = ("--max-connections", str(max(10_000, idle_users)))
-    return wsdemo(*room, "--messages-per-s", "10000", "--message-burst", "20000")
+    return make(*room, "--messages-per-s", "10000", "--message-burst", "20000")
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -192,7 +195,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_many_files(max(extent.idle_users, USERS) + SPARE_FILES)
         arguments.out.mkdir(parents=True, exist_ok=True)
         floor = floors(extent, say)
-        makers = (lambda: ours(extent.idle_users), plain)
+        makers = (
+            lambda: ours(extent.idle_users),
+            plain,
+            lambda: ours(extent.idle_users, quiet),
+        )
         bench, idle, growth = run(makers, extent, say)
         attacks = attack.measure_attacks(extent.attack_rounds, extent.attack_seconds, say)
         say("drawing")

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from benchmarks import attack
 from benchmarks.attack import Suffered
 from benchmarks.phases import STORM_PHASE, Bench, Growth, Idle, Sample
+from benchmarks.systems import QUIET
 
 STYLES = (("#0072B2", "", "-"), ("#E69F00", "//", "--"), ("#009E73", "..", "-."))
 """Colour, hatch and dash of each system, in order: no two differ by colour alone."""
@@ -63,7 +64,7 @@ def table(results: Results) -> str:
     p50, p99, rate = "p50 ms", "p99 ms", "a second"
     lines = [f"{'CPU, µs a message':<20}{costs}{shares}{p50:>{width}}{p99:>{width}}{rate:>{width}}"]
     lines += [_line(results, phase, width) for phase in results.phases]
-    lines += [*_lost(results), *_idle(results), *_growth(results)]
+    lines += [*_lost(results), *_idle(results), *_growth(results), *_log(results)]
     lines += [f"floor, {name}: {us:.1f} µs a message" for name, us in results.floors_us.items()]
     if results.attacks:
         lines += ["", attack.table(results.attacks)]
@@ -117,6 +118,12 @@ def _growth(results: Results) -> list[str]:
         f"among {growth.many:,}: {growth.many_us:.1f} µs, ratio {growth.ratio:.2f} "
         f"({growth.ratio_of_messages:.2f} without the heartbeats of so many)"
     ]
+
+
+def _log(results: Results) -> list[str]:
+    if QUIET not in results.names:
+        return []
+    return [f"{QUIET}: {results.names[0]} with --log-level warning, no line a message"]
 
 
 # --- the files -----------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import psutil
 
@@ -18,6 +19,8 @@ from wsdemo.redis.server import BundledServer
 
 PYTHON = sys.executable
 START_S = 20.0
+QUIET = "quiet"
+"""What our system is called when it logs no line a message."""
 PATIENCE_S = 100.0
 """How much longer than its plan a load process may take; longer than it gives itself."""
 
@@ -30,7 +33,8 @@ class Failed(Exception):
 class System:
     """One way to do the work: how to start a gateway of it, and what runs of it.
 
-    `command` has {id}, {port} and {redis} in it.
+    `command` has {id}, {port} and {redis} in it. What a gateway logs goes to a file, which is
+    forgotten at the end.
     """
 
     name: str
@@ -38,6 +42,7 @@ class System:
     gateways: int = 2
     ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    logs: list[IO[bytes]] = field(default_factory=list)
     server: BundledServer | None = None
 
     def __enter__(self) -> Self:
@@ -54,13 +59,18 @@ class System:
         assert self.server is not None
         port = _free_port()
         values = {"id": gateway_id, "port": port, "redis": self.server.url}
+        log = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the system)
+        self.logs.append(log)
         # In a session of its own: Ctrl-C is for us, who then end it.
         process = subprocess.Popen(
-            [word.format(**values) for word in self.command], start_new_session=True
+            [word.format(**values) for word in self.command], stderr=log, start_new_session=True
         )
         self.processes.append(process)
         self.ports.append(port)
-        _await_door(self.name, process, port)
+        try:
+            _await_door(self.name, process, port)
+        except Failed as problem:
+            raise Failed(": ".join([str(problem), *_last_line(log)])) from None
 
     def check(self) -> None:
         """Raise `Failed` unless every gateway still runs."""
@@ -89,8 +99,17 @@ class System:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for log in self.logs:
+            log.close()
         if self.server is not None:
             self.server.stop()
+
+
+def _last_line(log: IO[bytes]) -> list[str]:
+    """Return the last line of a log, if there is one."""
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - 1000))
+    return log.read().decode(errors="replace").splitlines()[-1:]
 
 
 def _cpu_s(pid: int) -> float:
@@ -201,10 +220,15 @@ class Driver:
         self._process.stdout.close()
 
 
-def wsdemo(*flags: str) -> System:
-    """Ours, as shipped; at INFO it would write a line a message."""
+def wsdemo(*flags: str, name: str = "wsdemo") -> System:
+    """Ours, as shipped: it logs a line a message."""
     command = [PYTHON, "-m", "wsdemo.gateway", "--id", "{id}", "--port", "{port}"]
-    return System("wsdemo", [*command, "--redis", "{redis}", "--log-level", "warning", *flags])
+    return System(name, [*command, "--redis", "{redis}", *flags])
+
+
+def quiet(*flags: str) -> System:
+    """Ours without these lines."""
+    return wsdemo("--log-level", "warning", *flags, name=QUIET)
 
 
 def plain() -> System:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
@@ -21,7 +22,7 @@ from wsdemo import Gateway, GatewaySettings
 from wsdemo.client import Client
 from wsdemo.protocol import Status
 from wsdemo.redis.server import BundledServer
-from wsdemo.settings import Keyspace
+from wsdemo.settings import Keyspace, Timing
 
 START_S = 20.0
 """Generous: a process starts in well under a second on an idle machine."""
@@ -332,3 +333,122 @@ async def test_an_unknown_path_is_one_line_and_exit_code_2(gateway: Gateway) -> 
         assert await client.ended(START_S) == 2, client.output
     (line,) = client.output.splitlines()
     assert line == f"wsdemo.client: alice: {gateway.url}x: HTTP 404"
+
+
+# --- whatever becomes of its streams -----------------------------------------------------------
+
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+
+
+async def carry_out(
+    url: str, commands: str, redirections: str = "", **streams: Any
+) -> tuple[int | None, str]:
+    """Pipe commands into a prompt with these redirections; return the code and what stderr got."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" "$@" {redirections}'),
+        *(sys.executable, "-m", "wsdemo.client", "-user", "alice", "-gateway", url),
+        **{
+            "stdin": asyncio.subprocess.PIPE,
+            "stdout": asyncio.subprocess.PIPE,
+            "stderr": asyncio.subprocess.PIPE,
+            **streams,
+        },
+    )
+    async with asyncio.timeout(START_S):
+        _, err = await process.communicate(commands.encode() or None)
+    return process.returncode, (err or b"").decode()
+
+
+@FULL
+@pytest.mark.parametrize("redirections", ["1>/dev/full", "1>/dev/full 2>/dev/full"])
+async def test_commands_are_carried_out_although_the_disk_is_full(
+    gateway: Gateway, redirections: str
+) -> None:
+    """No traceback; at the end one line says what became of the answers, with exit code 2."""
+    async with Client("bob", [gateway.url]) as bob:
+        commands = "send bob one\nsend bob two\nquit\n"
+        code, err = await carry_out(gateway.url, commands, redirections)
+        assert [(await bob.receive(5)).content for _ in range(2)] == ["one", "two"]
+    assert code == 2
+    assert err == (
+        ""
+        if "2>" in redirections
+        else "wsdemo.client: not all output could be written: No space left on device\n"
+    )
+
+
+async def test_commands_are_carried_out_although_nobody_reads_any_more(gateway: Gateway) -> None:
+    """The reader of stdout has gone."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        async with Client("bob", [gateway.url]) as bob:
+            code, err = await carry_out(gateway.url, "send bob one\nquit\n", stdout=write_end)
+            assert (await bob.receive(5)).content == "one"
+    finally:
+        os.close(write_end)
+    assert code == 2
+    assert err == "wsdemo.client: not all output could be written: Broken pipe\n"
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+async def test_a_prompt_without_output_carries_out_commands(gateway: Gateway, closed: str) -> None:
+    """What is closed is /dev/null: nobody wanted to read it."""
+    async with Client("bob", [gateway.url]) as bob:
+        assert await carry_out(gateway.url, "send bob one\nquit\n", closed) == (0, "")
+        assert (await bob.receive(5)).content == "one"
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "0<&- 1>&-", "0<&- 1>&- 2>&-"])
+async def test_a_prompt_without_input_connects_and_leaves(gateway: Gateway, closed: str) -> None:
+    """As at the end of any input."""
+    assert await carry_out(gateway.url, "", closed, stdin=None) == (0, "")
+    assert gateway.counters.registers_ok == 1
+
+
+async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Output that nobody reads for many heartbeats; then every message is there, in order."""
+    settings = GatewaySettings(
+        gateway_id="gateway-01",
+        port=0,
+        redis_url=shared_server.url,
+        keyspace=keyspace,
+        timing=Timing().scaled(100),
+    )
+    read_end, write_end = os.pipe()
+    messages = 150
+    text = "x" * 1000
+    async with Gateway(settings) as gateway, Client("bob", [gateway.url]) as bob:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsdemo.client", "-user", "alice", "-gateway", gateway.url),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=write_end,
+        )
+        os.close(write_end)
+        try:
+            await until("alice is there", lambda: gateway.registry.by_user("alice"), START_S)
+            for n in range(messages):
+                assert (await bob.send("alice", f"{n} {text}")).status is Status.ROUTED
+            refreshed = gateway.counters.refreshes_ok
+            await until(
+                "some leases were renewed",
+                lambda: gateway.counters.refreshes_ok > refreshed + 20,
+                START_S,
+            )
+            assert process.returncode is None and gateway.counters.registers_ok == 2
+            output = b""
+            while output.count(b"[Message]") < messages or not output.endswith(b"\n"):
+                output += await asyncio.to_thread(os.read, read_end, 1 << 16)
+            assert process.stdin is not None
+            process.stdin.write(b"quit\n")
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            os.close(read_end)
+    lines = output.decode().splitlines()
+    assert lines[0] == "[Client] alice registered on gateway-01"
+    assert lines[1:] == [f"[Message] bob: {n} {text}" for n in range(messages)]

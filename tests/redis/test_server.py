@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,8 @@ import pytest
 import redis
 
 from wsdemo.redis.server import BundledServer, PortInUse, ServerError, find_server
+
+PROGRAM = [sys.executable, "-m", "wsdemo.redis"]
 
 STARTER = """
 import sys, time
@@ -192,3 +195,47 @@ def test_in_the_foreground_it_serves_and_stops_on_request() -> None:
         server.kill()
         server.wait(10)
         server.stdout.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_reply_that_cannot_be_printed_is_an_error(shared_server: BundledServer) -> None:
+    """One line, exit code 2, no traceback."""
+    with Path("/dev/full").open("wb") as full:
+        called = subprocess.run(
+            [*PROGRAM, "--redis", shared_server.url, "--call", "PING"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=20,
+        )
+    assert called.returncode == 2
+    assert called.stderr == "python -m wsdemo.redis: stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize("streams", ["1>/dev/full", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_it_serves_whatever_becomes_of_its_streams(streams: str) -> None:
+    """In the foreground, with stdout full or any of them closed; and it stops on request."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["sh", "-c", f'exec "$0" "$@" {streams}', *PROGRAM, "--port", str(port)]
+    server = subprocess.Popen(command)
+
+    def serves() -> bool:
+        assert server.poll() is None
+        try:
+            with redis.Redis(port=port) as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+    try:
+        gives_up_at = time.monotonic() + 20
+        while not serves():
+            assert time.monotonic() < gives_up_at, "it does not serve"
+            time.sleep(0.02)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+    finally:
+        server.kill()
+        server.wait(10)

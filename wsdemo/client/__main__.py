@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -21,8 +21,14 @@ from wsdemo.client.connection import Client, ClientClosed, ConnectFailed, Receip
 from wsdemo.events import Event, Kind
 from wsdemo.protocol import Status
 from wsdemo.settings import valid_user_id
+from wsdemo.streams import LAST_WORDS_S, LineHandler, LineWriter, complain, open_standard_streams
 
 DEFAULT_GATEWAY: Final = "ws://localhost:8080/ws"
+STUCK_S: Final = 5.0
+"""How long the end waits for a reader of stdout who takes not a byte."""
+ROOM_CHARS: Final = 1 << 16
+"""Output that waits for its reader; beyond it, nothing more is taken in."""
+ROOM_POLL_S: Final = 0.05
 READ_AHEAD: Final = 100
 """Lines of a pipe that wait for their turn; beyond it, the pipe is read no further."""
 HELP: Final = """\
@@ -39,6 +45,8 @@ ANSWERS: Final = {
 }
 
 Say = Callable[[str], None]
+Room = Callable[[], Awaitable[None]]
+"""Waits until what was said before has nearly all been read."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 def fail(message: str) -> NoReturn:
     """End with one line and exit code 2."""
-    print(f"wsdemo.client: {' '.join(message.split())}", file=sys.stderr)
+    complain(f"wsdemo.client: {' '.join(message.split())}")
     raise SystemExit(2)
 
 
@@ -84,9 +92,10 @@ def printable(text: str) -> str:
 class Prompt:
     """Carries out what is typed, and tells what happens."""
 
-    def __init__(self, client: Client, say: Say) -> None:
+    def __init__(self, client: Client, say: Say, room: Room) -> None:
         self._client = client
         self._say = say
+        self._room = room
 
     async def run(self, lines: AsyncIterator[str]) -> None:
         """Carry out lines until `quit` or their end."""
@@ -111,6 +120,7 @@ class Prompt:
         if not to or not content.strip():
             self._say("usage: send <user> <message>")
             return
+        await self._room()
         self._report(await self._client.send(to, content.strip()))
 
     def _report(self, receipt: Receipt) -> None:
@@ -130,6 +140,7 @@ class Prompt:
     async def tell_messages(self) -> None:
         """Print what comes in, until the client is closed."""
         async for message in self._client:
+            await self._room()
             self._say(f"[Message] {printable(message.sender)}: {printable(message.content)}")
         self._say(f"[Client] {self._client.closed_because}")
 
@@ -195,18 +206,53 @@ def token_of(path: str) -> Callable[[], str]:
     return lambda: Path(path).read_text(encoding="utf-8").strip()
 
 
-async def talk(user: str, gateways: Sequence[str], token: Callable[[], str]) -> None:
+class Output:
+    """What the user reads. Heartbeats go on, whether it is read or not.
+
+    At a terminal the prompt is drawn by others, around whatever is printed. Otherwise a thread
+    writes; who does not read holds up what would be written next, and at last the socket.
+    """
+
+    def __init__(self, at_terminal: bool) -> None:
+        self._writer = None if at_terminal else LineWriter(1, encoding=sys.stdout.encoding)
+
+    def say(self, text: str) -> None:
+        if self._writer is not None:
+            self._writer.add_now(text)
+            return
+        with contextlib.suppress(OSError):  # Nobody is there to be told that nobody is there.
+            print(text, flush=True)
+
+    async def room(self) -> None:
+        """Wait until what was said before has nearly all been read."""
+        # Nothing tells when a thread has written.
+        while self._writer is not None and self._writer.waiting > ROOM_CHARS:  # noqa: ASYNC110
+            await asyncio.sleep(ROOM_POLL_S)
+
+    def end(self, patience_s: float) -> str:
+        """Wait for the reader, as long as it reads; return what has become of unread output."""
+        writer = self._writer
+        if writer is None:
+            return ""
+        while not writer.flush(patience_s) and not writer.stuck:
+            pass
+        if writer.stuck:
+            return "nobody reads it"
+        lost = writer.problem.strerror if writer.problem is not None else "nobody has read it"
+        return str(lost) if writer.dropped else ""
+
+
+async def talk(
+    user: str, gateways: Sequence[str], token: Callable[[], str], output: Output
+) -> None:
     """Connect, and be at the prompt until the user or the gateways have had enough."""
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-
+    say = output.say
     client = Client(user, gateways, token=token, emit=lambda event: prompt.tell_event(event))
-    prompt = Prompt(client, say)
+    prompt = Prompt(client, say, output.room)
     async with client:
         if sys.stdin.isatty():
             say(HELP)
-        lines = typed_lines() if sys.stdin.isatty() else piped_lines()
+        lines = typed_lines() if at_terminal() else piped_lines()
         messages = asyncio.create_task(prompt.tell_messages(), name="messages")
         commands = asyncio.create_task(prompt.run(lines), name="commands")
         try:
@@ -218,8 +264,14 @@ async def talk(user: str, gateways: Sequence[str], token: Callable[[], str]) -> 
             await asyncio.gather(messages, commands)
 
 
+def at_terminal() -> bool:
+    """Say whether somebody types and reads there."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    open_standard_streams()
     arguments = parser().parse_args(argv)
     if not valid_user_id(arguments.user):
         fail(f"user id {arguments.user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
@@ -229,14 +281,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         token()
     except (OSError, ValueError) as problem:
         fail(f"token file {arguments.token_file}: {getattr(problem, 'strerror', None) or problem}")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log = LineHandler(LineWriter(2, encoding=sys.stderr.encoding))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[log])
+    output = Output(at_terminal())
     # prompt_toolkit reads the terminal through the loop; that is tried on asyncio's own.
     try:
-        asyncio.run(talk(arguments.user, gateways, token))
+        asyncio.run(talk(arguments.user, gateways, token, output))
     except (ConnectFailed, ValueError) as problem:
+        output.end(LAST_WORDS_S)
         fail(str(problem))
     except KeyboardInterrupt:
+        output.end(LAST_WORDS_S)
         raise SystemExit(130) from None
+    if unread := output.end(STUCK_S):
+        fail(f"not all output could be written: {unread}")
 
 
 if __name__ == "__main__":

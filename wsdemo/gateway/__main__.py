@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import dataclasses
 import gc
-import json
 import logging
 import os
 import re
@@ -22,6 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from wsdemo.gateway.auth import mint_token, read_secret
+from wsdemo.gateway.journal import Journal
+from wsdemo.gateway.log import FORMATS, Log, end_at_once
 from wsdemo.gateway.server import Gateway, TLSUnusable
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.router import DuplicateGateway
@@ -35,6 +36,7 @@ from wsdemo.settings import (
     redacted,
     redis_url,
 )
+from wsdemo.streams import complain, open_standard_streams, say
 
 DEFAULT_REDIS = "localhost:6379"
 TOKEN_TTL_S = 8 * 3600.0
@@ -52,8 +54,15 @@ def fail(message: str) -> NoReturn:
     line = " ".join(message.split())
     # It may repeat an address that could not be read, and that may hold a password.
     line = re.sub(r"://.*@", "://***@", line)
-    print(f"wsdemo.gateway: {line}", file=sys.stderr)
+    complain(f"wsdemo.gateway: {line}")
     raise SystemExit(2)
+
+
+def tell(text: str) -> None:
+    """Print what was asked for, or end with one line and exit code 2."""
+    problem = say(text)
+    if problem is not None:
+        fail(f"stdout: {problem.strerror}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--key-prefix", default="", help="before every key and channel (none)")
     add("--takeover", action="store_true", help="replace a running gateway of the same id")
-    add("--log-format", choices=("text", "json"), default="text", help="(%(default)s)")
+    add("--log-format", choices=tuple(FORMATS), default="text", help="(%(default)s)")
     add(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
@@ -145,7 +154,7 @@ def make_secret(argv: Sequence[str]) -> None:
             file.write(secrets.token_hex(32) + "\n")
     except OSError as problem:
         fail(f"secret file {path}: {problem.strerror}")
-    print(f"wrote {path}; all gateways of the cluster need the same one")
+    tell(f"wrote {path}; all gateways of the cluster need the same one")
 
 
 def print_token(argv: Sequence[str]) -> None:
@@ -155,7 +164,7 @@ def print_token(argv: Sequence[str]) -> None:
         if not 0 < arguments.ttl_s < float("inf"):
             raise SettingsError(f"--ttl-s must be a positive number, not {arguments.ttl_s:g}")
         secret = read_secret(arguments.auth_secret_file)
-        print(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
+        tell(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
     except (SettingsError, ValueError) as problem:
         fail(str(problem))
 
@@ -206,41 +215,17 @@ def _given(arguments: argparse.Namespace, settings: type[Any]) -> dict[str, Any]
     return {name: value for name, value in values.items() if value is not None}
 
 
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        document = {
-            "t": round(record.created, 6),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            document["exception"] = self.formatException(record.exc_info)
-        return json.dumps(document)
-
-
-def _set_up_logging(log_format: str, level: str) -> None:
-    handler = logging.StreamHandler()
-    if log_format == "json":
-        handler.setFormatter(_JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y/%m/%d %H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-async def serve(settings: GatewaySettings) -> None:
+async def serve(settings: GatewaySettings, journal: Journal) -> None:
     """Run a gateway until it is told to stop, or is replaced."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, journal=journal)
     loop.set_exception_handler(gateway.note_unhandled)
     await gateway.start()
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)  # Asked twice: whoever asks has no patience for a drain.
+            end_at_once(1)  # Asked twice: whoever asks has no patience for a drain.
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -274,6 +259,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    open_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
     tools = {"secret": make_secret, "token": print_token}
     if argv and argv[0] in tools:
@@ -284,10 +270,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = settings_of(arguments)
     except SettingsError as problem:
         fail(str(problem))
-    _set_up_logging(arguments.log_format, arguments.log_level)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(settings))
+        with (
+            Log(arguments.log_format, arguments.log_level) as log,
+            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        ):
+            runner.run(serve(settings, log.journal))
     except RedisUnavailable as problem:
         where = f"Redis at {redacted(settings.redis_url)}"
         if problem.answered:

@@ -68,6 +68,7 @@ class Counters:
     stalls: int = 0
     connection_failures: int = 0
     unhandled_errors: int = 0
+    log_lines_dropped: int = 0
 
 
 LABELLED: Final[Mapping[str, tuple[str, str]]] = {
@@ -97,6 +98,7 @@ HELP: Final[Mapping[str, str]] = {
     "stalls": "Times that the event loop stood still for long",
     "connection_failures": "Connections hung up on because of an error that nobody expected",
     "unhandled_errors": "Errors that reached the exception handler of the event loop",
+    "log_lines_dropped": "Lines of the log that could not be written in time",
 }
 
 

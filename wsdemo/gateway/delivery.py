@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from wsdemo.events import Emit, Event, Kind
 from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.journal import ROUTER_LOG, Journal
 from wsdemo.gateway.registry import Registry, each
 from wsdemo.presence import Claim, Presence
 from wsdemo.protocol import (
@@ -39,8 +40,7 @@ from wsdemo.protocol import (
 from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, LinkTimeout
 from wsdemo.router import Router
 
-# The demo's troubleshooting tells people to look for this line.
-_log = logging.getLogger("wsdemo.router")
+_log = logging.getLogger(ROUTER_LOG)
 
 MAX_REPAIRS: Final = 64
 """Stale entries that are being removed at the same time."""
@@ -70,6 +70,7 @@ class Delivery:
         registry: Registry[Any],
         presence: Presence,
         counters: Counters,
+        journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         clock: Callable[[], float],
         emit: Emit | None = None,
@@ -78,6 +79,7 @@ class Delivery:
         self._registry = registry
         self._presence = presence
         self._counters = counters
+        self._journal = journal
         self._spawn = spawn
         self._clock = clock
         self._emit = emit
@@ -155,13 +157,8 @@ class Delivery:
         if status is Status.ROUTED:
             if msg_id is not None:
                 sender.send(ack_text(msg_id, status))
-            if _log.isEnabledFor(logging.INFO):
-                _log.info(
-                    "[Router] Routed message from %s to %s via gateway %s",
-                    sender.user,
-                    to,
-                    reply[1].decode(),
-                )
+            # The demo's troubleshooting tells people to look for this line.
+            self._journal.routed(sender.user, to, reply[1])
         else:
             self._tell(sender, msg_id, status)
 

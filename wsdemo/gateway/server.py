@@ -26,6 +26,7 @@ from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, regis
 from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
+from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
@@ -41,7 +42,7 @@ from wsdemo.redis.outcome import CommandError, Cure, Outcome, Trouble
 from wsdemo.router import ROUTE, TRIAL, Router, trial_of
 from wsdemo.settings import GatewaySettings
 
-_log = logging.getLogger("wsdemo.gateway")
+_log = logging.getLogger(GATEWAY_LOG)
 
 BACKLOG: Final = 1024
 """Connections that the kernel holds for us in a storm."""
@@ -66,6 +67,8 @@ class Gateway:
         settings: everything it is told.
         presence: makes its presence from its link to Redis; the laboratory passes other policies.
         emit: hears of everything that happens; when None, nothing is built to be heard.
+        journal: gets the lines that are written for every message and user; a process of its own
+            passes a cheaper one.
         clock: monotonic seconds.
         time_of_day: Unix seconds; asked about the end of tokens, and nothing else.
         new_id: makes connection ids, never the same twice.
@@ -77,6 +80,7 @@ class Gateway:
         *,
         presence: PresenceFactory = _fenced,
         emit: Emit | None = None,
+        journal: Journal | None = None,
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
@@ -91,6 +95,7 @@ class Gateway:
         self.replaced = asyncio.Event()
         """Set when another process has taken this gateway's place; its owner shall stop it."""
         self._emit = emit
+        self._journal = journal or LoggingJournal()
         self._clock = clock
         self._started_at = clock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,6 +122,7 @@ class Gateway:
             self.registry,
             self.presence,
             self.counters,
+            self._journal,
             self._spawn,
             clock,
             emit,
@@ -137,6 +143,7 @@ class Gateway:
             presence=self.presence,
             delivery=self._delivery,
             counters=self.counters,
+            journal=self._journal,
             admission=asyncio.Semaphore(settings.limits.concurrent_registers),
             spawn=self._spawn,
             clock=clock,
@@ -328,6 +335,7 @@ class Gateway:
 
     def stats(self) -> dict[str, Any]:
         """Return what `/stats` says. No user ids: it may be read by anybody."""
+        self._ask_journal()
         return {
             "gatewayId": self.settings.gateway_id,
             "connections": len(self.registry),
@@ -342,7 +350,11 @@ class Gateway:
 
     def metrics(self) -> list[Metric]:
         """Return what `/metrics` says, family by family."""
+        self._ask_journal()
         return list(self._metrics.collect())
+
+    def _ask_journal(self) -> None:
+        self.counters.log_lines_dropped = self._journal.dropped
 
     def _sockets(self) -> set[Socket]:
         return self._front.sockets if self._front is not None else set()
@@ -484,6 +496,7 @@ class Gateway:
         return Answer(200, json.dumps(self.stats()) + "\n", JSON_TYPE)
 
     def _page_metrics(self) -> Answer:
+        self._ask_journal()
         text = generate_latest(self._metrics).decode()
         return Answer(200, text, {"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -26,6 +26,7 @@ from wsdemo.events import Emit, Event, Kind
 from wsdemo.gateway.auth import NotAuthentic, expiry_of
 from wsdemo.gateway.counters import Counters, Histogram
 from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.journal import GATEWAY_LOG, Journal
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry
 from wsdemo.gateway.socket import Socket
@@ -50,7 +51,7 @@ from wsdemo.protocol import (
 from wsdemo.redis.link import LINK_ERRORS, may_work_later
 from wsdemo.settings import GatewaySettings, valid_user_id
 
-_log = logging.getLogger("wsdemo.gateway")
+_log = logging.getLogger(GATEWAY_LOG)
 
 
 class State(Enum):
@@ -71,6 +72,7 @@ class Desk:
     presence: Presence
     delivery: Delivery
     counters: Counters
+    journal: Journal
     admission: asyncio.Semaphore
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     clock: Callable[[], float]
@@ -455,12 +457,7 @@ class Session:
             self._kick(previous)
         if desk.emit is not None:
             self._emit(Kind.PRESENCE_SET, peer=previous.gateway_id if previous else "")
-        _log.info(
-            "[Gateway] User %s registered on gateway %s (%s)",
-            claim.user,
-            claim.gateway_id,
-            claim.conn_id,
-        )
+        desk.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
         self._say_registered()
         waiting, self._waiting = self._waiting, None
         for payload in waiting or ():
@@ -548,7 +545,7 @@ class Session:
         desk, claim = self._desk, self.claim
         if state is State.REGISTERED and claim is not None:
             desk.registry.remove(self)
-            _log.info("[Gateway] User %s left (%s)", claim.user, claim.conn_id)
+            desk.journal.left(claim.user, claim.conn_id)
             desk.spawn(release(desk, claim))
 
     def _emit(self, kind: Kind, ok: bool = True, reason: str = "", peer: str = "") -> None:

@@ -21,6 +21,7 @@ import redis
 
 from wsdemo.redis.server import HOST, BundledServer, ServerError
 from wsdemo.settings import SettingsError, redis_url
+from wsdemo.streams import complain, open_standard_streams, say
 
 PROGRAM: Final = "python -m wsdemo.redis"
 CALL_TIMEOUT_S: Final = 5.0
@@ -30,11 +31,13 @@ PASSWORD_VARIABLE: Final = "WSDEMO_REDIS_PASSWORD"
 
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        complain(f"{self.prog}: {message}")
+        self.exit(2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until told to stop; return the exit code."""
+    open_standard_streams()
     arguments = _parse(argv)
     if arguments.call is not None:
         return _call(arguments.redis, arguments.call)
@@ -45,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except ServerError as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        complain(f"{PROGRAM}: {problem}")
         return 2
-    print(f"{PROGRAM}: the server has ended by itself; its log ends: {tail}", file=sys.stderr)
+    complain(f"{PROGRAM}: the server has ended by itself; its log ends: {tail}")
     return 1
 
 
@@ -56,7 +59,7 @@ def _serve(port: int, password: str) -> str:
     with BundledServer(port, password=password) as server:
         what = f"{server.binary} listens on {HOST}:{server.port}"
         how = f", password from {PASSWORD_VARIABLE}" if password else ""
-        print(f"{what}{how} (stop it with Ctrl-C)", flush=True)
+        say(f"{what}{how} (stop it with Ctrl-C)")
         server.wait()
     return server.log_tail(1)
 
@@ -64,7 +67,7 @@ def _serve(port: int, password: str) -> str:
 def _call(address: str, words: Sequence[str]) -> int:
     """Send one command to a running server and print its reply."""
     if not words:
-        print(f"{PROGRAM}: --call needs a command, for example PING", file=sys.stderr)
+        complain(f"{PROGRAM}: --call needs a command, for example PING")
         return 2
     try:
         options = {"socket_timeout": CALL_TIMEOUT_S, "protocol": 2}
@@ -72,12 +75,14 @@ def _call(address: str, words: Sequence[str]) -> int:
             # Below the client's commands, which make True of OK and dictionaries of lists.
             connection = client.connection_pool.get_connection()
             connection.send_command(*words)
-            for line in _lines(connection.read_response()):
-                print(line)
+            lines = list(_lines(connection.read_response()))
     except (SettingsError, redis.RedisError) as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        complain(f"{PROGRAM}: {problem}")
         return 2
-    return 0
+    unsaid = say("\n".join(lines)) if lines else None
+    if unsaid is not None:
+        complain(f"{PROGRAM}: stdout: {unsaid.strerror}")
+    return 0 if unsaid is None else 2
 
 
 def _lines(reply: object) -> Iterator[str]:

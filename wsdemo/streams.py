@@ -1,0 +1,376 @@
+"""How does text leave a process, when it may be that nobody reads it?
+
+A pipe that is full, a terminal that was stopped, a disk that hangs: a write to any of them may
+wait for ever. O_NONBLOCK is no way out. Files and disks ignore it, and it belongs to the open file,
+which other processes share. So a thread writes, and only the thread waits; whoever has a line to
+say puts it into a bounded queue and goes on. What does not fit is counted, and the number is told
+where the lines are missing.
+
+The thread collects: while lines keep coming, it wakes up once in `COLLECT_S` and writes all that
+have come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import select
+import signal
+import stat
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Self
+
+COLLECT_S: Final = 0.05
+"""How long lines are collected before they are written together."""
+BOUND_CHARS: Final = 1 << 20
+"""Lines that wait, in characters."""
+RESERVE_CHARS: Final = 1 << 18
+"""Room beyond the bound for lines that are not one of thousands; half of it for warnings only."""
+BATCH_LINES: Final = 1_000
+"""Joined at a time: the thread holds the interpreter's lock meanwhile."""
+PIPE_BYTES: Final = 4096
+"""What a pipe takes in one piece (PIPE_BUF on Linux): lines of several writers stay whole."""
+FILE_BYTES: Final = 1 << 16
+LAST_WORDS_S: Final = 1.0
+"""How long the end of a process waits for its last lines to be taken."""
+
+_NO_ROOM: Final = -(1 << 62)
+
+
+def dropped_note(lines: int) -> str:
+    """Return what is said in the place of lines that are missing."""
+    return f"[Log] {lines} lines were dropped here: they could not be written in time"
+
+
+class LineWriter:
+    """Writes lines to a descriptor from a thread of its own. No method but `flush` ever waits.
+
+    Args:
+        descriptor: where to; it is not closed at the end.
+        note: makes the line that tells how many are missing.
+        encoding: what it has no sign for is escaped.
+        bound_chars: how much may wait.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        note: Callable[[int], str] = dropped_note,
+        encoding: str = "utf-8",
+        bound_chars: int = BOUND_CHARS,
+    ) -> None:
+        self.problem: OSError | None = None
+        """Why the last write failed; None when it did not."""
+        self._descriptor = descriptor
+        self._note = note
+        self._encoding = encoding
+        self._bound = bound_chars
+        self._piece = _piece_of(descriptor)
+        # What waits, in order: lines, how many are missing at this place, and who waits for all
+        # before it. Both ends of a deque may be used at the same time, so a line costs no lock.
+        self._queue: deque[str | int | threading.Event] = deque()
+        # Each is written by one side only. Two threads that add at the same moment may lose a few
+        # characters of the sum, which is made right whenever the queue is empty.
+        self._put = self._taken = 0
+        self._limit = bound_chars
+        """Below it, a line goes in without further ado; out of reach while some are missing."""
+        self._gap = 0
+        """Lines that are missing behind the last one in the queue."""
+        self._refused = self._lost = 0
+        # A finaliser may run, and log, between any two steps: also while the lock is held, and
+        # inside of an Event, which would then wait for itself.
+        self._lock = threading.RLock()
+        self._bell = _Bell()
+        self._asleep = self._hurried = self._closing = False
+        # Only the thread writes these.
+        self._untold = 0
+        self._torn = False
+        self._written = 0
+        self._stuck_at: int | None = None
+        self._thread = threading.Thread(target=self._run, name="line writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were not, and will not be, written."""
+        return self._refused + self._lost
+
+    @property
+    def waiting(self) -> int:
+        """Characters that wait to be written."""
+        return self._put - self._taken
+
+    @property
+    def stuck(self) -> bool:
+        """Whether not a byte was taken since a `flush` that took too long began."""
+        return self._written == self._stuck_at
+
+    # --- any thread --------------------------------------------------------------------------
+
+    def add(self, line: str) -> None:
+        """Write a line, given without its end, within `COLLECT_S`, if somebody reads."""
+        if self._put - self._taken > self._limit:
+            self._add_if_room(line, self._bound)
+            return
+        self._put += len(line)
+        self._queue.append(line)
+        # After the line is there: the thread looks again after it has said that it sleeps.
+        if self._asleep:
+            self._bell.ring()
+
+    def add_now(self, line: str, important: bool = False) -> None:
+        """Write a line at once, after those before it, if somebody reads.
+
+        For lines of which there are few: those that are `add`ed do not keep them out.
+        """
+        self._add_if_room(line, self._bound + RESERVE_CHARS // (1 if important else 2))
+        self._hurry()
+
+    def flush(self, timeout_s: float = LAST_WORDS_S) -> bool:
+        """Wait until all that was said before is written, or lost; say whether it came to that.
+
+        Whoever has waited in vain does not wait again until something moves.
+        """
+        before = self._written
+        if self.stuck or not self._thread.is_alive():
+            return False
+        done = threading.Event()
+        with self._lock:
+            self._tell_gap()
+            self._queue.append(done)
+        self._hurry()
+        if done.wait(timeout_s):
+            return True
+        if self._written == before:
+            self._stuck_at = before
+        return False
+
+    def close(self, timeout_s: float = LAST_WORDS_S) -> bool:
+        """Flush, and end the thread; say whether it came to that. Idempotent.
+
+        A thread that hangs in a write is left behind: it does not keep the process.
+        """
+        self._closing = True
+        self._hurry()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _hurry(self) -> None:
+        self._hurried = True
+        self._bell.ring()
+
+    def _add_if_room(self, line: str, limit: int) -> None:
+        with self._lock:
+            if self._put - self._taken > limit:
+                lines = line.count("\n") + 1
+                self._gap += lines
+                self._refused += lines
+                self._limit = _NO_ROOM
+                return
+            self._tell_gap()
+            self._put += len(line)
+            self._queue.append(line)
+            if self._asleep:
+                self._bell.ring()
+
+    def _tell_gap(self) -> None:
+        """Mark the place where lines are missing. The lock is held."""
+        if self._gap:
+            gap, self._gap = self._gap, 0
+            self._limit = self._bound
+            self._queue.append(gap)
+
+    # --- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        # A signal is for the others. This thread could be stopped by one for writing to a terminal
+        # that belongs to somebody else (SIGTTOU), and the process with it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            self._sleep()
+            if not self._hurried:
+                self._bell.wait(COLLECT_S)
+            self._hurried = False
+            closing = self._closing
+            self._drain()
+            if closing:
+                return
+
+    def _sleep(self) -> None:
+        """Wait, without any cost, until there is something to write."""
+        if self._queue or self._closing:
+            return
+        self._taken = self._put
+        self._asleep = True
+        if not self._queue and not self._closing:
+            self._bell.wait()
+        self._asleep = False
+
+    def _drain(self) -> None:
+        while True:
+            batch, mark = self._next()
+            if batch:
+                self._write_lines(batch)
+            if isinstance(mark, int):
+                self._untold += mark
+            elif mark is not None:
+                self._write_lines([])
+                mark.set()
+            elif not batch:
+                with self._lock:
+                    self._tell_gap()
+                if not self._queue:
+                    break
+        self._write_lines([])
+
+    def _next(self) -> tuple[list[str], int | threading.Event | None]:
+        """Take some lines, and what comes after them if it is no line."""
+        queue = self._queue
+        batch: list[str] = []
+        while queue and len(batch) < BATCH_LINES:
+            item = queue.popleft()
+            if not isinstance(item, str):
+                return batch, item
+            batch.append(item)
+        return batch, None
+
+    def _write_lines(self, batch: list[str]) -> None:
+        """Write lines; before them, how many are missing."""
+        note = self._note(self._untold) + "\n" if self._untold else ""
+        if not batch and not note:
+            return
+        text = "\n".join([*batch, ""])
+        # What was torn off in the middle of a line is not continued by another one.
+        head = ("\n" if self._torn else "") + note
+        head_bytes = head.encode(self._encoding, "backslashreplace")
+        data = head_bytes + text.encode(self._encoding, "backslashreplace")
+        written = self._write(data)
+        if written >= len(head_bytes):
+            self._untold = 0
+        if written:
+            self._torn = not data.endswith(b"\n", 0, written)
+        lost = data.count(b"\n", max(written, len(head_bytes)))
+        self._lost += lost
+        self._untold += lost
+        self._taken += len(text) - len(batch)
+
+    def _write(self, data: bytes) -> int:
+        """Write it, however long that takes; return how much was written before a failure."""
+        view, at = memoryview(data), 0
+        while at < len(data):
+            end = at + self._piece
+            if end < len(data):
+                end = data.rfind(b"\n", at, end) + 1 or end
+            try:
+                taken = os.write(self._descriptor, view[at:end])
+            except BlockingIOError:
+                # Somebody who shares it has set O_NONBLOCK: for us, it is as if nobody had.
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            except OSError as problem:
+                self.problem = problem
+                break
+            else:
+                self.problem = None
+                self._written += taken
+                at += taken
+        return at
+
+
+class _Bell:
+    """Wakes one thread; rung twice, it wakes it once. Ringing is a single step."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # It rings already.
+            self._lock.release()
+
+    def wait(self, timeout_s: float = -1) -> None:
+        self._lock.acquire(timeout=timeout_s)
+
+
+def _piece_of(descriptor: int) -> int:
+    """Return how many bytes are written at a time."""
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        is_file = False
+    return FILE_BYTES if is_file else PIPE_BYTES
+
+
+class LineHandler(logging.Handler):
+    """Hands what the logging module has to say to a writer."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception as problem:  # Whoever logs wrongly shall read it, and not fail of it.
+            text = f"[Log] {record.name} logs {record.msg!r} with other arguments: {problem!r}"
+        self._writer.add_now(text, important=record.levelno >= logging.WARNING)
+
+    def flush(self, timeout_s: float = LAST_WORDS_S) -> None:
+        """Wait a moment for the last lines; `logging.shutdown` does so, too."""
+        self._writer.flush(timeout_s)
+
+
+# --- standard streams ------------------------------------------------------------------------
+
+
+def open_standard_streams() -> None:
+    """Put /dev/null wherever a standard stream is closed. The first thing that a program does.
+
+    Otherwise the next file, socket or event loop that is opened gets the number, whoever writes to
+    "stderr" writes into it, and libuv, which never expects one of its own to be 0, 1 or 2, aborts.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest free number, which is this one; children shall have it, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+    for out in (sys.stdout, sys.stderr):
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors="backslashreplace")
+
+
+def say(text: str) -> OSError | None:
+    """Print a line to stdout now; return why that was not possible."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as problem:
+        # Python would try once more at the end, and fail there: the rest goes to /dev/null.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+        return problem
+    return None
+
+
+def complain(line: str) -> None:
+    """Print a line to stderr; wait a moment, at most, and never fail."""
+    writer = LineWriter(2)
+    writer.add_now(line, important=True)
+    writer.close()
