@@ -136,6 +136,7 @@ class Gateway:
             emit=emit,
             message_rate=Rate.of(settings.limits.messages_per_s, settings.limits.message_burst),
             loop_lag=loop_lag(),
+            user_ids=settings.user_ids(),
         )
         self._health = Health(self._desk)
         self._metrics = registry_of(
