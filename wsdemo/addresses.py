@@ -330,7 +330,9 @@ class RedisAddress:
             return cls(path=_decoded(parts.path), **shared)
         database = _database(parts.path)
         if database is not None and any(name == "db" for name, _ in options):
-            raise SettingsError("Redis address names the database twice, as path and as option 'db'")
+            raise SettingsError(
+                "Redis address names the database twice, as path and as option 'db'"
+            )
         return cls(host=_host(parts.host), port=_port(parts.port), database=database, **shared)
 
     @property
@@ -424,7 +426,9 @@ def _port(port: str) -> int:
 def _database(path: str) -> int | None:
     found = re.fullmatch(r"/?([0-9]{0,9})/?", path)
     if found is None:
-        raise SettingsError(f"Redis address: the database, behind the /, must be a number; {ENCODE}")
+        raise SettingsError(
+            f"Redis address: the database, behind the /, must be a number; {ENCODE}"
+        )
     return int(found[1]) if found[1] else None
 
 

@@ -230,9 +230,7 @@ def decode(
 # outside of the content is escaped: then they are colons of the document as well.
 
 
-def _is_plain_register(
-    message: Register, data: bytes, is_user_id: Callable[[str], object]
-) -> bool:
+def _is_plain_register(message: Register, data: bytes, is_user_id: Callable[[str], object]) -> bool:
     strings = (message.userId, message.token, message.inst)
     if not is_user_id(message.userId) or any(":" in text for text in strings):
         return False

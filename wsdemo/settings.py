@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from wsdemo.addresses import SettingsError as SettingsError
-from wsdemo.addresses import is_host, redacted, redis_url
+from wsdemo.addresses import is_host
+from wsdemo.addresses import redacted as redacted
+from wsdemo.addresses import redis_url as redis_url
 from wsdemo.addresses import without_secrets as without_secrets
 from wsdemo.user_ids import (
     MAX_USER_ID_CHARS,

@@ -6,7 +6,6 @@ carried out in order, and at their end the client waits for the answers that are
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -17,11 +16,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
+from wsdemo import command_line
 from wsdemo.client.connection import Client, ClientClosed, ConnectFailed, Receipt
+from wsdemo.command_line import Parser
 from wsdemo.events import Event, Kind
 from wsdemo.protocol import Status
-from wsdemo.settings import valid_user_id
+from wsdemo.settings import redacted
+from wsdemo.user_ids import RULE, is_fit
 
+PROGRAM: Final = "wsdemo.client"
 DEFAULT_GATEWAY: Final = "ws://localhost:8080/ws"
 READ_AHEAD: Final = 100
 """Lines of a pipe that wait for their turn; beyond it, the pipe is read no further."""
@@ -41,24 +44,14 @@ ANSWERS: Final = {
 Say = Callable[[str], None]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is behind --help."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message} (see --help)")
-
-
 def fail(message: str) -> NoReturn:
     """End with one line and exit code 2."""
-    print(f"wsdemo.client: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+    command_line.fail(PROGRAM, message)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command line, with the demo's flags."""
-    result = _Parser(
-        prog="python -m wsdemo.client", description="A user at a prompt.", allow_abbrev=False
-    )
+    result = Parser(PROGRAM, description="A user at a prompt.")
     result.add_argument("-user", "--user", required=True, help="who you are")
     result.add_argument(
         "-gateway",
@@ -124,7 +117,7 @@ class Prompt:
 
     def _status(self) -> None:
         client = self._client
-        where = f"{client.gateway_id or '?'} ({client.gateway})"
+        where = f"{client.gateway_id or '?'} ({redacted(client.gateway)})"
         self._say(f"[Client] {client.user} is {client.state}, gateway {where}")
 
     async def tell_messages(self) -> None:
@@ -220,9 +213,9 @@ async def talk(user: str, gateways: Sequence[str], token: Callable[[], str]) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = parser().parse_args(argv)
-    if not valid_user_id(arguments.user):
-        fail(f"user id {arguments.user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
+    arguments = parser().read(argv)
+    if not is_fit(arguments.user):  # Which of the others it takes, the gateway says.
+        fail(f"user id {arguments.user!r:.80} is not valid: {RULE}")
     gateways = arguments.gateway or [DEFAULT_GATEWAY]
     token = token_of(arguments.token_file)
     try:

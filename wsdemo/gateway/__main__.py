@@ -13,7 +13,6 @@ import gc
 import json
 import logging
 import os
-import re
 import secrets
 import signal
 import sys
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from wsdemo import command_line
+from wsdemo.command_line import Parser, positive_float
 from wsdemo.gateway.auth import mint_token, read_secret
 from wsdemo.gateway.server import Gateway, TLSUnusable
 from wsdemo.redis.connection import RedisUnavailable
@@ -33,37 +34,28 @@ from wsdemo.settings import (
     SettingsError,
     Timing,
     redacted,
-    redis_url,
 )
+from wsdemo.user_ids import MAX_USER_ID_CHARS, USER_ID_PATTERN
 
 DEFAULT_REDIS = "localhost:6379"
 TOKEN_TTL_S = 8 * 3600.0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is behind --help."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message} (see --help)")
+PROGRAM = "wsdemo.gateway"
 
 
 def fail(message: str) -> NoReturn:
     """End with one line and exit code 2."""
-    line = " ".join(message.split())
-    # It may repeat an address that could not be read, and that may hold a password.
-    line = re.sub(r"://.*@", "://***@", line)
-    print(f"wsdemo.gateway: {line}", file=sys.stderr)
-    raise SystemExit(2)
+    command_line.fail(PROGRAM, message)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command line: the demo's flags, with one or two dashes, and all timings."""
-    result = _Parser(
-        prog="python -m wsdemo.gateway",
+    result = Parser(
+        PROGRAM,
         description="A gateway: users connect to it, Redis tells it where the others are.",
         epilog="python -m wsdemo.gateway secret FILE makes a secret for --auth-secret-file; "
         "token USER --auth-secret-file FILE --ttl-s SECONDS mints a token with it.",
-        allow_abbrev=False,
     )
     add = result.add_argument
     add("-id", "--id", required=True, help="name of this gateway, e.g. gateway-01")
@@ -96,6 +88,13 @@ def _add_security(group: Any) -> None:
     add("--keyfile", default="", help="its key, when it is not in --certfile")
     add("--auth-secret-file", default="", help="register needs a token signed with what is in it")
     add(
+        "--user-id-pattern",
+        default=None,
+        metavar="REGEX",
+        help="what a user id must match in full, at most 128 characters; the same for all gateways "
+        f"({USER_ID_PATTERN}, and {Limits().max_user_id_chars} characters)",
+    )
+    add(
         "--origin",
         action="append",
         metavar="ORIGIN",
@@ -115,45 +114,40 @@ def _add_security(group: Any) -> None:
     )
 
 
-def token_parser() -> argparse.ArgumentParser:
+def token_parser() -> Parser:
     """Return the command line of `token`."""
-    result = _Parser(
-        prog="python -m wsdemo.gateway token",
-        description="Print a token with which a user may register.",
-        allow_abbrev=False,
-    )
+    result = Parser(f"{PROGRAM} token", description="Print a token with which a user may register.")
     result.add_argument("user")
     result.add_argument("--auth-secret-file", required=True, help="that of the gateways")
     result.add_argument(
-        "--ttl-s", type=float, default=TOKEN_TTL_S, help="how long it is good (%(default)g)"
+        "--ttl-s",
+        type=positive_float,
+        default=TOKEN_TTL_S,
+        help="how long it is good (%(default)g)",
     )
     return result
 
 
 def make_secret(argv: Sequence[str]) -> None:
     """Carry out `secret FILE`: nobody but its owner can read the file, and none is overwritten."""
-    result = _Parser(
-        prog="python -m wsdemo.gateway secret",
-        description="Make a file with a new secret, for --auth-secret-file.",
-        allow_abbrev=False,
+    result = Parser(
+        f"{PROGRAM} secret", description="Make a file with a new secret, for --auth-secret-file."
     )
     result.add_argument("file")
-    path = result.parse_args(argv).file
+    path = result.read(argv).file
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
     except OSError as problem:
-        fail(f"secret file {path}: {problem.strerror}")
+        fail(f"secret file {path}: {problem.strerror or problem}")
     print(f"wrote {path}; all gateways of the cluster need the same one")
 
 
 def print_token(argv: Sequence[str]) -> None:
     """Carry out `token USER`."""
-    arguments = token_parser().parse_args(argv)
+    arguments = token_parser().read(argv)
     try:
-        if not 0 < arguments.ttl_s < float("inf"):
-            raise SettingsError(f"--ttl-s must be a positive number, not {arguments.ttl_s:g}")
         secret = read_secret(arguments.auth_secret_file)
         print(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
     except (SettingsError, ValueError) as problem:
@@ -177,13 +171,14 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
         SettingsError: they cannot work.
     """
     address = arguments.redis or os.environ.get("WSDEMO_REDIS_URL") or DEFAULT_REDIS
+    pattern = arguments.user_id_pattern
     return GatewaySettings(
         gateway_id=arguments.id,
         host=arguments.host,
         port=arguments.port,
-        redis_url=redis_url(address),
+        redis_url=address,
         timing=Timing(**_given(arguments, Timing)),
-        limits=Limits(**_given(arguments, Limits)),
+        limits=_limits_of(arguments),
         keyspace=Keyspace(arguments.key_prefix),
         takeover=arguments.takeover,
         origins=tuple(arguments.origin) if arguments.origin else LOCAL_ORIGINS,
@@ -192,7 +187,16 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
         certfile=arguments.certfile,
         keyfile=arguments.keyfile,
         auth_secret=_secret_of(arguments),
+        user_id_pattern=USER_ID_PATTERN if pattern is None else pattern,
     )
+
+
+def _limits_of(arguments: argparse.Namespace) -> Limits:
+    given = _given(arguments, Limits)
+    if arguments.user_id_pattern is not None:
+        # Whoever says what an id is made of says with it how long one may be.
+        given.setdefault("max_user_id_chars", MAX_USER_ID_CHARS)
+    return Limits(**given)
 
 
 def _secret_of(arguments: argparse.Namespace) -> bytes | None:
@@ -278,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv and argv[0] in tools:
         tools[argv[0]](argv[1:])
         return
-    arguments = parser().parse_args(argv)
+    arguments = parser().read(argv)
     try:
         settings = settings_of(arguments)
     except SettingsError as problem:

@@ -19,25 +19,23 @@ from typing import Final, NoReturn
 
 import redis
 
-from wsdemo.redis.server import HOST, BundledServer, ServerError
-from wsdemo.settings import SettingsError, redis_url
+from wsdemo.addresses import SettingsError, without_secrets
+from wsdemo.command_line import Parser
+from wsdemo.redis.connection import RedisUnavailable, library_url, one_line
+from wsdemo.redis.server import HOST, URL_VARIABLE, BundledServer, ServerError
 
-PROGRAM: Final = "python -m wsdemo.redis"
+PROGRAM: Final = "wsdemo.redis"
+DEFAULT: Final = "localhost:6379"
 CALL_TIMEOUT_S: Final = 5.0
 PASSWORD_VARIABLE: Final = "WSDEMO_REDIS_PASSWORD"
 """Where a password comes from, if one is wanted: `ps` shows everybody the arguments."""
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until told to stop; return the exit code."""
     arguments = _parse(argv)
     if arguments.call is not None:
-        return _call(arguments.redis, arguments.call)
+        return _call(arguments.redis or os.environ.get(URL_VARIABLE) or DEFAULT, arguments.call)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -45,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except ServerError as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        _say(str(problem))
         return 2
-    print(f"{PROGRAM}: the server has ended by itself; its log ends: {tail}", file=sys.stderr)
+    _say(f"the server has ended by itself; its log ends: {tail}")
     return 1
 
 
@@ -64,20 +62,30 @@ def _serve(port: int, password: str) -> str:
 def _call(address: str, words: Sequence[str]) -> int:
     """Send one command to a running server and print its reply."""
     if not words:
-        print(f"{PROGRAM}: --call needs a command, for example PING", file=sys.stderr)
+        _say("--call needs a command, for example PING")
         return 2
     try:
-        options = {"socket_timeout": CALL_TIMEOUT_S, "protocol": 2}
-        with redis.Redis.from_url(redis_url(address), **options) as client:
-            # Below the client's commands, which make True of OK and dictionaries of lists.
-            connection = client.connection_pool.get_connection()
-            connection.send_command(*words)
-            for line in _lines(connection.read_response()):
-                print(line)
-    except (SettingsError, redis.RedisError) as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        url = library_url(address)
+        with one_line():
+            reply = _ask(url, words)
+    except (SettingsError, RedisUnavailable) as problem:
+        _say(str(problem))
         return 2
+    for line in _lines(reply):
+        print(line)
     return 0
+
+
+def _ask(url: str, words: Sequence[str]) -> object:
+    with redis.Redis.from_url(url, socket_timeout=CALL_TIMEOUT_S, protocol=2) as client:
+        # Below the client's commands, which make True of OK and dictionaries of lists.
+        connection = client.connection_pool.get_connection()
+        connection.send_command(*(os.fsencode(word) for word in words))
+        return connection.read_response()
+
+
+def _say(text: str) -> None:
+    print(f"{PROGRAM}: {without_secrets(text)}", file=sys.stderr)
 
 
 def _lines(reply: object) -> Iterator[str]:
@@ -96,11 +104,10 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _OneLineParser(
-        prog=PROGRAM,
+    parser = Parser(
+        PROGRAM,
         description="Run a Redis of our own in the foreground, on the loopback address.",
         epilog=f"A password, if one is wanted, comes from {PASSWORD_VARIABLE}.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "-port", "--port", type=int, default=6379, help="0 lets the system choose (default 6379)"
@@ -114,10 +121,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-redis",
         "--redis",
-        default=os.environ.get("WSDEMO_REDIS_URL", "localhost:6379"),
-        help="whom --call asks (WSDEMO_REDIS_URL, else localhost:6379)",
+        help=f"whom --call asks ({URL_VARIABLE}, else {DEFAULT})",
     )
-    return parser.parse_args(argv)
+    return parser.read(argv)
 
 
 if __name__ == "__main__":

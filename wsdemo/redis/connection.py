@@ -12,16 +12,17 @@ success; whoever sends a command here hears of each failure and decides.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 import hiredis
-import redis.exceptions
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from wsdemo.addresses import RedisAddress, without_secrets
 from wsdemo.settings import Limits
 
 BACKOFF_FIRST_S: Final = 0.05
@@ -97,7 +98,7 @@ class RedisConnection(asyncio.Protocol):
             await self._connect()
         except _FAILURES as problem:
             self._disconnect()
-            raise RedisUnavailable(_one_line(problem)) from None
+            raise RedisUnavailable(said_of(problem)) from None
         self._set_up(True)
         self._keeper = self._loop.create_task(self._keep(), name="redis-connection")
 
@@ -137,13 +138,9 @@ class RedisConnection(asyncio.Protocol):
 
     async def _connect(self) -> None:
         self._lost.clear()
-        connection = _library_connection(self._url, self._limits)
         async with asyncio.timeout(self._limits.redis_connect_timeout_s):
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
+            with one_line():
+                connection = await _dial(self._url, self._limits)
             self._adopt(connection)
             await self._greet()
         if self._lost.is_set():
@@ -200,11 +197,39 @@ class RedisConnection(asyncio.Protocol):
             self.reset()
 
 
-_FAILURES = (OSError, TimeoutError, redis.exceptions.RedisError, CommandError, ValueError)
+_FAILURES = (OSError, RedisUnavailable, CommandError)
+"""What an attempt to connect can end with; a TimeoutError is an OSError."""
+
+
+# --- redis-py --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turn whatever redis-py raises into `RedisUnavailable`, whose text is one line.
+
+    The seam to that library: its own exceptions, those of sockets and of TLS, and what becomes of
+    an option or a host name that it does not like (ValueError, TypeError, AttributeError) all mean
+    that there is no connection. Nothing of ours runs within.
+    """
+    try:
+        yield
+    except Exception as problem:
+        raise RedisUnavailable(said_of(problem)) from problem
+
+
+async def _dial(url: str, limits: Limits) -> Connection:
+    connection = _library_connection(url, limits)
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
 
 
 def _library_connection(url: str, limits: Limits) -> Connection:
-    options: dict[str, Any] = dict(parse_url(url))
+    options: dict[str, Any] = dict(parse_url(library_url(url)))
     connection_class = options.pop("connection_class", Connection)
     options.update(
         socket_timeout=limits.redis_timeout_s,
@@ -218,7 +243,18 @@ def _library_connection(url: str, limits: Limits) -> Connection:
     return connection
 
 
-def _one_line(problem: BaseException) -> str:
+def library_url(address: str) -> str:
+    """Return an address as redis-py may be given it: without the options that are none of ours.
+
+    Raises:
+        SettingsError: it cannot be read, or asks for something that cannot be.
+    """
+    return RedisAddress.parse(address).effective().url
+
+
+def said_of(problem: BaseException) -> str:
+    """Return the text of an exception as one line, without secrets."""
     if isinstance(problem, TimeoutError) and not str(problem):
         return "no answer in time"
-    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+    text = " ".join(str(problem).split()).rstrip(".")
+    return without_secrets(text) or type(problem).__name__
