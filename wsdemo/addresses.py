@@ -102,7 +102,9 @@ def redacted(address: str) -> str:
     """
     parts = _split(address)
     if parts is None or not (parts.host or parts.scheme == "unix"):
-        scheme = address.strip().partition("://")[0].lower()
+        scheme, _, rest = address.strip().lower().partition("://")
+        if scheme in _SCHEMES and not rest:
+            return address.strip()
         return f"{scheme}://{HIDDEN}" if scheme in _SCHEMES else HIDDEN
     scheme = f"{parts.scheme}://" if parts.scheme else ""
     port = f":{parts.port}" if parts.port else ""
@@ -144,8 +146,9 @@ _NAME: Final = (
 )
 _VALUE: Final = r"""(?:"[^"]*"|'[^']*'|\S+)"""
 _SPELLINGS: Final[Sequence[tuple[re.Pattern[str], str]]] = (
-    # A login in a URL: up to the last @ of the line, since nobody can say which one ends it.
-    (re.compile(r"://[^\n]*@"), f"://{HIDDEN}@"),
+    # A login in a URL: up to the last @ of the line before a host, since nobody can say which one
+    # ends it.
+    (re.compile(r"://[^\n]*@(?=\S)"), f"://{HIDDEN}@"),
     # The options of a URL: any of them can be a token.
     (re.compile(r"(://[^\s?#]*)[?#]\S*"), rf"\1?{HIDDEN}"),
     # An assignment, a member of JSON, an HTTP header.

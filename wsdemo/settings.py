@@ -47,9 +47,10 @@ MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
 
 SMALLEST: Final = 1e-6
-LARGEST: Final = 1e9
-"""No setting may be smaller or larger: beyond, sums and products of settings leave what timers,
-sockets and Redis can take."""
+LARGEST: Final = {float: 1e9, int: 2**53}
+LARGEST_OF: Final = {"tcp_user_timeout_s": 2e6, "write_high_water_bytes": 2**31 - 1}
+"""No setting may be smaller or larger: what timers, sockets and Redis can take has bounds, and a
+gateway that starts with a number beyond them would fail with its first client."""
 
 SILENT_CLIENT_PROMISE_S = 150.0
 """A client that falls silent is forgotten by its gateway within this time (production timings)."""
@@ -60,9 +61,10 @@ def _require_positive(settings: Any) -> None:
         value = getattr(settings, item.name)
         if not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise SettingsError(f"{item.name} must be a positive number, not {value!r:.40}")
-        if not SMALLEST <= value <= LARGEST:
+        largest = LARGEST_OF.get(item.name, LARGEST[type(item.default)])
+        if not SMALLEST <= value <= largest:
             raise SettingsError(
-                f"{item.name} must be from {SMALLEST:g} to {LARGEST:g}, not {value!r:.40}"
+                f"{item.name} must be from {SMALLEST:g} to {largest:.10g}, not {value!r:.40}"
             )
 
 

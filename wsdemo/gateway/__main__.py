@@ -91,8 +91,7 @@ def _add_security(group: Any) -> None:
         "--user-id-pattern",
         default=None,
         metavar="REGEX",
-        help="what a user id must match in full, at most 128 characters; the same for all gateways "
-        f"({USER_ID_PATTERN}, and {Limits().max_user_id_chars} characters)",
+        help=f"what a user id must match in full; the same for all gateways ({USER_ID_PATTERN})",
     )
     add(
         "--origin",
