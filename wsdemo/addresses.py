@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote_to_bytes
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 REDIS_PORT: Final = 6379
 HIDDEN: Final = "***"
@@ -56,11 +56,11 @@ class _Parts(NamedTuple):
 # No part behind the login may have an @: there, it is the mark of a password that was not encoded
 # and was cut in two. A Unix socket may, for it has no host, and its path begins with a slash.
 _NET: Final = re.compile(
-    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://|(?!.*://))"
     r"(?:(?P<login>[^/?#]*)@)?"
     r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[^/?#@:\[\]\s]*)"
     r"(?::(?P<port>[0-9]*))?"
-    r"(?P<path>/[^?#@]*)?"
+    r"(?P<path>/(?!/)[^?#@]*)?"
     r"(?:\?(?P<query>[^#@]*))?"
     r"(?:\#(?P<fragment>[^@]*))?"
 )
@@ -133,9 +133,10 @@ def _shown(parts: _Parts) -> str:
         return f"?{HIDDEN}"
     told: list[str] = []
     for item in parts.query.split("&"):
-        name = item.partition("=")[0]
-        if name not in OPTIONS or OPTIONS[name].secret:
-            told.append(f"{name}={HIDDEN}" if name in OPTIONS else HIDDEN)
+        name, _, value = item.partition("=")
+        option = OPTIONS.get(name)
+        if option is None or option.secret or not option.fits(unquote(value)):
+            told.append(HIDDEN if option is None else f"{name}={HIDDEN}")
             break
         told.append(item)
     return f"?{'&'.join(told)}"
@@ -438,17 +439,18 @@ def _database(path: str) -> int | None:
 def _options(parts: _Parts) -> tuple[tuple[str, str], ...]:
     """Read the options, and refuse what is none.
 
-    A name that is not known is repeated, so that a slip is found; unless it follows a password
-    in the query, of which it may be a part.
+    A name that is not known is repeated, so that a slip is found; unless it does not look like a
+    name, or follows a password in the query, of which it may be a part.
     """
     found: dict[str, str] = {}
     for name, value in parse_qsl(parts.query or "", keep_blank_values=True):
         option = OPTIONS.get(name)
         if option is None:
-            if any(OPTIONS[known].secret for known in found):
+            hidden = any(OPTIONS[known].secret for known in found)
+            if hidden or not re.fullmatch(r"[a-z_]{1,40}", name):
                 raise SettingsError(f"Redis address has an option that is not known; {ENCODE}")
             hint = "; TLS is asked for with rediss://" if name in {"ssl", "tls"} else ""
-            raise SettingsError(f"Redis address: there is no option {name[:60]!r}{hint}")
+            raise SettingsError(f"Redis address: there is no option {name!r}{hint}")
         if name in found:
             raise SettingsError(f"Redis address has the option {name!r} twice")
         if not value or not option.fits(value):

@@ -21,7 +21,7 @@ LONGEST_VALUE: int = 80
 
 
 def fail(program: str, message: str) -> NoReturn:
-    """End with one line and exit code 2."""
+    """End with one line and exit code 2; `Parser.fail` knows more secrets."""
     line = without_secrets(" ".join(message.split()))
     sys.stderr.write(f"{program}: {line}\n")
     raise SystemExit(2)
@@ -47,10 +47,15 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(self._words)
 
     def error(self, message: str) -> NoReturn:
-        fail(self._program, f"{self._without_values(message)} (see --help)")
+        self.fail(f"{message} (see --help)")
+
+    def fail(self, message: str) -> NoReturn:
+        """End with one line and exit code 2; a word of the command line that may be an address is
+        repeated without its secrets.
+        """
+        fail(self._program, self._without_values(message))
 
     def _without_values(self, message: str) -> str:
-        """Hide what argparse repeats of an address, which may be one that cannot even be read."""
         values = {part for word in self._words for part in (word, *word.split("=", 1)[1:])}
         for value in sorted(values, key=len, reverse=True):
             shown = _shown(value)

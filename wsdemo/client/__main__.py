@@ -14,9 +14,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
-from wsdemo import command_line
 from wsdemo.client.connection import Client, ClientClosed, ConnectFailed, Receipt
 from wsdemo.command_line import Parser
 from wsdemo.events import Event, Kind
@@ -42,11 +41,6 @@ ANSWERS: Final = {
 }
 
 Say = Callable[[str], None]
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line and exit code 2."""
-    command_line.fail(PROGRAM, message)
 
 
 def parser() -> Parser:
@@ -213,21 +207,24 @@ async def talk(user: str, gateways: Sequence[str], token: Callable[[], str]) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    arguments = parser().read(argv)
+    command = parser()
+    arguments = command.read(argv)
     if not is_fit(arguments.user):  # Which of the others it takes, the gateway says.
-        fail(f"user id {arguments.user!r:.80} is not valid: {RULE}")
+        command.fail(f"user id {arguments.user!r:.80} is not valid: {RULE}")
     gateways = arguments.gateway or [DEFAULT_GATEWAY]
     token = token_of(arguments.token_file)
     try:
         token()
     except (OSError, ValueError) as problem:
-        fail(f"token file {arguments.token_file}: {getattr(problem, 'strerror', None) or problem}")
+        command.fail(
+            f"token file {arguments.token_file}: {getattr(problem, 'strerror', None) or problem}"
+        )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # prompt_toolkit reads the terminal through the loop; that is tried on asyncio's own.
     try:
         asyncio.run(talk(arguments.user, gateways, token))
     except (ConnectFailed, ValueError) as problem:
-        fail(str(problem))
+        command.fail(str(problem))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

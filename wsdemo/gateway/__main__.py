@@ -18,9 +18,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from wsdemo import command_line
 from wsdemo.command_line import Parser, positive_float
 from wsdemo.gateway.auth import mint_token, read_secret
 from wsdemo.gateway.server import Gateway, TLSUnusable
@@ -42,11 +41,6 @@ TOKEN_TTL_S = 8 * 3600.0
 
 
 PROGRAM = "wsdemo.gateway"
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line and exit code 2."""
-    command_line.fail(PROGRAM, message)
 
 
 def parser() -> Parser:
@@ -139,18 +133,19 @@ def make_secret(argv: Sequence[str]) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
     except OSError as problem:
-        fail(f"secret file {path}: {problem.strerror or problem}")
+        result.fail(f"secret file {path}: {problem.strerror or problem}")
     print(f"wrote {path}; all gateways of the cluster need the same one")
 
 
 def print_token(argv: Sequence[str]) -> None:
     """Carry out `token USER`."""
-    arguments = token_parser().read(argv)
+    command = token_parser()
+    arguments = command.read(argv)
     try:
         secret = read_secret(arguments.auth_secret_file)
         print(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
-    except (SettingsError, ValueError) as problem:
-        fail(str(problem))
+    except ValueError as problem:
+        command.fail(str(problem))
 
 
 def _add_fields(
@@ -281,29 +276,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv and argv[0] in tools:
         tools[argv[0]](argv[1:])
         return
-    arguments = parser().read(argv)
+    command = parser()
+    arguments = command.read(argv)
     try:
         settings = settings_of(arguments)
     except SettingsError as problem:
-        fail(str(problem))
+        command.fail(str(problem))
     _set_up_logging(arguments.log_format, arguments.log_level)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(settings))
     except RedisUnavailable as problem:
-        fail(
+        command.fail(
             f"Redis at {redacted(settings.redis_url)} cannot be reached: {problem}. "
             "Start one with: python -m wsdemo.redis --port 6379"
         )
     except TLSUnusable as problem:
-        fail(f"cannot serve TLS with {problem}")
+        command.fail(f"cannot serve TLS with {problem}")
     except DuplicateGateway:
-        fail(
+        command.fail(
             f"another gateway is running as {settings.gateway_id!r}; "
             "choose another --id, or replace that one with --takeover"
         )
     except OSError as problem:
-        fail(f"cannot listen on {settings.host}:{settings.port}: {problem.strerror or problem}")
+        command.fail(
+            f"cannot listen on {settings.host}:{settings.port}: {problem.strerror or problem}"
+        )
 
 
 if __name__ == "__main__":
