@@ -69,7 +69,8 @@ def _call(address: str, words: Sequence[str]) -> int:
         with one_line():
             reply = _ask(url, words)
     except (SettingsError, RedisUnavailable) as problem:
-        _say(str(problem))
+        # Redis repeats the words of a command that it does not know; AUTH may have been meant.
+        _say(str(problem).partition(", with args beginning")[0])
         return 2
     for line in _lines(reply):
         print(line)
