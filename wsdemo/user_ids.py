@@ -139,7 +139,8 @@ def _require_quick(matches: Callable[[str], object], pattern: str) -> None:
 
 def _provocations(pattern: str) -> Iterator[tuple[str, str, str]]:
     """Yield beginnings, middles to repeat, and ends that make a match fail at the last moment."""
-    literal = [run for run in re.split(r"[^\w@:|.-]+|\\[A-Za-z]", pattern) if run][:4]
+    plain = re.sub(r"\\([^A-Za-z0-9])", r"\1", pattern)
+    literal = [run for run in re.split(r"\\[A-Za-z]|[^\w@:|.-]+", plain) if run][:4]
     own = list(dict.fromkeys(c for c in pattern if c.isprintable()))[:10]
     letters = list(dict.fromkeys([*own, *"a0A._-\N{LATIN SMALL LETTER E WITH ACUTE}"]))
     units = [*letters, *(a + b for a, b in product(own[:6], repeat=2) if a != b)]
