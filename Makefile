@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks bench chaos evidence test lint check check-deep compose-schema constraints \
+.PHONY: help lab demo notebooks reset bench chaos evidence test lint check check-deep compose-schema constraints \
   clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
@@ -21,6 +21,8 @@ BENCH_ARGS ?=
 # make chaos SECONDS=600 SEED=7; without a seed, one is chosen and printed.
 SECONDS ?= 60
 SEED ?=
+# make reset LESSON=04
+LESSON ?=
 
 RUN := .venv/bin/python
 # Written last, so whatever interrupts a set-up leaves none behind.
@@ -40,6 +42,11 @@ demo: $(READY) ## Tell the story in the terminal
 
 notebooks: $(READY) ## Build and run every notebook from its source
 	$(RUN) -m wsdemo.lab.build
+
+# In the environment, so that no character of it means anything to the shell.
+reset: export LESSON := $(LESSON)
+reset: $(READY) ## Keep a copy of your notebook, and restore the original (LESSON=04)
+	@$(RUN) -m wsdemo.lab.build --reset="$$LESSON"
 
 bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
@@ -89,7 +96,9 @@ clean: ## Remove .venv and caches
 
 # As the address that Lab opens and prints, so that the sources can be browsed beside the notebook
 # (a notebook as an argument would make its directory the top), and without a browser too.
-FIRST_NOTEBOOK = $(or $(firstword $(sort $(wildcard notebooks/00-*.ipynb))),notebooks)
+# A learner's own copy of it stands before it in the order of names.
+FIRST_NOTEBOOK = $(or $(firstword $(sort $(foreach name,$(wildcard notebooks/00-*.ipynb), \
+  $(if $(findstring -my-copy-,$(name)),,$(name))))),notebooks)
 
 # A kernel called python3 that belongs to another environment must not take the place of ours, and
 # `!python` in a cell, or python in one of Lab's terminals, means ours as well.

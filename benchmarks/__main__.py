@@ -36,6 +36,7 @@ from benchmarks.phases import (
 from benchmarks.report import Results
 from benchmarks.running import running
 from benchmarks.systems import Driver, Failed, System, echo, plain, quiet, wsdemo
+from wsdemo.command_line import Parser, new_directory, positive_float, positive_int
 from wsdemo.redis.server import BundledServer
 
 SPARE_FILES = 200
@@ -155,27 +156,25 @@ def ours(idle_users: int, make: Callable[..., System] = wsdemo) -> System:
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = Parser("benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--rounds", type=_positive, help=f"of all phases ({NORMAL.rounds})")
-    add("--seconds", type=float, help=f"a phase, 0.1 to 60 ({NORMAL.seconds:g})")
-    add("--idle", type=_positive, help=f"idle users ({NORMAL.idle_users})")
+    add("--rounds", type=positive_int, help=f"of all phases ({NORMAL.rounds})")
+    add("--seconds", type=positive_float, help=f"a phase, 0.1 to 60 ({NORMAL.seconds:g})")
+    add("--idle", type=positive_int, help=f"idle users ({NORMAL.idle_users})")
     add("--big", action="store_true", help=f"{BIG_IDLE_USERS} idle users, some minutes more")
     add("--smoke", action="store_true", help="20 s: does it run, is it cheaper?")
-    add("--out", type=Path, default=Path("benchmarks/results"), help="directory (%(default)s)")
-    arguments = parser.parse_args(argv)
+    add(
+        "--out",
+        type=new_directory,
+        default=Path("benchmarks/results"),
+        help="directory (%(default)s)",
+    )
+    arguments = parser.read(argv)
     if arguments.seconds is not None and not 0.1 <= arguments.seconds <= 60:
         parser.error("--seconds must be between 0.1 and 60")
     if arguments.idle is not None and arguments.idle <= USERS:
         parser.error(f"--idle must be more than {USERS}")
     return arguments
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def extent_of(arguments: argparse.Namespace) -> Extent:

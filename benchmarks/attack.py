@@ -13,10 +13,8 @@ an address hold although it is loopback's; neighbours and attacker come from the
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import math
 import statistics
 import sys
 from collections import Counter
@@ -26,6 +24,7 @@ from dataclasses import dataclass
 from benchmarks.phases import CONTENT_BYTES, USERS, Phase, Sample, Say, measure
 from benchmarks.running import running
 from benchmarks.systems import Driver, System, wsdemo
+from wsdemo.command_line import Parser, positive_float, positive_int
 
 MESSAGES_PER_S = 200
 LIMITS = {
@@ -177,13 +176,13 @@ def document(attacks: dict[str, Suffered]) -> dict[str, dict[str, object]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.attack", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="each time (%(default)s)")
+    parser = Parser("benchmarks.attack", description=__doc__)
+    parser.add_argument("--rounds", type=positive_int, default=5)
+    parser.add_argument(
+        "--seconds", type=positive_float, default=3.0, help="each time (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    arguments = parser.parse_args(argv)
-    if arguments.rounds < 1 or not 0 < arguments.seconds < math.inf:
-        parser.error("--rounds and --seconds must be positive")
+    arguments = parser.read(argv)
     with running() as say:
         attacks = measure_attacks(arguments.rounds, arguments.seconds, say)
     content = json.dumps(document(attacks), indent=1) if arguments.json else table(attacks)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from wsdemo.settings import USER_ID
+from wsdemo.user_ids import user_ids
 
 MAX_KEYS: Final = 32
 """Keys that one JSON object may have."""
@@ -101,7 +103,7 @@ def close_reason(code: Code, retry_after_ms: int | None = None) -> str:
 def retry_after_s(reason: str) -> float | None:
     """Read the server's advice from the reason of a close frame; None when there is none."""
     _, found, number = reason.rpartition("retryAfterMs=")
-    if not found or not number.isdigit() or len(number) > 7:
+    if not found or not re.fullmatch(r"[0-9]{1,7}", number):
         return None
     return int(number) / 1000
 
@@ -182,6 +184,7 @@ _EMPTY_CONTENT: Final = msgspec.Raw(b'""')
 _client_decoder: Final = msgspec.json.Decoder(ClientMessage)
 _string_decoder: Final = msgspec.json.Decoder(str)
 _encode: Final = msgspec.json.encode
+_usual_user_id: Final = user_ids().possible
 
 
 class _ContentOnly(msgspec.Struct):
@@ -191,8 +194,15 @@ class _ContentOnly(msgspec.Struct):
 _content_decoder: Final = msgspec.json.Decoder(_ContentOnly)
 
 
-def decode(data: bytes, max_content_bytes: int = 16 * 1024) -> ClientMessage:
+def decode(
+    data: bytes,
+    max_content_bytes: int = 16 * 1024,
+    is_user_id: Callable[[str], object] = _usual_user_id,
+) -> ClientMessage:
     """Decode what a client said.
+
+    Args:
+        is_user_id: says whether there may be such a user (`UserIds.possible`).
 
     Raises:
         ProtocolError: it is not a message of the protocol; `say` is the text for the error frame.
@@ -201,49 +211,60 @@ def decode(data: bytes, max_content_bytes: int = 16 * 1024) -> ClientMessage:
     try:
         message: ClientMessage = _client_decoder.decode(data)
         if type(message) is Message:
-            if _is_plain_message(message, data, max_content_bytes):
+            if _is_plain_message(message, data, max_content_bytes, is_user_id):
                 return message
         elif type(message) is Register:
-            if _is_plain_register(message, data):
+            if _is_plain_register(message, data, is_user_id):
                 return message
         elif data.count(b":") == 1:
             return PING
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # The strict path says what is wrong with it, and in which words.
-    return decode_strict(data, max_content_bytes)
+    return decode_strict(data, max_content_bytes, is_user_id)
 
 
 # A typed decoder does not see duplicate or unknown keys. Each key of an object has a colon outside
 # of any string, so when a document has as many colons as fields were found (those within the
 # content aside; the other strings must have none), then it had no other key, and the typed result
-# may be trusted without the strict path.
+# may be trusted without the strict path. A recipient may have colons (`user:42`) when nothing
+# outside of the content is escaped: then they are colons of the document as well.
 
 
-def _is_plain_register(message: Register, data: bytes) -> bool:
+def _is_plain_register(message: Register, data: bytes, is_user_id: Callable[[str], object]) -> bool:
     strings = (message.userId, message.token, message.inst)
-    if not USER_ID.fullmatch(message.userId) or any(":" in text for text in strings):
+    if not is_user_id(message.userId) or any(":" in text for text in strings):
         return False
     if len(message.inst) > MAX_ID_CHARS or not 0 <= message.att < 2**53:
         return False
     return data.count(b":") == 2 + bool(message.token) + bool(message.inst) + bool(message.att)
 
 
-def _is_plain_message(message: Message, data: bytes, max_content_bytes: int) -> bool:
-    content = bytes(message.content)
-    if len(content) > max_content_bytes or not USER_ID.fullmatch(message.to):
+def _is_plain_message(
+    message: Message, data: bytes, max_content_bytes: int, is_user_id: Callable[[str], object]
+) -> bool:
+    content, to = bytes(message.content), message.to
+    if len(content) > max_content_bytes or not is_user_id(to):
         return False
     fields = 3
     if message.id is not None:
         if not 0 < len(message.id) <= MAX_ID_CHARS or ":" in message.id:
             return False
         fields = 4
+    if ":" in to:
+        if data.count(b"\\") != content.count(b"\\"):
+            return False
+        fields += to.count(":")
     if data.count(b":") - content.count(b":") != fields:
         return False
     _string_decoder.decode(content)  # It is a string, in UTF-8, without lone surrogates.
     return True
 
 
-def decode_strict(data: bytes, max_content_bytes: int = 16 * 1024) -> ClientMessage:
+def decode_strict(
+    data: bytes,
+    max_content_bytes: int = 16 * 1024,
+    is_user_id: Callable[[str], object] = _usual_user_id,
+) -> ClientMessage:
     """Decode as `decode` does, by the general path alone; the reference for the other one."""
     document = _load(data)
     kind = document.get("type")
@@ -258,7 +279,7 @@ def decode_strict(data: bytes, max_content_bytes: int = 16 * 1024) -> ClientMess
         case "message":
             if msg_id is not None and not _valid_msg_id(msg_id):
                 raise ProtocolError(Say.INVALID)
-            return _message(document, msg_id, data, max_content_bytes)
+            return _message(document, msg_id, data, max_content_bytes, is_user_id)
         case _:
             raise ProtocolError(Say.UNKNOWN_TYPE)
 
@@ -282,7 +303,11 @@ def _register(document: dict[str, Any]) -> Register:
 
 
 def _message(
-    document: dict[str, Any], msg_id: str | None, data: bytes, max_content_bytes: int
+    document: dict[str, Any],
+    msg_id: str | None,
+    data: bytes,
+    max_content_bytes: int,
+    is_user_id: Callable[[str], object],
 ) -> Message:
     to, content = document.get("to", ""), document.get("content", "")
     if not isinstance(content, str):
@@ -291,7 +316,7 @@ def _message(
         raise ProtocolError(Say.NO_RECIPIENT, msg_id)
     if len(content.encode()) > max_content_bytes:
         raise ProtocolError(Say.TOO_LARGE, msg_id)
-    if not isinstance(to, str) or not USER_ID.fullmatch(to):
+    if not isinstance(to, str) or not is_user_id(to):
         # Who asks for an impossible name learns no more than who asks for an absent one.
         raise ProtocolError(Say.USER_NOT_FOUND, msg_id)
     return Message(to, msgspec.Raw(bytes(_content_decoder.decode(data).content)), msg_id)
@@ -481,7 +506,10 @@ def _check_content(content: bytes) -> None:
 def direct_head(
     sender: str, to: str, content: bytes, msg_id: str | None, gateway_id: str, conn_id: str
 ) -> bytes:
-    """Return a `Direct` envelope without its end: the route script adds `toConn` and `epoch`."""
+    """Return a `Direct` envelope without its end: the route script adds `toConn` and `epoch`.
+
+    Names go in as they are: none has a character that JSON would escape (`NEVER_IN_USER_ID`).
+    """
     extra = b"" if msg_id is None else b',"id":%b' % _encode(msg_id)
     return b"".join(
         (

@@ -12,17 +12,23 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+
+from wsdemo.addresses import SettingsError as SettingsError
+from wsdemo.addresses import is_host
+from wsdemo.addresses import redacted as redacted
+from wsdemo.addresses import redis_url as redis_url
+from wsdemo.addresses import without_secrets as without_secrets
+from wsdemo.user_ids import (
+    MAX_USER_ID_CHARS,
+    USER_ID_PATTERN,
+    USUAL_USER_ID_CHARS,
+    UserIds,
+    user_ids,
+)
+from wsdemo.user_ids import valid_user_id as valid_user_id
 
 GATEWAY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a gateway may be called: it becomes part of a channel name."""
-
-MAX_USER_ID_CHARS: Final = 64
-USER_ID = re.compile(rf"[A-Za-z0-9._@-]{{1,{MAX_USER_ID_CHARS}}}")
-"""What a user may be called: it becomes part of a key, and is compared byte for byte."""
-
-RESERVED_USER_ID = re.compile(r"gateway-.*|__.*__")
-"""Names that would be mistaken for a gateway or for the kit's own probes."""
 
 ORIGIN = re.compile(r"(https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]))(:(?:\d{1,5}|\*))?")
 """An origin that may be allowed; `:*` in place of a port means any port, or none."""
@@ -40,12 +46,26 @@ SHORTEST_LIMIT_BYTES: Final = 128
 MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
 
+SMALLEST: Final = 1e-6
+LARGEST: Final = {float: 1e9, int: 2**53}
+LARGEST_OF: Final = {"tcp_user_timeout_s": 2e6, "write_high_water_bytes": 2**31 - 1}
+"""No setting may be smaller or larger: what timers, sockets and Redis can take has bounds, and a
+gateway that starts with a number beyond them would fail with its first client."""
+
 SILENT_CLIENT_PROMISE_S = 150.0
 """A client that falls silent is forgotten by its gateway within this time (production timings)."""
 
 
-class SettingsError(ValueError):
-    """A setting, or a relation between settings, that cannot work."""
+def _require_positive(settings: Any) -> None:
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise SettingsError(f"{item.name} must be a positive number, not {value!r:.40}")
+        largest = LARGEST_OF.get(item.name, LARGEST[type(item.default)])
+        if not SMALLEST <= value <= largest:
+            raise SettingsError(
+                f"{item.name} must be from {SMALLEST:g} to {largest:.10g}, not {value!r:.40}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +103,7 @@ class Timing:
     """How many times faster than the production timings these are; plots multiply by it."""
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise SettingsError(f"{item.name} must be a positive number, not {value!r}")
+        _require_positive(self)
         promise_s = SILENT_CLIENT_PROMISE_S / self.scale
         silent_s = self.idle_timeout_s + self.health_check_s
         self._require(
@@ -170,7 +187,7 @@ class Limits:
     max_message_bytes: int = 64 * 1024
     """Over all fragments of a message."""
     max_content_bytes: int = 16 * 1024
-    max_user_id_chars: int = 64
+    max_user_id_chars: int = USUAL_USER_ID_CHARS
     max_fragments: int = 256
     max_malformed: int = 20
     """Malformed messages within `malformed_window_s` before the connection is closed (4502)."""
@@ -207,10 +224,7 @@ class Limits:
     """What a client told 1012 or 1013 waits on average; jittered."""
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise SettingsError(f"{item.name} must be a positive number, not {value!r}")
+        _require_positive(self)
         for name in ("max_frame_bytes", "max_message_bytes"):
             if self.max_content_bytes >= getattr(self, name):
                 raise SettingsError(
@@ -228,6 +242,10 @@ class Keyspace:
     """The names of things in Redis. A prefix keeps two labs on one server apart."""
 
     prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prefix.isprintable():
+            raise SettingsError("the key prefix has characters that cannot be printed")
 
     def presence(self, user: str) -> str:
         return f"{self.prefix}presence:{user}"
@@ -248,7 +266,7 @@ class GatewaySettings:
     """Everything a gateway is told before it starts.
 
     Raises:
-        SettingsError: the id or the port cannot work.
+        SettingsError: the id, the port, an address or the pattern cannot work.
     """
 
     gateway_id: str
@@ -275,8 +293,16 @@ class GatewaySettings:
     """Where the certificate (PEM) may leave its key; '' when it is in `certfile`."""
     auth_secret: bytes | None = field(default=None, repr=False)
     """With a secret, only who shows a token signed with it may register."""
+    user_id_pattern: str = USER_ID_PATTERN
+    """A regular expression that a user id has to match in full; see `UserIds` for what no pattern
+    lets in. All gateways of a cluster need the same one."""
 
     def __post_init__(self) -> None:
+        # Put right here as well, for whoever comes without a command line.
+        object.__setattr__(self, "redis_url", redis_url(self.redis_url))
+        self.user_ids()
+        if self.host and not is_host(self.host):
+            raise SettingsError(f"host {self.host!r} is neither a name nor an address")
         for origin in self.origins:
             if not ORIGIN.fullmatch(origin):
                 raise SettingsError(
@@ -303,6 +329,21 @@ class GatewaySettings:
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port {self.port} is not between 0 and 65535")
 
+    def user_ids(self) -> UserIds:
+        """Return the rule for user ids.
+
+        Raises:
+            SettingsError: the pattern is none, or is not safe to use.
+        """
+        return user_ids(self.user_id_pattern, self.limits.max_user_id_chars)
+
+    def __repr__(self) -> str:
+        shown = (
+            (item.name, getattr(self, item.name)) for item in dataclasses.fields(self) if item.repr
+        )
+        values = {**dict(shown), "redis_url": redacted(self.redis_url)}
+        return f"GatewaySettings({', '.join(f'{k}={v!r}' for k, v in values.items())})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
@@ -327,53 +368,8 @@ class ClientSettings:
         return max(self.pong_within_heartbeats * heartbeat_s, self.pong_within_at_least_s)
 
 
-def valid_user_id(user: str, max_chars: int = MAX_USER_ID_CHARS) -> bool:
-    """Say whether a user may be called this."""
-    return (
-        len(user) <= max_chars
-        and USER_ID.fullmatch(user) is not None
-        and RESERVED_USER_ID.fullmatch(user) is None
-    )
-
-
 def origin_pattern(origin: str) -> re.Pattern[str]:
     """Return what an Origin header has to match in full to be this allowed origin."""
     if origin.endswith(":*"):
         return re.compile(re.escape(origin.removesuffix(":*")) + r"(:\d{1,5})?")
     return re.compile(re.escape(origin))
-
-
-def redis_url(address: str) -> str:
-    """Return the URL of a Redis address: `host`, `host:port` or a URL, which is kept.
-
-    Raises:
-        SettingsError: it is neither.
-    """
-    if "://" not in address:
-        address = f"redis://{address}"
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError as problem:
-        raise SettingsError(f"Redis address {address!r} is not valid: {problem}") from None
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise SettingsError(
-            f"Redis address {address!r} must start with redis://, rediss:// or unix://"
-        )
-    if parts.scheme == "unix":
-        return address
-    if not parts.hostname or not re.fullmatch(r"[A-Za-z0-9._:-]+", parts.hostname):
-        raise SettingsError(f"Redis address {address!r} names no valid host")
-    if port == 0:
-        raise SettingsError(f"Redis address {address!r} has port 0")
-    return address if port else address.replace(parts.netloc, f"{parts.netloc}:6379", 1)
-
-
-def redacted(url: str) -> str:
-    """Return a Redis URL that may be printed: its password, if any, is hidden."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user = quote(parts.username or "", safe="")
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{user}:***@{host}").geturl()

@@ -6,7 +6,6 @@ carried out in order, and at their end the client waits for the answers that are
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -15,14 +14,17 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from wsdemo.client.connection import Client, ClientClosed, ConnectFailed, Receipt
+from wsdemo.command_line import Parser
 from wsdemo.events import Event, Kind
 from wsdemo.protocol import Status
-from wsdemo.settings import valid_user_id
-from wsdemo.streams import LAST_WORDS_S, LineHandler, LineWriter, complain, open_standard_streams
+from wsdemo.settings import redacted
+from wsdemo.streams import LAST_WORDS_S, LineHandler, LineWriter, open_standard_streams
+from wsdemo.user_ids import RULE, is_fit
 
+PROGRAM: Final = "wsdemo.client"
 DEFAULT_GATEWAY: Final = "ws://localhost:8080/ws"
 STUCK_S: Final = 5.0
 """How long the end waits for a reader of stdout who takes not a byte."""
@@ -49,24 +51,9 @@ Room = Callable[[], Awaitable[None]]
 """Waits until what was said before has nearly all been read."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is behind --help."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message} (see --help)")
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line and exit code 2."""
-    complain(f"wsdemo.client: {' '.join(message.split())}")
-    raise SystemExit(2)
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command line, with the demo's flags."""
-    result = _Parser(
-        prog="python -m wsdemo.client", description="A user at a prompt.", allow_abbrev=False
-    )
+    result = Parser(PROGRAM, description="A user at a prompt.")
     result.add_argument("-user", "--user", required=True, help="who you are")
     result.add_argument(
         "-gateway",
@@ -134,7 +121,7 @@ class Prompt:
 
     def _status(self) -> None:
         client = self._client
-        where = f"{client.gateway_id or '?'} ({client.gateway})"
+        where = f"{client.gateway_id or '?'} ({redacted(client.gateway)})"
         self._say(f"[Client] {client.user} is {client.state}, gateway {where}")
 
     async def tell_messages(self) -> None:
@@ -272,15 +259,18 @@ def at_terminal() -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     open_standard_streams()
-    arguments = parser().parse_args(argv)
-    if not valid_user_id(arguments.user):
-        fail(f"user id {arguments.user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
+    command = parser()
+    arguments = command.read(argv)
+    if not is_fit(arguments.user):  # Which of the others it takes, the gateway says.
+        command.fail(f"user id {arguments.user!r:.80} is not valid: {RULE}")
     gateways = arguments.gateway or [DEFAULT_GATEWAY]
     token = token_of(arguments.token_file)
     try:
         token()
     except (OSError, ValueError) as problem:
-        fail(f"token file {arguments.token_file}: {getattr(problem, 'strerror', None) or problem}")
+        command.fail(
+            f"token file {arguments.token_file}: {getattr(problem, 'strerror', None) or problem}"
+        )
     log = LineHandler(LineWriter(2, encoding=sys.stderr.encoding))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[log])
     output = Output(at_terminal())
@@ -289,12 +279,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         asyncio.run(talk(arguments.user, gateways, token, output))
     except (ConnectFailed, ValueError) as problem:
         output.end(LAST_WORDS_S)
-        fail(str(problem))
+        command.fail(str(problem))
     except KeyboardInterrupt:
         output.end(LAST_WORDS_S)
         raise SystemExit(130) from None
     if unread := output.end(STUCK_S):
-        fail(f"not all output could be written: {unread}")
+        command.fail(f"not all output could be written: {unread}")
 
 
 if __name__ == "__main__":

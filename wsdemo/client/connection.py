@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import math
 import random
+import re
 import secrets
 import time
 from collections import OrderedDict, deque
@@ -28,13 +29,13 @@ from websockets.exceptions import (
     ConnectionClosed,
     InvalidStatus,
     InvalidURI,
-    WebSocketException,
 )
 from websockets.uri import parse_uri
 
+from wsdemo.addresses import ENCODE
 from wsdemo.events import Emit, Event, Kind
 from wsdemo.protocol import Code, Say, Status, retry_after_s, should_reconnect
-from wsdemo.settings import ClientSettings, Timing
+from wsdemo.settings import ClientSettings, Timing, redacted, without_secrets
 
 MAX_FRAME_BYTES: Final = 256 * 1024
 RECENT: Final = 1024
@@ -151,9 +152,11 @@ class Client:
         for url in self._gateways:
             try:
                 parse_uri(url)
+                if any(char.isspace() or not char.isprintable() for char in url):
+                    raise ValueError("not a URL")
             except (InvalidURI, ValueError):
-                what = f"{url!r} is not a WebSocket URL (ws://host:port/ws)"
-                raise ValueError(what) from None
+                what = f"{redacted(url)!r} is not a WebSocket URL (ws://host:port/ws)"
+                raise ValueError(f"{what}; {ENCODE}" if "@" in url else what) from None
         self.user = user
         self.state = State.CONNECTING
         self.gateway_id = ""
@@ -340,7 +343,7 @@ class Client:
 
     @property
     def gateway(self) -> str:
-        """The URL in use, or to be tried next."""
+        """The URL in use, or to be tried next; `redacted` is what may be printed of it."""
         return self._gateways[self._turn % len(self._gateways)]
 
     # --- staying connected -------------------------------------------------------------------
@@ -365,7 +368,7 @@ class Client:
     def _kept(self, keeper: asyncio.Task[None]) -> None:
         """However it ended, whoever waits for a message must not wait for ever."""
         if not keeper.cancelled() and (problem := keeper.exception()) is not None:
-            self._finish(f"{type(problem).__name__}: {problem}")
+            self._finish(f"{type(problem).__name__}: {_one_line(problem)}")
             keeper.get_loop().call_exception_handler(
                 {"message": f"client {self.user} failed", "exception": problem, "task": keeper}
             )
@@ -393,11 +396,11 @@ class Client:
             )
         except InvalidStatus as problem:
             return self._refused(url, problem)
-        except (OSError, TimeoutError, WebSocketException) as problem:
-            return _Ended(False, True, f"{url}: {_one_line(problem)}")
+        except Exception as problem:  # Of websockets, TLS, the resolver: who knows all of them?
+            return _Ended(False, True, f"{redacted(url)}: {_one_line(problem)}")
         if self._moving:  # While we dialled.
             connection.transport.abort()
-            return _Ended(False, True, f"{url}: left before registering")
+            return _Ended(False, True, f"{redacted(url)}: left before registering")
         self._connection = connection
         self._observe(Kind.WS_OPEN)
         try:
@@ -409,10 +412,11 @@ class Client:
     def _refused(self, url: str, problem: InvalidStatus) -> _Ended:
         """A gateway that answers 403 or 404 will do so again: it is not asked any more."""
         status = problem.response.status_code
-        why = f"{url}: HTTP {status}"
+        why = f"{redacted(url)}: HTTP {status}"
         if status in RETRYABLE_HTTP:
             advice = problem.response.headers.get("Retry-After", "")
-            return _Ended(False, True, why, float(advice) if advice.isdigit() else None)
+            seconds = float(advice) if re.fullmatch(r"[0-9]{1,6}", advice) else None
+            return _Ended(False, True, why, seconds)
         others = [other for other in self._gateways if other != url]
         if not others:
             return _Ended(False, False, why)
@@ -436,7 +440,7 @@ class Client:
             while True:
                 await self._take(await connection.recv())
         except TimeoutError:
-            return _Ended(False, True, f"{self.gateway}: no answer to register")
+            return _Ended(False, True, f"{redacted(self.gateway)}: no answer to register")
         except ConnectionClosed:
             return self._ended_by(connection, registered)
         finally:
@@ -592,7 +596,8 @@ class Client:
         )
 
     def __repr__(self) -> str:
-        where = f" at {self.gateway_id or self.gateway}" if self.state is State.REGISTERED else ""
+        place = self.gateway_id or redacted(self.gateway)
+        where = f" at {place}" if self.state is State.REGISTERED else ""
         return f"<Client {self.user}: {self.state}{where}>"
 
 
@@ -604,4 +609,4 @@ def _document(text: str | bytes) -> dict[str, Any]:
 
 
 def _one_line(problem: BaseException) -> str:
-    return " ".join(str(problem).split()) or type(problem).__name__
+    return without_secrets(" ".join(str(problem).split())) or type(problem).__name__

@@ -12,14 +12,14 @@ import dataclasses
 import gc
 import logging
 import os
-import re
 import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from wsdemo.command_line import Parser, positive_float
 from wsdemo.gateway.auth import mint_token, read_secret
 from wsdemo.gateway.journal import Journal
 from wsdemo.gateway.log import FORMATS, Log, end_at_once
@@ -34,45 +34,24 @@ from wsdemo.settings import (
     SettingsError,
     Timing,
     redacted,
-    redis_url,
 )
-from wsdemo.streams import complain, open_standard_streams, say
+from wsdemo.streams import open_standard_streams
+from wsdemo.user_ids import MAX_USER_ID_CHARS, USER_ID_PATTERN
 
 DEFAULT_REDIS = "localhost:6379"
 TOKEN_TTL_S = 8 * 3600.0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is behind --help."""
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message} (see --help)")
+PROGRAM = "wsdemo.gateway"
 
 
-def fail(message: str) -> NoReturn:
-    """End with one line and exit code 2."""
-    line = " ".join(message.split())
-    # It may repeat an address that could not be read, and that may hold a password.
-    line = re.sub(r"://.*@", "://***@", line)
-    complain(f"wsdemo.gateway: {line}")
-    raise SystemExit(2)
-
-
-def tell(text: str) -> None:
-    """Print what was asked for, or end with one line and exit code 2."""
-    problem = say(text)
-    if problem is not None:
-        fail(f"stdout: {problem.strerror}")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command line: the demo's flags, with one or two dashes, and all timings."""
-    result = _Parser(
-        prog="python -m wsdemo.gateway",
+    result = Parser(
+        PROGRAM,
         description="A gateway: users connect to it, Redis tells it where the others are.",
         epilog="python -m wsdemo.gateway secret FILE makes a secret for --auth-secret-file; "
         "token USER --auth-secret-file FILE --ttl-s SECONDS mints a token with it.",
-        allow_abbrev=False,
     )
     add = result.add_argument
     add("-id", "--id", required=True, help="name of this gateway, e.g. gateway-01")
@@ -105,6 +84,12 @@ def _add_security(group: Any) -> None:
     add("--keyfile", default="", help="its key, when it is not in --certfile")
     add("--auth-secret-file", default="", help="register needs a token signed with what is in it")
     add(
+        "--user-id-pattern",
+        default=None,
+        metavar="REGEX",
+        help=f"what a user id must match in full; the same for all gateways ({USER_ID_PATTERN})",
+    )
+    add(
         "--origin",
         action="append",
         metavar="ORIGIN",
@@ -124,49 +109,45 @@ def _add_security(group: Any) -> None:
     )
 
 
-def token_parser() -> argparse.ArgumentParser:
+def token_parser() -> Parser:
     """Return the command line of `token`."""
-    result = _Parser(
-        prog="python -m wsdemo.gateway token",
-        description="Print a token with which a user may register.",
-        allow_abbrev=False,
-    )
+    result = Parser(f"{PROGRAM} token", description="Print a token with which a user may register.")
     result.add_argument("user")
     result.add_argument("--auth-secret-file", required=True, help="that of the gateways")
     result.add_argument(
-        "--ttl-s", type=float, default=TOKEN_TTL_S, help="how long it is good (%(default)g)"
+        "--ttl-s",
+        type=positive_float,
+        default=TOKEN_TTL_S,
+        help="how long it is good (%(default)g)",
     )
     return result
 
 
 def make_secret(argv: Sequence[str]) -> None:
     """Carry out `secret FILE`: nobody but its owner can read the file, and none is overwritten."""
-    result = _Parser(
-        prog="python -m wsdemo.gateway secret",
-        description="Make a file with a new secret, for --auth-secret-file.",
-        allow_abbrev=False,
+    result = Parser(
+        f"{PROGRAM} secret", description="Make a file with a new secret, for --auth-secret-file."
     )
     result.add_argument("file")
-    path = result.parse_args(argv).file
+    path = result.read(argv).file
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
     except OSError as problem:
-        fail(f"secret file {path}: {problem.strerror}")
-    tell(f"wrote {path}; all gateways of the cluster need the same one")
+        result.fail(f"secret file {path}: {problem.strerror or problem}")
+    result.tell(f"wrote {path}; all gateways of the cluster need the same one")
 
 
 def print_token(argv: Sequence[str]) -> None:
     """Carry out `token USER`."""
-    arguments = token_parser().parse_args(argv)
+    command = token_parser()
+    arguments = command.read(argv)
     try:
-        if not 0 < arguments.ttl_s < float("inf"):
-            raise SettingsError(f"--ttl-s must be a positive number, not {arguments.ttl_s:g}")
         secret = read_secret(arguments.auth_secret_file)
-        tell(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
-    except (SettingsError, ValueError) as problem:
-        fail(str(problem))
+        command.tell(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
+    except ValueError as problem:
+        command.fail(str(problem))
 
 
 def _add_fields(
@@ -186,13 +167,14 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
         SettingsError: they cannot work.
     """
     address = arguments.redis or os.environ.get("WSDEMO_REDIS_URL") or DEFAULT_REDIS
+    pattern = arguments.user_id_pattern
     return GatewaySettings(
         gateway_id=arguments.id,
         host=arguments.host,
         port=arguments.port,
-        redis_url=redis_url(address),
+        redis_url=address,
         timing=Timing(**_given(arguments, Timing)),
-        limits=Limits(**_given(arguments, Limits)),
+        limits=_limits_of(arguments),
         keyspace=Keyspace(arguments.key_prefix),
         takeover=arguments.takeover,
         origins=tuple(arguments.origin) if arguments.origin else LOCAL_ORIGINS,
@@ -201,7 +183,16 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
         certfile=arguments.certfile,
         keyfile=arguments.keyfile,
         auth_secret=_secret_of(arguments),
+        user_id_pattern=USER_ID_PATTERN if pattern is None else pattern,
     )
+
+
+def _limits_of(arguments: argparse.Namespace) -> Limits:
+    given = _given(arguments, Limits)
+    if arguments.user_id_pattern is not None:
+        # Whoever says what an id is made of says with it how long one may be.
+        given.setdefault("max_user_id_chars", MAX_USER_ID_CHARS)
+    return Limits(**given)
 
 
 def _secret_of(arguments: argparse.Namespace) -> bytes | None:
@@ -265,11 +256,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv and argv[0] in tools:
         tools[argv[0]](argv[1:])
         return
-    arguments = parser().parse_args(argv)
+    command = parser()
+    arguments = command.read(argv)
     try:
         settings = settings_of(arguments)
     except SettingsError as problem:
-        fail(str(problem))
+        command.fail(str(problem))
     try:
         with (
             Log(arguments.log_format, arguments.log_level) as log,
@@ -279,20 +271,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     except RedisUnavailable as problem:
         where = f"Redis at {redacted(settings.redis_url)}"
         if problem.answered:
-            fail(f"{where} cannot be used: {problem}")
-        fail(
+            command.fail(f"{where} cannot be used: {problem}")
+        command.fail(
             f"{where} cannot be reached: {problem}. "
             "Start one with: python -m wsdemo.redis --port 6379"
         )
     except TLSUnusable as problem:
-        fail(f"cannot serve TLS with {problem}")
+        command.fail(f"cannot serve TLS with {problem}")
     except DuplicateGateway:
-        fail(
+        command.fail(
             f"another gateway is running as {settings.gateway_id!r}; "
             "choose another --id, or replace that one with --takeover"
         )
     except OSError as problem:
-        fail(f"cannot listen on {settings.host}:{settings.port}: {problem.strerror or problem}")
+        command.fail(
+            f"cannot listen on {settings.host}:{settings.port}: {problem.strerror or problem}"
+        )
 
 
 if __name__ == "__main__":

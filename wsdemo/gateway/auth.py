@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import jwt
 
-from wsdemo.settings import MIN_SECRET_BYTES, SettingsError, valid_user_id
+from wsdemo.settings import MIN_SECRET_BYTES, SettingsError
+from wsdemo.user_ids import RULE, is_fit
 
 ALGORITHM: Final = "HS256"
 """The only one that is accepted: a token does not choose how it is checked."""
@@ -35,7 +36,7 @@ def read_secret(path: str) -> bytes:
         with Path(path).open("rb") as file:
             secret = file.read(MAX_SECRET_BYTES + 1).strip()
     except OSError as problem:
-        raise SettingsError(f"secret file {path}: {problem.strerror}") from None
+        raise SettingsError(f"secret file {path}: {problem.strerror or problem}") from None
     if not MIN_SECRET_BYTES <= len(secret) <= MAX_SECRET_BYTES:
         raise SettingsError(
             f"secret file {path} must hold {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes; "
@@ -50,8 +51,8 @@ def mint_token(secret: bytes, user: str, expires_at: float) -> str:
     Raises:
         ValueError: nobody may be called that, or the time is none.
     """
-    if not valid_user_id(user):
-        raise ValueError(f"user id {user!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ @ -")
+    if not is_fit(user):  # Which of the others it takes is up to the pattern of each gateway.
+        raise ValueError(f"user id {user!r:.80} is not valid: {RULE}")
     if not 0 <= expires_at < END_OF_TIME:
         raise ValueError(f"a token cannot end at {expires_at!r}")
     return jwt.encode({"sub": user, "exp": int(expires_at)}, secret, algorithm=ALGORITHM)

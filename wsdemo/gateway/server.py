@@ -21,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import Metric
 from websockets.http11 import Request
 
+from wsdemo.addresses import RedisAddress
 from wsdemo.events import Emit, Event, Kind
 from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, registry_of
 from wsdemo.gateway.delivery import Delivery
@@ -152,6 +153,7 @@ class Gateway:
             emit=emit,
             message_rate=Rate.of(settings.limits.messages_per_s, settings.limits.message_burst),
             loop_lag=loop_lag(),
+            user_ids=settings.user_ids(),
         )
         self._health = Health(self._desk)
         self._metrics = registry_of(
@@ -201,7 +203,8 @@ class Gateway:
 
     async def _examine_redis(self) -> None:
         try:
-            self._warnings = await examine(self._link)
+            told = RedisAddress.parse(self.settings.redis_url).without_effect()
+            self._warnings = [*told, *await examine(self._link)]
         except LINK_ERRORS as problem:
             answered = isinstance(problem, CommandError)
             raise RedisUnavailable(str(problem), answered=answered) from None

@@ -49,7 +49,8 @@ from wsdemo.protocol import (
     registered_text,
 )
 from wsdemo.redis.link import LINK_ERRORS, may_work_later
-from wsdemo.settings import GatewaySettings, valid_user_id
+from wsdemo.settings import GatewaySettings
+from wsdemo.user_ids import UserIds
 
 _log = logging.getLogger(GATEWAY_LOG)
 
@@ -81,6 +82,7 @@ class Desk:
     emit: Emit | None
     message_rate: Rate
     loop_lag: Histogram
+    user_ids: UserIds
     waiting: int = 0
     """Registers that wait for their turn."""
     owed: dict[str, Claim] = field(default_factory=dict)
@@ -178,7 +180,7 @@ class Session:
         else:
             self._paid_until = paid_until
         try:
-            message = decode(data, desk.settings.limits.max_content_bytes)
+            message = decode(data, desk.settings.limits.max_content_bytes, desk.user_ids.possible)
         except ProtocolError as problem:
             self._refuse(problem)
             return
@@ -243,7 +245,7 @@ class Session:
         if now - excess.since > limits.rate_patience_s:
             self.end(Code.RATE_LIMIT)
             return
-        msg_id = _id_of(data, limits.max_content_bytes)
+        msg_id = _id_of(data, limits.max_content_bytes, desk.user_ids)
         if msg_id is not None:
             self.send(ack_text(msg_id, Status.BUSY))
         elif now - excess.told_at >= RATE_NOTICE_S:
@@ -312,8 +314,7 @@ class Session:
         if self.state is State.REGISTERED:
             self._register_again(request)
             return
-        limits = self._desk.settings.limits
-        if not valid_user_id(request.userId, limits.max_user_id_chars):
+        if not self._desk.user_ids.may_register(request.userId):
             self.end(Code.USER_FORBIDDEN)
             return
         if not self._is_authentic(request):
@@ -584,10 +585,10 @@ _CODES: Final[dict[Say, str]] = {
 """The machine-readable half of an error frame."""
 
 
-def _id_of(data: bytes, max_content_bytes: int) -> str | None:
+def _id_of(data: bytes, max_content_bytes: int, user_ids: UserIds) -> str | None:
     """Return the id that a refused message was given, if it is one."""
     try:
-        message = decode(data, max_content_bytes)
+        message = decode(data, max_content_bytes, user_ids.possible)
     except ProtocolError as problem:
         return problem.msg_id
     except NotText:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import random
@@ -17,12 +18,12 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import pandas as pd
 import psutil
 import redis.asyncio as redis_client
 
+from wsdemo.addresses import RedisAddress
 from wsdemo.client import Client
 from wsdemo.events import Event, Kind
 from wsdemo.gateway.server import Gateway
@@ -278,16 +279,14 @@ class Cluster:
 
     async def _by_wire(self, name: str, url: str) -> str:
         """Return an address under which Redis is found at the far end of a wire."""
-        parts = urlsplit(url)
-        if parts.scheme != "redis" or parts.hostname is None:
-            raise ValueError(f"no wire leads to a Redis at a {parts.scheme}:// address")
+        address = RedisAddress.parse(url)
+        if address.scheme != "redis":
+            raise ValueError(f"no wire leads to a Redis at a {address.scheme}:// address")
         known = self._wires.get((name, REDIS))
         if known is None:
-            wire = Wire(parts.hostname, parts.port or 6379, self._rng(f"{name} wire"))
+            wire = Wire(address.host, address.port, self._rng(f"{name} wire"))
             known = self._wires[name, REDIS] = [await wire.start()]
-        login = parts.netloc.rpartition("@")[0]
-        place = f"127.0.0.1:{known[0].port}"
-        return parts._replace(netloc=f"{login}@{place}" if login else place).geturl()
+        return dataclasses.replace(address, host="127.0.0.1", port=known[0].port).url
 
     def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
         name = settings.gateway_id

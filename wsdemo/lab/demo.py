@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 
+from wsdemo.command_line import Parser, fail
 from wsdemo.lab.cluster import Cluster, late_cleanup
 from wsdemo.redis.server import ServerError
+
+PROGRAM = "wsdemo.lab.demo"
 
 
 def say(text: str = "") -> None:
@@ -67,12 +71,13 @@ async def tell() -> int:
     return 0 if lost and kept else 1
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    Parser(PROGRAM, description=__doc__).read(argv)
     try:
         return asyncio.run(tell())
     except ServerError as problem:
-        say(f"wsdemo.lab.demo: {problem}")
-        return 2
+        fail(PROGRAM, str(problem))
     except KeyboardInterrupt:
         return 130
 

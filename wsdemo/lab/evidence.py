@@ -8,7 +8,6 @@ together. Ten minutes on two cores; one part alone with `--only`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from wsdemo.command_line import Parser
 from wsdemo.lab.mutants import MUTANTS
 from wsdemo.redis.server import BundledServer
 
@@ -238,9 +238,9 @@ def _say(text: str) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m wsdemo.lab.evidence", description=__doc__)
+    parser = Parser("wsdemo.lab.evidence", description=__doc__)
     parser.add_argument("--only", choices=sorted(PARTS), help="this part; keep the others")
-    only = parser.parse_args(words).only
+    only = parser.read(words).only
     evidence: dict[str, Numbers] = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in [only] if only else PARTS:
         started = time.monotonic()

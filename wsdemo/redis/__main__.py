@@ -19,20 +19,17 @@ from typing import Final, NoReturn
 
 import redis
 
-from wsdemo.redis.server import HOST, BundledServer, ServerError
-from wsdemo.settings import SettingsError, redis_url
+from wsdemo.addresses import SettingsError, without_secrets
+from wsdemo.command_line import Parser
+from wsdemo.redis.connection import RedisUnavailable, library_url, one_line
+from wsdemo.redis.server import HOST, URL_VARIABLE, BundledServer, ServerError
 from wsdemo.streams import complain, open_standard_streams, say
 
-PROGRAM: Final = "python -m wsdemo.redis"
+PROGRAM: Final = "wsdemo.redis"
+DEFAULT: Final = "localhost:6379"
 CALL_TIMEOUT_S: Final = 5.0
 PASSWORD_VARIABLE: Final = "WSDEMO_REDIS_PASSWORD"
 """Where a password comes from, if one is wanted: `ps` shows everybody the arguments."""
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        complain(f"{self.prog}: {message}")
-        self.exit(2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     arguments = _parse(argv)
     if arguments.call is not None:
-        return _call(arguments.redis, arguments.call)
+        return _call(arguments.redis or os.environ.get(URL_VARIABLE) or DEFAULT, arguments.call)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -48,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except ServerError as problem:
-        complain(f"{PROGRAM}: {problem}")
+        _say(str(problem))
         return 2
-    complain(f"{PROGRAM}: the server has ended by itself; its log ends: {tail}")
+    _say(f"the server has ended by itself; its log ends: {tail}")
     return 1
 
 
@@ -67,22 +64,33 @@ def _serve(port: int, password: str) -> str:
 def _call(address: str, words: Sequence[str]) -> int:
     """Send one command to a running server and print its reply."""
     if not words:
-        complain(f"{PROGRAM}: --call needs a command, for example PING")
+        _say("--call needs a command, for example PING")
         return 2
     try:
-        options = {"socket_timeout": CALL_TIMEOUT_S, "protocol": 2}
-        with redis.Redis.from_url(redis_url(address), **options) as client:
-            # Below the client's commands, which make True of OK and dictionaries of lists.
-            connection = client.connection_pool.get_connection()
-            connection.send_command(*words)
-            lines = list(_lines(connection.read_response()))
-    except (SettingsError, redis.RedisError) as problem:
-        complain(f"{PROGRAM}: {problem}")
+        url = library_url(address)
+        with one_line():
+            reply = _ask(url, words)
+    except (SettingsError, RedisUnavailable) as problem:
+        # Redis repeats the words of a command that it does not know; AUTH may have been meant.
+        _say(str(problem).partition(", with args beginning")[0])
         return 2
+    lines = list(_lines(reply))
     unsaid = say("\n".join(lines)) if lines else None
     if unsaid is not None:
-        complain(f"{PROGRAM}: stdout: {unsaid.strerror}")
+        _say(f"stdout: {unsaid.strerror}")
     return 0 if unsaid is None else 2
+
+
+def _ask(url: str, words: Sequence[str]) -> object:
+    with redis.Redis.from_url(url, socket_timeout=CALL_TIMEOUT_S, protocol=2) as client:
+        # Below the client's commands, which make True of OK and dictionaries of lists.
+        connection = client.connection_pool.get_connection()
+        connection.send_command(*(os.fsencode(word) for word in words))
+        return connection.read_response()
+
+
+def _say(text: str) -> None:
+    complain(f"{PROGRAM}: {without_secrets(text)}")
 
 
 def _lines(reply: object) -> Iterator[str]:
@@ -101,11 +109,10 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _OneLineParser(
-        prog=PROGRAM,
+    parser = Parser(
+        PROGRAM,
         description="Run a Redis of our own in the foreground, on the loopback address.",
         epilog=f"A password, if one is wanted, comes from {PASSWORD_VARIABLE}.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "-port", "--port", type=int, default=6379, help="0 lets the system choose (default 6379)"
@@ -119,10 +126,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-redis",
         "--redis",
-        default=os.environ.get("WSDEMO_REDIS_URL", "localhost:6379"),
-        help="whom --call asks (WSDEMO_REDIS_URL, else localhost:6379)",
+        help=f"whom --call asks ({URL_VARIABLE}, else {DEFAULT})",
     )
-    return parser.parse_args(argv)
+    return parser.read(argv)
 
 
 if __name__ == "__main__":

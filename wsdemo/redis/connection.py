@@ -16,17 +16,18 @@ it. Why it is not up is kept, in Redis' own words, and told once for each reason
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 import hiredis
-import redis.exceptions
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, trouble_of
+from wsdemo.addresses import RedisAddress
+from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, text_of, trouble_of
 from wsdemo.settings import Limits
 
 __all__ = ["CommandError", "RedisConnection", "RedisUnavailable", "pack_command"]
@@ -195,7 +196,7 @@ class RedisConnection(asyncio.Protocol):
         self._lost.clear()
         try:
             trouble = await self._connect()
-        except (*_FAILURES, Refused) as problem:
+        except _FAILURES as problem:
             self._disconnect()
             self._lost.set()
             return trouble_of(problem)
@@ -203,13 +204,9 @@ class RedisConnection(asyncio.Protocol):
         return trouble
 
     async def _connect(self) -> Trouble | None:
-        connection = _library_connection(self._url, self._limits)
         async with asyncio.timeout(self._limits.redis_connect_timeout_s):
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
+            with one_line():
+                connection = await _connected(self._url, self._limits)
             self._adopt(connection)
             trouble = await self._greet()
         if self._lost.is_set():
@@ -300,11 +297,39 @@ class RedisConnection(asyncio.Protocol):
             self.reset(ending if exc is None else trouble_of(exc))
 
 
-_FAILURES = (OSError, TimeoutError, redis.exceptions.RedisError, CommandError, ValueError)
+_FAILURES = (OSError, RedisUnavailable, CommandError, Refused)
+"""What an attempt to connect can end with; a TimeoutError is an OSError."""
+
+
+# --- redis-py --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turn whatever redis-py raises into `RedisUnavailable`, whose text is one line.
+
+    The seam to that library: its own exceptions, those of sockets and of TLS, and what becomes of
+    an option or a host name that it does not like (ValueError, TypeError, AttributeError) all mean
+    that there is no connection. Nothing of ours runs within.
+    """
+    try:
+        yield
+    except Exception as problem:
+        raise RedisUnavailable(text_of(problem)) from problem
+
+
+async def _connected(url: str, limits: Limits) -> Connection:
+    connection = _library_connection(url, limits)
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
 
 
 def _library_connection(url: str, limits: Limits) -> Connection:
-    options: dict[str, Any] = dict(parse_url(url))
+    options: dict[str, Any] = dict(parse_url(library_url(url)))
     connection_class = options.pop("connection_class", Connection)
     options.update(
         socket_timeout=limits.redis_timeout_s,
@@ -327,3 +352,12 @@ def unasked(reply: Any) -> Refused:
 
 def _say_nothing(trouble: Trouble) -> None:
     """Nobody wants to know."""
+
+
+def library_url(address: str) -> str:
+    """Return an address as redis-py may be given it: without the options that are none of ours.
+
+    Raises:
+        SettingsError: it cannot be read, or asks for something that cannot be.
+    """
+    return RedisAddress.parse(address).effective().url

@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 
 from redis.exceptions import RedisError
 
+from wsdemo.addresses import without_secrets
+
 
 class Cure(Enum):
     """What helps."""
@@ -211,7 +213,8 @@ def _refusal(words: str) -> Trouble:
 
 
 def text_of(problem: BaseException) -> str:
-    """Return what an exception says, in one line."""
+    """Return what an exception says, as one line and without secrets."""
     if isinstance(problem, TimeoutError) and not str(problem):
         return "no answer in time"
-    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+    text = " ".join(str(problem).split()).rstrip(".")
+    return without_secrets(text) or type(problem).__name__

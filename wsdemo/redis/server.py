@@ -34,7 +34,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final, Literal, Self, cast
@@ -42,12 +42,12 @@ from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from wsdemo.addresses import RedisAddress, SettingsError, redacted, without_secrets
+from wsdemo.redis.connection import RedisUnavailable, one_line
 from wsdemo.redis.fitness import OLDEST_VERSION
-from wsdemo.settings import SettingsError, redacted, redis_url
 
 __all__ = [
     "URL_VARIABLE",
@@ -528,7 +528,7 @@ def _log_end(run: _Run) -> str:
 class RedisServer:
     """The Redis to use: where it is, and who started it."""
 
-    url: str
+    url: str = field(repr=False)
     source: str
     """For people: which server it is, where, and how we came to it. Holds no password."""
     bundled: BundledServer | None = None
@@ -571,33 +571,22 @@ def find_server(
 
 
 def _named(address: str, how: str) -> RedisServer:
-    url, place = _parsed(address, how)
     try:
-        with redis.Redis.from_url(url, **_client_options(ANSWER_TIMEOUT_S)) as asker:
+        parsed = RedisAddress.parse(address).effective()
+    except SettingsError as problem:
+        raise ServerError(f"the Redis address ({how}) cannot be used: {problem}") from None
+    # For people to read: where it is, but not how to enter.
+    place = f"unix://{parsed.path}" if parsed.path else parsed.place.partition("/")[0]
+    try:
+        with (
+            one_line(),
+            redis.Redis.from_url(parsed.url, **_client_options(ANSWER_TIMEOUT_S)) as asker,
+        ):
             asker.ping()
             product = _product(asker)
-    except (RedisError, OSError) as problem:
-        reason = _one_line(problem)
-        raise ServerError(f"Redis at {place} ({how}) cannot be reached: {reason}") from None
-    except (TypeError, ValueError) as problem:
-        # An option in the query of the URL that redis-py does not know, or a wrong value of one.
-        reason = _one_line(problem)
-        raise ServerError(f"Redis at {place} ({how}) cannot be reached: {reason}") from None
-    return RedisServer(url, f"{product} at {place}, {how}")
-
-
-def _parsed(address: str, how: str) -> tuple[str, str]:
-    """Return the URL, and the place for people to read: of a URL, all but its secrets."""
-    try:
-        url = redis_url(address)
-        parts = parse_url(url)  # type: ignore[no-untyped-call]
-    except (SettingsError, ValueError) as problem:
-        # What is malformed cannot be redacted: where the password begins is anybody's guess.
-        reason = "it is malformed" if "@" in address else _one_line(problem)
-        raise ServerError(f"the Redis address ({how}) cannot be used: {reason}") from None
-    if "path" in parts:
-        return url, f"unix://{parts['path']}"
-    return url, f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}"
+    except RedisUnavailable as problem:
+        raise ServerError(f"Redis at {place} ({how}) cannot be reached: {problem}") from None
+    return RedisServer(parsed.url, f"{product} at {place}, {how}")
 
 
 def _product(asker: redis.Redis) -> str:
@@ -620,4 +609,4 @@ def _client_options(timeout_s: float) -> dict[str, Any]:
 
 
 def _one_line(problem: BaseException) -> str:
-    return " ".join(str(problem).split()) or type(problem).__name__
+    return without_secrets(" ".join(str(problem).split())) or type(problem).__name__

@@ -6,7 +6,6 @@ is printed. SIGINT and SIGTERM end the run early, and every process of it: exit 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -15,24 +14,27 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wsdemo.command_line import Parser, fail, new_directory, new_file, positive_float, whole_number
 from wsdemo.lab.chaos import report
 from wsdemo.lab.chaos.run import Outcome, run
+from wsdemo.redis.server import ServerError
 
+PROGRAM = "wsdemo.lab.chaos"
 OUT = Path("chaos-report")
 SHOWN = 10
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m wsdemo.lab.chaos",
+    result = Parser(
+        PROGRAM,
         description="Three gateways, a Redis, two dozen users, and everything that can go wrong.",
     )
     add = result.add_argument
-    add("--seconds", type=float, default=60.0, help="about how long (%(default)g)")
-    add("--seed", type=int, default=None, help="of all decisions (chosen, and printed)")
-    add("--out", type=Path, default=OUT, help="where the report goes (%(default)s)")
-    add("--json", type=Path, default=None, help="where its numbers go as well")
+    add("--seconds", type=positive_float, default=60.0, help="about how long (%(default)g)")
+    add("--seed", type=whole_number, default=None, help="of all decisions (chosen, and printed)")
+    add("--out", type=new_directory, default=OUT, help="where the report goes (%(default)s)")
+    add("--json", type=new_file, default=None, help="where its numbers go as well")
     return result
 
 
@@ -87,13 +89,15 @@ async def run_until_told(seconds: float, seed: int) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().read(argv)
     seed = random.randrange(10_000) if arguments.seed is None else arguments.seed
     try:
         outcome = asyncio.run(run_until_told(arguments.seconds, seed))
     except Interrupted as interrupted:
         print(f"\nended by {interrupted}, and nothing is left of it (seed {seed})", file=sys.stderr)
         return 128 + interrupted.number
+    except ServerError as problem:
+        fail(PROGRAM, str(problem))
     if sys.stderr.isatty():
         print(file=sys.stderr)
     page = report.write(outcome, arguments.out)

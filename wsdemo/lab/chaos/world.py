@@ -12,12 +12,14 @@ import random
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Final, Self
 
 import redis.asyncio as redis_client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from wsdemo.addresses import RedisAddress
 from wsdemo.lab.chaos.processes import GatewayDied, GatewayProcess
 from wsdemo.lab.chaos.users import Doors, Plain, Talker
 from wsdemo.lab.chaos.witness import Witness
@@ -170,7 +172,7 @@ class World:
     async def _start_gateway(self, name: str) -> None:
         wire = self.wires[name] = Wire("127.0.0.1", self.server.port, self.rng(f"{name} wire"))
         await wire.start()
-        url = self.server.url.replace(f":{self.server.port}/", f":{wire.port}/")
+        url = replace(RedisAddress.parse(self.server.url), port=wire.port).url
         self.gateways[name] = GatewayProcess(name, url, *flags())
         await self.gateways[name].start()
 

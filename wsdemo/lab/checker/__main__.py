@@ -7,9 +7,9 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
+from wsdemo.command_line import Parser, fail, new_file
 from wsdemo.lab.checker.machine import ScriptError
 from wsdemo.lab.checker.report import Result
 from wsdemo.lab.checker.scenarios import DEEP, EVERYDAY
@@ -17,6 +17,7 @@ from wsdemo.lab.checker.search import check
 from wsdemo.lab.checker.states import Scenario
 from wsdemo.redis.server import ServerError
 
+PROGRAM: Final = "wsdemo.lab.checker"
 REPORT_S: Final = 1.0
 """Between two updates of the line that says how far it is."""
 DEADLINE_S: Final = 900.0
@@ -47,15 +48,15 @@ class _Line:
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m wsdemo.lab.checker",
+    parser = Parser(
+        PROGRAM,
         description="Play the presence scripts in every order of commands and accidents.",
     )
     parser.add_argument(
         "--deep", action="store_true", help="three sessions, and more accidents: takes minutes"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    return parser.parse_args(words)
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results there too")
+    return parser.read(words)
 
 
 def _checked(scenario: Scenario) -> Result:
@@ -95,7 +96,9 @@ def main(words: Sequence[str] | None = None) -> int:
         for scenario in DEEP if options.deep else EVERYDAY:
             results.append(_checked(scenario))
             print(_row(results[-1]), flush=True)
-    except (ScriptError, ServerError) as problem:
+    except ServerError as problem:
+        fail(PROGRAM, str(problem))
+    except ScriptError as problem:
         print(problem, file=sys.stderr)
         return 1
     for result in results:

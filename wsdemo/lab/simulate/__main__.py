@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from wsdemo.command_line import Parser, new_file, positive_float, positive_int, whole_number
 from wsdemo.lab.history import to_jsonl
 from wsdemo.lab.simulate.run import Report, report_of, simulate, simulate_many
 
@@ -42,30 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m wsdemo.lab.simulate", description=__doc__)
-    parser.add_argument("--seeds", type=_positive, default=20, help="how many: 1, 2, ... (20)")
-    parser.add_argument("--seed", type=int, help="this one only")
-    parser.add_argument("--minutes", type=_duration, default=10.0, help="virtual, each (10)")
-    parser.add_argument("--hours", type=_duration, help="virtual, each, instead of --minutes")
-    parser.add_argument("--processes", type=_positive, default=os.cpu_count() or 1)
+    parser = Parser("wsdemo.lab.simulate", description=__doc__)
+    parser.add_argument("--seeds", type=positive_int, default=20, help="how many: 1, 2, ... (20)")
+    parser.add_argument("--seed", type=whole_number, help="this one only")
+    parser.add_argument("--minutes", type=positive_float, default=10.0, help="virtual, each (10)")
+    parser.add_argument("--hours", type=positive_float, help="virtual, each, instead of --minutes")
+    parser.add_argument("--processes", type=positive_int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--json", type=Path, help="write the report there; with --seed, the history as JSONL"
+        "--json", type=new_file, help="write the report there; with --seed, the history as JSONL"
     )
-    return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
-    return number
-
-
-def _duration(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no length of time")
-    return number
+    return parser.read(arguments)
 
 
 def _one(seed: int, minutes: float, file: Path | None) -> Report:

@@ -1,0 +1,280 @@
+"""Is an address of Redis read as it was meant, and is nothing of it overlooked?"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import string
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
+
+from wsdemo.addresses import OPTIONS, RedisAddress, SettingsError, redacted, redis_url
+from wsdemo.redis.connection import _library_connection, library_url
+from wsdemo.settings import GatewaySettings, Limits
+
+# --- as people write it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("redis", "redis://redis:6379"),
+        ("rediss", "redis://rediss:6379"),
+        ("redis:7000", "redis://redis:7000"),
+        ("redis://redis", "redis://redis:6379"),
+        ("redis://redis/0", "redis://redis:6379/0"),
+        ("redis://redis:6379/", "redis://redis:6379"),
+        ("rediss://redis", "rediss://redis:6379"),
+        ("rediss://rediss/1", "rediss://rediss:6379/1"),
+        ("redis://di/1", "redis://di:6379/1"),
+        ("rediss://di/1", "rediss://di:6379/1"),
+        ("redis://s", "redis://s:6379"),
+        ("redis://localhost:", "redis://localhost:6379"),
+        ("REDIS://Host", "redis://Host:6379"),
+        ("RedisS://h", "rediss://h:6379"),
+        ("  redis://h/2 \n", "redis://h:6379/2"),
+        ("::1", "redis://[::1]:6379"),
+        ("[::1]", "redis://[::1]:6379"),
+        ("[::1]:7000", "redis://[::1]:7000"),
+        ("rediss://[2001:db8::1]/3", "rediss://[2001:db8::1]:6379/3"),
+        ("redis://[fe80::1%25eth0]", "redis://[fe80::1%25eth0]:6379"),
+        ("redis://[fe80::1%eth0]:1", "redis://[fe80::1%25eth0]:1"),
+        ("me:pw@h", "redis://me:pw@h:6379"),
+        ("redis://redis:redis@redis", "redis://redis:redis@redis:6379"),
+        ("redis://:@h", "redis://h:6379"),
+        ("redis://:p@ss:w[rd@h", "redis://:p%40ss:w%5Brd@h:6379"),
+        ("redis://:a%2Fb%23c%3Fd@h", "redis://:a%2Fb%23c%3Fd@h:6379"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("unix://:pw@/run/redis.sock?db=1", "unix://:pw@/run/redis.sock?db=1"),
+        ("unix:///run/redis@main/redis.sock", "unix:///run/redis@main/redis.sock"),
+        ("redis://h?db=2&client_name=chat", "redis://h:6379?db=2&client_name=chat"),
+        ("rediss://h?ssl_ca_certs=/etc/ca.pem", "rediss://h:6379?ssl_ca_certs=/etc/ca.pem"),
+    ],
+)
+def test_an_address_becomes_a_url_with_a_port(address: str, url: str) -> None:
+    """Whatever the host is called, and however often its name occurs in the rest."""
+    assert redis_url(address) == url
+    assert redis_url(url) == url
+    assert GatewaySettings(gateway_id="g", redis_url=address).redis_url == url
+
+
+def test_tls_that_was_asked_for_is_kept() -> None:
+    """rediss:// never becomes anything that dials without TLS, wherever the host is."""
+    for address in ("rediss://redis", "rediss://rediss", "RedisS://h/1", "rediss://[::1]"):
+        options = parse_url(redis_url(address))
+        assert options["connection_class"] is SSLConnection
+        assert options["host"] != "localhost"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", " ", ":6379", "redis://", "redis:///0", "redis://:pw@", "redis://@", "unix://"),
+        *("host:port", "host:0", "host:70000", "host:-1", "host:+1", "host:1_0", "host:６３７９"),
+        *("http://x", "redis:/x", "ftp://redis:6379", "a b", "a b:1", "h\n1", "h\udcff", "-x"),
+        *("a..b", ".a", "x" * 64, ".".join(["x" * 60] * 5), "b\u00fccher", "h%41", "<h>"),
+        *("redis://[::1", "redis://::1]", "redis://[::g]", "redis://[1.2.3.4]", "redis://[]"),
+        *("redis://h/abc", "redis://h/-1", "redis://h/0/1", "redis://h/1.5", "redis://h/99999999999"),
+        *("redis://h#x", "redis://h/1?db=2", "redis://h?db=1&db=1", "redis://h?db=", "redis://h?db"),
+        *("unix://run/redis.sock", "unix:///", "unix://h/x", "unix:///a:b@/x"),
+        *("redis://:a/b@h", "redis://:a?b@h", "redis://:a#b@h", "redis://:1/b@h", "redis://u:1?b@h"),
+        *("redis://:%ff@h", "redis://h?client_name=a%20b", "redis://h?client_name=%0a"),
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_meant_is_refused(address: str) -> None:
+    """Before anybody waits for it, as a mistake in the settings, in one line."""
+    with pytest.raises(SettingsError) as problem:
+        redis_url(address)
+    assert len(str(problem.value).splitlines()) == 1
+    with pytest.raises(SettingsError):
+        GatewaySettings(gateway_id="g", redis_url=address)
+
+
+# --- any address -------------------------------------------------------------------------------
+
+LABELS = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=20)
+HOSTS = st.one_of(
+    st.lists(LABELS, min_size=1, max_size=4).map(".".join),
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda ip: f"[{ip}]"),
+    st.sampled_from(["redis", "rediss", "unix", "di", "s", "localhost"]),
+)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+NAMES = st.text(string.ascii_letters + string.digits + "-._~", min_size=1, max_size=20)
+QUERIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "client_name": NAMES,
+        "socket_keepalive": st.sampled_from(["true", "false", "1", "0", "No"]),
+        "max_connections": st.integers(0, 10**6).map(str),
+        "decode_responses": st.sampled_from(["true", "false"]),
+        "password": TEXT.filter(lambda text: text.isprintable() and text != ""),
+    },
+)
+
+
+@given(
+    scheme=st.sampled_from(["redis", "rediss", "Redis", "REDISS"]),
+    user=TEXT,
+    password=TEXT,
+    host=HOSTS,
+    port=st.none() | st.integers(1, 65535),
+    database=st.none() | st.integers(0, 10**6),
+    query=QUERIES,
+)
+def test_a_url_says_what_its_address_said(
+    scheme: str,
+    user: str,
+    password: str,
+    host: str,
+    port: int | None,
+    database: int | None,
+    query: dict[str, str],
+) -> None:
+    """Scheme, user, password, host, port, database and options: the same parts, and a port."""
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+    place = host if port is None else f"{host}:{port}"
+    path = "" if database is None else f"/{database}"
+    options = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
+    url = redis_url(f"{scheme}://{login}{place}{path}{'?' if options else ''}{options}")
+
+    parts = urlsplit(url)
+    assert parts.scheme == scheme.lower()
+    assert parts.port == (port or 6379)
+    found = parse_url(url)
+    assert found.get("connection_class") is (SSLConnection if parts.scheme == "rediss" else None)
+    assert found["host"] == host.strip("[]").lower()
+    assert found["port"] == (port or 6379)
+    assert found.get("db") == database
+    assert found.get("username", "") == user
+    assert found.get("password", "") == (password or query.get("password", ""))
+    assert RedisAddress.parse(url).options == tuple(query.items())
+    assert redis_url(url) == url
+    given_to_the_library = parse_url(library_url(url))
+    assert "max_connections" not in given_to_the_library
+    assert given_to_the_library.get("client_name") == query.get("client_name")
+
+
+@given(user=TEXT, password=TEXT, path=NAMES, database=st.none() | st.integers(0, 99))
+def test_a_unix_socket_keeps_its_parts(
+    user: str, password: str, path: str, database: int | None
+) -> None:
+    """The same without a host."""
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+    option = "" if database is None else f"?db={database}"
+    found = parse_url(redis_url(f"unix://{login}/run/{path}{option}"))
+    assert found["connection_class"] is UnixDomainSocketConnection
+    assert found["path"] == f"/run/{path}"
+    assert found.get("db") == database
+    assert (found.get("username", ""), found.get("password", "")) == (user, password)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
+    """And what is taken, the library takes as well."""
+    try:
+        url = redis_url(text)
+    except SettingsError as problem:
+        assert len(str(problem).splitlines()) == 1
+    else:
+        assert parse_url(url)
+        assert redis_url(url) == url
+    assert len(redacted(text).splitlines()) <= 1
+
+
+@given(st.ip_addresses(v=6))
+def test_ipv6_needs_no_brackets_without_a_port(ip: ipaddress.IPv6Address) -> None:
+    """As people write it."""
+    assert RedisAddress.parse(str(ip)).host == str(ip)
+
+
+# --- options -----------------------------------------------------------------------------------
+
+SAMPLES = {
+    "client_name": "chat",
+    "ssl_cert_reqs": "optional",
+    "ssl_min_version": "771",
+    "ssl_include_verify_flags": "VERIFY_X509_STRICT,VERIFY_X509_PARTIAL_CHAIN",
+    "ssl_exclude_verify_flags": "[VERIFY_X509_STRICT]",
+    "ssl_ciphers": "ECDHE+AESGCM",
+    "ssl_ca_certs": ssl.get_default_verify_paths().cafile or "/etc/ssl/cert.pem",
+    "protocol": "3",
+    "socket_keepalive": "false",
+    "ssl_check_hostname": "true",
+    "retry_on_timeout": "true",
+    "decode_responses": "True",
+    "legacy_responses": "no",
+    "encoding": "latin-1",
+    "encoding_errors": "replace",
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_is_used_or_told_to_be_without_effect(name: str) -> None:
+    """None is overlooked, and none reaches redis-py that it does not take."""
+    text = name not in SAMPLES and OPTIONS[name].wants == "text"
+    value = SAMPLES.get(name) or ("some text" if text else "1")
+    scheme = "rediss" if name.startswith("ssl_") else "redis"
+    address = RedisAddress.parse(f"{scheme}://h?{name}={quote(value)}")
+    told = address.without_effect()
+    assert len(told) == (1 if OPTIONS[name].unused else 0)
+    assert all(name in line for line in told)
+    assert (name in parse_url(address.effective().url)) is not bool(told)
+    _library_connection(address.url, Limits())
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("nonsense=1", "nonsense"),
+        ("retry_on_error=x", "retry_on_error"),
+        ("sentinel_password=x", "sentinel_password"),
+        ("ssl=true", "rediss://"),
+        ("db=abc", "db"),
+        ("db=-1", "db"),
+        ("db=1.5", "db"),
+        ("max_connections=ten", "max_connections"),
+        ("health_check_interval=soon", "health_check_interval"),
+        ("socket_keepalive=flase", "socket_keepalive"),
+        ("decode_responses=on", "decode_responses"),
+        ("protocol=4", "protocol"),
+        ("timeout=-5", "timeout"),
+        ("socket_timeout=nan", "socket_timeout"),
+        ("client_name=", "client_name"),
+        ("ssl_ca_certs=/x", "ssl_ca_certs"),
+        ("db=1&db=2", "db"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_with_its_name(query: str, names: str) -> None:
+    """A slip is found before anybody connects."""
+    with pytest.raises(SettingsError, match=names):
+        redis_url(f"redis://h?{query}")
+
+
+@pytest.mark.parametrize("query", ["ssl_cert_reqs=CERT_NONE", "ssl_include_verify_flags=STRICT"])
+def test_options_of_tls_are_checked_too(query: str) -> None:
+    """A misspelled demand on certificates is no demand."""
+    with pytest.raises(SettingsError, match=query.partition("=")[0]):
+        redis_url(f"rediss://h?{query}")
+
+
+def test_options_of_hosts_do_not_fit_unix_sockets() -> None:
+    """redis-py would fall over them."""
+    for query in ("socket_keepalive=true", "ssl_ca_certs=/x"):
+        with pytest.raises(SettingsError, match=query.partition("=")[0]):
+            redis_url(f"unix:///run/x?{query}")
+
+
+def test_what_has_no_effect_does_not_reach_the_library() -> None:
+    """Replies are bytes in RESP2, and nothing is sent twice, whatever an address asks for."""
+    asked = "decode_responses=true&protocol=3&retry_on_timeout=true&encoding=latin-1&timeout=5"
+    connection: Any = _library_connection(f"redis://h?{asked}&client_name=chat", Limits())
+    assert connection.protocol == 2
+    assert connection.encoder.decode_responses is False
+    assert connection.retry._retries == 0
+    assert connection.client_name == "chat"

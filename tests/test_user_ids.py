@@ -1,0 +1,354 @@
+"""What may a user be called, and does it arrive whole wherever it goes?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import string
+import time
+import unicodedata
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.gateway.cluster import Raw, gateway
+from tests.processes import GatewayProcess, User, gateways
+from wsdemo import Client
+from wsdemo.gateway.auth import expiry_of, mint_token
+from wsdemo.gateway.server import Gateway
+from wsdemo.protocol import (
+    Code,
+    Direct,
+    NotText,
+    ProtocolError,
+    decode,
+    decode_envelope,
+    decode_strict,
+    direct_head,
+    message_text,
+)
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import GatewaySettings, Keyspace, Limits, SettingsError
+from wsdemo.user_ids import (
+    MAX_USER_ID_CHARS,
+    NEVER_IN_USER_ID,
+    is_fit,
+    user_ids,
+    valid_user_id,
+)
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+WIDE = r"[\w.@|+:'~!#$%&/=,;<>-]+"
+"""A pattern for people of all languages and their identity providers."""
+WORLD = [
+    "auth0|5f7c8ec7c33c6c004bbafe82",
+    "google-oauth2|12341123123",
+    "john+tag@example.com",
+    "user:42",
+    "urn:uuid:3f2b8c1e",
+    "张伟",
+    "josé",
+    unicodedata.normalize("NFD", "josé"),
+    "Ωmega",
+    "मोहन",
+    "O'Brien",
+    "100%sure",
+    "a$b$c",
+    "x" * MAX_USER_ID_CHARS,
+    "é" * MAX_USER_ID_CHARS,
+]
+
+
+# --- the rule ----------------------------------------------------------------------------------
+
+
+def test_the_readme_names_the_characters() -> None:
+    """Those that it names, and of all others that can be typed none."""
+    found = re.search(r"A user id has 1 to (\d+) of the characters `([^`]+)`", README)
+    assert found
+    assert int(found[1]) == Limits().max_user_id_chars
+    named: set[str] = set()
+    for word in found[2].split():
+        first, last = word[0], word[-1]
+        named |= set(map(chr, range(ord(first), ord(last) + 1))) if "-" in word[1:2] else set(word)
+    assert named == {char for char in string.printable if valid_user_id(f"x{char}")}
+    assert valid_user_id("x" * int(found[1])) and not valid_user_id("x" * (int(found[1]) + 1))
+
+
+def test_the_readme_names_what_is_always_refused() -> None:
+    """And what is reserved."""
+    found = re.search(r"control\s+characters and ``([^`]+)`` are refused", README)
+    assert found and set(found[1].split()) == NEVER_IN_USER_ID
+    assert "`gateway-…` and `__…__` are reserved" in README
+    for reserved in ("gateway-", "gateway-7", "____", "__proto__"):
+        assert not valid_user_id(reserved)
+        assert not user_ids(".+", 128).may_register(reserved)
+
+
+@pytest.mark.parametrize("user", WORLD)
+def test_a_pattern_lets_the_world_in(user: str) -> None:
+    """Identity providers, addresses with +, letters of all languages."""
+    assert user_ids(WIDE, 128).may_register(user) is all(
+        re.fullmatch(r"[\w.@|+:'~!#$%&/=,;<>-]", char) for char in user
+    )
+    assert user_ids(".+", 128).may_register(user)
+    assert not valid_user_id(user)
+
+
+@given(st.text(max_size=140))
+def test_no_pattern_lets_in_what_would_break_a_key_or_a_line(user: str) -> None:
+    """Braces, stars, brackets, quotes, white space, controls, halves of pairs; 129 characters."""
+    everything = user_ids("(?s:.*)", MAX_USER_ID_CHARS)
+    fit = (
+        0 < len(user) <= MAX_USER_ID_CHARS
+        and user.isprintable()
+        and not any(char.isspace() or char in '{}*?[]\\"' for char in user)
+    )
+    assert bool(everything.possible(user)) is fit
+    if fit:
+        user.encode()
+        assert json.dumps(user, ensure_ascii=False) == f'"{user}"'
+        assert len(user.split()) == 1 and len(user.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["", "a b", "a\n", "a\x00", "\ud800", "a\u202eb", "a\u200bb", "a\u2028b", "a\u00a0b", "\ufeffa",
+     "{a}", "a*", "a?", "[a]", 'a"b', "a\\b", "x" * 129, "\x7f", "\ue000"],
+)  # fmt: skip
+def test_what_is_never_a_user_id(user: str) -> None:
+    """Whatever the pattern says; nobody can have a token for it either."""
+    assert not user_ids("(?s:.*)", 128).possible(user)
+    assert not is_fit(user)
+    with pytest.raises(ValueError, match="not valid"):
+        mint_token(b"s" * 32, user, 4e9)
+
+
+@pytest.mark.parametrize("user", [*WORLD, "alice"])
+def test_a_token_is_minted_for_whoever_some_gateway_may_let_in(user: str) -> None:
+    """And it is good for that user alone."""
+    token = mint_token(b"s" * 32, user, 4e9)
+    assert expiry_of(b"s" * 32, token, user, time.time()) == 4e9
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("(", "unterminated"),
+        ("[a", "unterminated"),
+        ("", "1 to 1000"),
+        ("x" * 1001, "1 to 1000"),
+        ("a{99999999999}", "too large"),
+        ("(a+)+b", "takes too long"),
+        ("(a|a)*b", "takes too long"),
+        ("user:([a-z]+)*!", "takes too long"),
+        (r"(\w+\s?)+x", "takes too long"),
+        ("a*a*a*a*a*b", "takes too long"),
+        (r"auth0\|(?:[a-z0-9]+)+", "takes too long"),
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_refused_at_the_start(pattern: str, says: str) -> None:
+    """No expression, or one that could stop the gateway at the word of a client."""
+    started = time.process_time()
+    with pytest.raises(SettingsError, match=says):
+        GatewaySettings(gateway_id="g", user_id_pattern=pattern)
+    assert time.process_time() - started < 5, "finding out must not be the attack itself"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        WIDE,
+        ".+",
+        "[a-z]+",
+        r"[a-z0-9]+(?:[._-][a-z0-9]+)*@[a-z0-9-]+(\.[a-z0-9-]+)+",
+        r"(?:[a-z0-9-]+\|)?[\w.@-]+",
+        r"user:\d+|urn:uuid:[0-9a-f-]{36}",
+        r"(?i:alice|bob)",
+    ],
+)
+def test_a_usual_pattern_is_taken(pattern: str) -> None:
+    """Repetitions that can be matched in one way only cost nothing."""
+    assert user_ids(pattern, 128).pattern == pattern
+
+
+# --- the wire ----------------------------------------------------------------------------------
+
+COLONS = st.sampled_from(
+    ["user:42", r"user\u003a42", "a", ":", "x", "张伟", "auth0|x", '"', "\\", "\\\\", "\\n", ",",
+     "type", '"x":1', '"to":"user:42"', "\ud800", " "]
+)  # fmt: skip
+
+
+def outcome(read: Any, data: bytes) -> Any:
+    try:
+        message = read(data, 100, user_ids(WIDE, 128).possible)
+    except ProtocolError as problem:
+        return problem.say, problem.msg_id
+    except NotText:
+        return NotText
+    return message
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(COLONS, max_size=3).map("".join),
+    st.lists(COLONS, max_size=3).map("".join),
+    st.sampled_from(["", ',"id":"7"', ',"id":"a:b"', ',"x":1', ',"to":"user:42"', ',"x:y":"z"']),
+    st.booleans(),
+)
+def test_both_ways_of_reading_agree_on_recipients_with_colons(
+    to: str, content: str, more: str, escape: bool
+) -> None:
+    """However names are spelled, and whatever else stands in the document."""
+    text = content if escape else json.dumps(content, ensure_ascii=False)[1:-1]
+    data = f'{{"type":"message","to":"{to}","content":"{text}"{more}}}'.encode(
+        errors="surrogatepass"
+    )
+    assert outcome(decode, data) == outcome(decode_strict, data)
+
+
+@pytest.mark.parametrize("to", ["user:42", "a:b:c", "auth0|x", "a+b@c"])
+def test_a_recipient_with_colons_is_read_by_the_short_way(
+    to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs no more than another one."""
+    monkeypatch.setattr("wsdemo.protocol.decode_strict", None)
+    data = json.dumps({"type": "message", "to": to, "content": "x:y", "id": "7"}).encode()
+    message: Any = decode(data, 100, user_ids(WIDE, 128).possible)
+    assert message.to == to
+
+
+@pytest.mark.parametrize("sender", WORLD)
+@pytest.mark.parametrize("to", WORLD[:6])
+def test_an_envelope_carries_both_names_whole(sender: str, to: str) -> None:
+    """It is put together without an encoder."""
+    head = direct_head(sender, to, b'"hi"', "7", "gateway-01", "conn")
+    envelope = decode_envelope(head + b"}")
+    assert isinstance(envelope, Direct)
+    assert (envelope.sender, envelope.to) == (sender, to)
+    assert json.loads(message_text(envelope.sender, b'"hi"', "7"))["from"] == sender
+
+
+# --- two gateways ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def pair(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    """Two gateways of this process with one pattern."""
+    async with contextlib.AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(
+                gateway(
+                    shared_server,
+                    keyspace,
+                    f"gateway-0{n}",
+                    settings={"user_id_pattern": WIDE},
+                    max_user_id_chars=MAX_USER_ID_CHARS,
+                )
+            )
+            for n in (1, 2)
+        ]
+        yield one, two
+
+
+@pytest.fixture
+async def processes(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> AsyncIterator[list[GatewayProcess]]:
+    """Two gateways as people start them (on uvloop, where there is one), with one pattern."""
+    flags = ("--user-id-pattern", WIDE, "--key-prefix", keyspace.prefix)
+    async with gateways(2, shared_server.url, *flags) as running:
+        yield running
+
+
+REACHABLE = [user for user in WORLD if user_ids(WIDE, 128).may_register(user)]
+
+
+async def talk_across(one: str, two: str, redis_db: Any, keyspace: Keyspace) -> None:
+    for number, user in enumerate(REACHABLE):
+        async with await User.register(user, one) as here, await User.register("bob", two) as bob:
+            assert await redis_db.hget(keyspace.presence(user), "gwId") == "gateway-01"
+            assert await bob.send(user, f"to {number}") == "routed"
+            got = await here.hear()
+            assert (got["from"], got["content"]) == ("bob", f"to {number}")
+            assert await here.send("bob", f"from {number}") == "routed"
+            got = await bob.hear()
+            assert (got["from"], got["content"]) == (user, f"from {number}")
+        assert await until_gone(redis_db, keyspace.presence(user))
+
+
+async def until_gone(redis_db: Any, key: str) -> bool:
+    async with asyncio.timeout(10):
+        while await redis_db.exists(key):
+            await asyncio.sleep(0.005)
+    return True
+
+
+async def test_users_of_the_world_talk_across_gateways(
+    pair: tuple[Gateway, Gateway], redis_db: Any, keyspace: Keyspace
+) -> None:
+    """Their keys, envelopes, acks and messages carry their names, and nothing is left of them."""
+    await talk_across(pair[0].url, pair[1].url, redis_db, keyspace)
+
+
+async def test_users_of_the_world_talk_across_processes(
+    processes: list[GatewayProcess], redis_db: Any, keyspace: Keyspace
+) -> None:
+    """As above, with the flag of the command line, which lets ids have 128 characters."""
+    await talk_across(processes[0].url, processes[1].url, redis_db, keyspace)
+
+
+async def test_a_client_of_the_kit_takes_such_names(pair: tuple[Gateway, Gateway]) -> None:
+    """Ours, and the names that it shows."""
+    async with Client("auth0|x", [pair[0].url]) as one, Client("张伟", [pair[1].url]) as two:
+        receipt = await one.send("张伟", "你好")
+        message = await two.receive(10)
+        assert (receipt.status, message.sender, message.content) == ("routed", "auth0|x", "你好")
+
+
+async def test_who_does_not_match_is_turned_away_and_never_looked_for(
+    pair: tuple[Gateway, Gateway],
+) -> None:
+    """4513 for who wants in; for who is written to, the answer of an absent user."""
+    async with await User.register("alice", pair[0].url) as alice:
+        for user in (
+            "first last",
+            "a(b)",
+            "gateway-7",
+            "__x__",
+            'a"b',
+            "{a}",
+            "x" * 129,
+            "a\u202eb",
+        ):
+            assert await alice.send(user, "hello") == "offline"
+            await alice.say(type="message", to=user, content="hello")
+            assert (await alice.hear())["error"] == "User not found"
+            assert await code_for(user, pair[1]) == Code.USER_FORBIDDEN
+
+
+async def code_for(user: str, gateway: Gateway) -> int:
+    """Return the close code that a register is answered with."""
+    async with await Raw.open(gateway) as raw:
+        raw.frame(json.dumps({"type": "register", "userId": user}).encode())
+        return await raw.closed()
+
+
+async def test_without_a_pattern_the_usual_rule_holds(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """64 characters of the usual ones, and `max_user_id_chars` bounds them."""
+    async with gateway(shared_server, keyspace, max_user_id_chars=10) as running:
+        async with await User.register("x" * 10, running.url):
+            pass
+        for user in ("x" * 11, "user:42", "josé"):
+            assert await code_for(user, running) == Code.USER_FORBIDDEN
