@@ -156,6 +156,7 @@ class Arrival(asyncio.BufferedProtocol):
             front.counters.proxied_local += announced.is_local
             front.counters.proxied_accepted += not announced.is_local
         if entrance.tls is not None:
+            transport.pause_reading()  # Or a loop reads on before `start_tls` takes over.
             entrance.spawn(self._encrypt(transport, announced, entrance.tls))
         else:
             self._hand_over(transport, announced)
@@ -187,7 +188,8 @@ class Arrival(asyncio.BufferedProtocol):
             return  # Its own affair, as with any handshake of TLS that fails.
         finally:
             self._leave()
-        assert secure is not None
+        if secure is None or secure.get_extra_info("cipher") is None:
+            return  # It was lost meanwhile, which `start_tls` does not tell.
         early.hand_over(self._hand_over(secure, announced))
 
 

@@ -51,12 +51,14 @@ class Answer:
 class Visitor:
     """One connection that counts against the limits of its address."""
 
-    __slots__ = ("_door", "_registered", "address")
+    __slots__ = ("_door", "_registered", "address", "is_stand_in")
 
     def __init__(self, door: Door, address: str) -> None:
         self._door = door
         self._registered = False
         self.address = address
+        self.is_stand_in = False
+        """It is a proxy's, which has announced that it does not know its client."""
         door.present[address] += 1
         door.unregistered[address] += 1
 
@@ -131,11 +133,15 @@ class Door:
         Args:
             forwarded: what `forwarded_header` says, its lines joined with commas; '' without one.
         """
+        if visitor is not None and visitor.is_stand_in:
+            visitor.is_stand_in = False
+            self._count_unrecognised(peer, Hop(None, Unrecognised.HIDDEN, "PROXY UNKNOWN"))
         if visitor is not None or not self.is_proxy(peer):
             return visitor
         hop = deciding_hop(forwarded, self.forwarded_header, self._is_trusted)
         if hop.why is not None:
-            return self._unrecognised(peer, hop)
+            self._count_unrecognised(peer, hop)
+            return Visitor(self, _counted(peer))
         client = str(hop.address)
         if self._is_exempt(client) and self._is_exempt(peer):
             return None  # Of this machine both. "127.0.0.1" of another one is not.
@@ -151,9 +157,9 @@ class Door:
             is_local: the proxy speaks for itself.
         """
         if not address:
-            if is_local:
-                return Visitor(self, _counted(proxy))
-            return self._unrecognised(proxy, Hop(None, Unrecognised.HIDDEN, "PROXY UNKNOWN"))
+            visitor = Visitor(self, _counted(proxy))
+            visitor.is_stand_in = not is_local
+            return visitor
         if self.is_proxy(address) or (self._is_exempt(address) and self._is_exempt(proxy)):
             return None
         return Visitor(self, _counted(address))
@@ -173,8 +179,8 @@ class Door:
             f"up on: let it send none, or {advice}",
         )
 
-    def _unrecognised(self, proxy: str, hop: Hop) -> Visitor:
-        """Return the visitor for a client that the proxy does not tell: the proxy itself."""
+    def _count_unrecognised(self, proxy: str, hop: Hop) -> None:
+        """Take note that a proxy does not tell whose connection it is: it counts as the proxy's."""
         why, limits = hop.why, self._limits
         assert why is not None
         name = f"unrecognised_{why}"
@@ -188,7 +194,6 @@ class Door:
             "add the address of its client, or name the header that it sends with "
             "--forwarded-header (a PROXY header: --proxy-protocol)",
         )
-        return Visitor(self, _counted(proxy))
 
     def _tell(self, peer: str, kind: str, what: str) -> None:
         """Log it: once of each peer and kind, and not for ever."""

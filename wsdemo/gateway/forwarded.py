@@ -74,10 +74,13 @@ class Hop(NamedTuple):
 
 def parse_address(text: str) -> IPAddress | None:
     """Return the address that a text is; IPv4 within IPv6 as IPv4, and without its zone."""
+    bare = _ZONE.sub("", text) if ":" in text else text
     try:
-        parsed = ipaddress.ip_address(_ZONE.sub("", text) if ":" in text else text)
+        parsed = ipaddress.ip_address(bare)
     except ValueError:
         return None
+    if "%" in bare:
+        return None  # Python takes anything at all for a zone.
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return mapped or parsed
 
