@@ -184,6 +184,9 @@ LINES = st.sampled_from(
     [
         *(b"Origin: http://localhost", b"Origin: http://evil.example", b"Origin:", b"Host: x"),
         *(b"Sec-WebSocket-Protocol: a, b", b"Sec-WebSocket-Protocol: ,;", b"Cookie: a=b"),
+        *(b"Sec-WebSocket-Protocol: bearer.a.b,wsdemo.v1", b"Sec-WebSocket-Protocol: wsdemo.v1,,a"),
+        *(b"Origin: http://localhost:8080", b"Origin: https://localhost:8080", b"Host: localhost"),
+        *(b"Host: a b", b"Upgrade: websocket, h2c", b"Expect: 100-continue"),
         *(b"Sec-WebSocket-Extensions: permessage-deflate", b"Content-Length: 0", b"X: \xff"),
         *(b"X-Forwarded-For: 198.51.100.7, nonsense", b"Transfer-Encoding: chunked", b" folded"),
         *(b"Connection: keep-alive, Upgrade", b"Upgrade: h2c", b"Sec-WebSocket-Version: 8"),
@@ -206,6 +209,10 @@ REQUESTS = st.sampled_from(
         request(USUAL, "GET /ws?x=1 HTTP/1.1"),
         request({"Host": "x"}, "GET /health HTTP/1.1"),
         request({"Host": "x"}, "HEAD /ready HTTP/1.0"),
+        request(USUAL | {"Sec-WebSocket-Protocol": "wsdemo.v1, bearer.a.b.c"}),
+        request(USUAL | {"Host": "gw.example", "Origin": "https://gw.example:443"}),
+        request(USUAL, "GET http://localhost:8080/ws HTTP/1.1"),
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + HELLO,
     ]
 )
 
