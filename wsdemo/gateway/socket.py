@@ -392,9 +392,7 @@ class Socket(asyncio.Protocol):
         max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
         usual = usual_request(data, front.door.header_name) if front.fast_frames else None
         if usual is None and looks_like_one(data):
-            front.door.not_announced(self.address)
-            self.abort()
-            return b""
+            front.door.not_announced(self.address)  # The parser will hang up: this is no HTTP.
         if usual is not None:
             self.recognise(usual.forwarded)
             full = front.door.refusal(self.visitor, len(front.sockets))
