@@ -10,6 +10,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -285,6 +286,43 @@ async def test_no_spelling_of_an_address_opens_the_door(
         assert await status() == 429
         counters = running.counters
         assert (counters.unrecognised_absent, counters.unrecognised_hidden) in {(2, 2), (2, 0)}
+
+
+@pytest.mark.both_loops
+async def test_a_proxy_on_a_socket_of_this_machine_speaks_for_its_clients(
+    shared_server: BundledServer, keyspace: Keyspace, tmp_path: Path
+) -> None:
+    """Its peer has no address; what it says that cannot be read counts as the socket."""
+    settings = {"trusted_proxies": ("unix",)}
+    async with (
+        gateway(
+            *(shared_server, keyspace),
+            settings=settings,
+            unregistered_per_ip=1,
+            register_deadline_s=60,
+        ) as running,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        front = running._front
+        assert front is not None
+        path = str(tmp_path / "gateway.sock")
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(lambda: Socket(front), path)
+
+        async def status(forwarded: str) -> int:
+            raw = await stack.enter_async_context(Raw(*await asyncio.open_unix_connection(path)))
+            raw.writer.write(request(USUAL | {"X-Forwarded-For": forwarded}))
+            return int((await raw.head()).split()[1])
+
+        try:
+            assert await status("198.51.100.7:1") == 101
+            assert await status("198.51.100.7:2, unix:") == 429
+            assert await status("unknown") == 101
+            assert await status("nonsense") == 429
+            present = running._door.present
+            await until("they are gone", lambda: present == {"198.51.100.7": 1, "unix": 1})
+        finally:
+            server.close()
 
 
 @pytest.fixture

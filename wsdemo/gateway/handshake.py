@@ -36,10 +36,10 @@ _NOT_USUAL: Final = frozenset({b"content-length", b"transfer-encoding"})
 _FORWARDED_FOR: Final = FORWARDED_HEADERS[0].encode()
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _OFFERS: Final = re.compile(rf"{_TOKEN}(?:,[ ]?{_TOKEN})*")
-_HOST: Final = r"(?:[a-z0-9._~!$&'()*+,;=%-]*|\[[0-9a-f:.]+\])"
-HOST: Final = re.compile(rf"({_HOST})(:\d{{0,5}})?", re.IGNORECASE | re.ASCII)
+_HOST: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])"
+HOST: Final = re.compile(rf"({_HOST})(:[0-9]{{0,5}})?")
 """What a Host header may be, name and port. Empty is allowed (RFC 9110, section 7.2)."""
-_PAGE: Final = re.compile(rf"(https?)://({_HOST})(:\d{{1,5}})?", re.IGNORECASE | re.ASCII)
+_PAGE: Final = re.compile(rf"(https?)://({_HOST})(:[0-9]{{1,5}})?", re.IGNORECASE | re.ASCII)
 _ABSOLUTE: Final = re.compile(r"(?:https?|wss?)://([^/?#]*)([/?].*)?", re.IGNORECASE | re.ASCII)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 

@@ -205,7 +205,7 @@ class Gateway:
         """Return what makes the protocol of a new connection, and how a listener encrypts."""
         if self.settings.proxy_protocol:
             # The header comes before TLS, so TLS begins when the header has been read.
-            self._entrance = Entrance(front, tls, self._spawn)
+            self._entrance = self._entrance or Entrance(front, tls, self._spawn)
             return self._entrance.protocol, {}
         timeout_s = self.settings.limits.handshake_timeout_s if tls else None
         return lambda: Socket(front), {"ssl": tls, "ssl_handshake_timeout": timeout_s}
