@@ -185,7 +185,8 @@ class Arrival(asyncio.BufferedProtocol):
             async with asyncio.timeout(timeout_s):
                 secure = await front.loop.start_tls(transport, early, tls, server_side=True)
         except OSError:
-            return  # Its own affair, as with any handshake of TLS that fails.
+            transport.abort()  # Its own affair, as with any handshake of TLS that fails.
+            return
         finally:
             self._leave()
         if secure is None or secure.get_extra_info("cipher") is None:

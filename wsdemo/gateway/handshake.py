@@ -80,7 +80,7 @@ def usual_request(data: bytes, forwarded_header: bytes = _FORWARDED_FOR) -> Usua
             return None
         headers[found[1].lower()] = found[2] or b""
     key = headers.get(b"sec-websocket-key", b"")
-    host = headers.get(b"host", b" ").decode()
+    host = headers.get(b"host", b" ").decode()  # A space is no host; '' would be one.
     offered = headers.get(b"sec-websocket-protocol")
     is_usual = (
         first == FIRST_LINE

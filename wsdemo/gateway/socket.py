@@ -540,8 +540,9 @@ class Socket(asyncio.Protocol):
 
     @property
     def address(self) -> str:
-        """The address of whoever opened the connection, or had it opened by a proxy that announced
-        it; '' when it has none."""
+        """The address of whoever opened the connection, or for whom a proxy says that it did; ''
+        when it has none.
+        """
         return peer_of(self._transport) if self._peer is None else self._peer
 
     def _on_stuck(self, why: Stuck) -> None:
