@@ -60,7 +60,7 @@ async def echo(port: int) -> None:
         fast_frames=True,
         door=Door(GatewaySettings(gateway_id="echo")),
         control_rate=Rate.of(10, 20),
-        answer=lambda request, socket: None,
+        answer=lambda request, path, socket: None,
         welcome=Echo,
         sockets=set(),
         idle=asyncio.Event(),

@@ -30,8 +30,17 @@ from wsdemo.user_ids import valid_user_id as valid_user_id
 GATEWAY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a gateway may be called: it becomes part of a channel name."""
 
-ORIGIN = re.compile(r"(https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]))(:(?:\d{1,5}|\*))?")
-"""An origin that may be allowed; `:*` in place of a port means any port, or none."""
+ORIGIN = re.compile(
+    r"\*|null"
+    r"|(?!https?://(?:[:]|$))[A-Za-z][A-Za-z0-9+.-]*://"
+    r"(?:[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(?::(?:\d{1,5}|\*))?"
+)
+"""An origin that may be allowed, of a page, an app or an extension: `scheme://host`, with a port if
+it has one; `:*` in place of a port means any port, or none. `null` is the origin of what has none
+that a browser would tell, and `*` is any."""
+
+ANY_ORIGIN: Final = "*"
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 LOCAL_ORIGINS: Final = tuple(
     f"{scheme}://{host}:*"
@@ -42,6 +51,21 @@ LOCAL_ORIGINS: Final = tuple(
 
 SHORTEST_LIMIT_BYTES: Final = 128
 """No limit of a frame may be smaller: control frames and the fast path are shorter than this."""
+
+LOCAL_SOCKETS: Final = "unix"
+"""In place of an address: whoever connects over a socket of this machine that has none."""
+
+FORWARDED_HEADERS: Final = ("x-forwarded-for", "forwarded", "x-real-ip")
+"""Where a trusted proxy may write the address of its client; the first is the default."""
+
+SUBPROTOCOL: Final = "wsdemo.v1"
+"""What a client may offer that wants a gateway to choose a subprotocol."""
+
+BEARER: Final = "bearer."
+"""An offer that begins so is no subprotocol but a token: browsers can send one in no other way."""
+
+TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A word of HTTP (RFC 9110, section 5.6.2)."""
 
 MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
@@ -283,9 +307,17 @@ class GatewaySettings:
     """Read usual handshakes and short unfragmented text frames without the general parser (same
     results, measured)."""
     origins: tuple[str, ...] = LOCAL_ORIGINS
-    """Whose pages may connect. Whoever sends no Origin is no page, and may."""
+    """Whose pages may connect, beside those that come from where they connect to. Whoever sends no
+    Origin is no page, and may."""
+    subprotocols: tuple[str, ...] = ()
+    """Subprotocols that are known beside `wsdemo.v1`; all mean the same."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses or networks whose X-Forwarded-For names the client."""
+    """Addresses or networks whose word about their clients is believed; `unix` is whoever connects
+    over a socket without an address."""
+    forwarded_header: str = FORWARDED_HEADERS[0]
+    """The one header in which they name the client. A second one would be the client's own."""
+    proxy_protocol: bool = False
+    """They begin each connection with a PROXY header, version 1 or 2."""
     limit_loopback: bool = False
     """Count connections from this machine against the limits per address as well."""
     certfile: str = ""
@@ -307,13 +339,31 @@ class GatewaySettings:
             if not ORIGIN.fullmatch(origin):
                 raise SettingsError(
                     f"origin {origin!r} is not valid: scheme://host, scheme://host:port or "
-                    "scheme://host:*"
+                    "scheme://host:*; null, or * for any"
+                )
+        for name in self.subprotocols:
+            if not TOKEN.fullmatch(name) or name.startswith(BEARER):
+                raise SettingsError(
+                    f"subprotocol {name!r} is not valid: a word without white space and commas "
+                    f"that does not begin with {BEARER!r}"
                 )
         for proxy in self.trusted_proxies:
             try:
-                ipaddress.ip_network(proxy, strict=False)
+                if proxy != LOCAL_SOCKETS:
+                    ipaddress.ip_network(proxy, strict=False)
             except ValueError as problem:
-                raise SettingsError(f"trusted proxy: {problem}") from None
+                raise SettingsError(
+                    f"trusted proxy: {problem}; {LOCAL_SOCKETS} is a socket of this machine"
+                ) from None
+        if self.forwarded_header not in FORWARDED_HEADERS:
+            raise SettingsError(
+                f"forwarded header {self.forwarded_header!r} is none of: "
+                + ", ".join(FORWARDED_HEADERS)
+            )
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise SettingsError(
+                "--proxy-protocol needs to know whose headers are believed: --trusted-proxy ADDRESS"
+            )
         if self.keyfile and not self.certfile:
             raise SettingsError("a key without a certificate: --keyfile needs --certfile")
         if self.auth_secret is not None and len(self.auth_secret) < MIN_SECRET_BYTES:
@@ -369,7 +419,18 @@ class ClientSettings:
 
 
 def origin_pattern(origin: str) -> re.Pattern[str]:
-    """Return what an Origin header has to match in full to be this allowed origin."""
+    """Return what an Origin header has to match in full to be this allowed origin.
+
+    Scheme and host are compared without regard to case, and a default port may be left out.
+    """
+    if origin == ANY_ORIGIN:
+        return re.compile(".*", re.DOTALL)
+    scheme, _, rest = origin.partition("://")
+    default = _DEFAULT_PORTS.get(scheme.lower(), "")
     if origin.endswith(":*"):
-        return re.compile(re.escape(origin.removesuffix(":*")) + r"(:\d{1,5})?")
-    return re.compile(re.escape(origin))
+        origin, port = origin.removesuffix(":*"), r"(:\d{1,5})?"
+    elif default and (rest.endswith(f":{default}") or not re.search(r":\d+$", rest)):
+        origin, port = origin.removesuffix(f":{default}"), f"(:{default})?"
+    else:
+        port = ""
+    return re.compile(re.escape(origin) + port, re.IGNORECASE | re.ASCII)

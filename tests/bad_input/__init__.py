@@ -2,6 +2,7 @@
 
 A test is named after its row (`test_row_23_...`) and has all inputs of that row as parameters; each
 is tried with the short ways of the gateway and without, beside a neighbour who must not notice.
+What the table does not have is named `test_beyond_...`.
 `python -m tests.bad_input` counts them.
 
 Rows 63 and 64 (an ack or a resume with a garbage offset) are of a durable mode, which this gateway

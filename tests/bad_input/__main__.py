@@ -17,21 +17,22 @@ import pytest
 
 
 class Rows:
-    """A plugin that notes which inputs are collected for which row."""
+    """A plugin that notes which inputs are collected for which row, or beyond the table."""
 
     def __init__(self) -> None:
-        self.inputs: defaultdict[int, set[tuple[str, str]]] = defaultdict(set)
+        self.inputs: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
         self.tests = 0
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
-            found = re.match(r"test_row_(\d+)_", item.name)
+            found = re.match(r"test_(?:row_(\d+)_|beyond_(\w+))", item.name)
             if found is None or not isinstance(item, pytest.Function):
                 continue
             self.tests += 1
             # One input with the short ways and without is one input.
             name = re.sub(r"(^|-)(fast|general)(?=-|$)", "", item.callspec.id, count=1)
-            self.inputs[int(found[1])].add((item.originalname, name))
+            group = f"row {int(found[1]):2}" if found[1] else found[2].replace("_", " ")
+            self.inputs[group].add((item.originalname, name))
 
 
 def count() -> Rows:
@@ -54,9 +55,9 @@ def main() -> None:
     if sys.argv[1:] == ["--json"]:
         print(json.dumps({"inputs": total, "rows": len(rows.inputs), "tests": rows.tests}))
         return
-    for row, inputs in sorted(rows.inputs.items()):
-        print(f"row {row:2}: {len(inputs):3} inputs")
-    print(f"{total} bad inputs in {len(rows.inputs)} rows, {rows.tests} tests")
+    for group, inputs in sorted(rows.inputs.items()):
+        print(f"{group}: {len(inputs):3} inputs")
+    print(f"{total} bad inputs in {len(rows.inputs)} groups, {rows.tests} tests")
 
 
 if __name__ == "__main__":

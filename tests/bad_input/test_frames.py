@@ -82,7 +82,6 @@ async def test_row_23_reserved_opcodes_mean_nothing(one: Gateway, case: bytes) -
         "rest behind a whole one": frame(PING) + frame(b"rest", opcode=0),
         "text within a text": frame(b"a", fin=False) + frame(PING),
         "start within a text": frame(b"a", fin=False) + frame(b"b", fin=False),
-        "goodbye within a text": frame(b"a", fin=False) + close(1000),
     }
 )
 async def test_row_24_a_message_is_finished_before_the_next(one: Gateway, case: bytes) -> None:

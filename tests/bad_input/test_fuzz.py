@@ -184,6 +184,9 @@ LINES = st.sampled_from(
     [
         *(b"Origin: http://localhost", b"Origin: http://evil.example", b"Origin:", b"Host: x"),
         *(b"Sec-WebSocket-Protocol: a, b", b"Sec-WebSocket-Protocol: ,;", b"Cookie: a=b"),
+        *(b"Sec-WebSocket-Protocol: bearer.a.b,wsdemo.v1", b"Sec-WebSocket-Protocol: wsdemo.v1,,a"),
+        *(b"Origin: http://localhost:8080", b"Origin: https://localhost:8080", b"Host: localhost"),
+        *(b"Host: a b", b"Upgrade: websocket, h2c", b"Expect: 100-continue"),
         *(b"Sec-WebSocket-Extensions: permessage-deflate", b"Content-Length: 0", b"X: \xff"),
         *(b"X-Forwarded-For: 198.51.100.7, nonsense", b"Transfer-Encoding: chunked", b" folded"),
         *(b"Connection: keep-alive, Upgrade", b"Upgrade: h2c", b"Sec-WebSocket-Version: 8"),
@@ -206,6 +209,10 @@ REQUESTS = st.sampled_from(
         request(USUAL, "GET /ws?x=1 HTTP/1.1"),
         request({"Host": "x"}, "GET /health HTTP/1.1"),
         request({"Host": "x"}, "HEAD /ready HTTP/1.0"),
+        request(USUAL | {"Sec-WebSocket-Protocol": "wsdemo.v1, bearer.a.b.c"}),
+        request(USUAL | {"Host": "gw.example", "Origin": "https://gw.example:443"}),
+        request(USUAL, "GET http://localhost:8080/ws HTTP/1.1"),
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + HELLO,
     ]
 )
 
@@ -215,7 +222,7 @@ REQUESTS = st.sampled_from(
 @example(request(USUAL | {f"X{n}": "" for n in range(129 - len(USUAL))}), [], [], [])
 @example(request(USUAL | {"Sec-WebSocket-Protocol": ",;"}), [], [], [])
 @example(request(USUAL, "GET /ws?x HTTP/1.1"), [], [frame(b"", opcode=9)], [])
-@example(request({}, "GET /health HTTP/1.1"), [], [b"GET /health HTTP/1.1\r\n\r\n"], [])
+@example(request({"Host": "x"}, "GET /health HTTP/1.1"), [], [b"GET /health HTTP/1.1\r\n\r\n"], [])
 def test_any_handshake_gets_the_same_bytes_with_the_short_way_and_without(
     loop: asyncio.AbstractEventLoop,
     base: bytes,
@@ -495,7 +502,7 @@ def random_inputs(count: int) -> list[list[bytes]]:
              said(type="message", to="nobody", content="y"), b"{}", b"x" * 70_000]  # fmt: skip
 
     starts = [HELLO, HELLO, HELLO, request(USUAL, "GET /ws?x HTTP/1.1"),
-              request({}, "GET /stats HTTP/1.1"), HELLO[:-3], b"\0" * 50]  # fmt: skip
+              request({"Host": "x"}, "GET /stats HTTP/1.1"), HELLO[:-3], b"\0" * 50]  # fmt: skip
 
     def one() -> bytes:
         kind = dice.randrange(8)

@@ -1,7 +1,8 @@
 """Rows 1 to 20: who knocks in the wrong way?
 
 Whatever is asked, an answer of HTTP or none at all, and the connection is closed. "Closed, no
-bytes" is for who does not speak HTTP: an answer would help nobody but a scanner.
+bytes" is for who does not speak HTTP: an answer would help nobody but a scanner. Who does, and says
+something malformed, is told so (RFC 9112, sections 3.2, 5.1, 5.2 and 6.3).
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from tests.gateway.cluster import USUAL, Raw, frame, request
 from wsdemo.gateway.server import Gateway
 
 
-async def ask(gateway: Gateway, said: bytes) -> tuple[int, bytes]:
-    """Say it; return the status and all bytes of the answer. Status 0: closed without a byte.
+async def ask(gateway: Gateway, *said: bytes) -> tuple[int, bytes]:
+    """Say it, in one packet or several; return the status and all bytes of the answer.
+
+    Status 0: closed without a byte.
 
     A connection that becomes a WebSocket is not closed by the gateway: its answer ends with its
     head.
     """
     raw = await Raw.connect(gateway)
     try:
-        raw.writer.write(said)
+        for part in said:
+            raw.writer.write(part)
+            with contextlib.suppress(ConnectionError):  # It has heard enough.
+                await raw.writer.drain()
         answer = b""
         with contextlib.suppress(asyncio.IncompleteReadError):
             answer = await raw.head()
@@ -40,16 +46,21 @@ PLAIN = {"Host": "localhost"}
 
 @inputs(
     {
-        "no headers": request({}),
         "a browser's address bar": request(PLAIN | {"Accept": "text/html"}),
         "a key and no upgrade": request(USUAL, without="Upgrade"),
     }
 )
 async def test_row_01_without_an_upgrade_the_answer_is_426(one: Gateway, case: bytes) -> None:
-    """It says what to come with."""
+    """It says what to come with (RFC 9110, section 7.8; RFC 6455, section 4.4)."""
     status, answer = await ask(one, case)
     assert status == 426
-    assert b"\r\nUpgrade: websocket\r\n" in answer
+    for said in (
+        b"Upgrade: websocket",
+        b"Connection: Upgrade, close",
+        b"Sec-WebSocket-Version: 13",
+    ):
+        assert answer.count(b"\r\n" + said + b"\r\n") == 1, said
+    assert answer.count(b"\r\nConnection:") == 1
 
 
 @inputs(
@@ -110,13 +121,6 @@ USUAL_BYTES = request(USUAL)
         "TLS on the plain port": CLIENT_HELLO + b"\r\n",
         "64 KiB of junk": random.Random(0).randbytes(65_536),
         "bare line feeds": USUAL_BYTES.replace(b"\r\n", b"\n"),
-        "one bare line feed": USUAL_BYTES.replace(b"\r\nUpgrade", b"\nUpgrade"),
-        "NUL in a header": request(USUAL | {"X": "a\0b"}),
-        "NUL in a header's name": request(USUAL | {"X\0": "a"}),
-        "a folded header": USUAL_BYTES[:-2] + b" folded\r\n\r\n",
-        "a header without a colon": USUAL_BYTES[:-2] + b"colon\r\n\r\n",
-        "a header without a name": USUAL_BYTES[:-2] + b": x\r\n\r\n",
-        "a space before the colon": USUAL_BYTES[:-2] + b"X : x\r\n\r\n",
         "an empty line first": b"\r\n" + USUAL_BYTES,
         "Latin-1 in the path": request(USUAL, "GET /ws?\xe9 HTTP/1.1"),
         "Latin-1 in the method": request(USUAL, "G\xc9T /ws HTTP/1.1"),
@@ -127,6 +131,29 @@ USUAL_BYTES = request(USUAL)
 async def test_row_06_what_is_not_http_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
     """And nothing of it in the log above debug."""
     assert await ask(one, case) == (0, b"")
+
+
+MALFORMED = {
+    "one bare line feed": USUAL_BYTES.replace(b"\r\nUpgrade", b"\nUpgrade"),
+    "NUL in a header": request(USUAL | {"X": "a\0b"}),
+    "NUL in a header's name": request(USUAL | {"X\0": "a"}),
+    "a folded header": USUAL_BYTES[:-2] + b" folded\r\n\r\n",
+    "a folded header, by a tab": USUAL_BYTES[:-2] + b"\tfolded\r\n\r\n",
+    "a header without a colon": USUAL_BYTES[:-2] + b"colon\r\n\r\n",
+    "a header without a name": USUAL_BYTES[:-2] + b": x\r\n\r\n",
+    "a space before the colon": USUAL_BYTES[:-2] + b"X : x\r\n\r\n",
+    "a space before the host's colon": request(USUAL | {"Host ": "x"}),
+    "a page with a folded header": b"GET /health HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n",
+}
+
+
+@inputs(MALFORMED)
+async def test_beyond_a_malformed_header_is_said_to_be_one(one: Gateway, case: bytes) -> None:
+    """400, once, in one packet or byte by byte."""
+    for chunks in ([case], [bytes([byte]) for byte in case]):
+        status, answer = await ask(one, *chunks)
+        assert status == 400
+        assert answer.count(b"HTTP/1.1 ") == 1 and answer.endswith(b"\r\n\r\nMalformed request.\n")
 
 
 KEY = "Sec-WebSocket-Key"
@@ -164,8 +191,10 @@ VERSION = "Sec-WebSocket-Version"
     }
 )
 async def test_row_08_the_version_must_be_13(one: Gateway, case: bytes) -> None:
-    """400."""
-    assert (await ask(one, case))[0] == 400
+    """400, and it says which version there is (RFC 6455, section 4.2.2)."""
+    status, answer = await ask(one, case)
+    assert status == 400
+    assert answer.count(b"\r\nSec-WebSocket-Version: 13\r\n") == 1
 
 
 @inputs(
@@ -173,8 +202,8 @@ async def test_row_08_the_version_must_be_13(one: Gateway, case: bytes) -> None:
         "no Upgrade": request(USUAL, without="Upgrade"),
         "no Connection": request(USUAL, without="Connection"),
         "Upgrade to h2c": request(USUAL | {"Upgrade": "h2c"}),
-        "two Upgrades": request(USUAL | {"Upgrade": "websocket, h2c"}),
-        "Upgrade twice": USUAL_BYTES[:-2] + b"upgrade: h2c\r\n\r\n",
+        "two other Upgrades": request(USUAL | {"Upgrade": "h2c, websockets"}),
+        "a version of it": request(USUAL | {"Upgrade": "websocket/13"}),
         "Connection: close": request(USUAL | {"Connection": "close"}),
         "Connection: upgraded": request(USUAL | {"Connection": "upgraded"}),
         "an empty Upgrade": request(USUAL | {"Upgrade": ""}),
@@ -186,6 +215,29 @@ async def test_row_09_upgrade_and_connection_must_ask_for_it(one: Gateway, case:
     """426, or 400 when the header is malformed, which an empty one is."""
     malformed = any(line in case for line in (b"Upgrade: \r", b"Connection: \r", b"Upgrade: ;\r"))
     assert (await ask(one, case))[0] == (400 if malformed else 426)
+
+
+@inputs(
+    {
+        "a second one": request(USUAL | {"Upgrade": "websocket, h2c"}),
+        "the second one": request(USUAL | {"Upgrade": "h2c,WebSocket"}),
+        "on a line of its own": USUAL_BYTES[:-2] + b"upgrade: h2c\r\n\r\n",
+        "nothing beside it": request(USUAL | {"Upgrade": "websocket, "}),
+        "itself": request(USUAL | {"Upgrade": "websocket, websocket"}),
+        "capitals": request(USUAL | {"Upgrade": "WEBSOCKET", "Connection": "UPGRADE"}),
+        "no space": request(USUAL).replace(b"Upgrade: ", b"Upgrade:"),
+        "tabs": request(USUAL | {"Upgrade": "\twebsocket\t", "Connection": "\tUpgrade\t"}),
+        "other options": request(USUAL | {"Connection": "keep-alive ,upgrade,\tHTTP2-Settings"}),
+        "options on two lines": request(USUAL | {"connection": "keep-alive"}),
+    }
+)
+async def test_beyond_an_upgrade_may_be_one_of_several_and_oddly_written(
+    one: Gateway, case: bytes
+) -> None:
+    """101: both headers are lists, their words are not case-sensitive."""
+    status, answer = await ask(one, case)
+    assert status == 101
+    assert answer.count(b"\r\nUpgrade: websocket\r\n") == 1
 
 
 ORIGIN = "Origin"
@@ -224,15 +276,45 @@ async def test_row_11_there_is_one_origin(one: Gateway, case: bytes) -> None:
 
 @inputs(
     {
-        "none": request(USUAL, without="Host"),
-        "empty": request(USUAL | {"Host": ""}),
-        "somebody else's": request(USUAL | {"Host": "evil.example"}),
-        "twice": USUAL_BYTES[:-2] + b"host: b\r\n\r\n",
+        host or "empty": request(USUAL | {"Host": host})
+        for host in (
+            "",
+            "evil.example",
+            "LOCALHOST",
+            "[::1]",
+            "[::1]:8080",
+            "a_b:",
+            "xn--bcher-kva",
+        )
     }
 )
-async def test_row_12_nobody_reads_the_host(one: Gateway, case: bytes) -> None:
+async def test_row_12_nobody_asks_which_host(one: Gateway, case: bytes) -> None:
     """101. We serve one site; what a foreign page may do is decided by its origin (row 10)."""
     assert (await ask(one, case))[0] == 101
+
+
+@inputs(
+    {
+        "none": request(USUAL, without="Host"),
+        "no header at all": request({}),
+        "none, for a page": request({"Accept": "*/*"}, "GET /health HTTP/1.1"),
+        "twice": USUAL_BYTES[:-2] + b"host: b\r\n\r\n",
+        "twice the same": USUAL_BYTES[:-2] + b"Host: localhost:8080\r\n\r\n",
+        "twice, for a page": b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        **{
+            host: request(USUAL | {"Host": host})
+            for host in ("a b", "a,b c", "user@a", "http://a", "a/b", "[::1", "::1", "a:b", "\xe9")
+        },
+    }
+)
+async def test_beyond_a_request_names_one_host(one: Gateway, case: bytes) -> None:
+    """400, for a page as well (RFC 9112, section 3.2)."""
+    assert (await ask(one, case))[0] == 400
+
+
+async def test_http_1_0_knew_no_host(one: Gateway) -> None:
+    """A health check of old times is answered."""
+    assert (await ask(one, b"GET /health HTTP/1.0\r\n\r\n"))[0] == 200
 
 
 @inputs(
@@ -274,9 +356,11 @@ async def test_row_14_headers_have_an_end(one: Gateway, case: bytes) -> None:
         "a page with a body": request(PLAIN | {"Content-Length": "3"}, "GET /health HTTP/1.1"),
     }
 )
-async def test_row_15_a_body_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
-    """Nothing here takes one, and where it ends is how requests are smuggled."""
-    assert await ask(one, case) == (0, b"")
+async def test_row_15_nothing_here_takes_a_body(one: Gateway, case: bytes) -> None:
+    """400, and the connection is closed: where a body ends is how requests are smuggled."""
+    status, answer = await ask(one, case)
+    assert status == 400
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 EXTENSIONS, SUBPROTOCOL = "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"
@@ -308,13 +392,45 @@ async def test_row_16_extensions_are_not_spoken_here(
 
 @inputs(
     {
-        target: request(USUAL, f"GET {target} HTTP/1.1")
-        for target in ("http://localhost/ws", "ws://localhost/ws", "localhost:80", "http://[/ws")
+        target: (request(USUAL, f"GET {target} HTTP/1.1"), status)
+        for target, status in {
+            "http://localhost/ws": 101,
+            "http://localhost:8080/ws?x=http://y": 101,
+            "HTTPS://evil.example/ws": 101,
+            "ws://localhost/ws": 101,
+            "wss://[::1]:443/ws": 101,
+            "http://localhost/": 404,
+            "http://localhost": 404,
+            "http://localhost?/ws": 404,
+            "http://localhost/WS": 404,
+            "localhost:80": 404,
+            "ftp://localhost/ws": 404,
+            "http://[/ws": 400,
+            "http:///ws": 400,
+            "http://user@localhost/ws": 400,
+        }.items()
     }
 )
-async def test_row_17_a_proxy_s_form_of_a_target_is_not_found(one: Gateway, case: bytes) -> None:
-    """404: we are no proxy."""
-    assert (await ask(one, case))[0] == 404
+async def test_row_17_a_target_may_be_a_whole_url(one: Gateway, case: tuple[bytes, int]) -> None:
+    """It means its path (RFC 9112, section 3.2.2): we are no proxy, whatever host it names."""
+    said, expected = case
+    assert (await ask(one, said))[0] == expected
+
+
+@inputs(
+    {
+        "an expectation": request(USUAL | {"Expect": "100-continue"}),
+        "a query": request(USUAL, "GET /ws?token=%20&x=/ws HTTP/1.1"),
+        "a question mark": request(USUAL, "GET /ws? HTTP/1.1"),
+        "a line of 8,192 bytes": request(USUAL, f"GET /ws?{'w' * (8_192 - 19)} HTTP/1.1"),
+        "no body, said twice": request(USUAL | {"Content-Length": "0", "content-length": "0"}),
+        "a byte beyond ASCII": request(USUAL | {"Cookie": "n=\xe9"}),
+        "a cookie of 8,000 bytes": request(USUAL | {"Cookie": "c" * 8_000}),
+    }
+)
+async def test_beyond_what_is_odd_and_allowed_is_let_in(one: Gateway, case: bytes) -> None:
+    """101."""
+    assert (await ask(one, case))[0] == 101
 
 
 @inputs(

@@ -6,9 +6,21 @@ from typing import Any
 
 import pytest
 
-from wsdemo.gateway.door import Door, Visitor
+from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.door import MAX_TOLD, Door, Visitor
 from wsdemo.settings import LOCAL_ORIGINS, GatewaySettings, Limits, SettingsError
 
+APPS = (
+    "https://app.example",
+    "capacitor://localhost",
+    "ionic://localhost",
+    "file://",
+    "null",
+    "vscode-webview://abc",
+    "chrome-extension://abcdef",
+    "moz-extension://1-2-3",
+    "app://.",
+)
 STRANGER, OTHER, PROXY = "198.51.100.7", "198.51.100.8", "203.0.113.1"
 
 
@@ -88,22 +100,134 @@ def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
         (f"{STRANGER}, {PROXY}", STRANGER),
         (f"{STRANGER},{PROXY} , {PROXY}", STRANGER),
         ("2001:db8::7", "2001:db8::/64"),
-        ("", None),
-        ("unknown", None),
-        (f"{STRANGER}, nonsense", None),
-        ("127.0.0.1", None),
-        (", ".join([STRANGER, *[PROXY] * 40]), None),
+        ("[2001:db8::7]:443", "2001:db8::/64"),
+        (f"{STRANGER}:51234", STRANGER),
+        (f"{STRANGER},", STRANGER),
+        ("", PROXY),
+        ("unknown", PROXY),
+        (f"{STRANGER}, nonsense", PROXY),
+        ("127.0.0.1", "127.0.0.1"),
+        (", ".join([STRANGER, *[PROXY] * 10_000]), PROXY),
+        (PROXY, PROXY),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_behind_a_trusted_proxy_the_nearest_address_that_is_none_of_ours_counts(
     forwarded: str, counted: str | None
 ) -> None:
-    """What a client writes into the header before the proxy adds to it, nobody believes."""
+    """What a client writes into the header before the proxy adds to it, nobody believes; and what
+    cannot be read counts under the proxy's own address.
+    """
     entrance = door(trusted_proxies=("203.0.113.0/24",))
     assert entrance.enter(PROXY) is None
     visitor = entrance.recognise(None, PROXY, forwarded)
+    assert visitor is not None and visitor.address == counted
+    assert entrance.recognise(visitor, PROXY, OTHER) is visitor
+
+
+def test_a_client_on_the_machine_of_a_local_proxy_is_exempt_and_of_another_is_not() -> None:
+    """ "127.0.0.1" is whose machine says it."""
+    entrance = door(trusted_proxies=("127.0.0.1", PROXY, "unix"))
+    for peer in ("127.0.0.1", "::ffff:127.0.0.1", ""):
+        assert entrance.recognise(None, peer, "127.0.0.1") is None
+    assert entrance.recognise(None, PROXY, "127.0.0.1") is not None
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", PROXY, ""], ids=["here", "elsewhere", "socket"])
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("", "absent"),
+        ("unknown", "hidden"),
+        ("_hidden", "hidden"),
+        (f"{STRANGER}:x", "unreadable"),
+        (f"{STRANGER}, '{OTHER}'", "unreadable"),
+        (", ".join([STRANGER, *[PROXY] * 17]), "proxies"),
+    ],
+    ids=["absent", "unknown", "obfuscated", "a bad port", "bad quotes", "a long chain"],
+)
+def test_a_proxy_whose_clients_are_not_recognised_is_one_address_and_told_of_once(
+    peer: str, said: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The limits hold, exempt or not; a counter and one line of the log say it, with advice."""
+    counters = Counters()
+    settings = GatewaySettings(
+        gateway_id="gateway-01",
+        trusted_proxies=("127.0.0.1", PROXY, "unix"),
+        limits=Limits(connections_per_ip=3, unregistered_per_ip=2),
+    )
+    entrance = Door(settings, counters)
+    assert entrance.enter(peer) is None
+    visitors = [entrance.recognise(None, peer, said) for _ in range(3)]
+    assert status(entrance, visitors[-1]) == 429
+    assert getattr(counters, f"unrecognised_{why}") == 3
+    (line,) = caplog.messages
+    assert (peer or "unix") in line and "--forwarded-header" in line
+    for visitor in visitors:
+        assert visitor is not None and visitor.address == (peer or "unix")
+        visitor.leave()
+    assert not entrance.present and not entrance.unregistered
+
+
+def test_the_log_is_not_flooded_by_proxies_and_what_they_send(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once a kind and proxy, and not for ever; what is quoted is short, and on one line."""
+    entrance = door(trusted_proxies=("10.0.0.0/8",))
+    for n in range(1_000):
+        for said in ("", "unknown", "x\n\x1b[31m" * 500):
+            for _ in range(2):
+                assert entrance.recognise(None, f"10.0.{n // 250}.{n % 250}", said) is not None
+    assert len(caplog.messages) == MAX_TOLD
+    for line in caplog.messages:
+        assert len(line) < 700 and line.isprintable()
+
+
+def test_one_header_is_believed_and_no_other() -> None:
+    """A client could write the others itself; which one it is, the gateway is told."""
+    for name, said in (
+        ("x-forwarded-for", f"{STRANGER}:80"),
+        ("forwarded", f'for={OTHER}, for="{STRANGER}:80";proto=https'),
+        ("x-real-ip", STRANGER),
+    ):
+        entrance = door(trusted_proxies=(PROXY,), forwarded_header=name)
+        assert entrance.header_name == name.encode()
+        visitor = entrance.recognise(None, PROXY, said)
+        assert visitor is not None and visitor.address == STRANGER
+
+
+def test_a_proxy_on_a_socket_of_this_machine_is_trusted_by_name() -> None:
+    """`unix`; without it, its header is not believed, and it is exempt like this machine."""
+    entrance = door(trusted_proxies=("unix",))
+    assert entrance.enter("") is None
+    visitor = entrance.recognise(None, "", f"{OTHER}, {STRANGER}, unix:")
+    assert visitor is not None and visitor.address == STRANGER
+    assert door(trusted_proxies=(PROXY,)).recognise(None, "", STRANGER) is None
+    visitor = door(trusted_proxies=(PROXY,)).recognise(None, PROXY, f"{STRANGER}, unix:")
+    assert visitor is not None and visitor.address == PROXY
+
+
+@pytest.mark.parametrize(
+    ("proxy", "address", "is_local", "counted"),
+    [
+        (PROXY, STRANGER, False, STRANGER),
+        (PROXY, "2001:db8::7", False, "2001:db8::/64"),
+        (PROXY, "", True, PROXY),
+        (PROXY, "", False, PROXY),
+        (PROXY, "127.0.0.2", False, "127.0.0.2"),
+        ("", "", False, "unix"),
+        ("127.0.0.1", "", True, "127.0.0.1"),
+        ("127.0.0.1", "127.0.0.2", False, None),
+        ("127.0.0.1", PROXY, False, None),
+    ],
+)
+def test_whom_a_proxy_announces_counts_as_if_it_had_come_by_itself(
+    proxy: str, address: str, is_local: bool, counted: str | None
+) -> None:
+    """And a proxy that announces nobody counts as one; behind a second one, headers will tell."""
+    entrance = door(trusted_proxies=(PROXY, "127.0.0.1", "unix"))
+    visitor = entrance.announced(proxy, address, is_local)
     assert (visitor and visitor.address) == counted
-    assert entrance.recognise(visitor, PROXY, OTHER) is visitor or visitor is None
 
 
 def test_a_proxy_on_this_machine_speaks_for_others() -> None:
@@ -142,15 +266,73 @@ def test_the_header_of_a_stranger_is_not_believed() -> None:
 )
 def test_pages_of_this_machine_may_connect_and_no_others(origin: str | None, allowed: bool) -> None:
     """By default; a match is a match of the whole."""
-    assert door().allows_origin(origin) is allowed
+    assert door().allows_origin(origin, "gateway.example") is allowed
 
 
 def test_an_allow_list_takes_the_place_of_the_default() -> None:
     """The dot of a host is a dot, and a port is that port."""
     entrance = door(origins=("https://chat.example.org",))
-    assert entrance.allows_origin("https://chat.example.org")
+    assert entrance.allows_origin("https://chat.example.org", "x")
     for origin in ("https://chatxexample.org", "https://chat.example.org:444", LOCAL_ORIGINS[0]):
-        assert not entrance.allows_origin(origin)
+        assert not entrance.allows_origin(origin, "x")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "lets_in"),
+    [
+        *((origin, origin, True) for origin in APPS),
+        *((origin, origin.upper(), True) for origin in APPS),
+        *((origin, f"{origin}.evil.example", False) for origin in APPS),
+        ("https://app.example:*", "https://app.example", True),
+        ("https://app.example:*", "https://app.example:8443", True),
+        ("https://app.example:*", "http://app.example:8443", False),
+        ("https://app.example", "https://app.example:443", True),
+        ("https://app.example:443", "https://app.example", True),
+        ("https://app.example:80", "https://app.example", False),
+        ("http://app.example", "http://app.example:443", False),
+        ("ionic://localhost", "ionic://localhost:80", False),
+        ("ionic://localhost", "capacitor://localhost", False),
+        ("https://kiosk.example", "https://\u212aiosk.example", False),
+        ("file://", "file:///etc/passwd", False),
+        ("null", "", False),
+        ("*", "null", True),
+        ("*", "", True),
+        ("*", "https://evil.example\n", True),
+    ],
+)
+def test_apps_and_extensions_are_let_in_by_name(allowed: str, origin: str, lets_in: bool) -> None:
+    """Of any scheme, without regard to case, a default port left out or not; * is anybody."""
+    assert door(origins=(allowed,)).allows_origin(origin, "gateway.example") is lets_in
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "own"),
+    [
+        ("http://gw.example:8080", "gw.example:8080", True),
+        ("https://GW.example", "gw.Example", True),
+        ("http://gw.example", "gw.example:80", True),
+        ("http://gw.example:80", "gw.example", True),
+        ("https://gw.example", "gw.example:443", True),
+        ("https://gw.example", "gw.example:", True),
+        ("http://[2001:db8::1]:8080", "[2001:DB8::1]:8080", True),
+        ("http://gw.example", "gw.example:8080", False),
+        ("http://gw.example:8080", "gw.example", False),
+        ("https://gw.example", "gw.example:80", False),
+        ("http://gw.example", "gw.example:443", False),
+        ("http://gw.example.evil.example", "gw.example", False),
+        ("http://user@gw.example", "gw.example", False),
+        ("http://gw.example/", "gw.example", False),
+        ("capacitor://gw.example", "gw.example", False),
+        ("null", "null", False),
+        ("http://", "", False),
+        ("", "", False),
+        ("http://gw.example", "gw.example, evil.example", False),
+        ("http://\u212aw.example", "kw.example", False),
+    ],
+)
+def test_a_page_from_where_it_connects_to_is_our_own(origin: str, host: str, own: bool) -> None:
+    """Host and port of its origin are those of the Host header; other lists do not matter."""
+    assert door(origins=("https://other.example",)).allows_origin(origin, host) is own
 
 
 @pytest.mark.parametrize(
@@ -159,6 +341,14 @@ def test_an_allow_list_takes_the_place_of_the_default() -> None:
         {"origins": ("localhost",)},
         {"origins": ("http://*.example.org",)},
         {"origins": ("http://a.example/path",)},
+        {"origins": ("http://",)},
+        {"origins": ("null://x y",)},
+        {"origins": ("",)},
+        {"subprotocols": ("a b",)},
+        {"subprotocols": ("",)},
+        {"subprotocols": ("bearer.x",)},
+        {"forwarded_header": "x-client-ip"},
+        {"proxy_protocol": True},
         {"trusted_proxies": ("nginx",)},
         {"trusted_proxies": ("10.0.0.0/99",)},
         {"keyfile": "key.pem"},

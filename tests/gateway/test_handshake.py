@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -12,16 +13,28 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 
 from tests.gateway.cluster import USUAL, request
-from wsdemo.gateway.handshake import acceptance, refusal, usual_request
+from wsdemo.gateway.handshake import (
+    Usual,
+    acceptance,
+    chosen_of,
+    refusal,
+    usual_request,
+)
 
 KEY = USUAL["Sec-WebSocket-Key"]
 
 
+def select(_: ServerProtocol, offers: Sequence[Subprotocol]) -> Subprotocol | None:
+    """The client's first choice that is known."""
+    return next((offer for offer in offers if offer in {"wsdemo.v1", "chat"}), None)
+
+
 def general(data: bytes) -> tuple[ServerProtocol, bytes]:
     """What the library says to the same bytes, and its state afterwards."""
-    ws = ServerProtocol()
+    ws = ServerProtocol(select_subprotocol=select)
     ws.receive_data(data)
     for event in ws.events_received():
         if isinstance(event, Request):
@@ -42,9 +55,17 @@ BROWSER = USUAL | {
     "Cookie": "a=b; c=d",
     "Pragma": "",
 }
+OFFERS = BROWSER | {"Sec-WebSocket-Protocol": "graphql-ws, wsdemo.v1,bearer.a.b.c"}
 
 
-@pytest.mark.parametrize("headers", [USUAL, BROWSER], ids=["library", "browser"])
+def short(found: Usual) -> bytes:
+    """The answer of the short way."""
+    return acceptance(found.key, chosen_of(found.offers, {"chat"}))
+
+
+@pytest.mark.parametrize(
+    "headers", [USUAL, BROWSER, OFFERS], ids=["library", "browser", "subprotocols"]
+)
 def test_the_short_way_gives_the_answer_of_the_long_one(headers: dict[str, str]) -> None:
     """Byte for byte, the date aside, and what follows the request is left."""
     data = request(headers)
@@ -53,8 +74,9 @@ def test_the_short_way_gives_the_answer_of_the_long_one(headers: dict[str, str])
     assert found.origin == headers.get("Origin")
     ws, answer = general(data)
     assert ws.state is OPEN
-    assert undated(acceptance(found[0])) == undated(answer)
-    assert re.search(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", acceptance(found[0]))
+    assert undated(short(found)) == undated(answer)
+    assert (b"\r\nSec-WebSocket-Protocol: wsdemo.v1\r\n" in answer) == (headers is OFFERS)
+    assert re.search(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", short(found))
 
 
 UNUSUAL = {
@@ -73,7 +95,11 @@ UNUSUAL = {
     "a bare line feed": request(USUAL).replace(b"\r\nUpgrade", b"\nUpgrade"),
     "a byte beyond ASCII": request(USUAL | {"X": "é"}),
     "a very long header": request(USUAL | {"X": "x" * 3000}),
-    "a subprotocol": request(USUAL | {"Sec-WebSocket-Protocol": "chat"}),
+    "no host": request(USUAL, without="Host"),
+    "a host twice": request(USUAL)[:-2] + b"host: localhost:8080\r\n\r\n",
+    "a host that is none": request(USUAL | {"Host": "a b"}),
+    "an empty subprotocol": request(USUAL | {"Sec-WebSocket-Protocol": ""}),
+    "a subprotocol of two words": request(USUAL | {"Sec-WebSocket-Protocol": "a b"}),
     "a malformed subprotocol": request(USUAL | {"Sec-WebSocket-Protocol": ",;"}),
     "129 headers": request(USUAL | {f"X{n}": "" for n in range(129 - len(USUAL))}),
     "nothing": b"",
@@ -89,6 +115,7 @@ def test_what_is_not_usual_is_left_to_the_general_parser(name: str) -> None:
 tokens = st.sampled_from([*BROWSER, "Sec-WebSocket-Protocol"]) | st.text("abcXYZ-_ :\t", max_size=8)
 values = (
     st.sampled_from([*BROWSER.values(), "WebSocket", "upgrade", "Upgrade, keep-alive", "12"])
+    | st.sampled_from(["chat, wsdemo.v1", "wsdemo.v1,chat", "a,,chat", "bearer.x", "chat,chat"])
     | st.text(st.characters(max_codepoint=255), max_size=12)
     | st.binary(min_size=16, max_size=16).map(lambda raw: base64.b64encode(raw).decode())
 )
@@ -109,7 +136,7 @@ def test_whatever_takes_the_short_way_is_accepted_by_the_long_one(
         return
     ws, answer = general(data)
     assert ws.state is OPEN
-    assert undated(acceptance(found[0])) == undated(answer)
+    assert undated(short(found)) == undated(answer)
     assert found[1] == len(data) or b"\r\n\r\n" in data[: found[1]]
     ws.receive_data(b"\x81\x82\0\0\0\0hi")
     assert [bytes(e.data) for e in ws.events_received() if isinstance(e, Frame)] == [b"hi"]

@@ -10,6 +10,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -243,6 +244,87 @@ async def test_behind_a_trusted_proxy_each_client_has_its_own_limit(
         assert await status("198.51.100.7") == 429
         assert await status("203.0.113.9, 198.51.100.7") == 429
         assert await status("198.51.100.8") == 101
+
+
+NOT_READ = ("", "unknown", "_hidden", "198.51.100.7:http", "nonsense", "198.51.100.7, x")
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "general"])
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "x-real-ip"])
+async def test_no_spelling_of_an_address_opens_the_door(
+    shared_server: BundledServer, keyspace: Keyspace, fast: bool, header: str
+) -> None:
+    """With a port that is another each time the limit holds as without; what cannot be read, or is
+    not there, counts as the proxy. Only the header that is believed counts, on one line or more.
+    """
+    settings = {"trusted_proxies": ("127.0.0.1",), "forwarded_header": header}
+    elsewhere = "x-real-ip" if header != "x-real-ip" else "x-forwarded-for"
+    async with (
+        gateway(
+            *(shared_server, keyspace),
+            fast_frames=fast,
+            settings=settings,
+            unregistered_per_ip=3,
+            register_deadline_s=60,
+        ) as running,
+        contextlib.AsyncExitStack() as stack,
+    ):
+
+        async def status(*said: str) -> int:
+            raw = await stack.enter_async_context(await Raw.connect(running))
+            lines = [f"{header}: {line}" for line in said]
+            lines.append(f"{elsewhere}: 192.0.2.{len(running._sockets())}")
+            raw.writer.write(request()[:-2] + "\r\n".join([*lines, "", ""]).encode())
+            return int((await raw.head()).split()[1])
+
+        for name in ("198.51.100.7", "[2001:db8::7]"):
+            for port in range(3):
+                hop = f'for="{name}:{port}"' if header == "forwarded" else f"{name}:5000{port}"
+                assert await status(hop) == 101
+            assert await status(hop.replace(":2", ":3")) == 429
+            if header != "x-real-ip":
+                assert await status("192.0.2.1", hop) == 429
+        assert [await status(said) for said in NOT_READ] == [101] * 3 + [429] * 3
+        assert await status() == 429
+        counters = running.counters
+        assert (counters.unrecognised_absent, counters.unrecognised_hidden) in {(2, 2), (2, 0)}
+
+
+@pytest.mark.both_loops
+async def test_a_proxy_on_a_socket_of_this_machine_speaks_for_its_clients(
+    shared_server: BundledServer, keyspace: Keyspace, tmp_path: Path
+) -> None:
+    """Its peer has no address; what it says that cannot be read counts as the socket."""
+    settings = {"trusted_proxies": ("unix",)}
+    async with (
+        gateway(
+            *(shared_server, keyspace),
+            settings=settings,
+            unregistered_per_ip=1,
+            register_deadline_s=60,
+        ) as running,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        front = running._front
+        assert front is not None
+        path = str(tmp_path / "gateway.sock")
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(lambda: Socket(front), path)
+
+        async def status(forwarded: str) -> int:
+            raw = await stack.enter_async_context(Raw(*await asyncio.open_unix_connection(path)))
+            raw.writer.write(request(USUAL | {"X-Forwarded-For": forwarded}))
+            return int((await raw.head()).split()[1])
+
+        try:
+            assert await status("198.51.100.7:1") == 101
+            assert await status("198.51.100.7:2, unix:") == 429
+            assert await status("unknown") == 101
+            assert await status("nonsense") == 429
+            present = running._door.present
+            await until("they are gone", lambda: present == {"198.51.100.7": 1, "unix": 1})
+        finally:
+            server.close()
 
 
 @pytest.fixture

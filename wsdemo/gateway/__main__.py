@@ -27,7 +27,9 @@ from wsdemo.gateway.server import Gateway, TLSUnusable
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.router import DuplicateGateway
 from wsdemo.settings import (
+    FORWARDED_HEADERS,
     LOCAL_ORIGINS,
+    SUBPROTOCOL,
     GatewaySettings,
     Keyspace,
     Limits,
@@ -93,14 +95,35 @@ def _add_security(group: Any) -> None:
         "--origin",
         action="append",
         metavar="ORIGIN",
-        help="whose pages may connect; repeat it (pages of this machine)",
+        help="whose pages may connect, beside our own: scheme://host[:port], :* for any port, "
+        "null, or '*' for any; repeat it (pages of this machine)",
+    )
+    add(
+        "--subprotocol",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"what a client may offer and is told to have been chosen, beside {SUBPROTOCOL}; "
+        "repeat it (none)",
     )
     add(
         "--trusted-proxy",
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="address or network whose X-Forwarded-For is believed; repeat it (none)",
+        help="address or network whose word about its clients is believed, or unix; repeat it "
+        "(none)",
+    )
+    add(
+        "--forwarded-header",
+        choices=FORWARDED_HEADERS,
+        default=FORWARDED_HEADERS[0],
+        help="the one header in which they name the client (%(default)s)",
+    )
+    add(
+        "--proxy-protocol",
+        action="store_true",
+        help="they begin each connection with a PROXY header, version 1 or 2",
     )
     add(
         "--limit-loopback",
@@ -178,7 +201,10 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
         keyspace=Keyspace(arguments.key_prefix),
         takeover=arguments.takeover,
         origins=tuple(arguments.origin) if arguments.origin else LOCAL_ORIGINS,
+        subprotocols=tuple(arguments.subprotocol),
         trusted_proxies=tuple(arguments.trusted_proxy),
+        forwarded_header=arguments.forwarded_header,
+        proxy_protocol=arguments.proxy_protocol,
         limit_loopback=arguments.limit_loopback,
         certfile=arguments.certfile,
         keyfile=arguments.keyfile,

@@ -65,6 +65,15 @@ class Counters:
     slow_consumers: int = 0
     outbox_overflows: int = 0
     rate_limited: int = 0
+    unrecognised_absent: int = 0
+    unrecognised_unreadable: int = 0
+    unrecognised_hidden: int = 0
+    unrecognised_proxies: int = 0
+    proxied_accepted: int = 0
+    proxied_local: int = 0
+    proxied_malformed: int = 0
+    proxied_unexpected: int = 0
+    proxied_untrusted: int = 0
     stalls: int = 0
     connection_failures: int = 0
     unhandled_errors: int = 0
@@ -79,6 +88,8 @@ LABELLED: Final[Mapping[str, tuple[str, str]]] = {
     "kicks": ("direction", "Notices to a session that a newer one took its place"),
     "bounces": ("direction", "Messages that found no session at the gateway they were sent to"),
     "malformed": ("what", "Input that was refused, by where it came from"),
+    "unrecognised": ("why", "Connections that count under their proxy's address, by the reason"),
+    "proxied": ("outcome", "PROXY headers by what became of them"),
 }
 """Counters that are one metric with a label."""
 

@@ -4,6 +4,8 @@ Decided at the handshake, before anything is spent on a connection: not the page
 browser sends along whose page it shows), not more connections than there is room for, and not
 more from one address than one address should need. Addresses of this machine are exempt, since a
 laboratory or a class comes from one; behind a proxy, the address is what a *trusted* proxy says.
+When it says nothing that can be read, the connection counts under the proxy's own address: what is
+not understood never opens the door, and a line in the log says what to do.
 
 Beyond twice as many connections as there may be, of an address or in all, the next is hung up on
 without a word: so many that never ask for anything would otherwise cost as much as if they did.
@@ -12,23 +14,29 @@ without a word: so many that never ask for anything would otherwise cost as much
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wsdemo.settings import GatewaySettings, origin_pattern
+from wsdemo.gateway.counters import Counters
+from wsdemo.gateway.forwarded import Header, Hop, IPAddress, Unrecognised, deciding_hop
+from wsdemo.gateway.forwarded import parse_address as _parse
+from wsdemo.gateway.handshake import is_own_page
+from wsdemo.settings import LOCAL_SOCKETS, GatewaySettings, origin_pattern
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+_log = logging.getLogger("wsdemo.gateway")
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-MAX_HOPS: Final = 16
-"""Addresses of an X-Forwarded-For header that are looked at, from the nearest on."""
 V6_PREFIX: Final = 64
 """One customer has at least so large a network of IPv6 addresses: they count as one."""
 SPARE_SOCKETS: Final = 16
 """However few connections are wanted, so many more may come and ask for a page, or get a 503."""
 COME_BACK: Final = {"Retry-After": "1"}
+MAX_TOLD: Final = 100
+"""Lines about proxies and what they send; what goes on is counted, not told again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +51,14 @@ class Answer:
 class Visitor:
     """One connection that counts against the limits of its address."""
 
-    __slots__ = ("_door", "_registered", "address")
+    __slots__ = ("_door", "_registered", "address", "is_stand_in")
 
     def __init__(self, door: Door, address: str) -> None:
         self._door = door
         self._registered = False
         self.address = address
+        self.is_stand_in = False
+        """It is a proxy's, which has announced that it does not know its client."""
         door.present[address] += 1
         door.unregistered[address] += 1
 
@@ -67,10 +77,20 @@ class Visitor:
 class Door:
     """The entrance of one gateway."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, counters: Counters | None = None) -> None:
         self._limits = settings.limits
         self._limit_loopback = settings.limit_loopback
-        self._proxies = [ipaddress.ip_network(n, strict=False) for n in settings.trusted_proxies]
+        self._counters = counters if counters is not None else Counters()
+        self._trusts_local_sockets = LOCAL_SOCKETS in settings.trusted_proxies
+        self._proxies = [
+            ipaddress.ip_network(proxy, strict=False)
+            for proxy in settings.trusted_proxies
+            if proxy != LOCAL_SOCKETS
+        ]
+        self.forwarded_header = Header(settings.forwarded_header)
+        """The one header that a trusted proxy is believed."""
+        self.header_name = self.forwarded_header.encode()
+        self._told: set[tuple[str, str]] = set()
         self.origins: Sequence[re.Pattern[str]] = [origin_pattern(o) for o in settings.origins]
         self.present: Counter[str] = Counter()
         """Connections by address, exempt ones aside."""
@@ -85,9 +105,13 @@ class Door:
 
         A proxy's own address does not: `recognise` will tell whose connection it is.
         """
-        if self._is_exempt(peer) or self._is_proxy(_parse(peer)):
+        if self._is_exempt(peer) or self.is_proxy(peer):
             return None
         return Visitor(self, _counted(peer))
+
+    def is_proxy(self, peer: str) -> bool:
+        """Say whether what this peer ('' on a socket of this machine) says of others is true."""
+        return self._is_trusted(_parse(peer))
 
     def is_overrun(self, visitor: Visitor | None, sockets: int) -> bool:
         """Say whether there are so many connections, of this address or in all (`sockets`), that
@@ -103,19 +127,91 @@ class Door:
     # --- at the handshake --------------------------------------------------------------------
 
     def recognise(self, visitor: Visitor | None, peer: str, forwarded: str) -> Visitor | None:
-        """Return whose connection it is, now that its headers are here (`forwarded` is the
-        X-Forwarded-For, '' without one). Only a trusted proxy is believed.
+        """Return whose connection it is, now that its headers are here; None when nobody's limit
+        holds for it. Only a trusted proxy is believed.
+
+        Args:
+            forwarded: what `forwarded_header` says, its lines joined with commas; '' without one.
         """
-        if visitor is not None or not self._is_proxy(_parse(peer)):
+        if visitor is not None and visitor.is_stand_in:
+            visitor.is_stand_in = False
+            self._count_unrecognised(peer, Hop(None, Unrecognised.HIDDEN, "PROXY UNKNOWN"))
+        if visitor is not None or not self.is_proxy(peer):
             return visitor
-        client = self._client_behind(forwarded)
-        if client is None or self._is_exempt(client):
-            return None
+        hop = deciding_hop(forwarded, self.forwarded_header, self._is_trusted)
+        if hop.why is not None:
+            self._count_unrecognised(peer, hop)
+            return Visitor(self, _counted(peer))
+        client = str(hop.address)
+        if self._is_exempt(client) and self._is_exempt(peer):
+            return None  # Of this machine both. "127.0.0.1" of another one is not.
         return Visitor(self, _counted(client))
 
-    def allows_origin(self, origin: str | None) -> bool:
-        """Say whether a page of this origin may connect; None is no page, and may."""
-        return origin is None or any(pattern.fullmatch(origin) for pattern in self.origins)
+    def announced(self, proxy: str, address: str, is_local: bool) -> Visitor | None:
+        """Return whose connection it is that a trusted proxy has announced with a PROXY header;
+        None when nobody's limit holds for it, or (it is a proxy's again) its headers will tell.
+
+        Args:
+            address: what the header says; '' when it says nothing. The headers of such a client
+                are not believed: its proxy adds none.
+            is_local: the proxy speaks for itself.
+        """
+        if not address:
+            visitor = Visitor(self, _counted(proxy))
+            visitor.is_stand_in = not is_local
+            return visitor
+        if self.is_proxy(address) or (self._is_exempt(address) and self._is_exempt(proxy)):
+            return None
+        return Visitor(self, _counted(address))
+
+    def not_announced(self, peer: str) -> None:
+        """Take note that a connection began with a PROXY header, and that it may not."""
+        if self.is_proxy(peer):
+            self._counters.proxied_unexpected += 1
+            advice = "start the gateway with --proxy-protocol"
+        else:
+            self._counters.proxied_untrusted += 1
+            advice = f"name it with --trusted-proxy {peer or LOCAL_SOCKETS}, and --proxy-protocol"
+        self._tell(
+            peer,
+            "PROXY",
+            "begins with a header of the PROXY protocol, which is not expected of it, and is hung "
+            f"up on: let it send none, or {advice}",
+        )
+
+    def _count_unrecognised(self, proxy: str, hop: Hop) -> None:
+        """Take note that a proxy does not tell whose connection it is: it counts as the proxy's."""
+        why, limits = hop.why, self._limits
+        assert why is not None
+        name = f"unrecognised_{why}"
+        setattr(self._counters, name, getattr(self._counters, name) + 1)
+        self._tell(
+            proxy,
+            why,
+            _SAYS[why].format(header=self.forwarded_header.title(), text=hop.text[-64:])
+            + f": such users count as one address, with {limits.connections_per_ip} connections "
+            f"at most, {limits.unregistered_per_ip} of them without a register. Let the proxy "
+            "add the address of its client, or name the header that it sends with "
+            "--forwarded-header (a PROXY header: --proxy-protocol)",
+        )
+
+    def _tell(self, peer: str, kind: str, what: str) -> None:
+        """Log it: once of each peer and kind, and not for ever."""
+        if (peer, kind) not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add((peer, kind))
+            _log.warning("[Gateway] %s %s", peer or LOCAL_SOCKETS, what)
+
+    def allows_origin(self, origin: str | None, host: str) -> bool:
+        """Say whether a page of this origin may connect; None is no page, and may.
+
+        Args:
+            host: what the client calls us, the Host header: our own pages may connect as well.
+        """
+        return (
+            origin is None
+            or any(pattern.fullmatch(origin) for pattern in self.origins)
+            or is_own_page(origin, host)
+        )
 
     def refusal(self, visitor: Visitor | None, sockets: int) -> Answer | None:
         """Return the answer to a connection that there is no room for; None when there is."""
@@ -141,32 +237,20 @@ class Door:
         parsed = _parse(address)
         return parsed is None or parsed.is_loopback  # No address: a socket of this machine.
 
-    def _is_proxy(self, address: IPAddress | None) -> bool:
-        return bool(self._proxies) and address is not None and _within(address, self._proxies)
-
-    def _client_behind(self, forwarded: str) -> str | None:
-        """Return the nearest address that is not a trusted proxy's.
-
-        Each proxy adds the address that it saw at the end; what stands before the last one that
-        we trust, anybody may have written.
-        """
-        hops = forwarded.split(",")[-MAX_HOPS:]
-        for hop in reversed(hops):
-            address = _parse(hop.strip())
-            if address is None:
-                return None
-            if not _within(address, self._proxies):
-                return str(address)
-        return None
+    def _is_trusted(self, address: IPAddress | None) -> bool:
+        """Say whether this is a trusted proxy; None is somebody on a socket of this machine."""
+        if address is None:
+            return self._trusts_local_sockets
+        return bool(self._proxies) and _within(address, self._proxies)
 
 
-def _parse(address: str) -> IPAddress | None:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return None
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return mapped or parsed
+_SAYS: Final = {
+    Unrecognised.ABSENT: "is a trusted proxy and sends no {header}",
+    Unrecognised.UNREADABLE: "is a trusted proxy and sends an unreadable {header} ({text!r})",
+    Unrecognised.HIDDEN: "is a trusted proxy and hides the address of its client ({text!r})",
+    Unrecognised.PROXIES: "is a trusted proxy, and so are too many hops of its {header}",
+}
+"""What is told of a proxy whose clients are not recognised."""
 
 
 def _within(address: IPAddress, networks: Sequence[IPNetwork]) -> bool:
@@ -178,7 +262,7 @@ def _counted(address: str) -> str:
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, V6_PREFIX), strict=False))
-    return str(parsed)
+    return str(parsed) if parsed is not None else LOCAL_SOCKETS
 
 
 def _decrement(counter: Counter[str], key: str) -> None:

@@ -23,6 +23,7 @@ from websockets.http11 import Request
 
 from wsdemo.addresses import RedisAddress
 from wsdemo.events import Emit, Event, Kind
+from wsdemo.gateway.announced import Entrance
 from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, registry_of
 from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.door import Answer, Door
@@ -41,7 +42,7 @@ from wsdemo.redis.fitness import examine
 from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.redis.outcome import CommandError, Cure, Outcome, Trouble
 from wsdemo.router import ROUTE, TRIAL, Router, trial_of
-from wsdemo.settings import GatewaySettings
+from wsdemo.settings import ANY_ORIGIN, GatewaySettings
 
 _log = logging.getLogger(GATEWAY_LOG)
 
@@ -102,7 +103,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._stopped: asyncio.Future[None] | None = None
-        self._door = Door(settings)
+        self._door = Door(settings, self.counters)
+        self._entrance: Entrance | None = None
         self._warnings: list[str] = []
         self._was_ready = False
         self._was_up = False
@@ -177,13 +179,13 @@ class Gateway:
             await self._router.start()
             self._front = self._make_front(loop)
             front = self._front
+            protocol, encryption = self._protocols(front, tls)
             self._server = await loop.create_server(
-                lambda: Socket(front),
+                protocol,
                 self.settings.host,
                 self.settings.port,
                 backlog=BACKLOG,
-                ssl=tls,
-                ssl_handshake_timeout=self.settings.limits.handshake_timeout_s if tls else None,
+                **encryption,
             )
         except BaseException:
             await self._router.stop()
@@ -193,6 +195,12 @@ class Gateway:
         for loop_of in (self._health.renew, self._health.scan, self._health.keep_alive):
             self._spawn(loop_of())
         self._check_ready()
+        if ANY_ORIGIN in self.settings.origins:
+            _log.warning(
+                "[Gateway] %s lets pages of any origin connect (--origin '*'): any site that a "
+                "user visits can speak in the user's name, unless tokens are asked for",
+                self.settings.gateway_id,
+            )
         if tls is None and not _is_local(self.settings.host):
             _log.warning(
                 "[Gateway] %s is reachable from other machines without TLS: whoever is on the way "
@@ -211,6 +219,17 @@ class Gateway:
         for warning in self._warnings:
             _log.warning("[Gateway] Redis: %s", warning)
 
+    def _protocols(
+        self, front: Front, tls: ssl.SSLContext | None
+    ) -> tuple[Callable[[], asyncio.BaseProtocol], dict[str, Any]]:
+        """Return what makes the protocol of a new connection, and how a listener encrypts."""
+        if self.settings.proxy_protocol:
+            # The header comes before TLS, so TLS begins when the header has been read.
+            self._entrance = self._entrance or Entrance(front, tls, self._spawn)
+            return self._entrance.protocol, {}
+        timeout_s = self.settings.limits.handshake_timeout_s if tls else None
+        return lambda: Socket(front), {"ssl": tls, "ssl_handshake_timeout": timeout_s}
+
     def _make_front(self, loop: asyncio.AbstractEventLoop) -> Front:
         desk, limits = self._desk, self.settings.limits
         return Front(
@@ -226,6 +245,7 @@ class Gateway:
             welcome=lambda socket: Session(socket, desk),
             sockets=set(),
             idle=asyncio.Event(),
+            subprotocols=frozenset(self.settings.subprotocols),
         )
 
     async def stop(self) -> None:
@@ -250,6 +270,8 @@ class Gateway:
         self._observe(Kind.DRAIN)
         if self._server is not None:
             self._server.close()
+        if self._entrance is not None:
+            self._entrance.close()
         await self._say_goodbye(ends_at)
         await self._finish_tasks(ends_at)
         await self._router.stop()
@@ -463,8 +485,7 @@ class Gateway:
 
     # --- plain HTTP --------------------------------------------------------------------------
 
-    def _answer(self, request: Request, socket: Socket) -> Answer | None:
-        path = request.path.partition("?")[0]
+    def _answer(self, request: Request, path: str, socket: Socket) -> Answer | None:
         if path == "/ws":
             return self._refusal(request, socket)
         pages: dict[str, Callable[[], Answer]] = {
@@ -481,7 +502,7 @@ class Gateway:
         return page()
 
     def _refusal(self, request: Request, socket: Socket) -> Answer | None:
-        socket.recognise(",".join(request.headers.get_all("X-Forwarded-For")))
+        socket.recognise(",".join(request.headers.get_all(self._door.forwarded_header)))
         refusal = self._door.refusal(socket.visitor, len(self._sockets()))
         if refusal is not None and not self._door.draining:
             self.counters.connections_refused += 1

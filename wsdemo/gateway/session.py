@@ -350,7 +350,8 @@ class Session:
         if secret is None:
             return True
         try:
-            self.expires_at = expiry_of(secret, request.token, request.userId, desk.time_of_day())
+            token = request.token or self._socket.token
+            self.expires_at = expiry_of(secret, token, request.userId, desk.time_of_day())
         except NotAuthentic:
             return False
         return True

@@ -18,10 +18,11 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
+from websockets.exceptions import InvalidMessage
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import CLOSED, CLOSING, CONNECTING, OPEN, SERVER
@@ -35,8 +36,19 @@ except ImportError:  # pragma: no cover - a build of websockets without its C ex
 
 from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.door import Answer, Door, Visitor
-from wsdemo.gateway.handshake import acceptance, refusal, usual_request
+from wsdemo.gateway.handshake import (
+    acceptance,
+    choose_upgrade,
+    chosen_of,
+    is_own_page,
+    offers_in,
+    refusal,
+    target_of,
+    token_of,
+    usual_request,
+)
 from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
+from wsdemo.gateway.proxy_header import looks_like_one
 from wsdemo.gateway.rate import Rate
 from wsdemo.protocol import Code, close_reason
 from wsdemo.settings import Limits
@@ -45,6 +57,11 @@ TEXT_FIN: Final = 0x81
 MASKED: Final = 0x80
 LONG: Final = 126
 PING_FRAME: Final = b"\x89\x00"
+MALFORMED_REQUEST: Final = "Malformed request.\n"
+BAD_TARGET: Final = Answer(400, "A request needs one Host, and a target.\n", {})
+BAD_OFFERS: Final = Answer(
+    400, "Malformed Sec-WebSocket-Protocol.\n", {"Sec-WebSocket-Version": "13"}
+)
 TCP_USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 # The library logs each connection at INFO; who runs a gateway wants to hear of trouble only.
@@ -71,6 +88,10 @@ class _InOrder(Conversation):
     take: Callable[[Frame], None]
 
     def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            # It may come between fragments (RFC 6455, section 5.4), and then is a goodbye like any
+            # other. The library would call it an unfinished message.
+            self.current_size = None
         super().recv_frame(frame)
         self.events.clear()
         self.take(frame)
@@ -78,6 +99,10 @@ class _InOrder(Conversation):
 
 class _InOrderFromRequest(_InOrder, ServerProtocol):
     """The same, beginning with a request that the library has to judge."""
+
+    is_http = False
+    """Whether a line has come that asks for something in HTTP: then a malformed header is
+    answered. Before, nothing that we could say would be understood."""
 
 
 def _nobody(frame: Frame) -> None:
@@ -113,7 +138,7 @@ class Talker(Protocol):
 class Front:
     """What all sockets of a gateway share.
 
-    `answer` returns the plain HTTP answer to a request of a socket, or None when it may become a
+    `answer` returns the plain HTTP answer to a request for a path, or None when it may become a
     WebSocket; `welcome` makes the session of a socket whose handshake is done. `idle` is set when
     the last of the `sockets` has gone.
     """
@@ -126,10 +151,12 @@ class Front:
     fast_frames: bool
     door: Door
     control_rate: Rate
-    answer: Callable[[Request, Socket], Answer | None]
+    answer: Callable[[Request, str, Socket], Answer | None]
     welcome: Callable[[Socket], Talker]
     sockets: set[Socket]
     idle: asyncio.Event
+    subprotocols: Collection[str] = ()
+    """Those that are known beside our own."""
 
 
 class Socket(asyncio.Protocol):
@@ -141,6 +168,7 @@ class Socket(asyncio.Protocol):
         "_control_paid_until",
         "_fragments",
         "_front",
+        "_peer",
         "_reading_paused",
         "_said_goodbye",
         "_talker",
@@ -150,14 +178,21 @@ class Socket(asyncio.Protocol):
         "last_read",
         "outbox",
         "pinged_at",
+        "token",
         "visitor",
     )
 
     outbox: Outbox
     _transport: asyncio.Transport
 
-    def __init__(self, front: Front) -> None:
+    def __init__(
+        self, front: Front, peer: str | None = None, visitor: Visitor | None = None
+    ) -> None:
+        """`peer` is whose connection it is, if a proxy has announced that; `visitor` is then what
+        it counts as.
+        """
         self._front = front
+        self._peer = peer
         self._ws = NOTHING_YET
         self._talker: Talker | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -167,7 +202,9 @@ class Socket(asyncio.Protocol):
         self._said_goodbye = False
         self._reading_paused = False
         self._control_paid_until = 0.0
-        self.visitor: Visitor | None = None
+        self.token = ""
+        """What was offered at the handshake in proof of who this is; '' when nothing was."""
+        self.visitor = visitor
         """What counts against the limits of its address; None when nothing does."""
         self.last_read = front.clock()
         """When the last byte arrived (s, the gateway's clock)."""
@@ -185,7 +222,8 @@ class Socket(asyncio.Protocol):
         self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck, self.fail)
         front.sockets.add(self)
         front.idle.clear()
-        self.visitor = front.door.enter(self.address)
+        if self._peer is None:
+            self.visitor = front.door.enter(self.address)
         if front.door.is_overrun(self.visitor, len(front.sockets)):
             front.counters.connections_refused += 1
             self.abort()
@@ -277,9 +315,13 @@ class Socket(asyncio.Protocol):
         stand behind a request before we have answered the request itself.
         """
         ws, start = self._ws, 0
+        assert isinstance(ws, _InOrderFromRequest)
         while start < len(data) and ws.state is CONNECTING and not ws.eof_sent:
             end = data.find(b"\n", start) + 1 or len(data)
             ws.receive_data(data[start:end])
+            if isinstance(ws.handshake_exc, InvalidMessage) and ws.is_http:
+                self._transport.write(refusal(400, MALFORMED_REQUEST, {}))
+            ws.is_http = ws.is_http or data[end - 1] == ord("\n")
             start = end
             for event in ws.events_received():
                 assert isinstance(event, Request)
@@ -352,14 +394,16 @@ class Socket(asyncio.Protocol):
         """Take the first bytes: a usual handshake, or whatever it is. Return what is left."""
         front = self._front
         max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
-        usual = usual_request(data) if front.fast_frames else None
+        usual = usual_request(data, front.door.header_name) if front.fast_frames else None
+        if usual is None and looks_like_one(data):
+            front.door.not_announced(self.address)  # The parser will hang up: this is no HTTP.
         if usual is not None:
             self.recognise(usual.forwarded)
             full = front.door.refusal(self.visitor, len(front.sockets))
             if full is not None:
                 self._refuse(full)
                 return b""
-        if usual is None or not front.door.allows_origin(usual.origin):
+        if usual is None or not front.door.allows_origin(usual.origin, usual.host):
             self._ws = ws = _InOrderFromRequest(
                 origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
             )
@@ -367,7 +411,11 @@ class Socket(asyncio.Protocol):
             return data
         self._ws = _InOrder(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
         self._ws.take = self._take_frame
-        self.outbox.write(acceptance(usual.key))
+        chosen = ""
+        if usual.offers:
+            self.token = token_of(usual.offers)
+            chosen = chosen_of(usual.offers, front.subprotocols)
+        self.outbox.write(acceptance(usual.key, chosen))
         self._at_boundary = True
         self._welcome()
         return self._read_short_frames(data[usual.end :])
@@ -381,7 +429,7 @@ class Socket(asyncio.Protocol):
         self._end()
 
     def recognise(self, forwarded: str) -> None:
-        """Learn from X-Forwarded-For ('' without one) whose connection this is."""
+        """Learn from what a proxy says ('' without it) whose connection this is."""
         self.visitor = self._front.door.recognise(self.visitor, self.address, forwarded)
 
     def _welcome(self) -> None:
@@ -392,11 +440,27 @@ class Socket(asyncio.Protocol):
     def _shake_hands(self, request: Request) -> None:
         ws = self._ws
         assert isinstance(ws, ServerProtocol)
-        answer = self._front.answer(request, self)
+        target, offers = target_of(request), offers_in(request.headers)
+        answer: Answer | None = BAD_TARGET
+        if target is not None:
+            answer = self._front.answer(request, target.path, self)
+            if answer is None and offers is None:
+                answer = BAD_OFFERS  # The library would repeat them, and a token among them.
         if answer is not None:
             ws.send_response(_response(ws, request, answer))
             return
+        assert target is not None and offers is not None
+        choose_upgrade(request.headers)
+        origins = request.headers.get_all("Origin")
+        if len(origins) == 1 and is_own_page(origins[0], target.host):
+            ws.origins = None
         response = ws.accept(request)
+        if response.status_code == 101:
+            self.token = token_of(offers)
+            if chosen := chosen_of(offers, self._front.subprotocols):
+                response.headers["Sec-WebSocket-Protocol"] = chosen
+        elif response.status_code in {400, 426}:
+            _say_what_we_speak(response)
         ws.send_response(response)
         if response.status_code == 101:
             self._welcome()
@@ -508,9 +572,10 @@ class Socket(asyncio.Protocol):
 
     @property
     def address(self) -> str:
-        """The address of whoever opened the connection; '' when it has none."""
-        name = self._transport.get_extra_info("peername")
-        return str(name[0]) if isinstance(name, tuple) else ""
+        """The address of whoever opened the connection, or for whom a proxy says that it did; ''
+        when it has none.
+        """
+        return peer_of(self._transport) if self._peer is None else self._peer
 
     def _on_stuck(self, why: Stuck) -> None:
         self._front.counters.slow_consumers += 1
@@ -533,6 +598,12 @@ class Socket(asyncio.Protocol):
             self._timer = None
 
 
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """Return the address at the other end; '' when it has none, as on a Unix socket."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 def _set_user_timeout(transport: asyncio.Transport, seconds: float) -> None:
     """Let the kernel give up a peer that confirms nothing, even when we have nothing to write."""
     end = transport.get_extra_info("socket")
@@ -553,6 +624,14 @@ def _between_frames(ws: Conversation) -> bool:
     while (deeper := inner.gi_yieldfrom) is not None:
         inner = deeper
     return bool(inner.gi_code.co_name == "at_eof")
+
+
+def _say_what_we_speak(response: Response) -> None:
+    """Add to a refusal what would not have been refused (RFC 6455, section 4.4)."""
+    response.headers["Sec-WebSocket-Version"] = "13"
+    if "Upgrade" in response.headers:
+        del response.headers["Connection"]
+        response.headers["Connection"] = "Upgrade, close"  # RFC 9110, section 7.8.
 
 
 def _response(ws: ServerProtocol, request: Request, answer: Answer) -> Response:
