@@ -73,7 +73,7 @@ class Router:
         self._on_state = on_state
         self._emit = emit
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
-        self._prefix = settings.keyspace.prefix
+        self._prefix = settings.keyspace.channel_prefix
         self._presence_prefix = settings.keyspace.presence("")
         self._subscription = Subscription(
             settings.redis_url,

@@ -12,10 +12,12 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 GATEWAY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a gateway may be called: it becomes part of a channel name."""
+
+MAX_PORT: Final = 65535
 
 MAX_USER_ID_CHARS: Final = 64
 USER_ID = re.compile(rf"[A-Za-z0-9._@-]{{1,{MAX_USER_ID_CHARS}}}")
@@ -36,6 +38,12 @@ LOCAL_ORIGINS: Final = tuple(
 
 SHORTEST_LIMIT_BYTES: Final = 128
 """No limit of a frame may be smaller: control frames and the fast path are shorter than this."""
+
+HOST_AND_PORT = re.compile(r"(?a)(?:\[([0-9A-Za-z:.%_-]+)\]|([^\[\]:/\s]*)):(\d{1,5})")
+"""An IPv6 address stands in brackets; without a host, all addresses are meant."""
+
+DATABASE_PREFIX = re.compile(r"(?s).*db\d+:")
+"""What a key prefix must not look like: channels of databases other than 0 are named so."""
 
 MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
@@ -160,8 +168,11 @@ class Limits:
     long end the connection."""
     close_timeout_s: float = 1.0
     """How long a closing connection may take to say goodbye."""
+    drain_notice_s: float = 0.0
+    """How long a gateway that was told to stop serves its users on and says that it is not ready,
+    so that a balancer sends nobody any more. 0: for gateways behind none."""
     drain_s: float = 8.0
-    """SIGTERM to exit, at most; 10 s is promised."""
+    """From the end of that notice to the exit, at most; 10 s is promised."""
     drain_batch: int = 200
     """Clients told to leave per step of a drain, so that they do not all reconnect at once."""
     max_frame_bytes: int = 64 * 1024
@@ -207,6 +218,8 @@ class Limits:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
+            if item.name == "drain_notice_s" and value == 0:
+                continue
             if not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise SettingsError(f"{item.name} must be a positive number, not {value!r}")
         for name in ("max_frame_bytes", "max_message_bytes"):
@@ -223,9 +236,25 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
-    """The names of things in Redis. A prefix keeps two labs on one server apart."""
+    """The names of things in Redis. A prefix keeps two labs on one server apart.
+
+    Keys live in a database, channels do not: who subscribes in one hears what is published in all
+    of them. Therefore the names of channels carry the number of their database, but for 0.
+
+    Raises:
+        SettingsError: channels with this prefix could be mistaken for those of a database.
+    """
 
     prefix: str = ""
+    db: int = 0
+    """`GatewaySettings` takes it from the URL of its Redis."""
+
+    def __post_init__(self) -> None:
+        if DATABASE_PREFIX.fullmatch(self.prefix):
+            raise SettingsError(
+                f"key prefix {self.prefix!r} must not end in db and a number: "
+                "channels of the databases are named so"
+            )
 
     def presence(self, user: str) -> str:
         return f"{self.prefix}presence:{user}"
@@ -233,12 +262,53 @@ class Keyspace:
     def fence(self, user: str) -> str:
         return f"{self.prefix}fence:{user}"
 
+    @property
+    def channel_prefix(self) -> str:
+        """What stands before `gateway:`, in scripts as well."""
+        return f"{self.prefix}db{self.db}:" if self.db else self.prefix
+
     def gateway_channel(self, gateway_id: str) -> str:
-        return f"{self.prefix}gateway:{gateway_id}"
+        return f"{self.channel_prefix}gateway:{gateway_id}"
 
     @property
     def broadcast_channel(self) -> str:
-        return f"{self.prefix}gateway:broadcast"
+        return f"{self.channel_prefix}gateway:broadcast"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One place to listen on: a port of a host, or a socket in the file system (`path`).
+
+    `host` is a name, an address or '' (all addresses); port 0 lets the operating system choose.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `host:port`, `[v6]:port` or `unix:/path`.
+
+        Raises:
+            SettingsError: it is none of these.
+        """
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path.startswith("/") or path.endswith("/") or "\0" in path:
+                raise SettingsError(f"cannot listen on {text!r}: unix:/path names a file in full")
+            return cls(path=path)
+        found = HOST_AND_PORT.fullmatch(text)
+        if found is None or int(found[3]) > MAX_PORT:
+            raise SettingsError(
+                f"cannot listen on {text!r}: it is none of host:port, [v6]:port and unix:/path"
+            )
+        return cls(found[1] or found[2], int(found[3]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +323,10 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     port: int = 8080
     """0 lets the operating system choose; `Gateway.port` then says which."""
+    listen: tuple[str, ...] = ()
+    """Where to listen in place of `host` and `port`: `host:port`, `[v6]:port`, `unix:/path`."""
+    unix_mode: int = 0o660
+    """Who may connect to a unix socket: whoever may write to it (permissions, as for a file)."""
     redis_url: str = "redis://localhost:6379"
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
@@ -298,8 +372,21 @@ class GatewaySettings:
                 f"gateway id {self.gateway_id!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ -, "
                 'and not "broadcast"'
             )
-        if not 0 <= self.port <= 65535:
-            raise SettingsError(f"port {self.port} is not between 0 and 65535")
+        if not 0 <= self.port <= MAX_PORT:
+            raise SettingsError(f"port {self.port} is not between 0 and {MAX_PORT}")
+        for text in self.listen:
+            Address.parse(text)
+        if not 0 <= self.unix_mode <= 0o777:
+            raise SettingsError(f"mode {self.unix_mode:o} of unix sockets is not between 0 and 777")
+        named = dataclasses.replace(self.keyspace, db=database_of(self.redis_url))
+        object.__setattr__(self, "keyspace", named)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where to listen."""
+        if self.listen:
+            return tuple(Address.parse(text) for text in self.listen)
+        return (Address(self.host, self.port),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,6 +452,20 @@ def redis_url(address: str) -> str:
     if port == 0:
         raise SettingsError(f"Redis address {address!r} has port 0")
     return address if port else address.replace(parts.netloc, f"{parts.netloc}:6379", 1)
+
+
+def database_of(url: str) -> int:
+    """Return the number of the database that a Redis URL selects, as redis-py reads it: `?db=`,
+    else the path (of a unix socket, whose path is a file, the former only). 0 without one.
+    """
+    try:
+        parts = urlsplit(url)
+        asked = parse_qs(parts.query).get("db")
+        if asked is not None:
+            return int(asked[0])
+        return 0 if parts.scheme == "unix" else int(unquote(parts.path).replace("/", ""))
+    except ValueError:
+        return 0
 
 
 def redacted(url: str) -> str:

@@ -39,7 +39,7 @@ from wsdemo.gateway.door import Answer, Door, Visitor
 from wsdemo.gateway.handshake import acceptance, refusal, usual_request
 from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
 from wsdemo.gateway.rate import Rate
-from wsdemo.protocol import Code, close_reason
+from wsdemo.protocol import SAID_BEFORE, Code, bye_text, close_reason
 from wsdemo.settings import Limits
 
 TEXT_FIN: Final = 0x81
@@ -396,6 +396,7 @@ class Socket(asyncio.Protocol):
         response = ws.accept(request)
         ws.send_response(response)
         if response.status_code == 101:
+            self._write_replies()  # Whatever the session has to say comes after it.
             self._welcome()
 
     # --- writing -----------------------------------------------------------------------------
@@ -423,11 +424,12 @@ class Socket(asyncio.Protocol):
             self.outbox.close()
             if self._talker is not None:
                 self._talker.on_closing()
-        for data in self._ws.data_to_send():
-            if not data:
-                self._end()
-            elif not self._said_goodbye:  # Or the library goes on answering pings.
-                self._transport.write(data)
+        said = self._ws.data_to_send()
+        words = b"".join(said)  # In one write: a bye and its close frame belong together.
+        if words and not self._said_goodbye:  # Or the library goes on answering pings.
+            self._transport.write(words)
+        if said and not said[-1]:
+            self._end()
         if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
             self._front.counters.slow_consumers += 1
             self._transport.abort()
@@ -452,6 +454,8 @@ class Socket(asyncio.Protocol):
         self.outbox.flush()
         self.outbox.close()
         try:
+            if code in SAID_BEFORE:
+                self._ws.send_text(bye_text(code, retry_after_ms))
             self._ws.send_close(code, close_reason(code, retry_after_ms))
         except InvalidState:  # pragma: no cover - the state was checked above
             return
