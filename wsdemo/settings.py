@@ -42,8 +42,8 @@ SHORTEST_LIMIT_BYTES: Final = 128
 HOST_AND_PORT = re.compile(r"(?a)(?:\[([0-9A-Za-z:.%_-]+)\]|([^\[\]:/\s]*)):(\d{1,5})")
 """An IPv6 address stands in brackets; without a host, all addresses are meant."""
 
-DATABASE_PREFIX = re.compile(r"(?s).*db\d+:")
-"""What a key prefix must not look like: channels of databases other than 0 are named so."""
+DATABASE_PREFIX = re.compile(r"db-?\d+:")
+"""How a key prefix must not begin: channels of databases other than 0 do."""
 
 MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
@@ -250,10 +250,10 @@ class Keyspace:
     """`GatewaySettings` takes it from the URL of its Redis."""
 
     def __post_init__(self) -> None:
-        if DATABASE_PREFIX.fullmatch(self.prefix):
+        if DATABASE_PREFIX.match(self.prefix):
             raise SettingsError(
-                f"key prefix {self.prefix!r} must not end in db and a number: "
-                "channels of the databases are named so"
+                f"key prefix {self.prefix!r} must not begin with db and a number: "
+                "the channels of that database do"
             )
 
     def presence(self, user: str) -> str:
@@ -265,7 +265,7 @@ class Keyspace:
     @property
     def channel_prefix(self) -> str:
         """What stands before `gateway:`, in scripts as well."""
-        return f"{self.prefix}db{self.db}:" if self.db else self.prefix
+        return f"db{self.db}:{self.prefix}" if self.db else self.prefix
 
     def gateway_channel(self, gateway_id: str) -> str:
         return f"{self.channel_prefix}gateway:{gateway_id}"
