@@ -43,14 +43,15 @@ async def balancer(cluster: list[GatewayProcess], tmp_path: Path) -> AsyncIterat
     config.write_text(nginx_config.render([gateway.port for gateway in cluster], port, tmp_path))
     process = await asyncio.create_subprocess_exec(*nginx_config.command(config))
     try:
-        await _listening(port)
+        await listening(port)
         yield port
     finally:
         process.terminate()
         await process.wait()
 
 
-async def _listening(port: int) -> None:
+async def listening(port: int) -> None:
+    """Wait until somebody accepts connections on a port of loopback."""
     async with asyncio.timeout(15):
         while True:
             try:
