@@ -182,10 +182,9 @@ class Gateway:
 
     async def _open_the_door(self, tls: ssl.SSLContext | None) -> Sequence[Bound]:
         self._front = front = self._make_front(asyncio.get_running_loop())
-        bound = await self._bind(self.settings)
-        # A port before a file, whichever was asked for first: it is what most can connect to.
-        first = min(bound, key=lambda place: bool(place.path))
-        self.port, self.url = first.port, first.url(_scheme(self.settings))
+        # Ports before files, whichever were asked for first: most can connect to the former only.
+        bound = sorted(await self._bind(self.settings), key=lambda place: bool(place.path))
+        self.port, self.url = bound[0].port, bound[0].url(_scheme(self.settings))
         handshake_timeout_s = self.settings.limits.handshake_timeout_s
         self._server = await listen(bound, lambda: Socket(front), tls, handshake_timeout_s)
         return bound
