@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from redis.asyncio.connection import parse_url
 
 from wsdemo.settings import (
     GatewaySettings,
     Keyspace,
+    Limits,
     SettingsError,
     Timing,
+    database_of,
     redacted,
     redis_url,
     valid_user_id,
@@ -115,3 +118,58 @@ def test_keys_of_two_prefixes_never_meet() -> None:
     assert one.presence("x") != two.presence("x")
     assert Keyspace().presence("x") == "presence:x"
     assert Keyspace().broadcast_channel == "gateway:broadcast"
+
+
+def test_channels_of_two_databases_never_meet_and_those_of_database_0_are_as_ever() -> None:
+    """Pub/Sub knows no databases: the number is in the name, in front, with any prefix."""
+    assert Keyspace("a:").gateway_channel("g") == "a:gateway:g"
+    assert Keyspace("a:", 2).gateway_channel("g") == "db2:a:gateway:g"
+    assert Keyspace("", 2).broadcast_channel == "db2:gateway:broadcast"
+    assert Keyspace("", 2).presence("x") == "presence:x"
+    spaces = [Keyspace(prefix, db) for prefix in ("", "a:", "adb2:", "db:", "x") for db in range(3)]
+    assert len({space.gateway_channel("g") for space in spaces}) == len(spaces)
+
+
+@pytest.mark.parametrize("prefix", ["db2:", "db0:staging:", "db-1:"])
+def test_no_prefix_can_be_mistaken_for_a_database(prefix: str) -> None:
+    """It would be refused, or staging could hear production after all."""
+    with pytest.raises(SettingsError, match="must not begin with db and a number"):
+        Keyspace(prefix)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:6379",
+        "redis://localhost:6379/",
+        "redis://localhost:6379/0",
+        "redis://localhost:6379/3",
+        "rediss://user:p%40ss%2F9@redis:6379/4",
+        "redis://localhost:6379/3?db=5",
+        "redis://localhost:6379?db=5&db=6",
+        "redis://localhost:6379/?socket_timeout=3",
+        "redis://localhost:6379//7/",
+        "redis://localhost:6379/%37",
+        "redis://localhost:6379/a7",
+        "redis://localhost:6379/7#8",
+        "redis://[::1]:6379/8",
+        "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=9",
+        "unix:///run/6?password=x",
+    ],
+)
+def test_the_database_of_a_gateway_is_the_one_that_its_redis_url_selects(url: str) -> None:
+    """As the library reads the URL, which sends the SELECT."""
+    selected = parse_url(url).get("db", 0)
+    assert database_of(url) == selected
+    assert GatewaySettings(gateway_id="g", redis_url=url).keyspace.db == selected
+    told = GatewaySettings(gateway_id="g", redis_url=url, keyspace=Keyspace("p:", 77))
+    assert told.keyspace == Keyspace("p:", selected)
+
+
+def test_a_drain_may_go_without_a_notice_and_without_nothing_else() -> None:
+    """0 is what gateways behind no balancer want; below is a mistake."""
+    assert Limits().drain_notice_s == 0
+    for value in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(SettingsError, match="drain_notice_s must be"):
+            Limits(drain_notice_s=value)

@@ -27,8 +27,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests import haproxy_config
 from tests.nginx_config import command, render
 from wsdemo.gateway.__main__ import parser, settings_of
+from wsdemo.gateway.descriptors import RESERVE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -263,12 +265,74 @@ def test_compose_starts_gateways_with_flags_that_they_have() -> None:
         assert "redis:6379" in settings.redis_url
 
 
+DRAIN_S = 10.0
+"""What a drain may take, by the README."""
+
+
 def test_compose_lets_a_gateway_drain() -> None:
-    """A gateway has longer to stop than the 10 s that its drain may take."""
+    """A gateway has longer to stop than its notice and the 10 s that its drain may take."""
     for service in gateway_services().values():
         grace_s = float(service["stop_grace_period"].removesuffix("s"))
-        settings = settings_of(parser().parse_args(service["command"]))
-        assert grace_s > 10.0 > settings.limits.drain_s
+        limits = settings_of(parser().parse_args(service["command"])).limits
+        assert limits.drain_notice_s == 5
+        assert grace_s > limits.drain_notice_s + DRAIN_S
+        assert limits.drain_s < DRAIN_S
+
+
+def test_image_drains_as_the_compose_file_does() -> None:
+    """With the same notice; it says how long `docker stop` has to wait."""
+    dockerfile = text_of("deploy/Dockerfile").replace("\\\n", "")
+    found = re.search(r"^CMD (\[.*\])$", dockerfile, flags=re.MULTILINE)
+    assert found
+    limits = settings_of(parser().parse_args(json.loads(found[1]))).limits
+    assert limits.drain_notice_s == 5
+    wait = re.search(r"docker stop -t (\d+)", dockerfile)
+    assert wait and float(wait[1]) > limits.drain_notice_s + DRAIN_S
+
+
+# --- systemd -----------------------------------------------------------------------------------
+
+
+def unit(name: str) -> dict[str, list[str]]:
+    """Return what the settings of a unit are set to."""
+    found: dict[str, list[str]] = {}
+    for line in text_of(f"deploy/systemd/{name}").splitlines():
+        if re.match(r"\w+=", line):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_unit_starts_a_gateway_with_flags_that_it_has() -> None:
+    """Its command is understood, lets the gateway drain, and gives it files enough."""
+    service = unit("wsdemo-gateway.service")
+    python, _, module, *arguments = service["ExecStart"][0].replace("%H", "host").split()
+    assert (Path(python).name, module) == ("python", "wsdemo.gateway")
+    limits = settings_of(parser().parse_args(arguments)).limits
+    assert float(service["TimeoutStopSec"][0]) > limits.drain_notice_s + DRAIN_S
+    assert int(service["LimitNOFILE"][0]) > 2 * limits.max_connections + RESERVE
+
+
+def test_the_socket_unit_opens_what_a_gateway_can_take() -> None:
+    """One process takes all connections, and the port is that of the service."""
+    opened = unit("wsdemo-gateway.socket")
+    assert opened["Accept"] == ["no"]
+    (arguments,) = unit("wsdemo-gateway.service")["ExecStart"]
+    assert f"--port {opened['ListenStream'][0]} " in arguments
+
+
+def test_systemd_accepts_the_shipped_units(tmp_path: Path) -> None:
+    """systemd itself finds nothing wrong with them, but that nothing is installed here."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    names = ("wsdemo-gateway.service", "wsdemo-gateway.socket")
+    for name in names:
+        text = text_of(f"deploy/systemd/{name}").replace("/opt/wsdemo/bin/python", "/bin/true")
+        (tmp_path / name).write_text(text)
+    arguments = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in names)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=50, check=False)
+    complaints = [line for line in done.stderr.splitlines() if "wsdemo" in line]
+    assert not complaints, done.stderr
 
 
 class _Readiness(http.server.BaseHTTPRequestHandler):
@@ -343,6 +407,39 @@ def test_nginx_balances_over_the_gateways_of_the_compose_file() -> None:
     ]
     assert upstreams == expected
     assert set(compose()["services"]["nginx"]["depends_on"]) == set(services)
+
+
+# --- HAProxy -----------------------------------------------------------------------------------
+
+
+def test_haproxy_accepts_the_shipped_configuration(tmp_path: Path) -> None:
+    """HAProxy itself finds nothing wrong with deploy/haproxy.cfg."""
+    if shutil.which("haproxy") is None:
+        pytest.skip("haproxy is not installed")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(haproxy_config.render([18081, 18082, 18083], 18080, tmp_path / "stats"))
+    assert "[WARNING]" not in run(haproxy_config.command(config, "-c")).stderr
+
+
+def test_haproxy_balances_over_the_gateways_of_the_compose_file() -> None:
+    """The servers in deploy/haproxy.cfg are the compose file's gateways, port included."""
+    servers = re.findall(r"^ *server (\S+) (\S+)$", text_of("deploy/haproxy.cfg"), re.MULTILINE)
+    assert servers == [
+        (name, f"{name}:{settings_of(parser().parse_args(service['command'])).port}")
+        for name, service in gateway_services().items()
+    ]
+
+
+def test_haproxy_knows_of_a_drain_before_the_notice_is_over() -> None:
+    """Its checks are due, and have all failed, within the notice of the compose file; and it cuts
+    nobody then."""
+    shipped = re.sub(r"#.*", "", text_of("deploy/haproxy.cfg"))
+    found = re.search(r"default-server .*\binter (\d+)s fall (\d+)", shipped)
+    assert found
+    for service in gateway_services().values():
+        limits = settings_of(parser().parse_args(service["command"])).limits
+        assert int(found[1]) * (int(found[2]) + 1) < limits.drain_notice_s
+    assert "shutdown-sessions" not in shipped
 
 
 def test_readme_quotes_the_shipped_nginx_configuration() -> None:

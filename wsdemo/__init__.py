@@ -1,12 +1,14 @@
 """wsdemo: a real distributed WebSocket gateway, its client, and the timings they agree on."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from wsdemo.settings import GatewaySettings, Timing
-
+TYPE_CHECKING = False  # What type checkers take for true; `typing` would be half of the time.
 if TYPE_CHECKING:
+    from typing import Any
+
     from wsdemo.client import Client
     from wsdemo.gateway.server import Gateway
+    from wsdemo.settings import GatewaySettings, Timing
 
 __all__ = ["Client", "Gateway", "GatewaySettings", "Timing"]
 __version__ = "0.1.0"
@@ -14,7 +16,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: a client needs no server, and `python -m wsdemo.gateway` must not
-    # find its own module loaded already.
+    # find its own module loaded already, nor wait for others before it can be told to stop.
     if name == "Gateway":
         from wsdemo.gateway.server import Gateway
 
@@ -23,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from wsdemo.client import Client
 
         return Client
+    if name in {"GatewaySettings", "Timing"}:
+        from wsdemo import settings
+
+        return getattr(settings, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -358,6 +358,11 @@ class RedisAddress:
         database = "" if self.database is None else f"/{self.database}"
         return f"{host}:{self.port}{database}"
 
+    @property
+    def number(self) -> int:
+        """The number of the database that it selects."""
+        return int(dict(self.options).get("db", self.database or 0))
+
     def effective(self) -> RedisAddress:
         """Return the address without the options that have no effect: what a library is given."""
         options = tuple(item for item in self.options if not OPTIONS[item[0]].unused)

@@ -100,6 +100,17 @@ def close_reason(code: Code, retry_after_ms: int | None = None) -> str:
     return reason if retry_after_ms is None else f"{reason}; retryAfterMs={retry_after_ms}"
 
 
+SAID_BEFORE: Final = frozenset({Code.RESTART, Code.TRY_LATER})
+"""Codes that some client libraries cannot read (they report 1002, or none): a `bye` goes before
+the close frame. All other codes of ours arrive everywhere."""
+
+
+def bye_text(code: Code, retry_after_ms: int | None = None) -> bytes:
+    """Return what is said before a close frame, for clients that cannot read its code."""
+    advice = b"" if retry_after_ms is None else b',"retryAfterMs":%d' % retry_after_ms
+    return b'{"type":"bye","code":%d%b}' % (code, advice)
+
+
 def retry_after_s(reason: str) -> float | None:
     """Read the server's advice from the reason of a close frame; None when there is none."""
     _, found, number = reason.rpartition("retryAfterMs=")

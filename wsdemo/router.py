@@ -86,7 +86,7 @@ class Router:
         self._on_state = on_state
         self._emit = emit
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
-        self._prefix = settings.keyspace.prefix
+        self._prefix = settings.keyspace.channel_prefix
         self._presence_prefix = settings.keyspace.presence("")
         self._subscription = self._new_subscription()
         self._refusal: Trouble | None = None

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from wsdemo.addresses import RedisAddress, is_host
 from wsdemo.addresses import SettingsError as SettingsError
-from wsdemo.addresses import is_host
 from wsdemo.addresses import redacted as redacted
 from wsdemo.addresses import redis_url as redis_url
 from wsdemo.addresses import without_secrets as without_secrets
@@ -29,6 +29,8 @@ from wsdemo.user_ids import valid_user_id as valid_user_id
 
 GATEWAY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """What a gateway may be called: it becomes part of a channel name."""
+
+MAX_PORT: Final = 65535
 
 ORIGIN = re.compile(
     r"\*|null"
@@ -67,6 +69,12 @@ BEARER: Final = "bearer."
 TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A word of HTTP (RFC 9110, section 5.6.2)."""
 
+HOST_AND_PORT = re.compile(r"(?a)(?:\[([0-9A-Za-z:.%_-]+)\]|([^\[\]:/\s]*)):(\d{1,5})")
+"""An IPv6 address stands in brackets; without a host, all addresses are meant."""
+
+DATABASE_PREFIX = re.compile(r"db-?\d+:")
+"""How a key prefix must not begin: channels of databases other than 0 do."""
+
 MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
 
@@ -80,9 +88,11 @@ SILENT_CLIENT_PROMISE_S = 150.0
 """A client that falls silent is forgotten by its gateway within this time (production timings)."""
 
 
-def _require_positive(settings: Any) -> None:
+def _require_positive(settings: Any, or_zero: frozenset[str] = frozenset()) -> None:
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)
+        if item.name in or_zero and value == 0:
+            continue
         if not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise SettingsError(f"{item.name} must be a positive number, not {value!r:.40}")
         largest = LARGEST_OF.get(item.name, LARGEST[type(item.default)])
@@ -203,8 +213,11 @@ class Limits:
     long end the connection."""
     close_timeout_s: float = 1.0
     """How long a closing connection may take to say goodbye."""
+    drain_notice_s: float = 0.0
+    """How long a gateway that was told to stop serves its users on and says that it is not ready,
+    so that a balancer sends nobody any more. 0: for gateways behind none."""
     drain_s: float = 8.0
-    """SIGTERM to exit, at most; 10 s is promised."""
+    """From the end of that notice to the exit, at most; 10 s is promised."""
     drain_batch: int = 200
     """Clients told to leave per step of a drain, so that they do not all reconnect at once."""
     max_frame_bytes: int = 64 * 1024
@@ -248,7 +261,7 @@ class Limits:
     """What a client told 1012 or 1013 waits on average; jittered."""
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        _require_positive(self, or_zero=frozenset({"drain_notice_s"}))
         for name in ("max_frame_bytes", "max_message_bytes"):
             if self.max_content_bytes >= getattr(self, name):
                 raise SettingsError(
@@ -263,11 +276,25 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
-    """The names of things in Redis. A prefix keeps two labs on one server apart."""
+    """The names of things in Redis. A prefix keeps two labs on one server apart.
+
+    Keys live in a database, channels do not: who subscribes in one hears what is published in all
+    of them. Therefore the names of channels carry the number of their database, but for 0.
+
+    Raises:
+        SettingsError: channels with this prefix could be mistaken for those of a database.
+    """
 
     prefix: str = ""
+    db: int = 0
+    """`GatewaySettings` takes it from the URL of its Redis."""
 
     def __post_init__(self) -> None:
+        if DATABASE_PREFIX.match(self.prefix):
+            raise SettingsError(
+                f"key prefix {self.prefix!r} must not begin with db and a number: "
+                "the channels of that database do"
+            )
         if not self.prefix.isprintable():
             raise SettingsError("the key prefix has characters that cannot be printed")
 
@@ -277,12 +304,53 @@ class Keyspace:
     def fence(self, user: str) -> str:
         return f"{self.prefix}fence:{user}"
 
+    @property
+    def channel_prefix(self) -> str:
+        """What stands before `gateway:`, in scripts as well."""
+        return f"db{self.db}:{self.prefix}" if self.db else self.prefix
+
     def gateway_channel(self, gateway_id: str) -> str:
-        return f"{self.prefix}gateway:{gateway_id}"
+        return f"{self.channel_prefix}gateway:{gateway_id}"
 
     @property
     def broadcast_channel(self) -> str:
-        return f"{self.prefix}gateway:broadcast"
+        return f"{self.channel_prefix}gateway:broadcast"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One place to listen on: a port of a host, or a socket in the file system (`path`).
+
+    `host` is a name, an address or '' (all addresses); port 0 lets the operating system choose.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `host:port`, `[v6]:port` or `unix:/path`.
+
+        Raises:
+            SettingsError: it is none of these.
+        """
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path.startswith("/") or path.endswith("/") or "\0" in path:
+                raise SettingsError(f"cannot listen on {text!r}: unix:/path names a file in full")
+            return cls(path=path)
+        found = HOST_AND_PORT.fullmatch(text)
+        if found is None or int(found[3]) > MAX_PORT:
+            raise SettingsError(
+                f"cannot listen on {text!r}: it is none of host:port, [v6]:port and unix:/path"
+            )
+        return cls(found[1] or found[2], int(found[3]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +365,10 @@ class GatewaySettings:
     host: str = "127.0.0.1"
     port: int = 8080
     """0 lets the operating system choose; `Gateway.port` then says which."""
+    listen: tuple[str, ...] = ()
+    """Where to listen in place of `host` and `port`: `host:port`, `[v6]:port`, `unix:/path`."""
+    unix_mode: int = 0o660
+    """Who may connect to a unix socket: whoever may write to it (permissions, as for a file)."""
     redis_url: str = "redis://localhost:6379"
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
@@ -376,8 +448,21 @@ class GatewaySettings:
                 f"gateway id {self.gateway_id!r} is not valid: 1 to 64 of A-Z a-z 0-9 . _ -, "
                 'and not "broadcast"'
             )
-        if not 0 <= self.port <= 65535:
-            raise SettingsError(f"port {self.port} is not between 0 and 65535")
+        if not 0 <= self.port <= MAX_PORT:
+            raise SettingsError(f"port {self.port} is not between 0 and {MAX_PORT}")
+        for text in self.listen:
+            Address.parse(text)
+        if not 0 <= self.unix_mode <= 0o777:
+            raise SettingsError(f"mode {self.unix_mode:o} of unix sockets is not between 0 and 777")
+        named = dataclasses.replace(self.keyspace, db=RedisAddress.parse(self.redis_url).number)
+        object.__setattr__(self, "keyspace", named)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where to listen."""
+        if self.listen:
+            return tuple(Address.parse(text) for text in self.listen)
+        return (Address(self.host, self.port),)
 
     def user_ids(self) -> UserIds:
         """Return the rule for user ids.

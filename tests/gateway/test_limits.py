@@ -166,6 +166,8 @@ async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_
         second.frame(b'{"type":"register","userId":"bob"}')
         answer = await second.answer()
         assert (answer["code"], answer["retryAfterMs"] > 0) == ("unavailable", True)
+        bye = {"type": "bye", "code": 1013, "retryAfterMs": answer["retryAfterMs"]}
+        assert await second.answer() == bye
         opcode, payload = await second.hear()
         assert (opcode, int.from_bytes(payload[:2], "big")) == (8, 1013)
         assert b"retryAfterMs=" in payload

@@ -140,6 +140,20 @@ def test_a_held_cleanup_comes_when_it_is_let_go(lab: Lab) -> None:
     assert late["reason"].tolist() == ["not owner"]
 
 
+def test_a_lab_works_in_any_database(shared_server: BundledServer) -> None:
+    """The gateways of a lab in database 3 hear one another, on channels of that database."""
+    import redis
+
+    url = shared_server.url.rpartition("/")[0] + "/3"
+    with Lab(gateways=2, redis=url) as lab, redis.Redis.from_url(url) as database:
+        alice = lab.connect("alice")
+        lab.connect("bob", "gateway-02")
+        assert alice.send("bob", "across").status == "routed"
+        assert lab.record("alice")["gwId"] == "gateway-01"
+        channels = database.pubsub_channels("db3:lab:*")
+        assert len(channels) == 3
+
+
 def test_a_lab_that_cannot_start_says_why_and_leaves_nothing() -> None:
     """A named Redis that is not there is an error, and no thread stays."""
     threads = set(threading.enumerate())

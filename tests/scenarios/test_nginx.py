@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
+import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from tests import nginx_config
 from tests.processes import GatewayProcess, User, gateways, http_get
+from tests.waiting import until
 from wsdemo.redis.server import BundledServer
 
 pytestmark = [
@@ -29,9 +34,10 @@ def free_port() -> int:
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[list[GatewayProcess]]:
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[list[GatewayProcess]]:
+    """Three gateways, with the flags that a test asks for."""
     with BundledServer() as server:
-        async with gateways(3, server.url) as processes:
+        async with gateways(3, server.url, *getattr(request, "param", ())) as processes:
             yield processes
 
 
@@ -43,14 +49,15 @@ async def balancer(cluster: list[GatewayProcess], tmp_path: Path) -> AsyncIterat
     config.write_text(nginx_config.render([gateway.port for gateway in cluster], port, tmp_path))
     process = await asyncio.create_subprocess_exec(*nginx_config.command(config))
     try:
-        await _listening(port)
+        await listening(port)
         yield port
     finally:
         process.terminate()
         await process.wait()
 
 
-async def _listening(port: int) -> None:
+async def listening(port: int) -> None:
+    """Wait until somebody accepts connections on a port of loopback."""
     async with asyncio.timeout(15):
         while True:
             try:
@@ -91,5 +98,36 @@ async def test_pages_are_forwarded_and_a_dead_gateway_is_passed_over(
     await cluster[0].stop()
     url = f"ws://127.0.0.1:{balancer}/ws"
     users = [await User.register(f"user-{n}", url) for n in range(6)]
+    for user in users:
+        await user.leave()
+
+
+@pytest.mark.parametrize("cluster", [("--drain-notice-s", "300")], indirect=True)
+async def test_nginx_sends_users_to_a_gateway_on_notice_and_none_to_a_closed_port(
+    cluster: list[GatewayProcess], balancer: int
+) -> None:
+    """It asks nobody whether they are ready. During a notice some newcomers are told to come back,
+    users stay; when the notice is over, the next gateway takes all that come."""
+    url = f"ws://127.0.0.1:{balancer}/ws"
+    gone = cluster[0]
+    # Equally many on each: the next one goes to any of them.
+    users = [await User.register(f"user-{n}", url) for n in range(3)]
+    gone.signal(signal.SIGTERM)
+
+    async def told() -> bool:
+        async with connect(url, proxy=None, compression=None) as newcomer:
+            with contextlib.suppress(ConnectionClosed):  # A goodbye may have been faster.
+                await newcomer.send('{"type":"register","userId":"late"}')
+            return bool(json.loads(await newcomer.recv())["type"] == "bye")
+
+    await until("nginx sends somebody to the gateway on notice", told)
+    for user in users:
+        await user.say(type="ping")
+        assert await user.hear() == {"type": "pong"}
+    gone.signal(signal.SIGTERM)
+    assert await gone.wait(20) == 0
+    assert sorted([user.connection.state.name == "OPEN" for user in users]) == [False, True, True]
+    for _ in range(6):
+        assert not await told()
     for user in users:
         await user.leave()

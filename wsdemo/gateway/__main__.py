@@ -1,10 +1,17 @@
 """python -m wsdemo.gateway: a gateway as a process of its own.
 
 A mistake on the command line, or a gateway that cannot start, is one line on stderr and exit
-code 2. SIGTERM and SIGINT drain it; a second one ends it at once.
+code 2. SIGTERM, SIGINT and SIGHUP drain it, with code 0; asked twice, it ends at once, with code 1
+(`signals` says more).
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    # Before all that takes its time: a signal may come during the imports.
+    from wsdemo.gateway.signals import leave_at_once
+
+    leave_at_once()
 
 import argparse
 import asyncio
@@ -13,15 +20,17 @@ import gc
 import logging
 import os
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from wsdemo.command_line import Parser, positive_float
+from wsdemo.gateway import signals
 from wsdemo.gateway.auth import mint_token, read_secret
+from wsdemo.gateway.descriptors import given_sockets, make_room
 from wsdemo.gateway.journal import Journal
+from wsdemo.gateway.listening import Bind, CannotListen, bind, inherit
 from wsdemo.gateway.log import FORMATS, Log, end_at_once
 from wsdemo.gateway.server import Gateway, TLSUnusable
 from wsdemo.redis.connection import RedisUnavailable
@@ -42,6 +51,7 @@ from wsdemo.user_ids import MAX_USER_ID_CHARS, USER_ID_PATTERN
 
 DEFAULT_REDIS = "localhost:6379"
 TOKEN_TTL_S = 8 * 3600.0
+_log = logging.getLogger("wsdemo.gateway")
 
 
 PROGRAM = "wsdemo.gateway"
@@ -59,6 +69,14 @@ def parser() -> Parser:
     add("-id", "--id", required=True, help="name of this gateway, e.g. gateway-01")
     add("-port", "--port", type=int, default=8080, help="0 lets the system choose (%(default)s)")
     add("-host", "--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add(
+        "--listen",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="in place of --host and --port: host:port, [v6]:port or unix:/path; repeat it (none)",
+    )
+    add("--unix-mode", type=_mode, default="660", help="permissions of unix sockets (%(default)s)")
     add(
         "-redis",
         "--redis",
@@ -78,6 +96,11 @@ def parser() -> Parser:
     _add_fields(result.add_argument_group("timing, in seconds"), Timing, skip={"scale"})
     _add_fields(result.add_argument_group("limits"), Limits)
     return result
+
+
+def _mode(text: str) -> int:
+    """Read permissions as chmod(1) takes them."""
+    return int(text, 8)
 
 
 def _add_security(group: Any) -> None:
@@ -195,6 +218,8 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
         gateway_id=arguments.id,
         host=arguments.host,
         port=arguments.port,
+        listen=tuple(arguments.listen),
+        unix_mode=arguments.unix_mode,
         redis_url=address,
         timing=Timing(**_given(arguments, Timing)),
         limits=_limits_of(arguments),
@@ -232,34 +257,44 @@ def _given(arguments: argparse.Namespace, settings: type[Any]) -> dict[str, Any]
     return {name: value for name, value in values.items() if value is not None}
 
 
-async def serve(settings: GatewaySettings, journal: Journal) -> None:
+async def serve(settings: GatewaySettings, journal: Journal, bind: Bind = bind) -> None:
     """Run a gateway until it is told to stop, or is replaced."""
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    gateway = Gateway(settings, journal=journal)
+    gateway = Gateway(settings, journal=journal, bind=bind)
     loop.set_exception_handler(gateway.note_unhandled)
-    await gateway.start()
+    told = asyncio.Event()
+    starting = loop.create_task(gateway.start(), name="start")
 
-    def on_signal() -> None:
-        if stop.is_set():
-            end_at_once(1)  # Asked twice: whoever asks has no patience for a drain.
-        stop.set()
+    def on_first() -> None:
+        told.set()
+        starting.cancel()  # If it has not ended; whatever it has begun it undoes.
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    # What exists now stays; the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    told = asyncio.create_task(stop.wait(), name="told to stop")
+    with signals.Requests(on_first, gateway.hurry, end_at_once).heard_on(loop):
+        try:
+            await starting
+        except asyncio.CancelledError:
+            if not told.is_set():
+                raise
+            _log.info("[Gateway] %s was told to stop before it ran", settings.gateway_id)
+            return
+        # What exists now stays; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        await _run(gateway, told)
+
+
+async def _run(gateway: Gateway, told: asyncio.Event) -> None:
+    stop = asyncio.create_task(told.wait(), name="told to stop")
     replaced = asyncio.create_task(gateway.replaced.wait(), name="replaced")
     try:
-        await asyncio.wait([told, replaced], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stop, replaced], return_when=asyncio.FIRST_COMPLETED)
         if replaced.done():
-            logging.getLogger("wsdemo.gateway").warning(
-                "[Gateway] another process has taken the id %s: stopping", settings.gateway_id
+            _log.warning(
+                "[Gateway] another process has taken the id %s: stopping",
+                gateway.settings.gateway_id,
             )
     finally:
-        told.cancel()
+        stop.cancel()
         replaced.cancel()
         await gateway.stop()
 
@@ -280,12 +315,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     tools = {"secret": make_secret, "token": print_token}
     if argv and argv[0] in tools:
+        signals.take_back()
         tools[argv[0]](argv[1:])
         return
     command = parser()
     arguments = command.read(argv)
     try:
         settings = settings_of(arguments)
+        given, remark = given_sockets(os.environ)
     except SettingsError as problem:
         command.fail(str(problem))
     try:
@@ -293,7 +330,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             Log(arguments.log_format, arguments.log_level) as log,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            runner.run(serve(settings, log.journal))
+            for warning in (remark, make_room(settings.limits)):
+                if warning:
+                    _log.warning("[Gateway] %s", warning)
+            if given:
+                _log.info(
+                    "[Gateway] the sockets are given: --host, --port and --listen do not count"
+                )
+            runner.run(serve(settings, log.journal, inherit(given) if given else bind))
     except RedisUnavailable as problem:
         where = f"Redis at {redacted(settings.redis_url)}"
         if problem.answered:
@@ -309,10 +353,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"another gateway is running as {settings.gateway_id!r}; "
             "choose another --id, or replace that one with --takeover"
         )
-    except OSError as problem:
-        command.fail(
-            f"cannot listen on {settings.host}:{settings.port}: {problem.strerror or problem}"
-        )
+    except CannotListen as problem:
+        command.fail(f"cannot listen on {problem}")
 
 
 if __name__ == "__main__":

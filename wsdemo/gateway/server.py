@@ -8,13 +8,13 @@ them in Redis, and the subscription last, so that what was sent to us before is 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import contextlib
 import json
 import logging
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -29,6 +29,7 @@ from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
+from wsdemo.gateway.listening import Bind, Bound, Listening, bind, listen
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
@@ -46,8 +47,6 @@ from wsdemo.settings import ANY_ORIGIN, GatewaySettings
 
 _log = logging.getLogger(GATEWAY_LOG)
 
-BACKLOG: Final = 1024
-"""Connections that the kernel holds for us in a storm."""
 DRAIN_STEP_S: Final = 0.1
 JSON_TYPE: Final = {"Content-Type": "application/json"}
 
@@ -74,6 +73,7 @@ class Gateway:
         clock: monotonic seconds.
         time_of_day: Unix seconds; asked about the end of tokens, and nothing else.
         new_id: makes connection ids, never the same twice.
+        bind: opens the sockets to listen on; a service manager may have done so before.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        bind: Bind = bind,
     ) -> None:
         self.settings = settings
         self.counters = Counters()
@@ -93,7 +94,8 @@ class Gateway:
         self.boot_id = secrets.token_hex(8)
         """Tells this process from another one with the same gateway id."""
         self.port = settings.port
-        """Where it listens, once started; the operating system's choice if 0 was asked for."""
+        """Where it listens, once started; the operating system's choice if 0 was asked for. The
+        first port, if there are several; 0 if there are only unix sockets."""
         self.replaced = asyncio.Event()
         """Set when another process has taken this gateway's place; its owner shall stop it."""
         self._emit = emit
@@ -101,7 +103,12 @@ class Gateway:
         self._clock = clock
         self._started_at = clock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self.url = _expected_url(settings)
+        """Where clients of this machine connect; before the start, as far as it is known."""
+        self._bind = bind
+        self._server: Listening | None = None
+        self._on_notice = False
+        self._hurry = asyncio.Event()
         self._stopped: asyncio.Future[None] | None = None
         self._door = Door(settings, self.counters)
         self._entrance: Entrance | None = None
@@ -136,7 +143,7 @@ class Gateway:
             self.boot_id,
             on_envelope=self._delivery.receive,
             on_malformed=self._on_malformed,
-            on_replaced=self.replaced.set,
+            on_replaced=self._on_replaced,
             on_state=self._check_ready,
             emit=emit,
         )
@@ -168,30 +175,19 @@ class Gateway:
         """Connect, subscribe, then open the door.
 
         Raises:
-            RedisUnavailable, DuplicateGateway, TLSUnusable, OSError: it did not start; nothing is
-                left running.
+            RedisUnavailable, DuplicateGateway, TLSUnusable, CannotListen: it did not start; nothing
+                is left running. A cancellation leaves nothing either.
         """
-        loop = asyncio.get_running_loop()
         tls = _tls(self.settings)
         try:
             await self._link.start(self.settings.limits.redis_start_s)
             await self._examine_redis()
             await self._router.start()
-            self._front = self._make_front(loop)
-            front = self._front
-            protocol, encryption = self._protocols(front, tls)
-            self._server = await loop.create_server(
-                protocol,
-                self.settings.host,
-                self.settings.port,
-                backlog=BACKLOG,
-                **encryption,
-            )
+            places = await self._open_the_door(tls)
         except BaseException:
             await self._router.stop()
             await self._link.stop()
             raise
-        self.port = self._server.sockets[0].getsockname()[1]
         for loop_of in (self._health.renew, self._health.scan, self._health.keep_alive):
             self._spawn(loop_of())
         self._check_ready()
@@ -201,13 +197,24 @@ class Gateway:
                 "user visits can speak in the user's name, unless tokens are asked for",
                 self.settings.gateway_id,
             )
-        if tls is None and not _is_local(self.settings.host):
+        if tls is None and not all(place.is_local for place in places):
             _log.warning(
                 "[Gateway] %s is reachable from other machines without TLS: whoever is on the way "
                 "reads and writes along (see --certfile)",
                 self.settings.gateway_id,
             )
-        _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, self.url)
+        told = ", ".join(place.told(_scheme(self.settings)) for place in places)
+        _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, told)
+
+    async def _open_the_door(self, tls: ssl.SSLContext | None) -> Sequence[Bound]:
+        self._front = front = self._make_front(asyncio.get_running_loop())
+        # Ports before files, whichever were asked for first: most can connect to the former only.
+        bound = sorted(await self._bind(self.settings), key=lambda place: bool(place.path))
+        self.port, self.url = bound[0].port, bound[0].url(_scheme(self.settings))
+        factory, encryption = self._protocols(front, tls)
+        timeout_s = self.settings.limits.handshake_timeout_s
+        self._server = await listen(bound, factory, encryption, timeout_s)
+        return bound
 
     async def _examine_redis(self) -> None:
         try:
@@ -221,17 +228,16 @@ class Gateway:
 
     def _protocols(
         self, front: Front, tls: ssl.SSLContext | None
-    ) -> tuple[Callable[[], asyncio.BaseProtocol], dict[str, Any]]:
+    ) -> tuple[Callable[[], asyncio.BaseProtocol], ssl.SSLContext | None]:
         """Return what makes the protocol of a new connection, and how a listener encrypts."""
         if self.settings.proxy_protocol:
             # The header comes before TLS, so TLS begins when the header has been read.
             self._entrance = self._entrance or Entrance(front, tls, self._spawn)
-            return self._entrance.protocol, {}
-        timeout_s = self.settings.limits.handshake_timeout_s if tls else None
-        return lambda: Socket(front), {"ssl": tls, "ssl_handshake_timeout": timeout_s}
+            return self._entrance.protocol, None
+        return lambda: Socket(front), tls
 
     def _make_front(self, loop: asyncio.AbstractEventLoop) -> Front:
-        desk, limits = self._desk, self.settings.limits
+        limits = self.settings.limits
         return Front(
             loop=loop,
             clock=self._clock,
@@ -242,26 +248,55 @@ class Gateway:
             door=self._door,
             control_rate=Rate.of(limits.control_frames_per_s, limits.control_burst),
             answer=self._answer,
-            welcome=lambda socket: Session(socket, desk),
+            welcome=self._welcome,
             sockets=set(),
             idle=asyncio.Event(),
             subprotocols=frozenset(self.settings.subprotocols),
         )
 
+    def _welcome(self, socket: Socket) -> Session:
+        """Make the session of a new connection; on notice, it ends politely before it begins."""
+        session = Session(socket, self._desk)
+        if self._on_notice:
+            session.end(Code.RESTART, self._desk.retry_after_ms())
+        return session
+
     async def stop(self) -> None:
         """Drain and stop, within `limits.drain_s` and a little. Idempotent; waits for the end.
 
-        Not ready, no new connections, clients told to come back elsewhere (1012, jittered, in
-        batches), their presence released, the subscription left last.
+        Not ready; for `limits.drain_notice_s`, users are served on while balancers take note, and
+        newcomers are told to come back (1012). Then no new connections, clients told to come back
+        elsewhere (1012, jittered, in batches), their presence released, the subscription left
+        last.
         """
         if self._stopped is not None:
             await asyncio.shield(self._stopped)
             return
         self._stopped = asyncio.get_running_loop().create_future()
         try:
+            await self._give_notice(self.settings.limits.drain_notice_s)
             await self._stop()
         finally:
             self._stopped.set_result(None)
+
+    def hurry(self) -> bool:
+        """Skip what is left of the notice, or the notice to come; say whether there was one."""
+        is_over = self._hurry.is_set() or self._door.draining
+        self._hurry.set()
+        return not is_over and self.settings.limits.drain_notice_s > 0
+
+    async def _give_notice(self, notice_s: float) -> None:
+        if self._server is None or not notice_s or self._hurry.is_set():
+            return
+        self._on_notice = True
+        self._check_ready()
+        _log.info(
+            "[Gateway] %s drains: not ready any more, users stay for %g s",
+            self.settings.gateway_id,
+            notice_s,
+        )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), notice_s)
 
     async def _stop(self) -> None:
         ends_at = self._clock() + self.settings.limits.drain_s
@@ -327,15 +362,6 @@ class Gateway:
     # --- state -------------------------------------------------------------------------------
 
     @property
-    def url(self) -> str:
-        """Where clients connect."""
-        host = self.settings.host
-        if host in {"0.0.0.0", "::", ""}:
-            host = "localhost"
-        scheme = "wss" if self.settings.certfile else "ws"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/ws"
-
-    @property
     def ready(self) -> bool:
         """Whether new users should be sent here."""
         return not self.unready_because()
@@ -343,7 +369,7 @@ class Gateway:
     def unready_because(self) -> list[str]:
         """Return why not, in words; empty when ready."""
         reasons = {
-            "draining": self._door.draining,
+            "draining": self._on_notice or self._door.draining,
             "not listening": self._server is None,
             "no connection to Redis": not self._link.open,
             "Redis refuses writes": self._link.open and not self._link.up,
@@ -451,6 +477,11 @@ class Gateway:
             self._was_ready = ready
             self._observe(Kind.READY if ready else Kind.UNREADY)
 
+    def _on_replaced(self) -> None:
+        """Two gateways of one name must not serve side by side: no notice, then."""
+        self.replaced.set()
+        self.hurry()
+
     def _on_malformed(self) -> None:
         self.counters.malformed_envelopes += 1
         self._observe(Kind.MALFORMED)
@@ -525,6 +556,15 @@ class Gateway:
         return Answer(200, text, {"Content-Type": CONTENT_TYPE_LATEST})
 
 
+def _scheme(settings: GatewaySettings) -> str:
+    return "wss" if settings.certfile else "ws"
+
+
+def _expected_url(settings: GatewaySettings) -> str:
+    where, scheme = settings.addresses[0], _scheme(settings)
+    return f"{scheme}+{where}:/ws" if where.path else f"{scheme}://{where}/ws"
+
+
 def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
     """Return how to encrypt; None when no certificate is given."""
     if not settings.certfile:
@@ -541,12 +581,3 @@ def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
 def _no_passphrase() -> str:
     """A server that asks at a terminal would wait for ever where there is none."""
     raise ValueError("the key has a passphrase; only a key without one can be used")
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -50,7 +50,7 @@ from wsdemo.gateway.handshake import (
 from wsdemo.gateway.outbox import Flusher, Outbox, Stuck
 from wsdemo.gateway.proxy_header import looks_like_one
 from wsdemo.gateway.rate import Rate
-from wsdemo.protocol import Code, close_reason
+from wsdemo.protocol import SAID_BEFORE, Code, bye_text, close_reason
 from wsdemo.settings import Limits
 
 TEXT_FIN: Final = 0x81
@@ -463,6 +463,7 @@ class Socket(asyncio.Protocol):
             _say_what_we_speak(response)
         ws.send_response(response)
         if response.status_code == 101:
+            self._write_replies()  # Whatever the session has to say comes after it.
             self._welcome()
 
     # --- writing -----------------------------------------------------------------------------
@@ -493,11 +494,12 @@ class Socket(asyncio.Protocol):
             self.outbox.close()
             if self._talker is not None:
                 self._talker.on_closing()
-        for data in self._ws.data_to_send():
-            if not data:
-                self._end()
-            elif not self._said_goodbye:  # Or the library goes on answering pings.
-                self.outbox.write(data)
+        said = self._ws.data_to_send()
+        words = b"".join(said)  # In one write: a bye and its close frame belong together.
+        if words and not self._said_goodbye:  # Or the library goes on answering pings.
+            self.outbox.write(words)
+        if said and not said[-1]:
+            self._end()
         if self._is_lost:
             return
         if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
@@ -521,6 +523,8 @@ class Socket(asyncio.Protocol):
         self.outbox.close()
         if self._ws.state is not OPEN:
             return  # It has failed just now.
+        if code in SAID_BEFORE:
+            self._ws.send_text(bye_text(code, retry_after_ms))
         self._ws.send_close(code, close_reason(code, retry_after_ms))
         self._write_replies()
         self._said_goodbye = True

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, Self
 
 START_S: Final = 20.0
@@ -31,15 +31,18 @@ class GatewayProcess:
     """`python -m wsdemo.gateway` on a port of the system's choice, as a context manager.
 
     The port, once chosen, stays for the life of this object: users find the gateway again after
-    `stop` and `start`.
+    `stop` and `start`. `prefix` is a command that runs another one, before its name.
     """
 
-    def __init__(self, gateway_id: str, redis_url: str, *flags: str) -> None:
+    def __init__(
+        self, gateway_id: str, redis_url: str, *flags: str, prefix: Sequence[str] = ()
+    ) -> None:
         self.gateway_id = gateway_id
         self.url = ""
         self.port = 0
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self._flags = flags
+        self._prefix = prefix
         self._redis_url = redis_url
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -65,7 +68,7 @@ class GatewayProcess:
         where = ("--id", self.gateway_id, "--port", str(self.port))
         # Options that are given twice count as given last: flags may choose a port.
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "wsdemo.gateway", *where, *self._flags),
+            *(*self._prefix, sys.executable, "-m", "wsdemo.gateway", *where, *self._flags),
             stderr=asyncio.subprocess.PIPE,
             env=environment,
         )

@@ -206,8 +206,11 @@ class Loop(async_solipsism.EventLoop):  # type: ignore[misc]
         protocol_factory: Callable[[], asyncio.Protocol],
         host: str | None = None,
         port: int | None = None,
+        *,
+        sock: Any = None,
         **_: Any,
     ) -> Any:
+        port = port if sock is None else sock.getsockname()[1]
         return self.network.listen(Host.here(), port, protocol_factory)
 
 

@@ -319,6 +319,9 @@ class Listening:
     def getsockname(self) -> tuple[str, int]:
         return self._host.name, self._port
 
+    async def start_serving(self) -> None:
+        """It does so already."""
+
     def close(self) -> None:
         self._network.forget(self._host, self._port)
 

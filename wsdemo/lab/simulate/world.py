@@ -19,6 +19,7 @@ from wsdemo.client import Client
 from wsdemo.client.connection import ClientClosed, ConnectFailed
 from wsdemo.client.connection import State as ClientState
 from wsdemo.events import Event, Kind
+from wsdemo.gateway.listening import Bound
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import State
 from wsdemo.lab.history import (
@@ -73,6 +74,20 @@ class Server:
     gateway: Gateway
     up: bool = False
     """Whether it has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    """Stands for a socket that is bound on a simulated machine: the network knows the rest."""
+
+    name: tuple[str, int]
+
+    def getsockname(self) -> tuple[str, int]:
+        return self.name
+
+
+async def _bind(settings: GatewaySettings) -> list[Bound]:
+    return [Bound([cast(Any, _Port((settings.host, settings.port)))], host=settings.host)]
 
 
 class Device:
@@ -296,7 +311,7 @@ class World:
             takeover=True,
         )
         while True:
-            gateway = Gateway(settings, presence=self._presence, clock=self.loop.time)
+            gateway = Gateway(settings, presence=self._presence, clock=self.loop.time, bind=_bind)
             server = self.servers[name] = Server(host, gateway)
             try:
                 await gateway.start()

@@ -1,0 +1,428 @@
+"""How does a gateway's life begin and end? Real processes, default flags (uvloop), real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from tests.processes import GatewayDied, GatewayProcess, User, gateways
+from tests.waiting import until
+from wsdemo.redis.server import BundledServer
+
+pytestmark = pytest.mark.timeout(90)
+
+LONG = ("--drain-notice-s", "300")
+"""A notice that only ends when it is told to."""
+STUBBORN = ("--close-timeout-s", "300", "--drain-s", "300")
+"""With a client that does not hang up, a drain that only ends when it is told to."""
+LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' /proc")
+
+
+@pytest.fixture
+async def start(server: BundledServer) -> AsyncIterator[Callable[..., Any]]:
+    """Start a gateway with flags; ends all that were started."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begin(*flags: str, name: str = "gateway-01") -> GatewayProcess:
+            process = GatewayProcess(name, server.url, *flags)
+            stack.push_async_callback(process.stop)
+            return await process.start()
+
+        yield begin
+
+
+async def readiness(process: GatewayProcess) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((await process.get("/ready"))[1])
+    return document
+
+
+async def drains(process: GatewayProcess) -> None:
+    """Wait until it says that it is on its way out, and nothing else is wrong."""
+
+    async def says_so() -> bool:
+        return (await readiness(process))["reasons"] == ["draining"]
+
+    await until(f"{process.gateway_id} says that it drains", says_so)
+
+
+async def logged(process: GatewayProcess, text: str) -> None:
+    await until(f"{text!r} in the log", lambda: any(text in line for line in process.log))
+
+
+async def is_served(user: User) -> None:
+    await user.say(type="ping")
+    assert await user.hear() == {"type": "pong"}
+
+
+async def again(process: GatewayProcess, number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask again, as late as a person would at the earliest: what comes at once is one request."""
+    await asyncio.sleep(0.1)
+    process.signal(number)
+
+
+# --- the notice ------------------------------------------------------------------------------
+
+
+async def test_on_notice_users_stay_newcomers_are_told_to_come_back_and_ready_says_so(
+    start: Any, database: Any
+) -> None:
+    """SIGTERM with a notice: 503 "draining" while the port is open; who comes gets a WebSocket, a
+    `bye` and 1012; who is there is served. A second SIGTERM ends the notice: a drain, code 0."""
+    gateway = await start(*LONG)
+    alice = await User.register("alice", gateway.url)
+    gateway.signal(signal.SIGTERM)
+    await drains(gateway)
+    assert (await gateway.get("/ready"))[0] == 503
+    assert await gateway.get("/health") == (200, "OK")
+    async with connect(gateway.url, proxy=None, compression=None) as newcomer:
+        bye = json.loads(await newcomer.recv())
+        await newcomer.wait_closed()
+    assert (bye["type"], bye["code"], newcomer.close_code) == ("bye", 1012, 1012)
+    assert f"retryAfterMs={bye['retryAfterMs']}" in (newcomer.close_reason or "")
+    await is_served(alice)
+    assert await database.exists("presence:alice")
+    await again(gateway)
+    assert (await alice.closed())[0] == 1012
+    assert await gateway.wait(20) == 0
+    assert not await database.exists("presence:alice")
+    assert await database.pubsub_channels("*") == []
+
+
+async def test_a_notice_ends_by_itself(start: Any) -> None:
+    """Then comes the drain as without one, and exit code 0."""
+    gateway = await start("--drain-notice-s", "0.3")
+    alice = await User.register("alice", gateway.url)
+    gateway.signal(signal.SIGTERM)
+    assert (await alice.closed())[0] == 1012
+    assert await gateway.wait(20) == 0
+    assert any("users stay for 0.3 s" in line for line in gateway.log)
+
+
+async def test_who_takes_the_place_of_a_gateway_on_notice_ends_the_notice(start: Any) -> None:
+    """Two gateways of one name do not serve side by side."""
+    old = await start(*LONG)
+    old.signal(signal.SIGTERM)
+    await drains(old)
+    await start("--takeover")
+    assert await old.wait(20) == 0
+
+
+# --- signals ---------------------------------------------------------------------------------
+
+
+async def stuck(gateway: GatewayProcess) -> User:
+    """A user who reads nothing any more, and so never hangs up: a drain waits for it."""
+    user = await User.register("stuck", gateway.url)
+    user.connection.transport.pause_reading()
+    return user
+
+
+async def test_asked_twice_without_a_notice_it_ends_at_once(start: Any) -> None:
+    """The second SIGTERM or Ctrl-C during a drain: exit code 1, now."""
+    gateway = await start(*STUBBORN)
+    user = await stuck(gateway)
+    gateway.signal(signal.SIGTERM)
+    await logged(gateway, "User stuck left")
+    await again(gateway, signal.SIGINT)
+    assert await gateway.wait(20) == 1
+    user.connection.transport.abort()
+
+
+async def test_asked_three_times_with_a_notice_it_ends_at_once(start: Any) -> None:
+    """The second time skips the notice, the third the drain."""
+    gateway = await start(*LONG, *STUBBORN)
+    user = await stuck(gateway)
+    gateway.signal(signal.SIGINT)
+    await drains(gateway)
+    await again(gateway, signal.SIGINT)
+    await logged(gateway, "User stuck left")
+    await again(gateway, signal.SIGINT)
+    assert await gateway.wait(20) == 1
+    user.connection.transport.abort()
+
+
+async def test_a_signal_that_comes_twice_at_once_is_one_request(start: Any) -> None:
+    """timeout(1) signals a process, and then its group: that is no lack of patience."""
+    gateway = await start()
+    alice = await User.register("alice", gateway.url)
+    gateway.signal(signal.SIGSTOP)
+    gateway.signal(signal.SIGTERM)
+    gateway.signal(signal.SIGINT)
+    gateway.signal(signal.SIGCONT)
+    assert (await alice.closed())[0] == 1012
+    assert await gateway.wait(20) == 0
+
+
+async def test_a_closed_terminal_drains_and_never_hurries(start: Any, database: Any) -> None:
+    """SIGHUP: 1012, presence gone, code 0. After a SIGTERM it changes nothing."""
+    gateway = await start()
+    alice = await User.register("alice", gateway.url)
+    gateway.signal(signal.SIGHUP)
+    assert (await alice.closed())[0] == 1012
+    assert await gateway.wait(20) == 0
+    assert not await database.exists("presence:alice")
+
+    gateway = await start(*LONG)
+    gateway.signal(signal.SIGTERM)
+    await drains(gateway)
+    await again(gateway, signal.SIGHUP)
+    assert (await readiness(gateway))["reasons"] == ["draining"]
+    await again(gateway)
+    assert await gateway.wait(20) == 0
+
+
+async def test_nohup_is_obeyed(server: BundledServer) -> None:
+    """A SIGHUP that was to be ignored is ignored."""
+    with ignored(signal.SIGHUP):
+        gateway = await GatewayProcess("gateway-01", server.url).start()
+    try:
+        gateway.signal(signal.SIGHUP)
+        async with await User.register("alice", gateway.url) as alice:
+            await is_served(alice)
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.wait(20) == 0
+    finally:
+        await gateway.stop()
+
+
+@contextlib.contextmanager
+def ignored(number: signal.Signals) -> Any:
+    """Ignore a signal; what is started meanwhile inherits that."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+# --- told to stop before it runs ---------------------------------------------------------------
+
+
+def command(url: str, *flags: str) -> tuple[list[str], dict[str, str]]:
+    argv = [sys.executable, "-m", "wsdemo.gateway", "--id", "gateway-01", "--port", "0", *flags]
+    return argv, {**os.environ, "WSDEMO_REDIS_URL": url}
+
+
+def can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    tried = ["unshare", "--pid", "--fork", "--kill-child", "true"]
+    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
+@LINUX
+@pytest.mark.parametrize("as_pid_1", [False, True], ids=["as any process", "as PID 1"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_during_the_imports_is_obeyed(
+    server: BundledServer, database: Any, as_pid_1: bool, number: signal.Signals
+) -> None:
+    """Code 0, without a word, nothing in Redis; in a container without an init process too."""
+    if as_pid_1 and not can_unshare():
+        pytest.skip("no PID namespaces here")
+    prefix = ["unshare", "--pid", "--fork", "--kill-child"] if as_pid_1 else []
+    argv, environment = command(server.url)
+    with subprocess.Popen([*prefix, *argv], env=environment, stderr=subprocess.PIPE) as process:
+        try:
+            pid = await until("it runs", lambda: child_of(process.pid) if prefix else process.pid)
+            # Its first deed, long before its last import. (Python itself catches SIGINT.)
+            await until("it hears signals", lambda: catches(pid, signal.SIGTERM))
+            os.kill(pid, number)
+            code = await asyncio.to_thread(process.wait, 20)
+            assert process.stderr is not None
+            assert (code, process.stderr.read()) == (0, b"")
+        finally:
+            process.kill()
+    assert await database.pubsub_channels("*") == []
+    assert await database.dbsize() == 0
+
+
+def child_of(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else 0
+
+
+def catches(pid: int, number: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (caught,) = (line.split()[1] for line in lines if line.startswith("SigCgt"))
+    return bool(int(caught, 16) & (1 << (number - 1)))
+
+
+async def test_a_signal_while_redis_is_dialled_is_obeyed() -> None:
+    """A Redis that takes the connection and says nothing holds nobody up: code 0."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.setblocking(False)
+        url = f"redis://127.0.0.1:{mute.getsockname()[1]}"
+        patient = ("--redis-timeout-s", "300", "--redis-connect-timeout-s", "300")
+        argv, environment = command(url, *patient)
+        process = await asyncio.create_subprocess_exec(
+            *argv, env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            async with asyncio.timeout(20):
+                connection, _ = await asyncio.get_running_loop().sock_accept(mute)
+            process.terminate()
+            async with asyncio.timeout(20):
+                _, said = await process.communicate()
+            connection.close()
+            assert process.returncode == 0, said
+            assert b"Traceback" not in said and b"was told to stop before it ran" in said
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+# --- open files --------------------------------------------------------------------------------
+
+
+def with_files(soft: int, hard: int) -> Sequence[str]:
+    """Return what runs a command with these limits of open files."""
+    return ["sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" "$@"']
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@LINUX
+async def test_when_no_more_files_can_be_opened_a_gateway_says_so_at_its_start_and_stays_calm(
+    server: BundledServer,
+) -> None:
+    """Who is there is served, the log is not flooded, no processor burns; and when some have left,
+    there is room again."""
+    gateway = GatewayProcess("gateway-01", server.url, prefix=with_files(64, 64))
+    await gateway.start()
+    try:
+        (warning,) = (line for line in gateway.log if "open files" in line)
+        assert "only 64 files" in warning and "10000 of --max-connections" in warning
+        users = await fill(gateway)
+        assert 20 < len(users) < 64
+        before, lines = processor_s(gateway.pid), len(gateway.log)
+        knocking = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(20)]
+        for _ in range(20):
+            await is_served(users[0])
+            await asyncio.sleep(0.05)  # Time for whatever would spin.
+        assert processor_s(gateway.pid) - before < 0.7
+        assert len(gateway.log) - lines < 100, "the log is flooded"
+        for _, writer in knocking:
+            writer.close()
+        for user in users[1:]:
+            await user.leave()
+
+        async def comes_in() -> User | None:
+            with contextlib.suppress(Exception):
+                return await User.register("late", gateway.url)
+            return None
+
+        late = await until("a newcomer is let in", comes_in, every_s=0.1)
+        await late.leave()
+        await users[0].leave()
+    finally:
+        await gateway.stop()
+
+
+async def fill(gateway: GatewayProcess) -> list[User]:
+    """Let users come until one is not let in."""
+    users: list[User] = []
+    for n in range(100):
+        try:
+            async with asyncio.timeout(3):
+                users.append(await User.register(f"user-{n}", gateway.url))
+        except (OSError, TimeoutError, WebSocketException):
+            return users
+    raise AssertionError("everybody came in")
+
+
+@LINUX
+async def test_a_low_limit_of_open_files_is_raised_where_that_is_allowed(
+    server: BundledServer,
+) -> None:
+    """To what --max-connections needs, without a word."""
+    flags = ("--max-connections", "1000")
+    gateway = GatewayProcess("gateway-01", server.url, *flags, prefix=with_files(256, 4096))
+    await gateway.start()
+    try:
+        limits = Path(f"/proc/{gateway.pid}/limits").read_text().splitlines()
+        (soft,) = (int(line.split()[3]) for line in limits if line.startswith("Max open files"))
+        assert 2 * 1000 < soft <= 4096
+        assert not any("open files" in line for line in gateway.log)
+    finally:
+        await gateway.stop()
+
+
+# --- two environments on one Redis ---------------------------------------------------------------
+
+
+def in_database(url: str, number: int) -> str:
+    return url.rpartition("/")[0] + f"/{number}"
+
+
+async def test_gateways_of_two_databases_know_nothing_of_one_another(
+    server: BundledServer, database: Any
+) -> None:
+    """The same id in both, nobody of the other is found, a broadcast stays where it was said, and
+    --takeover replaces the gateway of its own database only."""
+    production = GatewayProcess("gateway-01", in_database(server.url, 1))
+    staging = GatewayProcess("gateway-01", in_database(server.url, 2))
+    replacing = GatewayProcess("gateway-01", in_database(server.url, 2), "--takeover")
+    try:
+        await production.start()
+        await staging.start()
+        alice = await User.register("alice", production.url)
+        bob = await User.register("bob", staging.url)
+        assert await alice.send("bob", "across?") == "offline"
+        words = json.dumps({"type": "broadcast", "from": "admin", "content": "staging only"})
+        assert await database.publish("gateway:broadcast", words) == 0
+        assert await database.publish("db2:gateway:broadcast", words) == 1
+        assert (await bob.hear())["content"] == "staging only"
+        await alice.say(type="ping")
+        assert await alice.hear() == {"type": "pong"}
+        await replacing.start()
+        assert (await bob.closed())[0] == 1012
+        assert await staging.wait(20) == 0
+        assert production.running and (await production.get("/ready"))[0] == 200
+        await alice.leave()
+    finally:
+        for gateway in (production, staging, replacing):
+            await gateway.stop()
+
+
+async def test_within_a_database_messages_notices_and_refused_ids_are_as_ever(
+    server: BundledServer, database: Any
+) -> None:
+    """Routing (the script), kicks and the check for a taken id use the channels of database 5."""
+    url = in_database(server.url, 5)
+    async with gateways(2, url) as (first, second):
+        alice = await User.register("alice", first.url)
+        bob = await User.register("bob", second.url)
+        assert await alice.send("bob", "hello") == "routed"
+        assert (await bob.hear())["content"] == "hello"
+        again = await User.register("bob", first.url)
+        assert (await bob.closed())[0] == 4509
+        assert sorted(await database.pubsub_channels("*")) == [
+            "db5:gateway:broadcast",
+            "db5:gateway:gateway-01",
+            "db5:gateway:gateway-02",
+        ]
+        twin = GatewayProcess("gateway-01", url)
+        with pytest.raises(GatewayDied, match="another gateway is running as 'gateway-01'"):
+            await twin.start()
+        await twin.stop()
+        await again.leave()
+        await alice.leave()

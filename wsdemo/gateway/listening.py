@@ -1,0 +1,338 @@
+"""Where does a gateway listen, and where does it tell others to find it?
+
+On each address that it was told, by sockets of its own: asyncio's would take two different ports
+for a name that is an IPv4 and an IPv6 address when the system may choose the port, and would give
+`::` to IPv6 alone. A name gets one port on all of its addresses, and `::` serves both families
+where the system can.
+
+A unix socket is a file. One that a dead process has left is replaced, one on which somebody
+answers is not; at the end the file goes, unless another process has put its own there meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from wsdemo.settings import Address, GatewaySettings
+
+_log = logging.getLogger("wsdemo.gateway")
+
+BACKLOG: Final = 1024
+"""Connections that the kernel holds for us in a storm."""
+PORT_TRIES: Final = 20
+"""How often the system may choose a port that is taken in the other family."""
+PROBE_S: Final = 1.0
+"""How long we wait for whoever may still listen on a unix socket."""
+NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+"""This machine does not have such an address, or not even the family."""
+
+
+class CannotListen(OSError):
+    """There is no listening there; the text says where and why, in one line."""
+
+
+@dataclass(slots=True, eq=False)
+class Bound:
+    """The sockets of one address. `made` tells the file of a unix socket that is ours (device and
+    inode); None when there is none, or when others care for it.
+    """
+
+    sockets: list[socket.socket]
+    host: str = ""
+    path: str = ""
+    made: tuple[int, int] | None = None
+
+    @property
+    def port(self) -> int:
+        """0 for a unix socket."""
+        return 0 if self.path else int(self.sockets[0].getsockname()[1])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can come in here."""
+        return bool(self.path) or all(_is_loopback(end) for end in self.sockets)
+
+    def url(self, scheme: str) -> str:
+        """Return where clients of this machine connect (`scheme` is ws or wss)."""
+        if self.path:
+            return f"{scheme}+unix:{self.path}:/ws"
+        host = self._reachable_host()
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/ws"
+
+    def told(self, scheme: str) -> str:
+        """Return what the log says."""
+        if self.path or self.host not in WILDCARDS:
+            return self.url(scheme)
+        families = " and ".join(sorted(self._families()))
+        only = " only" if len(self._families()) == 1 else ""
+        return f"{self.url(scheme)} (all addresses, {families}{only})"
+
+    def _reachable_host(self) -> str:
+        """Return the host as it was told, or for "all addresses" one that leads here."""
+        if self.host not in WILDCARDS:
+            return self.host
+        families = self._families()
+        if len(families) == 2:
+            return "localhost"
+        return "127.0.0.1" if families == {"IPv4"} else "::1"
+
+    def _families(self) -> set[str]:
+        found = set()
+        for end in self.sockets:
+            if end.family == socket.AF_INET:
+                found.add("IPv4")
+            else:
+                found.add("IPv6")
+                if not end.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+                    found.add("IPv4")
+        return found
+
+    def close(self) -> None:
+        """Close the sockets, which no server must have taken over, and remove the file."""
+        for end in self.sockets:
+            end.close()
+        self.remove_file()
+
+    def remove_file(self) -> None:
+        """Remove the file of a unix socket, if it is still ours. Idempotent."""
+        made, self.made = self.made, None
+        if made is not None:
+            with contextlib.suppress(OSError):  # It is gone, or not ours to remove any more.
+                if _identity(self.path) == made:
+                    Path(self.path).unlink()
+
+
+WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})
+
+Bind = Callable[[GatewaySettings], Awaitable[Sequence[Bound]]]
+
+
+class Listening:
+    """All places where one gateway listens, once it accepts connections there."""
+
+    def __init__(self, bound: Sequence[Bound], servers: Sequence[asyncio.Server]) -> None:
+        self.bound = bound
+        self._servers = servers
+
+    @property
+    def sockets(self) -> list[Any]:
+        """The listening sockets, to look at; none after `close`."""
+        return [end for server in self._servers for end in server.sockets]
+
+    def close(self) -> None:
+        """Listen no more; connections stay. Idempotent."""
+        for server in self._servers:
+            server.close()
+        for place in self.bound:
+            place.remove_file()
+
+
+async def listen(
+    bound: Sequence[Bound],
+    factory: Callable[[], asyncio.BaseProtocol],
+    tls: ssl.SSLContext | None,
+    handshake_timeout_s: float,
+) -> Listening:
+    """Accept connections on sockets that are bound; `factory` makes the protocol of each one.
+
+    When it fails, or is cancelled, nothing is left open.
+    """
+    loop, servers = asyncio.get_running_loop(), list[asyncio.Server]()
+    ends = [end for place in bound for end in place.sockets]
+    try:
+        for end in ends:
+            server = await loop.create_server(
+                factory,
+                sock=end,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=handshake_timeout_s if tls else None,
+                start_serving=False,  # Or a cancellation could come between it and us.
+            )
+            servers.append(server)
+        for server in servers:
+            await server.start_serving()
+    except BaseException:
+        for server in servers:
+            server.close()  # With its socket, which is no longer ours to close.
+        for end in ends[len(servers) :]:
+            end.close()
+        for place in bound:
+            place.remove_file()
+        raise
+    return Listening(bound, servers)
+
+
+# --- binding -----------------------------------------------------------------------------------
+
+
+async def bind(settings: GatewaySettings) -> list[Bound]:
+    """Take all addresses of the settings.
+
+    Raises:
+        CannotListen: one of them cannot be had; nothing is left open.
+    """
+    bound: list[Bound] = []
+    for address in settings.addresses:
+        try:
+            if address.path:
+                bound.append(_bind_path(address.path, settings.unix_mode))
+            else:
+                bound.append(await _bind_host(address))
+        except (OSError, UnicodeError) as problem:  # UnicodeError: no name can be like that.
+            close_all(bound)
+            why = getattr(problem, "strerror", None) or problem
+            raise CannotListen(f"{address}: {why}") from None
+        except BaseException:
+            close_all(bound)
+            raise
+    return bound
+
+
+def inherit(sockets: Sequence[socket.socket]) -> Bind:
+    """Return a `Bind` that takes sockets which listen already; their files are not ours."""
+
+    async def taken(settings: GatewaySettings) -> list[Bound]:
+        return [_inherited(end) for end in sockets]
+
+    return taken
+
+
+def close_all(bound: Sequence[Bound]) -> None:
+    """Close what was bound and is not needed after all."""
+    for place in bound:
+        place.close()
+
+
+def _inherited(end: socket.socket) -> Bound:
+    name = end.getsockname()
+    if isinstance(name, tuple):
+        return Bound([end], host=name[0])
+    return Bound([end], path=os.fsdecode(name) or "(without a name)")
+
+
+async def _bind_host(address: Address) -> Bound:
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    # A name may stand twice in the list of names.
+    places = list(dict.fromkeys((family, name) for family, _, _, _, name in infos))
+    both_families = address.host == "::"
+    for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
+        try:
+            return Bound(_bind_each(address, places, both_families), host=address.host)
+        except OSError as problem:
+            if problem.errno != errno.EADDRINUSE or not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _bind_each(
+    address: Address, places: Sequence[tuple[int, Any]], both_families: bool
+) -> list[socket.socket]:
+    """Bind one socket to each place, all to the same port; places that this machine does not
+    have are left out, if it has another one.
+    """
+    port, ends, missing = address.port, list[socket.socket](), list[tuple[str, OSError]]()
+    try:
+        for family, name in places:
+            try:
+                end = _bind_one(family, (name[0], port, *name[2:]), both_families)
+            except OSError as problem:
+                if problem.errno not in NOT_HERE:
+                    raise
+                missing.append((name[0], problem))
+            else:
+                ends.append(end)
+                port = end.getsockname()[1]
+        if not ends:
+            raise missing[0][1]
+    except BaseException:
+        for end in ends:
+            end.close()
+        raise
+    for where, why in missing:
+        text = "[Gateway] %s is %s as well, where this machine cannot listen: %s"
+        _log.warning(text, address.host or "every address", where, why.strerror)
+    return ends
+
+
+def _bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
+    end = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        end.setblocking(False)
+        if os.name == "posix":
+            # What is left of an earlier process's connections must not keep us out.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            with contextlib.suppress(OSError):  # OpenBSD can only one of the two: we tell which.
+                end.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
+        end.bind(name)
+    except BaseException:
+        end.close()
+        raise
+    return end
+
+
+def _bind_path(path: str, mode: int) -> Bound:
+    _make_room(path)
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    place = Bound([end], path=path)
+    try:
+        end.setblocking(False)
+        end.bind(path)
+        place.made = _identity(path)
+        # Nobody comes in before `listen`, so nobody slips through a mode that is too wide.
+        Path(path).chmod(mode)
+        end.listen(BACKLOG)
+    except BaseException:
+        place.close()
+        raise
+    return place
+
+
+def _make_room(path: str) -> None:
+    """Remove the socket of a process that is dead.
+
+    Raises:
+        OSError: somebody answers there, or it is something else than a socket.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "there is a file in its place that is no socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_S)
+            probe.connect(path)
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+        return
+    except (BlockingIOError, TimeoutError):
+        pass  # There is somebody, who has no room for us just now.
+    raise OSError(errno.EADDRINUSE, "another process listens there")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def _is_loopback(end: socket.socket) -> bool:
+    try:
+        return ipaddress.ip_address(end.getsockname()[0].partition("%")[0]).is_loopback
+    except ValueError:
+        return False

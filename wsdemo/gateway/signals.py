@@ -1,0 +1,106 @@
+"""Who has told this process to stop, and how often?
+
+SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal was closed) ask for a drain. Whoever asks again
+with one of the first two has less patience: the second time skips the notice, if there is one that
+lasts, and the next time ends the process at once. A SIGHUP never hurries: terminals and service
+managers send it in addition to another one.
+
+Before there is anything to drain, and after the drain, a signal ends the process with code 0 on
+the spot. As process 1 of a container this needs a handler of our own: there, the kernel discards
+signals that have none. So this module is imported before all others, and imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+TYPE_CHECKING = False  # What type checkers take for true; `typing` itself takes long to import.
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+    from typing import Final
+
+HANG_UP: Final[int | None] = getattr(signal, "SIGHUP", None)
+ONE_REQUEST_S: Final = 0.02
+"""Signals that are closer together are one request: timeout(1) signals a process and its group."""
+
+
+def numbers() -> list[int]:
+    """Return the signals that ask us to stop; not SIGHUP where nohup(1) wants it ignored."""
+    found = [int(signal.SIGTERM), int(signal.SIGINT)]
+    if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:
+        found.append(HANG_UP)
+    return found
+
+
+def leave_at_once() -> None:
+    """From now on, a signal ends the process with code 0: there is nothing to drain."""
+    for number in numbers():
+        signal.signal(number, _leave)
+
+
+def take_back() -> None:
+    """From now on, signals do what they do to any Python program."""
+    for number in numbers():
+        ctrl_c = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    # Not by an exception, which would come up in the middle of any import.
+    os._exit(0)
+
+
+class Requests:
+    """The requests to stop that arrive while a gateway runs.
+
+    Args:
+        on_first: called at the first one.
+        hurry: called at each later one; returns whether there was something to hurry up. When
+            there was not, the process ends at once, with code 1.
+        end: ends the process with a code.
+    """
+
+    def __init__(
+        self,
+        on_first: Callable[[], None],
+        hurry: Callable[[], bool],
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
+        self._on_first = on_first
+        self._hurry = hurry
+        self._end = end
+        self._last = float("-inf")
+        self.asked = False
+        """Whether anybody has asked."""
+
+    @contextlib.contextmanager
+    def heard_on(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Hear signals on this loop, which runs in the main thread. Afterwards there is nothing
+        left to drain, and a signal ends the process with code 0.
+        """
+        heard = numbers()
+        for number in heard:
+            loop.add_signal_handler(number, self.hear, number)
+        try:
+            yield
+        finally:
+            for number in heard:
+                loop.remove_signal_handler(number)  # Or the loop would do so when it is closed.
+            leave_at_once()
+
+    def hear(self, number: int) -> None:
+        """Take one signal."""
+        now, last = time.monotonic(), self._last
+        if self.asked and (number == HANG_UP or now - last < ONE_REQUEST_S):
+            return
+        self._last = now
+        if not self.asked:
+            self.asked = True
+            self._on_first()
+        elif not self._hurry():
+            self._end(1)  # Asked twice: whoever asks has no patience for a drain.
