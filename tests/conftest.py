@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,15 @@ from hypothesis import HealthCheck, settings
 
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
+
+try:
+    import uvloop
+except ImportError:  # Not on Windows.
+    LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+else:
+    LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+"""The loops that a gateway runs on. Their transports differ in what they do to who writes to a
+connection that is gone, and a gateway as people start it runs on uvloop's."""
 
 # The same examples on every run: a test that fails now and then says little about the last change.
 # HYPOTHESIS_PROFILE=random looks at others, and at more of them; what it finds can be repeated
@@ -29,11 +38,21 @@ settings.register_profile("random", max_examples=1_000, **_ALWAYS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C back: a shell that starts a run in the background has it ignored, and whatever
     a test starts would inherit that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line("markers", "both_loops: run on each loop that a gateway may run on")
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run what is marked `both_loops` on each of them, and all else on asyncio's."""
+    if item.get_closest_marker("both_loops"):
+        return LOOPS
+    return {"asyncio": LOOPS["asyncio"]}
 
 
 @pytest.fixture(scope="session")

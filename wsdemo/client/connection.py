@@ -714,7 +714,7 @@ class Client:
         if left_s > 0:
             return max(TOKEN_PACE_S, 0.75 * left_s * spread)
         held_s = asyncio.get_running_loop().time() - taken_at
-        return min(max(TOKEN_PACE_S, 0.5 * held_s), TOKEN_CAP_S) * spread
+        return max(TOKEN_PACE_S, min(0.5 * held_s, TOKEN_CAP_S) * spread)
 
     async def _show_again(self, connection: ClientConnection, token: str) -> bool:
         """Register once more, with a fresh token; say whether it was taken."""

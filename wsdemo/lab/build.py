@@ -28,6 +28,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from wsdemo.lab import index
 from wsdemo.lab.progress import HEADLESS
+from wsdemo.terminal import never_refuse_text
 
 ROOT: Final = Path(__file__).parents[2] / "notebooks"
 INDEX: Final = ROOT / "README.md"
@@ -246,6 +247,7 @@ def main() -> int:
     parser.add_argument("--rewrite", action="store_true", help="keep the new outputs in any case")
     parser.add_argument("lesson", nargs="*", help="only these, by how their names begin: 07")
     options = parser.parse_args()
+    never_refuse_text()
     chosen = [s for s in lessons() if s.stem.startswith(tuple(options.lesson) or "")]
     if not chosen:
         parser.error(f"no lesson begins with {' or '.join(options.lesson)}")

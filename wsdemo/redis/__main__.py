@@ -21,6 +21,7 @@ import redis
 
 from wsdemo.redis.server import HOST, BundledServer, ServerError
 from wsdemo.settings import SettingsError, redis_url
+from wsdemo.terminal import never_refuse_text, printable
 
 PROGRAM: Final = "python -m wsdemo.redis"
 CALL_TIMEOUT_S: Final = 5.0
@@ -36,6 +37,7 @@ class _OneLineParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until told to stop; return the exit code."""
     arguments = _parse(argv)
+    never_refuse_text()
     if arguments.call is not None:
         return _call(arguments.redis, arguments.call)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -73,7 +75,8 @@ def _call(address: str, words: Sequence[str]) -> int:
             connection = client.connection_pool.get_connection()
             connection.send_command(*words)
             for line in _lines(connection.read_response()):
-                print(line)
+                # In a pipe it is the value itself; a terminal must not obey it.
+                print(printable(line) if sys.stdout.isatty() else line)
     except (SettingsError, redis.RedisError) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return 2

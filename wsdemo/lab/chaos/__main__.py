@@ -17,6 +17,7 @@ from pathlib import Path
 
 from wsdemo.lab.chaos import report
 from wsdemo.lab.chaos.run import Outcome, run
+from wsdemo.terminal import never_refuse_text
 
 OUT = Path("chaos-report")
 SHOWN = 10
@@ -88,6 +89,7 @@ async def run_until_told(seconds: float, seed: int) -> Outcome:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
     arguments = parser().parse_args(argv)
+    never_refuse_text()
     seed = random.randrange(10_000) if arguments.seed is None else arguments.seed
     try:
         outcome = asyncio.run(run_until_told(arguments.seconds, seed))
