@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from wsdemo.addresses import HIDDEN, redacted, without_secrets
 from wsdemo.streams import complain, say
+from wsdemo.terminal import printable
 
 LONGEST_VALUE: int = 80
 """Characters of a value that are repeated to whoever wrote it."""
@@ -23,7 +24,8 @@ LONGEST_VALUE: int = 80
 
 def fail(program: str, message: str) -> NoReturn:
     """End with one line and exit code 2; `Parser.fail` knows more secrets."""
-    complain(f"{program}: {without_secrets(' '.join(message.split()))}")
+    line = without_secrets(" ".join(message.split()))
+    complain(printable(f"{program}: {line}"))
     raise SystemExit(2)
 
 
@@ -54,6 +56,10 @@ class Parser(argparse.ArgumentParser):
         repeated without its secrets.
         """
         fail(self._program, self._without_values(message))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print the help; a reader who left after its first lines has seen enough."""
+        say(message.removesuffix("\n"))
 
     def tell(self, text: str) -> None:
         """Print what was asked for, or end with one line and exit code 2."""

@@ -17,6 +17,8 @@ class Kind(StrEnum):
     # a socket and its session
     WS_OPEN = "ws_open"
     WS_CLOSE = "ws_close"
+    WS_FAIL = "ws_fail"
+    TOKEN = "token"
     REGISTER = "register"
     REGISTERED = "registered"
     PING = "ping"

@@ -497,6 +497,10 @@ class ClientSettings:
     """But no sooner than this: a machine needs its time, however fast the clock of a lesson is."""
     inbox: int = 1024
     """Received messages kept for the application; beyond it, the socket is read no further."""
+    token_timeout_s: float = 10.0
+    """How long the source of tokens may take for one."""
+    token_patience_s: float = 30.0
+    """How long a client that was registered waits for another token when its own was refused."""
 
     def pong_within_s(self, heartbeat_s: float) -> float:
         """Return how long an answer to a heartbeat is waited for."""

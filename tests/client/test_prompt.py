@@ -43,8 +43,9 @@ async def gateway(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIter
 class Piped:
     """The prompt with a pipe at each end, as a context manager."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, errors: str = "strict", **environment: str) -> None:
         self.output = ""
+        self._errors = errors
         self._arguments = arguments
         self._environment = {**os.environ, **environment}
         self._process: asyncio.subprocess.Process | None = None
@@ -71,7 +72,7 @@ class Piped:
     async def _read(self) -> None:
         assert self._process is not None and self._process.stdout is not None
         async for line in self._process.stdout:
-            self.output += line.decode()
+            self.output += line.decode(errors=self._errors)
 
     async def prints(self, text: str) -> None:
         """Wait until a text was printed."""

@@ -2,6 +2,11 @@
 
 At a terminal, a half-typed line survives an incoming message. Lines that come through a pipe are
 carried out in order, and at their end the client waits for the answers that are still due.
+
+Exit code: 0 after `quit`, the end of the input, or when a gateway has closed for good; 2 for a
+mistake on the command line or when nobody took us at the start; 1 when lines of the output could
+not be written; 128 and the number of the signal that ended it (SIGINT, SIGTERM, SIGHUP, and
+SIGPIPE, which says that nobody reads the output any more).
 """
 
 from __future__ import annotations
@@ -10,29 +15,33 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
+import signal
+import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Any, Final, TextIO
 
-from wsdemo.client.connection import Client, ClientClosed, ConnectFailed, Receipt
+from wsdemo.client.connection import Client, ConnectFailed, Receipt, State
+from wsdemo.client.output import Output
+from wsdemo.client.tokens import TokenFile, TokenUnavailable
 from wsdemo.command_line import Parser
 from wsdemo.events import Event, Kind
 from wsdemo.protocol import Status
 from wsdemo.settings import redacted
-from wsdemo.streams import LAST_WORDS_S, LineHandler, LineWriter, open_standard_streams
+from wsdemo.streams import LineHandler, LineWriter, open_standard_streams
+from wsdemo.terminal import mended
 from wsdemo.user_ids import RULE, is_fit
 
 PROGRAM: Final = "wsdemo.client"
 DEFAULT_GATEWAY: Final = "ws://localhost:8080/ws"
-STUCK_S: Final = 5.0
-"""How long the end waits for a reader of stdout who takes not a byte."""
-ROOM_CHARS: Final = 1 << 16
-"""Output that waits for its reader; beyond it, nothing more is taken in."""
-ROOM_POLL_S: Final = 0.05
 READ_AHEAD: Final = 100
 """Lines of a pipe that wait for their turn; beyond it, the pipe is read no further."""
+SAY_TRYING_S: Final = 0.5
+"""Who is not connected after this long is told whom we try to reach."""
+LAST_WORDS_S: Final = 0.5
+"""How long whoever was told to leave waits for a reader of the last lines."""
 HELP: Final = """\
   send <user> <message>   send a message
   status                  where we are connected
@@ -46,9 +55,9 @@ ANSWERS: Final = {
     Status.UNKNOWN: "no answer: it may or may not have arrived",
 }
 
-Say = Callable[[str], None]
-Room = Callable[[], Awaitable[None]]
-"""Waits until what was said before has nearly all been read."""
+COMMAND: Final = re.compile(r"\s*(\S*)(?:\s[ \t]*)?(.*?)[ \t\r\n]*", re.DOTALL)
+"""A word, and the rest of the line. Any space ends a word, also that of a Japanese keyboard; of
+what is said, only the blanks at both ends do not count."""
 
 
 def parser() -> Parser:
@@ -66,92 +75,187 @@ def parser() -> Parser:
         "--token-file",
         default="",
         metavar="FILE",
-        help="proof of who you are, where gateways want one (WSDEMO_TOKEN); read at each attempt",
+        help="proof of who you are, where gateways want one (WSDEMO_TOKEN); read again at each "
+        "attempt, and before the token in use ends",
+    )
+    result.add_argument(
+        "--cafile",
+        default="",
+        metavar="FILE",
+        help="certificates (PEM) to believe behind wss://, in place of those that this machine "
+        "believes: your own authority's, or a gateway's that signed its own",
     )
     return result
-
-
-def printable(text: str) -> str:
-    """Escape what could move the cursor, colour the screen, or turn the line around."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Prompt:
     """Carries out what is typed, and tells what happens."""
 
-    def __init__(self, client: Client, say: Say, room: Room) -> None:
+    def __init__(self, client: Client, output: Output) -> None:
         self._client = client
-        self._say = say
-        self._room = room
+        self._output = output
+        self._say = output.say
+        self._told: set[str] = set()
+        """What was said of gateways that do not take us, since one last did."""
+        self._last_trouble = ""
 
-    async def run(self, lines: AsyncIterator[str]) -> None:
+    async def run(self, lines: AsyncGenerator[str, None]) -> None:
         """Carry out lines until `quit` or their end."""
         async for line in lines:
-            word, _, rest = line.strip().partition(" ")
+            await self._output.room()
+            word, rest = _first_word(mended(line))
             match word:
                 case "":
                     pass
                 case "send":
                     await self._send(rest)
                 case "status":
-                    self._status()
+                    self._say(f"[Client] {self._status()}")
                 case "help":
-                    self._say(HELP)
+                    self.help()
                 case "quit" | "exit":
                     return
                 case _:
-                    self._say(f"unknown command {printable(word)!r}; try help")
+                    self._say(f"unknown command '{word}'; try help")
+
+    def help(self) -> None:
+        for line in HELP.splitlines():
+            self._say(line)
 
     async def _send(self, rest: str) -> None:
-        to, _, content = rest.strip().partition(" ")
+        to, content = _first_word(rest)
         if not to or not content.strip():
             self._say("usage: send <user> <message>")
             return
-        await self._room()
-        self._report(await self._client.send(to, content.strip()))
+        self._report(await self._client.send(to, content))
 
     def _report(self, receipt: Receipt) -> None:
-        to = printable(receipt.to)
         if receipt.status is Status.ROUTED:
-            self._say(f"[Client] sent to {to} ({1000 * receipt.latency_s:.1f} ms)")
+            self._say(f"[Client] sent to {receipt.to} ({1000 * receipt.latency_s:.1f} ms)")
             return
         why = receipt.error if receipt.status is Status.REFUSED else None
         text = why or ANSWERS.get(receipt.status or Status.UNKNOWN, "")
-        self._say(f"[Client] {to}: {text}")
+        self._say(f"[Client] {receipt.to}: {text}")
 
-    def _status(self) -> None:
+    def _status(self) -> str:
         client = self._client
-        where = f"{client.gateway_id or '?'} ({redacted(client.gateway)})"
-        self._say(f"[Client] {client.user} is {client.state}, gateway {where}")
+        text = f"{client.user} is {client.state}"
+        if client.state is State.REGISTERED:
+            text += f", gateway {client.gateway_id or '?'} ({redacted(client.gateway)})"
+        elif client.state is not State.CLOSED:
+            text += f", trying {redacted(client.gateway)}"
+            text += f" ({self._last_trouble})" if self._last_trouble else ""
+        return text
 
     async def tell_messages(self) -> None:
         """Print what comes in, until the client is closed."""
         async for message in self._client:
-            await self._room()
-            self._say(f"[Message] {printable(message.sender)}: {printable(message.content)}")
+            await self._output.room()
+            self._say(f"[Message] {message.sender}: {message.content}")
         self._say(f"[Client] {self._client.closed_because}")
 
+    def tell_trying(self) -> None:
+        """Say whom we try to reach, unless there was a word of it already."""
+        if self._client.state is State.CONNECTING and not self._told:
+            self._say(f"[Client] trying {redacted(self._client.gateway)} ...")
+
     def tell_event(self, event: Event) -> None:
-        """Print what happens to the connection."""
-        if event.kind is Kind.REGISTERED:
-            self._say(f"[Client] {event.user} registered on {event.gateway or 'the gateway'}")
-        elif event.kind is Kind.WS_CLOSE:
-            self._say(f"[Client] connection lost ({printable(event.reason)}); reconnecting")
+        """Print what happens to the connection; not what is as it was."""
+        match event.kind:
+            case Kind.REGISTERED:
+                self._told.clear()
+                self._last_trouble = ""
+                self._say(f"[Client] {event.user} registered on {event.gateway or 'the gateway'}")
+            case Kind.WS_CLOSE:
+                self._last_trouble = event.reason
+                self._say(f"[Client] connection lost ({event.reason}); reconnecting")
+            case Kind.WS_FAIL:
+                self._last_trouble = event.reason
+                if event.reason not in self._told:
+                    self._told.add(event.reason)
+                    self._say(f"[Client] {event.reason}; trying again")
+            case Kind.TOKEN if event.ok:
+                self._say("[Client] there is a token again")
+            case Kind.TOKEN:
+                self._last_trouble = event.reason
+                self._say(f"[Client] {event.reason}; looking again")
+            case _:
+                pass
 
 
-async def piped_lines() -> AsyncIterator[str]:
+def _first_word(line: str) -> tuple[str, str]:
+    """Return the first word of a line, and the rest."""
+    found = COMMAND.fullmatch(line)
+    assert found is not None
+    return found[1], found[2]
+
+
+class Leaving:
+    """Who has told us to leave, and with which exit code: signals, or the reader of the output.
+
+    Belongs to the task in which it was made.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._told = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+
+    def listen(self) -> None:
+        """Obey signals from now on, but not those that whoever started us has taken away."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._loop.add_signal_handler(number, self.on_signal, number)
+
+    def on_signal(self, number: int) -> None:
+        """Leave with a goodbye; told again, without one."""
+        if self._told.is_set() and self._task is not None:
+            self._task.cancel()
+        self.code = 128 + number
+        self._told.set()
+
+    def nobody_reads(self) -> None:
+        """Leave as a program does that SIGPIPE ends."""
+        if not self._told.is_set():
+            self.code = 128 + signal.SIGPIPE
+            self._told.set()
+
+    async def unless_told(self, work: Coroutine[Any, Any, None], grace_s: float = 0.0) -> None:
+        """Do something, but no longer than until we are told to leave, and a little longer."""
+        task = asyncio.create_task(work)
+        told = asyncio.create_task(self._told.wait())
+        try:
+            await asyncio.wait([task, told], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and grace_s:
+                await asyncio.wait([task], timeout=grace_s)
+        finally:
+            task.cancel()
+            told.cancel()
+            await asyncio.wait([task, told])
+        if not task.cancelled():
+            task.result()
+
+
+async def piped_lines() -> AsyncGenerator[str, None]:
     """Yield the lines of a stdin that is not a terminal."""
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()
     room = threading.Semaphore(READ_AHEAD)
+
+    # A byte order mark is no part of the first command.
+    encoding = "utf-8-sig"
+    if _is_terminal(sys.stdin):
+        encoding = sys.stdin.encoding
 
     def read() -> None:
         # Not through sys.stdin: its lock, held by a thread that waits, is fatal at exit.
         with contextlib.suppress(RuntimeError):  # The loop is closed: nobody wants lines any more.
             with (
                 contextlib.suppress(OSError),  # What cannot be read has ended.
-                open(0, encoding="utf-8", errors="replace", closefd=False) as stdin,
+                open(0, encoding=encoding, errors="surrogateescape", closefd=False) as stdin,
             ):
+                os.set_blocking(0, True)  # Or a pipe that is empty for now looks like its end.
                 while line := stdin.readline():
                     room.acquire()
                     loop.call_soon_threadsafe(lines.put_nowait, line)
@@ -165,7 +269,7 @@ async def piped_lines() -> AsyncIterator[str]:
         yield line
 
 
-async def typed_lines() -> AsyncIterator[str]:
+async def typed_lines(output: Output, leaving: Leaving) -> AsyncGenerator[str, None]:
     """Yield what is typed at a terminal."""
     try:
         from prompt_toolkit import PromptSession
@@ -175,116 +279,126 @@ async def typed_lines() -> AsyncIterator[str]:
         async for line in piped_lines():
             yield line
         return
-    session: PromptSession[str] = PromptSession("> ")
+    await output.written()
+    session: PromptSession[str] = PromptSession("> ", enable_suspend=True)
     with patch_stdout():
-        while True:
-            try:
-                yield await session.prompt_async()
-            except (EOFError, KeyboardInterrupt):
-                return
+        output.through = sys.stdout
+        try:
+            while True:
+                # Signals are ours; the keys are the terminal's.
+                yield await session.prompt_async(handle_sigint=False)
+        except KeyboardInterrupt:
+            leaving.on_signal(signal.SIGINT)
+        except (EOFError, OSError):
+            pass  # The end of the input, or of the terminal.
+        finally:
+            output.through = None
 
 
-def token_of(path: str) -> Callable[[], str]:
-    """Return what reads the token: from a file, or the environment. An argument could be read by
+def _is_terminal(*streams: TextIO | None) -> bool:
+    return all(stream is not None and stream.isatty() for stream in streams)
+
+
+def token_of(path: str) -> str | TokenFile:
+    """Return where the token is: in a file, or the environment. An argument could be read by
     everybody who lists processes.
     """
-    if not path:
-        return lambda: os.environ.get("WSDEMO_TOKEN", "")
-    return lambda: Path(path).read_text(encoding="utf-8").strip()
-
-
-class Output:
-    """What the user reads. Heartbeats go on, whether it is read or not.
-
-    At a terminal the prompt is drawn by others, around whatever is printed. Otherwise a thread
-    writes; who does not read holds up what would be written next, and at last the socket.
-    """
-
-    def __init__(self, at_terminal: bool) -> None:
-        self._writer = None if at_terminal else LineWriter(1, encoding=sys.stdout.encoding)
-
-    def say(self, text: str) -> None:
-        if self._writer is not None:
-            self._writer.add_now(text)
-            return
-        with contextlib.suppress(OSError):  # Nobody is there to be told that nobody is there.
-            print(text, flush=True)
-
-    async def room(self) -> None:
-        """Wait until what was said before has nearly all been read."""
-        # Nothing tells when a thread has written.
-        while self._writer is not None and self._writer.waiting > ROOM_CHARS:  # noqa: ASYNC110
-            await asyncio.sleep(ROOM_POLL_S)
-
-    def end(self, patience_s: float) -> str:
-        """Wait for the reader, as long as it reads; return what has become of unread output."""
-        writer = self._writer
-        if writer is None:
-            return ""
-        while not writer.flush(patience_s) and not writer.stuck:
-            pass
-        if writer.stuck:
-            return "nobody reads it"
-        lost = writer.problem.strerror if writer.problem is not None else "nobody has read it"
-        return str(lost) if writer.dropped else ""
+    return TokenFile(path) if path else os.environ.get("WSDEMO_TOKEN", "")
 
 
 async def talk(
-    user: str, gateways: Sequence[str], token: Callable[[], str], output: Output
-) -> None:
-    """Connect, and be at the prompt until the user or the gateways have had enough."""
-    say = output.say
-    client = Client(user, gateways, token=token, emit=lambda event: prompt.tell_event(event))
-    prompt = Prompt(client, say, output.room)
-    async with client:
-        if sys.stdin.isatty():
-            say(HELP)
-        lines = typed_lines() if at_terminal() else piped_lines()
-        messages = asyncio.create_task(prompt.tell_messages(), name="messages")
-        commands = asyncio.create_task(prompt.run(lines), name="commands")
+    user: str,
+    gateways: Sequence[str],
+    token: str | Callable[[], str],
+    tls: ssl.SSLContext | None = None,
+) -> int:
+    """Connect, and be at the prompt until somebody has had enough; return the exit code.
+
+    Raises:
+        ConnectFailed: nobody took us at the start.
+        ValueError: an address cannot work.
+    """
+    leaving = Leaving()
+    output = Output(leaving.nobody_reads)
+    client = Client(user, gateways, token=token, tls=tls, emit=lambda e: prompt.tell_event(e))
+    prompt = Prompt(client, output)
+    leaving.listen()
+    try:
         try:
-            await asyncio.wait([messages, commands], return_when=asyncio.FIRST_COMPLETED)
+            await leaving.unless_told(_converse(client, prompt, output, leaving))
         finally:
-            for task in (messages, commands):
+            await client.close()
+            await leaving.unless_told(output.written(), LAST_WORDS_S)
+    except asyncio.CancelledError:
+        pass  # Told twice: without a goodbye.
+    return leaving.code or (1 if output.lost else 0)
+
+
+async def _converse(client: Client, prompt: Prompt, output: Output, leaving: Leaving) -> None:
+    """Connect, then carry out lines and tell messages until either ends."""
+    at_terminal = _is_terminal(sys.stdin, sys.stdout)
+    trying = asyncio.get_running_loop().call_later(
+        0.0 if at_terminal else SAY_TRYING_S, prompt.tell_trying
+    )
+    try:
+        await client.start()
+    finally:
+        trying.cancel()
+    if at_terminal:
+        prompt.help()
+    async with contextlib.aclosing(
+        typed_lines(output, leaving) if at_terminal else piped_lines()
+    ) as lines:
+        tasks = [
+            asyncio.create_task(prompt.tell_messages(), name="messages"),
+            asyncio.create_task(prompt.run(lines), name="commands"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
                 task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ClientClosed):
-            await asyncio.gather(messages, commands)
-
-
-def at_terminal() -> bool:
-    """Say whether somebody types and reads there."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+            await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
+    _die_of_ctrl_c()
     open_standard_streams()
     command = parser()
     arguments = command.read(argv)
     if not is_fit(arguments.user):  # Which of the others it takes, the gateway says.
         command.fail(f"user id {arguments.user!r:.80} is not valid: {RULE}")
     gateways = arguments.gateway or [DEFAULT_GATEWAY]
-    token = token_of(arguments.token_file)
-    try:
-        token()
-    except (OSError, ValueError) as problem:
-        command.fail(
-            f"token file {arguments.token_file}: {getattr(problem, 'strerror', None) or problem}"
-        )
     log = LineHandler(LineWriter(2, encoding=sys.stderr.encoding))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[log])
-    output = Output(at_terminal())
-    # prompt_toolkit reads the terminal through the loop; that is tried on asyncio's own.
+    token = token_of(arguments.token_file)
+    tls = None
     try:
-        asyncio.run(talk(arguments.user, gateways, token, output))
-    except (ConnectFailed, ValueError) as problem:
-        output.end(LAST_WORDS_S)
+        if isinstance(token, TokenFile):
+            token()
+        if arguments.cafile:
+            tls = ssl.create_default_context(cafile=arguments.cafile)
+    except TokenUnavailable as problem:
         command.fail(str(problem))
-    except KeyboardInterrupt:
-        output.end(LAST_WORDS_S)
-        raise SystemExit(130) from None
-    if unread := output.end(STUCK_S):
-        command.fail(f"not all output could be written: {unread}")
+    except OSError as problem:  # Among them, that there is no certificate in it.
+        command.fail(f"certificates {arguments.cafile}: {problem.strerror or problem}")
+    try:
+        # prompt_toolkit reads the terminal through the loop; that is tried on asyncio's own.
+        code = asyncio.run(talk(arguments.user, gateways, token, tls))
+    except (ConnectFailed, ValueError) as problem:
+        command.fail(str(problem))
+    _die_of_ctrl_c()
+    raise SystemExit(code)
+
+
+def _die_of_ctrl_c() -> None:
+    """Let Ctrl-C end us at once, without a traceback, where there is nothing to say goodbye to."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ random pause, longer after each failure, says when, so that a thousand users who
 gateway do not come back in the same instant. Success is `registered`, not an open socket.
 
 A connection can be dead without a sign. Heartbeats that stay unanswered find that out.
+
+Where gateways want a token, a fresh one is shown before the old one ends, on the same connection;
+while there is none to be had, we wait for it.
 """
 
 from __future__ import annotations
@@ -16,31 +19,43 @@ import math
 import random
 import re
 import secrets
+import ssl
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidStatus,
-    InvalidURI,
-)
-from websockets.uri import parse_uri
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from wsdemo.addresses import ENCODE
+from wsdemo.client.dial import RETRYABLE_HTTP, answered, dial, parsed, why_not
+from wsdemo.client.tokens import TokenSource, TokenUnavailable, expires_at, fetch, outlives
 from wsdemo.events import Emit, Event, Kind
-from wsdemo.protocol import Code, Say, Status, retry_after_s, should_reconnect
-from wsdemo.settings import ClientSettings, Timing, redacted, without_secrets
+from wsdemo.protocol import (
+    CLOSE_POLICIES,
+    Code,
+    Say,
+    Status,
+    retry_after_s,
+    should_reconnect,
+)
+from wsdemo.settings import ClientSettings, Timing, redacted
 
 MAX_FRAME_BYTES: Final = 256 * 1024
 RECENT: Final = 1024
 """Receipts that a late correction still finds."""
-RETRYABLE_HTTP: Final = frozenset({429, 500, 502, 503, 504})
+UNCLEAR: Final = frozenset({None, Code.PROTOCOL_ERROR, 1005, 1006})
+"""Ends of a connection that say nothing, or were not understood on the way: here a `bye` counts."""
+TOKEN_PACE_S: Final = 1.0
+"""A source of tokens is never asked more often than this, unless for a new connection."""
+TOKEN_CAP_S: Final = 60.0
+STOOD_STILL_S: Final = 1.0
+"""Who wakes this much too late has not heard what was said meanwhile, and asks again."""
+LOOK_UP_S: Final = 10.0
+"""How often the time of day is compared with our timers, which stand still in a laptop's sleep."""
 _STATUSES: Final = frozenset(status.value for status in Status)
 _PING: Final = '{"type":"ping"}'
 _encode: Final = msgspec.json.encode
@@ -112,6 +127,16 @@ class _Ended(NamedTuple):
     reconnect: bool
     why: str
     advice_s: float | None = None
+    url: str = ""
+    """Whom we asked; '' when it came not so far."""
+    code: int | None = None
+
+
+class _Bye(NamedTuple):
+    """What a gateway said of the close that is about to follow."""
+
+    code: int
+    advice_s: float | None
 
 
 class Client:
@@ -122,15 +147,19 @@ class Client:
         gateways: WebSocket URLs, tried in turn.
         settings: patience.
         timing: its heartbeat is used instead of the one that the gateway asks for.
-        token: proof of who we are, where gateways want one; or a function that returns it, asked
-            at each attempt.
+        token: proof of who we are, where gateways want one; or a function that returns it, or a
+            coroutine of it, asked at each attempt and before the one in use ends. It may raise:
+            then it is asked again.
+        tls: whom to believe behind `wss://`, when not those that this machine believes.
         emit: hears of everything that happens.
         rng: source of all randomness (pauses, the phase of the heartbeat).
         clock: monotonic seconds.
+        time_of_day: Unix seconds; asked about the end of tokens, and whether this machine slept.
         should_ping: asked before each heartbeat; the laboratory drops some.
 
     Raises:
-        ValueError: there is no gateway, or an address that is not a WebSocket URL.
+        ValueError: there is no gateway, or an address that is not a WebSocket URL, or a name that
+            is no text.
     """
 
     def __init__(
@@ -140,23 +169,20 @@ class Client:
         *,
         settings: ClientSettings | None = None,
         timing: Timing | None = None,
-        token: str | Callable[[], str] = "",
+        token: str | TokenSource = "",
+        tls: ssl.SSLContext | None = None,
         emit: Emit | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
+        time_of_day: Callable[[], float] | None = None,
         should_ping: Callable[[], bool] = lambda: True,
     ) -> None:
+        user.encode()  # Half a character is nobody's name; a UnicodeEncodeError is a ValueError.
         self._gateways = [gateways] if isinstance(gateways, str) else list(gateways)
         if not self._gateways:
             raise ValueError("a client needs at least one gateway")
         for url in self._gateways:
-            try:
-                parse_uri(url)
-                if any(char.isspace() or not char.isprintable() for char in url):
-                    raise ValueError("not a URL")
-            except (InvalidURI, ValueError):
-                what = f"{redacted(url)!r} is not a WebSocket URL (ws://host:port/ws)"
-                raise ValueError(f"{what}; {ENCODE}" if "@" in url else what) from None
+            parsed(url)
         self.user = user
         self.state = State.CONNECTING
         self.gateway_id = ""
@@ -168,9 +194,18 @@ class Client:
         self._settings = settings or ClientSettings()
         self._timing = timing
         self._token = token
+        self._shown = ""
+        """The token that a gateway was shown last."""
+        self._next_token: str | None = None
+        """What was found while looking for another one than `_shown`."""
+        self._token_trouble = ""
+        self._refusals = 0
+        """Tokens that were refused since we were registered."""
+        self._tls = tls
         self._emit = emit
         self._rng = rng or random.Random()
         self._clock = clock
+        self._time_of_day = time_of_day or (lambda: time.time())
         self._should_ping = should_ping
         self._instance = secrets.token_hex(8)
         self._turn = 0
@@ -178,6 +213,12 @@ class Client:
         self._keeper: asyncio.Task[None] | None = None
         self._registered = asyncio.Event()
         self._ended = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._known: set[str] = set()
+        """Where we have been registered."""
+        self._bye: _Bye | None = None
+        self._told_again: asyncio.Event | None = None
+        """Set by the answer to a register on a connection that is registered already."""
         self._moving = False
         self._closing = False
         self._next_id = 0
@@ -196,7 +237,10 @@ class Client:
 
         Raises:
             ConnectFailed: no gateway took us, or none in time; nothing is left running.
+            RuntimeError: it was started before.
         """
+        if self._keeper is not None:
+            raise RuntimeError(f"client {self.user} was started already")
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"{self.user}")
         self._keeper.add_done_callback(self._kept)
         try:
@@ -214,16 +258,28 @@ class Client:
             raise
 
     async def close(self) -> None:
-        """Say goodbye and stop. Idempotent."""
+        """Say goodbye and stop. Idempotent; when cancelled, it stops without a goodbye."""
         self._closing = True
-        keeper, self._keeper = self._keeper, None
-        if self._connection is not None and self.state is State.REGISTERED:
-            # The close handshake is bounded by `close_timeout` of the connection.
-            await self._connection.close(Code.NORMAL)
+        keeper = self._keeper
+        try:
+            if self._connection is not None and self.state is State.REGISTERED:
+                await self._say_goodbye(self._connection)
+        finally:
+            if keeper is not None:
+                keeper.cancel()
         if keeper is not None:
-            keeper.cancel()
             await asyncio.wait([keeper])
         self._finish(self.closed_because or "closed by us")
+
+    async def _say_goodbye(self, connection: ClientConnection) -> None:
+        """Close politely, however the gateway takes it."""
+        try:
+            # Twice: `close_timeout` of the connection counts from when our own frame is written,
+            # and a gateway that reads nothing takes no frame.
+            async with asyncio.timeout(2 * self._settings.close_timeout_s):
+                await connection.close(Code.NORMAL)
+        except TimeoutError:
+            connection.transport.abort()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -233,15 +289,16 @@ class Client:
         await self.close()
 
     async def _wait_registered(self) -> None:
-        registered = asyncio.ensure_future(self._registered.wait())
-        ended = asyncio.ensure_future(self._ended.wait())
-        try:
-            await asyncio.wait([registered, ended], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            registered.cancel()
-            ended.cancel()
-        if not self._registered.is_set():
-            raise ClientClosed(self.closed_because)
+        while not self._registered.is_set():
+            if self.state is State.CLOSED:
+                raise ClientClosed(self.closed_because)
+            registered = asyncio.ensure_future(self._registered.wait())
+            ended = asyncio.ensure_future(self._ended.wait())
+            try:
+                await asyncio.wait([registered, ended], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                registered.cancel()
+                ended.cancel()
 
     # --- what a user does --------------------------------------------------------------------
 
@@ -251,7 +308,7 @@ class Client:
         Nothing that can happen to a message is an exception. `unknown` means that no answer came
         in time, or that the connection broke before it did (gateways of the Go demo never
         answer); `busy`, that it was not sent because there was no connection. Messages sent one
-        after another leave in that order.
+        after another leave in that order. Who cancels it does not learn what became of it.
         """
         self._next_id += 1
         receipt = Receipt(f"{self._instance[:6]}-{self._next_id}", to, _sent_at=self._clock())
@@ -260,7 +317,10 @@ class Client:
                 if await self._write(receipt, content):
                     await receipt.settled()
         except TimeoutError:
-            receipt.settle(Status.UNKNOWN, self._clock(), "no answer in time")
+            if receipt.id in self._pending:
+                receipt.settle(Status.UNKNOWN, self._clock(), "no answer in time")
+            elif receipt.status is None:
+                receipt.settle(Status.BUSY, self._clock(), "not connected")
         finally:
             self._pending.pop(receipt.id, None)
         return receipt
@@ -325,15 +385,18 @@ class Client:
         Raises:
             TimeoutError: it did not take us in time; the client goes on trying.
             ClientClosed: the client is closed for good.
+            ValueError: that is no WebSocket URL.
         """
+        parsed(url)
         if url not in self._gateways:
             self._gateways.append(url)
         self._turn = self._gateways.index(url)
         self._moving = True
+        self._hurry.set()
         self._registered.clear()
-        if self._connection is not None:
-            await self._connection.close(Code.NORMAL)
         async with asyncio.timeout(timeout_s):
+            if self._connection is not None:
+                await self._say_goodbye(self._connection)
             await self._wait_registered()
 
     def abort(self) -> None:
@@ -353,22 +416,36 @@ class Client:
         failures = 0
         while True:
             self._moving = False  # Wherever we were told to go, this attempt goes there.
-            ended = await self._attempt(self.gateway)
+            ended = await self._attempt()
             self._lost(ended)
-            if not ended.reconnect:
+            again = ended.reconnect
+            if ended.code == Code.AUTH and callable(self._token) and not self._closing:
+                again = await self._another_token()
+            if not again:
                 self._finish(ended.why)
                 return
             if self._moving:
                 failures = 0
                 continue
             failures = 0 if ended.registered else failures + 1
-            self._turn += 1
-            await asyncio.sleep(self._pause_s(failures, ended.advice_s))
+            if ended.url:
+                self._turn += 1
+            await self._rest(self._pause_s(failures, ended.advice_s))
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but for a move."""
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
     def _kept(self, keeper: asyncio.Task[None]) -> None:
         """However it ended, whoever waits for a message must not wait for ever."""
-        if not keeper.cancelled() and (problem := keeper.exception()) is not None:
-            self._finish(f"{type(problem).__name__}: {_one_line(problem)}")
+        if keeper.cancelled():
+            ours = "closed by us" if self._closing else "cancelled"
+            self._finish(self.closed_because or ours)
+        elif (problem := keeper.exception()) is not None:
+            self._finish(f"{type(problem).__name__}: {why_not(problem)}")
             keeper.get_loop().call_exception_handler(
                 {"message": f"client {self.user} failed", "exception": problem, "task": keeper}
             )
@@ -379,84 +456,116 @@ class Client:
         ceiling_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2**failures)
         return (advice_s or 0.0) + self._rng.uniform(0, ceiling_s)
 
-    async def _attempt(self, url: str) -> _Ended:
+    async def _attempt(self) -> _Ended:
         """Be connected to one gateway, for as long as it lasts."""
-        settings = self._settings
+        try:
+            token = await self._token_to_show()
+        except TokenUnavailable as problem:
+            self._tell_token(str(problem))
+            return _Ended(False, True, str(problem), TOKEN_PACE_S)
+        url = self.gateway
+        self._moving = False
         self.attempts += 1
         try:
-            connection = await connect(
-                url,
-                open_timeout=settings.connect_timeout_s,
-                close_timeout=settings.close_timeout_s,
-                ping_interval=None,  # The heartbeat is ours; the library answers the gateway's.
-                max_size=MAX_FRAME_BYTES,
-                max_queue=16,
-                compression=None,
-                proxy=None,
-            )
+            connection = await dial(url, self._settings, self._tls, MAX_FRAME_BYTES)
         except InvalidStatus as problem:
             return self._refused(url, problem)
+        except ssl.SSLCertVerificationError as problem:
+            return self._forbidden(url, f"{redacted(url)}: {problem.verify_message}")
         except Exception as problem:  # Of websockets, TLS, the resolver: who knows all of them?
-            return _Ended(False, True, f"{redacted(url)}: {_one_line(problem)}")
-        if self._moving:  # While we dialled.
-            connection.transport.abort()
-            return _Ended(False, True, f"{redacted(url)}: left before registering")
-        self._connection = connection
-        self._observe(Kind.WS_OPEN)
+            return _Ended(False, True, f"{redacted(url)}: {why_not(problem)}", url=url)
         try:
-            return await self._converse(connection)
+            if self._moving:  # While we dialled.
+                return _Ended(False, True, f"{redacted(url)}: left before registering", url=url)
+            self._connection = connection
+            self._observe(Kind.WS_OPEN)
+            return await self._converse(connection, url, token)
         finally:
             self._connection = None
             connection.transport.abort()
 
     def _refused(self, url: str, problem: InvalidStatus) -> _Ended:
-        """A gateway that answers 403 or 404 will do so again: it is not asked any more."""
-        status = problem.response.status_code
-        why = f"{redacted(url)}: HTTP {status}"
-        if status in RETRYABLE_HTTP:
-            advice = problem.response.headers.get("Retry-After", "")
-            seconds = float(advice) if re.fullmatch(r"[0-9]{1,6}", advice) else None
-            return _Ended(False, True, why, seconds)
+        """Judge an answer that is no WebSocket."""
+        why = f"{redacted(url)}: {answered(url, problem)}"
+        if problem.response.status_code not in RETRYABLE_HTTP:
+            return self._forbidden(url, why)
+        advice = problem.response.headers.get("Retry-After", "")
+        seconds = float(advice) if re.fullmatch(r"[0-9]{1,6}", advice) else None
+        return _Ended(False, True, why, seconds, url=url)
+
+    def _forbidden(self, url: str, why: str) -> _Ended:
+        """A gateway that answers 403 or 404 will do so again: it is not asked any more.
+
+        Where we have been registered before, it is: a proxy may say so while gateways restart.
+        """
+        if url in self._known:
+            return _Ended(False, True, why, url=url)
         others = [other for other in self._gateways if other != url]
         if not others:
-            return _Ended(False, False, why)
+            return _Ended(False, False, why, url=url)
         # Whoever stood behind it in the list is next, not the one behind that.
         self._turn = self._turn % len(self._gateways) - 1
         self._gateways = others
-        return _Ended(False, True, why)
+        return _Ended(False, True, why, url=url)
 
-    async def _converse(self, connection: ClientConnection) -> _Ended:
+    async def _converse(self, connection: ClientConnection, url: str, token: str) -> _Ended:
         """Register, then read until the connection ends; heartbeats go on beside it."""
-        heart: asyncio.Task[None] | None = None
+        beside: list[asyncio.Task[None]] = []
         registered = False
+        self._bye = None
+        self._shown = token
         try:
-            async with asyncio.timeout(self._settings.register_timeout_s):
-                await connection.send(self._hello(), text=True)
-                heartbeat_s = await self._answer_to_hello(connection)
+            try:
+                async with asyncio.timeout(self._settings.register_timeout_s):
+                    await connection.send(self._hello(token), text=True)
+                    heartbeat_s = await self._answer_to_hello(connection)
+            except TimeoutError:
+                return _Ended(False, True, f"{redacted(url)}: no answer to register", url=url)
             registered = True
-            heart = asyncio.get_running_loop().create_task(
-                self._beat(connection, heartbeat_s), name=f"heart of {self.user}"
-            )
+            self._known.add(url)
+            beside.append(self._beside(connection, self._beat(connection, heartbeat_s), "heart"))
+            if callable(self._token) and expires_at(token) is not None:
+                beside.append(self._beside(connection, self._renew(connection), "token"))
             while True:
                 await self._take(await connection.recv())
-        except TimeoutError:
-            return _Ended(False, True, f"{redacted(self.gateway)}: no answer to register")
         except ConnectionClosed:
-            return self._ended_by(connection, registered)
+            pass
         finally:
-            if heart is not None:
-                heart.cancel()
-                await asyncio.wait([heart])
+            await _stopped(beside)
+        return self._ended_by(connection, registered, url)
 
-    def _ended_by(self, connection: ClientConnection, registered: bool) -> _Ended:
+    def _beside(
+        self, connection: ClientConnection, work: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]:
+        """Do something else on a connection while it is read; when that fails, all is over."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None:
+                connection.transport.abort()
+
+        task = asyncio.get_running_loop().create_task(work, name=f"{name} of {self.user}")
+        task.add_done_callback(done)
+        return task
+
+    def _ended_by(self, connection: ClientConnection, registered: bool, url: str) -> _Ended:
         code, reason = connection.close_code, connection.close_reason or ""
+        advice_s, bye = retry_after_s(reason), self._bye
+        if bye is not None and code in UNCLEAR:
+            policy = CLOSE_POLICIES.get(bye.code)
+            code, reason = bye.code, policy.reason if policy else "as it was announced"
+        if bye is not None and advice_s is None:
+            advice_s = bye.advice_s
         why = f"closed with {code} {reason}".strip()
         again = not self._closing and (self._moving or should_reconnect(code))
-        return _Ended(registered, again, why, retry_after_s(reason))
+        if code == Code.AUTH and not self._moving:
+            # The first fresh token is shown at once; who has refused several is not pressed.
+            advice_s = min(TOKEN_CAP_S, 2.0**self._refusals) if self._refusals else None
+            self._refusals = min(self._refusals + 1, 10)
+        return _Ended(registered, again, why, advice_s, url, code)
 
-    def _hello(self) -> bytes:
+    def _hello(self, token: str) -> bytes:
         document: dict[str, Any] = {"type": "register", "userId": self.user}
-        if token := self._token() if callable(self._token) else self._token:
+        if token:
             document["token"] = token
         document |= {"inst": self._instance, "att": self.attempts}
         return _encode(document)
@@ -465,12 +574,18 @@ class Client:
         """Wait for `registered`; return the heartbeat interval to keep (s)."""
         while True:
             answer = _document(await connection.recv())
-            if answer.get("type") == "registered":
-                break
-            # An error before it is followed by a close, whose code says what to do.
+            match answer.get("type"):
+                case "registered":
+                    break
+                case "bye":
+                    self._take_bye(answer)
+                case _:
+                    pass  # An error is followed by a close, whose code says what to do.
         self.gateway_id = str(answer.get("gatewayId", ""))
         self.conn_id = str(answer.get("connId", ""))
         self.state = State.REGISTERED
+        self.closed_because = ""
+        self._refusals = 0
         self._asked_at = None
         self._observe(Kind.REGISTERED)
         self._registered.set()
@@ -486,8 +601,11 @@ class Client:
         beat_at = loop.time() + heartbeat_s * self._rng.random()
         while True:
             asked_at = math.inf if self._asked_at is None else self._asked_at
-            await asyncio.sleep(min(beat_at, asked_at + patience_s) - loop.time())
+            stood_still = await self._sleep_until(min(beat_at, asked_at + patience_s))
             now = loop.time()
+            if stood_still:
+                # Whatever was said to us meanwhile has not been read yet.
+                self._asked_at, beat_at = None, now
             if len(self._inbox) >= self._settings.inbox:
                 # While our own inbox is full we do not read, and so cannot know of any answer.
                 self._asked_at = None
@@ -496,15 +614,129 @@ class Client:
                 return
             if now >= beat_at:
                 beat_at = now + heartbeat_s
-                if self._should_ping():
-                    await self._say_ping(connection, now)
+                if self._should_ping() and not await self._say_ping(connection, now, patience_s):
+                    connection.transport.abort()
+                    return
 
-    async def _say_ping(self, connection: ClientConnection, now: float) -> None:
+    async def _sleep_until(self, at: float) -> bool:
+        """Sleep until a time of the loop; say, and then at once, if this process stood still."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now, told = loop.time(), self._time_of_day()
+            nap_s = max(0.0, min(at - now, LOOK_UP_S))
+            await asyncio.sleep(nap_s)
+            passed_s = max(loop.time() - now, self._time_of_day() - told)
+            if passed_s > nap_s + STOOD_STILL_S:
+                return True
+            if loop.time() >= at:
+                return False
+
+    async def _say_ping(self, connection: ClientConnection, now: float, within_s: float) -> bool:
+        """Send a heartbeat; say whether the other side took it at all."""
         if self._asked_at is None:
             self._asked_at = now
         self._observe(Kind.PING)
-        with contextlib.suppress(ConnectionClosed):
-            await connection.send(_PING)
+        try:
+            async with asyncio.timeout(within_s):
+                await connection.send(_PING)
+        except TimeoutError:
+            return False
+        except ConnectionClosed:
+            pass  # The reader has noticed.
+        return True
+
+    # --- tokens ------------------------------------------------------------------------------
+
+    async def _token_to_show(self) -> str:
+        """Return the token for a new connection.
+
+        Raises:
+            TokenUnavailable: there is none now.
+        """
+        token, self._next_token = self._next_token, None
+        if token is None:
+            token = await fetch(self._token, self._settings.token_timeout_s)
+            self._tell_token("")
+        return token
+
+    async def _another_token(self) -> bool:
+        """A token was refused: say whether there is another one to be shown.
+
+        Whoever has been registered had a good one once, so its successor may be on its way: then
+        it is waited for, for `token_patience_s`; and without an end while there is none at all.
+        """
+        loop, settings = asyncio.get_running_loop(), self._settings
+        give_up_at = loop.time() + (settings.token_patience_s if self._known else 0.0)
+        while True:
+            try:
+                token = await fetch(self._token, settings.token_timeout_s)
+            except TokenUnavailable as problem:
+                self._tell_token(str(problem))
+            else:
+                if token != self._shown:
+                    self._next_token = token
+                    self._tell_token("")
+                    return True
+                if loop.time() >= give_up_at:
+                    return False
+                self._tell_token("the token was refused, and there is no other one")
+            await self._rest(TOKEN_PACE_S * self._rng.uniform(1.0, 1.5))
+
+    async def _renew(self, connection: ClientConnection) -> None:
+        """Show a fresh token before the one that was shown ends, and then the one after it."""
+        loop, settings = asyncio.get_running_loop(), self._settings
+        taken_at = loop.time()
+        while (end := expires_at(self._shown)) is not None:
+            await self._sleep_until(loop.time() + self._look_after_s(end, taken_at))
+            try:
+                token = await fetch(self._token, settings.token_timeout_s)
+            except TokenUnavailable as problem:
+                self._tell_token(str(problem))
+                continue
+            if not outlives(token, self._shown):
+                # There may be time enough; it is worth a word when there is not much of it left.
+                if end - self._time_of_day() < 2 * TOKEN_PACE_S:
+                    self._tell_token("the token ends, and there is no fresh one")
+                continue
+            if await self._show_again(connection, token):
+                taken_at = loop.time()
+                self._tell_token("")
+
+    def _look_after_s(self, end: float, taken_at: float) -> float:
+        """Return when to look for a fresh token, from now.
+
+        The first time when three quarters of what is left have gone: a clock that is wrong by
+        less than the last quarter does no harm. Then at shorter and shorter intervals, and longer
+        ones again once the token has ended by our clock, which may be wrong, since the gateway is
+        the one to say so.
+        """
+        left_s, spread = end - self._time_of_day(), self._rng.uniform(0.9, 1.1)
+        if left_s > 0:
+            return max(TOKEN_PACE_S, 0.75 * left_s * spread)
+        held_s = asyncio.get_running_loop().time() - taken_at
+        return max(TOKEN_PACE_S, min(0.5 * held_s, TOKEN_CAP_S) * spread)
+
+    async def _show_again(self, connection: ClientConnection, token: str) -> bool:
+        """Register once more, with a fresh token; say whether it was taken."""
+        self._shown = token
+        self._told_again = answered = asyncio.Event()
+        try:
+            async with asyncio.timeout(self._settings.register_timeout_s):
+                await connection.send(self._hello(token), text=True)
+                await answered.wait()
+        except TimeoutError:
+            return False
+        except ConnectionClosed:
+            return False  # The reader sees its code.
+        finally:
+            self._told_again = None
+        return True
+
+    def _tell_token(self, trouble: str) -> None:
+        """Let listeners know that there is a trouble with the token, or none any more; once."""
+        if trouble != self._token_trouble:
+            self._token_trouble = trouble
+            self._observe(Kind.TOKEN, ok=not trouble, reason=trouble)
 
     # --- what a gateway says -----------------------------------------------------------------
 
@@ -520,6 +752,11 @@ class Client:
                 self._take_answer(document, str(document.get("status")))
             case "error":
                 self._take_error(document)
+            case "registered":
+                if self._told_again is not None:
+                    self._told_again.set()
+            case "bye":
+                self._take_bye(document)
             case _:
                 pass  # Something that a later version says; it is not for us.
 
@@ -551,6 +788,13 @@ class Client:
         status = Status.OFFLINE if document.get("code") == "offline" else Status.REFUSED
         self._take_answer(document, status, str(document.get("error", "")))
 
+    def _take_bye(self, document: dict[str, Any]) -> None:
+        """Remember what the close that follows will mean; not every proxy lets it through."""
+        code, after_ms = document.get("code"), document.get("retryAfterMs", "")
+        if type(code) is int and 1000 <= code < 5000:
+            wise = isinstance(after_ms, int) and 0 <= after_ms < 10_000_000
+            self._bye = _Bye(code, after_ms / 1000 if wise else None)
+
     # --- changes of state --------------------------------------------------------------------
 
     def _lost(self, ended: _Ended) -> None:
@@ -558,6 +802,8 @@ class Client:
         if self.state is State.REGISTERED:
             self.state = State.RECONNECTING
             self._observe(Kind.WS_CLOSE, reason=ended.why)
+        elif ended.url and ended.reconnect and not self._moving:
+            self._observe(Kind.WS_FAIL, ok=False, peer=ended.url, reason=ended.why)
         self.closed_because = ended.why
         for receipt in self._pending.values():
             receipt.settle(Status.UNKNOWN, self._clock(), "the connection broke")
@@ -608,5 +854,16 @@ def _document(text: str | bytes) -> dict[str, Any]:
         return {}
 
 
-def _one_line(problem: BaseException) -> str:
-    return without_secrets(" ".join(str(problem).split())) or type(problem).__name__
+async def _stopped(tasks: list[asyncio.Task[None]]) -> None:
+    """End tasks.
+
+    Raises:
+        Exception: the first one that had failed, which is nobody's plan.
+    """
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            raise problem

@@ -39,6 +39,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from wsdemo.command_line import Parser, fail
 from wsdemo.lab import index
 from wsdemo.lab.progress import HEADLESS
+from wsdemo.terminal import never_refuse_text
 
 ROOT: Final = Path(__file__).parents[2] / "notebooks"
 INDEX: Final = ROOT / "README.md"
@@ -434,6 +435,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("lesson", nargs="*", help="only these, by how their names begin: 07")
     options = parser.read(argv)
+    never_refuse_text()
     if options.reset is not None:
         return _reset(options.reset)
     chosen = [s for s in lessons() if s.stem.startswith(tuple(options.lesson) or "")]

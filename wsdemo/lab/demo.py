@@ -13,13 +13,9 @@ from collections.abc import Sequence
 from wsdemo.command_line import Parser, fail
 from wsdemo.lab.cluster import Cluster, late_cleanup
 from wsdemo.redis.server import ServerError
+from wsdemo.terminal import printable, say
 
 PROGRAM = "wsdemo.lab.demo"
-
-
-def say(text: str = "") -> None:
-    """Print a line of the story."""
-    print(text, flush=True)  # noqa: T201
 
 
 async def one_message() -> None:
@@ -34,7 +30,7 @@ async def one_message() -> None:
         say("\nScenario 1: a message across gateways")
         receipt = await alice.send("bob", "Hello from Alice!")
         message = await bob.receive(5)
-        say(f"  bob reads: {message.sender}: {message.content}")
+        say(f"  bob reads: {message.sender}: {printable(message.content)}")
         trace = cluster.trace()
         way = trace[(trace["msg_id"] == receipt.id) & (trace["peer"] != "")]
         for hop in way.itertuples():
@@ -50,7 +46,7 @@ async def one_message() -> None:
         say(f"  Redis says that alice is at {(await cluster.record('alice'))['gwId']}")
         receipt = await carol.send("alice", "Are you still there?")
         message = await alice.receive(5)
-        say(f"  alice reads: {message.sender}: {message.content}")
+        say(f"  alice reads: {message.sender}: {printable(message.content)}")
 
 
 async def the_race(policy: str, name: str) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from wsdemo.command_line import Parser
 from wsdemo.lab.mutants import MUTANTS
 from wsdemo.redis.server import BundledServer
+from wsdemo.terminal import never_refuse_text
 
 ROOT: Final = Path(__file__).parents[2]
 FILE: Final = ROOT / "tests" / "evidence.json"
@@ -241,6 +242,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = Parser("wsdemo.lab.evidence", description=__doc__)
     parser.add_argument("--only", choices=sorted(PARTS), help="this part; keep the others")
     only = parser.read(words).only
+    never_refuse_text()
     evidence: dict[str, Numbers] = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in [only] if only else PARTS:
         started = time.monotonic()

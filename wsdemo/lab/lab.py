@@ -42,6 +42,7 @@ from wsdemo.lab.plots.style import Picture, counted
 from wsdemo.lab.progress import Count, ProgressLine
 from wsdemo.lab.shiviz import to_shiviz
 from wsdemo.lab.wire import Bundle, Direction
+from wsdemo.terminal import printable, say
 
 CALL_TIMEOUT_S: Final = 30.0
 """No cell waits longer for the lab than this, unless it asked for something longer."""
@@ -380,7 +381,8 @@ class Lab:
 
     def log(self, lines: int = 20) -> None:
         """Print the last lines that the gateways logged."""
-        print("\n".join(list(self._log)[-lines:]))  # noqa: T201  (a cell asked for it)
+        told = "\n".join(list(self._log)[-lines:])
+        say("\n".join(printable(line) for line in told.split("\n")))
 
     def __repr__(self) -> str:
         if self._closed:

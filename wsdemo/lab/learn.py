@@ -19,6 +19,7 @@ from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged
 from wsdemo.lab.plots.show import to_html
 from wsdemo.lab.plots.style import Picture
 from wsdemo.lab.progress import watched
+from wsdemo.terminal import say
 
 CHECK_TIMEOUT_S: Final = 20.0
 
@@ -66,13 +67,13 @@ def predict(question: str, answer: object = None) -> None:
     options = ", ".join(map(str, asked.options))
     if answer is None:
         _said.pop(question, None)
-        print(f"{asked.text}\nYour options: {options}. You have not said anything yet.")  # noqa: T201
+        say(f"{asked.text}\nYour options: {options}. You have not said anything yet.")
         _offer(question)
         return
     if answer not in asked.options:
         raise ValueError(f"{answer!r} is none of the options: {options}")
     _said[question] = answer
-    print(f"Written down: {answer}. Now run it.")  # noqa: T201
+    say(f"Written down: {answer}. Now run it.")
 
 
 def _offer(question: str) -> None:
@@ -109,11 +110,11 @@ def reveal(question: str, measured: object) -> None:
     """Print how the prediction compares with what was measured, and why it was tempting."""
     asked, said = QUESTIONS[question], _said.get(question)
     if said is None:
-        print(f"Measured: {measured}. You did not predict; next time, say it first.")  # noqa: T201
+        say(f"Measured: {measured}. You did not predict; next time, say it first.")
     elif said == measured:
-        print(f"Measured: {measured}, as you said.")  # noqa: T201
+        say(f"Measured: {measured}, as you said.")
     else:
-        print(f"Measured: {measured}; you said {said}. {asked.options[said]}")  # noqa: T201
+        say(f"Measured: {measured}; you said {said}. {asked.options[said]}")
 
 
 def check(exercise: str, answer: Any) -> Verdict:

@@ -24,6 +24,7 @@ from wsdemo.command_line import Parser
 from wsdemo.redis.connection import RedisUnavailable, library_url, one_line
 from wsdemo.redis.server import HOST, URL_VARIABLE, BundledServer, ServerError
 from wsdemo.streams import complain, open_standard_streams, say
+from wsdemo.terminal import printable
 
 PROGRAM: Final = "wsdemo.redis"
 DEFAULT: Final = "localhost:6379"
@@ -74,7 +75,8 @@ def _call(address: str, words: Sequence[str]) -> int:
         # Redis repeats the words of a command that it does not know; AUTH may have been meant.
         _say(str(problem).partition(", with args beginning")[0])
         return 2
-    lines = list(_lines(reply))
+    # In a pipe it is the value itself; a terminal must not obey it.
+    lines = [printable(line) if sys.stdout.isatty() else line for line in _lines(reply)]
     unsaid = say("\n".join(lines)) if lines else None
     if unsaid is not None:
         _say(f"stdout: {unsaid.strerror}")

@@ -18,6 +18,7 @@ from wsdemo.command_line import Parser, fail, new_directory, new_file, positive_
 from wsdemo.lab.chaos import report
 from wsdemo.lab.chaos.run import Outcome, run
 from wsdemo.redis.server import ServerError
+from wsdemo.terminal import never_refuse_text
 
 PROGRAM = "wsdemo.lab.chaos"
 OUT = Path("chaos-report")
@@ -90,6 +91,7 @@ async def run_until_told(seconds: float, seed: int) -> Outcome:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
     arguments = parser().read(argv)
+    never_refuse_text()
     seed = random.randrange(10_000) if arguments.seed is None else arguments.seed
     try:
         outcome = asyncio.run(run_until_told(arguments.seconds, seed))

@@ -16,6 +16,7 @@ from wsdemo.lab.checker.scenarios import DEEP, EVERYDAY
 from wsdemo.lab.checker.search import check
 from wsdemo.lab.checker.states import Scenario
 from wsdemo.redis.server import ServerError
+from wsdemo.terminal import never_refuse_text
 
 PROGRAM: Final = "wsdemo.lab.checker"
 REPORT_S: Final = 1.0
@@ -90,6 +91,7 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 def main(words: Sequence[str] | None = None) -> int:
     options = _arguments(words)
+    never_refuse_text()
     results = []
     print(f"{'scenario':<{WIDTH}} {'states':>9} {'steps':>10} {'calls':>6} {'seconds':>8}  verdict")
     try:

@@ -18,6 +18,7 @@ import msgspec
 from wsdemo.command_line import Parser, new_file, positive_float, positive_int, whole_number
 from wsdemo.lab.history import to_jsonl
 from wsdemo.lab.simulate.run import Report, report_of, simulate, simulate_many
+from wsdemo.terminal import never_refuse_text
 
 SHOWN: int = 3
 """Violations of a failed seed that are printed."""
@@ -27,6 +28,7 @@ MANY: int = 50
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    never_refuse_text()
     minutes = options.minutes if options.hours is None else 60.0 * options.hours
     if options.seed is not None:
         report = _one(options.seed, minutes, options.json)

@@ -270,6 +270,7 @@ _ASKED: Final[dict[str, tuple[Callable[[Host], Any], tuple[str, ...]]]] = {
     "time": (
         lambda host: host.wall,
         (
+            "wsdemo.client.connection",
             "wsdemo.gateway.handshake",
             "fakeredis._helpers",
             "fakeredis._core._server",
