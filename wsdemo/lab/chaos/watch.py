@@ -20,11 +20,14 @@ import psutil
 
 from wsdemo.lab.chaos.users import Plain, Talker
 from wsdemo.lab.chaos.world import World
-from wsdemo.lab.history import Closed, Phase, Record, Registered
+from wsdemo.lab.history import Closed, Late, Phase, Record, Registered
 
 LOOK_EVERY_S: Final = 0.05
 PAGE_EVERY_S: Final = 0.5
 PAGE_S: Final = 0.4
+LATE_S: Final = 0.15
+"""When we come so much too late to a look, the machine was busy with something else: what took
+longer meanwhile says nothing about a gateway."""
 WARM_UP_S: Final = 8.0
 """The memory of a young process grows whatever it does: it is not judged before this age."""
 JUDGED_S: Final = 10.0
@@ -71,8 +74,12 @@ class Watch:
 
     async def _look(self) -> None:
         while True:
+            before = self.world.clock()
             self.samples.append(look(self.world))
             await asyncio.sleep(LOOK_EVERY_S)
+            now = self.world.clock()
+            if (late_s := now - before - LOOK_EVERY_S) > LATE_S:
+                self.world.note(Late(t=now, for_s=late_s))
 
     async def _read(self, name: str) -> None:
         gateway = self.world.gateways[name]
@@ -154,6 +161,15 @@ def back_after_s(history: Iterable[Record], gateway: str, began: float) -> list[
             before = sessions.pop(record.user, None)
             if before is not None and gateway == before.gateway != record.gateway:
                 found.append(record.t - began)
+    return found
+
+
+def peaks(memory: Iterable[Memory]) -> dict[str, int]:
+    """Return the most memory that each process had at any time of its life (bytes)."""
+    found: dict[str, int] = {}
+    for one in memory:
+        name = f"{one.gateway} (pid {one.pid})"
+        found[name] = max(found.get(name, 0), one.rss_bytes)
     return found
 
 
