@@ -165,8 +165,8 @@ class Calm(_Base, frozen=True, tag="calm"):
 
 
 class Late(_Base, frozen=True, tag="late"):
-    """Whoever writes this history has stood still for so long (s), until now: the machine was busy
-    with something else. What took longer meanwhile was not the fault of a gateway.
+    """For so long (s), until now, the machine has kept somebody waiting who was ready to run: what
+    took longer meanwhile, or was given up, was not the fault of a gateway.
     """
 
     for_s: float
@@ -671,6 +671,8 @@ Causes = Mapping[int, frozenset[str] | None]
 """Which faults explain a close code; None: any fault does. A code that is not in it needs the
 user's own doing or a newer session, or is never right."""
 
+MACHINE: Final = "(the machine)"
+"""Among the names of faults: that the machine was late."""
 OWN_DOING: Final = frozenset({0, 1000, 1005, 1006})
 """How a session may end for a client that has ended it itself."""
 SUPERSEDED: Final = 4509
@@ -731,14 +733,20 @@ class _Circumstances:
         places: set[str],
         names: frozenset[str] | None = None,
     ) -> bool:
-        """Say whether a fault at one of these places (and of these names) was near."""
-        return any(
+        """Say whether a fault at one of these places (and of these names) was near, or the machine
+        was late (`MACHINE` among the names).
+        """
+        return ((names is None or MACHINE in names) and self.late(since, until)) or any(
             span.begin - near.before_s <= until
             and since <= span.end + near.after_s
             and (span.where is None or not places.isdisjoint(span.where))
             and (names is None or span.name in names)
             for span in self.faults
         )
+
+    def late(self, since: float, until: float) -> bool:
+        """Say whether the machine kept anybody waiting in this time."""
+        return any(begin <= until and since <= end for begin, end in self._lates)
 
     def over(self, conn: str, by: float) -> bool:
         """Say whether a session had ended by then."""
@@ -1005,6 +1013,8 @@ def _not_right(
             text = f"{left.id} had no answer within {bounds.answer_s:g} s, and nothing was wrong"
             yield Violation("calm", left.t, text, evidence)
         elif answer is not None and {first.status, answer.status} != {"routed"}:
+            if first.status == "unknown" and c.late(left.t, first.t):
+                return  # It was given up because the machine was late; that is no excuse for a no.
             text = f"{left.id} to {left.to} was {answer.status}, and nothing was wrong"
             yield Violation("calm", left.t, text, evidence)
     deadline = c.due(left.t, bounds.arrive_s)

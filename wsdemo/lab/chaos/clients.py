@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ GONE_S: Final = 1.0
 """Within so long nothing is left of a client that has gone, in the gateway and in Redis."""
 UNDER_WAY_S: Final = 0.2
 """How long answers of Redis lie on the wire: less than a gateway waits for them."""
+ARRIVES_S: Final = 0.03
+"""For so long it stands still for what is on the way to it to arrive."""
 LETTERS: Final = 200
 LETTER_BYTES: Final = 1024
 DEAF_S: Final = 0.5 * LIMITS.write_deadline_s
@@ -59,32 +62,61 @@ End = Callable[[Any], None]
 )
 async def reset_with_answers_under_way(scene: Scene) -> Steps:
     """Between neighbours that wait for their acks, others reset their connections while theirs
-    are on the way. Acks of all of them are written in the same turn of the gateway's loop.
+    are on the way: in a turn of the gateway's loop before the acks; or in the same turn, before or
+    behind them. For that, the gateway stands still for a moment, as on a busy machine.
     """
     await ready(scene)
     async with contextlib.AsyncExitStack() as guests:
         neighbours = [
             await guests.enter_async_context(Guest(scene, "neighbour")) for _ in range(NEIGHBOURS)
         ]
-        rude = [await guests.enter_async_context(Guest(scene, "rude")) for _ in range(RUDE)]
-        with held(list(scene.world.wires[scene.gateway].strands(commands)), "down"):
+        for order in scene.rng.sample(ORDERS, len(ORDERS)):
+            rude = [await guests.enter_async_context(Guest(scene, "rude")) for _ in range(RUDE)]
+            await _reset_and_answer(scene, neighbours, rude, order)
+            await _all_gone(scene, [guest.user for guest in rude])
+        yield
+
+
+ORDERS: Final = ("resets, then acks", "resets and acks", "acks and resets")
+
+
+async def _reset_and_answer(
+    scene: Scene, neighbours: list[Guest], rude: list[Guest], order: str
+) -> None:
+    gateway = scene.world.gateways[scene.gateway]
+    strands = list(scene.world.wires[scene.gateway].strands(commands))
+    waiting = []
+    try:
+        with held(strands, "down"):
             # In turns: those who are gone stand before and behind those who wait.
-            waiting = []
             for n in range(max(NEIGHBOURS, RUDE)):
                 for guest in rude[n : n + 1]:
                     await guest.write("nobody-here")
                 for guest in neighbours[n : n + 1]:
                     waiting.append((guest, await guest.write("nobody-here")))
             await asyncio.sleep(UNDER_WAY_S)
-            for guest in rude:
-                reset(guest.connection.transport)
-        for guest, ids in waiting:
-            (status,) = await guest.answered(ids)
-            if status not in ("offline", "unknown"):
-                raise BrokenPromise(f"a message to nobody was called {status}")
-            await guest.pong()
-        await _all_gone(scene, [guest.user for guest in rude])
-        yield
+            if order != "resets, then acks":
+                gateway.signal(signal.SIGSTOP)
+            if order != "acks and resets":
+                await _reset(rude)
+        if order == "acks and resets":
+            await asyncio.sleep(ARRIVES_S)
+            await _reset(rude)
+        await asyncio.sleep(ARRIVES_S)
+    finally:
+        gateway.signal(signal.SIGCONT)
+    for guest, ids in waiting:
+        (status,) = await guest.answered(ids)
+        if status not in ("offline", "unknown"):
+            raise BrokenPromise(f"a message to nobody was called {status}")
+        await guest.pong()
+
+
+async def _reset(guests: list[Guest]) -> None:
+    """Reset their connections, and wait until the gateway could know."""
+    for guest in guests:
+        reset(guest.connection.transport)
+    await asyncio.sleep(ARRIVES_S)
 
 
 # --- at any moment -----------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+from wsdemo.lab.chaos import wallclock
 from wsdemo.lab.chaos.arrange import BrokenPromise, Guest, Steps, ready
 from wsdemo.lab.chaos.nemesis import GATEWAY, REDIS, NotArranged, Scene, fault
-from wsdemo.lab.chaos.wallclock import VARIABLE
 from wsdemo.lab.chaos.world import LIMITS
 from wsdemo.lab.history import Violation
 
@@ -173,7 +173,7 @@ async def wall_clock_set(scene: Scene) -> Steps:
         ahead = Path(file.name)
         _set(ahead, 0.0)
         try:
-            await gateway.start("-m", "wsdemo.lab.chaos.wallclock", **{VARIABLE: str(ahead)})
+            await gateway.start(wallclock.__file__, **{wallclock.VARIABLE: str(ahead)})
             await ready(scene)
             async with _pair(scene) as (here, there):
                 for step_s in (HOUR_S, -HOUR_S):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -154,11 +155,12 @@ async def loading(scene: Scene) -> Steps:
         yield step
 
 
-SLOW_LOAD: Final = ("key-load-delay 200000", "loading-process-events-interval-bytes 1024")
+SLOW_LOAD: Final = ("key-load-delay 50000", "loading-process-events-interval-bytes 1024")
 """Microseconds a key, and how often it looks up from its reading."""
-PADDING_KEYS: Final = 64
-PADDING: Final = "x" * 1024
-"""It looks up after each of these: the entries of users are shorter than a kilobyte."""
+PADDING_KEYS: Final = 128
+PADDING_BYTES: Final = 1024
+"""It looks up after each of these, which are random and so cannot be compressed; the entries of
+users are shorter than a kilobyte."""
 
 
 @asynccontextmanager
@@ -185,7 +187,7 @@ def _padding() -> list[str]:
 
 async def _pad(world: World) -> None:
     for key in _padding():
-        await world.admin.set(key, PADDING, px=60_000)
+        await world.admin.set(key, secrets.token_hex(PADDING_BYTES // 2), px=60_000)
 
 
 async def _loaded(world: World) -> bool:

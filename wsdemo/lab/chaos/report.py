@@ -100,8 +100,9 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 def verdict(outcome: Outcome) -> str:
     """Return one line: what came of it, and how to run it again."""
     again = f"seed {outcome.seed}, {outcome.seconds:g} s"
+    faults = counted(sum(_faults(outcome).values()), "fault")
     done = (
-        f"{counted(sum(_faults(outcome).values()), 'fault')}, {outcome.tally.sent.total():,} messages, "
+        f"{faults}, {outcome.tally.sent.total():,} messages, "
         f"{sum(outcome.outcomes.values()):,} scripts, {outcome.took_s:.0f} s"
     )
     if outcome.green:
@@ -144,8 +145,8 @@ def _what_ran(outcome: Outcome) -> Iterable[str]:
         f"{outcome.blind} of them it asked for all entries, and "
         f"{counted(outcome.unjudged, 'release')} before that could not be judged. All "
         f"{outcome.log_lines:,} lines of the gateways' logs were read, and {len(outcome.history):,}"
-        " records are in `history.jsonl`. The machine kept the driver waiting for "
-        f"{outcome.late_s:.1f} s in all. The seed decides which fault comes when and where, and "
+        " records are in `history.jsonl`. The machine was too busy with other things "
+        f"for {outcome.late_s:.1f} s in all. The seed decides which fault comes when and where, and "
         "which half of the catalogue must come; what the machine does meanwhile is its own affair, "
         "so a run repeats in kind, not to the letter."
     )
@@ -256,7 +257,7 @@ def _messages(outcome: Outcome) -> Iterable[str]:
 def _scripts(outcome: Outcome) -> Iterable[str]:
     yield "\n## Sometimes\n"
     yield (
-        "Each of these has to happen in a run that has the faults which bring it about, as has each "
+        "Each of these has to happen in a run with the faults that bring it about, as has each "
         "fault that is due, or the run is red.\n"
     )
     others = sorted(outcome.outcomes.keys() - set(OUTCOMES))

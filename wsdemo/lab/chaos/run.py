@@ -40,6 +40,7 @@ ALLOWANCE_S: Final = 12.0
 takes its time whatever the scale. The report shows the measured time beside the promise."""
 CALM_S: Final = 2.5
 """How long a calm is: two heartbeats of everybody, and the longest time that an answer may take."""
+RAGES: Final = 2
 REST_S: Final = PROMISED_S + CALM_S + 0.5
 """About how long it takes to heal, to look and to be calm."""
 END_S: Final = REST_S + 2.0
@@ -56,7 +57,7 @@ GROWTH_BYTES: Final = 48 * 1024 * 1024
 """What a gateway may need at any time beside what it needs when it is idle; a slow consumer alone
 may cost it three megabytes, and hostile envelopes a few more."""
 LATE_SHARE: Final = 0.1
-"""A machine that keeps the driver waiting for more of its time than this is too slow for a run."""
+"""A machine that keeps us waiting for more of its time than this is too slow for a run."""
 NOT_ARRANGED_SHARE: Final = 0.2
 """Of all faults, no more may fail to be arranged."""
 
@@ -75,7 +76,7 @@ SIGNALLED: Final = frozenset(
     {"gateway drained", "SIGTERM twice", "SIGTERM during the start", "wall clock set"}
 )
 FROZEN: Final = frozenset(
-    {"gateway stopped, shortly", "gateway a zombie", "CPU throttled", "client half-open"}
+    {"gateway stopped, shortly", "gateway a zombie", "CPU throttled", "client half-open", h.MACHINE}
 )
 CAUSES: Final[h.Causes] = {
     0: None,
@@ -125,6 +126,7 @@ class Outcome:
 
     seed: int
     seconds: float
+    rages: int = RAGES
     users: int = 0
     history: list[h.Record] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
@@ -165,8 +167,13 @@ class Outcome:
 
     @property
     def late_s(self) -> float:
-        """For how long, in all, the machine kept the driver waiting."""
-        return sum(record.for_s for record in self.history if isinstance(record, h.Late))
+        """For how long, in all, the machine kept somebody waiting who was ready to run."""
+        total = until = 0.0
+        for record in self.history:
+            if isinstance(record, h.Late):
+                total += record.t - max(until, record.t - record.for_s)
+                until = record.t
+        return total
 
     @property
     def peaks(self) -> dict[str, int]:
@@ -185,6 +192,7 @@ async def run(
     progress: Progress = lambda line: None,
     *,
     program: Sequence[str] = PROGRAM,
+    rages: int = RAGES,
 ) -> Outcome:
     """Run once.
 
@@ -192,8 +200,10 @@ async def run(
         seconds: about how long; the faults that are due all come, however short that is.
         progress: is told, about four times a second, how far it is.
         program: what Python runs as a gateway; tests pass one with a mistake in it.
+        rages: how often things go wrong for a while. With none, there is a calm only: what is
+            found then is wrong without any fault.
     """
-    outcome = Outcome(seed, seconds)
+    outcome = Outcome(seed, seconds, rages)
     world = World(seed, program=program)
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: _raised(world, context))
     async with world:
@@ -220,18 +230,22 @@ async def run(
 
 
 async def _live(world: World, watch: Watch, nemesis: Nemesis, outcome: Outcome) -> None:
-    """Rage and rest, twice, and leave."""
+    """Rage and rest, as often as is wanted, and leave."""
+    rages = outcome.rages
     first = world.rng("due").sample(due(world.seed), len(due(world.seed)))
-    half = len(first) // 2
-    rage_s = (outcome.seconds - END_S - REST_S - world.clock()) / 2
-    await nemesis.rage(first[:half], world.clock() + rage_s)
-    await _rest(world, nemesis, outcome)
-    for talker in world.talkers.values():
-        talker.roaming = True
-    await nemesis.rage(
-        first[half:], outcome.seconds - END_S, lambda: not _missed(world, watch, nemesis)
-    )
-    await _rest(world, nemesis, outcome)
+    ends_s = outcome.seconds - END_S
+    for n in range(rages):
+        for talker in world.talkers.values():
+            talker.roaming = True
+        left_s = ends_s - world.clock() - (rages - n - 1) * REST_S
+        until_s = world.clock() + left_s / (rages - n)
+        if n < rages - 1:
+            await nemesis.rage(first[n::rages], until_s)
+        else:
+            await nemesis.rage(first[n::rages], until_s, lambda: not _missed(world, watch, nemesis))
+        await _rest(world, nemesis, outcome)
+    if not rages:
+        await _rest(world, nemesis, outcome)
     await _leave(world)
 
 
@@ -525,7 +539,7 @@ def _too_slow(outcome: Outcome) -> list[Violation]:
     """Say so when the machine, and no gateway, was too slow: such a run has shown little."""
     if outcome.late_s <= LATE_SHARE * outcome.took_s:
         return []
-    text = f"of {outcome.took_s:.0f} s, the driver had to wait for {outcome.late_s:.1f} s"
+    text = f"it was late for {outcome.late_s:.1f} of {outcome.took_s:.0f} s: too slow for this"
     return [Violation("machine", outcome.took_s, text)]
 
 
@@ -538,6 +552,8 @@ def _not_arranged(outcome: Outcome) -> list[Violation]:
 
 
 def _sometimes(outcome: Outcome) -> list[Violation]:
+    if not outcome.rages:
+        return []
     never = {one.fault.name for one in outcome.injections if one.for_good}
     names = [one.name for one in due(outcome.seed) if one.name not in never]
     arranged = _arranged(outcome.history)
