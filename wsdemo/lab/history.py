@@ -732,11 +732,14 @@ class _Circumstances:
         near: Near,
         places: set[str],
         names: frozenset[str] | None = None,
+        *,
+        machine: bool = True,
     ) -> bool:
         """Say whether a fault at one of these places (and of these names) was near, or the machine
-        was late (`MACHINE` among the names).
+        was late (if that counts, and is among the names as `MACHINE`).
         """
-        return ((names is None or MACHINE in names) and self.late(since, until)) or any(
+        busy = machine and (names is None or MACHINE in names)
+        return (busy and self.late(since, until)) or any(
             span.begin - near.before_s <= until
             and since <= span.end + near.after_s
             and (span.where is None or not places.isdisjoint(span.where))
@@ -956,7 +959,9 @@ def denied(history: History, bounds: Bounds) -> list[Violation]:
         if not stays and no.status != "busy":
             continue
         places = c.at(left.conn, *c.of_user.get(left.to, ())) | {left.user, left.to, REDIS, USERS}
-        if since >= history[0].t and not c.fault(left.t, no.t, near, places):
+        # A gateway that was kept waiting may have lost its way to Redis; nobody's entry, though.
+        machine = no.status != "offline"
+        if since >= history[0].t and not c.fault(left.t, no.t, near, places, machine=machine):
             text = f"{left.to} was there, and {left.id} was called {no.status}"
             violations.append(Violation("denied", left.t, text, (left, no)))
     return violations

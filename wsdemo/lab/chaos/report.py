@@ -146,9 +146,9 @@ def _what_ran(outcome: Outcome) -> Iterable[str]:
         f"{counted(outcome.unjudged, 'release')} before that could not be judged. All "
         f"{outcome.log_lines:,} lines of the gateways' logs were read, and {len(outcome.history):,}"
         " records are in `history.jsonl`. The machine was too busy with other things "
-        f"for {outcome.late_s:.1f} s in all. The seed decides which fault comes when and where, and "
-        "which half of the catalogue must come; what the machine does meanwhile is its own affair, "
-        "so a run repeats in kind, not to the letter."
+        f"for {outcome.late_s:.1f} s in all. The seed decides which fault comes when and where, "
+        "and which half of the catalogue must come; what the machine does meanwhile is its own "
+        "affair, so a run repeats in kind, not to the letter."
     )
     yield "\n![Faults, and users online](timeline.png)"
 
