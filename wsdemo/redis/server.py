@@ -33,7 +33,7 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,14 +167,13 @@ class _Run:
         port: int,
         password: str,
         dump: bytes | None,
-        options: Sequence[str],
+        settings: Mapping[str, str],
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="wsdemo-redis-"))
         try:
             conf = self.directory / "server.conf"
             conf.touch(mode=0o600)  # Before the password is in it, which `ps` must not show either.
-            lines = [_configuration(port, password, self.directory), *options, ""]
-            conf.write_text("\n".join(lines))
+            conf.write_text(_configuration(port, password, self.directory, settings))
             if dump is not None:
                 (self.directory / "dump.rdb").write_bytes(dump)
             self._supervisor = subprocess.Popen(
@@ -237,7 +236,7 @@ class _Run:
         self._sign.close()
 
 
-def _configuration(port: int, password: str, directory: Path) -> str:
+def _configuration(port: int, password: str, directory: Path, settings: Mapping[str, str]) -> str:
     lines = [
         f"bind {HOST}",
         f"port {port}",
@@ -248,6 +247,7 @@ def _configuration(port: int, password: str, directory: Path) -> str:
     ]
     if password:
         lines.append(f"requirepass {_quoted(password)}")
+    lines += [f"{name} {_quoted(value)}" for name, value in settings.items()]
     return "\n".join([*lines, ""])
 
 
@@ -278,8 +278,8 @@ class BundledServer:
         port: 0 lets the operating system choose.
         password: None makes a random one; empty means that none is asked for.
         binary: which server; by default what `find_binary` finds.
+        settings: more lines of its configuration, name to value.
         start_deadline_s: how long it may take until it answers.
-        options: lines for its configuration, behind ours; a change counts from the next start on.
     """
 
     def __init__(
@@ -288,8 +288,8 @@ class BundledServer:
         *,
         password: str | None = None,
         binary: Binary | None = None,
+        settings: Mapping[str, str] | None = None,
         start_deadline_s: float = START_DEADLINE_S,
-        options: Sequence[str] = (),
     ) -> None:
         if not 0 <= port <= 65535:
             raise ServerError(f"port {port} is not between 0 and 65535")
@@ -297,8 +297,8 @@ class BundledServer:
         """Which program it is; None before the first start, unless it was given."""
         self.port = port
         """Where it listens; 0 only before the first start."""
-        self.options = tuple(options)
         self._password = secrets.token_hex(16) if password is None else password
+        self._settings = dict(settings or {})
         self._start_deadline_s = start_deadline_s
         self._started_before = False
         self._kept: bytes | None = None
@@ -310,6 +310,11 @@ class BundledServer:
         """Where clients find it; with the password, so `redacted(url)` is what may be printed."""
         user = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{user}{HOST}:{self.port}/0"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """More lines of its configuration; a change counts from the next start on."""
+        return self._settings
 
     @property
     def running(self) -> bool:
@@ -421,7 +426,7 @@ class BundledServer:
     def _launch(self, binary: Binary, port: int, dump: bytes | None, deadline: float) -> None:
         _require_free(port)
         try:
-            self._run = run = _Run(binary, port, self._password, dump, self.options)
+            self._run = run = _Run(binary, port, self._password, dump, self._settings)
         except OSError as problem:
             raise ServerError(f"{binary} cannot be started: {problem}") from None
         _started.add(self)

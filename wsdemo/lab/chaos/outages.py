@@ -155,7 +155,7 @@ async def loading(scene: Scene) -> Steps:
         yield step
 
 
-SLOW_LOAD: Final = ("key-load-delay 50000", "loading-process-events-interval-bytes 1024")
+SLOW_LOAD: Final = {"key-load-delay": "50000", "loading-process-events-interval-bytes": "1024"}
 """Microseconds a key, and how often it looks up from its reading."""
 PADDING_KEYS: Final = 128
 PADDING_BYTES: Final = 1024
@@ -169,12 +169,13 @@ async def _loading(scene: Scene) -> AsyncIterator[None]:
     await _pad(world)
     await world.admin.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
     await asyncio.to_thread(world.server.kill, keep_data=True)
-    world.server.options = SLOW_LOAD
+    world.server.settings.update(SLOW_LOAD)
     try:
         await asyncio.to_thread(world.server.start)
         yield
     finally:
-        world.server.options = ()
+        for name in SLOW_LOAD:
+            del world.server.settings[name]
         await until(lambda: world.admin.config_set("key-load-delay", "0"), "an end of the delay")
         await until(lambda: _loaded(world), "all data loaded")
         await answers(world)
