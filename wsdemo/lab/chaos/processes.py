@@ -84,6 +84,7 @@ class GatewayProcess:
 
     Args:
         program: what Python runs in place of `-m wsdemo.gateway`: something that ends up there.
+        prefix: a command that runs another one, before its name.
         forbidden: see `Log`.
     """
 
@@ -93,6 +94,7 @@ class GatewayProcess:
         redis_url: str,
         *flags: str,
         program: Sequence[str] = PROGRAM,
+        prefix: Sequence[str] = (),
         forbidden: Sequence[str] = (),
     ) -> None:
         self.gateway_id = gateway_id
@@ -102,6 +104,7 @@ class GatewayProcess:
         """All that it has written to stderr, over all its lives."""
         self._flags = flags
         self._program = tuple(program)
+        self._prefix = tuple(prefix)
         self._redis_url = redis_url
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -190,7 +193,9 @@ class GatewayProcess:
         where = ("--id", self.gateway_id, "--port", str(self.port))
         # Options that are given twice count as given last: flags may choose a port.
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *program, *where, *self._flags, stderr=stderr, env=ours
+            *(*self._prefix, sys.executable, *program, *where, *self._flags),
+            stderr=stderr,
+            env=ours,
         )
 
     def block_log(self) -> None:
