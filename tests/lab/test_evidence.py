@@ -30,7 +30,9 @@ def test_the_readme_shows_what_was_measured(numbers: dict[str, Any]) -> None:
 
 
 def test_nothing_was_found(numbers: dict[str, Any]) -> None:
-    """Every part was tried, and no part has a violation."""
+    """Every part was tried, and no part has a violation; a red seed of chaos has its cause."""
+    red = [one for one in numbers["chaos"]["runs"] if one["violations"]]
+    assert [one["seed"] for one in red if not one.get("cause")] == []
     assert numbers.keys() == evidence.PARTS.keys()
     found = [part.get("violations", 0) for part in numbers.values()]
     assert found == [0] * len(found)
@@ -50,10 +52,56 @@ def test_what_can_be_counted_is_of_today(numbers: dict[str, Any]) -> None:
     assert numbers["chaos"]["kinds"] == len(CHAOS_FAULTS)
 
 
+def test_all_seeds_of_chaos_are_told(numbers: dict[str, Any]) -> None:
+    """Those of the fixed list, each once, whatever came of them."""
+    assert len(evidence.CHAOS_SEEDS) >= 10
+    assert [one["seed"] for one in numbers["chaos"]["runs"]] == list(evidence.CHAOS_SEEDS)
+
+
 def test_a_violation_would_be_seen(numbers: dict[str, Any]) -> None:
     """The table does not say so for every number."""
-    numbers["chaos"]["violations"] = 3
-    assert "**3 violations**" in evidence.table(numbers)
+    numbers["simulation"]["violations"] = 3
+    numbers["chaos"]["runs"][2:4] = [
+        {"seed": 3, "violations": 3, "claims": {"pong": 2, "P8": 1}, "cause": "a slow disk"},
+        {"seed": 4, "violations": 1, "claims": {"log": 1}},
+    ]
+    table = evidence.table(numbers)
+    assert "**3 violations**" in table
+    assert "**seed 3: 2 of pong, 1 of P8** (a slow disk)" in table
+    assert "**seed 4: 1 of log** (cause not found)" in table
+
+
+def test_a_cause_stays_for_as_long_as_the_same_claims_break() -> None:
+    """It was found for them; for others it would be a guess."""
+
+    def run(seed: int, *claims: str, **fields: str) -> dict[str, Any]:
+        return {"seed": seed, "claims": dict.fromkeys(claims, 1), **fields}
+
+    old = {"runs": [run(1, "pong", cause="x"), run(2, "pong", cause="y"), run(3, cause="z")]}
+    new = {"runs": [run(1, "pong"), run(2, "pong", "P8"), run(3)]}
+    causes = [one.get("cause") for one in evidence.with_causes(new, old)["runs"]]
+    assert causes == ["x", None, None]
+    assert evidence.with_causes({"states": 3}, {}) == {"states": 3}
+
+
+@pytest.mark.parametrize(("code", "told"), [(0, True), (1, True), (2, False), (-9, False)])
+def test_a_command_that_found_something_may_still_be_told(
+    code: int, told: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Its numbers are read when they are wanted; any other failure is one."""
+    end = "os.kill(os.getpid(), 9)" if code < 0 else f"sys.exit({code})"
+    (tmp_path / "finds.py").write_text(
+        f"import os, pathlib, sys; pathlib.Path(sys.argv[2]).write_text('[7]'); {end}"
+    )
+    monkeypatch.setattr(evidence, "ROOT", tmp_path)
+    if told:
+        assert evidence.run("finds", output="--json", red_too=True) == [7]
+    else:
+        with pytest.raises(evidence.Failed, match=f"ended with {code}"):
+            evidence.run("finds", output="--json", red_too=True)
+    if code:
+        with pytest.raises(evidence.Failed, match=f"ended with {code}"):
+            evidence.run("finds", output="--json")
 
 
 def test_a_readme_without_a_place_for_it_is_an_error() -> None:

@@ -87,6 +87,11 @@ class Delivery:
         self.router: Router | None = None
         """Set by the gateway as soon as there is one: it needs `receive`, we need it."""
 
+    @property
+    def repairs(self) -> int:
+        """How many stale entries are being removed now."""
+        return len(self._repairing)
+
     # --- out ---------------------------------------------------------------------------------
 
     def submit(self, sender: Session, message: Message) -> None:

@@ -422,6 +422,15 @@ class Gateway:
                 "Registers that wait for their turn",
                 lambda: self._desk.waiting,
             ),
+            "releases_owed": (
+                "Ended sessions that Redis has not been told of",
+                lambda: len(self._desk.owed),
+            ),
+            "repairs": ("Stale entries that are being removed", lambda: self._delivery.repairs),
+            "redis_pending": (
+                "Commands whose answer from Redis is awaited",
+                lambda: self._link.pending,
+            ),
             "ready": ("Whether new users should be sent here", lambda: float(self.ready)),
             "uptime_seconds": ("Since start", lambda: self._clock() - self._started_at),
         }

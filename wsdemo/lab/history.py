@@ -9,19 +9,24 @@ and each of them returns the violations that it found: none is the claim.
 The claims are those of the guarantees: P1, P3-P5, P7 and P8 for presence, FIFO and the meaning of
 an ack for messages. How long a lease is does not show in a history, so that a refresh prolongs no
 other's (P2, P6) is left to the model checker; what shows is an entry that stays (P7).
+What neighbours of a fault are owed is here as well: each message its answer and each ping its pong
+within a bound (`answers`, `pongs`), no loss and no end of a session without a reason (`lost`,
+`closes`), nobody called absent who is there (`denied`), and while nothing is wrong everything
+(`calm`). A reason is near in time, and near in place where a fault says where it was.
 A check that had nothing to look at says so as a violation of its own, because a run in which
-nothing happened proves nothing: `sometimes`, `convergence`, and the "nothing to lose" of `check`.
+nothing happened proves nothing: `sometimes`, `convergence`, `calm`, and the "nothing to lose" of
+`check`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -55,6 +60,8 @@ class Sent(_Base, frozen=True, tag="send"):
     The `invoke` record stands where the message left its client, on connection `conn`; a later one
     says what its gateway answered (`status`: a value of `wsdemo.protocol.Status`). There may be
     several answers; the last one counts.
+    `asks`: the message has an id on the wire, so its gateway owes an answer. `told`: the gateway
+    has said so; if not, the client has given up waiting by itself.
     """
 
     user: str
@@ -63,6 +70,8 @@ class Sent(_Base, frozen=True, tag="send"):
     to: str = ""
     conn: str = ""
     status: str = ""
+    asks: bool = True
+    told: bool = True
 
 
 class Received(_Base, frozen=True, tag="receive"):
@@ -80,6 +89,27 @@ class Closed(_Base, frozen=True, tag="closed"):
     user: str
     conn: str
     code: int = 0
+
+
+class Left(_Base, frozen=True, tag="left"):
+    """A user ends a session of its own accord, now: with a goodbye, or by hanging up."""
+
+    user: str
+    conn: str
+
+
+class Pinged(_Base, frozen=True, tag="ping"):
+    """The client of a session asks its gateway for a pong."""
+
+    user: str
+    conn: str
+
+
+class Ponged(_Base, frozen=True, tag="pong"):
+    """The client of a session is given a pong."""
+
+    user: str
+    conn: str
 
 
 class Owner(_Base, frozen=True, tag="owner"):
@@ -113,14 +143,51 @@ class Forgotten(_Base, frozen=True, tag="forgotten"):
 
 
 class Fault(_Base, frozen=True, tag="fault"):
-    """A fault begins or ends. One that takes no time does both at once."""
+    """A fault begins or ends. One that takes no time does both at once.
+
+    `where` names what it touches: gateways and users by their names, `REDIS` and `USERS`. What
+    happens elsewhere is not its doing. None: it may be to blame for anything.
+    """
 
     name: str
     begins: bool
+    where: tuple[str, ...] | None = None
 
 
 class Healed(_Base, frozen=True, tag="healed"):
     """No fault is active from here on, until the next one begins."""
+
+
+class Calm(_Base, frozen=True, tag="calm"):
+    """From here on, or until here, everything is right, nothing is broken and nobody moves."""
+
+    begins: bool
+
+
+class Late(_Base, frozen=True, tag="late"):
+    """For so long (s), until now, the machine has kept somebody waiting who was ready to run: what
+    took longer meanwhile, or was given up, was not the fault of a gateway.
+    """
+
+    for_s: float
+
+
+class Gap(_Base, frozen=True, tag="gap"):
+    """For so long (s), until now, nobody saw what Redis did."""
+
+    for_s: float
+
+
+class Counted(_Base, frozen=True, tag="counted"):
+    """Somebody has counted something at a gateway, when nothing was under way.
+
+    `wanted` is how many there ought to be; None: as many as the history has sessions there.
+    """
+
+    gateway: str
+    what: str
+    count: int
+    wanted: int | None = None
 
 
 class Looked(_Base, frozen=True, tag="looked"):
@@ -149,15 +216,26 @@ Record = (
     | Sent
     | Received
     | Closed
+    | Left
+    | Pinged
+    | Ponged
     | Owner
     | Released
     | Forgotten
     | Fault
     | Healed
+    | Calm
+    | Late
+    | Gap
+    | Counted
     | Looked
     | Happened
 )
 History = Sequence[Record]
+
+REDIS: Final = "redis"
+USERS: Final = "users"
+"""Places of faults: the server, and what lies between users and gateways."""
 
 DEFINITELY_NOT: Final = frozenset({"offline", "unreachable", "busy", "refused"})
 """Answers that promise that the message was not delivered and will not be.
@@ -331,6 +409,8 @@ class _Letter:
     answer: Sent | None = None
     answered_at: int = -1
     """Where in the history the last answer stands."""
+    first: Sent | None = None
+    """The first answer that its gateway gave."""
     no: Sent | None = None
     """The last answer that promised that it was not, and will not be, delivered."""
     received: list[Received] = field(default_factory=list)
@@ -338,11 +418,6 @@ class _Letter:
     @property
     def status(self) -> str:
         return self.answer.status if self.answer is not None else "unknown"
-
-    @property
-    def told_unknown(self) -> bool:
-        """Whether the sender has heard so; no answer at all is something else."""
-        return self.answer is not None and self.answer.status == "unknown"
 
 
 def _letters(history: History) -> dict[str, _Letter]:
@@ -354,6 +429,8 @@ def _letters(history: History) -> dict[str, _Letter]:
             case Sent(id=msg_id) if msg_id in letters:
                 letter = letters[msg_id]
                 letter.answer, letter.answered_at = record, at
+                if letter.first is None and record.told:
+                    letter.first = record
                 letter.no = record if record.status in DEFINITELY_NOT else letter.no
             case Received(id=msg_id) if msg_id in letters:
                 letters[msg_id].received.append(record)
@@ -369,6 +446,7 @@ def messages(history: History) -> list[Violation]:
     nor for a message whose sender was told `unknown`: it may still lie on the way to Redis, on a
     connection that its gateway has given up, and be routed behind later ones. Those are answered
     later as well: one that was `routed` before the other became unknown must not overtake it.
+    A client that has only stopped waiting was told nothing: then a fault must have been near.
     """
     letters = _letters(history)
     violations = list(_phantoms(history, letters))
@@ -411,6 +489,7 @@ def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violat
     the new session on the sender's own gateway ("no order across reconnects").
     """
     latest: dict[tuple[str, str], tuple[_Letter, Received]] = {}
+    circumstances = _Circumstances(history)
     registered_at = {
         r.conn: r.t for r in history if isinstance(r, Registered) and r.phase is Phase.OK
     }
@@ -420,7 +499,7 @@ def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violat
         way = (letter.left.conn, record.conn)
         if way in latest:
             earlier, witness = latest[way]
-            if earlier.number > letter.number and _may_be_overtaken(letter, earlier):
+            if earlier.number > letter.number and _may_be_overtaken(letter, earlier, circumstances):
                 continue
             if letter.left.t <= registered_at.get(record.conn, -math.inf):
                 continue
@@ -432,12 +511,20 @@ def _overtaken(history: History, letters: dict[str, _Letter]) -> Iterator[Violat
         latest[way] = letter, record
 
 
-def _may_be_overtaken(letter: _Letter, by: _Letter) -> bool:
+def _may_be_overtaken(letter: _Letter, by: _Letter, circumstances: _Circumstances) -> bool:
     """Say whether one that was sent later may arrive earlier: only if its gateway had given the
-    first one up when it routed this one, and so had said so when it answered this one.
+    first one up when it routed this one, and so had said so when it answered this one; or if a
+    fault has kept it from saying so.
     """
+    if letter.answer is None or letter.status != "unknown":
+        return False
     was_given_up_first = by.status != "routed" or by.answered_at > letter.answered_at
-    return letter.told_unknown and was_given_up_first
+    return was_given_up_first and (
+        letter.answer.told
+        or circumstances.fault(
+            letter.left.t, letter.answer.t, NEAR, circumstances.at(letter.left.conn) | {REDIS}
+        )
+    )
 
 
 def tally(history: History, *, near_s: float = 10.0) -> Tally:
@@ -524,16 +611,7 @@ def _nothing_to_lose(history: History, near_s: float, aftermath_s: float) -> Ite
 
 def _active(history: History) -> Iterator[tuple[float, float]]:
     """Iterate over the times (from, to) during which a fault was active."""
-    open_since: dict[str, list[float]] = defaultdict(list)
-    for record in history:
-        if isinstance(record, Fault):
-            if record.begins:
-                open_since[record.name].append(record.t)
-            elif open_since[record.name]:
-                yield open_since[record.name].pop(0), record.t
-    for begins in open_since.values():
-        for begin in begins:
-            yield begin, float("inf")
+    return ((span.begin, span.end) for span in _faults(history))
 
 
 def _sessions(history: History) -> dict[str, list[tuple[float, float]]]:
@@ -551,6 +629,471 @@ def _sessions(history: History) -> dict[str, list[tuple[float, float]]]:
     for (user, _), t in began.items():
         spans[user].append((t, float("inf")))
     return spans
+
+
+# --- what neighbours of a fault are owed -----------------------------------------------------
+
+
+class Near(NamedTuple):
+    """How near a fault has to be to explain something (s): it began at most `before_s` after it,
+    or had ended at most `after_s` before it.
+    """
+
+    before_s: float = 0.5
+    after_s: float = 1.0
+
+
+NEAR: Final = Near()
+"""On nine recorded runs of real processes, no loss was farther from a fault than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long things may take in a history, and how near a reason must be. Seconds."""
+
+    answer_s: float
+    """From a message with an id to its answer: the Redis timeout of its gateway, and a second."""
+    arrive_s: float
+    """From a message to its arrival, while nothing is wrong."""
+    pong_s: float
+    """From a ping to its pong."""
+    settle_s: float
+    """After a fault, a user who has been there for so long all the time must be found."""
+    aftermath_s: float
+    """What a fault leaves (a half-open socket, a session without a lease) may still end a session
+    so long after it."""
+    register_s: float
+    """For so long a register may be under way before its user hears of it."""
+    near: Near = NEAR
+
+
+Causes = Mapping[int, frozenset[str] | None]
+"""Which faults explain a close code; None: any fault does. A code that is not in it needs the
+user's own doing or a newer session, or is never right."""
+
+MACHINE: Final = "(the machine)"
+"""Among the names of faults: that the machine was late."""
+OWN_DOING: Final = frozenset({0, 1000, 1005, 1006})
+"""How a session may end for a client that has ended it itself."""
+SUPERSEDED: Final = 4509
+STALE: Final = 4010
+
+
+class _Span(NamedTuple):
+    """A fault, from its begin to its end."""
+
+    begin: float
+    end: float
+    name: str
+    where: frozenset[str] | None
+
+
+class _Circumstances:
+    """What may explain what happened in a history."""
+
+    def __init__(self, history: History) -> None:
+        self.ends_at = history[-1].t if history else 0.0
+        self.faults = list(_faults(history))
+        self.sessions: dict[str, Registered] = {}
+        """By connection: when its client heard that it is registered."""
+        self.ends: dict[str, list[Left | Closed]] = defaultdict(list)
+        """By connection: what ended it, in order."""
+        self.of_user: dict[str, list[str]] = defaultdict(list)
+        """The connections of each user, in order."""
+        self._lates: list[tuple[float, float]] = []
+        for record in history:
+            match record:
+                case Registered(phase=Phase.OK, user=user, conn=conn):
+                    self.sessions[conn] = record
+                    self.of_user[user].append(conn)
+                case Left(conn=conn) | Closed(conn=conn):
+                    self.ends[conn].append(record)
+                case Late(t=t, for_s=for_s):
+                    self._lates.append((t - for_s, t))
+                case _:
+                    pass
+
+    def due(self, t: float, within_s: float) -> float:
+        """Return when something that began at `t` must be over; the machine's own time is added."""
+        deadline = t + within_s
+        for begin, end in self._lates:
+            if begin < deadline and end > t:
+                deadline += end - max(begin, t)
+        return deadline
+
+    def at(self, *conns: str) -> set[str]:
+        """Return the gateways of these sessions."""
+        return {self.sessions[conn].gateway for conn in conns if conn in self.sessions}
+
+    def fault(
+        self,
+        since: float,
+        until: float,
+        near: Near,
+        places: set[str],
+        names: frozenset[str] | None = None,
+        *,
+        machine: bool = True,
+    ) -> bool:
+        """Say whether a fault at one of these places (and of these names) was near, or the machine
+        was late (if that counts, and is among the names as `MACHINE`).
+        """
+        busy = machine and (names is None or MACHINE in names)
+        return (busy and self.late(since, until)) or any(
+            span.begin - near.before_s <= until
+            and since <= span.end + near.after_s
+            and (span.where is None or not places.isdisjoint(span.where))
+            and (names is None or span.name in names)
+            for span in self.faults
+        )
+
+    def late(self, since: float, until: float) -> bool:
+        """Say whether the machine kept anybody waiting in this time."""
+        return any(begin <= until and since <= end for begin, end in self._lates)
+
+    def over(self, conn: str, by: float) -> bool:
+        """Say whether a session had ended by then."""
+        return any(record.t <= by for record in self.ends.get(conn, ()))
+
+
+def _faults(history: History) -> Iterator[_Span]:
+    """Iterate over the faults of a history; what has no end in it lasts for ever."""
+    open_since: dict[str, list[Fault]] = defaultdict(list)
+    for record in history:
+        if isinstance(record, Fault):
+            if record.begins:
+                open_since[record.name].append(record)
+            elif open_since[record.name]:
+                yield _span(open_since[record.name].pop(0), record.t)
+    for begins in open_since.values():
+        for begin in begins:
+            yield _span(begin, math.inf)
+
+
+def _span(begin: Fault, end: float) -> _Span:
+    where = None if begin.where is None else frozenset(begin.where)
+    return _Span(begin.t, end, begin.name, where)
+
+
+def answers(history: History, bounds: Bounds) -> list[Violation]:
+    """Check that each message with an id was answered by its gateway in time.
+
+    Otherwise, and when the answer is `unknown`, a fault must have been near: in time, and at the
+    sender, her gateway or Redis. A sender whose session has ended meanwhile is owed nothing; that
+    it ended needs a reason of its own (`closes`).
+    """
+    c = _Circumstances(history)
+    return [
+        violation
+        for letter in _letters(history).values()
+        if letter.left.asks and (violation := _unanswered(letter, c, bounds)) is not None
+    ]
+
+
+def _unanswered(letter: _Letter, c: _Circumstances, bounds: Bounds) -> Violation | None:
+    left, first = letter.left, letter.first
+    deadline = c.due(left.t, bounds.answer_s)
+    in_time = first is not None and first.t <= deadline
+    if deadline > c.ends_at or (in_time and first is not None and first.status != "unknown"):
+        return None
+    if not in_time and c.over(left.conn, deadline):
+        return None
+    places = c.at(left.conn) | {left.user, REDIS, USERS}
+    until = first.t if in_time and first is not None else deadline
+    if c.fault(left.t, until, bounds.near, places):
+        return None
+    what = "was called unknown" if in_time else f"had no answer within {bounds.answer_s:g} s"
+    evidence = (left,) if first is None else (left, first)
+    return Violation("answer", left.t, f"{left.id} {what}, and nothing had happened", evidence)
+
+
+def pongs(history: History, bounds: Bounds) -> list[Violation]:
+    """Check that each ping had its pong in time, unless its session ended, or a fault was near.
+
+    Pongs have no names: each of them answers the first ping of its session that has none. Redis
+    has no part in it, so no fault there explains anything.
+    """
+    c = _Circumstances(history)
+    waiting: dict[str, list[Pinged]] = defaultdict(list)
+    violations: list[Violation] = []
+    for record in history:
+        if isinstance(record, Pinged):
+            waiting[record.conn].append(record)
+        elif isinstance(record, Ponged) and waiting[record.conn]:
+            ping = waiting[record.conn].pop(0)
+            if record.t > c.due(ping.t, bounds.pong_s):
+                violations += _silence(ping, c, bounds)
+    for pings in waiting.values():
+        for ping in pings:
+            violations += _silence(ping, c, bounds)
+    return sorted(violations, key=lambda violation: violation.t)
+
+
+def _silence(ping: Pinged, c: _Circumstances, bounds: Bounds) -> Iterator[Violation]:
+    deadline = c.due(ping.t, bounds.pong_s)
+    if deadline > c.ends_at or c.over(ping.conn, deadline):
+        return
+    if not c.fault(ping.t, deadline, bounds.near, c.at(ping.conn) | {ping.user, USERS}):
+        text = f"a ping of {ping.user} had no pong within {bounds.pong_s:g} s"
+        yield Violation("pong", ping.t, f"{text}, and nothing had happened", (ping,))
+
+
+def lost(history: History, bounds: Bounds, causes: Causes) -> list[Violation]:
+    """Check that each message that was `routed` and did not arrive has a reason near in time.
+
+    A reason is a fault at one of the two users, their gateways or Redis, or the end of a session
+    of the recipient; but an end that is itself without a reason (`closes`) explains nothing.
+    """
+    c = _Circumstances(history)
+    wrong = {id(record) for record in _unexplained_ends(history, c, bounds, causes)}
+    violations = []
+    for letter in _letters(history).values():
+        if (
+            letter.status == "routed"
+            and not letter.received
+            and not _has_reason(letter, c, bounds, wrong)
+        ):
+            assert letter.answer is not None
+            text = f"{letter.left.id} to {letter.left.to} was routed and got lost, without a reason"
+            violations.append(Violation("lost", letter.left.t, text, (letter.left, letter.answer)))
+    return violations
+
+
+def _has_reason(letter: _Letter, c: _Circumstances, bounds: Bounds, wrong: set[int]) -> bool:
+    left, near = letter.left, bounds.near
+    since, until = left.t, letter.answer.t if letter.answer is not None else left.t
+    if c.due(until, bounds.arrive_s) > c.ends_at:
+        return True  # It may be on its way.
+    conns = c.of_user.get(left.to, [])
+    places = c.at(left.conn, *conns) | {left.user, left.to, REDIS, USERS}
+    return c.fault(since, until, near, places) or any(
+        end.t - near.before_s <= until and since <= end.t + near.after_s and id(end) not in wrong
+        for conn in conns
+        for end in c.ends.get(conn, ())
+    )
+
+
+def closes(history: History, bounds: Bounds, causes: Causes) -> list[Violation]:
+    """Check that each session that ended did so for a reason.
+
+    Its user wanted it (then without a goodbye of the gateway, or with an ordinary one); or a newer
+    session of the same user took its place (4509; 4010 for an attempt that came late); or a fault
+    near in time and place explains this very code (`causes`).
+    """
+    c = _Circumstances(history)
+    return [
+        Violation(
+            "close", end.t, f"{end.user} was told {end.code} ({end.conn}), for no reason", (end,)
+        )
+        for end in _unexplained_ends(history, c, bounds, causes)
+    ]
+
+
+def _unexplained_ends(
+    history: History, c: _Circumstances, bounds: Bounds, causes: Causes
+) -> Iterator[Closed]:
+    newer = _Newer(history, bounds)
+    for record in history:
+        if not isinstance(record, Closed) or record.conn not in c.sessions:
+            continue
+        code, conn, ends = record.code, record.conn, c.ends[record.conn]
+        if code in OWN_DOING and any(isinstance(end, Left) for end in ends):
+            continue
+        if code in (SUPERSEDED, STALE) and newer.than(c.sessions[conn], record.t):
+            continue
+        near = Near(bounds.near.before_s, bounds.aftermath_s)
+        places = c.at(conn) | {record.user, REDIS, USERS}
+        if code in causes and c.fault(record.t, record.t, near, places, causes[code]):
+            continue
+        yield record
+
+
+class _Newer:
+    """Who came after whom."""
+
+    def __init__(self, history: History, bounds: Bounds) -> None:
+        self._register_s = bounds.register_s
+        self._first: dict[str, float] = {}
+        """When each session was first seen as the owner."""
+        self._seen: dict[str, list[tuple[float, str, bool]]] = defaultdict(list)
+        """Of each user: when which session was seen, and whether in Redis."""
+        self._gaps: list[tuple[float, float]] = []
+        for record in history:
+            match record:
+                case Owner(user=user, conn=conn, t=t) if conn:
+                    self._first.setdefault(conn, t)
+                    self._seen[user].append((t, conn, True))
+                case Registered(phase=Phase.OK, user=user, conn=conn, t=t):
+                    self._seen[user].append((t, conn, False))
+                case Gap(t=t, for_s=for_s):
+                    self._gaps.append((t - for_s, t))
+                case _:
+                    pass
+
+    def than(self, session: Registered, until: float) -> bool:
+        """Say whether another session of this user was there after this one, by that time; or
+        whether it may have been, because nobody was looking.
+        """
+        since = min(self._first.get(session.conn, session.t), session.t)
+        late_by = {True: NEAR.before_s, False: self._register_s}
+        return any(
+            conn != session.conn and since < t <= until + late_by[in_redis]
+            for t, conn, in_redis in self._seen[session.user]
+        ) or any(begin <= until and since <= end for begin, end in self._gaps)
+
+
+def denied(history: History, bounds: Bounds) -> list[Violation]:
+    """Check that nobody who was there all the time was called absent, or a gateway busy, when no
+    fault was near: not for `settle_s`.
+    """
+    c, spans = _Circumstances(history), _sessions(history)
+    near = Near(bounds.near.before_s, bounds.settle_s)
+    violations = []
+    for letter in _letters(history).values():
+        left, no = letter.left, letter.no
+        if no is None or no.status == "refused":
+            continue
+        since, until = left.t - bounds.settle_s, no.t + near.before_s
+        around = [(a, b) for a, b in spans[left.to] if a <= until and b >= since]
+        stays = len(around) == 1 and around[0][0] <= since and around[0][1] >= until
+        if not stays and no.status != "busy":
+            continue
+        places = c.at(left.conn, *c.of_user.get(left.to, ())) | {left.user, left.to, REDIS, USERS}
+        # A gateway that was kept waiting may have lost its way to Redis; nobody's entry, though.
+        machine = no.status != "offline"
+        if since >= history[0].t and not c.fault(left.t, no.t, near, places, machine=machine):
+            text = f"{left.to} was there, and {left.id} was called {no.status}"
+            violations.append(Violation("denied", left.t, text, (left, no)))
+    return violations
+
+
+def calm(history: History, bounds: Bounds) -> list[Violation]:
+    """Check that while nothing is wrong, everything is right, and no excuse counts.
+
+    Each message is routed and arrives, each ping has its pong, each of them within its bound, and
+    no session begins or ends. A calm in which nothing was said or asked, or a history without
+    one, proves nothing.
+    """
+    c, letters = _Circumstances(history), _letters(history)
+    periods = list(_calms(history))
+    violations = [] if periods else [Violation("calm", 0.0, "there never was a calm")]
+    for begin, end in periods:
+        within = [record for record in history if begin <= record.t <= end]
+        said = [r for r in within if isinstance(r, Sent) and r.phase is Phase.INVOKE]
+        asked = [r for r in within if isinstance(r, Pinged)]
+        if not said or not asked:
+            violations.append(Violation("calm", begin, "a calm in which nobody said anything"))
+        for record in within:
+            if isinstance(record, Closed) or (
+                isinstance(record, Registered) and record.phase is Phase.OK
+            ):
+                what = "began" if isinstance(record, Registered) else f"ended with {record.code}"
+                text = f"a session of {record.user} {what}, and nothing was wrong"
+                violations.append(Violation("calm", record.t, text, (record,)))
+        for sent in said:
+            violations += _not_right(letters[sent.id], end, c, bounds)
+        violations += _unponged(within, end, c, bounds)
+    return violations
+
+
+def _calms(history: History) -> Iterator[tuple[float, float]]:
+    begin: float | None = None
+    for record in history:
+        if isinstance(record, Calm):
+            if record.begins:
+                begin = record.t
+            elif begin is not None:
+                yield begin, record.t
+                begin = None
+
+
+def _not_right(
+    letter: _Letter, end: float, c: _Circumstances, bounds: Bounds
+) -> Iterator[Violation]:
+    left, first, answer = letter.left, letter.first, letter.answer
+    deadline = c.due(left.t, bounds.answer_s)
+    if left.asks and deadline <= end:
+        evidence = tuple(r for r in (left, first, answer) if r is not None)
+        if first is None or first.t > deadline:
+            text = f"{left.id} had no answer within {bounds.answer_s:g} s, and nothing was wrong"
+            yield Violation("calm", left.t, text, evidence)
+        elif answer is not None and {first.status, answer.status} != {"routed"}:
+            if first.status == "unknown" and c.late(left.t, first.t):
+                return  # It was given up because the machine was late; that is no excuse for a no.
+            text = f"{left.id} to {left.to} was {answer.status}, and nothing was wrong"
+            yield Violation("calm", left.t, text, evidence)
+    deadline = c.due(left.t, bounds.arrive_s)
+    if deadline <= end and not any(r.t <= deadline for r in letter.received):
+        text = f"{left.id} to {left.to} did not arrive within {bounds.arrive_s:g} s"
+        yield Violation("calm", left.t, f"{text}, and nothing was wrong", (left,))
+
+
+def _unponged(
+    within: History, end: float, c: _Circumstances, bounds: Bounds
+) -> Iterator[Violation]:
+    waiting: dict[str, list[Pinged]] = defaultdict(list)
+    for record in within:
+        if isinstance(record, Pinged):
+            waiting[record.conn].append(record)
+        elif isinstance(record, Ponged) and waiting[record.conn]:
+            ping = waiting[record.conn].pop(0)
+            if record.t > c.due(ping.t, bounds.pong_s):
+                yield _too_late(ping, bounds)
+    for pings in waiting.values():
+        yield from (_too_late(p, bounds) for p in pings if c.due(p.t, bounds.pong_s) <= end)
+
+
+def _too_late(ping: Pinged, bounds: Bounds) -> Violation:
+    text = f"a ping of {ping.user} had no pong within {bounds.pong_s:g} s, and nothing was wrong"
+    return Violation("calm", ping.t, text, (ping,))
+
+
+def present(history: Iterable[Record]) -> Counter[str]:
+    """Return how many sessions each gateway has at the end of these records."""
+    here: dict[str, str] = {}
+    for record in history:
+        match record:
+            case Registered(phase=Phase.OK, conn=conn, gateway=gateway):
+                here[conn] = gateway
+            case Closed(conn=conn):
+                here.pop(conn, None)
+            case _:
+                pass
+    return Counter(here.values())
+
+
+def counted(history: History) -> list[Violation]:
+    """Check that whatever was counted at gateways is as many as it ought to be."""
+    here: dict[str, str] = {}
+    violations = []
+    for record in history:
+        match record:
+            case Registered(phase=Phase.OK, conn=conn, gateway=gateway):
+                here[conn] = gateway
+            case Closed(conn=conn):
+                here.pop(conn, None)
+            case Counted(gateway=gateway, what=what, count=count, wanted=wanted):
+                if wanted is None:
+                    wanted = sum(1 for place in here.values() if place == gateway)
+                if count != wanted:
+                    text = f"{gateway} has {count} {what}, and ought to have {wanted}"
+                    violations.append(Violation("counted", record.t, text, (record,)))
+            case _:
+                pass
+    return violations
+
+
+def kept(history: History, bounds: Bounds, causes: Causes) -> list[Violation]:
+    """Run all checks of what neighbours of a fault are owed."""
+    return [
+        *answers(history, bounds),
+        *pongs(history, bounds),
+        *lost(history, bounds, causes),
+        *closes(history, bounds, causes),
+        *denied(history, bounds),
+        *calm(history, bounds),
+        *counted(history),
+    ]
 
 
 # --- convergence -----------------------------------------------------------------------------

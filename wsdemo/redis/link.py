@@ -123,6 +123,11 @@ class RedisLink(RedisConnection):
         self.timeouts = 0
         """How often a connection was given up because a reply did not come in time."""
 
+    @property
+    def pending(self) -> int:
+        """How many commands wait for an answer, or to be sent again."""
+        return len(self._pending) + len(self._missing) + len(self._held)
+
     # --- asking ------------------------------------------------------------------------------
 
     def submit(self, callback: Callback, *args: Arg) -> None:

@@ -312,6 +312,11 @@ class BundledServer:
         return f"redis://{user}{HOST}:{self.port}/0"
 
     @property
+    def settings(self) -> dict[str, str]:
+        """More lines of its configuration; a change counts from the next start on."""
+        return self._settings
+
+    @property
     def running(self) -> bool:
         """Whether the server process lives; a paused one does."""
         return self._run is not None and not self._run.dead()

@@ -1,8 +1,13 @@
 """Which fault comes when?
 
-A seed decides: round after round, each of them all faults in a new order. Two lanes run beside
-each other, so at most two faults overlap, and those that would spoil each other do not: each fault
-says what it touches and what it needs untouched.
+A seed decides: those that are due in its run first (half of the catalogue, so that two seeds in a
+row have all of it), then the others, then round after round all of them, each time in a new order.
+Two lanes run beside each other, so at most two faults overlap, and those that would spoil each
+other do not: each fault says what it touches and what it needs untouched.
+
+A fault that could not be arranged, because what it needs did not come about in time, has shown
+nothing. It says so (`NotArranged`), is counted, and tried again a few times; that is something
+else than a promise that was broken while it was active.
 """
 
 from __future__ import annotations
@@ -11,13 +16,13 @@ import asyncio
 import contextlib
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from wsdemo.lab.chaos.world import GATEWAYS, World
+from wsdemo.lab.history import REDIS, USERS, Happened, Healed, Violation
 from wsdemo.lab.history import Fault as FaultRecord
-from wsdemo.lab.history import Healed, Violation
 
 OVERLAP: Final = 2
 PAUSE_S: Final = 0.3
@@ -26,13 +31,31 @@ GRACE_S: Final = 30.0
 HEAL_S: Final = 25.0
 """How long beginning and healing a fault may take together, before the run gives up."""
 
-REDIS: Final = "redis"
+TRIES: Final = 3
+"""How often a fault may fail to be arranged in one run."""
+
 GATEWAY: Final = "gateway"
 """One gateway, of the nemesis' choice."""
 ALL_GATEWAYS: Final = "all gateways"
-USERS: Final = "users"
+
+__all__ = ["ALL_GATEWAYS", "FAULTS", "GATEWAY", "REDIS", "USERS", "Fault", "Nemesis", "Scene"]
+
+NOT_ARRANGED: Final = "not arranged: "
+"""Before the name of a fault that could not be arranged, in a history."""
 
 Doing = Callable[["Scene"], AsyncIterator[None]]
+
+
+class NotArranged(Exception):
+    """What a fault needs did not come about; the text says what, and nothing has been shown.
+
+    Args:
+        for_good: this machine can never do it.
+    """
+
+    def __init__(self, what: str, *, for_good: bool = False) -> None:
+        super().__init__(what)
+        self.for_good = for_good
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +73,7 @@ class Fault:
     """Something that goes wrong for a while.
 
     `does` begins it up to its `yield`, and heals it behind that; `rows` are those of the fault
-    catalogue (guarantees, section 4; from 78 on, section 5).
+    catalogue (guarantees, section 4; from 78 on, section 5; from 101 on, found since).
     """
 
     name: str
@@ -90,6 +113,14 @@ class Injection:
     gateway: str
     began: float
     healed: float = float("nan")
+    not_arranged: str = ""
+    """Why it could not be arranged; '' when it was."""
+    for_good: bool = False
+
+
+def due(seed: int) -> list[Fault]:
+    """Return the faults that a run of this seed must have: every other one."""
+    return FAULTS[seed % 2 :: 2]
 
 
 def _places(fault: Fault, gateway: str) -> tuple[set[str], set[str]]:
@@ -112,22 +143,28 @@ class Nemesis:
     rng: random.Random
     injections: list[Injection] = field(default_factory=list)
     active: list[Injection] = field(default_factory=list)
+    _first: list[Fault] = field(default_factory=list)
     _round: deque[Fault] = field(default_factory=deque)
-    _first_round: bool = True
+    _failures: Counter[str] = field(default_factory=Counter)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, until_s: float, enough: Callable[[], bool]) -> None:
+    async def rage(
+        self, first: Sequence[Fault], until_s: float, enough: Callable[[], bool] = lambda: True
+    ) -> None:
         """Inject faults until a time on the world's clock, and heal them all.
 
-        The first round is finished even if that takes longer; and when it was not `enough`, there
-        is more of it, for `GRACE_S` at most.
+        Those of `first` come first, all of them even if that takes longer; and when it was not
+        `enough`, there is more of everything, for `GRACE_S` at most.
         """
-        self._round = deque(self.rng.sample(FAULTS, len(FAULTS)))
-        self._first_round = True
+        others = [fault for fault in FAULTS if fault not in first]
+        self._first = list(first)
+        self._round = deque(
+            [*self.rng.sample(self._first, len(first)), *self.rng.sample(others, len(others))]
+        )
 
         def over() -> bool:
             late_s = self.world.clock() - until_s
-            return not self._first_round and late_s > 0 and (enough() or late_s > GRACE_S)
+            return not self._first and late_s > 0 and (enough() or late_s > GRACE_S)
 
         async with asyncio.TaskGroup() as lanes:
             for _ in range(OVERLAP):
@@ -135,8 +172,8 @@ class Nemesis:
 
     @property
     def counts(self) -> Counter[str]:
-        """How often each fault was injected."""
-        return Counter(one.fault.name for one in self.injections)
+        """How often each fault was injected, and could be arranged."""
+        return Counter(one.fault.name for one in self.injections if not one.not_arranged)
 
     async def _lane(self, over: Callable[[], bool]) -> None:
         while not over():
@@ -155,8 +192,9 @@ class Nemesis:
             for gateway in self.rng.sample(GATEWAYS, len(GATEWAYS)):
                 if self._fits(fault, gateway):
                     self._round.remove(fault)
+                    if fault in self._first:
+                        self._first.remove(fault)
                     if not self._round:
-                        self._first_round = False
                         self._round.extend(self.rng.sample(FAULTS, len(FAULTS)))
                     return fault, gateway
         return None
@@ -176,10 +214,13 @@ class Nemesis:
         injection = Injection(fault, gateway, world.clock())
         self.injections.append(injection)
         self.active.append(injection)
-        world.note(FaultRecord(t=world.clock(), name=fault.name, begins=True))
+        where = tuple(sorted(_places(fault, gateway)[0]))
+        world.note(FaultRecord(t=world.clock(), name=fault.name, begins=True, where=where))
         try:
             async with asyncio.timeout(HEAL_S + fault.lasts_s), fault.does(scene):
                 await asyncio.sleep(fault.lasts_s)
+        except NotArranged as problem:
+            self._could_not_be_arranged(injection, problem)
         except Exception as problem:
             # A fault that cannot be healed is a finding; the others go on.
             text = f"{fault.name}, at {gateway}: {type(problem).__name__}: {problem}"
@@ -187,8 +228,19 @@ class Nemesis:
         finally:
             injection.healed = world.clock()
             self.active.remove(injection)
-            world.note(FaultRecord(t=world.clock(), name=fault.name, begins=False))
+            end = FaultRecord(t=world.clock(), name=fault.name, begins=False, where=where)
+            world.note(end)
             self._ended.set()
+
+    def _could_not_be_arranged(self, injection: Injection, problem: NotArranged) -> None:
+        """Take note of it; it comes again soon, unless it has failed too often."""
+        fault = injection.fault
+        injection.not_arranged, injection.for_good = str(problem), problem.for_good
+        self._failures[fault.name] += 1
+        self.world.note(Happened(t=self.world.clock(), name=f"{NOT_ARRANGED}{fault.name}"))
+        if not problem.for_good and self._failures[fault.name] < TRIES:
+            self._first.append(fault)
+            self._round.append(fault)
 
     def healed(self) -> None:
         """Take note that nothing is broken any more."""

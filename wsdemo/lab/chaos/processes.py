@@ -1,26 +1,75 @@
 """How does a gateway run as a process that can be killed, stopped and told to go?
 
 By its command line, as production runs it: nothing here reaches into the process. It is known by
-its pid, by what it writes to stderr, and by the pages that it serves.
+its pid, by what it writes to stderr, and by the pages that it serves. Every line that it writes is
+read: a traceback, or a word that must not be in any log, is kept as a trouble.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
 import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, Self
+from pathlib import Path
+from typing import IO, Final, Self
 
 START_S: Final = 20.0
 """Generous: a process starts in well under a second on an idle machine."""
 PAGE_S: Final = 10.0
 LOG_LINES: Final = 2000
 """What is kept of the log; a long run writes millions of lines."""
+PROGRAM: Final = ("-m", "wsdemo.gateway")
+"""What Python is told to run."""
+LINE_BYTES: Final = 1024 * 1024
+SMALL_PIPE_BYTES: Final = 4096
+TROUBLE: Final = re.compile(
+    "Traceback \\(most recent call last\\)|exception was never retrieved|Exception in callback|"
+    "Exception ignored|was never awaited|Unhandled exception|Fatal "
+)
+"""What an interpreter and an event loop write when something has not been caught."""
+TROUBLES: Final = 20
+"""Of one gateway, so many are kept; all are counted."""
+CONTEXT: Final = 30
+"""Lines that are kept of one trouble."""
+
+
+class Log:
+    """The lines that a process writes, and what in them must not be.
+
+    Args:
+        forbidden: words that must not be in any line: the content of messages, a password.
+    """
+
+    def __init__(self, forbidden: Sequence[str] = ()) -> None:
+        self.lines: deque[str] = deque(maxlen=LOG_LINES)
+        self.troubles: list[list[str]] = []
+        """Each begins with the line that gave it away."""
+        self.count = 0
+        """How many there were."""
+        self.read = 0
+        """How many lines."""
+        self._forbidden = tuple(forbidden)
+        self._left = 0
+
+    def take(self, line: str) -> None:
+        """Take note of one line."""
+        self.lines.append(line)
+        self.read += 1
+        told = [word for word in self._forbidden if word in line]
+        if self._left and not told:
+            self.troubles[-1].append(line)
+            self._left -= 1
+        elif told or TROUBLE.search(line):
+            self.count += 1
+            if len(self.troubles) < TROUBLES:
+                self.troubles.append([f"(it must not say {told[0]!r}) {line}" if told else line])
+                self._left = 0 if told else CONTEXT - 1
 
 
 class GatewayDied(Exception):
@@ -31,21 +80,40 @@ class GatewayProcess:
     """`python -m wsdemo.gateway` on a port of the system's choice, as a context manager.
 
     The port, once chosen, stays for the life of this object: users find the gateway again after
-    `stop` and `start`. `prefix` is a command that runs another one, before its name.
+    `stop` and `start`.
+
+    Args:
+        program: what Python runs in place of `-m wsdemo.gateway`: something that ends up there.
+        prefix: a command that runs another one, before its name.
+        forbidden: see `Log`.
     """
 
     def __init__(
-        self, gateway_id: str, redis_url: str, *flags: str, prefix: Sequence[str] = ()
+        self,
+        gateway_id: str,
+        redis_url: str,
+        *flags: str,
+        program: Sequence[str] = PROGRAM,
+        prefix: Sequence[str] = (),
+        forbidden: Sequence[str] = (),
     ) -> None:
         self.gateway_id = gateway_id
         self.url = ""
         self.port = 0
-        self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.written = Log(forbidden)
+        """All that it has written to stderr, over all its lives."""
         self._flags = flags
-        self._prefix = prefix
+        self._program = tuple(program)
+        self._prefix = tuple(prefix)
         self._redis_url = redis_url
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._pipe: asyncio.ReadTransport | None = None
+
+    @property
+    def log(self) -> deque[str]:
+        """The last lines of it."""
+        return self.written.lines
 
     @property
     def pid(self) -> int:
@@ -57,33 +125,97 @@ class GatewayProcess:
         """Whether the process exists; a stopped (SIGSTOP) one does."""
         return self._process is not None and self._process.returncode is None
 
-    async def start(self) -> Self:
+    async def start(self, *program: str, **environment: str) -> Self:
         """Start it and wait until it listens.
+
+        Args:
+            program: what Python runs this time.
+            environment: what it finds in its environment, beside ours.
 
         Raises:
             GatewayDied: it ended instead; `wait` then returns its exit code.
+            TimeoutError: it neither listens nor ends.
         """
+        listens = await self.launch(*program, **environment)
+        try:
+            async with asyncio.timeout(START_S):
+                listened = await asyncio.shield(listens)
+        except TimeoutError:
+            text = f"{self.gateway_id} neither listened nor ended within {START_S:g} s: {self._end}"
+            raise TimeoutError(text) from None
+        if not listened:
+            raise GatewayDied("\n".join(self.log))
+        return self
+
+    @property
+    def _end(self) -> list[str]:
+        return list(self.log)[-3:]
+
+    async def launch(self, *program: str, **environment: str) -> asyncio.Future[bool]:
+        """Start it, and return at once what will say whether it listens, or has ended."""
+        read, write = os.pipe()
+        try:
+            await self._execute(program or self._program, write, environment)
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        loop = asyncio.get_running_loop()
+        lines = asyncio.StreamReader(LINE_BYTES)
+        self._pipe, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(read, "rb", 0)
+        )
+        listens: asyncio.Future[bool] = loop.create_future()
+        self._reader = asyncio.create_task(self._read_log(lines, listens), name="log reader")
+        return listens
+
+    async def start_into(self, file: Path) -> None:
+        """Start it with a file in place of the pipe for its log: what it says then is not read.
+
+        Raises:
+            TimeoutError: nothing answers at its port.
+        """
+        with file.open("ab", 0) as opened:
+            await self._execute(self._program, opened, {})
+        async with asyncio.timeout(START_S):
+            while True:
+                with contextlib.suppress(OSError, ValueError, TimeoutError):
+                    await self.get("/health", 1.0)
+                    return
+                await asyncio.sleep(0.02)
+
+    async def _execute(
+        self, program: Sequence[str], stderr: int | IO[bytes], environment: dict[str, str]
+    ) -> None:
         # The URL holds a password, and `ps` shows everybody the arguments.
-        environment = {**os.environ, "WSDEMO_REDIS_URL": self._redis_url}
+        ours = {**os.environ, "WSDEMO_REDIS_URL": self._redis_url, **environment}
         where = ("--id", self.gateway_id, "--port", str(self.port))
         # Options that are given twice count as given last: flags may choose a port.
         self._process = await asyncio.create_subprocess_exec(
-            *(*self._prefix, sys.executable, "-m", "wsdemo.gateway", *where, *self._flags),
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
+            *(*self._prefix, sys.executable, *program, *where, *self._flags),
+            stderr=stderr,
+            env=ours,
         )
-        listens = asyncio.get_running_loop().create_future()
-        self._reader = asyncio.create_task(self._read_log(listens), name="log reader")
-        async with asyncio.timeout(START_S):
-            if not await listens:
-                raise GatewayDied("\n".join(self.log))
-        return self
 
-    async def _read_log(self, listens: asyncio.Future[bool]) -> None:
-        assert self._process is not None and self._process.stderr is not None
-        async for line in self._process.stderr:
+    def block_log(self) -> None:
+        """Read no further what it writes, from a pipe that holds as little as can be."""
+        assert self._pipe is not None
+        self._pipe.pause_reading()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with contextlib.suppress(OSError):  # More than that is in it already.
+                pipe: IO[bytes] = self._pipe.get_extra_info("pipe")
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, SMALL_PIPE_BYTES)
+
+    def unblock_log(self) -> None:
+        """Go on reading."""
+        if self._pipe is not None and not self._pipe.is_closing():
+            self._pipe.resume_reading()
+
+    async def _read_log(self, lines: asyncio.StreamReader, listens: asyncio.Future[bool]) -> None:
+        async for line in lines:
             text = line.decode(errors="replace").rstrip()
-            self.log.append(text)
+            self.written.take(text)
             if found := re.search(r"listens on (wss?://\S+:(\d+)/ws)", text):
                 self.url, self.port = found[1], int(found[2])
                 if not listens.done():
@@ -117,8 +249,12 @@ class GatewayProcess:
             self.signal(signal.SIGKILL)
             await self._process.wait()
         if self._reader is not None:
+            self.unblock_log()
             await self._reader
             self._reader = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
 
     async def get(self, path: str, timeout_s: float = PAGE_S) -> tuple[int, str]:
         """Fetch a page; return its status and body.

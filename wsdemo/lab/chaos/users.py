@@ -20,9 +20,20 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from wsdemo.client import Client
-from wsdemo.client.connection import ConnectFailed, State
+from wsdemo.client.connection import ClientClosed, ConnectFailed, State
 from wsdemo.events import Event, Kind
-from wsdemo.lab.history import Closed, Phase, Received, Record, Registered, Sent, Violation
+from wsdemo.lab.history import (
+    Closed,
+    Left,
+    Phase,
+    Pinged,
+    Ponged,
+    Received,
+    Record,
+    Registered,
+    Sent,
+    Violation,
+)
 from wsdemo.lab.wire import Wire
 from wsdemo.protocol import Status
 from wsdemo.settings import ClientSettings
@@ -41,9 +52,12 @@ PATIENCE: Final = ClientSettings(
 """Of a client in a hurry: production waits up to 5 s where this one waits 0.3 s."""
 TALK_EVERY_S: Final = 0.35
 ROAM_EVERY_S: Final = 3.0
+MARK: Final = "nobody-else-may-read-this:"
+"""What the content of every message begins with, so that it is recognised where it must not be."""
 MOUTHS: Final = 2
 """Messages that one user has on their way at the same time."""
 COME_BACK_S: Final = 10.0
+MOVE_S: Final = 2.0
 _PHASES: Final = {Status.ROUTED: Phase.OK, Status.UNKNOWN: Phase.UNKNOWN}
 
 
@@ -105,6 +119,7 @@ class Talker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._said_closed: set[str] = set()
+        self._numbers = itertools.count(1)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -149,7 +164,6 @@ class Talker:
         while not self._stopping:
             client = self._client(first or self._rng.choice(sorted(self.doors.wires)))
             self.clients.append(client)
-            self._note(Registered(t=self._clock(), user=self.name, phase=Phase.INVOKE))
             try:
                 await client.start(COME_BACK_S)
             except ConnectFailed:
@@ -174,6 +188,12 @@ class Talker:
     def _heard(self, event: Event) -> None:
         t, user = self._clock(), self.name
         match event.kind:
+            case Kind.WS_OPEN:
+                self._note(Registered(t=t, user=user, phase=Phase.INVOKE))
+            case Kind.PING:
+                self._note(Pinged(t=t, user=user, conn=event.conn_id))
+            case Kind.PONG:
+                self._note(Ponged(t=t, user=user, conn=event.conn_id))
             case Kind.SEND:
                 self._note(
                     Sent(
@@ -198,10 +218,16 @@ class Talker:
             case _:
                 pass
 
-    def _answered(self, msg_id: str, status: Status) -> None:
-        phase = _PHASES.get(status, Phase.FAIL)
+    def _answered(self, msg_id: str, status: Status, *, told: bool = True) -> None:
         self._note(
-            Sent(t=self._clock(), user=self.name, phase=phase, id=msg_id, status=status.value)
+            Sent(
+                t=self._clock(),
+                user=self.name,
+                phase=_PHASES.get(status, Phase.FAIL),
+                id=msg_id,
+                status=status.value,
+                told=told,
+            )
         )
 
     def _ended(self, conn: str, reason: str) -> None:
@@ -220,7 +246,7 @@ class Talker:
                     t=self._clock(),
                     user=self.name,
                     conn=client.conn_id,
-                    id=message.id or message.content,
+                    id=message.id or message.content.removeprefix(MARK),
                     sender=message.sender,
                 )
             )
@@ -235,11 +261,11 @@ class Talker:
 
     async def say(self, client: Client, to: str) -> Status:
         """Send one message; return what became of it."""
-        receipt = await client.send(to, "?")
+        receipt = await client.send(to, f"{MARK}{next(self._numbers)}")
         assert receipt.status is not None
-        if receipt.status is Status.UNKNOWN:
-            # Nobody has said so, so no event has.
-            self._answered(receipt.id, receipt.status)
+        if receipt.status is Status.UNKNOWN and receipt.error:
+            # The client has given up; no gateway has said so.
+            self._answered(receipt.id, receipt.status, told=False)
         return receipt.status
 
     # --- roaming -------------------------------------------------------------------------------
@@ -272,13 +298,20 @@ class Talker:
         async with self._acting:
             for client in self.registered[:1]:
                 there = to or self._rng.choice(sorted(self.doors.wires))
-                with contextlib.suppress(Exception):
-                    await client.move(self.doors.url(there), 2.0)
+                self._means_to_end(client)
+                # It goes on trying; or it has been told meanwhile that another one is there.
+                with contextlib.suppress(TimeoutError, ClientClosed):
+                    await client.move(self.doors.url(there), MOVE_S)
 
     async def vanish(self) -> None:
         """Lose the connection without a goodbye; the client comes back by itself."""
         for client in self.registered[:1]:
+            self._means_to_end(client)
             client.abort()
+
+    def _means_to_end(self, client: Client) -> None:
+        if client.state is State.REGISTERED:
+            self._note(Left(t=self._clock(), user=self.name, conn=client.conn_id))
 
     async def leave(self) -> None:
         """Go, and come back after a while."""
@@ -296,6 +329,8 @@ class Talker:
 
     async def _close_all(self) -> None:
         clients, self.clients = self.clients, []
+        for client in clients:
+            self._means_to_end(client)
         await asyncio.gather(*(client.close() for client in clients))
         for client in clients:
             self._ended(client.conn_id, client.closed_because)
@@ -312,6 +347,7 @@ class Plain:
         rng: random.Random,
         note: Note,
         clock: Callable[[], float],
+        complain: Callable[[Violation], None],
         heartbeat_s: float,
     ) -> None:
         self.name = name
@@ -323,6 +359,7 @@ class Plain:
         self._rng = rng
         self._note = note
         self._clock = clock
+        self._complain = complain
         self._heartbeat_s = heartbeat_s
         self._numbers = itertools.count(1)
         self._fresh: dict[str, float] = {}
@@ -332,9 +369,17 @@ class Plain:
     async def start(self) -> None:
         self.online = True
         self._task = asyncio.create_task(self._keep(), name=f"{self.name} (plain)")
+        self._task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            text = f"{self.name} has broken down: {problem!r}"
+            self._complain(Violation("user", self._clock(), text))
 
     async def stop(self) -> None:
         self.online = False
+        if self.conn:
+            self._note(Left(t=self._clock(), user=self.name, conn=self.conn))
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -364,6 +409,7 @@ class Plain:
             self._note(Closed(t=self._clock(), user=self.name, conn=conn, code=code))
 
     async def _converse(self, connection: ClientConnection) -> None:
+        self._note(Registered(t=self._clock(), user=self.name, phase=Phase.INVOKE))
         async with asyncio.timeout(PATIENCE.register_timeout_s):
             await connection.send(json.dumps({"type": "register", "userId": self.name}))
             while (answer := json.loads(await connection.recv()))["type"] != "registered":
@@ -383,10 +429,12 @@ class Plain:
     def _take(self, answer: dict[str, Any]) -> None:
         t = self._heard_at = self._clock()
         if answer["type"] == "message":
-            msg_id = answer.get("id") or answer["content"]
+            msg_id = answer.get("id") or answer["content"].removeprefix(MARK)
             self._note(
                 Received(t=t, user=self.name, conn=self.conn, id=msg_id, sender=answer["from"])
             )
+        elif answer["type"] == "pong":
+            self._note(Ponged(t=t, user=self.name, conn=self.conn))
         elif answer["type"] == "error" and answer.get("code") == Status.UNKNOWN.value:
             # It does not say which one: any that was sent a moment ago.
             for msg_id in self._fresh:
@@ -403,6 +451,7 @@ class Plain:
     async def _beat(self, connection: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             while self._clock() - self._heard_at < 3 * self._heartbeat_s:
+                self._note(Pinged(t=self._clock(), user=self.name, conn=self.conn))
                 await connection.send('{"type":"ping"}')
                 await asyncio.sleep(self._heartbeat_s)
         connection.transport.abort()
@@ -417,5 +466,16 @@ class Plain:
         msg_id = f"{self.name}/{next(self._numbers)}"
         t = self._clock()
         self._fresh = {one: at for one, at in self._fresh.items() if t - at < 2.0} | {msg_id: t}
-        self._note(Sent(t=t, user=self.name, phase=Phase.INVOKE, id=msg_id, to=to, conn=self.conn))
-        await connection.send(json.dumps({"type": "message", "to": to, "content": msg_id}))
+        self._note(
+            Sent(
+                t=t,
+                user=self.name,
+                phase=Phase.INVOKE,
+                id=msg_id,
+                to=to,
+                conn=self.conn,
+                asks=False,
+            )
+        )
+        content = f"{MARK}{msg_id}"
+        await connection.send(json.dumps({"type": "message", "to": to, "content": content}))

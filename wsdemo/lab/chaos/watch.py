@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,11 +22,18 @@ import psutil
 
 from wsdemo.lab.chaos.users import Plain, Talker
 from wsdemo.lab.chaos.world import World
-from wsdemo.lab.history import Closed, Phase, Record, Registered
+from wsdemo.lab.history import Closed, Late, Phase, Record, Registered
+from wsdemo.redis.server import ServerError
 
 LOOK_EVERY_S: Final = 0.05
 PAGE_EVERY_S: Final = 0.5
 PAGE_S: Final = 0.4
+LATE_S: Final = 0.15
+"""When we come so much too late to a look, the machine was busy with something else: what took
+longer meanwhile says nothing about a gateway."""
+STARVED_EVERY_S: Final = 0.25
+STARVED: Final = 0.5
+"""A process that was ready to run for this share of a time, and was not let run, was starved."""
 WARM_UP_S: Final = 8.0
 """The memory of a young process grows whatever it does: it is not judged before this age."""
 JUDGED_S: Final = 10.0
@@ -66,13 +75,42 @@ class Watch:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look(), name="watch: users")
+            group.create_task(self._look_at_the_machine(), name="watch: machine")
             for name in self.world.gateways:
                 group.create_task(self._read(name), name=f"watch: {name}")
 
     async def _look(self) -> None:
         while True:
+            before = self.world.clock()
             self.samples.append(look(self.world))
             await asyncio.sleep(LOOK_EVERY_S)
+            now = self.world.clock()
+            if (late_s := now - before - LOOK_EVERY_S) > LATE_S:
+                self.world.note(Late(t=now, for_s=late_s))
+
+    async def _look_at_the_machine(self) -> None:
+        """Take note when a gateway, Redis or we were ready to run, and the machine did not let
+        them: it has something else to do. (One that is stopped by a signal is not ready to run.)
+        """
+        before: dict[int, float] = {}
+        while True:
+            began = self.world.clock()
+            await asyncio.sleep(STARVED_EVERY_S)
+            now = self.world.clock()
+            waited = {pid: waited_s(pid) for pid in self._pids()}
+            longest = max(
+                (waited[pid] - before[pid] for pid in waited.keys() & before.keys()), default=0.0
+            )
+            if longest > STARVED * (now - began):
+                self.world.note(Late(t=now, for_s=now - began))
+            before = waited
+
+    def _pids(self) -> list[int]:
+        gateways = self.world.gateways.values()
+        pids = [os.getpid(), *(gateway.pid for gateway in gateways if gateway.running)]
+        with contextlib.suppress(ServerError):
+            pids.append(self.world.server.pid)
+        return pids
 
     async def _read(self, name: str) -> None:
         gateway = self.world.gateways[name]
@@ -95,6 +133,17 @@ class Watch:
         for counters in self._counters.values():
             total.update(counters)
         return total
+
+
+def waited_s(pid: int) -> float:
+    """Return how long the first thread of a process has been ready to run and was not let run, in
+    all (s); 0 where the system does not say (it is Linux that does).
+    """
+    try:
+        words = Path(f"/proc/{pid}/schedstat").read_text().split()
+    except OSError:
+        return 0.0
+    return int(words[1]) / 1e9 if len(words) == 3 else 0.0
 
 
 def believers(user: Talker | Plain) -> list[str]:
@@ -154,6 +203,15 @@ def back_after_s(history: Iterable[Record], gateway: str, began: float) -> list[
             before = sessions.pop(record.user, None)
             if before is not None and gateway == before.gateway != record.gateway:
                 found.append(record.t - began)
+    return found
+
+
+def peaks(memory: Iterable[Memory]) -> dict[str, int]:
+    """Return the most memory that each process had at any time of its life (bytes)."""
+    found: dict[str, int] = {}
+    for one in memory:
+        name = f"{one.gateway} (pid {one.pid})"
+        found[name] = max(found.get(name, 0), one.rss_bytes)
     return found
 
 

@@ -6,21 +6,27 @@ its token, not samples of it; and it also sees what no gateway will ever hear of
 command that arrived late, on a connection that its gateway had long given up.
 
 A Redis that dies takes the witness' connection with it. What happens until it is back is a gap,
-and is counted. A gap hides changes, and must not invent any: whose entry it is after a gap is not
-known before somebody registers or refreshes, and a release that comes first is not judged.
+and is counted. A gap hides changes, and must not invent any. So the first thing that the witness
+does when it is back is to ask for all entries, in one script, and MONITOR shows where among all
+other commands that script ran: from there on it is known again whose entry is whose. Only what runs
+in the milliseconds before it is in doubt, and a release among that is not judged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from wsdemo.lab.history import Forgotten, Happened, Owner, Record, Released
+import hiredis
+
+from wsdemo.lab.history import Forgotten, Gap, Happened, Owner, Record, Released
 from wsdemo.presence import store
 from wsdemo.redis.connection import pack_command
 from wsdemo.redis.scripts import Script
@@ -29,6 +35,20 @@ from wsdemo.router import ROUTE
 LINE_BYTES: Final = 8 * 1024 * 1024
 """The longest line: a hostile message of a megabyte, each byte of it escaped."""
 RETRY_S: Final = 0.01
+ASK_S: Final = 1.0
+"""How long the witness waits for all entries; without them it stays in doubt."""
+ENTRIES: Final = """#!lua flags=no-writes,allow-oom,allow-stale
+local found = {}
+for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
+  if redis.call('TYPE', key).ok == 'hash' then
+    local entry = redis.call('HMGET', key, 'connId', 'gwId', 'epoch', 'ts')
+    entry[5] = tostring(redis.call('PTTL', key))
+    entry[6] = key
+    table.insert(found, entry)
+  end
+end
+return cjson.encode(found)
+"""
 WHOLE: Final = frozenset({"gwId", "connId", "ts", "epoch"})
 """What an entry consists of (P4)."""
 PRESENCE: Final = "presence:"
@@ -57,6 +77,22 @@ class _Call:
         return next(fitting, None)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An entry, as it was found when somebody asked."""
+
+    user: str
+    conn: str
+    gateway: str
+    token: int | None
+    whole: bool
+    ttl_s: float
+
+
+UNSEEN: Final = "unseen"
+"""The verb of a change that happened while nobody looked."""
+
+
 class Ledger:
     """What the lines of MONITOR say about owners: pure, fed line by line.
 
@@ -68,6 +104,10 @@ class Ledger:
     def __init__(self, note: Callable[[Record], None], clock: Callable[[], float]) -> None:
         self.outcomes: Counter[str] = Counter()
         """How often each script decided what."""
+        self.unjudged = 0
+        """Releases that were not judged, because they came in a gap's last milliseconds."""
+        self.known: dict[str, list[Seen]] = {}
+        """Entries that were asked for, by the word that marks the asking in MONITOR."""
         self._owner: dict[str, str] = {}
         self._until: dict[str, float] = {}
         """When the entry of each user expires, which MONITOR does not show."""
@@ -88,6 +128,9 @@ class Ledger:
                 self._call.made.append(words)
             return
         self.settle()
+        if self.known and (seen := self.known.pop(words[-1], None)) is not None:
+            self._know(seen)
+            return
         verb = words[0].upper()
         if verb in ("EVALSHA", "EVAL") and len(words) > 3:
             self._call = _called(words)
@@ -127,6 +170,29 @@ class Ledger:
         """Take note that some lines are missing from here on."""
         self.settle()
         self._doubtful = set(self._owner)
+        self.known.clear()
+
+    def _know(self, entries: Sequence[Seen]) -> None:
+        """Take note of all entries that there are; each change that was not seen is one now."""
+        seen = {entry.user: entry for entry in entries}
+        for user in [user for user in self._owner if user not in seen]:
+            self._gone(user, UNSEEN, "")
+        for user, entry in seen.items():
+            if self._owner.get(user) != entry.conn:
+                self._owner[user] = entry.conn
+                self._note(
+                    Owner(
+                        t=self._clock(),
+                        user=user,
+                        conn=entry.conn,
+                        gateway=entry.gateway,
+                        token=entry.token,
+                        complete=entry.whole,
+                        verb=UNSEEN,
+                    )
+                )
+            self._until[user] = self._clock() + entry.ttl_s
+        self._doubtful.clear()
 
     def _happened(self, name: str) -> None:
         self.outcomes[name] += 1
@@ -170,8 +236,9 @@ class Ledger:
         conn = call.args[0]
         removed = call.first("DEL", PRESENCE) is not None
         if removed:
-            verb = "unseen, release" if call.user in self._doubtful else "release"
-            self._gone(call.user, verb, conn)
+            doubtful = call.user in self._doubtful
+            self.unjudged += doubtful
+            self._gone(call.user, "unseen, release" if doubtful else "release", conn)
         self._note(Released(t=self._clock(), user=call.user, conn=conn))
         return "removed" if removed else "not owner"
 
@@ -245,6 +312,11 @@ class Witness:
         self, url: str, note: Callable[[Record], None], clock: Callable[[], float]
     ) -> None:
         self.ledger = Ledger(note, clock)
+        self._note = note
+        self._clock = clock
+        self._blind_since: float | None = None
+        self.blind = 0
+        """Gaps after which the entries could not be had: all stays in doubt for longer."""
         self.gaps = 0
         """How often it had to come back."""
         self.watching = asyncio.Event()
@@ -282,6 +354,7 @@ class Witness:
             if self.watching.is_set():
                 self.watching.clear()
                 self.gaps += 1
+                self._blind_since = self._clock()
                 self.ledger.gap()
             if self._data_lost:
                 self._data_lost = False
@@ -289,18 +362,70 @@ class Witness:
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
-        host, port = self._parts.hostname or "127.0.0.1", self._parts.port or 6379
-        reader, writer = await asyncio.open_connection(host, port, limit=LINE_BYTES)
+        reader, writer = await self._dial()
         try:
-            if self._parts.password:
-                writer.write(pack_command(("AUTH", unquote(self._parts.password))))
-                await reader.readuntil(b"\r\n")
             writer.write(pack_command(("MONITOR",)))
             if not (await reader.readuntil(b"\r\n")).startswith(b"+OK"):
                 return  # Still loading its data: ask again.
+            if self._blind_since is not None:
+                since, self._blind_since = self._blind_since, None
+                await self._ask()
+                now = self._clock()
+                self._note(Gap(t=now, for_s=now - since))
             self.watching.set()
             while True:
                 line = await reader.readuntil(b"\r\n")
                 self.ledger.feed(line[1:-2].decode(errors="replace"))
         finally:
             writer.transport.abort()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self._parts.hostname or "127.0.0.1", self._parts.port or 6379
+        reader, writer = await asyncio.open_connection(host, port, limit=LINE_BYTES)
+        if self._parts.password:
+            writer.write(pack_command(("AUTH", unquote(self._parts.password))))
+            await reader.readuntil(b"\r\n")
+        return reader, writer
+
+    async def _ask(self) -> None:
+        """Ask for all entries, on a connection of its own; MONITOR shows when it was answered."""
+        sign = secrets.token_hex(8)
+        try:
+            async with asyncio.timeout(ASK_S):
+                reader, writer = await self._dial()
+                try:
+                    writer.write(pack_command(("EVAL", ENTRIES, 0, sign)))
+                    self.ledger.known[sign] = _seen(await _reply(reader))
+                finally:
+                    writer.transport.abort()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+            self.blind += 1
+
+
+async def _reply(reader: asyncio.StreamReader) -> Any:
+    """Read one reply.
+
+    Raises:
+        ValueError: it is an error.
+    """
+    parser = hiredis.Reader(replyError=ValueError, notEnoughData=...)
+    while (reply := parser.gets()) is ...:
+        data = await reader.read(65536)
+        if not data:
+            raise ConnectionError("Redis hung up")
+        parser.feed(data)
+    if isinstance(reply, ValueError):
+        raise reply
+    return reply
+
+
+def _seen(reply: bytes) -> list[Seen]:
+    """Read what `ENTRIES` returns; half an entry is nobody's (79)."""
+    found = []
+    for conn, gateway, token, ts, ttl_ms, key in json.loads(reply) or []:
+        if conn:
+            whole = bool(gateway and token and ts) and int(ttl_ms) > 0
+            user = key.removeprefix(PRESENCE)
+            number = int(token) if token and str(token).isdigit() else None
+            found.append(Seen(user, conn, gateway or "", number, whole, int(ttl_ms) / 1000))
+    return found

@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, Self
 
+import psutil
 import redis.asyncio as redis_client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from wsdemo.addresses import RedisAddress
-from wsdemo.lab.chaos.processes import GatewayDied, GatewayProcess
-from wsdemo.lab.chaos.users import Doors, Plain, Talker
+from wsdemo.lab.chaos.processes import PROGRAM, GatewayDied, GatewayProcess, Log
+from wsdemo.lab.chaos.users import MARK, Doors, Plain, Talker
 from wsdemo.lab.chaos.witness import Witness
 from wsdemo.lab.history import Record, Violation
 from wsdemo.lab.wire import Strand, Wire
@@ -63,6 +66,7 @@ GATEWAYS: Final = ("gateway-01", "gateway-02", "gateway-03")
 RESTART_S: Final = 15.0
 """How long a gateway may fail to start again: its Redis may be away just now."""
 ADMIN_TIMEOUT_S: Final = 3.0
+IDLE_LOOKS: Final = 5
 
 
 def flags() -> list[str]:
@@ -92,16 +96,32 @@ class World:
     Args:
         seed: of every decision of the users and of the wires.
         talkers, plain: how many users of each kind.
+        program: what Python runs as a gateway (`processes.PROGRAM`), or what ends up there.
     """
 
-    def __init__(self, seed: int, *, talkers: int = 20, plain: int = 4) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        talkers: int = 20,
+        plain: int = 4,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self.seed = seed
+        self.program = tuple(program)
         self.history: list[Record] = []
         self.complaints: list[Violation] = []
         """What was seen and must not be, by whoever saw it."""
         self.seen: Counter[str] = Counter()
         """Exit codes and other ends of gateways, by what was done to them."""
-        self.server = BundledServer()
+        self._password = secrets.token_hex(16)
+        self.server = BundledServer(password=self._password)
+        self.logs: list[tuple[str, Log]] = []
+        """What every process of a gateway has written, by its name."""
+        self.idle_descriptors = 0
+        """How many a gateway has open while nobody is connected."""
+        self.idle_bytes = 0
+        """How much memory the largest gateway then has."""
         self.gateways: dict[str, GatewayProcess] = {}
         self.wires: dict[str, Wire] = {}
         """From each gateway to Redis."""
@@ -127,6 +147,22 @@ class World:
         """Return a source of randomness of its own for one purpose."""
         return random.Random(f"{self.seed}:{what}")
 
+    def gateway_process(self, name: str, url: str) -> GatewayProcess:
+        """Return a gateway that is not started yet, and whose log will be read to the end."""
+        forbidden = self._forbidden
+        process = GatewayProcess(name, url, *flags(), program=self.program, forbidden=forbidden)
+        self.logs.append((name, process.written))
+        return process
+
+    @property
+    def _forbidden(self) -> tuple[str, ...]:
+        """What must not be in any log: the content of messages, and the password of Redis."""
+        return MARK, self._password
+
+    def forbidden_in(self, text: str) -> list[str]:
+        """Return what must not be in any log and is in this one."""
+        return [word for word in self._forbidden if word in text]
+
     # --- life ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -139,6 +175,7 @@ class World:
             async with asyncio.TaskGroup() as starting:
                 for name in GATEWAYS:
                     starting.create_task(self._start_gateway(name), name=f"start {name}")
+            await self._measure_idle()
             await self._start_users()
         except BaseException:
             await self.__aexit__()
@@ -173,8 +210,21 @@ class World:
         wire = self.wires[name] = Wire("127.0.0.1", self.server.port, self.rng(f"{name} wire"))
         await wire.start()
         url = replace(RedisAddress.parse(self.server.url), port=wire.port).url
-        self.gateways[name] = GatewayProcess(name, url, *flags())
+        self.gateways[name] = self.gateway_process(name, url)
         await self.gateways[name].start()
+
+    async def _measure_idle(self) -> None:
+        """See what gateways need while nobody is connected, and they have nothing to do."""
+        found: list[int] = []
+        for _ in range(IDLE_LOOKS):
+            for gateway in self.gateways.values():
+                await gateway.get("/metrics")
+                process = psutil.Process(gateway.pid)
+                found.append(process.num_fds())
+                self.idle_bytes = max(self.idle_bytes, process.memory_info().rss)
+            await asyncio.sleep(0.02)
+        # One more may still belong to a page that was just fetched.
+        self.idle_descriptors = min(found)
 
     async def _start_users(self) -> None:
         everybody = [*self.names, *self.plain_names]
@@ -186,7 +236,14 @@ class World:
         for name in self.plain_names:
             doors, rng = await self._doors(name), self.rng(name)
             self.plains[name] = Plain(
-                name, doors, everybody, rng, self.note, self.clock, TIMING.heartbeat_s
+                name,
+                doors,
+                everybody,
+                rng,
+                self.note,
+                self.clock,
+                self.complain,
+                TIMING.heartbeat_s,
             )
         await asyncio.gather(*(user.start() for user in self.talkers.values()))
         await asyncio.gather(*(user.start() for user in self.plains.values()))
