@@ -235,6 +235,7 @@ async def serve(settings: GatewaySettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     gateway = Gateway(settings)
+    loop.set_exception_handler(gateway.note_unhandled)
     await gateway.start()
 
     def on_signal() -> None:

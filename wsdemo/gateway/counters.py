@@ -66,6 +66,8 @@ class Counters:
     outbox_overflows: int = 0
     rate_limited: int = 0
     stalls: int = 0
+    connection_failures: int = 0
+    unhandled_errors: int = 0
 
 
 LABELLED: Final[Mapping[str, tuple[str, str]]] = {
@@ -93,6 +95,8 @@ HELP: Final[Mapping[str, str]] = {
     "rate_limited": "Messages and control frames above the rate of their client",
     "tokens_expired": "Sessions ended because their token had",
     "stalls": "Times that the event loop stood still for long",
+    "connection_failures": "Connections hung up on because of an error that nobody expected",
+    "unhandled_errors": "Errors that reached the exception handler of the event loop",
 }
 
 

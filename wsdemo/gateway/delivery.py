@@ -12,6 +12,7 @@ A bounced message is not sent after the user a second time: it could arrive behi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from wsdemo.events import Emit, Event, Kind
 from wsdemo.gateway.counters import Counters
-from wsdemo.gateway.registry import Registry
+from wsdemo.gateway.registry import Registry, each
 from wsdemo.presence import Claim, Presence
 from wsdemo.protocol import (
     Bounce,
@@ -46,7 +47,7 @@ MAX_REPAIRS: Final = 64
 
 
 class Session(Protocol):
-    """What delivery needs of a session."""
+    """What delivery needs of a session. None of its methods raises: it ends, if it must."""
 
     @property
     def user(self) -> str: ...
@@ -57,6 +58,7 @@ class Session(Protocol):
     def sent_one(self) -> None: ...
     def answered_one(self) -> None: ...
     def end(self, code: Code) -> None: ...
+    def fail(self, problem: Exception) -> None: ...
 
 
 class Delivery:
@@ -200,19 +202,25 @@ class Delivery:
     # --- in ----------------------------------------------------------------------------------
 
     def receive(self, envelope: Direct | Broadcast | Kick | Bounce) -> None:
-        """Take what another gateway has published for this one."""
-        match envelope:
-            case Direct():
-                self._receive_direct(envelope)
-            case Kick(user=user, connId=conn_id):
-                self._receive_kick(user, conn_id)
-            case Bounce():
-                self._receive_bounce(envelope)
-            case Broadcast(sender=sender, content=content):
-                self._counters.broadcasts_received += 1
-                text = message_text(sender, bytes(content), None)
-                for session in self._registry:
-                    session.deliver(text)
+        """Take what another gateway has published for this one. Never raises: an error costs this
+        message and not the subscription, on which everybody else hears.
+        """
+        try:
+            match envelope:
+                case Direct():
+                    self._receive_direct(envelope)
+                case Kick(user=user, connId=conn_id):
+                    self._receive_kick(user, conn_id)
+                case Bounce():
+                    self._receive_bounce(envelope)
+                case Broadcast(sender=sender, content=content):
+                    self._counters.broadcasts_received += 1
+                    text = message_text(sender, bytes(content), None)
+                    each(self._registry, lambda session: session.deliver(text))
+        except Exception as problem:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a message from another gateway was lost", "exception": problem}
+            )
 
     def _receive_direct(self, envelope: Direct) -> None:
         to, conn_id = envelope.to, envelope.toConn

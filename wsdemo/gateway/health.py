@@ -3,7 +3,11 @@
 Each question has a pure answer (`stale`, `due`, `quiet`: sessions and a time in, sessions out)
 and a loop that acts on it. Leases are renewed on evidence of life only: whoever is in Redis has
 been heard of within the TTL. A gateway that finds that its own loop stood still blames itself
-first, and nobody is dropped for a silence in which it was not listening.
+first, and nobody is dropped for a silence in which it was not listening. Which loop wakes up first
+after that nobody knows, so each of them looks how late it is.
+
+What goes wrong in one round of a loop has a witness, and is not the end of the loop: without it,
+all users would be forgotten one TTL later.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from wsdemo.events import Event, Kind
+from wsdemo.gateway.registry import each
 from wsdemo.gateway.session import Desk, Session, State, next_refresh_s, release
 from wsdemo.presence import Refresh, Renewal
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import CommandError
+from wsdemo.redis.link import LINK_ERRORS
 
 _log = logging.getLogger("wsdemo.gateway")
 
@@ -93,31 +99,48 @@ class Health:
         self._desk = desk
         self._timing = desk.settings.timing
         self._grace_until = 0.0
+        self._stalled_until = 0.0
+
+    async def _repeat(
+        self, pause_s: Callable[[], float], work: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Pause and work in turn, until cancelled."""
+        while True:
+            await self._sleep(pause_s())
+            try:
+                await work()
+            except Exception as problem:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a health loop failed, and goes on", "exception": problem}
+                )
+
+    async def _sleep(self, pause_s: float) -> None:
+        """Sleep, and see whether that took longer than it should."""
+        before = self._desk.clock()
+        await asyncio.sleep(pause_s)
+        self._notice_stall(self._desk.clock() - before - pause_s)
 
     # --- leases ------------------------------------------------------------------------------
 
     async def renew(self) -> None:
         """Each tick, renew the leases that are due, in one batch. Runs until cancelled."""
         tick_s = self._timing.tick_s
-        while True:
-            pause_s = tick_s * random.uniform(0.9, 1.1)
-            before = self._desk.clock()
-            await asyncio.sleep(pause_s)
-            self._notice_stall(self._desk.clock() - before - pause_s)
-            sessions = due(self._desk.registry.sessions(), self._desk.clock())
-            if self._desk.settings.auth_secret is not None:
-                self._end_expired()
-                sessions = [s for s in sessions if s.state is State.REGISTERED]
-            if sessions:
-                await self._refresh(sessions)
+        await self._repeat(lambda: tick_s * random.uniform(0.9, 1.1), self._renew_due)
+
+    async def _renew_due(self) -> None:
+        sessions = due(self._desk.registry.sessions(), self._desk.clock())
+        if self._desk.settings.auth_secret is not None:
+            self._end_expired()
+            sessions = [s for s in sessions if s.state is State.REGISTERED]
+        if sessions:
+            await self._refresh(sessions)
 
     def _end_expired(self) -> None:
         """Tell those whose token has ended, also if they have been silent since."""
         now = self._desk.time_of_day()
-        for session in self._desk.registry:
-            if session.expires_at <= now:
-                self._desk.counters.tokens_expired += 1
-                session.end(Code.AUTH)
+        expired = [session for session in self._desk.registry if session.expires_at <= now]
+        self._desk.counters.tokens_expired += len(expired)
+        each(expired, lambda session: session.end(Code.AUTH))
 
     async def resync(self) -> None:
         """Renew every lease, paced, and release what is owed: Redis is back, or this gateway."""
@@ -138,7 +161,9 @@ class Health:
         for start in range(0, len(owed), step):
             if start:
                 await asyncio.sleep(RESYNC_STEP_S)
-            await asyncio.gather(*(release(desk, claim) for claim in owed[start : start + step]))
+            await asyncio.wait(
+                [desk.spawn(release(desk, claim)) for claim in owed[start : start + step]]
+            )
 
     async def _refresh(self, sessions: Sequence[Session]) -> None:
         desk, now = self._desk, self._desk.clock()
@@ -151,12 +176,15 @@ class Health:
             left_s = ttl_s - (now - session.last_life)
             renewals.append(Renewal(session.claim, max(1, round(1000 * left_s))))
         results = await desk.presence.refresh(renewals)
-        for session, life, renewal, result in zip(sessions, lives, renewals, results, strict=True):
-            # The session may have ended, or registered again, while Redis was asked.
-            if session.state is State.REGISTERED and session.claim is renewal.claim:
-                self._refreshed(session, life, result)
+        answers = zip(lives, renewals, results, strict=True)
+        answer_of = dict(zip(sessions, answers, strict=True))
+        each(sessions, lambda session: self._refreshed(session, *answer_of[session]))
 
-    def _refreshed(self, session: Session, life: float, result: Refresh | Exception) -> None:
+    def _refreshed(
+        self, session: Session, life: float, renewal: Renewal, result: Refresh | Exception
+    ) -> None:
+        if session.state is not State.REGISTERED or session.claim is not renewal.claim:
+            return  # It has ended, or registered again, while Redis was asked.
         counters = self._desk.counters
         if isinstance(result, Exception):
             counters.refreshes_failed += 1
@@ -186,6 +214,10 @@ class Health:
         But when Redis is there and keeps refusing this one user for a whole TTL, then the user is
         not present any more, and is told.
         """
+        if not isinstance(problem, LINK_ERRORS):
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a lease could not be renewed", "exception": problem}
+            )
         lost_s = self._desk.clock() - session.last_refresh
         if isinstance(problem, CommandError) and lost_s > self._timing.presence_ttl_s:
             _log.warning("[Health] %s could not be refreshed: %s", session.user, problem)
@@ -213,36 +245,35 @@ class Health:
 
     async def scan(self) -> None:
         """Each health check, drop the sessions past their idle timeout. Runs until cancelled."""
+        await self._repeat(lambda: self._timing.health_check_s, self._drop_stale)
+
+    async def _drop_stale(self) -> None:
         desk = self._desk
-        while True:
-            await asyncio.sleep(self._timing.health_check_s)
-            await asyncio.sleep(max(0.0, self._grace_until - desk.clock()))
-            silent = stale(desk.registry.sessions(), desk.clock(), self._timing.idle_timeout_s)
-            if desk.emit is not None:
-                gateway_id = desk.settings.gateway_id
-                desk.emit(Event(Kind.SCAN, desk.clock(), gateway_id, gateway=gateway_id))
-            for session in silent:
-                self._drop(session)
+        while desk.clock() < self._grace_until:
+            await self._sleep(self._grace_until - desk.clock())
+        silent = stale(desk.registry.sessions(), desk.clock(), self._timing.idle_timeout_s)
+        if desk.emit is not None:
+            gateway_id = desk.settings.gateway_id
+            desk.emit(Event(Kind.SCAN, desk.clock(), gateway_id, gateway=gateway_id))
+        each(silent, self._drop)
 
     async def keep_alive(self) -> None:
         """Ping silent sockets, drop those that stay silent. Runs until cancelled."""
-        timing = self._timing
-        step_s = min(timing.ws_ping_interval_s, timing.ws_ping_timeout_s) / 10
-        while True:
-            await asyncio.sleep(step_s)
-            now = self._desk.clock()
-            if now < self._grace_until:
-                continue
-            to_ping, to_drop = quiet(
-                self._desk.registry.sessions(),
-                now,
-                timing.ws_ping_interval_s,
-                timing.ws_ping_timeout_s,
-            )
-            for session in to_ping:
-                session.socket.ping(now)
-            for session in to_drop:
-                self._drop(session)
+        step_s = min(self._timing.ws_ping_interval_s, self._timing.ws_ping_timeout_s) / 10
+        await self._repeat(lambda: step_s, self._ping_or_drop)
+
+    async def _ping_or_drop(self) -> None:
+        now, timing = self._desk.clock(), self._timing
+        if now < self._grace_until:
+            return
+        to_ping, to_drop = quiet(
+            self._desk.registry.sessions(),
+            now,
+            timing.ws_ping_interval_s,
+            timing.ws_ping_timeout_s,
+        )
+        each(to_ping, lambda session: session.socket.ping(now))
+        each(to_drop, self._drop)
 
     def _drop(self, session: Session) -> None:
         desk = self._desk
@@ -274,8 +305,11 @@ class Health:
         desk.loop_lag.observe(max(0.0, late_s))
         if late_s < timing.ws_ping_timeout_s / 4:
             return
-        desk.counters.stalls += 1
         now = desk.clock()
+        if now - late_s < self._stalled_until:
+            return  # Another loop of ours woke up first, and has seen it.
+        desk.counters.stalls += 1
+        self._stalled_until = now
         self._grace_until = now + timing.ws_ping_timeout_s
         for session in desk.registry.sessions():
             session.socket.pinged_at = 0.0

@@ -3,19 +3,34 @@
 Frames for one connection are collected during a turn of the event loop and leave in one write.
 While the transport is full they wait here, in order, up to a bound; a reader that takes no bytes
 for a whole write deadline, or lets the bound overflow, is given up. Nobody else ever waits for it.
+
+All that is written to a connection is written here, and no way of writing ever raises: whoever
+writes does so in the turn of somebody else, who must not pay for it. (On uvloop a write to a
+connection that is lost raises, unlike on asyncio's own loop; on both, so does one after the end.)
 """
 
 from __future__ import annotations
 
+import array
 import asyncio
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+try:
+    import fcntl
+    import termios
+except ImportError:  # pragma: no cover - not on Windows
+    _UNCONFIRMED = None
+else:
+    _UNCONFIRMED = termios.TIOCOUTQ
+
 from wsdemo.settings import Limits
 
 FLUSH_AT: Final = 64
 """Frames of one turn that are written at once rather than kept for the end of the turn."""
+LOOKS: Final = 10
+"""How often within the write deadline we look whether a slow reader has taken something."""
 
 
 class Stuck(StrEnum):
@@ -42,7 +57,10 @@ class Flusher:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for outbox in dirty:
-            outbox.flush()
+            try:
+                outbox.flush()
+            except Exception as problem:  # Whatever it is: those behind it have their turn.
+                outbox.fail(problem)
 
 
 class Outbox:
@@ -50,15 +68,20 @@ class Outbox:
 
     Args:
         transport: where they go.
-        on_stuck: called once, when the reader is given up.
+        on_stuck: called once, when the reader is given up; not after `close`.
+        on_failure: called when writing fails in a way that nobody expects; it shall hang up.
     """
 
     __slots__ = (
         "_bytes",
         "_deadline",
+        "_ended",
         "_flusher",
         "_frames",
+        "_left",
         "_limits",
+        "_looks",
+        "_on_failure",
         "_on_stuck",
         "_transport",
         "paused",
@@ -70,14 +93,18 @@ class Outbox:
         flusher: Flusher,
         limits: Limits,
         on_stuck: Callable[[Stuck], None],
+        on_failure: Callable[[Exception], None],
     ) -> None:
         self._transport = transport
         self._flusher = flusher
         self._limits = limits
         self._on_stuck: Callable[[Stuck], None] | None = on_stuck
+        self._on_failure = on_failure
         self._frames: list[bytes] = []
         self._bytes = 0
+        self._ended = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._left = self._looks = 0
         self.paused = False
         """Whether the transport is full."""
 
@@ -106,14 +133,46 @@ class Outbox:
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             frames.clear()
             self._bytes = 0
+            self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Write at once, past what waits here; nothing when the connection is at its end."""
+        if self._ended or self._transport.is_closing():
+            return
+        if self.paused:
+            self._left += len(data)
+        try:
             self._transport.write(data)
+        except Exception as problem:
+            self._on_failure(problem)
+
+    def write_eof(self) -> None:
+        """Say that nothing follows. Hangs up where the two directions cannot end one by one."""
+        transport = self._transport
+        if self._ended or transport.is_closing():
+            return
+        self._ended = True
+        try:
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()  # TLS closes both ways at once.
+        except OSError:
+            transport.abort()  # It was reset; the kernel knew before the loop.
+        except Exception as problem:
+            self._on_failure(problem)
+
+    def fail(self, problem: Exception) -> None:
+        """Tell whose outbox this is that it failed."""
+        self._on_failure(problem)
 
     def pause(self) -> None:
         """The transport is full: hold frames back, and start the deadline."""
         self.paused = True
-        self._deadline = asyncio.get_running_loop().call_later(
-            self._limits.write_deadline_s, self._give_up, Stuck.DEADLINE
-        )
+        self._stop_deadline()
+        if self._on_stuck is not None:
+            self._left = self._not_taken()
+            self._look_again(LOOKS)
 
     def resume(self) -> None:
         """The transport has room again."""
@@ -122,11 +181,49 @@ class Outbox:
         self.flush()
 
     def close(self) -> None:
-        """Forget what is left. Idempotent."""
+        """Forget what is left, and take no more frames. Idempotent."""
         self._stop_deadline()
         self._on_stuck = None
         self._frames.clear()
         self._bytes = 0
+
+    # --- the write deadline ------------------------------------------------------------------
+
+    def _look_again(self, looks: int) -> None:
+        """Look so many times more whether the reader takes anything, before it is given up."""
+        self._looks = looks
+        self._deadline = asyncio.get_running_loop().call_later(
+            self._limits.write_deadline_s / LOOKS, self._look
+        )
+
+    def _look(self) -> None:
+        left, self._left = self._left, self._not_taken()
+        if self._left < left:
+            # It has taken something since the last look, and is counted as if that had been just
+            # behind that look: who takes nothing is gone by the deadline, and not a look later.
+            self._look_again(LOOKS - 1)
+        elif self._looks > 1:
+            self._look_again(self._looks - 1)
+        else:
+            self._give_up(Stuck.DEADLINE)
+
+    def _not_taken(self) -> int:
+        """Return how many bytes the reader has still to take, here and in the kernel.
+
+        The transport hears from the kernel only when a good part of its buffer is free, which may
+        be megabytes: a reader on a slow line would look as if it took nothing for a long time.
+        """
+        transport = self._transport
+        left = transport.get_write_buffer_size()
+        end = transport.get_extra_info("socket")
+        if end is not None and _UNCONFIRMED is not None:
+            unconfirmed = array.array("i", [0])
+            try:
+                fcntl.ioctl(end.fileno(), _UNCONFIRMED, unconfirmed)
+            except (OSError, ValueError):
+                return left  # No TCP, or gone.
+            left += unconfirmed[0]
+        return left
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -4,11 +4,14 @@ Two maps, user to session and connection to session, that agree. They are a cach
 of this process and nothing more: where a user *is*, Redis says. No lock: between two awaits the
 event loop is ours. Removal is by identity, so the end of an old session never takes away the
 newer session of the same user.
+
+Whoever does something with many connections in one go does it with `each`: the failure of one is
+its own end, and the others have their turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, ValuesView
+from collections.abc import Callable, Iterable, Iterator, ValuesView
 from typing import Generic, Protocol, TypeVar
 
 
@@ -21,7 +24,24 @@ class Bound(Protocol):
     def conn_id(self) -> str: ...
 
 
+class Fallible(Protocol):
+    """What may fail alone."""
+
+    def fail(self, problem: Exception) -> None:
+        """Hang up because of this. Must not raise."""
+
+
 S = TypeVar("S", bound=Bound)
+F = TypeVar("F", bound=Fallible)
+
+
+def each(connections: Iterable[F], act: Callable[[F], None]) -> None:
+    """Do something with every one of several sessions or sockets, whatever becomes of each."""
+    for connection in connections:
+        try:
+            act(connection)
+        except Exception as problem:
+            connection.fail(problem)
 
 
 class Registry(Generic[S]):

@@ -28,7 +28,7 @@ from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.rate import Rate
-from wsdemo.gateway.registry import Registry
+from wsdemo.gateway.registry import Registry, each
 from wsdemo.gateway.session import Desk, Session
 from wsdemo.gateway.socket import Front, Socket
 from wsdemo.presence import Presence, RedisPresence
@@ -247,17 +247,17 @@ class Gateway:
             if start:
                 left_s = ends_at - self._clock() - limits.close_timeout_s
                 await asyncio.sleep(max(0.0, min(DRAIN_STEP_S, left_s)))
-            for session in sessions[start : start + limits.drain_batch]:
-                session.end(Code.RESTART, self._desk.retry_after_ms())
-        for socket in list(sockets):
-            socket.close(Code.RESTART, self._desk.retry_after_ms())
+            each(
+                sessions[start : start + limits.drain_batch],
+                lambda session: session.end(Code.RESTART, self._desk.retry_after_ms()),
+            )
+        each(list(sockets), lambda socket: socket.close(Code.RESTART, self._desk.retry_after_ms()))
         hang_up_at = min(ends_at, self._clock() + limits.close_timeout_s)
         if sockets:
             idle = asyncio.ensure_future(self._front.idle.wait())
             await asyncio.wait([idle], timeout=max(0.0, hang_up_at - self._clock()))
             idle.cancel()
-        for socket in list(sockets):
-            socket.abort()
+        each(list(sockets), Socket.abort)
 
     async def _finish_tasks(self, ends_at: float) -> None:
         """Let the releases end, within what time is left; end the loops, which never would."""
@@ -390,6 +390,13 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def note_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Count an error that nobody has caught, and log it as usual: the exception handler of a
+        loop that belongs to this gateway.
+        """
+        self.counters.unhandled_errors += 1
+        loop.default_exception_handler(context)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -6,6 +6,9 @@ frames that arrive behind it wait for it.
 
 The order around a register is what keeps ghosts out of Redis: mint, is the socket still open?,
 register, is it *still* open? If not, or if nobody knows what became of the register, release.
+
+What others call (`send`, `deliver`, `end`) never raises: a sender, a drain or a scan must not pay
+for what is wrong with somebody else's connection.
 """
 
 from __future__ import annotations
@@ -107,6 +110,7 @@ class Session:
         "_in_flight",
         "_malformed",
         "_paid_until",
+        "_queueing",
         "_socket",
         "_waiting",
         "claim",
@@ -126,6 +130,8 @@ class Session:
         self._malformed: list[float] | None = None
         self._paid_until = 0.0
         self._excess: _Excess | None = None
+        self._queueing: asyncio.Task[None] | None = None
+        """The register, while it waits for its turn and may be called off."""
         self.expires_at = math.inf
         """When the user's token ends (Unix seconds)."""
         self.claim: Claim | None = None
@@ -254,12 +260,18 @@ class Session:
 
     def send(self, payload: bytes) -> None:
         """Send a text to the client; nothing when it is gone."""
-        self._socket.send(payload)
+        try:
+            self._socket.send(payload)
+        except Exception as problem:
+            self.fail(problem)
 
     def deliver(self, payload: bytes) -> None:
         """Send a message of another user; it waits while the register is under way."""
         if self.state is State.REGISTERED:
-            self._socket.send(payload)
+            try:
+                self._socket.send(payload)
+            except Exception as problem:
+                self.fail(problem)
         elif self.state is State.REGISTERING:
             # Redis knows this session already, its client does not: first `registered`, then this.
             if self._waiting is None:
@@ -281,7 +293,15 @@ class Session:
 
     def end(self, code: Code, retry_after_ms: int | None = None) -> None:
         """Say goodbye to the client. From now on nobody finds this session any more."""
-        self._socket.close(code, retry_after_ms)
+        try:
+            self._leave()
+            self._socket.close(code, retry_after_ms)
+        except Exception as problem:
+            self.fail(problem)
+
+    def fail(self, problem: Exception) -> None:
+        """Hang up because of an error that nobody expected; counted and logged once."""
+        self._socket.fail(problem)
         self._leave()
 
     # --- register ----------------------------------------------------------------------------
@@ -347,17 +367,10 @@ class Session:
         self.end(Code.REGISTER_DEADLINE)
 
     async def _settle_register(self) -> None:
-        desk, limits = self._desk, self._desk.settings.limits
-        desk.waiting += 1
-        try:
-            async with asyncio.timeout(limits.register_queue_s):
-                await desk.admission.acquire()
-        except TimeoutError:
-            desk.counters.registers_shed += 1
-            self._come_back_later()
+        """Wait for a turn, register, and end in one of two states: REGISTERED or ENDED."""
+        desk = self._desk
+        if not await self._admitted():
             return
-        finally:
-            desk.waiting -= 1
         try:
             await self._try_register()
         except Exception:
@@ -365,11 +378,37 @@ class Session:
             raise  # Its witness is the owner of this task.
         finally:
             desk.admission.release()
+            if self.state is State.REGISTERING:
+                self._leave()  # Its client is gone, or this task was cancelled.
+
+    async def _admitted(self) -> bool:
+        """Wait for a turn to register; False when there is none, or nobody to register any more.
+
+        Who hangs up while it waits is cancelled: others wait behind it.
+        """
+        desk = self._desk
+        if self.state is not State.REGISTERING:
+            return False
+        desk.waiting += 1
+        self._queueing = asyncio.current_task()
+        try:
+            async with asyncio.timeout(desk.settings.limits.register_queue_s):
+                await desk.admission.acquire()
+            return True
+        except TimeoutError:
+            desk.counters.registers_shed += 1
+        finally:
+            self._queueing = None
+            desk.waiting -= 1
+        self._come_back_later()
+        return False
 
     async def _try_register(self) -> None:
         """Mint and register, and leave nothing behind if the client is gone meanwhile (P7)."""
         desk, claim = self._desk, self.claim
         assert claim is not None
+        if not self._socket.open:
+            return
         try:
             token = await desk.presence.mint(claim.user)
         except LINK_ERRORS as problem:
@@ -381,29 +420,30 @@ class Session:
             claim.user, claim.conn_id, claim.gateway_id, token, claim.inst, claim.att
         )
         desk.registry.expect(self)
+        # Until the answer is here it may have been executed, whatever comes: then it is taken back.
+        owns = True
         try:
             registration = await desk.presence.register(claim)
+            if registration.outcome is Outcome.STALE:
+                owns = False
+                self._rejected(registration.previous)
+            elif self._socket.open:
+                owns = False  # From here on the session itself answers for it.
+                self._accepted(registration.previous)
         except LINK_ERRORS as problem:
-            # It may have been executed, now or in a while: take it back.
-            desk.registry.remove(self)
             self._register_failed(problem)
-            await release(desk, claim)
-            return
-        if registration.outcome is Outcome.STALE:
-            desk.registry.remove(self)
-            self._rejected(registration.previous)
-        elif not self._socket.open:
-            desk.registry.remove(self)
-            await release(desk, claim)
-        else:
-            self._accepted(registration.previous)
+        finally:
+            if self.state is not State.REGISTERED:
+                desk.registry.remove(self)
+            if owns:
+                await release(desk, claim)
 
     def _accepted(self, previous: Claim | None) -> None:
         desk, claim = self._desk, self.claim
         assert claim is not None
+        self.state = State.REGISTERED
         desk.counters.registers_ok += 1
         now = desk.clock()
-        self.state = State.REGISTERED
         if self._socket.visitor is not None:
             self._socket.visitor.settle()
         self.last_life = self.last_refresh = now
@@ -503,6 +543,8 @@ class Session:
         """
         state, self.state = self.state, State.ENDED
         self._held = self._waiting = None
+        if self._queueing is not None:
+            self._queueing.cancel()
         desk, claim = self._desk, self.claim
         if state is State.REGISTERED and claim is not None:
             desk.registry.remove(self)

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
-from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import CLOSED, CLOSING, CONNECTING, OPEN, SERVER
@@ -53,8 +52,12 @@ _library_log = logging.getLogger("wsdemo.websockets")
 _library_log.setLevel(logging.WARNING)
 
 
+_log = logging.getLogger("wsdemo.gateway")
+
 NOTHING_YET: Final[Conversation] = ServerProtocol(logger=_library_log)
 """The state of every connection that has not said anything: connecting. It is never fed."""
+OVER: Final[Conversation] = Conversation(SERVER, state=CLOSED, logger=_library_log)
+"""The state of every connection that is gone, or is being hung up on. It is never fed either."""
 
 
 class _InOrder(Conversation):
@@ -98,7 +101,9 @@ class Talker(Protocol):
         """A whole text message has arrived."""
 
     def on_closing(self) -> None:
-        """A goodbye has been said: nothing reaches the client any more. May be called again."""
+        """Nothing reaches the client any more: a goodbye has been said, or the connection is being
+        hung up on. May be called again.
+        """
 
     def on_closed(self) -> None:
         """The connection is gone. Called once."""
@@ -177,15 +182,15 @@ class Socket(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
         _set_user_timeout(transport, front.limits.tcp_user_timeout_s)
-        self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck)
+        self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck, self.fail)
         front.sockets.add(self)
         front.idle.clear()
         self.visitor = front.door.enter(self.address)
         if front.door.is_overrun(self.visitor, len(front.sockets)):
             front.counters.connections_refused += 1
-            transport.abort()
+            self.abort()
             return
-        self._arm(front.limits.handshake_timeout_s, transport.abort)
+        self._arm(front.limits.handshake_timeout_s, self.abort)
 
     def data_received(self, data: bytes) -> None:
         self.last_read = self._front.clock()
@@ -203,10 +208,9 @@ class Socket(asyncio.Protocol):
         self._read_generally(data)
 
     def eof_received(self) -> bool:
-        if self._ws is NOTHING_YET:
-            return False
-        self._ws.receive_eof()
-        self._write_replies()
+        if self._ws is not NOTHING_YET and self._ws is not OVER:
+            self._ws.receive_eof()
+            self._write_replies()
         return False
 
     def pause_writing(self) -> None:
@@ -216,16 +220,13 @@ class Socket(asyncio.Protocol):
         self.outbox.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        self._at_boundary = False
-        self.outbox.close()
-        if isinstance(self._ws, _InOrder):
-            self._ws.take = _nobody  # Or each would keep the other alive.
-        self._front.sockets.discard(self)
+        front = self._front
+        front.sockets.discard(self)
+        if not front.sockets:
+            front.idle.set()
         if self.visitor is not None:
             self.visitor.leave()
-        if not self._front.sockets:
-            self._front.idle.set()
+        self._break_off()
         talker, self._talker = self._talker, None
         if talker is not None:
             talker.on_closed()
@@ -256,13 +257,15 @@ class Socket(asyncio.Protocol):
 
     def _read_generally(self, data: bytes) -> None:
         ws = self._ws
+        if ws is OVER:
+            return
         if ws.state is CONNECTING:
             data = self._read_request(data)
         ws.receive_data(data)  # Calls `_take_frame` for each frame.
         self._write_replies()
         self._at_boundary = (
             self._front.fast_frames
-            and ws.state is OPEN
+            and self._ws.state is OPEN
             and self._fragments is None
             and _between_frames(ws)
         )
@@ -333,14 +336,14 @@ class Socket(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Take no more bytes from this client for now."""
-        if not self._reading_paused and not self._transport.is_closing():
+        if not self._reading_paused and not self._is_lost:
             self._reading_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
-            if not self._transport.is_closing():
+            if not self._is_lost:
                 self._transport.resume_reading()
 
     # --- the handshake -----------------------------------------------------------------------
@@ -364,7 +367,7 @@ class Socket(asyncio.Protocol):
             return data
         self._ws = _InOrder(SERVER, state=OPEN, max_size=max_size, logger=_library_log)
         self._ws.take = self._take_frame
-        self._transport.write(acceptance(usual.key))
+        self.outbox.write(acceptance(usual.key))
         self._at_boundary = True
         self._welcome()
         return self._read_short_frames(data[usual.end :])
@@ -374,7 +377,7 @@ class Socket(asyncio.Protocol):
         front = self._front
         front.counters.connections_refused += not front.door.draining
         self._closed_here = True
-        self._transport.write(refusal(answer.status, answer.body, answer.headers))
+        self.outbox.write(refusal(answer.status, answer.body, answer.headers))
         self._end()
 
     def recognise(self, forwarded: str) -> None:
@@ -401,7 +404,10 @@ class Socket(asyncio.Protocol):
     # --- writing -----------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        """Send a text message (UTF-8), in order; nothing once the connection is closing."""
+        """Send a text message (UTF-8), in order; nothing once the connection is closing.
+
+        Like all that writes it never raises: what goes wrong ends this connection, and no other.
+        """
         if self._ws.state is OPEN:
             self.outbox.send(text_frame(payload))
 
@@ -427,21 +433,19 @@ class Socket(asyncio.Protocol):
             if not data:
                 self._end()
             elif not self._said_goodbye:  # Or the library goes on answering pings.
-                self._transport.write(data)
+                self.outbox.write(data)
+        if self._is_lost:
+            return
         if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
             self._front.counters.slow_consumers += 1
-            self._transport.abort()
+            self.abort()
 
     def _end(self) -> None:
         """Everything is said; the client shall hang up, soon."""
         self._at_boundary = False
         self.resume_reading()  # To see it hang up.
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-            self._arm(self._front.limits.close_timeout_s, self._transport.abort)
-        else:
-            self._transport.close()  # TLS closes both ways at once.
-            self._arm(self._front.limits.close_timeout_s, self._transport.abort)
+        self._arm(self._front.limits.close_timeout_s, self.abort)
+        self.outbox.write_eof()
 
     def close(self, code: Code, retry_after_ms: int | None = None) -> None:
         """Say goodbye, after all that is waiting; hang up soon. Idempotent."""
@@ -451,18 +455,40 @@ class Socket(asyncio.Protocol):
         self._at_boundary = False
         self.outbox.flush()
         self.outbox.close()
-        try:
-            self._ws.send_close(code, close_reason(code, retry_after_ms))
-        except InvalidState:  # pragma: no cover - the state was checked above
-            return
+        if self._ws.state is not OPEN:
+            return  # It has failed just now.
+        self._ws.send_close(code, close_reason(code, retry_after_ms))
         self._write_replies()
         self._said_goodbye = True
         self.resume_reading()  # To see the goodbye of the client.
-        self._arm(self._front.limits.close_timeout_s, self._transport.abort)
+        self._arm(self._front.limits.close_timeout_s, self.abort)
 
     def abort(self) -> None:
         """Hang up at once. Idempotent."""
         self._transport.abort()
+        self._break_off()
+
+    def fail(self, problem: Exception) -> None:
+        """Hang up because of an error that nobody expected; counted and logged once."""
+        if self._ws is not OVER:
+            self._front.counters.connection_failures += 1
+            _log.error("[Gateway] a connection failed and is hung up on", exc_info=problem)
+            self.abort()
+
+    def _break_off(self) -> None:
+        """Nothing is said or heard any more, whoever still tries. Idempotent."""
+        if self._ws is OVER:
+            return
+        if isinstance(self._ws, _InOrder):
+            self._ws.take = _nobody  # Or each would keep the other alive.
+        self._ws = OVER
+        self._closed_here = True
+        self._at_boundary = False
+        self._fragments = None
+        self._disarm()
+        self.outbox.close()
+        if self._talker is not None:
+            self._talker.on_closing()
 
     def deadline(self, after_s: float, action: Callable[[], None]) -> None:
         """Call `action` after this long, unless `no_deadline` is called before."""
@@ -476,6 +502,11 @@ class Socket(asyncio.Protocol):
         return self._ws.state is OPEN and not self._transport.is_closing()
 
     @property
+    def _is_lost(self) -> bool:
+        """Whether the transport is going or gone: on uvloop, most of its methods raise then."""
+        return self._ws is OVER or self._transport.is_closing()
+
+    @property
     def address(self) -> str:
         """The address of whoever opened the connection; '' when it has none."""
         name = self._transport.get_extra_info("peername")
@@ -485,7 +516,7 @@ class Socket(asyncio.Protocol):
         self._front.counters.slow_consumers += 1
         self._front.counters.outbox_overflows += why is Stuck.OVERFLOW
         if why is Stuck.DEADLINE:
-            self._transport.abort()  # A goodbye would only join the bytes that are not read.
+            self.abort()  # A goodbye would only join the bytes that are not read.
         else:
             self.close(Code.SLOW_CONSUMER)
 
@@ -493,7 +524,8 @@ class Socket(asyncio.Protocol):
 
     def _arm(self, after_s: float, action: Callable[[], None]) -> None:
         self._disarm()
-        self._timer = self._front.loop.call_later(after_s, action)
+        if self._ws is not OVER:
+            self._timer = self._front.loop.call_later(after_s, action)
 
     def _disarm(self) -> None:
         if self._timer is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
-from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink
+from wsdemo.redis.link import RedisLink
 from wsdemo.redis.scripts import Script
 from wsdemo.settings import Keyspace, Timing
 
@@ -109,7 +109,9 @@ class Presence(Protocol):
         ...
 
     async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
-        """Renew leases, all in one batch; one result each, in order. Raises nothing."""
+        """Renew leases, all in one batch; one result each, in order. Raises nothing: what went
+        wrong with one lease, also what nobody expected, is the result of that one.
+        """
         ...
 
     async def release(self, claim: Claim) -> bool:
@@ -143,7 +145,7 @@ class RedisPresence:
     def _start_refresh(self, claim: Claim, ttl_ms: int) -> asyncio.Future[Any]:
         try:
             return self._link.start_script(REFRESH, self._keys(claim), *self._write(claim, ttl_ms))
-        except (LinkDown, LinkBusy) as problem:
+        except Exception as problem:  # Not sent. Whatever it is, it is this one's result.
             refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             refused.set_exception(problem)
             return refused
@@ -203,11 +205,14 @@ class RedisPresence:
 
 
 def _refreshed(reply: Any) -> Refresh | Exception:
+    if isinstance(reply, Exception):
+        return reply
     if isinstance(reply, BaseException):
-        if isinstance(reply, LINK_ERRORS):
-            return reply
-        raise reply  # A cancellation, or a bug: neither is a result.
-    return Refresh(_text(reply[0]))
+        raise reply  # A cancellation is no result.
+    try:
+        return Refresh(_text(reply[0]))
+    except (ValueError, TypeError, LookupError, AttributeError) as problem:
+        return problem  # A reply that our script does not give, and no harm to the others.
 
 
 def _text(value: bytes | None) -> str:
