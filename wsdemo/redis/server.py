@@ -33,7 +33,7 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -161,12 +161,20 @@ def _version(path: Path) -> str | None:
 class _Run:
     """One server process with its supervisor and its directory, from launch to end."""
 
-    def __init__(self, binary: Binary, port: int, password: str, dump: bytes | None) -> None:
+    def __init__(
+        self,
+        binary: Binary,
+        port: int,
+        password: str,
+        dump: bytes | None,
+        options: Sequence[str],
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="wsdemo-redis-"))
         try:
             conf = self.directory / "server.conf"
             conf.touch(mode=0o600)  # Before the password is in it, which `ps` must not show either.
-            conf.write_text(_configuration(port, password, self.directory))
+            lines = [_configuration(port, password, self.directory), *options, ""]
+            conf.write_text("\n".join(lines))
             if dump is not None:
                 (self.directory / "dump.rdb").write_bytes(dump)
             self._supervisor = subprocess.Popen(
@@ -271,6 +279,7 @@ class BundledServer:
         password: None makes a random one; empty means that none is asked for.
         binary: which server; by default what `find_binary` finds.
         start_deadline_s: how long it may take until it answers.
+        options: lines for its configuration, behind ours; a change counts from the next start on.
     """
 
     def __init__(
@@ -280,6 +289,7 @@ class BundledServer:
         password: str | None = None,
         binary: Binary | None = None,
         start_deadline_s: float = START_DEADLINE_S,
+        options: Sequence[str] = (),
     ) -> None:
         if not 0 <= port <= 65535:
             raise ServerError(f"port {port} is not between 0 and 65535")
@@ -287,6 +297,7 @@ class BundledServer:
         """Which program it is; None before the first start, unless it was given."""
         self.port = port
         """Where it listens; 0 only before the first start."""
+        self.options = tuple(options)
         self._password = secrets.token_hex(16) if password is None else password
         self._start_deadline_s = start_deadline_s
         self._started_before = False
@@ -410,7 +421,7 @@ class BundledServer:
     def _launch(self, binary: Binary, port: int, dump: bytes | None, deadline: float) -> None:
         _require_free(port)
         try:
-            self._run = run = _Run(binary, port, self._password, dump)
+            self._run = run = _Run(binary, port, self._password, dump, self.options)
         except OSError as problem:
             raise ServerError(f"{binary} cannot be started: {problem}") from None
         _started.add(self)

@@ -1,5 +1,8 @@
 """What can go wrong? One function per fault of the catalogue: it begins it, yields, and heals it.
 
+Those that were found since are in modules of their own: `outages` (a Redis that answers and does
+not work), `clients` (connections that end rudely), `hosts` (what a process lives with).
+
 Rows of the catalogue that are not here, and why:
 
 | row | why not |
@@ -10,7 +13,7 @@ Rows of the catalogue that are not here, and why:
 | 24, 25, 26 | failover and split brain need a replica |
 | 28 | an evicted fence is a fence that is lost: a configuration that the guarantees exclude |
 | 30 | what is lost of an AOF matters to the durable mode only |
-| 40, 41 | the clocks of processes cannot be set apart from the machine's |
+| 41 | the clock of Redis cannot be set apart from the machine's |
 | 52 | the interrupt of a notebook belongs to the notebook |
 | 54 | a Redis with another password or version is met at the start only |
 """
@@ -22,30 +25,47 @@ import contextlib
 import json
 import resource
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import psutil
 import redis.asyncio as redis_client
 from redis.exceptions import RedisError
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
-from wsdemo.lab.chaos.nemesis import ALL_GATEWAYS, GATEWAY, HEAL_S, REDIS, USERS, Scene, fault
-from wsdemo.lab.chaos.processes import GatewayDied, GatewayProcess
-from wsdemo.lab.chaos.world import LIMITS, TIMING, World, commands, flags, listens
-from wsdemo.lab.history import Violation
+from wsdemo.lab.chaos.arrange import (
+    CALL_S,
+    BrokenPromise,
+    Steps,
+    answers,
+    begin_registers,
+    dial,
+    held,
+    must_register,
+    ready,
+    registered,
+    say_register,
+    until,
+)
+from wsdemo.lab.chaos.nemesis import (
+    ALL_GATEWAYS,
+    GATEWAY,
+    HEAL_S,
+    REDIS,
+    USERS,
+    NotArranged,
+    Scene,
+    fault,
+)
+from wsdemo.lab.chaos.processes import GatewayDied
+from wsdemo.lab.chaos.users import MARK
+from wsdemo.lab.chaos.world import LIMITS, TIMING, World, commands, listens
 from wsdemo.lab.wire import Direction, Strand, Wire
 
-Steps = AsyncIterator[None]
-
-CALL_S: Final = 10.0
-"""The longest wait for one thing that a fault needs done."""
 FLOOD: Final = 40_000
 """Pings of a flood; 5 MB with their payloads."""
-JUNK_BYTES: Final = 200_000
+JUNK: Final = 8_000
 LEAVERS: Final = 4
 ATTEMPTS: Final = 4
 
@@ -102,26 +122,26 @@ async def late_commands(scene: Scene) -> Steps:
     are then executed, when the users have long been elsewhere, or have left.
     """
     world, wire = scene.world, scene.world.wires[scene.gateway]
-    await _ready(scene)
+    await ready(scene)
     victims = world.users_of(scene.gateway)[:4]
-    leavers = await _begin_registers(scene, "late-leaver", LEAVERS)
-    await _until(lambda: _all_present(world, "late-leaver"))
+    leavers = await begin_registers(scene, "late-leaver", LEAVERS)
+    await until(lambda: _all_present(world, "late-leaver"), "four users registered")
     # By then a lease may be renewed, and a sign of life is all that it takes.
     await asyncio.sleep(0.55 * TIMING.heartbeat_s)
     old = list(wire.strands(commands))
-    with _held(old, "up"):  # What is under way is executed; what follows is not, for now.
+    with held(old, "up"):  # What is under way is executed; what follows is not, for now.
         for leaver in leavers:
             await leaver.send('{"type":"ping"}')
         for victim in victims[:2]:
             await victim.vanish()
-        await _until(lambda: _given_up(wire, old))
-        await _ready(scene)
+        await until(lambda: _given_up(wire, old), "a new connection to Redis")
+        await ready(scene)
         for victim in victims[2:]:
             await victim.vanish()
         for leaver in leavers:
             leaver.transport.abort()
         # Their releases overtake the refreshes that their pings were for (47).
-        await _until(lambda: _all_absent(world, "late-leaver"))
+        await until(lambda: _all_absent(world, "late-leaver"), "their entries gone")
         yield
 
 
@@ -143,16 +163,19 @@ async def _given_up(wire: Wire, old: list[Strand]) -> bool:
 @fault("late register", 5, 48, lasts_s=0.2, touches=(GATEWAY,), needs=(REDIS,))
 async def late_register(scene: Scene) -> Steps:
     """A register that was minted lies on a wire while its user registers elsewhere."""
-    connections: list[ClientConnection | None] = []
-    for _ in range(ATTEMPTS):
-        await _ready(scene)
-        with contextlib.suppress(TimeoutError):
-            connections = await _late_register(scene)
-            break
+    connections = await _late_register_of_some_try(scene)
     yield
     for connection in connections:
         if connection is not None:
             await connection.close()
+
+
+async def _late_register_of_some_try(scene: Scene) -> list[ClientConnection | None]:
+    for _ in range(ATTEMPTS):
+        await ready(scene)
+        with contextlib.suppress(TimeoutError):
+            return await _late_register(scene)
+    raise NotArranged("the gateway gave up its connection to Redis before a token was minted")
 
 
 async def _late_register(scene: Scene) -> list[ClientConnection | None]:
@@ -166,15 +189,16 @@ async def _late_register(scene: Scene) -> list[ClientConnection | None]:
     elsewhere = [name for name in sorted(world.gateways) if name != scene.gateway]
     old = list(wire.strands(commands))
     with contextlib.ExitStack() as until_then:
-        with _held(old, "down"):
+        with held(old, "down"):
             # The mint is executed, its answer comes late, and the register later.
-            slow = await _say_register(world.gateways[scene.gateway].url, user)
-            await _until(lambda: world.admin.exists(f"fence:{user}"), 2 * LIMITS.redis_timeout_s)
-            until_then.enter_context(_held(old, "up"))
+            slow = await say_register(world.gateways[scene.gateway].url, user)
+            minted_s = 2 * LIMITS.redis_timeout_s
+            await until(lambda: world.admin.exists(f"fence:{user}"), "a token", minted_s)
+            until_then.enter_context(held(old, "up"))
         await asyncio.sleep(0.1)  # By then the register lies on the wire.
         quick = await _registered_at_one_of(world, elsewhere, user)
         if quick is None:  # Then the gateway will take its register back, and it is late for that.
-            await _until(lambda: world.admin.hget(f"fence:{user}", "floor"))
+            await until(lambda: world.admin.hget(f"fence:{user}", "floor"), "a release")
     return [slow, quick]
 
 
@@ -185,30 +209,31 @@ async def _registered_at_one_of(
     for name in gateways:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.4):
-                if (connection := await _registered(world.gateways[name].url, user)) is not None:
+                if (connection := await registered(world.gateways[name].url, user)) is not None:
                     return connection
     return None
 
 
 @fault("duplicate gateway id", 9, lasts_s=0.1, touches=(GATEWAY,), needs=(REDIS,))
 async def duplicate_id(scene: Scene) -> Steps:
+    """A second one with the same id ends by itself, and says whose place it would have taken."""
     world = scene.world
-    await _ready(scene)
-    second = GatewayProcess(scene.gateway, world.server.url, *flags())
+    await ready(scene)
+    second = world.gateway_process(scene.gateway, world.server.url)
     try:
         await second.start()
-        code: int | None = None
-        text = f"a second {scene.gateway} started"
-        world.complain(Violation("duplicate id", world.clock(), text))
+        raise BrokenPromise(f"a second {scene.gateway} started")
     except GatewayDied:
-        code = await second.wait(CALL_S)
-        if code != 2:
-            text = f"a second {scene.gateway} ended with {code}, not 2"
-            world.complain(Violation("duplicate id", world.clock(), text))
+        code, said = await second.wait(CALL_S), " ".join(second.log)
+        if code != 2 or DUPLICATE not in said:
+            raise BrokenPromise(f"a second {scene.gateway} ended with {code}: {said}") from None
+        world.seen[f"duplicate, exit code {code}"] += 1
     finally:
         await second.stop()
-    world.seen[f"duplicate, exit code {code}"] += 1
     yield
+
+
+DUPLICATE: Final = "another gateway is running as"
 
 
 if sys.platform == "linux":  # Elsewhere a process cannot change the limits of another one.
@@ -219,7 +244,7 @@ if sys.platform == "linux":  # Elsewhere a process cannot change the limits of a
         before = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
         most = psutil.Process(gateway.pid).num_fds() + 1
         resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (most, before[1]))
-        callers = [await _dial(gateway.port) for _ in range(8)]
+        callers = [await dial(gateway.port) for _ in range(8)]
         yield
         resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, before)
         for _, writer in callers:
@@ -239,7 +264,7 @@ async def redis_killed(scene: Scene) -> Steps:
     await asyncio.to_thread(world.server.kill, keep_data=True)
     yield
     await asyncio.to_thread(world.server.start)
-    await _answers(world)
+    await answers(world)
 
 
 @fault("Redis killed, data lost", 13, lasts_s=0.5, touches=(REDIS,))
@@ -249,7 +274,7 @@ async def redis_killed_empty(scene: Scene) -> Steps:
     await asyncio.to_thread(world.server.kill)
     yield
     await asyncio.to_thread(world.server.start)
-    await _answers(world)
+    await answers(world)
 
 
 @fault("Redis stopped", 14, lasts_s=1.2, touches=(REDIS,))
@@ -257,7 +282,7 @@ async def redis_stopped(scene: Scene) -> Steps:
     scene.world.server.pause()
     yield
     scene.world.server.resume()
-    await _answers(scene.world)
+    await answers(scene.world)
 
 
 @fault("Redis stopped, users cut: a herd", 39, 38, lasts_s=0.9, touches=(REDIS, USERS))
@@ -269,14 +294,14 @@ async def herd(scene: Scene) -> Steps:
             wire.reset()
     yield
     world.server.resume()
-    await _answers(world)
+    await answers(world)
 
 
 @fault("CLIENT PAUSE ALL", 15, lasts_s=0.9, touches=(REDIS,))
 async def client_pause_all(scene: Scene) -> Steps:
     await scene.world.admin.execute_command("CLIENT", "PAUSE", "900", "ALL")
     yield
-    await _answers(scene.world)
+    await answers(scene.world)
 
 
 @fault("CLIENT PAUSE WRITE", 15, lasts_s=0.9, touches=(REDIS,))
@@ -308,30 +333,6 @@ async def maxmemory(scene: Scene) -> Steps:
     await scene.world.admin.config_set("maxmemory", "1mb")
     yield
     await scene.world.admin.config_set("maxmemory", "0")
-
-
-@fault("MISCONF: cannot save", 29, lasts_s=1.2, touches=(REDIS,))
-async def misconf(scene: Scene) -> Steps:
-    """A directory is where the dump should go, so the snapshot fails, and writes are refused."""
-    world = scene.world
-    in_the_way = world.server.directory / "dump.rdb"
-    in_the_way.unlink(missing_ok=True)
-    in_the_way.mkdir()
-    try:
-        await world.admin.config_set("save", "3600 1")
-        await world.admin.execute_command("BGSAVE")
-        await _until(lambda: _saved(world, "err"))
-        yield
-    finally:
-        in_the_way.rmdir()
-        await world.admin.execute_command("BGSAVE")
-        await _until(lambda: _saved(world, "ok"))
-        await world.admin.config_set("save", "")
-
-
-async def _saved(world: World, status: str) -> bool:
-    info = await world.admin.info("persistence")
-    return info["rdb_last_bgsave_status"] == status and not info["rdb_bgsave_in_progress"]
 
 
 @fault("FLUSHALL", 31, lasts_s=0.5, touches=(REDIS,))
@@ -405,10 +406,10 @@ def _junk() -> list[str]:
         {"type": "nonsense"},
         {"type": "direct"},
         {"type": "direct", "from": 3, "to": [], "content": {}},
-        {"type": "direct", "from": "mallory", "to": "user-01", "content": "x", "toConn": "none"},
+        {"type": "direct", "from": "mallory", "to": "user-01", "content": MARK, "toConn": "none"},
         {"type": "kick", "user": "user-01", "connId": "none", "token": 1},
         {"type": "bounce", "fromConn": "none", "to": "user-01"},
-        {"type": "direct", "from": "x", "to": "nobody-here", "content": "x" * JUNK_BYTES},
+        {"type": "direct", "from": "x", "to": "nobody-here", "content": MARK * JUNK},
     ]
     return ["", "not JSON", "\ud7ff", "{" * 5000, *(json.dumps(one) for one in envelopes)]
 
@@ -417,17 +418,15 @@ def _junk() -> list[str]:
 async def foreign_entries(scene: Scene) -> Steps:
     """Half an entry, as the Go demo leaves them, and one whose gateway is no name."""
     admin = scene.world.admin
-    await _ready(scene)
+    await ready(scene)
     await admin.hset("presence:half", mapping={"gwId": scene.gateway, "ts": "1"})
     await admin.hset("presence:odd", mapping={"gwId": "a\nb*", "connId": "c", "ts": "1"})
-    asker = await _registered(scene.world.gateways[scene.gateway].url, "asker")
-    if asker is not None:
-        for ghost in ("half", "odd"):
-            await asker.send(json.dumps({"type": "message", "to": ghost, "content": "?"}))
+    asker = await must_register(scene, "asker")
+    for ghost in ("half", "odd"):
+        await asker.send(json.dumps({"type": "message", "to": ghost, "content": MARK}))
     yield
     await admin.delete("presence:half", "presence:odd")
-    if asker is not None:
-        await asker.close()
+    await asker.close()
 
 
 # --- between a gateway and Redis ---------------------------------------------------------------
@@ -519,9 +518,8 @@ async def swizzle_clog(scene: Scene) -> Steps:
 async def client_half_open(scene: Scene) -> Steps:
     """One whose wires lose everything, and one who is there and neither reads nor speaks."""
     victim = scene.rng.choice(list(scene.world.talkers.values()))
-    silent = await _registered(scene.world.gateways[scene.gateway].url, "silent")
-    if silent is not None:
-        silent.transport.pause_reading()
+    silent = await must_register(scene, "silent")
+    silent.transport.pause_reading()
     for wire in victim.doors.wires.values():
         for strand in wire.strands():
             strand.drop()
@@ -529,46 +527,40 @@ async def client_half_open(scene: Scene) -> Steps:
     for wire in victim.doors.wires.values():
         wire.reset()
         wire.release()
-    if silent is not None:
-        silent.transport.abort()
+    silent.transport.abort()
 
 
 @fault("slow consumer", 36, lasts_s=1.5, needs=(GATEWAY, REDIS))
 async def slow_consumer(scene: Scene) -> Steps:
     """Somebody registers and never reads, and somebody else writes her three megabytes."""
-    await _ready(scene)
-    url = scene.world.gateways[scene.gateway].url
-    slow = await _registered(url, "slow-reader", small_buffer=True)
-    writer = await _registered(url, "fast-writer")
-    if slow is not None and writer is not None:
-        slow.transport.pause_reading()
-        text = json.dumps({"type": "message", "to": "slow-reader", "content": "x" * 12_000})
-        with contextlib.suppress(WebSocketException, TimeoutError):
-            async with asyncio.timeout(CALL_S):
-                for _ in range(400):
-                    await writer.send(text)
+    await ready(scene)
+    slow = await must_register(scene, "slow-reader", small_buffer=True)
+    writer = await must_register(scene, "fast-writer")
+    slow.transport.pause_reading()
+    text = json.dumps({"type": "message", "to": "slow-reader", "content": MARK * 480})
+    with contextlib.suppress(WebSocketException, TimeoutError):
+        async with asyncio.timeout(CALL_S):
+            for _ in range(400):
+                await writer.send(text)
     yield
     for connection in (slow, writer):
-        if connection is not None:
-            connection.transport.abort()
+        connection.transport.abort()
 
 
 @fault("ping flood, unread", 37, lasts_s=1.0, needs=(GATEWAY,))
 async def ping_flood(scene: Scene) -> Steps:
-    flooder = await _registered(scene.world.gateways[scene.gateway].url, "flooder")
-    if flooder is not None:
-        transport = flooder.transport
-        transport.pause_reading()
-        # A masked ping frame with a payload of 120 bytes, its mask zero.
-        frame = bytes([0x89, 0x80 | 120, 0, 0, 0, 0]) + b"x" * 120
-        for _ in range(FLOOD // 400):
-            if transport.is_closing():
-                break
-            transport.write(frame * 400)
-            await asyncio.sleep(0.005)
+    flooder = await must_register(scene, "flooder")
+    transport = flooder.transport
+    transport.pause_reading()
+    # A masked ping frame with a payload of 120 bytes, its mask zero.
+    frame = bytes([0x89, 0x80 | 120, 0, 0, 0, 0]) + b"x" * 120
+    for _ in range(FLOOD // 400):
+        if transport.is_closing():
+            break
+        transport.write(frame * 400)
+        await asyncio.sleep(0.005)
     yield
-    if flooder is not None:
-        flooder.transport.abort()
+    transport.abort()
 
 
 @fault("reconnect storm", 38, lasts_s=0.6, touches=(USERS,))
@@ -597,7 +589,7 @@ async def two_logins_on_one(scene: Scene) -> Steps:
 async def flapping(scene: Scene) -> Steps:
     urls = [gateway.url for gateway in scene.world.gateways.values()]
     for _ in range(25):
-        connection = await _say_register(scene.rng.choice(urls), "flapper")
+        connection = await say_register(scene.rng.choice(urls), "flapper")
         if connection is not None:
             connection.transport.abort()
     yield
@@ -605,8 +597,8 @@ async def flapping(scene: Scene) -> Steps:
 
 @fault("socket closes during register", 48, lasts_s=0.3, touches=(GATEWAY,))
 async def gone_while_registering(scene: Scene) -> Steps:
-    with _held(list(scene.world.wires[scene.gateway].strands()), "down"):
-        for connection in await _begin_registers(scene, "brief", 5):
+    with held(list(scene.world.wires[scene.gateway].strands()), "down"):
+        for connection in await begin_registers(scene, "brief", 5):
             connection.transport.abort()
         yield
 
@@ -617,10 +609,10 @@ async def moved_meanwhile(scene: Scene) -> Steps:
     but go to nobody else.
     """
     world, rng = scene.world, scene.rng
-    await _ready(scene)
+    await ready(scene)
     elsewhere = [name for name in sorted(world.gateways) if name != scene.gateway]
     senders = [user for name in elsewhere for user in world.users_of(name)]
-    with _held(list(world.wires[scene.gateway].strands(listens)), "down"):
+    with held(list(world.wires[scene.gateway].strands(listens)), "down"):
         for victim in world.users_of(scene.gateway)[:2]:
             for sender in rng.sample(senders, min(2, len(senders))):
                 for client in sender.registered[:1]:
@@ -629,104 +621,5 @@ async def moved_meanwhile(scene: Scene) -> Steps:
         yield
 
 
-# --- how they do it ----------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _held(strands: list[Strand], direction: Direction) -> Iterator[None]:
-    """Hold one direction of connections, and let go whatever happens meanwhile."""
-    for strand in strands:
-        strand.hold(direction)
-    try:
-        yield
-    finally:
-        for strand in strands:
-            strand.release(direction)
-
-
-async def _ready(scene: Scene) -> None:
-    """Wait until a gateway has got over what was done to it or to Redis before."""
-    gateway = scene.world.gateways[scene.gateway]
-
-    async def answers() -> bool:
-        with contextlib.suppress(OSError, TimeoutError, ValueError):
-            return (await gateway.get("/ready", 1.0))[0] == 200
-        return False
-
-    await _until(answers)
-
-
-async def _until(condition: Callable[[], Awaitable[Any]], limit_s: float = CALL_S) -> None:
-    """Wait until Redis says so.
-
-    Raises:
-        TimeoutError: it did not.
-    """
-    async with asyncio.timeout(limit_s):
-        while True:
-            with contextlib.suppress(RedisError):
-                if await condition():
-                    return
-            await asyncio.sleep(0.01)
-
-
-async def _answers(world: World) -> None:
-    """Wait until Redis answers, and the witness sees it do so."""
-    await _until(world.admin.ping)
-    async with asyncio.timeout(CALL_S):
-        await world.witness.watching.wait()
-
-
-async def _dial(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    async with asyncio.timeout(CALL_S):
-        return await asyncio.open_connection("127.0.0.1", port)
-
-
-async def _say_register(
-    url: str, user: str, *, small_buffer: bool = False
-) -> ClientConnection | None:
-    """Connect and say who we are, without waiting for an answer; None if nobody is there."""
-    extra: dict[str, Any] = {"sock": _narrow(url)} if small_buffer else {}
-    try:
-        async with asyncio.timeout(CALL_S):
-            connection = await connect(
-                url, ping_interval=None, compression=None, close_timeout=0.3, proxy=None, **extra
-            )
-            await connection.send(json.dumps({"type": "register", "userId": user}))
-            return connection
-    except (OSError, TimeoutError, WebSocketException):
-        return None
-
-
-def _narrow(url: str) -> socket.socket:
-    """Return a connected socket with a small receive buffer."""
-    end = socket.socket()
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    end.settimeout(CALL_S)
-    end.connect(("127.0.0.1", int(url.split(":")[2].partition("/")[0])))
-    end.setblocking(False)
-    return end
-
-
-async def _registered(
-    url: str, user: str, *, small_buffer: bool = False
-) -> ClientConnection | None:
-    """Connect and register; None if that cannot be had just now."""
-    connection = await _say_register(url, user, small_buffer=small_buffer)
-    if connection is None:
-        return None
-    try:
-        async with asyncio.timeout(CALL_S):
-            if json.loads(await connection.recv())["type"] == "registered":
-                return connection
-    except (TimeoutError, WebSocketException):
-        pass
-    connection.transport.abort()
-    return None
-
-
-async def _begin_registers(scene: Scene, name: str, count: int) -> list[ClientConnection]:
-    """Say register as several users of this name, and wait for no answer."""
-    url = scene.world.gateways[scene.gateway].url
-    begun = await asyncio.gather(*(_say_register(url, f"{name}-{n}") for n in range(count)))
-    return [connection for connection in begun if connection is not None]
+# They enter themselves into the catalogue, behind these.
+from wsdemo.lab.chaos import clients, hosts, outages  # noqa: E402, F401

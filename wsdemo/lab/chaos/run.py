@@ -113,7 +113,7 @@ COMES_OF: Final[Mapping[str, frozenset[str]]] = {
     "refresh reclaimed": frozenset({"FLUSHALL", "DEL of one presence key"}),
 }
 """What only certain faults bring about, each of them: it is wanted in a run that had one."""
-EXCEPTIONS: Final = ("loop_exceptions",)
+EXCEPTIONS: Final = ("unhandled_errors",)
 """Counters of gateways that must stay at zero."""
 
 Progress = Callable[[str], None]
