@@ -587,7 +587,8 @@ def _promised(
     """Iterate over the messages that had to arrive, see `unexplained`: those that got lost, or
     those that did arrive.
     """
-    faults, spans = list(_active(history)), _sessions(history)
+    spans = _sessions(history)
+    c = _Circumstances(history)
     ends_at = history[-1].t if history else 0.0
     for letter in _letters(history).values():
         t = letter.left.t
@@ -595,7 +596,13 @@ def _promised(
             continue
         if t + near_s > ends_at:
             continue
-        if any(begin - near_s <= t <= end + aftermath_s for begin, end in faults):
+        places = c.at(letter.left.conn, *c.of_user[letter.left.to]) | {
+            letter.left.user,
+            letter.left.to,
+            REDIS,
+            USERS,
+        }
+        if c.fault(t, t, Near(near_s, aftermath_s), places):
             continue
         around = [(a, b) for a, b in spans[letter.left.to] if a <= t + near_s and b >= t - near_s]
         if len(around) == 1 and around[0][0] <= t - near_s and around[0][1] >= t + near_s:
@@ -979,7 +986,7 @@ def calm(history: History, bounds: Bounds) -> list[Violation]:
                 what = "began" if isinstance(record, Registered) else f"ended with {record.code}"
                 text = f"a session of {record.user} {what}, and nothing was wrong"
                 violations.append(Violation("calm", record.t, text, (record,)))
-        there = {u for u, times in spans.items() if any(a <= begin and b >= end for a, b in times)}
+        there = {u for u, times in spans.items() if any(a <= begin < b for a, b in times)}
         for sent in said:
             violations += _not_right(letters[sent.id], sent.to in there, end, c, bounds)
         violations += _unponged(within, end, c, bounds)

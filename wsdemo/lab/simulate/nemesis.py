@@ -30,6 +30,7 @@ DUPLICATED: Final = frozenset({"mint", "register", "refresh", "release"})
 """Scripts whose commands may be executed a second time, later."""
 WAYS: Final[tuple[tuple[Direction, ...], ...]] = (("up",), ("down",), BOTH)
 
+
 class Accident(NamedTuple):
     """What happens, from its begin to its end, and whom it may touch (None: everybody)."""
 
@@ -155,7 +156,9 @@ class Nemesis:
         yield
 
     @asynccontextmanager
-    async def cut_off(self, route: tuple[str, str], how: Callable[[Link], None]) -> AsyncIterator[None]:
+    async def cut_off(
+        self, route: tuple[str, str], how: Callable[[Link], None]
+    ) -> AsyncIterator[None]:
         """The connections of a user end whenever an answer of Redis to its gateway is under way."""
         user = self._world.user_of(route[0])
         self._cutting[user] = how

@@ -158,7 +158,7 @@ class Link:
             end.break_off()
 
     def reset(self) -> None:
-        """Let whoever dialled be cut off now; the other side is told by a packet, like any other."""
+        """Cut off whoever dialled, now; a packet like any other tells the other side."""
         if not self.near.dead:
             self.ways["up"].carry(Signal.RESET)
             self.near.break_off()

@@ -398,7 +398,7 @@ class World:
         return user if user in self.devices else ""
 
     def asks(self, name: str, fields: Fields) -> str:
-        """Return for which user a gateway has had a script executed: who registers, or who sends."""
+        """Return for whom a gateway has had a script executed: who registers, or who sends."""
         if name == "route":
             try:
                 envelope = decode_envelope(fields[4] + b"}")
