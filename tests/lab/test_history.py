@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from wsdemo.lab.history import (
     DEFINITELY_NOT,
@@ -634,6 +635,16 @@ CALMS: list[tuple[str, list[Record], int]] = [
         "late, as all was",
         _quiet(sent(12, "n"), answered(12, "n", "routed"), Late(t=15, for_s=2), received(15, "n")),
         0,
+    ),
+    (
+        "to somebody who is not there",
+        _quiet(replace(sent(12, "n"), to="carol"), answered(12, "n", "offline")),
+        0,
+    ),
+    (
+        "routed to somebody who is not there",
+        _quiet(replace(sent(12, "n"), to="carol"), answered(12, "n", "routed")),
+        1,
     ),
     ("no pong", _quiet(ping(13)), 1),
     ("a late pong", _quiet(ping(13), pong(14.5)), 1),

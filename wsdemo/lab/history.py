@@ -587,7 +587,8 @@ def _promised(
     """Iterate over the messages that had to arrive, see `unexplained`: those that got lost, or
     those that did arrive.
     """
-    faults, spans = list(_active(history)), _sessions(history)
+    spans = _sessions(history)
+    c = _Circumstances(history)
     ends_at = history[-1].t if history else 0.0
     for letter in _letters(history).values():
         t = letter.left.t
@@ -595,7 +596,13 @@ def _promised(
             continue
         if t + near_s > ends_at:
             continue
-        if any(begin - near_s <= t <= end + aftermath_s for begin, end in faults):
+        places = c.at(letter.left.conn, *c.of_user[letter.left.to]) | {
+            letter.left.user,
+            letter.left.to,
+            REDIS,
+            USERS,
+        }
+        if c.fault(t, t, Near(near_s, aftermath_s), places):
             continue
         around = [(a, b) for a, b in spans[letter.left.to] if a <= t + near_s and b >= t - near_s]
         if len(around) == 1 and around[0][0] <= t - near_s and around[0][1] >= t + near_s:
@@ -758,13 +765,14 @@ class _Circumstances:
 
 def _faults(history: History) -> Iterator[_Span]:
     """Iterate over the faults of a history; what has no end in it lasts for ever."""
-    open_since: dict[str, list[Fault]] = defaultdict(list)
+    open_since: dict[tuple[str, tuple[str, ...] | None], list[Fault]] = defaultdict(list)
     for record in history:
         if isinstance(record, Fault):
+            same = open_since[record.name, record.where]
             if record.begins:
-                open_since[record.name].append(record)
-            elif open_since[record.name]:
-                yield _span(open_since[record.name].pop(0), record.t)
+                same.append(record)
+            elif same:
+                yield _span(same.pop(0), record.t)
     for begins in open_since.values():
         for begin in begins:
             yield _span(begin, math.inf)
@@ -970,11 +978,12 @@ def denied(history: History, bounds: Bounds) -> list[Violation]:
 def calm(history: History, bounds: Bounds) -> list[Violation]:
     """Check that while nothing is wrong, everything is right, and no excuse counts.
 
-    Each message is routed and arrives, each ping has its pong, each of them within its bound, and
-    no session begins or ends. A calm in which nothing was said or asked, or a history without
+    Each message to a user who is there is routed and arrives, one to a user who is not is called
+    offline; each ping has its pong, each of them within its bound, and no session begins or ends.
+    A calm in which nothing was said or asked, or a history without
     one, proves nothing.
     """
-    c, letters = _Circumstances(history), _letters(history)
+    c, letters, spans = _Circumstances(history), _letters(history), _sessions(history)
     periods = list(_calms(history))
     violations = [] if periods else [Violation("calm", 0.0, "there never was a calm")]
     for begin, end in periods:
@@ -990,8 +999,9 @@ def calm(history: History, bounds: Bounds) -> list[Violation]:
                 what = "began" if isinstance(record, Registered) else f"ended with {record.code}"
                 text = f"a session of {record.user} {what}, and nothing was wrong"
                 violations.append(Violation("calm", record.t, text, (record,)))
+        there = {u for u, times in spans.items() if any(a <= begin < b for a, b in times)}
         for sent in said:
-            violations += _not_right(letters[sent.id], end, c, bounds)
+            violations += _not_right(letters[sent.id], sent.to in there, end, c, bounds)
         violations += _unponged(within, end, c, bounds)
     return violations
 
@@ -1008,22 +1018,23 @@ def _calms(history: History) -> Iterator[tuple[float, float]]:
 
 
 def _not_right(
-    letter: _Letter, end: float, c: _Circumstances, bounds: Bounds
+    letter: _Letter, is_there: bool, end: float, c: _Circumstances, bounds: Bounds
 ) -> Iterator[Violation]:
     left, first, answer = letter.left, letter.first, letter.answer
+    wanted = "routed" if is_there else "offline"
     deadline = c.due(left.t, bounds.answer_s)
     if left.asks and deadline <= end:
         evidence = tuple(r for r in (left, first, answer) if r is not None)
         if first is None or first.t > deadline:
             text = f"{left.id} had no answer within {bounds.answer_s:g} s, and nothing was wrong"
             yield Violation("calm", left.t, text, evidence)
-        elif answer is not None and {first.status, answer.status} != {"routed"}:
+        elif answer is not None and {first.status, answer.status} != {wanted}:
             if first.status == "unknown" and c.late(left.t, first.t):
                 return  # It was given up because the machine was late; that is no excuse for a no.
             text = f"{left.id} to {left.to} was {answer.status}, and nothing was wrong"
             yield Violation("calm", left.t, text, evidence)
     deadline = c.due(left.t, bounds.arrive_s)
-    if deadline <= end and not any(r.t <= deadline for r in letter.received):
+    if is_there and deadline <= end and not any(r.t <= deadline for r in letter.received):
         text = f"{left.id} to {left.to} did not arrive within {bounds.arrive_s:g} s"
         yield Violation("calm", left.t, f"{text}, and nothing was wrong", (left,))
 

@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from wsdemo.lab.history import Fault, Healed
 from wsdemo.lab.simulate.network import BOTH, Direction, Link, Way
@@ -26,11 +26,16 @@ AT_ONCE: Final = 2
 """Faults that may be active at the same time."""
 LONGEST_S: Final = 45.0
 """How long a fault lasts at most."""
-HALF_OPEN: Final = "half-open"
-"""The name of what is left of a connection that has lost bytes."""
 DUPLICATED: Final = frozenset({"mint", "register", "refresh", "release"})
 """Scripts whose commands may be executed a second time, later."""
 WAYS: Final[tuple[tuple[Direction, ...], ...]] = (("up",), ("down",), BOTH)
+
+
+class Accident(NamedTuple):
+    """What happens, from its begin to its end, and whom it may touch (None: everybody)."""
+
+    happens: AbstractAsyncContextManager[None]
+    where: tuple[str, ...] | None = None
 
 
 class Nemesis:
@@ -44,12 +49,13 @@ class Nemesis:
         self._world = world
         self._network = world.network
         self._rng = random.Random(f"{seed}:nemesis")
-        self._watching: list[asyncio.Task[None]] = []
         self._duplicating = False
+        self._cutting: dict[str, Callable[[Link], None]] = {}
+        """Whose connections end when a script has been executed for them, and how."""
         self._later: set[asyncio.TimerHandle] = set()
         self._routes: set[tuple[str, str]] = set()
         """Between whom something may be held, lost or delayed."""
-        world.on_script = self._duplicate
+        world.on_script = self._on_script
 
     async def rage(self, seconds: float) -> None:
         """Let things go wrong for a while, then heal."""
@@ -71,32 +77,11 @@ class Nemesis:
         return self._world.loop.create_task(self._suffer(name, lasts_s), name=f"fault {name}")
 
     async def _suffer(self, name: str, lasts_s: float) -> None:
-        self._world.note(Fault, name=name, begins=True)
-        async with FAULTS[name](self):
+        happens, where = FAULTS[name](self)
+        self._world.note(Fault, name=name, begins=True, where=where)
+        async with happens:
             await asyncio.sleep(lasts_s)
-        self._world.note(Fault, name=name, begins=False)
-
-    def _left_half_open(self, links: list[Link]) -> None:
-        """Bytes of these connections were lost: the fault lasts until both ends have found out."""
-        if links:
-            self._world.note(Fault, name=HALF_OPEN, begins=True)
-            watching = self._world.loop.create_task(self._until_gone(links), name="half-open")
-            self._watching = [*(task for task in self._watching if not task.done()), watching]
-
-    async def _until_gone(self, links: list[Link]) -> None:
-        while any(map(self._is_there, links)):  # noqa: ASYNC110 - virtual time is cheap
-            await asyncio.sleep(1.0)
-        self._world.note(Fault, name=HALF_OPEN, begins=False)
-
-    def _is_there(self, link: Link) -> bool:
-        # Redis itself never finds out: it may be the only one that still has the connection.
-        finds_out = link.target is not self._world.redis.host
-        return not link.near.dead or (finds_out and not link.far.dead)
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        for task in self._watching:
-            task.cancel()
+        self._world.note(Fault, name=name, begins=False, where=where)
 
     def heal(self) -> None:
         """Nothing is held, frozen or delayed any more; everybody is there who should be."""
@@ -111,13 +96,15 @@ class Nemesis:
         """Return a gateway that is up; all of them may be about to start."""
         return self._rng.choice(self._world.names)
 
-    def _device(self) -> str:
-        """Return the host of a device, or '' when nobody is there."""
+    def _at_client(
+        self, accident: Callable[[tuple[str, str]], AbstractAsyncContextManager[None]]
+    ) -> Accident:
+        """Return an accident between a device and a gateway: whom else does it concern?"""
         devices = [d for ds in self._world.devices.values() for d in ds if not d.ended]
-        return self._rng.choice(devices).host.name if devices else ""
-
-    def _client_route(self) -> tuple[str, str]:
-        return self._device(), self._gateway()
+        if not devices:
+            return Accident(accident(("", self._gateway())), ())
+        device = self._rng.choice(devices)
+        return Accident(accident((device.host.name, self._gateway())), (device.user,))
 
     def _redis_route(self) -> tuple[str, str]:
         return self._gateway(), "redis"
@@ -157,7 +144,8 @@ class Nemesis:
         """What is sent is lost; the connections that were there stay half-open for good."""
         self._routes.add(route)
         self._network.lose(*route, *self._rng.choice(WAYS))
-        self._left_half_open(list(self._network.links(*route)))
+        user = self._world.user_of(route[0])
+        self._world.left_half_open(list(self._network.links(*route)), (user,) if user else None)
         yield
         self._network.heal(*route)
 
@@ -166,6 +154,16 @@ class Nemesis:
         """The connections break; new ones work."""
         self._network.cut(*route)
         yield
+
+    @asynccontextmanager
+    async def cut_off(
+        self, route: tuple[str, str], how: Callable[[Link], None]
+    ) -> AsyncIterator[None]:
+        """The connections of a user end whenever an answer of Redis to its gateway is under way."""
+        user = self._world.user_of(route[0])
+        self._cutting[user] = how
+        yield
+        self._cutting.pop(user, None)
 
     @asynccontextmanager
     async def one_held(self) -> AsyncIterator[None]:
@@ -183,7 +181,7 @@ class Nemesis:
         ways = self._ways_to_redis()
         for way in ways:
             way.lose()
-        self._left_half_open([way.sender.link for way in ways[:1]])
+        self._world.left_half_open([way.sender.link for way in ways[:1]])
         yield
 
     @asynccontextmanager
@@ -291,6 +289,20 @@ class Nemesis:
             timer.cancel()
         self._later.clear()
 
+    def _on_script(self, name: str, fields: Fields) -> None:
+        if self._cutting:
+            self._cut_off(name, fields)
+        self._duplicate(name, fields)
+
+    def _cut_off(self, name: str, fields: Fields) -> None:
+        """Let a client go just now: its gateway will hear of it while it reads Redis' answer."""
+        user = self._world.asks(name, fields)
+        how = self._cutting.get(user)
+        if how is not None and self._rng.random() < 0.3:
+            for device in self._world.devices[user]:
+                for link in self._network.links(device.host.name):
+                    how(link)
+
     def _duplicate(self, name: str, fields: Fields) -> None:
         if self._duplicating and name in DUPLICATED and self._rng.random() < 0.5:
             late_s = self._rng.choice((0.01, 1.0, 30.0)) * self._rng.random()
@@ -301,32 +313,34 @@ class Nemesis:
             self._world.redis.repeat(fields)
 
 
-FAULTS: Final[dict[str, Callable[[Nemesis], AbstractAsyncContextManager[None]]]] = {
-    "client delay": lambda n: n.delayed(n._client_route()),
-    "client hold": lambda n: n.held(n._client_route()),
-    "client drop": lambda n: n.dropped(n._client_route()),
-    "client cut": lambda n: n.cut(n._client_route()),
-    "client freeze": lambda n: n.frozen(n._device()),
-    "redis delay": lambda n: n.delayed(n._redis_route()),
-    "redis hold": lambda n: n.held(n._redis_route()),
-    "redis drop": lambda n: n.dropped(n._redis_route()),
-    "redis cut": lambda n: n.cut(n._redis_route()),
-    "redis link hold": lambda n: n.one_held(),
-    "redis link drop": lambda n: n.one_dropped(),
-    "swizzle-clog": lambda n: n.swizzled(),
-    "gateway crash, back at once": lambda n: n.crashed(back_at_once=True),
-    "gateway crash, back later": lambda n: n.crashed(back_at_once=False),
-    "gateway drain": lambda n: n.drained(),
-    "gateway freeze": lambda n: n.frozen(n._gateway()),
-    "gateway clock jump": lambda n: n.clock_jump(),
-    "redis restart, data kept": lambda n: n.redis_gone(keep_data=True),
-    "redis restart, data lost": lambda n: n.redis_gone(keep_data=False),
-    "redis pause": lambda n: n.frozen("redis"),
-    "redis flushall": lambda n: n.told("FLUSHALL"),
-    "redis script flush": lambda n: n.told("SCRIPT", "FLUSH"),
-    "redis entry deleted": lambda n: n.entry_deleted(),
-    "redis kill pubsub": lambda n: n.hung_up(listeners=True),
-    "redis kill normal": lambda n: n.hung_up(listeners=False),
-    "duplicates": lambda n: n.duplicated(),
+FAULTS: Final[dict[str, Callable[[Nemesis], Accident]]] = {
+    "client delay": lambda n: n._at_client(n.delayed),
+    "client hold": lambda n: n._at_client(n.held),
+    "client drop": lambda n: n._at_client(n.dropped),
+    "client cut": lambda n: n._at_client(n.cut),
+    "client reset": lambda n: n._at_client(lambda route: n.cut_off(route, Link.reset)),
+    "client half-close": lambda n: n._at_client(lambda route: n.cut_off(route, Link.half_close)),
+    "client freeze": lambda n: n._at_client(lambda route: n.frozen(route[0])),
+    "redis delay": lambda n: Accident(n.delayed(n._redis_route())),
+    "redis hold": lambda n: Accident(n.held(n._redis_route())),
+    "redis drop": lambda n: Accident(n.dropped(n._redis_route())),
+    "redis cut": lambda n: Accident(n.cut(n._redis_route())),
+    "redis link hold": lambda n: Accident(n.one_held()),
+    "redis link drop": lambda n: Accident(n.one_dropped()),
+    "swizzle-clog": lambda n: Accident(n.swizzled()),
+    "gateway crash, back at once": lambda n: Accident(n.crashed(back_at_once=True)),
+    "gateway crash, back later": lambda n: Accident(n.crashed(back_at_once=False)),
+    "gateway drain": lambda n: Accident(n.drained()),
+    "gateway freeze": lambda n: Accident(n.frozen(n._gateway())),
+    "gateway clock jump": lambda n: Accident(n.clock_jump(), ()),
+    "redis restart, data kept": lambda n: Accident(n.redis_gone(keep_data=True)),
+    "redis restart, data lost": lambda n: Accident(n.redis_gone(keep_data=False)),
+    "redis pause": lambda n: Accident(n.frozen("redis")),
+    "redis flushall": lambda n: Accident(n.told("FLUSHALL")),
+    "redis script flush": lambda n: Accident(n.told("SCRIPT", "FLUSH"), ()),
+    "redis entry deleted": lambda n: Accident(n.entry_deleted()),
+    "redis kill pubsub": lambda n: Accident(n.hung_up(listeners=True)),
+    "redis kill normal": lambda n: Accident(n.hung_up(listeners=False)),
+    "duplicates": lambda n: Accident(n.duplicated()),
 }
 """Every fault by its name."""

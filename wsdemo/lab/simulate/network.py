@@ -8,6 +8,10 @@ moment.
 
 The network goes on while hosts stand still: a frozen host accepts connections and takes bytes, as
 its kernel would, and its processes see them when they go on.
+
+An end is no more polite than uvloop's transports, on which gateways run: writing after
+`connection_lost`, or after `write_eof`, raises. `abort` tells the other side by a reset, which may
+overtake what its process has not read yet.
 """
 
 from __future__ import annotations
@@ -153,6 +157,17 @@ class Link:
         for end in (self.near, self.far):
             end.break_off()
 
+    def reset(self) -> None:
+        """Cut off whoever dialled, now; a packet like any other tells the other side."""
+        if not self.near.dead:
+            self.ways["up"].carry(Signal.RESET)
+            self.near.break_off()
+
+    def half_close(self) -> None:
+        """Let whoever was dialled believe that the other side has nothing more to say."""
+        if not self.near.dead:
+            self.ways["up"].carry(Signal.EOF)
+
 
 class End(asyncio.Transport):
     """One end of a connection, as asyncio sees it."""
@@ -163,7 +178,7 @@ class End(asyncio.Transport):
         self.host = host
         self._out, self._back = out, back
         self._protocol: Any = None
-        self._closing = self._eof_sent = False
+        self._closing = self._eof_sent = self._lost = False
         self._reading = True
         self._full = False
         self._high = 64 * 1024
@@ -229,6 +244,12 @@ class End(asyncio.Transport):
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.connection_lost(problem)
+        self._lost = True
+
+    def _must_be_alive(self) -> None:
+        """Refuse what a transport refuses whose handle is closed (`UVHandle._ensure_alive`)."""
+        if self._lost and not self.host.dead:
+            raise RuntimeError(f"unable to perform operation on {self!r}; the handler is closed")
 
     def room_made(self) -> None:
         """The reader at the other end has taken something."""
@@ -256,7 +277,10 @@ class End(asyncio.Transport):
         return self._protocol
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        if self._closing or self._eof_sent or self.dead or not data:
+        self._must_be_alive()
+        if self._eof_sent:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if self._closing or self.dead or not data:
             return
         self._out.carry(bytes(data))
         if not self._full and self.get_write_buffer_size() > self._high:
@@ -267,15 +291,21 @@ class End(asyncio.Transport):
         return max(0, self._out.in_flight - WINDOW_BYTES)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._must_be_alive()
         self._high = 64 * 1024 if high is None else high
 
     def can_write_eof(self) -> bool:
         return True
 
     def write_eof(self) -> None:
+        self._must_be_alive()
         if not self._eof_sent and not self._closing:
             self._eof_sent = True
-            self._out.carry(Signal.EOF)
+            self._say_last(Signal.EOF)
+
+    def _say_last(self, what: Signal) -> None:
+        if not self.dead:
+            self._out.carry(what)
 
     def pause_reading(self) -> None:
         self._reading = False
@@ -292,14 +322,20 @@ class End(asyncio.Transport):
         return self._closing
 
     def close(self) -> None:
-        if self._closing:
-            return
-        self.write_eof()
-        self._closing = True
-        self._soon(self._lose, None)
+        self._hang_up(Signal.EOF)
 
     def abort(self) -> None:
-        self.close()
+        self._hang_up(Signal.RESET)
+
+    def _hang_up(self, how: Signal) -> None:
+        if self._closing and (how is Signal.EOF or self._lost or self.dead):
+            return
+        if how is Signal.RESET or not self._eof_sent:
+            self._say_last(how)
+        if not self._closing:
+            self._closing = True
+            self._soon(self._lose, None)
+        self.dead = self.dead or how is Signal.RESET
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name in {"peername", "sockname"}:

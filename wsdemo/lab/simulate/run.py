@@ -20,20 +20,25 @@ from multiprocessing import get_context, parent_process
 from typing import Final
 
 from wsdemo.lab.history import (
+    Bounds,
+    Calm,
+    Causes,
     Record,
     Tally,
     Violation,
     check,
     happened,
+    kept,
     sometimes,
     tally,
 )
 from wsdemo.lab.simulate.hosts import Loop
 from wsdemo.lab.simulate.nemesis import FAULTS, Nemesis
 from wsdemo.lab.simulate.world import World
-from wsdemo.settings import ClientSettings, Timing
+from wsdemo.protocol import Code
+from wsdemo.settings import ClientSettings, Limits, Timing
 
-_T, _C = Timing(), ClientSettings()
+_T, _C, _L = Timing(), ClientSettings(), Limits()
 
 ORDINARY_S: Final = 27.0
 RAGE_S: Final = 70.0
@@ -48,7 +53,21 @@ OFFLINE_S: Final = _T.presence_ttl_s + _T.tick_s
 AFTERMATH_S: Final = _T.ws_ping_interval_s + _T.ws_ping_timeout_s + 5.0
 """So long after a fault a message may still be given to a socket that is half-open, or, on the same
 gateway, to a session that was superseded and has not been told: pings and refreshes end both."""
-CALM_S: Final = max(ONLINE_S, OFFLINE_S) + 3.0
+SETTLE_S: Final = max(ONLINE_S, OFFLINE_S) + 3.0
+CALM_S: Final = _T.heartbeat_s + 2.0
+"""Long enough for every client to ask for a pong."""
+BOUNDS: Final = Bounds(
+    answer_s=_L.redis_timeout_s + 1.0,
+    arrive_s=1.0,
+    pong_s=1.0,
+    settle_s=SETTLE_S,
+    aftermath_s=AFTERMATH_S,
+    register_s=_C.register_timeout_s,
+)
+CAUSES: Final[Causes] = dict.fromkeys(
+    (0, 1006, Code.RESTART, Code.HEARTBEAT_TIMEOUT, Code.STALE, Code.SLOW_CONSUMER, Code.TRY_LATER)
+)
+"""Close codes that a fault may explain: any fault, since here its place is known for some only."""
 
 OUTCOMES: Final = frozenset(
     {
@@ -154,6 +173,7 @@ def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str]
     violations = check(
         world.history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S
     )
+    violations += kept(world.history, BOUNDS, CAUSES)
     violations += world.problems
     return Run(
         seed,
@@ -173,10 +193,12 @@ async def _live(world: World, seed: int, seconds: float) -> None:
         await asyncio.sleep(ORDINARY_S)
         await nemesis.rage(RAGE_S)
         world.calm = True
-        await asyncio.sleep(CALM_S)
+        await asyncio.sleep(SETTLE_S)
         world.look()
+        world.note(Calm, begins=True)
+        await asyncio.sleep(CALM_S)
+        world.note(Calm, begins=False)
         gc.collect()
-    nemesis.stop()
     await world.stop()
 
 

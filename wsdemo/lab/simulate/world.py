@@ -24,11 +24,16 @@ from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import State
 from wsdemo.lab.history import (
     Closed,
+    Counted,
+    Fault,
     Forgotten,
     Happened,
+    Left,
     Looked,
     Owner,
     Phase,
+    Pinged,
+    Ponged,
     Received,
     Record,
     Registered,
@@ -38,11 +43,11 @@ from wsdemo.lab.history import (
 )
 from wsdemo.lab.naive import SeedPresence
 from wsdemo.lab.simulate.hosts import Host, Loop, substitute
-from wsdemo.lab.simulate.network import Network
+from wsdemo.lab.simulate.network import Link, Network
 from wsdemo.lab.simulate.redis import Fields, MemoryRedis
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
-from wsdemo.protocol import Code, Status
+from wsdemo.protocol import BadEnvelope, Code, Direct, Status, decode_envelope
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.link import RedisLink
 from wsdemo.router import ROUTE, DuplicateGateway
@@ -55,6 +60,8 @@ PATIENCE_S: Final = 1e6
 START_AGAIN_S: Final = 1.0
 """How long a gateway that could not start waits before it tries again."""
 
+HALF_OPEN: Final = "half-open"
+"""The name of what is left of a connection that has lost bytes."""
 POLICIES: Final = ("fenced", "seed")
 _FINE: Final = frozenset({Code.NORMAL, Code.REPLACED})
 """Close codes after which a client may give up; any other end for good is a bug of somebody."""
@@ -102,6 +109,8 @@ class Device:
         host.context.copy().run(self._make, urls)
         self.given_up = False
         """Whether its user has closed it."""
+        self._told: set[str] = set()
+        """Messages of which a gateway has said something."""
         host.spawn(self._live(), f"device of {user}")
 
     def _make(self, urls: list[str]) -> None:
@@ -137,14 +146,15 @@ class Device:
     async def _send(self, to: str) -> None:
         receipt = await self.client.send(to, "hello")
         # What a gateway answers is observed; that nobody answered is known only here.
-        if receipt.status is Status.UNKNOWN:
-            self._answer(receipt.id, to, receipt.status)
+        if receipt.status is Status.UNKNOWN and receipt.id not in self._told:
+            self._answer(receipt.id, to, receipt.status, told=False)
 
     def move(self, gateway: str) -> None:
         """Go to another gateway."""
         self._do(self._move(f"ws://{gateway}:{PORT}/ws"), "move")
 
     async def _move(self, url: str) -> None:
+        self._let_go()
         # When it fails, the client goes on trying, or it is over.
         with contextlib.suppress(TimeoutError, ClientClosed):
             await self.client.move(url)
@@ -153,13 +163,20 @@ class Device:
         """Log out."""
         self.given_up = True
         if self.registered:
+            self._let_go()
             # A client that is told to close does not observe it as the end of a connection.
             self._world.note(Closed, user=self.user, conn=self.client.conn_id, code=Code.NORMAL)
         self._do(self.client.close(), "leave")
 
     def break_off(self) -> None:
         """Lose the connection; the client dials again."""
+        self._let_go()
         self.host.loop.call_soon(self.client.abort, context=self.host.context)
+
+    def _let_go(self) -> None:
+        """Write down that a session which ends now ends by its user's own doing."""
+        if self.client.conn_id and not self.host.dead:
+            self._world.note(Left, user=self.user, conn=self.client.conn_id)
 
     # --- what is seen of it ------------------------------------------------------------------
 
@@ -174,7 +191,12 @@ class Device:
                 msg_id = f"{user}:{event.msg_id}"
                 to = event.peer
                 world.note(Sent, user=user, phase=Phase.INVOKE, id=msg_id, to=to, conn=conn)
+            case Kind.PING:
+                world.note(Pinged, user=user, conn=conn)
+            case Kind.PONG:
+                world.note(Ponged, user=user, conn=conn)
             case Kind.ACK:
+                self._told.add(event.msg_id)
                 self._answer(event.msg_id, event.peer, Status(event.reason))
             case Kind.ARRIVE:
                 msg_id = f"{event.peer}:{event.msg_id}"
@@ -184,7 +206,7 @@ class Device:
             case _:
                 pass
 
-    def _answer(self, msg_id: str, to: str, status: Status) -> None:
+    def _answer(self, msg_id: str, to: str, status: Status, told: bool = True) -> None:
         self._world.note(
             Sent,
             user=self.user,
@@ -192,6 +214,7 @@ class Device:
             id=f"{self.user}:{msg_id}",
             to=to,
             status=status.value,
+            told=told,
         )
 
     def _closed(self, conn: str, reason: str) -> None:
@@ -245,6 +268,7 @@ class World:
         self._owners: dict[str, tuple[str, str, int | None, bool]] = {}
         self._made = 0
         self._lives: list[asyncio.Task[None]] = []
+        self._watching: set[asyncio.Task[None]] = set()
         loop.set_exception_handler(self._failed)
 
     # --- life --------------------------------------------------------------------------------
@@ -260,16 +284,26 @@ class World:
 
     async def stop(self) -> None:
         """Let everybody leave, stop the gateways, and see what is left."""
-        for life in self._lives:
-            life.cancel()
-        await asyncio.wait(self._lives)
+        watching = [*self._lives, *self._watching]
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
+        await asyncio.sleep(1.0)  # What was said last may arrive.
         for device in self._living():
             device.leave()
         await asyncio.sleep(10.0)
+        self._count_what_is_left()
         for server in self.servers.values():
             await server.host.spawn(server.gateway.stop(), "stop")
         await asyncio.sleep(10.0)
         self._look_for_leaks()
+
+    def _count_what_is_left(self) -> None:
+        """When everybody has left, gateways have nothing under way."""
+        for name in filter(self.serves, self.names):
+            stats = self.servers[name].gateway.stats()
+            for what in ("connections", "sockets"):
+                self.note(Counted, gateway=name, what=what, count=stats[what], wanted=0)
 
     def _look_for_leaks(self) -> None:
         for key, expires in self.redis.keys().items():
@@ -373,6 +407,21 @@ class World:
             self._problem("2.7", f"a client of {device.user} gave up: {why}")
         return True
 
+    def user_of(self, host: str) -> str:
+        """Return whose device a host is; '' when it is none."""
+        user = host.rpartition("-")[0]
+        return user if user in self.devices else ""
+
+    def asks(self, name: str, fields: Fields) -> str:
+        """Return for whom a gateway has had a script executed: who registers, or who sends."""
+        if name == "route":
+            try:
+                envelope = decode_envelope(fields[4] + b"}")
+            except BadEnvelope:
+                return ""
+            return envelope.sender if isinstance(envelope, Direct) else ""
+        return fields[3].decode().partition(":")[2]
+
     def log_in(self, user: str) -> None:
         """Let a user take up a new device."""
         self._made += 1
@@ -383,7 +432,9 @@ class World:
         """Take a device away without a goodbye: no packet leaves it any more."""
         for name in self.names:
             self.network.lose(device.host.name, name)
+        self.left_half_open(list(self.network.links(device.host.name)), (device.user,))
         if device.client.conn_id:
+            self.note(Left, user=device.user, conn=device.client.conn_id)
             self.note(Closed, user=device.user, conn=device.client.conn_id)
         self.bury(device.host)
 
@@ -422,6 +473,24 @@ class World:
             self.vanish(device)
         else:
             self.log_in(user)
+
+    def left_half_open(self, links: list[Link], where: tuple[str, ...] | None = None) -> None:
+        """Bytes of these connections were lost: a fault that lasts until both ends know."""
+        if links:
+            self.note(Fault, name=HALF_OPEN, begins=True, where=where)
+            watching = self.loop.create_task(self._until_gone(links, where), name=HALF_OPEN)
+            self._watching.add(watching)
+            watching.add_done_callback(self._watching.discard)
+
+    async def _until_gone(self, links: list[Link], where: tuple[str, ...] | None) -> None:
+        while any(map(self._is_there, links)):  # noqa: ASYNC110 - virtual time is cheap
+            await asyncio.sleep(1.0)
+        self.note(Fault, name=HALF_OPEN, begins=False, where=where)
+
+    def _is_there(self, link: Link) -> bool:
+        # Redis itself never finds out: it may be the only one that still has the connection.
+        finds_out = link.target is not self.redis.host
+        return not link.near.dead or (finds_out and not link.far.dead)
 
     # --- what is written down ----------------------------------------------------------------
 
