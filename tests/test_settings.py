@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from redis.asyncio.connection import parse_url
 
+from wsdemo.addresses import RedisAddress
 from wsdemo.settings import (
     GatewaySettings,
     Keyspace,
     Limits,
     SettingsError,
     Timing,
-    database_of,
     redacted,
     redis_url,
     valid_user_id,
@@ -161,7 +161,7 @@ def test_no_prefix_can_be_mistaken_for_a_database(prefix: str) -> None:
 def test_the_database_of_a_gateway_is_the_one_that_its_redis_url_selects(url: str) -> None:
     """As the library reads the URL, which sends the SELECT."""
     selected = parse_url(url).get("db", 0)
-    assert database_of(url) == selected
+    assert RedisAddress.parse(url).number == selected
     assert GatewaySettings(gateway_id="g", redis_url=url).keyspace.db == selected
     told = GatewaySettings(gateway_id="g", redis_url=url, keyspace=Keyspace("p:", 77))
     assert told.keyspace == Keyspace("p:", selected)
