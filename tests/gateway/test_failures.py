@@ -180,6 +180,29 @@ async def test_a_sender_does_not_pay_for_its_recipient(
     await room.others_go_on()
 
 
+@pytest.mark.parametrize("who", ["recipient", "sender"])
+async def test_sessions_do_not_pay_for_each_other_whatever_it_is_that_fails(
+    room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Also when it is not the writing: whom a message is for, or whoever waits for an answer."""
+    send, broken = Socket.send, room.broken.socket
+
+    def fails(end: Socket, payload: bytes) -> None:
+        if end is broken:
+            raise ZeroDivisionError("a bug")
+        send(end, payload)
+
+    monkeypatch.setattr(Socket, "send", fails)
+    if who == "recipient":
+        room.users["alice"].frame(b'{"type":"message","to":"mallory","content":"x","id":"1"}')
+        answer = await room.users["alice"].answer()
+        assert answer == {"type": "ack", "id": "1", "status": "routed"}
+    else:
+        room.users["mallory"].frame(b'{"type":"message","to":"nobody","content":"x","id":"1"}')
+    await is_hung_up_on(room, caplog)
+    await room.others_go_on()
+
+
 async def test_who_logs_in_again_does_not_pay_for_its_old_connection(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.gateway.cluster import Raw, frame, gateway, request
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
-from wsdemo.gateway.socket import Socket
+from wsdemo.gateway.socket import OVER, Socket
 from wsdemo.protocol import Code
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
@@ -207,6 +207,7 @@ async def test_a_deadline_that_was_met_is_no_deadline_any_more(
             end.end.abort()
         assert end.outbox._deadline is end.end._timer is None
         assert len(end.outbox) == 0 and running.counters.slow_consumers == 0
+        assert OVER.parser_exc is None and not OVER.events, "all lost connections share it"
 
 
 async def test_nothing_is_written_to_a_connection_that_is_going(
