@@ -17,6 +17,7 @@ import pytest
 
 from tests.gateway.cluster import Raw, frame, gateway
 from tests.waiting import until
+from wsdemo.gateway.outbox import Outbox
 from wsdemo.gateway.registry import each
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session
@@ -113,6 +114,37 @@ async def test_a_write_that_fails_costs_the_others_nothing_in_that_turn(
     assert room.running.counters.connection_failures == 1, "once, and not for each frame"
 
 
+async def test_a_flush_that_fails_costs_those_behind_it_nothing(
+    room: Room,
+    redis_db: Any,
+    keyspace: Keyspace,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when it is not the transport that fails."""
+    flush, broken = Outbox.flush, room.broken.socket.outbox
+
+    def fails(outbox: Outbox) -> None:
+        if outbox is broken:
+            raise ZeroDivisionError("a bug")
+        flush(outbox)
+
+    monkeypatch.setattr(Outbox, "flush", fails)
+    await broadcast(room, redis_db, keyspace)
+    await room.others_hear({"content": "hello"})
+    await is_hung_up_on(room, caplog)
+
+
+async def test_an_answer_that_cannot_be_written_is_the_end_of_its_connection_only(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pong does not wait for the end of a turn: it fails where its ping is read."""
+    room.break_writes()
+    room.users["mallory"].frame(b"hello", opcode=9)
+    await is_hung_up_on(room, caplog)
+    await room.others_go_on()
+
+
 async def test_a_message_for_everybody_reaches_all_but_the_one_that_cannot_take_it(
     room: Room,
     redis_db: Any,
@@ -144,6 +176,29 @@ async def test_a_sender_does_not_pay_for_its_recipient(
     room.users["alice"].writer.write(frame(text) * count)
     for _ in range(count):
         assert (await room.users["alice"].answer())["type"] == "ack"
+    await is_hung_up_on(room, caplog)
+    await room.others_go_on()
+
+
+@pytest.mark.parametrize("who", ["recipient", "sender"])
+async def test_sessions_do_not_pay_for_each_other_whatever_it_is_that_fails(
+    room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Also when it is not the writing: whom a message is for, or whoever waits for an answer."""
+    send, broken = Socket.send, room.broken.socket
+
+    def fails(end: Socket, payload: bytes) -> None:
+        if end is broken:
+            raise ZeroDivisionError("a bug")
+        send(end, payload)
+
+    monkeypatch.setattr(Socket, "send", fails)
+    if who == "recipient":
+        room.users["alice"].frame(b'{"type":"message","to":"mallory","content":"x","id":"1"}')
+        answer = await room.users["alice"].answer()
+        assert answer == {"type": "ack", "id": "1", "status": "routed"}
+    else:
+        room.users["mallory"].frame(b'{"type":"message","to":"nobody","content":"x","id":"1"}')
     await is_hung_up_on(room, caplog)
     await room.others_go_on()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -14,7 +15,8 @@ import pytest
 from tests.gateway.cluster import Raw, frame, gateway, request
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
-from wsdemo.gateway.socket import Socket
+from wsdemo.gateway.socket import OVER, Socket
+from wsdemo.protocol import Code
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
 
@@ -194,7 +196,7 @@ async def test_a_deadline_that_was_met_is_no_deadline_any_more(
         end.end.pause_writing()
         end.end.send(b"{}")
         end.end.ping(1.0)
-        end.end.close(1000)  # type: ignore[arg-type]
+        end.end.close(Code.RESTART)
         end.end.deadline(0.0, lambda: pytest.fail("a timer of a connection that is gone"))
         end.end.resume_writing()
         end.end.pause_reading()
@@ -205,6 +207,44 @@ async def test_a_deadline_that_was_met_is_no_deadline_any_more(
             end.end.abort()
         assert end.outbox._deadline is end.end._timer is None
         assert len(end.outbox) == 0 and running.counters.slow_consumers == 0
+        assert OVER.parser_exc is None and not OVER.events, "all lost connections share it"
+
+
+async def test_nothing_is_written_to_a_connection_that_is_going(
+    running: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop knows that it is lost, and tells us in its next turn: until then writers are many,
+    and neither raise nor make a noise.
+    """
+    async with await with_a_small_window(running):
+        end = socket_of(running)
+        end.end._transport.abort()
+        for _ in range(20):
+            end.end.send(b"{}")
+            end.outbox.flush()
+            end.outbox.write(b"a reply")
+        end.end.ping(1.0)
+        end.end.pause_reading()
+        end.end.resume_reading()
+        end.end.close(Code.RESTART)
+        await until("it is gone", lambda: not running._sockets())
+    assert running.counters.connection_failures == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_nothing_is_written_after_the_end_of_what_was_to_be_said(running: Gateway) -> None:
+    """The goodbyes are said, our half is closed, and its client takes its time to hang up."""
+    async with await with_a_small_window(running) as mallory:
+        end = socket_of(running)
+        mallory.frame((1000).to_bytes(2, "big"), opcode=8)
+        assert await mallory.closed() == 1000
+        assert await mallory.rest() == b""
+        end.outbox.write(b"late")
+        end.outbox.write_eof()
+        end.end.send(b"late")
+        end.end.close(Code.RESTART)
+    await until("it is gone", lambda: not running._sockets())
+    assert running.counters.connection_failures == 0
 
 
 async def test_pings_that_nobody_reads_the_pongs_of_are_bounded(

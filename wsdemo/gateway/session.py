@@ -411,8 +411,6 @@ class Session:
         """Mint and register, and leave nothing behind if the client is gone meanwhile (P7)."""
         desk, claim = self._desk, self.claim
         assert claim is not None
-        if not self._socket.open:
-            return
         try:
             token = await desk.presence.mint(claim.user)
         except LINK_ERRORS as problem:
