@@ -51,7 +51,8 @@ class DuplicateGateway(Exception):
 def trial_of(keyspace: Keyspace) -> Trial:
     """Return what a server must accept, so that users of this keyspace can be served by it."""
     keys = (keyspace.presence(NOBODY), keyspace.fence(NOBODY))
-    return Trial(TRIAL, keys, (keyspace.gateway_channel(NOBODY),))
+    # A name that no gateway can have, among those that gateways may publish to.
+    return Trial(TRIAL, keys, (keyspace.gateway_channel(f":{NOBODY}"),))
 
 
 class Router:
@@ -298,7 +299,7 @@ class Router:
 
     def link_is_back(self) -> None:
         """Ask at once whether we hear what is published where the link leads now."""
-        if self._subscription.up and not self._hears:
+        if self._subscription.up and (not self._hears or self._refusal is not None):
             self._probe_soon()
 
     def _gap(self) -> None:
@@ -325,9 +326,13 @@ class Router:
         self._sent += 1
         envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
         try:
-            self._link.submit(_ignore, "PUBLISH", self._channel, envelope)
+            self._link.submit(self._probed, "PUBLISH", self._channel, envelope)
         except (LinkDown, LinkBusy):
             self._heard = self._sent  # The prober asks when the link is back.
+
+    def _probed(self, reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            self._set_refusal(None)
 
     def _event(self, kind: Kind, ok: bool = True) -> Event:
         gateway_id = self._settings.gateway_id

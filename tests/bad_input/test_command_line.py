@@ -147,7 +147,7 @@ async def test_row_81_what_is_taken_or_refused_is_one_line(
             says = "another gateway is running as 'gateway-01'"
         else:
             url = f"redis://:{SECRET}@127.0.0.1:{shared_server.port}"
-            says = "cannot be reached"
+            says = "cannot be used: WRONGPASS"
         arguments = [word for flag in flags.items() for word in flag]
         code, lines = await start_and_fail(*arguments, redis_url=url)
         assert code == 2, lines

@@ -264,16 +264,6 @@ class RedisConnection(asyncio.Protocol):
     def _now(self) -> float:
         return self._loop.time() if self._loop is not None else 0.0
 
-    def _write(self, data: bytes) -> None:
-        """Hand bytes to the transport, which may have been closed without our hearing of it yet:
-        then uvloop's raises, where asyncio's is silent.
-        """
-        assert self._transport is not None
-        try:
-            self._transport.write(data)
-        except RuntimeError:
-            self.reset()
-
     # --- asyncio.Protocol --------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:

@@ -219,7 +219,7 @@ class RedisLink(RedisConnection):
         if self._out and not self._write_paused and self._transport is not None:
             data = b"".join(self._out)
             self._out.clear()
-            self._write(data)
+            self._transport.write(data)
 
     def pause_writing(self) -> None:
         self._write_paused = True

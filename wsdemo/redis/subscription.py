@@ -52,13 +52,15 @@ class Subscription(RedisConnection):
         """How many times all channels were confirmed; all but the first are gaps."""
 
     async def _greet(self) -> Trouble | None:
-        assert self._loop is not None
+        assert self._transport is not None and self._loop is not None
         confirmed = self._confirmed = self._loop.create_future()
         self._waiting = {channel.encode() for channel in self._channels}
         self._role_asked = True
         # In one write: a subscription takes no other commands. A replica hears what its primary
         # hears, but nobody who publishes at the primary counts it as a listener.
-        self._write(pack_command(("ROLE",)) + pack_command(("SUBSCRIBE", *self._channels)))
+        self._transport.write(
+            pack_command(("ROLE",)) + pack_command(("SUBSCRIBE", *self._channels))
+        )
         await confirmed
         self.rounds += 1
         if self.rounds > 1:
@@ -100,7 +102,7 @@ class Subscription(RedisConnection):
         if self._transport is None or self._loop is None:
             return
         unsubscribed = self._unsubscribed = self._loop.create_future()
-        self._write(pack_command(("UNSUBSCRIBE",)))
+        self._transport.write(pack_command(("UNSUBSCRIBE",)))
         await asyncio.wait([unsubscribed], timeout=self._limits.redis_timeout_s)
 
     def _broken(self, why: str) -> None:
