@@ -471,6 +471,8 @@ async def test_the_end_waits_for_a_slow_reader(gateway: Gateway) -> None:
         process.stdin.write(b"help\n" * 1_000 + b"quit\n")
         left = lambda: gateway.counters.registers_ok and not len(gateway.registry)  # noqa: E731
         await until("alice has left", left, START_S)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.wait(), 1.0)
         output = b""
         while data := await asyncio.to_thread(os.read, read_end, 1 << 16):
             output += data
