@@ -3,7 +3,7 @@
 Ours as people start it, with a log line for every message, in a file; the plain port, which logs
 none; and "quiet", which is ours with `--log-level warning`.
 
-Less than five minutes, bounded; progress on stderr, the table on stdout, details and pictures in
+Some six minutes, bounded; progress on stderr, the table on stdout, details and pictures in
 a directory. Ratios carry over to other machines, absolute figures do not. Exit code 1: something
 is dearer than in the plain port; 2: the measurement failed, and one line says why.
 """

@@ -107,8 +107,8 @@ class LineWriter:
 
     @property
     def stuck(self) -> bool:
-        """Whether not a byte was taken since a `flush` that took too long began."""
-        return self._written == self._stuck_at
+        """Whether no byte was taken since a `flush` that took too long began, or ever will be."""
+        return self._written == self._stuck_at or not self._thread.is_alive()
 
     # --- any thread --------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class LineWriter:
         Whoever has waited in vain does not wait again until something moves.
         """
         before = self._written
-        if self.stuck or not self._thread.is_alive():
+        if self.stuck:
             return False
         done = threading.Event()
         with self._lock:

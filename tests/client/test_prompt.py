@@ -419,7 +419,7 @@ async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
         timing=Timing().scaled(100),
     )
     read_end, write_end = os.pipe()
-    messages = 150
+    messages = 1_450  # More than is kept for the reader: beyond it, nothing more is taken in.
     text = "x" * 1000
     async with Gateway(settings) as gateway, Client("bob", [gateway.url]) as bob:
         process = await asyncio.create_subprocess_exec(
@@ -430,8 +430,11 @@ async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
         os.close(write_end)
         try:
             await until("alice is there", lambda: gateway.registry.by_user("alice"), START_S)
-            for n in range(messages):
-                assert (await bob.send("alice", f"{n} {text}")).status is Status.ROUTED
+            for n in range(0, messages, 50):
+                receipts = await asyncio.gather(
+                    *(bob.send("alice", f"{m} {text}") for m in range(n, n + 50))
+                )
+                assert {receipt.status for receipt in receipts} == {Status.ROUTED}
             refreshed = gateway.counters.refreshes_ok
             await until(
                 "some leases were renewed",
@@ -453,3 +456,31 @@ async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
     lines = output.decode().splitlines()
     assert lines[0] == "[Client] alice registered on gateway-01"
     assert lines[1:] == [f"[Message] bob: {n} {text}" for n in range(messages)]
+
+
+async def test_the_end_waits_for_a_slow_reader(gateway: Gateway) -> None:
+    """All that was said is read in the end, though more than a pipe holds, and late."""
+    read_end, write_end = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "wsdemo.client", "-user", "alice", "-gateway", gateway.url),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=write_end,
+    )
+    os.close(write_end)
+    try:
+        assert process.stdin is not None
+        process.stdin.write(b"help\n" * 1_000 + b"quit\n")
+        left = lambda: gateway.counters.registers_ok and not len(gateway.registry)  # noqa: E731
+        await until("alice has left", left, START_S)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.wait(), 1.0)
+        output = b""
+        while data := await asyncio.to_thread(os.read, read_end, 1 << 16):
+            output += data
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(read_end)
+    assert output.count(b"send a message\n") == 1_000

@@ -62,7 +62,7 @@ async def start_and_fail(self):
     Finalised()
     warnings.warn("a warning of Python's", UserWarning)
     logging.getLogger("foreign").error("two\\nlines \\x1b[2J of a library")
-    fail("at the start")
+    fail("at the start \\x1b[2J")
 server.Gateway.start = start_and_fail
 """
 """With this, a gateway meets every kind of error that Python would print by itself."""
@@ -262,18 +262,22 @@ def test_every_error_of_a_process_arrives_whole_and_in_order(
         timeout=60,
     )
     assert done.returncode == 1
-    places = ["in a callback", "in a thread", "in a finaliser", "at the start"]
+    places = ["in a callback", "in a thread", "in a finaliser"]
     if log_format == "json":
         entries = [json.loads(line) for line in done.stderr.splitlines()]
         tracebacks = [entry["exception"] for entry in entries if "exception" in entry]
         messages = [entry["message"] for entry in entries]
         assert "two\nlines \x1b[2J of a library" in messages
+        levels = [entry["level"] for entry in entries if "Redis:" not in entry["message"]]
+        assert levels == ["info", "error", "error", "error", "warning", "error", "critical"]
+        places.append("at the start \x1b[2J")
     else:
         tracebacks = re.findall(
             r"^Traceback \(most recent call last\):\n(?:.*\n)*?ValueError: .*$", done.stderr, re.M
         )
         messages = [line[20:] for line in done.stderr.splitlines() if STAMP.match(line)]
         assert "two\\nlines \\x1b[2J of a library" in messages
+        places.append("at the start \\x1b[2J")
     assert [trace.splitlines()[-1] for trace in tracebacks] == [
         f"ValueError: {place}" for place in places
     ]
