@@ -54,17 +54,27 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the notebooks, which is what `build` works on; a checkout of its own."""
-    copy = tmp_path / "check out" / "notebooks"
-    shutil.copytree(build.ROOT, copy, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    monkeypatch.setattr(build, "ROOT", copy)
-    monkeypatch.setattr(build, "INDEX", copy / "README.md")
+    return work_on(copied(build.ROOT, tmp_path), monkeypatch)
+
+
+def copied(notebooks: Path, to: Path) -> Path:
+    copy = to / "check out" / "notebooks"
+    ignored = shutil.ignore_patterns(".ipynb_checkpoints")
+    return Path(shutil.copytree(notebooks, copy, ignore=ignored))
+
+
+def work_on(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Let `build` work on a folder, and make a checkout of it if it is none."""
+    patch.setattr(build, "ROOT", folder)
+    patch.setattr(build, "INDEX", folder / "README.md")
     # A hook or an identity of this machine must not matter.
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    commit(copy, "init", "-q")
-    commit_all(copy)
-    return copy
+        patch.delenv(name, raising=False)
+    patch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    if not (folder / ".git").exists():
+        commit(folder, "init", "-q")
+        commit_all(folder)
+    return folder
 
 
 def commit(folder: Path, *words: str) -> None:
@@ -196,15 +206,23 @@ def test_all_notebooks_of_the_repository_are_as_they_were_built() -> None:
 # --- make notebooks ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one lesson, whose notebooks have been built and committed."""
-    for path in [*folder.glob("*.ipynb"), *folder.glob("src/*"), *folder.glob("solutions/*")]:
-        path.unlink()
-    source_of(SMALL).write_text(SOURCE)
-    assert build.main([]) == 0
-    commit_all(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        folder = work_on(copied(build.ROOT, tmp_path_factory.mktemp("built")), patch)
+        for path in [*folder.glob("*.ipynb"), *folder.glob("src/*"), *folder.glob("solutions/*")]:
+            path.unlink()
+        source_of(SMALL).write_text(SOURCE)
+        assert build.main([]) == 0
+        commit_all(folder)
     return folder
+
+
+@pytest.fixture
+def small(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, which is what `build` works on."""
+    return work_on(copied(built, tmp_path), monkeypatch)
 
 
 def test_a_notebook_with_work_in_it_is_left_alone_and_named(
