@@ -209,6 +209,21 @@ def test_lab_opens_the_first_notebook_with_arguments_passed_on(checkout: Checkou
     assert told.endswith(" --no-browser --port 8899")
 
 
+def test_lab_opens_the_lesson_and_not_a_learner_s_own_copy(checkout: Checkout) -> None:
+    """`make reset` leaves a copy beside the lesson, whose name stands before the lesson's."""
+    (checkout.directory / "notebooks").mkdir()
+    for name in ("00-first-my-copy-2026-11-26.ipynb", "00-first.ipynb"):
+        (checkout.directory / "notebooks" / name).touch()
+    assert "/lab/tree/notebooks/00-first.ipynb " in checkout.make("lab")[-1]
+
+
+@pytest.mark.parametrize("lesson", ["04", "", "a b", "$HOME `id` 'x' \"y\""])
+def test_reset_passes_its_lesson_on_as_it_is(checkout: Checkout, lesson: str) -> None:
+    """Whatever characters it has; without one, the tool says how it is given."""
+    told = checkout.make("reset", *([f"LESSON={lesson.replace('$', '$$')}"] if lesson else []))
+    assert told[-1] == f"-m wsdemo.lab.build --reset={lesson}"
+
+
 def test_pins_are_made_without_the_old_ones(checkout: Checkout) -> None:
     """`make constraints` works when the old pins cannot be installed any more."""
     told = checkout.make("constraints", UV_EXIT="1", PIP_EXIT="1")

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from tests.gateway.cluster import gateway
 from wsdemo import Client
 from wsdemo.addresses import SettingsError, redacted, redis_url, without_secrets
+from wsdemo.client import __main__ as client_program
 from wsdemo.client.connection import ConnectFailed
 from wsdemo.events import Event
 from wsdemo.gateway import __main__ as gateway_program
@@ -229,6 +230,12 @@ async def _visit(address: str, seen: list[Any]) -> None:
         seen.append(problem)
     seen += [client, client.closed_because, *events, await client.send("bob", "hello")]
     assert seen[-1].status is Status.BUSY
+
+
+def test_a_user_who_is_called_like_an_address_is_named() -> None:
+    """`alice@example.com` holds no password, and people look for the name."""
+    said = said_by(client_program.main, "-user", "alice@example.com x")
+    assert "'alice@example.com x' is not valid" in said
 
 
 # --- what a running gateway tells --------------------------------------------------------------

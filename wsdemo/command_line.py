@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _shown(value: str) -> str:
-    if "://" in value or "@" in value:
+    if "://" in value or re.search(":.*@", value):  # An @ alone is that of a user id.
         name, equals, rest = value.partition("=")
         if value.startswith("-"):
             return f"{name}={redacted(rest)}" if equals and "@" not in name else HIDDEN
