@@ -86,7 +86,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="in place of --host and --port: host:port, [v6]:port or unix:/path; repeat it (none)",
     )
-    add("--unix-mode", type=_mode, default="660", help="permissions of unix sockets (%(default)s)")
+    add(
+        "--unix-mode",
+        type=permissions,
+        default="660",
+        help="permissions of unix sockets (%(default)s)",
+    )
     add(
         "-redis",
         "--redis",
@@ -108,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _mode(text: str) -> int:
+def permissions(text: str) -> int:
     """Read permissions as chmod(1) takes them."""
     return int(text, 8)
 
@@ -326,9 +331,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             _log.warning("[Gateway] %s", warning)
     if given:
         _log.info("[Gateway] the sockets are given: --host, --port and --listen do not count")
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(settings, inherit(given) if given else bind))
+        runner.run(serve(settings, inherit(given) if given else bind))
     except RedisUnavailable as problem:
         fail(
             f"Redis at {redacted(settings.redis_url)} cannot be reached: {problem}. "
@@ -343,6 +348,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except CannotListen as problem:
         fail(f"cannot listen on {problem}")
+    finally:
+        # All is done and said; closing the loop may wait for a resolver that does not answer.
+        signals.end_soon(sys.exception())
+        runner.close()
 
 
 if __name__ == "__main__":
