@@ -286,6 +286,45 @@ async def test_a_signal_while_redis_is_dialled_is_obeyed() -> None:
             await process.wait()
 
 
+def can_have_its_own_resolver() -> bool:
+    if shutil.which("unshare") is None or os.getuid() != 0:
+        return False
+    tried = ["unshare", "--mount", "mount", "--bind", "/etc/hosts", "/etc/resolv.conf"]
+    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_have_its_own_resolver(), reason="needs a mount namespace")
+async def test_a_name_that_is_never_found_holds_nobody_up(tmp_path: Path) -> None:
+    """The library's look-up cannot be broken off; a gateway that is told to stop goes anyway."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        try:
+            mute.bind(("127.0.0.77", 53))
+        except OSError as problem:
+            pytest.skip(f"no name server of our own: {problem}")
+        mute.setblocking(False)
+        resolver = tmp_path / "resolv.conf"
+        resolver.write_text("nameserver 127.0.0.77\noptions timeout:30 attempts:5\n")
+        patient = ("--redis-timeout-s", "300", "--redis-connect-timeout-s", "300")
+        argv, environment = command("redis://redis.wsdemo.test:6379", *patient)
+        script = f'mount --bind \'{resolver}\' /etc/resolv.conf && exec "$0" "$@"'
+        process = await asyncio.create_subprocess_exec(
+            *("unshare", "--mount", "sh", "-c", script, *argv),
+            env=environment,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.get_running_loop().sock_recv(mute, 512)
+            process.terminate()
+            async with asyncio.timeout(20):
+                _, said = await process.communicate()
+            assert process.returncode == 0, said
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
 # --- open files --------------------------------------------------------------------------------
 
 

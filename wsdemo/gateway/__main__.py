@@ -23,7 +23,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from wsdemo.command_line import Parser, positive_float
 from wsdemo.gateway import signals
@@ -76,7 +76,12 @@ def parser() -> Parser:
         metavar="ADDRESS",
         help="in place of --host and --port: host:port, [v6]:port or unix:/path; repeat it (none)",
     )
-    add("--unix-mode", type=_mode, default="660", help="permissions of unix sockets (%(default)s)")
+    add(
+        "--unix-mode",
+        type=permissions,
+        default="660",
+        help="permissions of unix sockets (%(default)s)",
+    )
     add(
         "-redis",
         "--redis",
@@ -98,7 +103,7 @@ def parser() -> Parser:
     return result
 
 
-def _mode(text: str) -> int:
+def permissions(text: str) -> int:
     """Read permissions as chmod(1) takes them."""
     return int(text, 8)
 
@@ -325,6 +330,372 @@ def main(argv: Sequence[str] | None = None) -> None:
         given, remark = given_sockets(os.environ)
     except SettingsError as problem:
         command.fail(str(problem))
+    with Log(arguments.log_format, arguments.log_level) as log:
+        for warning in (remark, make_room(settings.limits)):
+            if warning:
+                _log.warning("[Gateway] %s", warning)
+        if given:
+            _log.info("[Gateway] the sockets are given: --host, --port and --listen do not count")
+        run(command, settings, log, inherit(given) if given else bind)
+
+
+def run(command: Parser, settings: GatewaySettings, log: Log, bind: Bind) -> None:
+    """Run a gateway to its end; one that cannot start ends with one line and exit code 2."""
+
+    def fail(why: str) -> NoReturn:
+        log.flush()  # What led to it stands before it.
+        command.fail(why)
+
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        runner.run(serve(settings, log.journal, bind))
+    except RedisUnavailable as problem:
+        where = f"Redis at {redacted(settings.redis_url)}"
+        if problem.answered:
+            fail(f"{where} cannot be used: {problem}")
+        fail(
+            f"{where} cannot be reached: {problem}. "
+            "Start one with: python -m wsdemo.redis --port 6379"
+        )
+    except TLSUnusable as problem:
+        fail(f"cannot serve TLS with {problem}")
+    except DuplicateGateway:
+        fail(
+            f"another gateway is running as {settings.gateway_id!r}; "
+            "choose another --id, or replace that one with --takeover"
+        )
+    except CannotListen as problem:
+        fail(f"cannot listen on {problem}")
+    finally:
+        # All is done and said; closing the loop may wait for a resolver that does not answer.
+        signals.end_soon(sys.exception())
+        runner.close()
+
+
+if __name__ == "__main__":
+    # Before all that takes its time: a signal may come during the imports.
+    from wsdemo.gateway.signals import leave_at_once
+
+    leave_at_once()
+
+import argparse
+import asyncio
+import dataclasses
+import gc
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from wsdemo.command_line import Parser, positive_float
+from wsdemo.gateway import signals
+from wsdemo.gateway.auth import mint_token, read_secret
+from wsdemo.gateway.descriptors import given_sockets, make_room
+from wsdemo.gateway.journal import Journal
+from wsdemo.gateway.listening import Bind, CannotListen, bind, inherit
+from wsdemo.gateway.log import FORMATS, Log, end_at_once
+from wsdemo.gateway.server import Gateway, TLSUnusable
+from wsdemo.redis.connection import RedisUnavailable
+from wsdemo.router import DuplicateGateway
+from wsdemo.settings import (
+    FORWARDED_HEADERS,
+    LOCAL_ORIGINS,
+    SUBPROTOCOL,
+    GatewaySettings,
+    Keyspace,
+    Limits,
+    SettingsError,
+    Timing,
+    redacted,
+)
+from wsdemo.streams import open_standard_streams
+from wsdemo.user_ids import MAX_USER_ID_CHARS, USER_ID_PATTERN
+
+DEFAULT_REDIS = "localhost:6379"
+TOKEN_TTL_S = 8 * 3600.0
+_log = logging.getLogger("wsdemo.gateway")
+
+
+PROGRAM = "wsdemo.gateway"
+
+
+def parser() -> Parser:
+    """Return the command line: the demo's flags, with one or two dashes, and all timings."""
+    result = Parser(
+        PROGRAM,
+        description="A gateway: users connect to it, Redis tells it where the others are.",
+        epilog="python -m wsdemo.gateway secret FILE makes a secret for --auth-secret-file; "
+        "token USER --auth-secret-file FILE --ttl-s SECONDS mints a token with it.",
+    )
+    add = result.add_argument
+    add("-id", "--id", required=True, help="name of this gateway, e.g. gateway-01")
+    add("-port", "--port", type=int, default=8080, help="0 lets the system choose (%(default)s)")
+    add("-host", "--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    add(
+        "--listen",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="in place of --host and --port: host:port, [v6]:port or unix:/path; repeat it (none)",
+    )
+    add(
+        "--unix-mode",
+        type=permissions,
+        default="660",
+        help="permissions of unix sockets (%(default)s)",
+    )
+    add(
+        "-redis",
+        "--redis",
+        default=None,
+        help=f"host:port or URL (WSDEMO_REDIS_URL, else {DEFAULT_REDIS})",
+    )
+    add("--key-prefix", default="", help="before every key and channel (none)")
+    add("--takeover", action="store_true", help="replace a running gateway of the same id")
+    add("--log-format", choices=tuple(FORMATS), default="text", help="(%(default)s)")
+    add(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="info writes a line a message (%(default)s)",
+    )
+    _add_security(result.add_argument_group("security"))
+    _add_fields(result.add_argument_group("timing, in seconds"), Timing, skip={"scale"})
+    _add_fields(result.add_argument_group("limits"), Limits)
+    return result
+
+
+def permissions(text: str) -> int:
+    """Read permissions as chmod(1) takes them."""
+    return int(text, 8)
+
+
+def _add_security(group: Any) -> None:
+    add = group.add_argument
+    add("--certfile", default="", help="certificate (PEM): serve wss:// and https://")
+    add("--keyfile", default="", help="its key, when it is not in --certfile")
+    add("--auth-secret-file", default="", help="register needs a token signed with what is in it")
+    add(
+        "--user-id-pattern",
+        default=None,
+        metavar="REGEX",
+        help=f"what a user id must match in full; the same for all gateways ({USER_ID_PATTERN})",
+    )
+    add(
+        "--origin",
+        action="append",
+        metavar="ORIGIN",
+        help="whose pages may connect, beside our own: scheme://host[:port], :* for any port, "
+        "null, or '*' for any; repeat it (pages of this machine)",
+    )
+    add(
+        "--subprotocol",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"what a client may offer and is told to have been chosen, beside {SUBPROTOCOL}; "
+        "repeat it (none)",
+    )
+    add(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network whose word about its clients is believed, or unix; repeat it "
+        "(none)",
+    )
+    add(
+        "--forwarded-header",
+        choices=FORWARDED_HEADERS,
+        default=FORWARDED_HEADERS[0],
+        help="the one header in which they name the client (%(default)s)",
+    )
+    add(
+        "--proxy-protocol",
+        action="store_true",
+        help="they begin each connection with a PROXY header, version 1 or 2",
+    )
+    add(
+        "--limit-loopback",
+        action="store_true",
+        help="limits per address hold for this machine as well",
+    )
+
+
+def token_parser() -> Parser:
+    """Return the command line of `token`."""
+    result = Parser(f"{PROGRAM} token", description="Print a token with which a user may register.")
+    result.add_argument("user")
+    result.add_argument("--auth-secret-file", required=True, help="that of the gateways")
+    result.add_argument(
+        "--ttl-s",
+        type=positive_float,
+        default=TOKEN_TTL_S,
+        help="how long it is good (%(default)g)",
+    )
+    return result
+
+
+def make_secret(argv: Sequence[str]) -> None:
+    """Carry out `secret FILE`: nobody but its owner can read the file, and none is overwritten."""
+    result = Parser(
+        f"{PROGRAM} secret", description="Make a file with a new secret, for --auth-secret-file."
+    )
+    result.add_argument("file")
+    path = result.read(argv).file
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    except OSError as problem:
+        result.fail(f"secret file {path}: {problem.strerror or problem}")
+    result.tell(f"wrote {path}; all gateways of the cluster need the same one")
+
+
+def print_token(argv: Sequence[str]) -> None:
+    """Carry out `token USER`."""
+    command = token_parser()
+    arguments = command.read(argv)
+    try:
+        secret = read_secret(arguments.auth_secret_file)
+        command.tell(mint_token(secret, arguments.user, time.time() + arguments.ttl_s))
+    except ValueError as problem:
+        command.fail(str(problem))
+
+
+def _add_fields(
+    group: Any, settings: type[Any], skip: frozenset[str] | set[str] = frozenset()
+) -> None:
+    for item in dataclasses.fields(settings):
+        if item.name not in skip:
+            kind = int if isinstance(item.default, int) else float
+            flag = f"--{item.name.replace('_', '-')}"
+            group.add_argument(flag, type=kind, default=None, help=f"({item.default:g})")
+
+
+def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
+    """Return the settings that a command line asks for.
+
+    Raises:
+        SettingsError: they cannot work.
+    """
+    address = arguments.redis or os.environ.get("WSDEMO_REDIS_URL") or DEFAULT_REDIS
+    pattern = arguments.user_id_pattern
+    return GatewaySettings(
+        gateway_id=arguments.id,
+        host=arguments.host,
+        port=arguments.port,
+        listen=tuple(arguments.listen),
+        unix_mode=arguments.unix_mode,
+        redis_url=address,
+        timing=Timing(**_given(arguments, Timing)),
+        limits=_limits_of(arguments),
+        keyspace=Keyspace(arguments.key_prefix),
+        takeover=arguments.takeover,
+        origins=tuple(arguments.origin) if arguments.origin else LOCAL_ORIGINS,
+        subprotocols=tuple(arguments.subprotocol),
+        trusted_proxies=tuple(arguments.trusted_proxy),
+        forwarded_header=arguments.forwarded_header,
+        proxy_protocol=arguments.proxy_protocol,
+        limit_loopback=arguments.limit_loopback,
+        certfile=arguments.certfile,
+        keyfile=arguments.keyfile,
+        auth_secret=_secret_of(arguments),
+        user_id_pattern=USER_ID_PATTERN if pattern is None else pattern,
+    )
+
+
+def _limits_of(arguments: argparse.Namespace) -> Limits:
+    given = _given(arguments, Limits)
+    if arguments.user_id_pattern is not None:
+        # Whoever says what an id is made of says with it how long one may be.
+        given.setdefault("max_user_id_chars", MAX_USER_ID_CHARS)
+    return Limits(**given)
+
+
+def _secret_of(arguments: argparse.Namespace) -> bytes | None:
+    return read_secret(arguments.auth_secret_file) if arguments.auth_secret_file else None
+
+
+def _given(arguments: argparse.Namespace, settings: type[Any]) -> dict[str, Any]:
+    values = {
+        item.name: getattr(arguments, item.name, None) for item in dataclasses.fields(settings)
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+async def serve(settings: GatewaySettings, journal: Journal, bind: Bind = bind) -> None:
+    """Run a gateway until it is told to stop, or is replaced."""
+    loop = asyncio.get_running_loop()
+    gateway = Gateway(settings, journal=journal, bind=bind)
+    loop.set_exception_handler(gateway.note_unhandled)
+    told = asyncio.Event()
+    starting = loop.create_task(gateway.start(), name="start")
+
+    def on_first() -> None:
+        told.set()
+        starting.cancel()  # If it has not ended; whatever it has begun it undoes.
+
+    with signals.Requests(on_first, gateway.hurry, end_at_once).heard_on(loop):
+        try:
+            await starting
+        except asyncio.CancelledError:
+            if not told.is_set():
+                raise
+            _log.info("[Gateway] %s was told to stop before it ran", settings.gateway_id)
+            return
+        # What exists now stays; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        await _run(gateway, told)
+
+
+async def _run(gateway: Gateway, told: asyncio.Event) -> None:
+    stop = asyncio.create_task(told.wait(), name="told to stop")
+    replaced = asyncio.create_task(gateway.replaced.wait(), name="replaced")
+    try:
+        await asyncio.wait([stop, replaced], return_when=asyncio.FIRST_COMPLETED)
+        if replaced.done():
+            _log.warning(
+                "[Gateway] another process has taken the id %s: stopping",
+                gateway.settings.gateway_id,
+            )
+    finally:
+        stop.cancel()
+        replaced.cancel()
+        await gateway.stop()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where there is one: fewer and cheaper wake-ups (performance, measured)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    open_standard_streams()
+    argv = sys.argv[1:] if argv is None else argv
+    tools = {"secret": make_secret, "token": print_token}
+    if argv and argv[0] in tools:
+        signals.take_back()
+        tools[argv[0]](argv[1:])
+        return
+    command = parser()
+    arguments = command.read(argv)
+    try:
+        settings = settings_of(arguments)
+        given, remark = given_sockets(os.environ)
+    except SettingsError as problem:
+<<<<<<< HEAD
+        command.fail(str(problem))
     try:
         with (
             Log(arguments.log_format, arguments.log_level) as log,
@@ -338,6 +709,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                     "[Gateway] the sockets are given: --host, --port and --listen do not count"
                 )
             runner.run(serve(settings, log.journal, inherit(given) if given else bind))
+=======
+        fail(str(problem))
+    _set_up_logging(arguments.log_format, arguments.log_level)
+    for warning in (remark, make_room(settings.limits)):
+        if warning:
+            _log.warning("[Gateway] %s", warning)
+    if given:
+        _log.info("[Gateway] the sockets are given: --host, --port and --listen do not count")
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        runner.run(serve(settings, inherit(given) if given else bind))
+>>>>>>> w-life
     except RedisUnavailable as problem:
         where = f"Redis at {redacted(settings.redis_url)}"
         if problem.answered:
@@ -354,7 +737,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             "choose another --id, or replace that one with --takeover"
         )
     except CannotListen as problem:
+<<<<<<< HEAD
         command.fail(f"cannot listen on {problem}")
+=======
+        fail(f"cannot listen on {problem}")
+    finally:
+        # All is done and said; closing the loop may wait for a resolver that does not answer.
+        signals.end_soon(sys.exception())
+        runner.close()
+>>>>>>> w-life
 
 
 if __name__ == "__main__":

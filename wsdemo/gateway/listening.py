@@ -73,7 +73,7 @@ class Bound:
 
     def told(self, scheme: str) -> str:
         """Return what the log says."""
-        if self.path or self.host not in WILDCARDS:
+        if self.path or not is_everywhere(self.host):
             return self.url(scheme)
         families = " and ".join(sorted(self._families()))
         only = " only" if len(self._families()) == 1 else ""
@@ -81,7 +81,7 @@ class Bound:
 
     def _reachable_host(self) -> str:
         """Return the host as it was told, or for "all addresses" one that leads here."""
-        if self.host not in WILDCARDS:
+        if not is_everywhere(self.host):
             return self.host
         families = self._families()
         if len(families) == 2:
@@ -113,8 +113,6 @@ class Bound:
                 if _identity(self.path) == made:
                     Path(self.path).unlink()
 
-
-WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})
 
 Bind = Callable[[GatewaySettings], Awaitable[Sequence[Bound]]]
 
@@ -229,7 +227,7 @@ async def _bind_host(address: Address) -> Bound:
     )
     # A name may stand twice in the list of names.
     places = list(dict.fromkeys((family, name) for family, _, _, _, name in infos))
-    both_families = address.host == "::"
+    both_families = ":" in address.host and is_everywhere(address.host)
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
         try:
             return Bound(_bind_each(address, places, both_families), host=address.host)
@@ -329,6 +327,14 @@ def _make_room(path: str) -> None:
 def _identity(path: str) -> tuple[int, int]:
     found = os.lstat(path)
     return found.st_dev, found.st_ino
+
+
+def is_everywhere(host: str) -> bool:
+    """Say whether a host stands for all addresses: '', 0.0.0.0, :: and its longer spellings."""
+    try:
+        return not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _is_loopback(end: socket.socket) -> bool:

@@ -210,9 +210,13 @@ class Log:
         threading.excepthook = _log_thread
         return self
 
+    def flush(self) -> None:
+        """Wait a moment until what was said is written."""
+        self._handler.flush()
+
     def __exit__(self, *exc_info: object) -> None:
         """The writer stays: there may be last words of whoever ends after us."""
-        self._handler.flush()
+        self.flush()
 
 
 def _log_uncaught(

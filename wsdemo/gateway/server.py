@@ -29,7 +29,7 @@ from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
-from wsdemo.gateway.listening import Bind, Bound, Listening, bind, listen
+from wsdemo.gateway.listening import Bind, Bound, Listening, bind, is_everywhere, listen
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
@@ -43,7 +43,7 @@ from wsdemo.redis.fitness import examine
 from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.redis.outcome import CommandError, Cure, Outcome, Trouble
 from wsdemo.router import ROUTE, TRIAL, Router, trial_of
-from wsdemo.settings import ANY_ORIGIN, GatewaySettings
+from wsdemo.settings import ANY_ORIGIN, Address, GatewaySettings
 
 _log = logging.getLogger(GATEWAY_LOG)
 
@@ -571,7 +571,10 @@ def _scheme(settings: GatewaySettings) -> str:
 
 def _expected_url(settings: GatewaySettings) -> str:
     where, scheme = settings.addresses[0], _scheme(settings)
-    return f"{scheme}+{where}:/ws" if where.path else f"{scheme}://{where}/ws"
+    if where.path:
+        return f"{scheme}+{where}:/ws"
+    told = Address("localhost", where.port) if is_everywhere(where.host) else where
+    return f"{scheme}://{told}/ws"
 
 
 def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 HANG_UP: Final[int | None] = getattr(signal, "SIGHUP", None)
+END_S: Final = 1.0
+"""How long the interpreter may take to tidy up."""
 ONE_REQUEST_S: Final = 0.02
 """Signals that are closer together are one request: timeout(1) signals a process and its group."""
 
@@ -48,6 +50,20 @@ def take_back() -> None:
     for number in numbers():
         ctrl_c = number == signal.SIGINT
         signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
+
+
+def end_soon(problem: BaseException | None) -> None:
+    """End the process a little later, with the code that it would end with anyway, if it has not
+    come to its end by then: a name that is being looked up cannot be told to stop, and the
+    interpreter waits for it. A traceback that is still to be printed is waited for.
+    """
+    if problem is None or isinstance(problem, SystemExit):
+        import threading
+
+        code = problem.code if problem is not None and isinstance(problem.code, int) else 0
+        timer = threading.Timer(END_S, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
