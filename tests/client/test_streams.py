@@ -156,11 +156,12 @@ async def test_words_may_be_parted_by_any_space_and_text_keeps_its_own(gateway: 
         alice.type("send\u3000bob\u3000こんにちは\u3000世界\u3000")
         alice.type("send bob  \u3000indented ")
         alice.type("send bob \u3000 ")
+        alice.type("send bob a" + " " * 15_000 + "b")
         alice.type("quit")
         assert await alice.ended(START_S) == 0, alice.output
-        for text in ("one", "こんにちは\u3000世界\u3000", "\u3000indented"):
+        for text in ("one", "こんにちは\u3000世界\u3000", "\u3000indented", f"a{' ' * 15_000}b"):
             assert (await bob.receive(5)).content == text
-        assert lines_of(alice.output)[-1] == "usage: send <user> <message>"
+        assert lines_of(alice.output)[-2] == "usage: send <user> <message>"
 
 
 class Terminal:
