@@ -8,5 +8,14 @@ from wsdemo.client.connection import (
     Receipt,
     State,
 )
+from wsdemo.client.tokens import TokenUnavailable
 
-__all__ = ["Client", "ClientClosed", "ConnectFailed", "Message", "Receipt", "State"]
+__all__ = [
+    "Client",
+    "ClientClosed",
+    "ConnectFailed",
+    "Message",
+    "Receipt",
+    "State",
+    "TokenUnavailable",
+]

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
 import ssl
 import sys
@@ -40,6 +39,7 @@ READ_AHEAD: Final = 100
 """Lines of a pipe that wait for their turn; beyond it, the pipe is read no further."""
 SAY_TRYING_S: Final = 0.5
 """Who is not connected after this long is told whom we try to reach."""
+SIGPIPE_CODE: Final = 141
 LAST_WORDS_S: Final = 0.5
 """How long whoever was told to leave waits for a reader of the last lines."""
 HELP: Final = """\
@@ -54,10 +54,6 @@ ANSWERS: Final = {
     Status.BUSY: "not sent: the gateway cannot route at the moment; try again",
     Status.UNKNOWN: "no answer: it may or may not have arrived",
 }
-
-COMMAND: Final = re.compile(r"\s*(\S*)(?:\s[ \t]*)?(.*?)[ \t\r\n]*", re.DOTALL)
-"""A word, and the rest of the line. Any space ends a word, also that of a Japanese keyboard; of
-what is said, only the blanks at both ends do not count."""
 
 
 def parser() -> Parser:
@@ -184,10 +180,16 @@ class Prompt:
 
 
 def _first_word(line: str) -> tuple[str, str]:
-    """Return the first word of a line, and the rest."""
-    found = COMMAND.fullmatch(line)
-    assert found is not None
-    return found[1], found[2]
+    """Return the first word of a line, and the rest.
+
+    Any space ends the word, also that of a Japanese keyboard. Of the rest only the blanks at both
+    ends do not count: a text may begin with a space of its own.
+    """
+    words = line.split(maxsplit=1)
+    if not words:
+        return "", ""
+    rest = line.lstrip()[len(words[0]) :]
+    return words[0], rest[1:].lstrip(" \t").rstrip(" \t\r\n")
 
 
 class Leaving:
@@ -204,6 +206,8 @@ class Leaving:
 
     def listen(self) -> None:
         """Obey signals from now on, but not those that whoever started us has taken away."""
+        if sys.platform == "win32":
+            return  # Its loops do not hear of signals; Ctrl-C is a KeyboardInterrupt.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._loop.add_signal_handler(number, self.on_signal, number)
@@ -218,7 +222,7 @@ class Leaving:
     def nobody_reads(self) -> None:
         """Leave as a program does that SIGPIPE ends."""
         if not self._told.is_set():
-            self.code = 128 + signal.SIGPIPE
+            self.code = SIGPIPE_CODE
             self._told.set()
 
     async def unless_told(self, work: Coroutine[Any, Any, None], grace_s: float = 0.0) -> None:
@@ -255,7 +259,8 @@ async def piped_lines() -> AsyncGenerator[str, None]:
                 contextlib.suppress(OSError),  # What cannot be read has ended.
                 open(0, encoding=encoding, errors="surrogateescape", closefd=False) as stdin,
             ):
-                os.set_blocking(0, True)  # Or a pipe that is empty for now looks like its end.
+                if sys.platform != "win32":
+                    os.set_blocking(0, True)  # Or a pipe that is empty for now looks like its end.
                 while line := stdin.readline():
                     room.acquire()
                     loop.call_soon_threadsafe(lines.put_nowait, line)
@@ -391,13 +396,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = asyncio.run(talk(arguments.user, gateways, token, tls))
     except (ConnectFailed, ValueError) as problem:
         command.fail(str(problem))
+    except KeyboardInterrupt:  # Where the loop does not hear of it.
+        code = 128 + signal.SIGINT
     _die_of_ctrl_c()
     raise SystemExit(code)
 
 
 def _die_of_ctrl_c() -> None:
     """Let Ctrl-C end us at once, without a traceback, where there is nothing to say goodbye to."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    if sys.platform != "win32" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

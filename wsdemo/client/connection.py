@@ -147,9 +147,9 @@ class Client:
         gateways: WebSocket URLs, tried in turn.
         settings: patience.
         timing: its heartbeat is used instead of the one that the gateway asks for.
-        token: proof of who we are, where gateways want one; or a function that returns it, or a
-            coroutine of it, asked at each attempt and before the one in use ends. It may raise:
-            then it is asked again.
+        token: proof of who we are, where gateways want one; or a function that returns it at once,
+            or a coroutine function. It is asked at each attempt, and before the one in use ends.
+            It may raise: then it is asked again.
         tls: whom to believe behind `wss://`, when not those that this machine believes.
         emit: hears of everything that happens.
         rng: source of all randomness (pauses, the phase of the heartbeat).
@@ -481,6 +481,7 @@ class Client:
             self._observe(Kind.WS_OPEN)
             return await self._converse(connection, url, token)
         finally:
+            self._registered.clear()  # Before anybody looks for the connection that is no more.
             self._connection = None
             connection.transport.abort()
 
@@ -685,21 +686,21 @@ class Client:
     async def _renew(self, connection: ClientConnection) -> None:
         """Show a fresh token before the one that was shown ends, and then the one after it."""
         loop, settings = asyncio.get_running_loop(), self._settings
-        taken_at = loop.time()
-        while (end := expires_at(self._shown)) is not None:
+        taken, taken_at = self._shown, loop.time()
+        while (end := expires_at(taken)) is not None:
             await self._sleep_until(loop.time() + self._look_after_s(end, taken_at))
             try:
                 token = await fetch(self._token, settings.token_timeout_s)
             except TokenUnavailable as problem:
                 self._tell_token(str(problem))
                 continue
-            if not outlives(token, self._shown):
+            if not outlives(token, taken):
                 # There may be time enough; it is worth a word when there is not much of it left.
                 if end - self._time_of_day() < 2 * TOKEN_PACE_S:
                     self._tell_token("the token ends, and there is no fresh one")
                 continue
             if await self._show_again(connection, token):
-                taken_at = loop.time()
+                taken, taken_at = token, loop.time()
                 self._tell_token("")
 
     def _look_after_s(self, end: float, taken_at: float) -> float:
