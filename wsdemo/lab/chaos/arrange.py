@@ -158,16 +158,19 @@ async def registered(url: str, user: str, *, small_buffer: bool = False) -> Clie
 
 
 async def must_register(scene: Scene, user: str, *, small_buffer: bool = False) -> ClientConnection:
-    """Connect and register with the gateway of this scene.
+    """Connect and register with the gateway of this scene; again, when told to come back.
 
     Raises:
         NotArranged: that could not be had: something else may be wrong with it, or with Redis.
     """
     url = scene.world.gateways[scene.gateway].url
-    connection = await registered(url, user, small_buffer=small_buffer)
-    if connection is None:
-        raise NotArranged(f"{user} could not register with {scene.gateway}")
-    return connection
+    deadline = scene.world.clock() + CALL_S
+    while scene.world.clock() < deadline:
+        connection = await registered(url, user, small_buffer=small_buffer)
+        if connection is not None:
+            return connection
+        await asyncio.sleep(LIMITS.retry_after_s)
+    raise NotArranged(f"{user} could not register with {scene.gateway}")
 
 
 async def begin_registers(scene: Scene, name: str, count: int) -> list[ClientConnection]:

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from websockets.exceptions import ConnectionClosed
 
 from wsdemo.lab.chaos.arrange import (
+    ANSWER_S,
     BrokenPromise,
     Guest,
     Steps,
@@ -115,10 +116,12 @@ async def _serves_newcomers(scene: Scene, resident: Guest) -> None:
             async with Guest(scene, "latecomer", elsewhere) as latecomer:
                 (last,) = await resident.ask(latecomer.user)
                 if last == "routed":
-                    await latecomer.got(1, BACK_S)
-                return last == "routed"
-        except NotArranged:  # That gateway is touched by another fault, or has not noticed yet.
-            return False
+                    last = "routed, and lost"
+                    await latecomer.got(1, ANSWER_S)
+                    return True
+        except (NotArranged, BrokenPromise):
+            pass  # That gateway is touched by another fault, or has not noticed yet.
+        return False
 
     try:
         await until(does, "a message to a latecomer", 2 * BACK_S)

@@ -73,8 +73,13 @@ BOUNDS: Final = h.Bounds(
     register_s=PATIENCE.register_timeout_s,
 )
 SIGNALLED: Final = frozenset(
-    {"gateway drained", "SIGTERM twice", "SIGTERM during the start", "wall clock set"}
+    {
+        *("gateway drained", "SIGTERM twice", "SIGTERM during the start"),
+        *("wall clock set", "log on a full disk"),
+    }
 )
+"""Faults that tell a gateway to go, some of them so that another one can take its place."""
+
 FROZEN: Final = frozenset(
     {"gateway stopped, shortly", "gateway a zombie", "CPU throttled", "client half-open", h.MACHINE}
 )
