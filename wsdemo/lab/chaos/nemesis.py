@@ -236,7 +236,8 @@ class Nemesis:
 
     async def _mend(self, fault: Fault, gateway: str) -> None:
         """Let what one fault has left broken not be the undoing of those that follow."""
-        if GATEWAY in fault.touches and not self.world.gateways[gateway].running:
+        process = self.world.gateways.get(gateway)
+        if GATEWAY in fault.touches and process is not None and not process.running:
             # That it does not start is a complaint of its own.
             with contextlib.suppress(Exception):
                 await self.world.start_again(gateway)
