@@ -107,20 +107,20 @@ def _true_of_nobody(statuses: list[str]) -> None:
 
 async def _serves_newcomers(scene: Scene, resident: Guest) -> None:
     """See that one who comes now gets a message of one who was there all the time."""
-    elsewhere = scene.rng.choice([name for name in scene.world.gateways if name != scene.gateway])
+    elsewhere = [name for name in scene.world.gateways if name != scene.gateway]
     last = "nobody came"
 
     async def does() -> bool:
         nonlocal last
         try:
-            async with Guest(scene, "latecomer", elsewhere) as latecomer:
+            async with Guest(scene, "latecomer", scene.rng.choice(elsewhere)) as latecomer:
                 (last,) = await resident.ask(latecomer.user)
                 if last == "routed":
                     last = "routed, and lost"
                     await latecomer.got(1, ANSWER_S)
                     return True
         except (NotArranged, BrokenPromise):
-            pass  # That gateway is touched by another fault, or has not noticed yet.
+            pass  # That gateway is touched by another fault, or has not noticed yet: another one.
         return False
 
     try:
