@@ -24,6 +24,7 @@ import pytest
 
 from wsdemo.lab.chaos import faults as _catalogue  # noqa: F401  (fills FAULTS)
 from wsdemo.lab.chaos import run as chaos
+from wsdemo.lab.chaos.figures import convergences
 from wsdemo.lab.chaos.nemesis import FAULTS, TRIES, Injection, Nemesis, NotArranged, Scene, due
 from wsdemo.lab.chaos.processes import CONTEXT, TROUBLES, GatewayProcess, Log
 from wsdemo.lab.chaos.run import (
@@ -550,3 +551,15 @@ async def test_a_log_may_go_to_a_file(shared_server: BundledServer, tmp_path: Pa
     finally:
         await process.stop()
     assert f":{process.port}/ws" in (tmp_path / "log").read_text()
+
+
+def test_a_heal_before_the_next_outage_says_nothing_about_convergence() -> None:
+    """Nothing can come right while Redis is broken; after the last outage it is measured."""
+    by_name = {fault.name: fault for fault in FAULTS}
+    samples = [Sample(float(t), 1, 1, frozenset({"a"} if t < 8 else ())) for t in range(12)]
+    injections = [
+        Injection(by_name["flapping"], GATEWAYS[0], 1.0, 2.0),
+        Injection(by_name["Redis stopped"], GATEWAYS[0], 3.0, 6.0),
+    ]
+    outcome = Outcome(1, 10.0, samples=samples, injections=injections)
+    assert convergences(outcome) == {"Redis stopped": [2.0]}
