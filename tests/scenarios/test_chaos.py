@@ -522,6 +522,29 @@ async def test_a_gateway_without_a_mistake_is_seen_to_have_none() -> None:
     assert max(outcome.peaks.values()) < outcome.idle_bytes + GROWTH_BYTES
 
 
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    ("mistake", "fault", "said"),
+    [
+        ("third_ack_never_sent", "client RST at any moment", "for her answers, in vain"),
+        ("third_pong_never_sent", "client half-close at any moment", "for a pong, in vain"),
+        ("ready_whatever_happens", "NOPERM: rights taken away", "says 'NOPERM' at /ready"),
+        ("drained_with_an_error", "SIGTERM twice", "was told to go twice, and ended with 3"),
+    ],
+    ids=lambda value: value if "_" in value else "",
+)
+async def test_a_fault_sees_a_promise_that_its_guests_were_not_kept(
+    mistake: str, fault: str, said: str
+) -> None:
+    """Each fault with guests of its own is red by itself on a gateway with the mistake."""
+    does = next(one for one in FAULTS if one.name == fault)
+    async with World(SEED, talkers=2, plain=0, program=("-m", "tests.planted", mistake)) as world:
+        nemesis = Nemesis(world, world.rng("nemesis"))
+        await nemesis._inject(does, GATEWAYS[0])
+        assert [one.not_arranged for one in nemesis.injections] == [""]
+        assert said in " ".join(violation.text for violation in world.complaints)
+
+
 # --- how a gateway runs as a process -------------------------------------------------------------
 
 

@@ -329,7 +329,9 @@ class Guest:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(TIMING.heartbeat_s)
-            await self._ping()
+            # The answer to another ping must not pass for one that is waited for.
+            if self._pongs >= self._pings:
+                await self._ping()
 
     async def _ping(self) -> None:
         self._pings += 1
