@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from wsdemo.gateway import __main__ as gateway
 from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session
 from wsdemo.protocol import Code, Message, Status, ack_text
 
@@ -97,6 +98,19 @@ def user_closed_for_no_reason() -> None:
             sender.end(Code.REPLACED)
 
     _at_each_message(now_and_then)
+
+
+def ready_whatever_happens() -> None:
+    _replace(Gateway, "unready_because", lambda self: [])
+
+
+def drained_with_an_error() -> None:
+    async def fail(self: Gateway) -> None:
+        await stop(self)
+        sys.exit(3)
+
+    stop = Gateway.stop
+    _replace(Gateway, "stop", fail)
 
 
 def _at_each_message(does: Callable[[Any, Message], object]) -> None:

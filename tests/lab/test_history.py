@@ -549,6 +549,14 @@ NEIGHBOURS: list[tuple[str, list[Record], list[str]]] = [
         [owner(5, "b2"), owner(6, "b3"), here(6, "bob", "b3", "g2"), closed(10, 4509, "b3")],
         ["close"],
     ),
+    (
+        "replaced by an older one that was renewed",
+        [
+            *(owner(5, "b2", 10), owner(6, "b3", 20), here(6, "bob", "b3", "g2")),
+            *(owner(7, "b2", 10), closed(10, 4509, "b3")),
+        ],
+        ["close"],
+    ),
     ("replaced by another user", [here(10, "carol", "c1"), closed(10, 4509)], ["close"]),
     ("replaced, and nobody looked", [Gap(t=9, for_s=3), closed(10, 4509)], []),
     # --- who is there

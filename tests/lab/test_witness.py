@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -11,8 +12,8 @@ import pytest
 from redis.exceptions import NoScriptError
 
 from tests.waiting import until
-from wsdemo.lab.chaos.witness import Witness
-from wsdemo.lab.history import Forgotten, Owner, Record, Released, owners
+from wsdemo.lab.chaos.witness import UNSEEN, Witness
+from wsdemo.lab.history import Forgotten, Gap, Owner, Record, Released, owners
 from wsdemo.presence import store
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
@@ -155,6 +156,73 @@ async def test_what_happened_in_a_gap_is_blamed_on_nobody(
     assert await lives("c1", gap=True, refreshes=True) == ["P1"]
     records.clear()
     assert await lives("c3", gap=False) == ["P1"]
+
+
+async def test_after_a_gap_it_is_known_whose_entry_it_is(
+    witness: Witness, server: BundledServer, database: Any, records: list[Record]
+) -> None:
+    """The witness asks for all entries when it is back; a wrong release after that is P1, which it
+    could not be if the owner were in doubt until somebody refreshed.
+    """
+    bob = Scripts(database, "bob")
+    token = await bob.mint()
+    assert await bob.write(store.REGISTER, "c1", token) == "ok"
+    await seen(witness, database)
+    await asyncio.to_thread(server.kill, keep_data=True)
+    await asyncio.to_thread(server.start)
+    await database.connection_pool.disconnect()
+    await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
+    await seen(witness, database)
+    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+    await database.hset("presence:bob", "connId", "c2")
+    assert await bob.release("c2", token) == 1
+    await seen(witness, database)
+    assert [violation.claim for violation in owners(records)] == ["P1"]
+    assert len([record for record in records if isinstance(record, Gap)]) == 1
+
+
+async def test_what_changed_in_a_gap_is_seen_after_it(
+    witness: Witness, database: Any, records: list[Record]
+) -> None:
+    """A new owner with its token, and an entry that is gone; half an entry is nobody's."""
+    bob, carol = Scripts(database, "bob"), Scripts(database, "carol")
+    old, new, hers = await bob.mint(), await bob.mint(), await carol.mint()
+    assert await bob.write(store.REGISTER, "c1", old) == "ok"
+    assert await carol.write(store.REGISTER, "c5", hers) == "ok"
+    await seen(witness, database)
+    records.clear()
+    (monitor,) = [one for one in await database.client_list() if one["cmd"] == "monitor"]
+    # In one transaction: the witness is cut off, and all the rest is over before it can be back.
+    async with database.pipeline(transaction=True) as gap:
+        gap.client_kill_filter(_id=monitor["id"])
+        args = ("c2", "gw", new, TTL_MS, FENCE_MS, "", 0)
+        gap.eval(store.REGISTER.text, 2, *bob.keys, *args)
+        gap.delete("presence:carol")
+        gap.hset("presence:half", "gwId", "gw")
+        await gap.execute()
+    await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
+    await seen(witness, database)
+    found = [(r.user, r.conn, r.token, r.verb) for r in records if isinstance(r, Owner)]
+    assert sorted(found) == [("bob", "c2", new, UNSEEN), ("carol", "", None, UNSEEN)]
+    assert witness.ledger.owner("bob") == "c2" and witness.ledger.owner("half") == ""
+
+
+async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
+    witness: Witness, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted, and what is released before anybody refreshed is not judged."""
+    bob = Scripts(database, "bob")
+    token = await bob.mint()
+    assert await bob.write(store.REGISTER, "c1", token) == "ok"
+    await seen(witness, database)
+    monkeypatch.setattr("wsdemo.lab.chaos.witness.ENTRIES", "this is no script")
+    (monitor,) = [one for one in await database.client_list() if one["cmd"] == "monitor"]
+    await database.client_kill_filter(_id=monitor["id"])
+    await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
+    assert witness.blind == 1
+    assert await bob.release("c1", token) == 1
+    await seen(witness, database)
+    assert witness.ledger.unjudged == 1
 
 
 async def test_a_witness_that_went_blind_says_so(

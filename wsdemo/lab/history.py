@@ -921,18 +921,18 @@ class _Newer:
 
     def __init__(self, history: History, bounds: Bounds) -> None:
         self._register_s = bounds.register_s
-        self._first: dict[str, float] = {}
+        self._first: dict[str, Owner] = {}
         """When each session was first seen as the owner."""
-        self._seen: dict[str, list[tuple[float, str, bool]]] = defaultdict(list)
-        """Of each user: when which session was seen, and whether in Redis."""
+        self._seen: dict[str, list[Owner | Registered]] = defaultdict(list)
+        """Of each user: the sessions that were seen in Redis, or heard that they are registered."""
         self._gaps: list[tuple[float, float]] = []
         for record in history:
             match record:
-                case Owner(user=user, conn=conn, t=t) if conn:
-                    self._first.setdefault(conn, t)
-                    self._seen[user].append((t, conn, True))
-                case Registered(phase=Phase.OK, user=user, conn=conn, t=t):
-                    self._seen[user].append((t, conn, False))
+                case Owner(user=user, conn=conn) if conn:
+                    self._first.setdefault(conn, record)
+                    self._seen[user].append(record)
+                case Registered(phase=Phase.OK, user=user):
+                    self._seen[user].append(record)
                 case Gap(t=t, for_s=for_s):
                     self._gaps.append((t - for_s, t))
                 case _:
@@ -942,12 +942,25 @@ class _Newer:
         """Say whether another session of this user was there after this one, by that time; or
         whether it may have been, because nobody was looking.
         """
-        since = min(self._first.get(session.conn, session.t), session.t)
-        late_by = {True: NEAR.before_s, False: self._register_s}
+        own = self._first.get(session.conn)
+        since = session.t if own is None else min(own.t, session.t)
         return any(
-            conn != session.conn and since < t <= until + late_by[in_redis]
-            for t, conn, in_redis in self._seen[session.user]
+            other.conn != session.conn
+            and since < other.t <= until + self._late_by(other)
+            and not self._is_older(other.conn, own)
+            for other in self._seen[session.user]
         ) or any(begin <= until and since <= end for begin, end in self._gaps)
+
+    def _late_by(self, other: Owner | Registered) -> float:
+        """Return how much later than its effect a record may come (s)."""
+        return NEAR.before_s if isinstance(other, Owner) else self._register_s
+
+    def _is_older(self, conn: str, own: Owner | None) -> bool:
+        """Say whether tokens show that a session was there before: it has only been renewed."""
+        other = self._first.get(conn)
+        if other is None or own is None or other.token is None or own.token is None:
+            return False
+        return other.token < own.token
 
 
 def denied(history: History, bounds: Bounds) -> list[Violation]:

@@ -158,16 +158,19 @@ async def registered(url: str, user: str, *, small_buffer: bool = False) -> Clie
 
 
 async def must_register(scene: Scene, user: str, *, small_buffer: bool = False) -> ClientConnection:
-    """Connect and register with the gateway of this scene.
+    """Connect and register with the gateway of this scene; again, when told to come back.
 
     Raises:
         NotArranged: that could not be had: something else may be wrong with it, or with Redis.
     """
     url = scene.world.gateways[scene.gateway].url
-    connection = await registered(url, user, small_buffer=small_buffer)
-    if connection is None:
-        raise NotArranged(f"{user} could not register with {scene.gateway}")
-    return connection
+    deadline = scene.world.clock() + CALL_S
+    while scene.world.clock() < deadline:
+        connection = await registered(url, user, small_buffer=small_buffer)
+        if connection is not None:
+            return connection
+        await asyncio.sleep(LIMITS.retry_after_s)
+    raise NotArranged(f"{user} could not register with {scene.gateway}")
 
 
 async def begin_registers(scene: Scene, name: str, count: int) -> list[ClientConnection]:
@@ -326,7 +329,9 @@ class Guest:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(TIMING.heartbeat_s)
-            await self._ping()
+            # The answer to another ping must not pass for one that is waited for.
+            if self._pongs >= self._pings:
+                await self._ping()
 
     async def _ping(self) -> None:
         self._pings += 1

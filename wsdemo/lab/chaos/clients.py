@@ -235,23 +235,23 @@ async def _at_any_moment(scene: Scene, name: str, end: End) -> AsyncIterator[Non
     await ready(scene)
     users = [f"{name}-{n}-{scene.rng.randrange(10**9)}" for n in range(len(MOMENTS))]
     async with Guest(scene, "neighbour") as one, Guest(scene, "neighbour") as other:
-        talking = asyncio.create_task(_talk(one, other), name="neighbours")
+        over = asyncio.Event()
+        talking = asyncio.create_task(_talk(one, other, over), name="neighbours")
         try:
             for moment, user in zip(scene.rng.sample(MOMENTS, len(MOMENTS)), users, strict=True):
                 with contextlib.suppress(OSError, WebSocketException):
                     await moment(scene, user, end)
             await _all_gone(scene, users)
         finally:
-            talking.cancel()
+            over.set()
             await asyncio.wait([talking])
-        if not talking.cancelled():
-            talking.result()  # It never ends by itself, but for a broken promise.
+        talking.result()
         yield
 
 
-async def _talk(one: Guest, other: Guest) -> None:
-    """Write to and fro, locally and through Redis, each with an answer and a pong."""
-    while True:
+async def _talk(one: Guest, other: Guest, over: asyncio.Event) -> None:
+    """Write to and fro, locally and through Redis, each with an answer and a pong, to the last."""
+    while not over.is_set():
         for guest, to in ((one, other.user), (other, one.user), (one, "nobody-here")):
             (status,) = await guest.ask(to)
             wanted = "offline" if to == "nobody-here" else "routed"

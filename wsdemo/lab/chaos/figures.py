@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from wsdemo.lab.chaos.nemesis import FAULTS, REDIS, Fault
+from wsdemo.lab.chaos.nemesis import FAULTS, REDIS, Fault, Injection
 from wsdemo.lab.chaos.run import PROMISED_S, Outcome
 from wsdemo.lab.chaos.watch import converged_after_s
 from wsdemo.lab.chaos.world import SCALE, TIMING
@@ -46,13 +46,27 @@ def promised_s(fault: Fault) -> float:
 
 
 def convergences(outcome: Outcome) -> dict[str, list[float]]:
-    """Return, for each fault, the times from its heals until all was right (s)."""
+    """Return, for each fault, the times from its heals until all was right (s).
+
+    Those after which Redis was broken by another fault before all was right are left out: nothing
+    can come right while it is.
+    """
     found: dict[str, list[float]] = defaultdict(list)
     for one in outcome.injections:
         took_s = converged_after_s(outcome.samples, one.healed)
-        if took_s is not None:
+        if took_s is not None and not _was_broken_again(outcome, one, took_s):
             found[one.fault.name].append(took_s)
     return found
+
+
+def _was_broken_again(outcome: Outcome, one: Injection, took_s: float) -> bool:
+    return any(
+        REDIS in other.fault.touches
+        and other is not one
+        and other.began < one.healed + took_s
+        and other.healed > one.healed
+        for other in outcome.injections
+    )
 
 
 @in_house_style

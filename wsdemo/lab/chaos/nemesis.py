@@ -223,14 +223,24 @@ class Nemesis:
             self._could_not_be_arranged(injection, problem)
         except Exception as problem:
             # A fault that cannot be healed is a finding; the others go on.
-            text = f"{fault.name}, at {gateway}: {type(problem).__name__}: {problem}"
+            said = str(problem) or f"it took longer than {HEAL_S + fault.lasts_s:g} s"
+            text = f"{fault.name}, at {gateway}: {type(problem).__name__}: {said}"
             world.complain(Violation("heal", world.clock(), text))
+            await self._mend(fault, gateway)
         finally:
             injection.healed = world.clock()
             self.active.remove(injection)
             end = FaultRecord(t=world.clock(), name=fault.name, begins=False, where=where)
             world.note(end)
             self._ended.set()
+
+    async def _mend(self, fault: Fault, gateway: str) -> None:
+        """Let what one fault has left broken not be the undoing of those that follow."""
+        process = self.world.gateways.get(gateway)
+        if GATEWAY in fault.touches and process is not None and not process.running:
+            # That it does not start is a complaint of its own.
+            with contextlib.suppress(Exception):
+                await self.world.start_again(gateway)
 
     def _could_not_be_arranged(self, injection: Injection, problem: NotArranged) -> None:
         """Take note of it; it comes again soon, unless it has failed too often."""

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from websockets.exceptions import ConnectionClosed
 
 from wsdemo.lab.chaos.arrange import (
+    ANSWER_S,
     BrokenPromise,
     Guest,
     Steps,
@@ -106,19 +107,21 @@ def _true_of_nobody(statuses: list[str]) -> None:
 
 async def _serves_newcomers(scene: Scene, resident: Guest) -> None:
     """See that one who comes now gets a message of one who was there all the time."""
-    elsewhere = scene.rng.choice([name for name in scene.world.gateways if name != scene.gateway])
+    elsewhere = [name for name in scene.world.gateways if name != scene.gateway]
     last = "nobody came"
 
     async def does() -> bool:
         nonlocal last
         try:
-            async with Guest(scene, "latecomer", elsewhere) as latecomer:
+            async with Guest(scene, "latecomer", scene.rng.choice(elsewhere)) as latecomer:
                 (last,) = await resident.ask(latecomer.user)
                 if last == "routed":
-                    await latecomer.got(1, BACK_S)
-                return last == "routed"
-        except NotArranged:  # That gateway is touched by another fault, or has not noticed yet.
-            return False
+                    last = "routed, and lost"
+                    await latecomer.got(1, ANSWER_S)
+                    return True
+        except (NotArranged, BrokenPromise):
+            pass  # That gateway is touched by another fault, or has not noticed yet: another one.
+        return False
 
     try:
         await until(does, "a message to a latecomer", 2 * BACK_S)

@@ -14,7 +14,7 @@ import os
 import re
 import signal
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import IO, Final, Self
@@ -33,8 +33,8 @@ TROUBLE: Final = re.compile(
     "Exception ignored|was never awaited|Unhandled exception|Fatal "
 )
 """What an interpreter and an event loop write when something has not been caught."""
-TROUBLES: Final = 20
-"""Of one gateway, so many are kept; all are counted."""
+TROUBLES: Final = 10
+"""Of one kind, so many are kept; all are counted."""
 CONTEXT: Final = 30
 """Lines that are kept of one trouble."""
 
@@ -50,8 +50,8 @@ class Log:
         self.lines: deque[str] = deque(maxlen=LOG_LINES)
         self.troubles: list[list[str]] = []
         """Each begins with the line that gave it away."""
-        self.count = 0
-        """How many there were."""
+        self.counts: Counter[str] = Counter()
+        """How many there were, by what gave them away."""
         self.read = 0
         """How many lines."""
         self._forbidden = tuple(forbidden)
@@ -61,15 +61,25 @@ class Log:
         """Take note of one line."""
         self.lines.append(line)
         self.read += 1
-        told = [word for word in self._forbidden if word in line]
-        if self._left and not told:
+        for word in self._forbidden:
+            if word in line:
+                self._keep(word, f"(it must not say {word!r}) {line}")
+        if self._left:
             self.troubles[-1].append(line)
             self._left -= 1
-        elif told or TROUBLE.search(line):
-            self.count += 1
-            if len(self.troubles) < TROUBLES:
-                self.troubles.append([f"(it must not say {told[0]!r}) {line}" if told else line])
-                self._left = 0 if told else CONTEXT - 1
+        elif found := TROUBLE.search(line):
+            self._left = CONTEXT - 1 if self._keep(found[0], line) else 0
+
+    def _keep(self, kind: str, line: str) -> bool:
+        self.counts[kind] += 1
+        if self.counts[kind] > TROUBLES:
+            return False
+        if self._left and self.troubles:
+            # What follows belongs to the trouble before this one, which stays the last.
+            self.troubles.insert(-1, [line])
+        else:
+            self.troubles.append([line])
+        return True
 
 
 class GatewayDied(Exception):

@@ -185,7 +185,8 @@ def _per_fault(outcome: Outcome) -> Iterable[str]:
     yield "\n## Faults\n"
     yield (
         "Right after: from a heal until the last user who then believed other than Redis was right "
-        "for once; an upper bound, since another fault may be active meanwhile. Promised: H after "
+        "for once, if Redis was not broken again before that; an upper bound, since another fault "
+        "may be active meanwhile. Promised: H after "
         "faults of Redis, and the gateways' pause between two attempts to reach it (up to 2 s, not "
         "scaled); else the TTL. Messages: those sent while the fault was active.\n"
     )

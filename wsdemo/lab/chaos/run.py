@@ -15,7 +15,7 @@ import contextlib
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -73,8 +73,13 @@ BOUNDS: Final = h.Bounds(
     register_s=PATIENCE.register_timeout_s,
 )
 SIGNALLED: Final = frozenset(
-    {"gateway drained", "SIGTERM twice", "SIGTERM during the start", "wall clock set"}
+    {
+        *("gateway drained", "SIGTERM twice", "SIGTERM during the start"),
+        *("wall clock set", "log on a full disk"),
+    }
 )
+"""Faults that tell a gateway to go, some of them so that another one can take its place."""
+
 FROZEN: Final = frozenset(
     {"gateway stopped, shortly", "gateway a zombie", "CPU throttled", "client half-open", h.MACHINE}
 )
@@ -205,8 +210,7 @@ async def run(
     """
     outcome = Outcome(seed, seconds, rages)
     world = World(seed, program=program)
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: _raised(world, context))
-    async with world:
+    async with _unhandled(world), world:
         outcome.users, outcome.idle_bytes = len(world.users), world.idle_bytes
         watch = Watch(world)
         nemesis = Nemesis(world, world.rng("nemesis"))
@@ -249,10 +253,21 @@ async def _live(world: World, watch: Watch, nemesis: Nemesis, outcome: Outcome) 
     await _leave(world)
 
 
-def _raised(world: World, context: dict[str, Any]) -> None:
-    """Take note of an exception that nobody has caught, in this process: of a client, say."""
-    text = f"{context.get('message')}: {context.get('exception')!r}"
-    world.complain(Violation("exception", world.clock(), text))
+@contextlib.asynccontextmanager
+async def _unhandled(world: World) -> AsyncIterator[None]:
+    """Take note of exceptions that nobody has caught, in this process: of a client, say."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        text = f"{context.get('message')}: {context.get('exception')!r}"
+        world.complain(Violation("exception", world.clock(), text))
+
+    loop.set_exception_handler(complain)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 def _troubles(world: World) -> list[Violation]:

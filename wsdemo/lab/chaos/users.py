@@ -333,7 +333,8 @@ class Talker:
             self._means_to_end(client)
         await asyncio.gather(*(client.close() for client in clients))
         for client in clients:
-            self._ended(client.conn_id, client.closed_because)
+            # Unless it was told otherwise before: `closed_because` may be of an earlier attempt.
+            self._ended(client.conn_id, "")
 
 
 class Plain:
