@@ -338,8 +338,6 @@ async def test_an_unknown_path_is_one_line_and_exit_code_2(gateway: Gateway) -> 
 
 # --- whatever becomes of its streams -----------------------------------------------------------
 
-FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-
 
 async def carry_out(
     url: str, commands: str, redirections: str = "", **streams: Any
@@ -358,38 +356,6 @@ async def carry_out(
     async with asyncio.timeout(START_S):
         _, err = await process.communicate(commands.encode() or None)
     return process.returncode, (err or b"").decode()
-
-
-@FULL
-@pytest.mark.parametrize("redirections", ["1>/dev/full", "1>/dev/full 2>/dev/full"])
-async def test_commands_are_carried_out_although_the_disk_is_full(
-    gateway: Gateway, redirections: str
-) -> None:
-    """No traceback; at the end one line says what became of the answers, with exit code 2."""
-    async with Client("bob", [gateway.url]) as bob:
-        commands = "send bob one\nsend bob two\nquit\n"
-        code, err = await carry_out(gateway.url, commands, redirections)
-        assert [(await bob.receive(5)).content for _ in range(2)] == ["one", "two"]
-    assert code == 2
-    assert err == (
-        ""
-        if "2>" in redirections
-        else "wsdemo.client: not all output could be written: No space left on device\n"
-    )
-
-
-async def test_commands_are_carried_out_although_nobody_reads_any_more(gateway: Gateway) -> None:
-    """The reader of stdout has gone."""
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    try:
-        async with Client("bob", [gateway.url]) as bob:
-            code, err = await carry_out(gateway.url, "send bob one\nquit\n", stdout=write_end)
-            assert (await bob.receive(5)).content == "one"
-    finally:
-        os.close(write_end)
-    assert code == 2
-    assert err == "wsdemo.client: not all output could be written: Broken pipe\n"
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
@@ -470,8 +436,7 @@ async def test_the_end_waits_for_a_slow_reader(gateway: Gateway) -> None:
     try:
         assert process.stdin is not None
         process.stdin.write(b"help\n" * 1_000 + b"quit\n")
-        left = lambda: gateway.counters.registers_ok and not len(gateway.registry)  # noqa: E731
-        await until("alice has left", left, START_S)
+        await until("alice is there", lambda: gateway.counters.registers_ok, START_S)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(process.wait(), 1.0)
         output = b""

@@ -38,8 +38,8 @@ async def failure(url: str) -> str:
 
 @pytest.mark.parametrize(
     "url",
-    ["ws://a..b/ws", f"ws://{'x' * 64}/ws", "ws://no-such-host.invalid/ws", "ws://[::1]:1/ws",
-     "ws://127.0.0.1:1/ws", "wss://127.0.0.1:1/ws", "ws://b\u00fccher.invalid/ws"],
+    ["ws://no-such-host.invalid/ws", "ws://[::1]:1/ws", "ws://127.0.0.1:1/ws",
+     "wss://127.0.0.1:1/ws", "ws://b\u00fccher.invalid/ws"],
 )  # fmt: skip
 async def test_a_name_that_cannot_be_found_is_no_end(url: str) -> None:
     """Nor one that no resolver takes: it is tried again, and said in one line."""
@@ -60,7 +60,7 @@ async def test_the_seam_to_websockets_knows_no_list_of_exceptions(
     async def connect(*args: object, **options: object) -> None:
         raise problem
 
-    monkeypatch.setattr(module, "connect", connect)
+    monkeypatch.setattr(module, "dial", connect)
     assert "s3cret" not in await failure("ws://127.0.0.1:1/ws")
 
 
@@ -98,12 +98,17 @@ async def test_what_is_no_gateway_is_one_line(text: bytes) -> None:
         await failure(url)
 
 
-async def test_a_redirect_to_nowhere_is_one_line() -> None:
-    """The library follows it, to an address that we have not looked at."""
+async def test_nobody_sends_us_on() -> None:
+    """Our token goes to whom we were told to show it; where it would have led is told in one line,
+    without secrets.
+    """
     head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
     for place in (b"http://[", b"ws://u:s3cret@a..b/ws?token=s3cret", b"ftp://h/", b"ws://h:http/"):
         async with answering(head + place + b"\r\n\r\n") as url:
-            assert "s3cret" not in await failure(url)
+            with pytest.raises(ConnectFailed) as problem:
+                await Client("alice", [url], settings=HASTY).start()
+        text = str(problem.value)
+        assert "HTTP 302" in text and "s3cret" not in text and len(text.splitlines()) == 1
 
 
 @pytest.mark.parametrize("number", ["²", "٣", "-1", "1.5", "12345678", "", " 7", "7\n"])
