@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks reset bench chaos evidence test lint check check-deep compose-schema constraints \
+.PHONY: help lab demo notebooks reset bench chaos evidence mutants test lint check check-deep compose-schema constraints \
   clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
@@ -67,6 +67,9 @@ check: lint compose-schema test notebooks ## Check everything that must hold bef
 
 evidence: $(READY) ## Try to break everything, and write the README's table of what came of it
 	$(RUN) -m wsdemo.lab.evidence
+
+mutants: $(READY) ## Put mistakes into the product, one by one: do the tests notice? (minutes)
+	@$(RUN) -m tests.mutants
 
 check-deep: $(READY) ## Play the presence scripts with three sessions: every order, minutes
 	@$(RUN) -m wsdemo.lab.checker --deep

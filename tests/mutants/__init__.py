@@ -1,0 +1,1 @@
+"""Would a test notice if the product had this mistake? `make mutants`"""
