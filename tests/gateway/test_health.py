@@ -63,16 +63,14 @@ async def test_a_sign_of_life_while_a_lease_is_renewed_renews_it_again(
         assert running.counters.refreshes_reclaimed == 0
 
 
-@pytest.mark.parametrize("first", ["renew", "keep_alive", "scan"])
-async def test_what_was_said_while_we_stood_still_counts_however_late_we_read_it(
-    shared_server: BundledServer, keyspace: Keyspace, first: str
+@pytest.mark.parametrize("tick_s", [0.01, 0.3], ids=["renew first", "keep alive first"])
+async def test_a_ping_from_before_a_stall_is_sent_again_before_anybody_is_dropped(
+    shared_server: BundledServer, keyspace: Keyspace, tick_s: float
 ) -> None:
-    """Pongs and pings lie in the kernel while the loop is blocked for longer than any patience;
-    whichever loop of ours comes first afterwards, nobody is dropped.
+    """The loop is blocked for longer than its patience with a pong; whichever loop of health comes
+    first afterwards, who has not answered yet is asked once more.
     """
-    timing = dataclasses.replace(
-        Timing().scaled(50), tick_s=0.01 if first == "renew" else 0.3, health_check_s=1.2
-    )
+    timing = dataclasses.replace(Timing().scaled(50), tick_s=tick_s)
     async with (
         gateway(shared_server, keyspace, timing=timing) as running,
         await Raw.register(running, "alice") as alice,
@@ -80,19 +78,40 @@ async def test_what_was_said_while_we_stood_still_counts_however_late_we_read_it
         assert await alice.hear() == (9, b"")
         session = running.registry.by_user("alice")
         assert session is not None and session.socket.pinged_at
-        if first == "scan":
-            # Its timer is one of the first that are due when the loop goes on.
-            running._spawn(running._health.scan())
-            await asyncio.sleep(0)
-            session.last_life = running._clock() - 0.9
-        alice.frame(opcode=10)
-        alice.writer.write(PING)
-        time.sleep(2.5)  # Longer than ping timeout, idle timeout and health check.
-        assert await alice.answer() == PONG
+        session.last_life = running._clock()
+        time.sleep(2.5 * timing.ws_ping_timeout_s)
         await until("it was noticed", lambda: running.counters.stalls)
         assert running.counters.stalls == 1, "one stall, whoever of us has seen it"
-        # A ping that is sent and answered after the grace: all loops have had their turn.
-        assert await alice.hear() == (9, b"")
+        assert await alice.hear() == (9, b""), "and no goodbye"
+        alice.writer.write(PING)
+        assert await alice.answer() == PONG
+        assert running.counters.heartbeat_timeouts == 0
+        assert running.registry.by_user("alice") is session
+
+
+async def test_who_speaks_soon_after_a_stall_was_not_silent(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """The loop is blocked for longer than its idle timeout, and looks for the silent at once."""
+    timing = dataclasses.replace(Timing().scaled(50), tick_s=0.3)
+    async with (
+        gateway(shared_server, keyspace, timing=timing) as running,
+        await Raw.register(running, "alice") as alice,
+    ):
+        session = running.registry.by_user("alice")
+        assert session is not None
+        # Its timer is one of the first that are due when the loop goes on.
+        running._spawn(running._health.scan())
+        await asyncio.sleep(0)
+        time.sleep(1.5 * timing.idle_timeout_s)
+        goes_on_at = running._clock()
+        await until("it was noticed", lambda: running.counters.stalls)
+        soon = goes_on_at + timing.ws_ping_timeout_s / 4
+        await until("all loops have had a turn", lambda: running._clock() > soon)
+        alice.writer.write(PING)
+        assert await alice.answer() == PONG
+        later = goes_on_at + 2 * timing.ws_ping_timeout_s
+        await until("the grace is over", lambda: running._clock() > later)
         assert running.counters.heartbeat_timeouts == 0
         assert running.registry.by_user("alice") is session
 
