@@ -29,7 +29,7 @@ from wsdemo.protocol import (
 )
 from wsdemo.redis.connection import Backoff, RedisUnavailable
 from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink, Trial
-from wsdemo.redis.outcome import CommandError, Outcome, Trouble, trouble_of
+from wsdemo.redis.outcome import CommandError, Outcome, Trouble
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.subscription import Subscription
 from wsdemo.settings import GATEWAY_ID, GatewaySettings, Keyspace
@@ -90,7 +90,6 @@ class Router:
         self._prefix = settings.keyspace.channel_prefix
         self._presence_prefix = settings.keyspace.presence("")
         self._subscription = self._new_subscription()
-        self._refusal: Trouble | None = None
         self._prober: asyncio.Task[None] | None = None
         self._sent = 0
         self._heard = 0
@@ -115,12 +114,12 @@ class Router:
     @property
     def ready(self) -> bool:
         """Whether this gateway hears what is published for it, as far as it can know."""
-        return self._subscription.up and self._hears and self._refusal is None
+        return self._subscription.up and self._hears
 
     @property
     def trouble(self) -> Trouble | None:
         """Why it does not, in words, when somebody has said so."""
-        return self._subscription.trouble or self._refusal
+        return self._subscription.trouble
 
     @property
     def leases_may_lapse(self) -> bool:
@@ -139,7 +138,6 @@ class Router:
         """
         try:
             await self._subscribe_alone()
-            # A right to publish that is missing shows here.
             self._hears = await self._publish_probe() > 0
         except LINK_ERRORS as problem:
             await self._subscription.stop()
@@ -259,11 +257,9 @@ class Router:
         n = self._sent + 1
         try:
             listeners = await self._publish_probe()
-        except LINK_ERRORS as problem:
-            # Not sent, or not answered: it says nothing about our ears.
+        except LINK_ERRORS:
+            # Not sent, not answered, or refused: it says nothing about our ears.
             self._heard = max(self._heard, n)
-            if isinstance(problem, CommandError):
-                self._set_refusal(trouble_of(problem))
             return
         if not listeners and self._is_still(rounds):
             self._deaf()  # We listen at another server than the one where we publish.
@@ -272,16 +268,7 @@ class Router:
         """Publish the next probe; return how many listen to our channel where the link leads."""
         self._sent += 1
         envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
-        listeners = int(await self._link.call("PUBLISH", self._channel, envelope))
-        self._set_refusal(None)
-        return listeners
-
-    def _set_refusal(self, refusal: Trouble | None) -> None:
-        if refusal != self._refusal:
-            self._refusal = refusal
-            if refusal is not None:
-                _log.warning("Redis refused a probe: %s", refusal)
-            self._on_state()
+        return int(await self._link.call("PUBLISH", self._channel, envelope))
 
     def _deaf(self) -> None:
         self.probes_lost += 1
@@ -299,7 +286,7 @@ class Router:
 
     def link_is_back(self) -> None:
         """Ask at once whether we hear what is published where the link leads now."""
-        if self._subscription.up and (not self._hears or self._refusal is not None):
+        if self._subscription.up and not self._hears:
             self._probe_soon()
 
     def _gap(self) -> None:
@@ -326,13 +313,9 @@ class Router:
         self._sent += 1
         envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
         try:
-            self._link.submit(self._probed, "PUBLISH", self._channel, envelope)
+            self._link.submit(_ignore, "PUBLISH", self._channel, envelope)
         except (LinkDown, LinkBusy):
             self._heard = self._sent  # The prober asks when the link is back.
-
-    def _probed(self, reply: Any) -> None:
-        if not isinstance(reply, Exception):
-            self._set_refusal(None)
 
     def _event(self, kind: Kind, ok: bool = True) -> Event:
         gateway_id = self._settings.gateway_id

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio as redis_client
+from redis.asyncio.connection import Connection
 
 from tests.redis_states import SLOW_TO_LOAD, STATES, free_port, load_quickly, many_keys, replica
 from tests.waiting import until
@@ -270,6 +271,34 @@ async def test_a_server_without_room_for_another_client_says_so(password: bool) 
             await database.config_set("maxclients", "100")
             await until("it is up again", lambda: watched.link.up)
             await watched.link.stop()
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_what_a_server_says_before_we_have_said_anything_is_read(
+    hangs_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may arrive before the connection is ours: then it waits where nobody looks."""
+    connect = Connection.connect
+
+    async def slowly(self: Any) -> None:
+        await connect(self)
+        await until("the words are there", lambda: self._reader._buffer)
+        if hangs_up:
+            await until("the end is there", lambda: self._reader._eof)
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"-ERR max number of clients reached\r\n")
+        if not hangs_up:
+            await reader.read()
+        writer.close()
+
+    monkeypatch.setattr(Connection, "connect", slowly)
+    endpoint = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    watched = Watched(f"redis://127.0.0.1:{endpoint.sockets[0].getsockname()[1]}")
+    with pytest.raises(RedisUnavailable, match="max number of clients"):
+        await watched.link.start()
+    endpoint.close()
+    await endpoint.wait_closed()
 
 
 async def test_a_cluster_without_slots_and_one_whose_slots_part_our_keys_say_so() -> None:

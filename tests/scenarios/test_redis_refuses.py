@@ -205,6 +205,39 @@ async def test_gateways_follow_their_address_to_the_new_primary(asks: str) -> No
             await admin.aclose()
 
 
+async def test_both_connections_leave_a_demoted_server_at_once(
+    server: BundledServer, database: Any
+) -> None:
+    """The one that listens does not wait until it is found deaf, which takes a minute here."""
+    timing = dataclasses.replace(Timing(), probe_interval_s=60.0)
+    with BundledServer() as new:
+        password = server.url.partition("@")[0].rpartition(":")[2]
+        async with redis_client.Redis.from_url(new.url, decode_responses=True) as elsewhere:
+            await elsewhere.config_set("requirepass", password)
+            async with Wire("127.0.0.1", server.port) as wire:
+                url = server.url.replace(f":{server.port}", f":{wire.port}")
+                settings = GatewaySettings(
+                    gateway_id="gateway-01",
+                    port=0,
+                    redis_url=url,
+                    keyspace=KEYSPACE,
+                    timing=timing,
+                )
+                async with Gateway(settings) as running:
+                    wire.lead_to(new.port)
+                    async with replica(server, database):
+                        # Somebody wants to come in: that is evidence.
+                        assert await register(running, "carol") == Code.TRY_LATER
+                        channel = KEYSPACE.gateway_channel("gateway-01")
+
+                        async def listens_there() -> bool:
+                            return bool(await elsewhere.pubsub_numsub(channel) == [(channel, 1)])
+
+                        await until("it listens there", listens_there)
+                        await until("it is ready again", lambda: running.ready)
+                        assert await register(running, "carol") is None
+
+
 async def _arrives(alice: Client, bob: Client) -> bool:
     if (await alice.send("bob", "hello")).status != "routed":
         return False
