@@ -90,7 +90,8 @@ class LineWriter:
         # Only the thread writes these.
         self._untold = 0
         self._torn = False
-        self._written = 0
+        self._moved = 0
+        """Grows whenever a write comes to its end, good or bad."""
         self._stuck_at: int | None = None
         self._thread = threading.Thread(target=self._run, name="line writer", daemon=True)
         self._thread.start()
@@ -107,8 +108,8 @@ class LineWriter:
 
     @property
     def stuck(self) -> bool:
-        """Whether no byte was taken since a `flush` that took too long began, or ever will be."""
-        return self._written == self._stuck_at or not self._thread.is_alive()
+        """Whether nothing has moved since a `flush` that took too long began, or ever will."""
+        return self._moved == self._stuck_at or not self._thread.is_alive()
 
     # --- any thread --------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ class LineWriter:
 
         Whoever has waited in vain does not wait again until something moves.
         """
-        before = self._written
+        before = self._moved
         if self.stuck:
             return False
         done = threading.Event()
@@ -146,7 +147,7 @@ class LineWriter:
         self._hurry()
         if done.wait(timeout_s):
             return True
-        if self._written == before:
+        if self._moved == before:
             self._stuck_at = before
         return False
 
@@ -281,10 +282,11 @@ class LineWriter:
                 poll.poll()
             except OSError as problem:
                 self.problem = problem
+                self._moved += 1
                 break
             else:
                 self.problem = None
-                self._written += taken
+                self._moved += taken
                 at += taken
         return at
 
