@@ -196,14 +196,17 @@ async def test_a_bye_before_registered_is_heard_as_well() -> None:
 )
 async def test_a_bye_that_says_nothing_is_none(odd: dict[str, Any]) -> None:
     """The end then means what it means without one: come back."""
-    gateway, diary = Gateway(reset, odd), Diary()
-    gateway.understood.set()
+    gateway, diary = Gateway(reset, odd, {"type": "pong"}), Diary()
     async with (
         fake_gateway(gateway) as url,
         Client("alice", [url], settings=FAST, emit=diary) as alice,
     ):
-        await until("it is back", lambda: diary.count[Kind.REGISTERED] == 2)
+        await until("what follows is heard", lambda: diary.count[Kind.PONG])
         assert alice._bye is None
+        gateway.understood.set()
+        await until("it is back", lambda: diary.count[Kind.REGISTERED] == 2)
+        (closed,) = (event for event in diary.events if event.kind is Kind.WS_CLOSE)
+        assert closed.reason == "closed with 1006"
 
 
 @pytest.mark.parametrize("after_ms", [-5, "soon", 1.5, True, 10**12])
@@ -215,4 +218,5 @@ async def test_advice_that_cannot_be_meant_is_none(after_ms: Any) -> None:
         Client("alice", [url], settings=FAST, emit=diary) as alice,
     ):
         await said(gateway, alice)
+        assert alice._bye == (1012, None)
         await until("it is back", lambda: diary.count[Kind.REGISTERED] == 2)

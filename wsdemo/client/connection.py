@@ -793,8 +793,8 @@ class Client:
         """Remember what the close that follows will mean; not every proxy lets it through."""
         code, after_ms = document.get("code"), document.get("retryAfterMs", "")
         if type(code) is int and 1000 <= code < 5000:
-            wise = isinstance(after_ms, int) and 0 <= after_ms < 10_000_000
-            self._bye = _Bye(code, after_ms / 1000 if wise else None)
+            wise = type(after_ms) is int and 0 <= after_ms < 10_000_000
+            self._bye = _Bye(code, float(after_ms) / 1000 if wise else None)
 
     # --- changes of state --------------------------------------------------------------------
 
