@@ -225,6 +225,22 @@ async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
     assert witness.ledger.unjudged == 1
 
 
+async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
+    witness: Witness, server: BundledServer, database: Any
+) -> None:
+    """Nothing changes while it loads; then the witness knows all entries, and is not blind."""
+    bob = Scripts(database, "bob")
+    assert await bob.write(store.REGISTER, "c1", await bob.mint()) == "ok"
+    await seen(witness, database)
+    await asyncio.to_thread(server.kill, keep_data=True)
+    server.settings["key-load-delay"] = "100000"  # Microseconds; there are two keys.
+    await asyncio.to_thread(server.start)
+    await database.connection_pool.disconnect()
+    await until("it is back", lambda: witness.gaps >= 1 and witness.watching.is_set())
+    await seen(witness, database)
+    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+
+
 async def test_a_witness_that_went_blind_says_so(
     server: BundledServer, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,7 @@ young process still grows by itself, for the minute that a run in CI lasts, stay
 GROWTH_BYTES: Final = 48 * 1024 * 1024
 """What a gateway may need at any time beside what it needs when it is idle; a slow consumer alone
 may cost it three megabytes, and hostile envelopes a few more."""
-LATE_SHARE: Final = 0.1
+LATE_SHARE: Final = 0.2
 """A machine that keeps us waiting for more of its time than this is too slow for a run."""
 NOT_ARRANGED_SHARE: Final = 0.2
 """Of all faults, no more may fail to be arranged."""

@@ -364,9 +364,10 @@ class Witness:
     async def _listen(self) -> None:
         reader, writer = await self._dial()
         try:
-            writer.write(pack_command(("MONITOR",)))
-            if not (await reader.readuntil(b"\r\n")).startswith(b"+OK"):
-                return  # Still loading its data: ask again.
+            for word, good in (("PING", b"+PONG"), ("MONITOR", b"+OK")):
+                writer.write(pack_command((word,)))
+                if not (await reader.readuntil(b"\r\n")).startswith(good):
+                    return  # Still loading its data, and so without entries: ask again.
             if self._blind_since is not None:
                 since, self._blind_since = self._blind_since, None
                 await self._ask()
