@@ -313,23 +313,26 @@ async def test_two_bursts_with_calm_between_them_are_not_closed(
 async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """It was lost on its way; she is gone long before her TTL."""
+    """It was lost on its way; they are gone long before their TTL, one after the other."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
         settings = GatewaySettings(
             gateway_id="gateway-01",
             port=0,
             redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
             keyspace=keyspace,
-            limits=Limits(redis_timeout_s=0.2),
+            limits=Limits(redis_timeout_s=0.2, resync_per_s=20.0),  # One at a time.
         )
         async with Gateway(settings) as running:
-            alice = await Raw.register(running, "alice")
+            names = ["alice", "bob", "carol"]
+            users = [await Raw.register(running, name) for name in names]
             for strand in wire.strands():
                 strand.drop("up")
-            await alice.leave()
-            await until("it has no answer", lambda: running.counters.releases_failed == 1)
-            assert await redis_db.exists(keyspace.presence("alice"))
-            await is_gone(redis_db, keyspace.presence("alice"))
+            for raw in users:
+                await raw.leave()
+            await until("they have no answer", lambda: running.counters.releases_failed == 3)
+            for name in names:
+                await is_gone(redis_db, keyspace.presence(name))
+            assert running.counters.releases_removed == 3
             await until("nothing is owed", lambda: not running._desk.owed)
 
 
