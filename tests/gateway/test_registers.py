@@ -170,6 +170,24 @@ async def test_a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry(
     assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
 
 
+@pytest.mark.parametrize("where", ["mint", "register", "registered"])
+async def test_a_register_that_is_called_off_is_taken_back_and_its_client_told(
+    running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str
+) -> None:
+    """1013: it may come again, to this gateway or another one."""
+    gates.where = where
+    async with await Raw.open(running) as mallory:
+        mallory.writer.write(REGISTER)
+        await gates.reached()
+        session = session_of(running, "mallory")
+        (task,) = [task for task in running._tasks if "_settle_register" in task.get_name()]
+        task.cancel()
+        assert await mallory.closed() == 1013
+        assert session.state is State.ENDED
+        await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
+        await is_gone(redis_db, keyspace.presence("mallory"))
+
+
 @pytest.mark.parametrize("where", ["mint", "registered"])
 async def test_a_register_without_an_answer_ends_also_when_its_client_has_reset(
     running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str
