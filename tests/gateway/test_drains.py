@@ -31,9 +31,10 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
         users = [await Raw.register(running, name) for name in ("alice", "bob")]
         users.append(await Raw.open(running))
         stopping = asyncio.create_task(running.stop())
-        for raw in users:
+        for n, raw in enumerate(users):
             assert await raw.closed() == 1012
             assert not stopping.done(), "there is somebody left"
+            assert len(running._sockets()) >= len(users) - n, "and was not hung up on"
             await raw.leave()
         await asyncio.wait_for(stopping, 10)
 

@@ -203,11 +203,22 @@ async def test_sessions_do_not_pay_for_each_other_whatever_it_is_that_fails(
     await room.others_go_on()
 
 
+@pytest.mark.parametrize("broken", ["write", "close"])
 async def test_who_logs_in_again_does_not_pay_for_its_old_connection(
-    room: Room, caplog: pytest.LogCaptureFixture
+    room: Room, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """The old one cannot even be told."""
-    room.break_writes()
+    if broken == "write":
+        room.break_writes()
+    else:
+        close, victim = Socket.close, room.broken.socket
+
+        def fails(end: Socket, *args: Any) -> None:
+            if end is victim:
+                raise ZeroDivisionError("a bug")
+            close(end, *args)
+
+        monkeypatch.setattr(Socket, "close", fails)
     async with await Raw.register(room.running, "mallory") as newer:
         newer.writer.write(PING)
         assert await newer.answer() == PONG

@@ -170,6 +170,24 @@ async def test_a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry(
     assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
 
 
+@pytest.mark.parametrize("where", ["mint", "register", "registered"])
+async def test_a_register_that_is_called_off_is_taken_back_and_its_client_told(
+    running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str
+) -> None:
+    """1013: it may come again, to this gateway or another one."""
+    gates.where = where
+    async with await Raw.open(running) as mallory:
+        mallory.writer.write(REGISTER)
+        await gates.reached()
+        session = session_of(running, "mallory")
+        (task,) = [task for task in running._tasks if "_settle_register" in task.get_name()]
+        task.cancel()
+        assert await mallory.closed() == 1013
+        assert session.state is State.ENDED
+        await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
+        await is_gone(redis_db, keyspace.presence("mallory"))
+
+
 @pytest.mark.parametrize("where", ["mint", "registered"])
 async def test_a_register_without_an_answer_ends_also_when_its_client_has_reset(
     running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str
@@ -313,23 +331,26 @@ async def test_two_bursts_with_calm_between_them_are_not_closed(
 async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """It was lost on its way; she is gone long before her TTL."""
+    """It was lost on its way; they are gone long before their TTL, one after the other."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
         settings = GatewaySettings(
             gateway_id="gateway-01",
             port=0,
             redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
             keyspace=keyspace,
-            limits=Limits(redis_timeout_s=0.2),
+            limits=Limits(redis_timeout_s=0.2, resync_per_s=20.0),  # One at a time.
         )
         async with Gateway(settings) as running:
-            alice = await Raw.register(running, "alice")
+            names = ["alice", "bob", "carol"]
+            users = [await Raw.register(running, name) for name in names]
             for strand in wire.strands():
                 strand.drop("up")
-            await alice.leave()
-            await until("it has no answer", lambda: running.counters.releases_failed == 1)
-            assert await redis_db.exists(keyspace.presence("alice"))
-            await is_gone(redis_db, keyspace.presence("alice"))
+            for raw in users:
+                await raw.leave()
+            await until("they have no answer", lambda: running.counters.releases_failed == 3)
+            for name in names:
+                await is_gone(redis_db, keyspace.presence(name))
+            assert running.counters.releases_removed == 3
             await until("nothing is owed", lambda: not running._desk.owed)
 
 

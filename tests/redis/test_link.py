@@ -546,3 +546,23 @@ async def test_a_port_where_nobody_is_ends_a_start_at_once() -> None:
         await asyncio.wait_for(link.start(60.0), 20)
     assert not problem.value.answered
     assert isinstance(link, RedisConnection) and not link.open
+
+
+@pytest.mark.both_loops
+async def test_a_deadline_that_is_less_than_a_clock_tick_away_is_still_a_deadline(
+    own_server: BundledServer, link: RedisLink
+) -> None:
+    """The timer of a command may be set when it is as good as due; the commands behind it have
+    theirs all the same.
+    """
+    own_server.pause()
+    try:
+        call = asyncio.create_task(link.call("PING"))
+        await until("it is on its way", lambda: link._pending)
+        assert link._timer is not None
+        link._timer.cancel()
+        link._arm(asyncio.get_running_loop().time())
+        with pytest.raises(LinkTimeout):
+            await asyncio.wait_for(call, 10)
+    finally:
+        own_server.resume()

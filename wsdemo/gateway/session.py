@@ -383,7 +383,7 @@ class Session:
         finally:
             desk.admission.release()
             if self.state is State.REGISTERING:
-                self._leave()  # Its client is gone, or this task was cancelled.
+                self._come_back_later()  # Its client is gone, or this task was cancelled.
 
     async def _admitted(self) -> bool:
         """Wait for a turn to register; False when there is none, or nobody to register any more.
