@@ -65,9 +65,10 @@ async def balanced(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Balancer, list[GatewayProcess]]]:
     """Three gateways, with the flags that a test asks for, and HAProxy in front of them."""
-    port, config, stats = free_port(), tmp_path / "haproxy.cfg", tmp_path / "stats"
+    config, stats = tmp_path / "haproxy.cfg", tmp_path / "stats"
     with BundledServer() as server:
         async with gateways(3, server.url, *getattr(request, "param", ())) as cluster:
+            port = free_port()
             config.write_text(haproxy_config.render([one.port for one in cluster], port, stats))
             process = await asyncio.create_subprocess_exec(
                 *haproxy_config.command(config), stdout=asyncio.subprocess.DEVNULL

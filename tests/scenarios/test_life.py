@@ -177,11 +177,15 @@ async def test_a_closed_terminal_drains_and_never_hurries(start: Any, database: 
     assert not await database.exists("presence:alice")
 
     gateway = await start(*LONG)
+    alice = await User.register("alice", gateway.url)
     gateway.signal(signal.SIGTERM)
     await drains(gateway)
     await again(gateway, signal.SIGHUP)
     assert (await readiness(gateway))["reasons"] == ["draining"]
+    await again(gateway, signal.SIGHUP)
+    await is_served(alice)
     await again(gateway)
+    assert (await alice.closed())[0] == 1012
     assert await gateway.wait(20) == 0
 
 
