@@ -33,7 +33,7 @@ from tests.client.test_client import (
 )
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
-from wsdemo.client import Client, ConnectFailed, State, connection
+from wsdemo.client import Client, ClientClosed, ConnectFailed, State, connection
 from wsdemo.events import Kind
 from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
@@ -558,6 +558,29 @@ async def test_a_connection_that_is_lost_at_once_fails_no_start(
     async with alice:
         await until("it is back", lambda: diary.count[Kind.REGISTERED] == 2)
         assert (await alice.send("alice", "!")).status is Status.ROUTED
+
+
+async def test_who_waits_to_be_registered_is_not_told_of_a_moment_that_is_over() -> None:
+    """Registered and lost before the waiting task came to its turn: it goes on waiting."""
+    alice = Client("alice", ["ws://localhost/ws"])
+    waiting = asyncio.create_task(alice._wait_registered())
+    for turns in range(1, 5):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        alice._registered.set()
+        for _ in range(turns if turns < 3 else 0):
+            await asyncio.sleep(0)
+        alice._registered.clear()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    alice._registered.set()
+    await asyncio.wait_for(waiting, 5)
+    alice._registered.clear()
+    waiting = asyncio.create_task(alice._wait_registered())
+    alice._finish("over")
+    with pytest.raises(ClientClosed, match="over"):
+        await waiting
 
 
 async def test_who_is_told_that_a_newer_attempt_exists_tries_again(
