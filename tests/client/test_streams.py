@@ -29,7 +29,7 @@ from tests.client.test_prompt import READY, START_S, Piped, lines_of
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
 from wsdemo.client import Client
-from wsdemo.client.__main__ import Leaving
+from wsdemo.client.__main__ import HELP, Leaving
 from wsdemo.client.output import Output
 from wsdemo.protocol import Status
 from wsdemo.redis.server import BundledServer
@@ -478,6 +478,28 @@ async def test_a_pipe_that_does_not_block_is_as_good_as_one_that_does(gateway: G
             assert await process.wait() == 0
         for end in (read_in, write_in, read_out):
             os.close(end)
+
+
+async def test_a_reader_that_is_slow_gets_everything(gateway: Gateway) -> None:
+    """Also what was said last: who has left the gateway waits for its reader."""
+    read_out, write_out = os.pipe()
+    count = 65536 // len(f"{HELP}\n") + 10
+    async with Client("bob", [gateway.url]) as bob:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsdemo.client", "-user", "alice", "-gateway", gateway.url),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=write_out,
+        )
+        os.close(write_out)
+        assert process.stdin is not None
+        process.stdin.write(b"help\n" * count + b"quit\n")
+        await until("its output is full", lambda: waiting(read_out) > 60_000, START_S)
+        await offline("alice", bob)
+        assert process.returncode is None
+        with os.fdopen(read_out, "rb") as output:
+            lines = await asyncio.to_thread(output.read)
+        assert lines.count(b"quit   ") == count
+        assert await asyncio.wait_for(process.wait(), START_S) == 0
 
 
 async def test_a_reader_that_is_slow_holds_up_its_lines_and_not_the_connection(
