@@ -171,6 +171,21 @@ def test_say_is_not_stopped_by_an_encoding(
     assert capfdbinary.readouterr().out == b"5 \\xb5s \\u2192\n"
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "0<&- 1>&-"])
+async def test_no_socket_takes_the_place_of_a_stream_that_is_closed(closed: str) -> None:
+    """What is read as if it were typed is nobody's connection."""
+    code = (
+        "import socket, sys; from wsdemo.terminal import hold_descriptors; hold_descriptors();"
+        "print(socket.socket().fileno(), file=sys.stderr)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", f'exec "$0" -c "{code}" {closed}', sys.executable),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 0 and int(errors) > 2, errors
+
+
 # --- programs ----------------------------------------------------------------------------------
 
 

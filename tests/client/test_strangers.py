@@ -33,7 +33,7 @@ from tests.client.test_client import (
 )
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
-from wsdemo.client import Client, ConnectFailed, State, connection
+from wsdemo.client import Client, ClientClosed, ConnectFailed, State, connection
 from wsdemo.events import Kind
 from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
@@ -329,8 +329,10 @@ async def test_tls_where_there_is_none_and_the_other_way_round_is_one_line(
 # --- peers that do not do their part -------------------------------------------------------------
 
 
-def deaf(hold: asyncio.Event) -> Any:
-    """A gateway that reads nothing after the register, on its first connection."""
+@contextlib.asynccontextmanager
+async def deaf_gateway() -> AsyncIterator[str]:
+    """A gateway that reads nothing after the register, on its first connection; yields its URL."""
+    hold = asyncio.Event()
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
         await welcome(connection, heartbeat_ms=100 if attempt == 1 else 30_000)
@@ -340,7 +342,11 @@ def deaf(hold: asyncio.Event) -> Any:
         connection.transport.pause_reading()
         await hold.wait()
 
-    return behave
+    async with fake_gateway(behave) as url:
+        try:
+            yield url
+        finally:
+            hold.set()
 
 
 async def fill(client: Client) -> list[asyncio.Task[Any]]:
@@ -357,33 +363,31 @@ async def fill(client: Client) -> list[asyncio.Task[Any]]:
 
 async def test_a_gateway_that_reads_nothing_is_given_up() -> None:
     """A heartbeat that cannot even be written does not hold up the heart."""
-    hold, diary = asyncio.Event(), Diary()
+    diary, is_full = Diary(), False
     settings = ClientSettings(
-        backoff_base_s=0.01, pong_within_at_least_s=0.3, ack_timeout_s=30, close_timeout_s=0.1
+        backoff_base_s=0.01, pong_within_at_least_s=0.3, ack_timeout_s=60, close_timeout_s=0.1
     )
     async with (
-        fake_gateway(deaf(hold)) as url,
-        Client("alice", [url], settings=settings, emit=diary) as alice,
+        deaf_gateway() as url,
+        Client("alice", [url], settings=settings, emit=diary, should_ping=lambda: is_full) as alice,
     ):
         sends = await fill(alice)
+        is_full = True
         await until("it is elsewhere", lambda: diary.count[Kind.REGISTERED] == 2)
         receipts = await asyncio.gather(*sends)
         assert {receipt.status for receipt in receipts} == {Status.UNKNOWN}
-        hold.set()
 
 
 async def test_a_goodbye_that_nobody_takes_ends_in_time() -> None:
     """Close and move are bounded, whatever the other side does."""
-    hold = asyncio.Event()
-    settings = ClientSettings(ack_timeout_s=30, close_timeout_s=0.1)
-    async with fake_gateway(deaf(hold)) as url:
+    settings = ClientSettings(ack_timeout_s=60, close_timeout_s=0.1)
+    async with deaf_gateway() as url:
         alice = Client("alice", [url], settings=settings, should_ping=lambda: False)
         await alice.start()
         sends = await fill(alice)
         async with asyncio.timeout(5):
             await alice.close()
         assert {(await send).status for send in sends} == {Status.UNKNOWN}
-        hold.set()
 
 
 async def test_a_gateway_that_never_answers_a_close_does_not_hold_a_client() -> None:
@@ -560,6 +564,29 @@ async def test_a_connection_that_is_lost_at_once_fails_no_start(
         assert (await alice.send("alice", "!")).status is Status.ROUTED
 
 
+async def test_who_waits_to_be_registered_is_not_told_of_a_moment_that_is_over() -> None:
+    """Registered and lost before the waiting task came to its turn: it goes on waiting."""
+    alice = Client("alice", ["ws://localhost/ws"])
+    waiting = asyncio.create_task(alice._wait_registered())
+    for turns in range(1, 5):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        alice._registered.set()
+        for _ in range(turns if turns < 3 else 0):
+            await asyncio.sleep(0)
+        alice._registered.clear()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    alice._registered.set()
+    await asyncio.wait_for(waiting, 5)
+    alice._registered.clear()
+    waiting = asyncio.create_task(alice._wait_registered())
+    alice._finish("over")
+    with pytest.raises(ClientClosed, match="over"):
+        await waiting
+
+
 async def test_who_is_told_that_a_newer_attempt_exists_tries_again(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
@@ -637,9 +664,8 @@ async def test_a_listener_that_fails_at_whatever_ends_the_client_and_nothing_is_
 
 async def test_who_gives_up_a_close_has_closed_all_the_same() -> None:
     """Cancelled while it says goodbye: no task and no connection is left."""
-    hold = asyncio.Event()
-    settings = ClientSettings(ack_timeout_s=30, close_timeout_s=60)
-    async with fake_gateway(deaf(hold)) as url:
+    settings = ClientSettings(ack_timeout_s=60, close_timeout_s=60)
+    async with deaf_gateway() as url:
         alice = Client("alice", [url], settings=settings, should_ping=lambda: False)
         await alice.start()
         sends = await fill(alice)
@@ -648,7 +674,6 @@ async def test_who_gives_up_a_close_has_closed_all_the_same() -> None:
                 await alice.close()
         await until("it is closed", lambda: alice.state is State.CLOSED)
         assert {(await send).status for send in sends} == {Status.UNKNOWN}
-        hold.set()
 
 
 async def test_a_client_is_started_once(gateways: tuple[Gateway, Gateway]) -> None:

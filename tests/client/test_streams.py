@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import sys
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from tests.client.test_prompt import READY, START_S, Piped, lines_of
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
 from wsdemo.client import Client
+from wsdemo.client.__main__ import HELP, Leaving
+from wsdemo.client.output import Output
 from wsdemo.protocol import Status
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
@@ -276,6 +279,24 @@ def _at(settings: GatewaySettings, port: int) -> GatewaySettings:
     return dataclasses.replace(settings, port=port)
 
 
+async def test_a_trouble_that_stays_the_same_is_told_once() -> None:
+    """Not once for each attempt."""
+    attempts = 0
+
+    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+        async with Piped("-user", "alice", "-gateway", url) as alice:
+            await until("it was tried often", lambda: attempts >= 5, START_S)
+            assert alice.output.count("\n") == 1
+            assert alice.output.startswith(f"[Client] {url}: ")
+
+
 async def test_a_gateway_that_does_not_answer_is_named_within_a_second() -> None:
     """Nothing has failed yet, and the user knows what is being waited for."""
     hold = asyncio.Event()
@@ -400,6 +421,32 @@ async def test_help_and_mistakes_need_no_reader(gateway: Gateway, flag: str, str
         assert process.returncode == (0 if flag == "--help" else 2)
 
 
+def waiting(pipe: int) -> int:
+    """Return how many bytes wait to be read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
+async def test_what_nobody_reads_is_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """News that cannot wait is dropped when a thousand lines wait; `room` waits long before."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stdout, os.fdopen(reader, "rb") as pipe:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        output = Output(lambda: None)
+        monkeypatch.undo()
+        for n in range(3000):
+            output.say(f"{n:0100}")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(output.room(), 0.05)
+        assert 1500 < output.lost <= 2000
+        kept = 3000 - output.lost
+        async with asyncio.timeout(START_S):
+            lines, _ = await asyncio.gather(
+                asyncio.to_thread(lambda: [pipe.readline() for _ in range(kept)]),
+                output.written(),
+            )
+        assert lines == [b"%0100d\n" % n for n in range(len(lines))]
+
+
 async def test_a_pipe_that_does_not_block_is_as_good_as_one_that_does(gateway: Gateway) -> None:
     """Some who start processes hand such pipes on; empty for now is not the end."""
     ends = [*os.pipe(), *os.pipe()]
@@ -424,6 +471,7 @@ async def test_a_pipe_that_does_not_block_is_as_good_as_one_that_does(gateway: G
 
         await until("it is registered", lambda: b"registered on" in more(), START_S)
         os.write(write_in, b"help\n" * 1000)
+        await until("its output is full", lambda: waiting(read_out) > 60_000, START_S)
         await until("all is answered", lambda: more().count(b"quit  ") == 1000, START_S)
         os.write(write_in, b"send alice hi\nquit\n")
         await until("it is sent", lambda: b"sent to alice" in more(), START_S)
@@ -431,6 +479,28 @@ async def test_a_pipe_that_does_not_block_is_as_good_as_one_that_does(gateway: G
             assert await process.wait() == 0
         for end in (read_in, write_in, read_out):
             os.close(end)
+
+
+async def test_a_reader_that_is_slow_gets_everything(gateway: Gateway) -> None:
+    """Also what was said last: who has left the gateway waits for its reader."""
+    read_out, write_out = os.pipe()
+    count = 65536 // len(f"{HELP}\n") + 10
+    async with Client("bob", [gateway.url]) as bob:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsdemo.client", "-user", "alice", "-gateway", gateway.url),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=write_out,
+        )
+        os.close(write_out)
+        assert process.stdin is not None
+        process.stdin.write(b"help\n" * count + b"quit\n")
+        await until("its output is full", lambda: waiting(read_out) > 60_000, START_S)
+        await offline("alice", bob)
+        assert process.returncode is None
+        with os.fdopen(read_out, "rb") as output:
+            lines = await asyncio.to_thread(output.read)
+        assert lines.count(b"quit   ") == count
+        assert await asyncio.wait_for(process.wait(), START_S) == 0
 
 
 async def test_a_reader_that_is_slow_holds_up_its_lines_and_not_the_connection(
@@ -518,6 +588,36 @@ async def test_a_second_signal_does_not_wait_for_a_goodbye() -> None:
         assert await alice.ended() in (130, -signal.SIGINT)
         hold.set()
         assert "Traceback" not in alice.output and "Exception" not in alice.output
+
+
+async def test_who_is_told_twice_does_not_clean_up() -> None:
+    """Whatever the first signal waits for, the second one does not."""
+    cleaning = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await asyncio.Event().wait()
+
+    made: list[Leaving] = []
+
+    async def talk() -> None:
+        made.append(Leaving())
+        await made[0].unless_told(work())
+
+    talking = asyncio.create_task(talk())
+    await until("it has begun", lambda: made)
+    made[0].on_signal(signal.SIGTERM)
+    await asyncio.wait_for(cleaning.wait(), 5)
+    assert not talking.done()
+    made[0].on_signal(signal.SIGINT)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(talking, 5)
+    assert made[0].code == 130
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
 
 
 async def test_signals_that_were_taken_away_stay_so(gateway: Gateway) -> None:

@@ -370,6 +370,26 @@ async def test_a_gateway_that_does_not_answer_a_fresh_token_is_shown_it_again() 
         assert alice.attempts == 1
 
 
+async def test_a_token_is_shown_once() -> None:
+    """When it was taken, the next look is for the one after it."""
+    shown: list[str] = []
+
+    async def behave(connection: ServerConnection, _: int) -> None:
+        async for text in connection:
+            document = json.loads(text)
+            if document["type"] == "register":
+                shown.append(document["token"])
+                await tell(connection, type="registered")
+
+    source = Source(token(60), token(61))
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], token=source, time_of_day=lambda: AT_LAST),
+    ):
+        await until("it was asked often", lambda: len(source.asked_at) >= 4, 30)
+        assert shown == [token(60), token(61)]
+
+
 # --- refused -------------------------------------------------------------------------------------
 
 
@@ -464,13 +484,21 @@ async def test_without_a_token_no_gateway_is_dialled(guarded: Gateway) -> None:
     """The trouble is told once, the list of gateways is not turned, and then it goes on."""
     diary, source = Diary(), Source(token(3600))
     urls = [guarded.url, "ws://127.0.0.1:1/ws"]
-    async with Client("alice", urls, token=source, settings=FAST, emit=diary) as alice:
+    next_ones: list[str] = []
+
+    def asked() -> str:
+        next_ones.append(alice.gateway)
+        return source()
+
+    alice = Client("alice", urls, token=asked, settings=FAST, emit=diary)
+    async with alice:
         source.answers = [OSError("gone")]
         alice.abort()
         await until("it was asked often", lambda: len(source.asked_at) >= 4, 20)
         assert (alice.state, alice.attempts) == (State.RECONNECTING, 1)
         assert told(diary) == [(False, "OSError: gone")]
         gaps = [b - a for a, b in zip(source.asked_at[1:], source.asked_at[2:], strict=False)]
+        assert set(next_ones[1:]) == {urls[1]}
         assert min(gaps) > 0.99
         source.answers = [token(3600)]
         await until("it is back", lambda: alice.state is State.REGISTERED)
