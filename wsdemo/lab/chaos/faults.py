@@ -183,6 +183,7 @@ async def _late_register(scene: Scene) -> list[ClientConnection | None]:
 
     Raises:
         TimeoutError: the gateway gave up its connection to Redis before the token was minted.
+        BrokenPromise: it did not take its register back.
     """
     world, wire = scene.world, scene.world.wires[scene.gateway]
     user = f"late-register-{scene.rng.randrange(10**9)}"  # Without a fence of an earlier time.
@@ -198,7 +199,10 @@ async def _late_register(scene: Scene) -> list[ClientConnection | None]:
         await asyncio.sleep(0.1)  # By then the register lies on the wire.
         quick = await _registered_at_one_of(world, elsewhere, user)
         if quick is None:  # Then the gateway will take its register back, and it is late for that.
-            await until(lambda: world.admin.hget(f"fence:{user}", "floor"), "a release")
+            try:
+                await until(lambda: world.admin.hget(f"fence:{user}", "floor"), "a release")
+            except TimeoutError as problem:
+                raise BrokenPromise(str(problem)) from None
     return [slow, quick]
 
 
