@@ -373,6 +373,12 @@ def say(text: str) -> OSError | None:
 
 def complain(line: str) -> None:
     """Print a line to stderr; wait a moment, at most, and never fail."""
-    writer = LineWriter(2)
+    try:
+        descriptor = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # Somebody has put an object in its place.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            sys.stderr.write(f"{line}\n")
+        return
+    writer = LineWriter(descriptor)
     writer.add_now(line, important=True)
     writer.close()

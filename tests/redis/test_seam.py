@@ -28,7 +28,7 @@ async def refused(url: str) -> str:
     assert not link.up
     text = str(problem.value)
     assert text and len(text.splitlines()) == 1, text
-    assert problem.value.__cause__ is None and problem.value.__suppress_context__
+    assert problem.value.__cause__ is None and problem.value.__context__ is None
     return text
 
 

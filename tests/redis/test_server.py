@@ -209,7 +209,7 @@ def test_a_reply_that_cannot_be_printed_is_an_error(shared_server: BundledServer
             timeout=20,
         )
     assert called.returncode == 2
-    assert called.stderr == "python -m wsdemo.redis: stdout: No space left on device\n"
+    assert called.stderr == "wsdemo.redis: stdout: No space left on device\n"
 
 
 @pytest.mark.parametrize("streams", ["1>/dev/full", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])

@@ -317,6 +317,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     open_standard_streams()
+    is_all = argv is None
     argv = sys.argv[1:] if argv is None else argv
     tools = {"secret": make_secret, "token": print_token}
     if argv and argv[0] in tools:
@@ -336,11 +337,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _log.warning("[Gateway] %s", warning)
         if given:
             _log.info("[Gateway] the sockets are given: --host, --port and --listen do not count")
-        run(command, settings, log, inherit(given) if given else bind)
+        run(command, settings, log, inherit(given) if given else bind, is_all=is_all)
 
 
-def run(command: Parser, settings: GatewaySettings, log: Log, bind: Bind) -> None:
-    """Run a gateway to its end; one that cannot start ends with one line and exit code 2."""
+def run(command: Parser, settings: GatewaySettings, log: Log, bind: Bind, *, is_all: bool) -> None:
+    """Run a gateway to its end; one that cannot start ends with one line and exit code 2.
+
+    Args:
+        is_all: whether the process is there for nothing else, and may be ended.
+    """
 
     def fail(why: str) -> NoReturn:
         log.flush()  # What led to it stands before it.
@@ -367,8 +372,9 @@ def run(command: Parser, settings: GatewaySettings, log: Log, bind: Bind) -> Non
     except CannotListen as problem:
         fail(f"cannot listen on {problem}")
     finally:
-        # All is done and said; closing the loop may wait for a resolver that does not answer.
-        signals.end_soon(sys.exception())
+        if is_all:
+            # All is done and said; closing the loop may wait for a resolver that does not answer.
+            signals.end_soon(sys.exception())
         runner.close()
 
 
