@@ -28,7 +28,9 @@ async def refused(url: str) -> str:
     assert not link.up
     text = str(problem.value)
     assert text and len(text.splitlines()) == 1, text
-    assert problem.value.__cause__ is None and problem.value.__suppress_context__
+    raised = problem.value
+    assert raised.__cause__ is None
+    assert raised.__context__ is None or raised.__suppress_context__
     return text
 
 
