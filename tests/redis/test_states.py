@@ -352,6 +352,20 @@ async def test_what_was_refused_in_an_outage_too_short_to_be_one_can_be_made_goo
     assert not watched.troubles
 
 
+async def test_a_server_that_begins_to_refuse_writes_is_asked_again_first(
+    server: BundledServer, database: Any, watched: Watched
+) -> None:
+    """How long it has refused counts from its first refusal, however old the connection is."""
+    await watched.link.start()
+    first = watched.link._transport
+    async with STATES["unable to save"][0](server, database):
+        watched.link.check()
+        await until("it is not up", lambda: not watched.link.up)
+        await until("it was asked again", lambda: watched.link._waits._size_s > 0.2)
+        assert watched.link._transport is first
+    await until("it is up again", lambda: watched.link.up)
+
+
 async def test_a_server_that_refuses_writes_for_long_is_dialled_anew(
     server: BundledServer, database: Any, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
