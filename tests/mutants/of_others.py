@@ -300,7 +300,7 @@ _OUTCOME: Final = (
         "redis/outcome.py",
         "Outcome.LOADING: Cure.DIAL",
         "Outcome.LOADING: Cure.WAIT",
-        _tests("redis/test_states", "each_outcome_has_a_cure"),
+        _tests("redis/test_manual", "the_manual_has_a_row_for_each_outcome_and_tells_its_cure"),
     ),
     Mutant(
         "a cause that was not named by whoever raised is not looked at",
@@ -962,7 +962,7 @@ EQUIVALENT_IN_OTHERS: Final[tuple[Equivalent, ...]] = (
             "if self._out and self._transport",
             _tests("redis/test_link"),
         ),
-        "The same bytes wait in the transport in place of our own list, and leave in the same order; "
-        "both are bounded by the number of commands that wait, and both are gone after a break.",
+        "The same bytes wait in the transport in place of our own list, and leave in the same "
+        "order; the number of commands that wait bounds both, and a break empties both.",
     ),
 )
