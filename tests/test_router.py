@@ -98,6 +98,7 @@ async def test_an_old_probe_does_not_make_a_deaf_gateway_ready(
         strand.drop("down")
         await until("it is found deaf", lambda: it.router.probes_lost == 1)
         await until("it listens anew", lambda: it.router._subscription.up)
+        assert it.router.gaps == 1, "messages may have been missed"
         assert not it.router.ready
         assert await redis_db.publish(it.channel, encode_envelope(Probe(boot=BOOT, n=2))) == 1
         await redis_db.publish(it.channel, message("behind it"))
@@ -167,6 +168,23 @@ async def test_a_probe_that_nobody_counts_is_deafness(
             await until("it is ready again", lambda: it.router.ready)
             assert it.router._subscription.rounds > rounds
             assert strand not in it.ear_wire.strands()
+
+
+async def test_a_probe_that_nobody_counts_is_not_waited_for(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Redis has said that nobody listens: that is known at once, not at the next probe."""
+    with BundledServer() as other:
+        async with ears(shared_server, keyspace, 60.0) as it:
+            password = other.url.partition("@")[0].rpartition(":")[2]
+            it.link._url = f"redis://:{password}@127.0.0.1:{it.link_wire.port}/0"
+            it.link_wire.lead_to(other.port)
+            it.link_wire.cut()
+            await until("the link has gone", lambda: not it.link.up)
+            await until("it is back, elsewhere", lambda: it.link.up)
+            await it.router._send_probe(it.router._subscription.rounds)
+            assert it.router.probes_lost == 1
+            assert not it.router.ready
 
 
 async def test_of_two_gateways_with_one_id_that_start_at_once_one_refuses(

@@ -550,6 +550,30 @@ async def test_heartbeats_find_out_that_a_connection_is_dead() -> None:
     assert upto[:2] == [Kind.PING, Kind.WS_CLOSE]
 
 
+async def test_silence_on_the_last_connection_is_not_held_against_the_next_one() -> None:
+    """What was asked there is not answered here. Patience is a part of the interval, not all."""
+
+    class Beats(Ceilings):
+        def random(self) -> float:
+            return moments.pop(0)
+
+    moments, diary = [0.0, 0.02], Diary()
+    settings = dataclasses.replace(FAST, pong_within_heartbeats=0.05)
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection, heartbeat_ms=20_000)
+        async for _ in connection:
+            if attempt == 2:
+                await tell(connection, type="pong")
+
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], settings=settings, rng=Beats(), emit=diary) as alice,
+    ):
+        await until("an answered heartbeat", lambda: diary.count[Kind.PONG])
+        assert alice.attempts == 2
+
+
 def test_with_production_timings_a_frozen_gateway_is_noticed_within_45_s() -> None:
     """A heartbeat and the wait for its answer; a fast clock does not ask a machine to be faster."""
     settings = ClientSettings()

@@ -77,6 +77,12 @@ async def test_what_cannot_be_reached_is_one_line(url: str) -> None:
     await refused(url)
 
 
+async def test_what_the_system_says_is_told_in_its_few_words() -> None:
+    """Not in those of a library, which names the address again and a number."""
+    assert await refused("redis://127.0.0.1:1") == "connection refused"
+    assert await refused("unix:///no/such/socket") == "no such file or directory"
+
+
 async def test_what_is_no_redis_is_one_line(mute: int, rude: int) -> None:
     """With TLS where there is none, and the other way round."""
     assert "in time" in await refused(f"redis://:pw@127.0.0.1:{mute}")

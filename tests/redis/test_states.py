@@ -15,7 +15,15 @@ from tests.waiting import until
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.link import LinkDown, RedisLink, may_work_later
-from wsdemo.redis.outcome import CURES, CommandError, Cure, Outcome, Trouble, classify
+from wsdemo.redis.outcome import (
+    CURES,
+    CommandError,
+    Cure,
+    Outcome,
+    Trouble,
+    classify,
+    trouble_of,
+)
 from wsdemo.redis.server import BundledServer
 from wsdemo.redis.subscription import Subscription
 from wsdemo.router import ROUTE, TRIAL, trial_of
@@ -350,6 +358,12 @@ async def test_what_was_refused_in_an_outage_too_short_to_be_one_can_be_made_goo
     await watched.link.call("ECHO", "x")
     assert watched.states == [True, True], "once is enough"
     assert not watched.troubles
+
+
+def test_an_odd_refusal_of_what_must_work_speaks_against_the_server() -> None:
+    """The same words about a command of a user would be that command's own."""
+    assert trouble_of(CommandError("ERR odd")) == Trouble(Outcome.UNFIT, "ERR odd")
+    assert CommandError("ERR odd").outcome is Outcome.OWN
 
 
 async def test_a_server_that_begins_to_refuse_writes_is_asked_again_first(
