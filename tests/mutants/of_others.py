@@ -316,7 +316,7 @@ _OUTCOME: Final = (
         "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n        # ",
         "        Outcome.NOAUTH,\n        Outcome.UNKNOWN_COMMAND,\n"
         "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n        # ",
-        _tests("redis/test_states"),
+        _tests("redis/test_states", "a_start_does_not_wait_for_what_a_person_has_to_put_right"),
     ),
     Mutant(
         "the oldest version that is new enough is too old",
@@ -396,7 +396,7 @@ _ROUTER: Final = (
         "router.py",
         "        self._set_refusal(None)\n        return listeners\n",
         "        return listeners\n",
-        _tests("scenarios/test_redis_rights"),
+        _tests("test_router", "a_probe_that_is_taken_again_ends_a_refusal"),
     ),
     Mutant(
         "a notice goes to whatever stands in an entry",
@@ -494,7 +494,9 @@ _CLIENT: Final = (
         "client/connection.py",
         "        if self._asked_at is None:\n            self._asked_at = now\n        self._ob",
         "        self._asked_at = now\n        self._ob",
-        _tests("client/test_client", "heartbeats_find_out_that_a_connection_is_dead"),
+        _tests(
+            "client/test_client", "patience_that_lasts_for_several_heartbeats_ends_all_the_same"
+        ),
     ),
     Mutant(
         "an answer does not end the wait for one",

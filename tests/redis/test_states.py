@@ -360,6 +360,16 @@ async def test_what_was_refused_in_an_outage_too_short_to_be_one_can_be_made_goo
     assert not watched.troubles
 
 
+@pytest.mark.parametrize(("login", "word"), [(":wrong@", "WRONGPASS"), ("", "NOAUTH")])
+async def test_a_start_does_not_wait_for_what_a_person_has_to_put_right(
+    server: BundledServer, login: str, word: str
+) -> None:
+    """However much patience it has: no failover gives us another password."""
+    link = RedisLink(f"redis://{login}127.0.0.1:{server.port}", Limits())
+    with pytest.raises(RedisUnavailable, match=word):
+        await asyncio.wait_for(link.start(3600), 30)
+
+
 def test_an_odd_refusal_of_what_must_work_speaks_against_the_server() -> None:
     """The same words about a command of a user would be that command's own."""
     assert trouble_of(CommandError("ERR odd")) == Trouble(Outcome.UNFIT, "ERR odd")
