@@ -150,6 +150,8 @@ def test_every_close_code_says_whether_to_come_back() -> None:
     assert set(CLOSE_POLICIES) == set(Code)
     assert should_reconnect(Code.RESTART) and not should_reconnect(Code.REPLACED)
     assert should_reconnect(None) and should_reconnect(1006), "a broken connection is no goodbye"
+    invited = [code for code in (4000, 4499, 4500, 4999, 5000) if should_reconnect(code)]
+    assert invited == [4000, 4499, 5000], "codes of a later version, by their range"
 
 
 @pytest.mark.parametrize("pause_ms", [1, 1500, 60_000])

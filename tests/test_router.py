@@ -13,7 +13,7 @@ import pytest
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.wire import Wire
-from wsdemo.protocol import Direct, Probe, encode_envelope
+from wsdemo.protocol import Direct, Kick, Probe, encode_envelope
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.outcome import Outcome, Trouble
 from wsdemo.redis.server import BundledServer
@@ -180,6 +180,21 @@ async def test_a_probe_that_is_taken_again_ends_a_refusal(
         assert not it.router.ready
         await until("it is ready again", lambda: it.router.ready)
         assert it.router.probes_lost == 0
+
+
+async def test_a_notice_goes_to_gateways_only(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """What stands in an entry may be anything; a name that no gateway can have is none."""
+    async with ears(shared_server, keyspace, 60.0) as it, redis_db.pubsub() as listening:
+        for name in ("a b", "gateway-02"):
+            await listening.subscribe(keyspace.gateway_channel(name))
+        for name in ("a b", "gateway-02"):
+            it.router.tell(name, Kick("alice", "c1", 7))
+        async for said in listening.listen():
+            if said["type"] == "message":
+                assert said["channel"] == keyspace.gateway_channel("gateway-02")
+                break
 
 
 async def test_a_probe_that_nobody_counts_is_not_waited_for(

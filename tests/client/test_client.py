@@ -568,6 +568,20 @@ async def test_patience_that_lasts_for_several_heartbeats_ends_all_the_same() ->
         assert diary.count[Kind.PING] > 1
 
 
+async def test_an_answer_ends_the_wait_for_one() -> None:
+    """Heartbeats that are answered go on for longer than patience lasts."""
+    diary = Diary()
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection, heartbeat_ms=300)
+        async for _ in connection:
+            await tell(connection, type="pong")
+
+    async with fake_gateway(behave) as url, Client("alice", [url], emit=diary) as alice:
+        await until("some answers", lambda: diary.count[Kind.PONG] == 6)
+        assert alice.attempts == 1
+
+
 async def test_silence_on_the_last_connection_is_not_held_against_the_next_one() -> None:
     """What was asked there is not answered here. Patience is a part of the interval, not all."""
 

@@ -403,9 +403,7 @@ _ROUTER: Final = (
         "router.py",
         "        if not GATEWAY_ID.fullmatch(gateway_id):\n            return\n        channel",
         "        channel",
-        _tests(
-            "bad_input/test_redis_side", "row_80_an_entry_of_an_impossible_gateway_names_nobody"
-        ),
+        _tests("test_router", "a_notice_goes_to_gateways_only"),
     ),
     Mutant(
         "a renewed subscription is not counted as a gap",
@@ -503,7 +501,7 @@ _CLIENT: Final = (
         "client/connection.py",
         "                self._asked_at = None\n                self._observe(Kind.PONG)",
         "                self._observe(Kind.PONG)",
-        _tests("client/test_client", "answered_heartbeats_keep_a_connection"),
+        _tests("client/test_client", "an_answer_ends_the_wait_for_one"),
     ),
     Mutant(
         "a heartbeat of the last connection is waited for on the next one",
@@ -685,13 +683,6 @@ _CLIENT: Final = (
         "frozenset({408, 425, 429, *range(500, 600)})",
         "frozenset({408, 425, *range(501, 600)})",
         _tests("client/test_strangers", "who_is_in_trouble_is_asked_again"),
-    ),
-    Mutant(
-        "lines for a slow reader pile up without a bound",
-        "client/output.py",
-        "elif self._waiting >= MOST:",
-        "elif self._waiting < 0:",
-        _tests("client/test_streams"),
     ),
 )
 
