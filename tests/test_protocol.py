@@ -103,6 +103,20 @@ def test_the_messages_of_the_tables_are_read_as_they_say() -> None:
     assert (message.to, bytes(message.content), message.id) == ("bob", b'"Hello Bob!"', None)
 
 
+@pytest.mark.parametrize("length", [0, 1, 64, 65])
+def test_the_id_of_a_message_has_1_to_64_characters(length: int) -> None:
+    """On both ways of reading it."""
+    msg_id = "x" * length
+    data = b'{"type":"message","to":"bob","content":"","id":"%b"}' % msg_id.encode()
+    for read in (decode, decode_strict):
+        if 1 <= length <= 64:
+            message = read(data)
+            assert isinstance(message, Message) and message.id == msg_id
+        else:
+            with pytest.raises(ProtocolError, match="Invalid message format"):
+                read(data)
+
+
 @given(st.text(max_size=30))
 @settings(deadline=None)
 def test_content_survives_gateway_redis_and_gateway(content: str) -> None:

@@ -734,7 +734,7 @@ _VOCABULARY: Final = (
         "protocol.py",
         "return isinstance(msg_id, str) and 0 < len(msg_id) <= MAX_ID_CHARS",
         "return isinstance(msg_id, str) and len(msg_id) <= MAX_ID_CHARS",
-        _tests("test_protocol"),
+        _tests("test_protocol", "the_id_of_a_message_has_1_to_64_characters"),
     ),
     Mutant(
         "an escape that is no text is taken from another gateway",
