@@ -910,7 +910,7 @@ _TERMINAL: Final = (
         "terminal.py",
         'return _SURROGATES.sub("\\ufffd", text)',
         "return text",
-        _tests("test_terminal", "what_is_mended_can_be_sent"),
+        _tests("test_terminal", "what_is_no_text_at_all_becomes_a_replacement"),
     ),
     Mutant(
         "a mistake repeats the password that was typed",
