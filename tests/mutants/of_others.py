@@ -713,14 +713,14 @@ _VOCABULARY: Final = (
         "protocol.py",
         "if len(content.encode()) > max_content_bytes:",
         "if len(content) > max_content_bytes:",
-        _tests("test_protocol"),
+        _tests("test_protocol", "the_bound_of_a_content_is_in_bytes"),
     ),
     Mutant(
         "the short way knows no bound of a content",
         "protocol.py",
         "if len(content) > max_content_bytes or not is_user_id(to):",
         "if not is_user_id(to):",
-        _tests("test_protocol"),
+        _tests("test_protocol", "the_bound_of_a_content_is_in_bytes"),
     ),
     Mutant(
         "the short way counts colons of escapes as if they were written",
@@ -741,7 +741,7 @@ _VOCABULARY: Final = (
         "protocol.py",
         'or not content.isascii() or b"\\\\" in content:',
         "or not content.isascii():",
-        _tests("test_protocol", "a_foreign_envelope_is_refused_in_one_way"),
+        _tests("test_protocol", "half_of_a_character_is_not_taken_from_another_gateway"),
     ),
     Mutant(
         "an object may have one key too many",
@@ -783,7 +783,7 @@ _SETTINGS: Final = (
         "settings.py",
         "round(self.presence_ttl_s * 1000)",
         "round(self.presence_ttl_s)",
-        _tests("presence/test_claims", "an_entry_is_a_lease_with_the_demo_s_fields_first"),
+        _tests("test_settings", "redis_is_told_lives_in_milliseconds"),
     ),
     Mutant(
         "all databases share the broadcast",
@@ -814,7 +814,7 @@ _SETTINGS: Final = (
         "addresses.py",
         "not 1 <= int(port) <= 65535",
         "not 1 <= int(port) <= 65536",
-        _tests("test_addresses", "an_address_that_cannot_be_meant_is_refused"),
+        _tests("test_settings", "an_address_that_is_none_is_refused"),
     ),
     Mutant(
         "a secret option is shown when it is well written",
