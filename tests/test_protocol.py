@@ -103,6 +103,35 @@ def test_the_messages_of_the_tables_are_read_as_they_say() -> None:
     assert (message.to, bytes(message.content), message.id) == ("bob", b'"Hello Bob!"', None)
 
 
+def test_the_bound_of_a_content_is_in_bytes() -> None:
+    """Of its text, as UTF-8, on both ways of reading it."""
+    data = '{"type":"message","to":"bob","content":"éééééééééé"}'.encode()
+    for read in (decode, decode_strict):
+        assert isinstance(read(data, 22), Message)
+        with pytest.raises(ProtocolError, match="Message too large"):
+            read(data, 19)
+
+
+def test_half_of_a_character_is_not_taken_from_another_gateway() -> None:
+    """It would break the connection of its recipient."""
+    with pytest.raises(BadEnvelope):
+        decode_envelope(rb'{"type":"direct","from":"a","to":"b","content":"\ud800"}')
+
+
+@pytest.mark.parametrize("length", [0, 1, 64, 65])
+def test_the_id_of_a_message_has_1_to_64_characters(length: int) -> None:
+    """On both ways of reading it."""
+    msg_id = "x" * length
+    data = b'{"type":"message","to":"bob","content":"","id":"%b"}' % msg_id.encode()
+    for read in (decode, decode_strict):
+        if 1 <= length <= 64:
+            message = read(data)
+            assert isinstance(message, Message) and message.id == msg_id
+        else:
+            with pytest.raises(ProtocolError, match="Invalid message format"):
+                read(data)
+
+
 @given(st.text(max_size=30))
 @settings(deadline=None)
 def test_content_survives_gateway_redis_and_gateway(content: str) -> None:
@@ -150,6 +179,10 @@ def test_every_close_code_says_whether_to_come_back() -> None:
     assert set(CLOSE_POLICIES) == set(Code)
     assert should_reconnect(Code.RESTART) and not should_reconnect(Code.REPLACED)
     assert should_reconnect(None) and should_reconnect(1006), "a broken connection is no goodbye"
+    invited = [code for code in (4000, 4499, 4500, 4999, 5000) if should_reconnect(code)]
+    ours = [code for code, policy in CLOSE_POLICIES.items() if code >= 4000 and policy.reconnect]
+    assert max(ours) < 4500 and len(ours) == sum(4000 <= code < 4500 for code in Code)
+    assert invited == [4000, 4499, 5000], "codes of a later version, by their range"
 
 
 @pytest.mark.parametrize("pause_ms", [1, 1500, 60_000])

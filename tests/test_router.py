@@ -14,8 +14,9 @@ import redis.asyncio as redis_client
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.wire import Wire
-from wsdemo.protocol import Direct, Probe, encode_envelope
+from wsdemo.protocol import Direct, Kick, Probe, encode_envelope
 from wsdemo.redis.link import RedisLink
+from wsdemo.redis.outcome import Outcome, Trouble
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import DuplicateGateway, Router, trial_of
 from wsdemo.settings import GatewaySettings, Keyspace, Timing
@@ -99,6 +100,7 @@ async def test_an_old_probe_does_not_make_a_deaf_gateway_ready(
         strand.drop("down")
         await until("it is found deaf", lambda: it.router.probes_lost == 1)
         await until("it listens anew", lambda: it.router._subscription.up)
+        assert it.router.gaps == 1, "messages may have been missed"
         assert not it.router.ready
         assert await redis_db.publish(it.channel, encode_envelope(Probe(boot=BOOT, n=2))) == 1
         await redis_db.publish(it.channel, message("behind it"))
@@ -170,6 +172,49 @@ async def test_a_probe_that_nobody_counts_is_deafness_though_it_is_heard(
 
 async def _is_in_step(database: Any) -> bool:
     return bool((await database.info("replication"))["master_link_status"] == "up")
+
+
+async def test_a_probe_that_is_taken_again_ends_a_refusal(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Also when the link stayed up all the while, and nobody asks because it is back."""
+    async with ears(shared_server, keyspace, 0.1) as it:
+        it.router._set_refusal(Trouble(Outcome.NOPERM, "NOPERM this channel is not for you"))
+        assert not it.router.ready
+        await until("it is ready again", lambda: it.router.ready)
+        assert it.router.probes_lost == 0
+
+
+async def test_a_notice_goes_to_gateways_only(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """What stands in an entry may be anything; a name that no gateway can have is none."""
+    async with ears(shared_server, keyspace, 60.0) as it, redis_db.pubsub() as listening:
+        for name in ("a b", "gateway-02"):
+            await listening.subscribe(keyspace.gateway_channel(name))
+        for name in ("a b", "gateway-02"):
+            it.router.tell(name, Kick("alice", "c1", 7))
+        async for said in listening.listen():
+            if said["type"] == "message":
+                assert said["channel"] == keyspace.gateway_channel("gateway-02")
+                break
+
+
+async def test_a_probe_that_nobody_counts_is_not_waited_for(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Redis has said that nobody listens: that is known at once, not at the next probe."""
+    with BundledServer() as other:
+        async with ears(shared_server, keyspace, 60.0) as it:
+            password = other.url.partition("@")[0].rpartition(":")[2]
+            it.link._url = f"redis://:{password}@127.0.0.1:{it.link_wire.port}/0"
+            it.link_wire.lead_to(other.port)
+            it.link_wire.cut()
+            await until("the link has gone", lambda: not it.link.up)
+            await until("it is back, elsewhere", lambda: it.link.up)
+            await it.router._send_probe(it.router._subscription.rounds)
+            assert it.router.probes_lost == 1
+            assert not it.router.ready
 
 
 async def test_of_two_gateways_with_one_id_that_start_at_once_one_refuses(

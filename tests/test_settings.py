@@ -78,7 +78,7 @@ def test_an_address_becomes_a_url(address: str, url: str) -> None:
     assert redis_url(address) == url
 
 
-@pytest.mark.parametrize("address", ["", "host:port", "host:0", "host:70000", "http://x", "a b:1"])
+@pytest.mark.parametrize("address", ["", "host:port", "host:0", "host:65536", "http://x", "a b:1"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     """Before anybody waits for it."""
     with pytest.raises(SettingsError):
@@ -160,6 +160,11 @@ def test_the_database_of_a_gateway_is_the_one_that_its_redis_url_selects(url: st
     assert GatewaySettings(gateway_id="g", redis_url=url).keyspace.db == selected
     told = GatewaySettings(gateway_id="g", redis_url=url, keyspace=Keyspace("p:", 77))
     assert told.keyspace == Keyspace("p:", selected)
+
+
+def test_redis_is_told_lives_in_milliseconds() -> None:
+    """As PEXPIRE wants them."""
+    assert (Timing().presence_ttl_ms, Timing().fence_ttl_ms) == (90_000, 3_600_000)
 
 
 def test_a_drain_may_go_without_a_notice_and_without_nothing_else() -> None:

@@ -550,6 +550,62 @@ async def test_heartbeats_find_out_that_a_connection_is_dead() -> None:
     assert upto[:2] == [Kind.PING, Kind.WS_CLOSE]
 
 
+async def test_patience_that_lasts_for_several_heartbeats_ends_all_the_same() -> None:
+    """It counts from the first one that has no answer."""
+    diary = Diary()
+    settings = dataclasses.replace(FAST, pong_within_at_least_s=0.3)
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection, heartbeat_ms=50 if attempt == 1 else 30_000)
+        await hear_nothing(connection)
+
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], settings=settings, emit=diary) as alice,
+    ):
+        await until("registered again", lambda: diary.count[Kind.REGISTERED] == 2)
+        assert alice.attempts == 2
+        assert diary.count[Kind.PING] > 1
+
+
+async def test_an_answer_ends_the_wait_for_one() -> None:
+    """Heartbeats that are answered go on for longer than patience lasts."""
+    diary = Diary()
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection, heartbeat_ms=300)
+        async for _ in connection:
+            await tell(connection, type="pong")
+
+    async with fake_gateway(behave) as url, Client("alice", [url], emit=diary) as alice:
+        await until("some answers", lambda: diary.count[Kind.PONG] == 6)
+        assert alice.attempts == 1
+
+
+async def test_silence_on_the_last_connection_is_not_held_against_the_next_one() -> None:
+    """What was asked there is not answered here. Patience is a part of the interval, not all."""
+
+    class Beats(Ceilings):
+        def random(self) -> float:
+            return moments.pop(0)
+
+    moments, diary = [0.0, 0.02], Diary()
+    settings = dataclasses.replace(FAST, pong_within_heartbeats=0.05)
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        await welcome(connection, heartbeat_ms=20_000)
+        async for _ in connection:
+            if attempt == 2:
+                await tell(connection, type="pong")
+
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], settings=settings, rng=Beats(), emit=diary) as alice,
+    ):
+        await until("an answered heartbeat", lambda: diary.count[Kind.PONG])
+        assert alice.attempts == 2
+
+
 def test_with_production_timings_a_frozen_gateway_is_noticed_within_45_s() -> None:
     """A heartbeat and the wait for its answer; a fast clock does not ask a machine to be faster."""
     settings = ClientSettings()

@@ -22,17 +22,19 @@ WANTED: Final = 0.95
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("--only", default="", help="mutants whose name or file has this text")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="mutants whose name or file has one of these texts"
+    )
     parser.add_argument("--workers", type=int, default=2, help="so many at a time (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     arguments = parser.parse_args(words)
-    mutants = [mutant for mutant in MUTANTS if arguments.only in str(mutant)]
+    mutants = [one for one in MUTANTS if any(text in str(one) for text in arguments.only)]
     if not mutants:
-        print(f"no mutant has {arguments.only!r} in its name", file=sys.stderr)
+        print(f"no mutant is called {' or '.join(arguments.only)}", file=sys.stderr)
         return 2
     print(f"{len(mutants)} mutants; first the tests without a mistake ...", flush=True)
     if problem := lives(test for mutant in mutants for test in mutant.tests):
-        print(f"{problem}\nThe tests fail without a mistake: nothing can be said.", file=sys.stderr)
+        print(f"{problem}\nThe tests fail without a mistake: no verdict.", file=sys.stderr)
         return 1
     results = []
     for result in attempt(mutants, arguments.workers):

@@ -7,6 +7,7 @@ on the copy without a mistake, since a test that fails anyway kills nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -82,24 +83,26 @@ def _pytest(folder: Path, tests: Sequence[str]) -> tuple[int | None, str]:
     """
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # So that what the tests have started can be ended with them.
-    ) as running:
+    with tempfile.TemporaryFile() as out:
+        running = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,  # No pipe: what the tests have left behind would hold it open.
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # So that what the tests have started can be ended with them.
+        )
         try:
-            said, _ = running.communicate(timeout=PATIENCE_S)
+            code = running.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
-            running.communicate()
-            return None, ""
-        return running.returncode, said
+            code = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # Nothing is left, as it should be.
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+        out.seek(0)
+        return code, out.read().decode(errors="replace")
 
 
 def lives(tests: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ and the model checker's.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 
 from wsdemo.presence import Claim, RedisPresence, Refresh, Register, Renewal
 from wsdemo.redis.link import RedisLink
+from wsdemo.redis.outcome import CommandError
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace, Limits, Timing
 
@@ -223,6 +225,42 @@ async def test_everybody_online_is_listed_by_scan(presence: RedisPresence) -> No
         await presence.register(Claim(f"u{n}", f"c{n}", "gateway-01", n + 1))
     listed = [user async for user in presence.online()]
     assert sorted(listed) == sorted(f"u{n}" for n in range(1200))
+
+
+async def test_signs_in_a_prefix_are_no_pattern(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Whoever is online in `a*:` is not all that is online in what begins with an a."""
+    async with contextlib.AsyncExitStack() as kept:
+        link = RedisLink(shared_server.url, Limits())
+        await link.start()
+        kept.push_async_callback(link.stop)
+        for prefix, user in (("a*:", "alice"), ("ab:", "bob"), ("[x]:", "carol"), ("x:", "dave")):
+            claim = Claim(user, "c1", "gateway-01", 1)
+            here = RedisPresence(link, Keyspace(keyspace.prefix + prefix), TIMING)
+            await here.register(claim)
+            assert [user async for user in here.online()] == [claim.user]
+
+
+async def test_half_an_entry_names_nobody(
+    presence: RedisPresence, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """A session without a gateway cannot be reached, nor a gateway without a session."""
+    for field in ("gwId", "connId"):
+        await redis_db.delete(keyspace.presence("alice"))
+        await redis_db.hset(keyspace.presence("alice"), field, "gateway-01")
+        assert await presence.lookup("alice") is None
+
+
+async def test_a_lease_that_cannot_be_renewed_costs_no_other_one(
+    presence: RedisPresence, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """Where its entry should be stands a foreign value."""
+    await redis_db.set(keyspace.presence("alice"), "foreign")
+    claims = [Claim(user, "c1", "gateway-01", 1) for user in ("bob", "alice", "carol")]
+    results = await presence.refresh([Renewal(claim, 90_000) for claim in claims])
+    assert results[::2] == [Refresh.RECLAIMED, Refresh.RECLAIMED]
+    assert isinstance(results[1], CommandError)
 
 
 async def test_a_fence_outlives_the_last_command_of_its_user_by_its_own_life(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from wsdemo.redis.connection import (
     RedisUnavailable,
 )
 from wsdemo.redis.link import LinkBusy, LinkDown, LinkTimeout, RedisLink
+from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer
 from wsdemo.redis.subscription import Subscription
 from wsdemo.router import trial_of
@@ -77,6 +79,25 @@ async def test_a_script_that_the_server_forgot_is_sent_again_and_order_is_kept(
     assert tokens == sorted(set(tokens))
 
 
+async def test_what_was_issued_behind_a_forgotten_script_is_executed_behind_it(
+    link: RedisLink,
+) -> None:
+    """Also what is issued while the scripts of before are found to be forgotten, one by one."""
+    push = Script("push", "return redis.call('RPUSH', KEYS[1], ARGV[1])")
+    replies: list[Any] = []
+
+    def issue_last(reply: Any) -> None:
+        replies.append(reply)
+        link.submit(replies.append, "RPUSH", "order", "last")
+
+    link.submit_script(replies.append, push, ("order",), "first")
+    link.submit(issue_last, "ECHO", "between")
+    link.submit_script(replies.append, push, ("order",), "second")
+    await until("each has its answer", lambda: len(replies) == 4)
+    assert replies == [b"between", 1, 2, 3]
+    assert await link.call("LRANGE", "order", 0, -1) == [b"first", b"second", b"last"]
+
+
 async def test_a_command_to_a_dead_server_is_refused_or_unknown_never_silent(
     link: RedisLink, own_server: BundledServer
 ) -> None:
@@ -106,6 +127,17 @@ async def test_a_server_that_stands_still_costs_one_timeout(
     await until("the link is up again", lambda: link.up)
     replies = await asyncio.gather(*(link.call("ECHO", f"new {n}") for n in range(10)))
     assert replies == [f"new {n}".encode() for n in range(10)]
+
+
+async def test_the_time_that_our_own_loop_stood_still_is_not_counted_against_redis(
+    link: RedisLink,
+) -> None:
+    """Not even its command has left; from now on it gets a moment."""
+    replies: list[Any] = []
+    link.submit(replies.append, "ECHO", "x")
+    time.sleep(0.9)
+    await until("it has its answer", lambda: replies)
+    assert (replies, link.timeouts, link.up) == ([b"x"], 0, True)
 
 
 async def test_what_waits_for_a_stalled_server_is_bounded(

@@ -28,7 +28,9 @@ async def refused(url: str) -> str:
     assert not link.up
     text = str(problem.value)
     assert text and len(text.splitlines()) == 1, text
-    assert problem.value.__cause__ is None and problem.value.__context__ is None
+    raised = problem.value
+    assert raised.__cause__ is None
+    assert raised.__context__ is None or raised.__suppress_context__
     return text
 
 
@@ -73,6 +75,12 @@ async def rude() -> AsyncIterator[int]:
 async def test_what_cannot_be_reached_is_one_line(url: str) -> None:
     """Sockets, names, paths, certificates, and addresses that nobody has checked before."""
     await refused(url)
+
+
+async def test_what_the_system_says_is_told_in_its_few_words() -> None:
+    """Not in those of a library, which names the address again and a number."""
+    assert await refused("redis://127.0.0.1:1") == "connection refused"
+    assert await refused("unix:///no/such/socket") == "no such file or directory"
 
 
 async def test_what_is_no_redis_is_one_line(mute: int, rude: int) -> None:

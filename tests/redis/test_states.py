@@ -16,7 +16,15 @@ from tests.waiting import until
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.link import LinkDown, RedisLink, may_work_later
-from wsdemo.redis.outcome import CURES, CommandError, Cure, Outcome, Trouble, classify
+from wsdemo.redis.outcome import (
+    CURES,
+    CommandError,
+    Cure,
+    Outcome,
+    Trouble,
+    classify,
+    trouble_of,
+)
 from wsdemo.redis.server import BundledServer
 from wsdemo.redis.subscription import Subscription
 from wsdemo.router import ROUTE, TRIAL, trial_of
@@ -379,6 +387,36 @@ async def test_what_was_refused_in_an_outage_too_short_to_be_one_can_be_made_goo
     await watched.link.call("ECHO", "x")
     assert watched.states == [True, True], "once is enough"
     assert not watched.troubles
+
+
+@pytest.mark.parametrize(("login", "word"), [(":wrong@", "WRONGPASS"), ("", "NOAUTH")])
+async def test_a_start_does_not_wait_for_what_a_person_has_to_put_right(
+    server: BundledServer, login: str, word: str
+) -> None:
+    """However much patience it has: no failover gives us another password."""
+    link = RedisLink(f"redis://{login}127.0.0.1:{server.port}", Limits())
+    with pytest.raises(RedisUnavailable, match=word):
+        await asyncio.wait_for(link.start(3600), 30)
+
+
+def test_an_odd_refusal_of_what_must_work_speaks_against_the_server() -> None:
+    """The same words about a command of a user would be that command's own."""
+    assert trouble_of(CommandError("ERR odd")) == Trouble(Outcome.UNFIT, "ERR odd")
+    assert CommandError("ERR odd").outcome is Outcome.OWN
+
+
+async def test_a_server_that_begins_to_refuse_writes_is_asked_again_first(
+    server: BundledServer, database: Any, watched: Watched
+) -> None:
+    """How long it has refused counts from its first refusal, however old the connection is."""
+    await watched.link.start()
+    first = watched.link._transport
+    async with STATES["unable to save"][0](server, database):
+        watched.link.check()
+        await until("it is not up", lambda: not watched.link.up)
+        await until("it was asked again", lambda: watched.link._waits._size_s > 0.2)
+        assert watched.link._transport is first
+    await until("it is up again", lambda: watched.link.up)
 
 
 async def test_a_server_that_refuses_writes_for_long_is_dialled_anew(

@@ -804,7 +804,7 @@ class Client:
             self.state = State.RECONNECTING
             self._observe(Kind.WS_CLOSE, reason=ended.why)
         elif ended.url and ended.reconnect and not self._moving:
-            self._observe(Kind.WS_FAIL, ok=False, peer=ended.url, reason=ended.why)
+            self._observe(Kind.WS_FAIL, ok=False, peer=redacted(ended.url), reason=ended.why)
         self.closed_because = ended.why
         for receipt in self._pending.values():
             receipt.settle(Status.UNKNOWN, self._clock(), "the connection broke")
