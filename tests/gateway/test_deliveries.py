@@ -69,3 +69,58 @@ async def test_a_sender_is_read_on_after_all_of_its_messages_timed_out(
                 assert await alice.answer() == {"type": "pong"}
                 session = running.registry.by_user("alice")
                 assert session is not None and session._in_flight == 0
+
+
+async def test_what_redis_has_no_room_for_is_busy_at_once_and_not_under_way(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """The sender hears so before Redis has answered anything, and is read on afterwards."""
+    async with Wire("127.0.0.1", shared_server.port) as wire:
+        settings = GatewaySettings(
+            gateway_id="gateway-01",
+            port=0,
+            redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
+            keyspace=keyspace,
+            limits=Limits(redis_max_pending=4, redis_timeout_s=60.0),
+        )
+        async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:
+            for strand in wire.strands():
+                strand.hold()
+            for n in range(12):
+                text = {"type": "message", "to": "nobody", "content": "x", "id": str(n)}
+                alice.frame(json.dumps(text).encode())
+            alice.frame(b'{"type":"ping"}')
+            refused = []
+            while (answer := await alice.answer())["type"] != "pong":
+                refused.append(answer)
+            assert {answer["status"] for answer in refused} == {"busy"}
+            assert len(refused) >= 8
+            session = running.registry.by_user("alice")
+            assert session is not None and session._in_flight == 12 - len(refused)
+            for strand in wire.strands():
+                strand.release()
+            others = [await alice.answer() for _ in range(12 - len(refused))]
+            assert all(answer["status"] == "offline" for answer in others)
+            assert {answer["id"] for answer in refused + others} == {str(n) for n in range(12)}
+            assert session._in_flight == 0
+
+
+async def test_each_message_with_an_id_has_its_ack(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Many in a row to a user of another gateway: none is forgotten, and none is told twice."""
+    async with (
+        gateway(shared_server, keyspace) as here,
+        gateway(shared_server, keyspace, "gateway-02") as there,
+        await Raw.register(here, "alice") as alice,
+        await Raw.register(there, "bob") as bob,
+    ):
+        ids = [str(n) for n in range(30)]
+        for each in ids:
+            text = {"type": "message", "to": "bob", "content": "x", "id": each}
+            alice.frame(json.dumps(text).encode())
+        acks = [await alice.answer() for _ in ids]
+        assert acks == [{"type": "ack", "id": each, "status": "routed"} for each in ids]
+        assert [(await bob.answer())["id"] for _ in ids] == ids
+        alice.frame(b'{"type":"ping"}')
+        assert await alice.answer() == {"type": "pong"}

@@ -35,6 +35,21 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
         await asyncio.wait_for(stopping, 10)
 
 
+async def test_who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_well(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Whoever comes second may count on it that nothing is left."""
+    async with gateway(shared_server, keyspace, **PATIENT) as running:
+        async with await Raw.register(running, "alice") as alice:
+            first = asyncio.create_task(running.stop())
+            assert await alice.closed() == 1012
+            second = asyncio.create_task(running.stop())
+            await asyncio.sleep(0)
+            assert not first.done() and not second.done()
+        await asyncio.wait_for(second, 10)
+        assert not running._tasks and not running._link.open
+
+
 @pytest.mark.parametrize("how", ["reset", "half-close", "silence"])
 async def test_whoever_leaves_a_drain_without_a_goodbye_leaves_nothing(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, gates: Gates, how: str
