@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.gateway.cluster import Raw, frame, gateway
@@ -12,6 +13,7 @@ from tests.waiting import until
 from wsdemo.gateway.delivery import MAX_REPAIRS
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.wire import Wire
+from wsdemo.protocol import Direct, Kick
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Limits
 
@@ -124,3 +126,27 @@ async def test_each_message_with_an_id_has_its_ack(
         assert [(await bob.answer())["id"] for _ in ids] == ids
         alice.frame(b'{"type":"ping"}')
         assert await alice.answer() == {"type": "pong"}
+
+
+async def test_what_names_a_session_is_for_that_session_and_user_only(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """A message or a notice that is late finds another session of the user, or, by its connection,
+    another user: neither hears of it.
+    """
+    async with (
+        gateway(shared_server, keyspace) as running,
+        await Raw.register(running, "alice") as alice,
+    ):
+        session = running.registry.by_user("alice")
+        assert session is not None
+        content = msgspec.Raw(b'"not for her"')
+        receive = running._delivery.receive
+        receive(Direct(sender="bob", to="alice", content=content, toConn="gone"))
+        receive(Direct(sender="bob", to="carol", content=content, toConn=session.conn_id))
+        receive(Kick(user="carol", connId=session.conn_id, token=1))
+        receive(Kick(user="alice", connId="gone", token=1))
+        assert running.counters.bounces_sent == 2
+        alice.frame(b'{"type":"ping"}')
+        assert await alice.answer() == {"type": "pong"}
+        await until("nothing is under repair", lambda: not running._delivery.repairs)

@@ -25,6 +25,9 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
 ) -> None:
     """It does not wait for the time that clients would have had."""
     async with gateway(shared_server, keyspace, **PATIENT) as running:
+        async with await Raw.open(running):
+            pass  # There was nobody once before, and that says nothing of later.
+        await until("it has gone", lambda: not running._sockets())
         users = [await Raw.register(running, name) for name in ("alice", "bob")]
         users.append(await Raw.open(running))
         stopping = asyncio.create_task(running.stop())
