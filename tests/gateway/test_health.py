@@ -236,9 +236,9 @@ async def test_after_a_stall_of_half_a_ttl_presence_is_asked_at_once(
 
 
 class Refusing:
-    """Makes Redis refuse renewals, as one does that is out of memory or may not write."""
+    """Makes Redis refuse renewals: for its own state (out of memory), or for that of the entry."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, words: str = "OOM not allowed") -> None:
         self.left = 0
         honest = RedisPresence.refresh
 
@@ -248,7 +248,7 @@ class Refusing:
             if not self.left:
                 return await honest(presence, renewals)
             self.left -= 1
-            return [CommandError("OOM command not allowed") for _ in renewals]
+            return [CommandError(words) for _ in renewals]
 
         monkeypatch.setattr(RedisPresence, "refresh", refresh)
 
@@ -275,7 +275,7 @@ async def test_who_is_refused_for_a_whole_ttl_is_told_so(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """4012, and not before: until then the entry may still be there."""
-    redis = Refusing(monkeypatch)
+    redis = Refusing(monkeypatch, "WRONGTYPE Operation against a key of another kind")
     redis.left = 10**9
     timing = Timing().scaled(100)
     async with (

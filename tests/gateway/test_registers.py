@@ -417,6 +417,7 @@ async def test_an_error_that_nobody_caught_is_counted_and_keeps_its_traceback(
 ) -> None:
     """In a gateway as a process runs it: /metrics tells of it, and the log has the whole of it."""
     from wsdemo.gateway.__main__ import serve
+    from wsdemo.gateway.journal import LoggingJournal
 
     loop = asyncio.get_running_loop()
     ports: list[Gateway] = []
@@ -430,7 +431,7 @@ async def test_an_error_that_nobody_caught_is_counted_and_keeps_its_traceback(
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=shared_server.url, keyspace=keyspace
     )
-    serving = asyncio.create_task(serve(settings))
+    serving = asyncio.create_task(serve(settings, LoggingJournal()))
     try:
         await until("it runs", lambda: ports)
         (running,) = ports
