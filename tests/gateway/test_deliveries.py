@@ -150,3 +150,20 @@ async def test_what_names_a_session_is_for_that_session_and_user_only(
         alice.frame(b'{"type":"ping"}')
         assert await alice.answer() == {"type": "pong"}
         await until("nothing is under repair", lambda: not running._delivery.repairs)
+
+
+async def test_what_is_said_among_users_of_one_gateway_is_counted(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """As handed over, and as a route that needed no Redis."""
+    async with (
+        gateway(shared_server, keyspace) as running,
+        await Raw.register(running, "alice") as alice,
+        await Raw.register(running, "bob") as bob,
+    ):
+        alice.frame(b'{"type":"message","to":"bob","content":"x","id":"1"}')
+        assert await alice.answer() == {"type": "ack", "id": "1", "status": "routed"}
+        assert (await bob.answer())["id"] == "1"
+        counters = running.counters
+        assert (counters.messages_delivered, counters.routes_local) == (1, 1)
+        assert counters.routes_routed == 0

@@ -11,7 +11,9 @@ import pytest
 
 from tests.gateway.cluster import USUAL, Gates, Raw, frame, gateway, request
 from tests.waiting import until
+from wsdemo.gateway.server import Gateway
 from wsdemo.redis.server import BundledServer
+from wsdemo.router import DuplicateGateway
 from wsdemo.settings import Keyspace
 
 pytestmark = pytest.mark.both_loops
@@ -202,3 +204,15 @@ async def test_who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_we
             assert not first.done() and not second.done()
         await asyncio.wait_for(second, 10)
         assert not running._tasks and not running._link.open
+
+
+async def test_a_start_that_fails_leaves_nothing(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Neither the subscription nor the link, which are made before it is known."""
+    async with gateway(shared_server, keyspace) as running:
+        second = Gateway(running.settings)
+        with pytest.raises(DuplicateGateway):
+            await second.start()
+        assert not second._link.open and not second._tasks
+        assert running.ready

@@ -21,7 +21,9 @@ from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session, State
 from wsdemo.gateway.socket import Socket
 from wsdemo.lab.wire import Wire
+from wsdemo.presence import Claim, RedisPresence
 from wsdemo.protocol import Direct
+from wsdemo.redis.connection import CommandError
 from wsdemo.redis.link import LinkTimeout
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
@@ -404,6 +406,28 @@ async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back
             assert await redis_db.exists(keyspace.presence("alice"))
             await is_gone(redis_db, keyspace.presence("alice"))
             await until("nothing is owed", lambda: not running._desk.owed)
+
+
+async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
+    running: Gateway, redis_db: Any, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the moment was too short to be called an outage: the link says that it works."""
+    honest = RedisPresence.release
+    refusals = [CommandError("OOM command not allowed")]
+
+    async def release(presence: RedisPresence, claim: Claim) -> bool:
+        if refusals:
+            raise refusals.pop()
+        return await honest(presence, claim)
+
+    monkeypatch.setattr(RedisPresence, "release", release)
+    async with await Raw.register(running, "alice"):
+        pass
+    await until("it is owed", lambda: running._desk.owed)
+    assert await redis_db.exists(keyspace.presence("alice"))
+    running._on_link_state(True)
+    await is_gone(redis_db, keyspace.presence("alice"))
+    await until("nothing is owed", lambda: not running._desk.owed)
 
 
 # --- what nobody caught --------------------------------------------------------------------------

@@ -140,7 +140,8 @@ _SESSIONS: Final = (
     Mutant(
         "each message above the rate begins the excess anew",
         _SESSION,
-        "            if self._excess is None:\n                self._excess = _Excess(now, -math.inf)\n",
+        "            if self._excess is None:\n"
+        "                self._excess = _Excess(now, -math.inf)\n",
         "            self._excess = _Excess(now, -math.inf)\n",
         _in("bad_input/test_rate_and_auth", "row_69_who_is_above_the_rate_is_told_and_then_let_go"),
     ),
@@ -167,7 +168,7 @@ _SESSIONS: Final = (
         _SESSION,
         "        if held and self._in_flight < self._desk.settings.limits.in_flight:\n",
         "        if held:\n",
-        _in("gateway/test_limits", "a_sender_whose_messages_wait_for_redis_is_read_no_further"),
+        _in("gateway/test_registers", "what_was_said_behind_a_register_counts_as_under_way"),
     ),
     Mutant(
         "messages under way are counted up and never down",
@@ -181,14 +182,14 @@ _SESSIONS: Final = (
         _SESSION,
         "                self._waiting.append(payload)\n",
         "                pass\n",
-        _in("gateway/test_registers", "a_flood_behind_a_register_is_bounded"),
+        _in("gateway/test_registers", "what_arrives_before_registered_waits_for_it_up_to_a_bound"),
     ),
     Mutant(
         "what arrives before registered is kept without a bound",
         _SESSION,
         "            if len(self._waiting) < self._desk.settings.limits.outbox_messages:\n",
         "            if True:\n",
-        _in("gateway/test_registers", "a_flood_behind_a_register_is_bounded"),
+        _in("gateway/test_registers", "what_arrives_before_registered_waits_for_it_up_to_a_bound"),
     ),
     Mutant(
         "messages that waited overtake registered",
@@ -198,7 +199,7 @@ _SESSIONS: Final = (
         "        waiting, self._waiting = self._waiting, None\n"
         "        for payload in waiting or ():\n            self._socket.send(payload)\n"
         "        self._say_registered()\n",
-        _in("gateway/test_registers", "a_flood_behind_a_register_is_bounded"),
+        _in("gateway/test_registers", "what_arrives_before_registered_waits_for_it_up_to_a_bound"),
     ),
     Mutant(
         "one malformed message too many is forgiven",
@@ -212,7 +213,7 @@ _SESSIONS: Final = (
         _SESSION,
         "for t in self._malformed or () if now - t < limits.malformed_window_s]",
         "for t in self._malformed or ()]",
-        _in("bad_input/test_json", "too_many_of_them_end_the_connection"),
+        _in("bad_input/test_json", "those_that_are_long_ago_are_forgotten"),
     ),
     Mutant(
         "a new token does not prolong a session",
@@ -266,7 +267,7 @@ _SESSIONS: Final = (
         _SESSION,
         "max(0.0, limits.auth_delay_s - late_s)",
         "max(0.0, limits.auth_delay_s / 1000 - late_s)",
-        _in("gateway/test_auth", "who_failed_is_not_listened_to_while_the_answer_waits"),
+        _in("bad_input/test_rate_and_auth", "row_71_every_bad_token_has_the_same_answer"),
     ),
 )
 
@@ -283,7 +284,7 @@ _SOCKETS: Final = (
         _SOCKET,
         '            text, self._fragments = b"".join(self._fragments), None\n',
         '            text = b"".join(self._fragments)\n',
-        _in("gateway/test_conversations", "a_message_in_fragments_is_one_message"),
+        _in("gateway/test_writing", "nothing_of_a_message_in_fragments_is_kept"),
     ),
     Mutant(
         "pongs that nobody reads pile up without a bound",
@@ -307,10 +308,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "        self._disarm()\n        if self._ws is not OVER:\n",
         "        self._disarm()\n        if self._ws is not None:\n",
-        _in(
-            "gateway/test_losses",
-            "whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_notices",
-        ),
+        _in("gateway/test_writing", "a_deadline_is_not_set_for_a_connection_that_is_gone"),
     ),
     Mutant(
         "a new timer leaves the one before running",
@@ -360,25 +358,18 @@ _SOCKETS: Final = (
         _in("bad_input/test_fuzz", "good_frames_get_the_same_bytes_wherever_they_are_cut"),
     ),
     Mutant(
-        "messages behind one that ends the connection are heard",
-        _SOCKET,
-        "            if not self._at_boundary:\n                break  # The session",
-        "            if self._talker is None:\n                break  # The session",
-        _in("bad_input/test_frames", "row_32_what_is_said_behind_a_goodbye_is_not_heard"),
-    ),
-    Mutant(
         "a frame is read the short way amid the fragments of another message",
         _SOCKET,
         "            and self._fragments is None\n",
         "",
-        _in("bad_input/test_frames", "row_24_a_message_is_finished_before_the_next"),
+        _in("gateway/test_writing", "a_message_amid_the_fragments_of_another_one_is_refused"),
     ),
     Mutant(
         "the short way is taken although the parser holds bytes back",
         _SOCKET,
         "            and _between_frames(ws)\n",
         "",
-        _in("bad_input/test_fuzz", "good_frames_get_the_same_bytes_wherever_they_are_cut"),
+        _in("gateway/test_writing", "what_looks_like_a_frame_within_another_one_is_none"),
     ),
     Mutant(
         "control frames are not counted",
@@ -390,7 +381,8 @@ _SOCKETS: Final = (
     Mutant(
         "who is over-run at the door is armed and kept",
         _SOCKET,
-        "            front.counters.connections_refused += 1\n            self.abort()\n            return\n",
+        "            front.counters.connections_refused += 1\n            self.abort()\n"
+        "            return\n",
         "            front.counters.connections_refused += 1\n            return\n",
         _in("gateway/test_limits", "who_says_nothing_does_not_take_all_the_room_either"),
     ),
@@ -410,7 +402,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "        if words and not self._said_goodbye:",
         "        if words:",
-        _in("bad_input/test_frames", "row_32_what_is_said_behind_a_goodbye_is_not_heard"),
+        _in("gateway/test_writing", "who_does_not_answer_a_goodbye_is_hung_up_on"),
     ),
     Mutant(
         "who does not answer a goodbye is waited for without an end",
@@ -418,40 +410,28 @@ _SOCKETS: Final = (
         "        self.resume_reading()  # To see the goodbye of the client.\n"
         "        self._arm(self._front.limits.close_timeout_s, self.abort)\n",
         "        self.resume_reading()  # To see the goodbye of the client.\n",
-        _in(
-            "gateway/test_conversations",
-            "whom_a_goodbye_was_said_to_is_away_although_it_does_not_hang_up",
-        ),
+        _in("gateway/test_writing", "who_does_not_answer_a_goodbye_is_hung_up_on"),
     ),
     Mutant(
         "a text of 65536 bytes is written with a length of two bytes",
         _SOCKET,
         "    if length < 65536:\n",
         "    if length <= 65536:\n",
-        _in(
-            "bad_input/test_autobahn",
-            "group_1_texts_of_every_length_are_read_and_binary_ones_refused",
-        ),
+        _in("gateway/test_writing", "a_text_of_any_length_is_written_as_a_frame"),
     ),
     Mutant(
         "a goodbye amid fragments is called a broken message",
         _SOCKET,
         "            self.current_size = None\n",
         "            pass\n",
-        _in(
-            "bad_input/test_autobahn",
-            "group_5_fragments_are_put_together_and_control_frames_come_between",
-        ),
+        _in("bad_input/test_autobahn", "group_7_a_goodbye_is_answered_with_its_own_code"),
     ),
     Mutant(
         "a connection that is lost is told to read on",
         _SOCKET,
         "            if not self._is_lost:\n                self._transport.resume_reading()\n",
         "            self._transport.resume_reading()\n",
-        _in(
-            "gateway/test_losses",
-            "whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_notices",
-        ),
+        _in("gateway/test_writing", "a_connection_that_is_gone_is_not_told_to_read_on"),
     ),
     Mutant(
         "the kernel is told its patience in seconds instead of milliseconds",
@@ -465,7 +445,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "        if why is Stuck.DEADLINE:",
         "        if why is Stuck.OVERFLOW:",
-        _in("gateway/test_limits", "who_takes_no_byte_is_hung_up_on_although_nothing_overflows"),
+        _in("gateway/test_writing", "who_takes_no_byte_is_gone_by_the_write_deadline"),
     ),
     Mutant(
         "the bytes of what was written stay counted",
@@ -481,14 +461,14 @@ _SOCKETS: Final = (
         _OUTBOX,
         "len(frames) >= limits.outbox_messages",
         "len(frames) > limits.outbox_messages",
-        _in("gateway/test_limits", "what_waits_for_a_client_is_bounded_without_any_deadline"),
+        _in("gateway/test_outbox", "so_many_frames_may_wait_and_no_more"),
     ),
     Mutant(
         "an outbox overflows only when it has too many frames and too many bytes",
         _OUTBOX,
         "limits.outbox_messages or self._bytes",
         "limits.outbox_messages and self._bytes",
-        _in("gateway/test_limits", "what_waits_for_a_client_is_bounded_without_any_deadline"),
+        _in("gateway/test_outbox", "so_many_bytes_may_wait_and_no_more"),
     ),
     Mutant(
         "a deadline that was met goes on",
@@ -502,21 +482,24 @@ _SOCKETS: Final = (
         _OUTBOX,
         "            self._left += len(data)\n",
         "            pass\n",
-        _in("gateway/test_writing", "a_slow_but_steady_reader_outlives_the_write_deadline"),
+        _in("gateway/test_outbox", "who_takes_less_than_is_written_to_it_takes_something"),
     ),
     Mutant(
         "who takes nothing has one look more than the deadline",
         _OUTBOX,
         "            self._look_again(LOOKS - 1)\n",
         "            self._look_again(LOOKS)\n",
-        _in("gateway/test_writing", "who_takes_no_byte_is_gone_by_the_write_deadline"),
+        _in(
+            "gateway/test_outbox",
+            "who_took_something_and_then_nothing_has_no_look_more_than_the_deadline",
+        ),
     ),
     Mutant(
         "the last look is one too late",
         _OUTBOX,
         "        elif self._looks > 1:\n",
         "        elif self._looks >= 1:\n",
-        _in("gateway/test_writing", "who_takes_no_byte_is_gone_by_the_write_deadline"),
+        _in("gateway/test_outbox", "who_takes_nothing_is_given_up_at_the_last_look"),
     ),
     Mutant(
         "who takes nothing counts as somebody who does",
@@ -530,7 +513,7 @@ _SOCKETS: Final = (
         _OUTBOX,
         "            left += unconfirmed[0]\n",
         "            pass\n",
-        _in("gateway/test_writing", "a_slow_but_steady_reader_outlives_the_write_deadline"),
+        _in("gateway/test_writing", "what_the_kernel_has_still_to_deliver_counts_as_not_taken"),
     ),
     Mutant(
         "a full transport is written to",
@@ -551,10 +534,7 @@ _SOCKETS: Final = (
         _OUTBOX,
         "        if self._on_stuck is not None:\n            self._left",
         "        if self._limits is not None:\n            self._left",
-        _in(
-            "gateway/test_losses",
-            "whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_notices",
-        ),
+        _in("gateway/test_outbox", "after_the_goodbye_there_is_no_deadline"),
     ),
     Mutant(
         "a reader is given up without a word to its socket",
@@ -576,10 +556,11 @@ _DELIVERIES: Final = (
     Mutant(
         "every third ack is lost",
         _DELIVERY,
-        "            if msg_id is not None:\n                sender.send(ack_text(msg_id, status))\n            # The",
+        "            if msg_id is not None:\n"
+        "                sender.send(ack_text(msg_id, status))\n            # The",
         "            if msg_id is not None and self._counters.routes_routed % 3:\n"
         "                sender.send(ack_text(msg_id, status))\n            # The",
-        _in("gateway/test_session_machine", "everybody_hears_what_the_model_says"),
+        _in("gateway/test_deliveries", "each_message_with_an_id_has_its_ack"),
     ),
     Mutant(
         "a message without an answer counts as under way for ever",
@@ -601,30 +582,21 @@ _DELIVERIES: Final = (
         _DELIVERY,
         "self.router is not None and self.router.leases_may_lapse:",
         "self.router is None:",
-        _in(
-            "scenarios/test_redis_refuses",
-            "users_are_present_again_when_a_restarted_redis_has_loaded_its_data",
-        ),
+        _in("scenarios/test_redis_refuses", "users_outlive_a_redis_that_answers_and_refuses"),
     ),
     Mutant(
         "a message goes to whoever has the connection that it names",
         _DELIVERY,
         "        if session is None or session.user != to:\n",
         "        if session is None:\n",
-        _in(
-            "bad_input/test_redis_side",
-            "row_78_what_no_gateway_of_ours_has_sent_is_dropped_and_counted",
-        ),
+        _in("gateway/test_deliveries", "what_names_a_session_is_for_that_session_and_user_only"),
     ),
     Mutant(
         "a message goes to whichever session the user has here",
         _DELIVERY,
         "registry.by_conn(conn_id) if conn_id else registry.by_user(to)",
         "registry.by_user(to)",
-        _in(
-            "gateway/test_conversations",
-            "a_message_for_a_session_that_is_gone_bounces_and_its_entry_goes",
-        ),
+        _in("gateway/test_deliveries", "what_names_a_session_is_for_that_session_and_user_only"),
     ),
     Mutant(
         "an entry that was repaired counts as under repair",
@@ -658,10 +630,7 @@ _DELIVERIES: Final = (
         _DELIVERY,
         "        if session is not None and session.user == user:\n",
         "        if session is not None:\n",
-        _in(
-            "bad_input/test_redis_side",
-            "row_78_what_no_gateway_of_ours_has_sent_is_dropped_and_counted",
-        ),
+        _in("gateway/test_deliveries", "what_names_a_session_is_for_that_session_and_user_only"),
     ),
     Mutant(
         "who was replaced elsewhere is told that it was overtaken",
@@ -682,21 +651,27 @@ _DELIVERIES: Final = (
         _DELIVERY,
         "        counters.messages_delivered += 1\n        recipient",
         "        recipient",
-        _in("gateway/test_pages", "stats_count_users_and_sockets_and_what_was_said"),
+        _in("gateway/test_deliveries", "what_is_said_among_users_of_one_gateway_is_counted"),
     ),
     Mutant(
         "a message that was refused at once counts as under way for ever",
         _DELIVERY,
         "            self._counters.routes_busy += 1\n            return\n",
         "            self._counters.routes_busy += 1\n",
-        _in("gateway/test_deliveries"),
+        _in(
+            "gateway/test_deliveries",
+            "what_redis_has_no_room_for_is_busy_at_once_and_not_under_way",
+        ),
     ),
     Mutant(
         "a link that has no room for a message more is a bug of the session",
         _DELIVERY,
         "        except (LinkDown, LinkBusy):\n",
         "        except LinkDown:\n",
-        _in("gateway/test_deliveries"),
+        _in(
+            "gateway/test_deliveries",
+            "what_redis_has_no_room_for_is_busy_at_once_and_not_under_way",
+        ),
     ),
 )
 
@@ -713,14 +688,14 @@ _LEASES: Final = (
         _HEALTH,
         "ttl_s - (now - session.last_life)",
         "ttl_s",
-        _in("gateway/test_health", "a_sign_of_life_while_a_lease_is_renewed_renews_it_again"),
+        _in("gateway/test_health", "a_lease_counts_from_the_sign_of_life"),
     ),
     Mutant(
         "a lease is renewed for as many milliseconds as it should have seconds",
         _HEALTH,
         "max(1, round(1000 * left_s))",
         "max(1, round(left_s))",
-        _in("gateway/test_registers", "who_only_writes_keeps_the_lease"),
+        _in("gateway/test_health", "a_lease_counts_from_the_sign_of_life"),
     ),
     Mutant(
         "a lease is renewed without a sign of life",
@@ -734,10 +709,7 @@ _LEASES: Final = (
         _HEALTH,
         "        self._grace_until = now + timing.ws_ping_timeout_s\n",
         "",
-        _in(
-            "gateway/test_health",
-            "what_was_said_while_we_stood_still_counts_however_late_we_read_it",
-        ),
+        _in("gateway/test_health", "who_speaks_soon_after_a_stall_was_not_silent"),
     ),
     Mutant(
         "pings from before a stall are awaited as if nothing had been",
@@ -746,7 +718,7 @@ _LEASES: Final = (
         "            pass\n",
         _in(
             "gateway/test_health",
-            "what_was_said_while_we_stood_still_counts_however_late_we_read_it",
+            "a_ping_from_before_a_stall_is_sent_again_before_anybody_is_dropped",
         ),
     ),
     Mutant(
@@ -761,42 +733,45 @@ _LEASES: Final = (
         _HEALTH,
         "                session.end(Code.STALE)\n",
         "                session.end(Code.REPLACED)\n",
-        _in("gateway/test_health"),
+        _in("gateway/test_health", "whose_session_was_closed_in_redis_is_told_that_it_is_stale"),
     ),
     Mutant(
         "a single refusal of a renewal ends a session",
         _HEALTH,
         "        elif lost_s > self._timing.presence_ttl_s:\n",
         "        else:\n",
-        _in("gateway/test_health", "a_single_refusal_of_a_renewal_ends_no_session"),
+        _in("gateway/test_health", "who_is_refused_for_a_whole_ttl_is_told_so"),
     ),
     Mutant(
         "a Redis that refuses everybody ends the sessions of all",
         _HEALTH,
         "        if may_work_later(problem):\n",
         "        if False:\n",
-        _in("scenarios/test_redis_refuses", "users_outlive_a_redis_that_answers_and_refuses"),
+        _in("gateway/test_health", "a_single_refusal_of_a_renewal_ends_no_session"),
     ),
     Mutant(
         "the answer for a session that has ended meanwhile is taken all the same",
         _HEALTH,
         "        if session.state is not State.REGISTERED or session.claim is not renewal.claim:\n",
         "        if session.claim is not renewal.claim:\n",
-        _in("gateway/test_health"),
+        _in(
+            "gateway/test_health",
+            "the_answer_for_a_session_that_has_ended_meanwhile_counts_for_nothing",
+        ),
     ),
     Mutant(
         "a resync renews leases of sessions that have ended",
         _HEALTH,
         "sessions[start : start + step] if s.state is State.REGISTERED]",
         "sessions[start : start + step]]",
-        _in("gateway/test_health"),
+        _in("gateway/test_health", "a_resync_asks_for_nobody_who_has_left_meanwhile"),
     ),
     Mutant(
-        "a release that fails again is forgotten",
+        "what was released stays owed",
         _HEALTH,
         "        owed = list(desk.owed.values())\n        desk.owed.clear()\n",
         "        owed = list(desk.owed.values())\n",
-        _in("gateway/test_wires", "who_leaves_while_redis_is_away_is_gone_when_it_is_back"),
+        _in("gateway/test_registers", "a_release_that_redis_refused_for_a_moment_is_said_again"),
     ),
     Mutant(
         "who is stale is ended with the code of a slow reader",
@@ -957,7 +932,8 @@ _ENTRANCES: Final = (
     Mutant(
         "who was announced is still hung up on as too late",
         _ANNOUNCED,
-        "        if self._timer is not None:\n            self._timer.cancel()\n            self._timer = None\n"
+        "        if self._timer is not None:\n            self._timer.cancel()\n"
+        "            self._timer = None\n"
         "        if announced is not None:\n",
         "        self._timer = None\n        if announced is not None:\n",
         _in("gateway/test_announced"),
@@ -984,45 +960,42 @@ _LIVES: Final = (
         _SERVER,
         "        if up and (self._desk.owed or (len(self.registry) and not was_up)):\n",
         "        if up and not was_up and (self._desk.owed or len(self.registry)):\n",
-        _in(
-            "gateway/test_registers",
-            "a_release_that_redis_did_not_answer_is_said_again_when_it_is_back",
-        ),
+        _in("gateway/test_registers", "a_release_that_redis_refused_for_a_moment_is_said_again"),
     ),
     Mutant(
         "a resync that becomes due during another one is forgotten",
         _SERVER,
-        "        while self._resync_due:\n            self._resync_due = False\n            await self._health.resync()\n",
+        "        while self._resync_due:\n            self._resync_due = False\n"
+        "            await self._health.resync()\n",
         "        await self._health.resync()\n        self._resync_due = False\n",
-        _in("gateway/test_wires"),
+        _in("gateway/test_health", "resyncs_are_one_at_a_time_and_none_is_forgotten"),
     ),
     Mutant(
         "two resyncs run at a time",
         _SERVER,
         "        if self._resyncing is None or self._resyncing.done():\n",
         "        if self._resync_due:\n",
-        _in("gateway/test_wires"),
+        _in("gateway/test_health", "resyncs_are_one_at_a_time_and_none_is_forgotten"),
     ),
     Mutant(
-        "a drain does not wait for what aborted sockets release",
+        "a gateway whose subscription is deaf calls itself ready",
         _SERVER,
-        "        await asyncio.sleep(0)\n        others",
-        "        others",
-        _in("gateway/test_drains", "whoever_leaves_a_drain_without_a_goodbye_leaves_nothing"),
-    ),
-    Mutant(
-        "a gateway whose Redis refuses writes calls itself ready",
-        _SERVER,
-        '            "Redis refuses writes": self._link.open and not self._link.up,\n',
+        '            "subscription is down or deaf": not self._router.ready,\n',
         "",
-        _in("scenarios/test_redis_refuses", "users_outlive_a_redis_that_answers_and_refuses"),
+        _in(
+            "gateway/test_conversations",
+            "a_deaf_subscription_is_found_rebuilt_and_red_meanwhile",
+        ),
     ),
     Mutant(
         "who stops a gateway a second time does not wait for its end",
         _SERVER,
         "            await asyncio.shield(self._stopped)\n            return\n",
         "            return\n",
-        _in("gateway/test_drains"),
+        _in(
+            "gateway/test_drains",
+            "who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_well",
+        ),
     ),
     Mutant(
         "a gateway that is replaced goes on with its notice",
@@ -1034,9 +1007,10 @@ _LIVES: Final = (
     Mutant(
         "a start that fails leaves its link to Redis",
         _SERVER,
-        "            await self._router.stop()\n            await self._link.stop()\n            raise\n",
+        "            await self._router.stop()\n            await self._link.stop()\n"
+        "            raise\n",
         "            await self._router.stop()\n            raise\n",
-        _in("scenarios/test_cluster", "a_second_gateway_of_the_same_name_refuses_to_start"),
+        _in("gateway/test_drains", "a_start_that_fails_leaves_nothing"),
     ),
     Mutant(
         "on notice newcomers are served as if nothing were",
@@ -1079,7 +1053,8 @@ _LIVES: Final = (
     Mutant(
         "the socket of a dead process stays in the way",
         _LISTENING,
-        "        with contextlib.suppress(FileNotFoundError):\n            Path(path).unlink()\n        return\n",
+        "        with contextlib.suppress(FileNotFoundError):\n"
+        "            Path(path).unlink()\n        return\n",
         "        return\n",
         _in(
             "scenarios/test_listening",
@@ -1264,4 +1239,49 @@ IN_GATEWAY: Final[tuple[Mutant, ...]] = (
     *_LIVES,
     *_REST,
 )
-EQUIVALENT_IN_GATEWAY: Final[tuple[Equivalent, ...]] = ()
+EQUIVALENT_IN_GATEWAY: Final[tuple[Equivalent, ...]] = (
+    Equivalent(
+        Mutant(
+            "messages behind one that ends the connection are read on the short way",
+            _SOCKET,
+            "            if not self._at_boundary:\n                break  # The session",
+            "            if self._talker is None:\n                break  # The session",
+            _in("bad_input/test_frames", "row_32_what_is_said_behind_a_goodbye_is_not_heard"),
+        ),
+        "Whatever closes a socket tells its session in the same call, and a session that has ended "
+        "hears nothing. What is left of the data is read and dropped, the one way or the other.",
+    ),
+    Equivalent(
+        Mutant(
+            "an empty frame is left to the general parser",
+            _SOCKET,
+            "        while size - start >= 6 and",
+            "        while size - start > 6 and",
+            _in("bad_input/test_fuzz"),
+        ),
+        "An empty text is no JSON. The short way is there for speed, and both ways are held "
+        "together byte for byte.",
+    ),
+    Equivalent(
+        Mutant(
+            "a drain does not let a turn of the loop pass before it looks for releases",
+            _SERVER,
+            "        await asyncio.sleep(0)\n        others",
+            "        others",
+            _in("gateway/test_drains"),
+        ),
+        "To abort a socket ends its session in the same call, which begins the release: it is "
+        "among the tasks already. The turn is for a session that hears of its end later.",
+    ),
+    Equivalent(
+        Mutant(
+            "the deadline of the handshake is not taken back when it is done",
+            _SOCKET,
+            "        self._front.counters.connections_accepted += 1\n        self._disarm()\n",
+            "        self._front.counters.connections_accepted += 1\n",
+            _in("bad_input/test_rate_and_auth", "row_67_who_does_not_register_is_let_go"),
+        ),
+        "A session begins with a deadline of its own, in the same call, and a socket has one timer "
+        "only: the new one takes the place of the old one.",
+    ),
+)
