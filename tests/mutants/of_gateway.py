@@ -128,7 +128,7 @@ _SESSIONS: Final = (
         "        if msg_id is not None:\n            self.send(ack_text(msg_id, Status.BUSY))\n",
         "        if msg_id is not None and now - excess.told_at >= RATE_NOTICE_S:\n"
         "            excess.told_at = now\n            self.send(ack_text(msg_id, Status.BUSY))\n",
-        _in("bad_input/test_rate_and_auth", "row_69_who_is_above_the_rate_is_told_and_then_let_go"),
+        _in("bad_input/test_rate_and_auth", "row_77_who_asks_for_many_names_meets_the_same_rate"),
     ),
     Mutant(
         "an excess is never over",
@@ -1090,7 +1090,10 @@ _LIVES: Final = (
         _LISTENING,
         "            close_all(bound)\n            why =",
         "            why =",
-        _in("scenarios/test_listening"),
+        _in(
+            "scenarios/test_listening",
+            "what_was_bound_is_closed_when_another_address_cannot_be_had",
+        ),
     ),
     Mutant(
         "a hang-up hurries like any other signal",
