@@ -10,6 +10,7 @@ import json
 
 from tests.bad_input.conftest import Start, inputs
 from tests.gateway.cluster import Raw
+from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 
 INVALID = {"type": "error", "error": "Invalid message format", "code": "invalid"}
@@ -236,3 +237,20 @@ async def test_too_many_of_them_end_the_connection(start: Start, case: bytes) ->
         assert [await raw.answer() for _ in range(4)] == [INVALID] * 4
         assert await raw.closed() == 4502
     assert gateway.counters.malformed_messages == 4
+
+
+async def test_those_that_are_long_ago_are_forgotten(start: Start) -> None:
+    """The limit holds for a window of time, not for the life of a connection."""
+    gateway = await start(max_malformed=3, malformed_window_s=0.05)
+    async with await Raw.register(gateway, "mallory") as raw:
+        session = gateway.registry.by_user("mallory")
+        assert session is not None
+        for _ in range(3):
+            # One after the other, each when the one before it is out of the window.
+            for _ in range(2):
+                raw.frame(b"nonsense")
+                assert await raw.answer() == INVALID
+            last = gateway._clock()
+            await until("that is long ago", lambda t=last: gateway._clock() - t > 0.05)
+        raw.frame(b'{"type":"ping"}')
+        assert await raw.answer() == PONG

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.gateway.cluster import Raw, frame, gateway
@@ -12,6 +13,7 @@ from tests.waiting import until
 from wsdemo.gateway.delivery import MAX_REPAIRS
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.wire import Wire
+from wsdemo.protocol import Direct, Kick
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Limits
 
@@ -69,3 +71,99 @@ async def test_a_sender_is_read_on_after_all_of_its_messages_timed_out(
                 assert await alice.answer() == {"type": "pong"}
                 session = running.registry.by_user("alice")
                 assert session is not None and session._in_flight == 0
+
+
+async def test_what_redis_has_no_room_for_is_busy_at_once_and_not_under_way(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """The sender hears so before Redis has answered anything, and is read on afterwards."""
+    async with Wire("127.0.0.1", shared_server.port) as wire:
+        settings = GatewaySettings(
+            gateway_id="gateway-01",
+            port=0,
+            redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
+            keyspace=keyspace,
+            limits=Limits(redis_max_pending=4, redis_timeout_s=60.0),
+        )
+        async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:
+            for strand in wire.strands():
+                strand.hold()
+            for n in range(12):
+                text = {"type": "message", "to": "nobody", "content": "x", "id": str(n)}
+                alice.frame(json.dumps(text).encode())
+            alice.frame(b'{"type":"ping"}')
+            refused = []
+            while (answer := await alice.answer())["type"] != "pong":
+                refused.append(answer)
+            assert {answer["status"] for answer in refused} == {"busy"}
+            assert len(refused) >= 8
+            session = running.registry.by_user("alice")
+            assert session is not None and session._in_flight == 12 - len(refused)
+            for strand in wire.strands():
+                strand.release()
+            others = [await alice.answer() for _ in range(12 - len(refused))]
+            assert all(answer["status"] == "offline" for answer in others)
+            assert {answer["id"] for answer in refused + others} == {str(n) for n in range(12)}
+            assert session._in_flight == 0
+
+
+async def test_each_message_with_an_id_has_its_ack(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Many in a row to a user of another gateway: none is forgotten, and none is told twice."""
+    async with (
+        gateway(shared_server, keyspace) as here,
+        gateway(shared_server, keyspace, "gateway-02") as there,
+        await Raw.register(here, "alice") as alice,
+        await Raw.register(there, "bob") as bob,
+    ):
+        ids = [str(n) for n in range(30)]
+        for each in ids:
+            text = {"type": "message", "to": "bob", "content": "x", "id": each}
+            alice.frame(json.dumps(text).encode())
+        acks = [await alice.answer() for _ in ids]
+        assert acks == [{"type": "ack", "id": each, "status": "routed"} for each in ids]
+        assert [(await bob.answer())["id"] for _ in ids] == ids
+        alice.frame(b'{"type":"ping"}')
+        assert await alice.answer() == {"type": "pong"}
+
+
+async def test_what_names_a_session_is_for_that_session_and_user_only(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """A message or a notice that is late finds another session of the user, or, by its connection,
+    another user: neither hears of it.
+    """
+    async with (
+        gateway(shared_server, keyspace) as running,
+        await Raw.register(running, "alice") as alice,
+    ):
+        session = running.registry.by_user("alice")
+        assert session is not None
+        content = msgspec.Raw(b'"not for her"')
+        receive = running._delivery.receive
+        receive(Direct(sender="bob", to="alice", content=content, toConn="gone"))
+        receive(Direct(sender="bob", to="carol", content=content, toConn=session.conn_id))
+        receive(Kick(user="carol", connId=session.conn_id, token=1))
+        receive(Kick(user="alice", connId="gone", token=1))
+        assert running.counters.bounces_sent == 2
+        alice.frame(b'{"type":"ping"}')
+        assert await alice.answer() == {"type": "pong"}
+        await until("nothing is under repair", lambda: not running._delivery.repairs)
+
+
+async def test_what_is_said_among_users_of_one_gateway_is_counted(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """As handed over, and as a route that needed no Redis."""
+    async with (
+        gateway(shared_server, keyspace) as running,
+        await Raw.register(running, "alice") as alice,
+        await Raw.register(running, "bob") as bob,
+    ):
+        alice.frame(b'{"type":"message","to":"bob","content":"x","id":"1"}')
+        assert await alice.answer() == {"type": "ack", "id": "1", "status": "routed"}
+        assert (await bob.answer())["id"] == "1"
+        counters = running.counters
+        assert (counters.messages_delivered, counters.routes_local) == (1, 1)
+        assert counters.routes_routed == 0

@@ -11,7 +11,9 @@ import pytest
 
 from tests.gateway.cluster import USUAL, Gates, Raw, frame, gateway, request
 from tests.waiting import until
+from wsdemo.gateway.server import Gateway
 from wsdemo.redis.server import BundledServer
+from wsdemo.router import DuplicateGateway
 from wsdemo.settings import Keyspace
 
 pytestmark = pytest.mark.both_loops
@@ -31,8 +33,13 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
         users = [await Raw.register(running, name) for name in ("alice", "bob")]
         users.append(await Raw.open(running))
         stopping = asyncio.create_task(running.stop())
+<<<<<<< HEAD
         for n, raw in enumerate(users):
+=======
+        for left, raw in zip((3, 2, 1), users, strict=True):
+>>>>>>> mut-a
             assert await raw.closed() == 1012
+            await until("who left is gone", lambda n=left: len(running._sockets()) == n)
             assert not stopping.done(), "there is somebody left"
             assert len(running._sockets()) >= len(users) - n, "and was not hung up on"
             await raw.leave()
@@ -188,3 +195,30 @@ async def test_who_registers_and_leaves_counts_once_as_no_longer_unregistered(
         for raw in (bob, alice, silent):
             await raw.leave()
         await until("nobody is there", lambda: not door.present and not door.unregistered)
+
+
+async def test_who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_well(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Whoever comes second may count on it that nothing is left."""
+    async with gateway(shared_server, keyspace, **PATIENT) as running:
+        async with await Raw.register(running, "alice") as alice:
+            first = asyncio.create_task(running.stop())
+            assert await alice.closed() == 1012
+            second = asyncio.create_task(running.stop())
+            await asyncio.sleep(0)
+            assert not first.done() and not second.done()
+        await asyncio.wait_for(second, 10)
+        assert not running._tasks and not running._link.open
+
+
+async def test_a_start_that_fails_leaves_nothing(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """Neither the subscription nor the link, which are made before it is known."""
+    async with gateway(shared_server, keyspace) as running:
+        second = Gateway(running.settings)
+        with pytest.raises(DuplicateGateway):
+            await second.start()
+        assert not second._link.open and not second._tasks
+        assert running.ready

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -197,3 +198,117 @@ async def test_who_is_refused_for_a_whole_ttl_is_told_so(
         await until("she is told", over)
         assert running._clock() - registered_at > timing.presence_ttl_s
         assert await alice.closed() == 4012
+
+
+async def test_a_lease_counts_from_the_sign_of_life(
+    running: Gateway, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """Who was last heard of two seconds ago is present for two seconds less."""
+    async with await Raw.register(running, "alice"):
+        session = running.registry.by_user("alice")
+        assert session is not None
+        session.last_life = running._clock() - 2.0
+        await running._health._refresh([session])
+        left_ms = await redis_db.pttl(keyspace.presence("alice"))
+        whole_ms = running.settings.timing.presence_ttl_ms
+        assert 0 < left_ms <= whole_ms - 2_000, (left_ms, whole_ms)
+
+
+async def test_whose_session_was_closed_in_redis_is_told_that_it_is_stale(
+    running: Gateway,
+) -> None:
+    """4010: there is nobody who took its place."""
+    async with await Raw.register(running, "alice") as alice:
+        session = running.registry.by_user("alice")
+        assert session is not None and session.claim is not None
+        await running.presence.release(session.claim)
+        await running._health._refresh([session])
+        assert await alice.closed() == 4010
+        assert running.counters.refreshes_closed == 1
+
+
+async def test_the_answer_for_a_session_that_has_ended_meanwhile_counts_for_nothing(
+    running: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been released by then, so Redis says that it is closed: that is no news."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+    honest = RedisPresence.refresh
+
+    async def slow(
+        self: RedisPresence, renewals: Sequence[Renewal]
+    ) -> Sequence[Refresh | Exception]:
+        asked.set()
+        await answer.wait()
+        return await honest(self, renewals)
+
+    async with await Raw.register(running, "alice") as alice:
+        session = running.registry.by_user("alice")
+        assert session is not None
+        monkeypatch.setattr(RedisPresence, "refresh", slow)
+        round_of = asyncio.create_task(running._health._refresh([session]))
+        await asked.wait()
+        await alice.leave()
+        await until("her entry is released", lambda: running.counters.releases_removed == 1)
+        answer.set()
+        await round_of
+        assert running.counters.refreshes_closed == 0
+
+
+async def test_a_resync_asks_for_nobody_who_has_left_meanwhile(
+    shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on for as long as there are users, and some of them leave in that time."""
+    asked: list[str] = []
+    held = asyncio.Event()
+    honest = RedisPresence.refresh
+
+    async def slow(
+        self: RedisPresence, renewals: Sequence[Renewal]
+    ) -> Sequence[Refresh | Exception]:
+        asked.extend(renewal.claim.user for renewal in renewals)
+        await held.wait()
+        return await honest(self, renewals)
+
+    async with (
+        gateway(shared_server, keyspace, resync_per_s=1.0) as running,
+        await Raw.register(running, "alice"),
+        await Raw.register(running, "bob") as bob,
+    ):
+        monkeypatch.setattr(RedisPresence, "refresh", slow)
+        resync = asyncio.create_task(running._health.resync())
+        await until("the first of them is asked for", lambda: asked == ["alice"])
+        await bob.leave()
+        await until("he is gone", lambda: running.counters.releases_removed == 1)
+        held.set()
+        await resync
+        assert asked == ["alice"]
+
+
+async def test_resyncs_are_one_at_a_time_and_none_is_forgotten(
+    running: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis that comes back again during a resync is told everything once more, afterwards."""
+    rounds = under_way = most = 0
+    held = asyncio.Event()
+
+    async def slow(
+        self: RedisPresence, renewals: Sequence[Renewal]
+    ) -> Sequence[Refresh | Exception]:
+        nonlocal rounds, under_way, most
+        rounds, under_way = rounds + 1, under_way + 1
+        most = max(most, under_way)
+        await held.wait()
+        under_way -= 1
+        return [Refresh.OK for _ in renewals]
+
+    async with await Raw.register(running, "alice"):
+        monkeypatch.setattr(RedisPresence, "refresh", slow)
+        running._resync_soon()
+        await until("it has begun", lambda: rounds == 1)
+        running._resync_soon()
+        running._resync_soon()
+        await asyncio.sleep(0)
+        assert running._resyncing is not None
+        held.set()
+        await running._resyncing
+        assert (rounds, most) == (2, 1)

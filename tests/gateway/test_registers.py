@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.gateway.cluster import Gates, Raw, frame, gateway
@@ -18,7 +19,11 @@ from tests.waiting import until
 from wsdemo.client import Client
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session, State
+from wsdemo.gateway.socket import Socket
 from wsdemo.lab.wire import Wire
+from wsdemo.presence import Claim, RedisPresence
+from wsdemo.protocol import Direct
+from wsdemo.redis.connection import CommandError
 from wsdemo.redis.link import LinkTimeout
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
@@ -243,6 +248,75 @@ async def test_a_flood_behind_a_register_is_bounded(roomy: Gateway, gates: Gates
     await until("nothing is left", lambda: nothing_is_left(roomy))
 
 
+async def test_what_arrives_before_registered_waits_for_it_up_to_a_bound(
+    shared_server: BundledServer, keyspace: Keyspace, gates: Gates
+) -> None:
+    """Redis knows the session, its client does not: in order behind `registered`, and no more of
+    it than a client may leave unread.
+    """
+    gates.where = "registered"
+    async with (
+        gateway(shared_server, keyspace, outbox_messages=3) as running,
+        await Raw.open(running) as mallory,
+        await Raw.register(running, "bob") as bob,
+    ):
+        mallory.writer.write(REGISTER)
+        await gates.reached()
+        claim = session_of(running, "mallory").claim
+        assert claim is not None
+        for n in range(5):
+            direct = Direct(
+                sender="bob",
+                to="mallory",
+                content=msgspec.Raw(b'"%d"' % n),
+                toConn=claim.conn_id,
+            )
+            running._delivery.receive(direct)
+        gates.open.set()
+        assert (await mallory.answer())["type"] == "registered"
+        assert [(await mallory.answer())["content"] for _ in range(3)] == ["0", "1", "2"]
+        mallory.writer.write(PING)
+        assert await mallory.answer() == {"type": "pong"}
+        bob.writer.write(PING)
+        assert await bob.answer() == {"type": "pong"}
+
+
+async def test_what_was_said_behind_a_register_counts_as_under_way(
+    shared_server: BundledServer,
+    keyspace: Keyspace,
+    gates: Gates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who has more messages on their way than it may is not read on because it has registered."""
+    gates.where = "mint"
+    resumed: list[int] = []
+    honest = Socket.resume_reading
+    async with (
+        gateway(shared_server, keyspace, in_flight=4, held_frames=8) as running,
+        await Raw.open(running) as mallory,
+    ):
+        mallory.writer.write(REGISTER)
+        await gates.reached()
+        session = session_of(running, "mallory")
+
+        def noted(socket: Socket) -> None:
+            resumed.append(session._in_flight)
+            honest(socket)
+
+        monkeypatch.setattr(Socket, "resume_reading", noted)
+        for n in range(8):
+            text = {"type": "message", "to": "nobody", "content": "x", "id": str(n)}
+            mallory.frame(json.dumps(text).encode())
+        await until("all is held", lambda: len(session._held or ()) == 8)
+        gates.open.set()
+        assert (await mallory.answer())["type"] == "registered"
+        acks = [await mallory.answer() for _ in range(8)]
+        assert [ack["id"] for ack in acks] == [str(n) for n in range(8)]
+        assert resumed == [2], "at half of what may be under way, and not before"
+        mallory.writer.write(PING)
+        assert await mallory.answer() == {"type": "pong"}
+
+
 async def test_a_register_that_was_overtaken_is_told_so(roomy: Gateway, gates: Gates) -> None:
     """4010: another session of the user got a later token, and registered before it."""
     gates.where = "register"
@@ -256,6 +330,10 @@ async def test_a_register_that_was_overtaken_is_told_so(roomy: Gateway, gates: G
             assert await older.closed() == 4010
             assert roomy.counters.registers_stale == 1
             assert stale.state is State.ENDED and not roomy.registry._expected
+            desk = roomy._desk
+            turns = desk.settings.limits.concurrent_registers
+            await until("its turn is given back", lambda: desk.admission._value == turns)
+            assert roomy.counters.releases_not_owner == 0, "it had nothing to release"
             newer.writer.write(PING)
             assert await newer.answer() == {"type": "pong"}
 
@@ -352,6 +430,28 @@ async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back
                 await is_gone(redis_db, keyspace.presence(name))
             assert running.counters.releases_removed == 3
             await until("nothing is owed", lambda: not running._desk.owed)
+
+
+async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
+    running: Gateway, redis_db: Any, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the moment was too short to be called an outage: the link says that it works."""
+    honest = RedisPresence.release
+    refusals = [CommandError("OOM command not allowed")]
+
+    async def release(presence: RedisPresence, claim: Claim) -> bool:
+        if refusals:
+            raise refusals.pop()
+        return await honest(presence, claim)
+
+    monkeypatch.setattr(RedisPresence, "release", release)
+    async with await Raw.register(running, "alice"):
+        pass
+    await until("it is owed", lambda: running._desk.owed)
+    assert await redis_db.exists(keyspace.presence("alice"))
+    running._on_link_state(True)
+    await is_gone(redis_db, keyspace.presence("alice"))
+    await until("nothing is owed", lambda: not running._desk.owed)
 
 
 # --- what nobody caught --------------------------------------------------------------------------

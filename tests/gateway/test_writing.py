@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -14,8 +15,9 @@ import pytest
 
 from tests.gateway.cluster import Raw, frame, gateway, request
 from tests.waiting import until
+from wsdemo.gateway.outbox import _UNCONFIRMED
 from wsdemo.gateway.server import Gateway
-from wsdemo.gateway.socket import OVER, Socket
+from wsdemo.gateway.socket import OVER, Socket, text_frame
 from wsdemo.protocol import Code
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
@@ -287,3 +289,102 @@ async def test_a_message_may_have_256_fragments_and_no_more(running: Gateway, co
             assert await raw.answer() == {"type": "pong"}
         else:
             assert await raw.closed() == 1009
+
+
+async def test_what_the_kernel_has_still_to_deliver_counts_as_not_taken(running: Gateway) -> None:
+    """A transport hears late of what a slow reader takes; the kernel knows it."""
+    if _UNCONFIRMED is None:
+        pytest.skip("this system does not tell")
+    async with (
+        await with_a_small_window(running),
+        await Raw.register(running, "bob") as bob,
+    ):
+        end = socket_of(running)
+        await fill(bob, end)
+        assert end.outbox._not_taken() > end.unread > 0
+
+
+@pytest.mark.parametrize("length", [0, 125, 126, 65_535, 65_536, 70_000])
+async def test_a_text_of_any_length_is_written_as_a_frame(length: int) -> None:
+    """Its length takes as many bytes as it needs."""
+    assert text_frame(b"x" * length) == frame(b"x" * length, mask=False)
+
+
+async def test_who_does_not_answer_a_goodbye_is_hung_up_on(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """After the time that there is for it, and answered no pings in between."""
+    async with (
+        gateway(shared_server, keyspace, **LIMITS | {"close_timeout_s": 0.3}) as running,
+        await Raw.register(running, "mallory") as mallory,
+    ):
+        end = socket_of(running).end
+        end.close(Code.REPLACED)
+        assert await mallory.closed() == Code.REPLACED
+        mallory.frame(opcode=9)
+        with contextlib.suppress(ConnectionError):  # The gateway hangs up with a reset.
+            assert await mallory.rest() == b"", "nothing behind the last word"
+        await until("it is gone", lambda: not running._sockets())
+
+
+async def test_a_connection_that_is_gone_is_not_told_to_read_on(running: Gateway) -> None:
+    """The answer of Redis that would let it be read comes too late; on uvloop that would raise."""
+    async with await Raw.register(running, "mallory"):
+        end = socket_of(running).end
+        end.pause_reading()
+        end.abort()
+        await until("it is gone", lambda: not running._sockets())
+        end.resume_reading()
+        end.pause_reading()
+        end.resume_reading()
+
+
+async def test_a_deadline_is_not_set_for_a_connection_that_is_gone(running: Gateway) -> None:
+    """Nobody would take it back."""
+    async with await Raw.register(running, "mallory"):
+        end = socket_of(running).end
+        end.abort()
+        end.deadline(1e4, lambda: None)
+        assert end._timer is None
+
+
+async def test_nothing_of_a_message_in_fragments_is_kept(running: Gateway) -> None:
+    """Neither its text, nor that there was one: what follows takes the short way again."""
+    async with await Raw.register(running, "mallory") as mallory:
+        end = socket_of(running).end
+        mallory.frame(b'{"type":', fin=False)
+        mallory.frame(b'"ping"}', opcode=0)
+        assert await mallory.answer() == {"type": "pong"}
+        await until("the frame is read to its end", lambda: end._at_boundary)
+        assert end._fragments is None
+
+
+async def test_what_looks_like_a_frame_within_another_one_is_none(running: Gateway) -> None:
+    """Wherever a frame is cut, what follows is the rest of it, byte for byte."""
+    inner_key, outer_key = b"\x80" * 4, b"\xc0" * 4
+    masked = bytes(byte ^ 0x80 for byte in b'{"type":"ping"}')
+    inner = bytes([0x81, 0x80 | len(masked)]) + inner_key + masked
+    head, tail = b'{"type":"message","to":"mallory","content":"', b'"}'
+    text = head + bytes(byte ^ 0xC0 for byte in inner) + tail
+    assert text.isascii()
+    whole = bytes([0x81, 0x80 | len(text)]) + outer_key + bytes(byte ^ 0xC0 for byte in text)
+    cut = whole.index(inner)
+    async with await Raw.register(running, "mallory") as mallory:
+        end = socket_of(running).end
+        before = end.last_read
+        mallory.writer.write(whole[:cut])
+        await until("the first part is read", lambda: end.last_read > before)
+        mallory.writer.write(whole[cut:])
+        answer = await mallory.answer()
+        assert answer["type"] == "message"
+        assert answer["content"].encode() == text[len(head) : -len(tail)]
+
+
+async def test_a_message_amid_the_fragments_of_another_one_is_refused(running: Gateway) -> None:
+    """Also when it comes alone, as a whole short frame (RFC 6455, section 5.4): 1002."""
+    async with await Raw.register(running, "mallory") as mallory:
+        end = socket_of(running).end
+        mallory.frame(b'{"type":', fin=False)
+        await until("the fragment is read", lambda: end._fragments is not None)
+        mallory.frame(b'{"type":"ping"}')
+        assert await mallory.closed() == 1002

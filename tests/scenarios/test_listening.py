@@ -436,3 +436,20 @@ async def test_a_path_that_cannot_be_a_socket_is_one_line(
             async with listens(shared_server, keyspace, listen=ports):
                 pass
     assert list(folder.iterdir()) == []
+
+
+async def test_what_was_bound_is_closed_when_another_address_cannot_be_had(folder: Path) -> None:
+    """Whoever tries again finds the first address free."""
+    path = folder / "first.sock"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        second = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = GatewaySettings(
+            gateway_id="gateway-01",
+            redis_url="redis://localhost",
+            listen=(f"unix:{path}", second),
+        )
+        with pytest.raises(CannotListen, match=second):
+            await listening.bind(settings)
+    assert not path.exists()
