@@ -33,8 +33,9 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
         users = [await Raw.register(running, name) for name in ("alice", "bob")]
         users.append(await Raw.open(running))
         stopping = asyncio.create_task(running.stop())
-        for raw in users:
+        for left, raw in zip((3, 2, 1), users, strict=True):
             assert await raw.closed() == 1012
+            await until("who left is gone", lambda n=left: len(running._sockets()) == n)
             assert not stopping.done(), "there is somebody left"
             await raw.leave()
         await asyncio.wait_for(stopping, 10)

@@ -333,8 +333,8 @@ async def test_a_connection_that_is_gone_is_not_told_to_read_on(running: Gateway
         end = socket_of(running).end
         end.pause_reading()
         end.abort()
-        end.resume_reading()
         await until("it is gone", lambda: not running._sockets())
+        end.resume_reading()
         end.pause_reading()
         end.resume_reading()
 
