@@ -16,7 +16,6 @@ from wsdemo.gateway.server import Gateway
 from wsdemo.lab.wire import Wire
 from wsdemo.protocol import Direct, Kick, Probe, encode_envelope
 from wsdemo.redis.link import RedisLink
-from wsdemo.redis.outcome import Outcome, Trouble
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import DuplicateGateway, Router, trial_of
 from wsdemo.settings import GatewaySettings, Keyspace, Timing
@@ -172,17 +171,6 @@ async def test_a_probe_that_nobody_counts_is_deafness_though_it_is_heard(
 
 async def _is_in_step(database: Any) -> bool:
     return bool((await database.info("replication"))["master_link_status"] == "up")
-
-
-async def test_a_probe_that_is_taken_again_ends_a_refusal(
-    shared_server: BundledServer, keyspace: Keyspace
-) -> None:
-    """Also when the link stayed up all the while, and nobody asks because it is back."""
-    async with ears(shared_server, keyspace, 0.1) as it:
-        it.router._set_refusal(Trouble(Outcome.NOPERM, "NOPERM this channel is not for you"))
-        assert not it.router.ready
-        await until("it is ready again", lambda: it.router.ready)
-        assert it.router.probes_lost == 0
 
 
 async def test_a_notice_goes_to_gateways_only(

@@ -343,13 +343,6 @@ _ROUTER: Final = (
         _tests("test_router", "an_old_probe_does_not_make_a_deaf_gateway_ready"),
     ),
     Mutant(
-        "a probe that was not sent counts as deafness",
-        "router.py",
-        "            self._heard = max(self._heard, n)\n            if isinstance",
-        "            if isinstance",
-        _tests("test_router", "a_link_that_is_lost_is_not_deafness"),
-    ),
-    Mutant(
         "a gateway leaves its channels without a word",
         "router.py",
         "        if self._subscription.up:\n            await self._subscription.unsubscribe()\n",
@@ -390,13 +383,6 @@ _ROUTER: Final = (
         "if boot != self._boot_id:\n                    self._on_replaced()",
         "if boot == self._boot_id:\n                    self._on_replaced()",
         _tests("scenarios/test_cluster", "a_takeover_stops_the_gateway_that_it_replaces"),
-    ),
-    Mutant(
-        "a refusal of a probe is never taken back",
-        "router.py",
-        "        self._set_refusal(None)\n        return listeners\n",
-        "        return listeners\n",
-        _tests("test_router", "a_probe_that_is_taken_again_ends_a_refusal"),
     ),
     Mutant(
         "a notice goes to whatever stands in an entry",
@@ -596,13 +582,6 @@ _CLIENT: Final = (
         "if bye is not None and code in UNCLEAR:",
         "if bye is not None:",
         _tests("client/test_bye", "a_code_that_comes_through_counts_more_than_the_bye"),
-    ),
-    Mutant(
-        "the advice of a bye is in seconds",
-        "client/connection.py",
-        "after_ms / 1000 if wise else None",
-        "after_ms if wise else None",
-        _tests("client/test_bye", "after_a_bye_the_end_means_what_it_said"),
     ),
     Mutant(
         "a bye before registered is not heard",

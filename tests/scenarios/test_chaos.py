@@ -316,7 +316,7 @@ def _time_backwards(history: list[Record]) -> None:
         (_time_backwards, "history"),
         (_no_ack, "calm"),
         (_no_ack, "answer"),
-        (_no_pong, "calm"),
+        (_no_pong, "pong"),
         (_lost, "calm"),
         (_falsely_offline, "calm"),
         (_closed_for_nothing, "close"),
