@@ -92,6 +92,19 @@ async def database(server: BundledServer) -> AsyncIterator[Any]:
 
 
 @pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """A program that a test runs in this process must not change what signals do to the next one,
+    nor to the processes that it starts.
+    """
+    names = ("SIGTERM", "SIGINT", "SIGHUP")
+    before = {n: signal.getsignal(n) for n in (getattr(signal, name, None) for name in names) if n}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 async def nothing_left_behind() -> AsyncIterator[None]:
     """A test fails when the loop's exception handler was called, or a task outlives it."""
     loop = asyncio.get_running_loop()

@@ -5,9 +5,10 @@ with one of the first two has less patience: the second time skips the notice, i
 lasts, and the next time ends the process at once. A SIGHUP never hurries: terminals and service
 managers send it in addition to another one.
 
-Before there is anything to drain, and after the drain, a signal ends the process with code 0 on
-the spot. As process 1 of a container this needs a handler of our own: there, the kernel discards
-signals that have none. So this module is imported before all others, and imports next to nothing.
+Before there is anything to drain, a signal ends the process with code 0 on the spot; after the
+drain it is ignored, since the process ends in any case. As process 1 of a container this needs a
+handler of our own: there, the kernel discards signals that have none. So this module is imported
+before all others, and imports next to nothing.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class Requests:
     @contextlib.contextmanager
     def heard_on(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Hear signals on this loop, which runs in the main thread. Afterwards there is nothing
-        left to drain, and a signal ends the process with code 0.
+        left to drain: the process is about to end with its own code, and signals are ignored. (A
+        handler of Python's would be taken back while the interpreter ends, and a late signal would
+        end the process with a code of its own.)
         """
         heard = numbers()
         for number in heard:
@@ -107,7 +110,7 @@ class Requests:
         finally:
             for number in heard:
                 loop.remove_signal_handler(number)  # Or the loop would do so when it is closed.
-            leave_at_once()
+                signal.signal(number, signal.SIG_IGN)
 
     def hear(self, number: int) -> None:
         """Take one signal."""
