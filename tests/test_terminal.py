@@ -175,7 +175,7 @@ def test_say_is_not_stopped_by_an_encoding(
 async def test_no_socket_takes_the_place_of_a_stream_that_is_closed(closed: str) -> None:
     """What is read as if it were typed is nobody's connection."""
     code = (
-        "import socket, sys; from wsdemo.terminal import hold_descriptors; hold_descriptors();"
+        "import socket, sys; from wsdemo.streams import open_standard_streams as o; o();"
         "print(socket.socket().fileno(), file=sys.stderr)"
     )
     process = await asyncio.create_subprocess_exec(

@@ -168,7 +168,7 @@ def test_nothing_is_not_simulated(
     """Rather than something that nobody asked for: exit code 2, in a line."""
     with pytest.raises(SystemExit, match="2"):
         main(words)
-    assert f"argument {words[0]}: {words[1]} is no" in capsys.readouterr().err
+    assert f"argument {words[0]}: must be a" in capsys.readouterr().err
 
 
 def test_many_seeds_without_one_of_the_faults_are_red(
