@@ -90,6 +90,28 @@ class RedisConnection(asyncio.Protocol):
             until it is.
     """
 
+    # More attributes than an instance dictionary shares (30): slots keep the access to them fast.
+    __slots__ = (
+        "_backoff",
+        "_connection",
+        "_keeper",
+        "_limits",
+        "_loop",
+        "_lost",
+        "_on_state",
+        "_on_trouble",
+        "_reader",
+        "_told",
+        "_transport",
+        "_url",
+        "_went_at",
+        "_why",
+        "away_s",
+        "open",
+        "trouble",
+        "up",
+    )
+
     def __init__(
         self,
         url: str,
