@@ -103,6 +103,7 @@ class RedisLink(RedisConnection):
         "_scripts",
         "_shas",
         "_timer",
+        "_timer_due",
         "_trial",
         "_trying",
         "_waits",
