@@ -89,29 +89,6 @@ class RedisLink(RedisConnection):
         trial: what the server must accept; without one it is enough that it is no replica.
     """
 
-    __slots__ = (
-        "_again",
-        "_asks_role",
-        "_doubted_at",
-        "_greeting",
-        "_held",
-        "_missing",
-        "_out",
-        "_pending",
-        "_refusing_since",
-        "_role",
-        "_scripts",
-        "_shas",
-        "_timer",
-        "_timer_due",
-        "_trial",
-        "_trying",
-        "_waits",
-        "_was_refused",
-        "_write_paused",
-        "timeouts",
-    )
-
     def __init__(
         self,
         url: str,

@@ -30,17 +30,6 @@ class Subscription(RedisConnection):
         on_gap: called for each renewed subscription.
     """
 
-    __slots__ = (
-        "_channels",
-        "_confirmed",
-        "_on_gap",
-        "_on_message",
-        "_role_asked",
-        "_unsubscribed",
-        "_waiting",
-        "rounds",
-    )
-
     def __init__(
         self,
         url: str,
