@@ -23,6 +23,7 @@ from wsdemo.lab.history import (
     Bounds,
     Calm,
     Causes,
+    Near,
     Record,
     Tally,
     Violation,
@@ -36,6 +37,7 @@ from wsdemo.lab.simulate.hosts import Loop
 from wsdemo.lab.simulate.nemesis import FAULTS, Nemesis
 from wsdemo.lab.simulate.world import World
 from wsdemo.protocol import Code
+from wsdemo.redis.connection import BACKOFF_CAP_S
 from wsdemo.settings import ClientSettings, Limits, Timing
 
 _T, _C, _L = Timing(), ClientSettings(), Limits()
@@ -63,6 +65,8 @@ BOUNDS: Final = Bounds(
     settle_s=SETTLE_S,
     aftermath_s=AFTERMATH_S,
     register_s=_C.register_timeout_s,
+    # A gateway may dial so much later than Redis is back; its bounces and releases wait for that.
+    near=Near(after_s=BACKOFF_CAP_S + 1.0),
 )
 CAUSES: Final[Causes] = dict.fromkeys(
     (0, 1006, Code.RESTART, Code.HEARTBEAT_TIMEOUT, Code.STALE, Code.SLOW_CONSUMER, Code.TRY_LATER)
