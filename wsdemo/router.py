@@ -33,6 +33,7 @@ from wsdemo.redis.outcome import CommandError, Outcome, Trouble
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.subscription import Subscription
 from wsdemo.settings import GATEWAY_ID, GatewaySettings, Keyspace
+from wsdemo.tasks import end
 
 ROUTE = Script.read("wsdemo", "route")
 TRIAL = Script.read("wsdemo", "trial")
@@ -177,8 +178,7 @@ class Router:
         """Unsubscribe and disconnect. Idempotent."""
         prober, self._prober = self._prober, None
         if prober is not None:
-            prober.cancel()
-            await asyncio.wait([prober])
+            await end(prober)
         self._hears = False
         if self._subscription.up:
             await self._subscription.unsubscribe()

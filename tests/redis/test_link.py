@@ -598,3 +598,22 @@ async def test_a_deadline_that_is_less_than_a_clock_tick_away_is_still_a_deadlin
             await asyncio.wait_for(call, 10)
     finally:
         own_server.resume()
+
+
+@pytest.mark.parametrize("steps", range(40))
+async def test_stop_ends_a_connection_at_any_step_of_its_return(
+    own_server: BundledServer, steps: int
+) -> None:
+    """Also where the library that dials swallows the cancellation: it may be told twice."""
+    connections = [
+        RedisLink(own_server.url, Limits(), lambda up: None, (MINT,)),
+        Subscription(own_server.url, Limits(), ("a", "b"), lambda channel, message: None),
+    ]
+    for connection in connections:
+        connection._backoff.next_s = lambda: 0.0  # type: ignore[method-assign]
+        await connection.start()
+        connection.reset()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(connection.stop(), 10)
+        assert not connection.open and connection._transport is None

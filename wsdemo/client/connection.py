@@ -43,6 +43,7 @@ from wsdemo.protocol import (
     should_reconnect,
 )
 from wsdemo.settings import ClientSettings, Timing, redacted
+from wsdemo.tasks import end
 
 MAX_FRAME_BYTES: Final = 256 * 1024
 RECENT: Final = 1024
@@ -268,7 +269,7 @@ class Client:
             if keeper is not None:
                 keeper.cancel()
         if keeper is not None:
-            await asyncio.wait([keeper])
+            await end(keeper)
         self._finish(self.closed_because or "closed by us")
 
     async def _say_goodbye(self, connection: ClientConnection) -> None:
@@ -861,10 +862,7 @@ async def _stopped(tasks: list[asyncio.Task[None]]) -> None:
     Raises:
         Exception: the first one that had failed, which is nobody's plan.
     """
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await end(*tasks)
     for task in tasks:
         if not task.cancelled() and (problem := task.exception()) is not None:
             raise problem

@@ -44,6 +44,7 @@ from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.redis.outcome import CommandError, Cure, Outcome, Trouble
 from wsdemo.router import ROUTE, TRIAL, Router, trial_of
 from wsdemo.settings import ANY_ORIGIN, Address, GatewaySettings
+from wsdemo.tasks import end
 
 _log = logging.getLogger(GATEWAY_LOG)
 
@@ -346,11 +347,7 @@ class Gateway:
         others = self._tasks - loops
         if others:
             await asyncio.wait(others, timeout=max(0.5, ends_at - self._clock()))
-        late = set(self._tasks)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
+        await end(*self._tasks)
 
     async def __aenter__(self) -> Self:
         await self.start()

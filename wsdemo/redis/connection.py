@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from wsdemo.addresses import RedisAddress
 from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, text_of, trouble_of
 from wsdemo.settings import Limits
+from wsdemo.tasks import end
 
 __all__ = ["CommandError", "RedisConnection", "RedisUnavailable", "pack_command"]
 
@@ -193,8 +194,7 @@ class RedisConnection(asyncio.Protocol):
         """Disconnect for good. Idempotent."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper])
+            await end(keeper)
         self._on_trouble = _say_nothing  # Whoever stops it knows.
         self._disconnect()
         self._become(False, NOT_YET)
@@ -227,10 +227,14 @@ class RedisConnection(asyncio.Protocol):
         return trouble
 
     async def _connect(self) -> Trouble | None:
-        async with asyncio.timeout(self._limits.redis_connect_timeout_s):
+        gives_up_at = asyncio.get_running_loop().time() + self._limits.redis_connect_timeout_s
+        async with asyncio.timeout_at(gives_up_at):
             with one_line():
                 connection = await _connected(self._url, self._limits)
-            self._adopt(connection)
+        self._adopt(connection)
+        # On its own: redis-py may swallow the cancellation by which a timeout ends what it is
+        # around (see `wsdemo.tasks`), and a timeout cancels once.
+        async with asyncio.timeout_at(gives_up_at):
             trouble = await self._greet()
         if self._lost.is_set():
             raise ConnectionError("the connection broke at once")

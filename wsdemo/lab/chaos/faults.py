@@ -436,11 +436,14 @@ async def foreign_entries(scene: Scene) -> Steps:
 # --- between a gateway and Redis ---------------------------------------------------------------
 
 
-@fault("subscriber half-open", 18, 49, lasts_s=1.0, touches=(GATEWAY,))
+@fault("subscriber half-open", 18, 49, lasts_s=1.0, touches=(GATEWAY,), needs=(REDIS,))
 async def half_open_subscriber(scene: Scene) -> Steps:
     """Its connection looks alive and says nothing; a notice that it misses is a lost kick (49)."""
     world, wire = scene.world, scene.world.wires[scene.gateway]
+    await ready(scene)  # One that is just subscribing, or cannot probe, does not lose a probe.
     deaf = list(wire.strands(listens))
+    if not deaf:
+        raise NotArranged("the gateway was subscribing just then")
     for strand in deaf:
         strand.drop()
     for victim in world.users_of(scene.gateway)[:1]:
