@@ -41,18 +41,18 @@ demo: $(READY) ## Tell the story in the terminal
 	@$(RUN) -m wsdemo.lab.demo
 
 notebooks: $(READY) ## Build and run every notebook from its source
-	$(RUN) -m wsdemo.lab.build
+	$(RUN) -m tools.build_notebooks
 
 # In the environment, so that no character of it means anything to the shell.
 reset: export LESSON := $(LESSON)
 reset: $(READY) ## Keep a copy of your notebook, and restore the original (LESSON=04)
-	@$(RUN) -m wsdemo.lab.build --reset="$$LESSON"
+	@$(RUN) -m tools.build_notebooks --reset="$$LESSON"
 
 bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
 chaos: $(READY) ## Break real processes at random, check every promise, write a report (SECONDS, SEED)
-	@$(RUN) -m wsdemo.lab.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	@$(RUN) -m wsdemo.proof.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 test: $(READY) ## Run the tests, on real servers (PYTEST_ARGS is passed on)
 	$(RUN) -m pytest $(PYTEST_ARGS)
@@ -66,13 +66,13 @@ lint: $(READY) ## Check style, types, and which module may import which
 check: lint compose-schema test notebooks ## Check everything that must hold before a commit
 
 evidence: $(READY) ## Try to break everything, and write the README's table of what came of it
-	$(RUN) -m wsdemo.lab.evidence
+	$(RUN) -m tools.evidence
 
 mutants: $(READY) ## Put mistakes into the product, one by one: do the tests notice? (minutes)
 	@$(RUN) -m tests.mutants
 
 check-deep: $(READY) ## Play the presence scripts with three sessions: every order, minutes
-	@$(RUN) -m wsdemo.lab.checker --deep
+	@$(RUN) -m wsdemo.proof.checker --deep
 
 compose-schema: $(READY)
 	$(RUN) -m check_jsonschema --builtin-schema vendor.compose-spec docker-compose.yml

@@ -10,7 +10,7 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from wsdemo.lab.chaos.processes import GatewayDied, GatewayProcess, gateways, http_get
+from wsdemo.rig.process import GatewayDied, GatewayProcess, gateways, http_get
 
 __all__ = ["GatewayDied", "GatewayProcess", "User", "gateways", "http_get"]
 

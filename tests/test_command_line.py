@@ -19,12 +19,14 @@ import pytest
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import attack
+from tools import build_notebooks as build
+from tools import evidence
 from wsdemo.client import __main__ as client
 from wsdemo.gateway import __main__ as gateway
-from wsdemo.lab import build, demo, evidence
-from wsdemo.lab.chaos import __main__ as chaos
-from wsdemo.lab.checker import __main__ as checker
-from wsdemo.lab.simulate import __main__ as simulate
+from wsdemo.lab import demo
+from wsdemo.proof.chaos import __main__ as chaos
+from wsdemo.proof.checker import __main__ as checker
+from wsdemo.proof.simulate import __main__ as simulate
 from wsdemo.redis import __main__ as redis
 from wsdemo.redis.server import BundledServer
 
@@ -32,12 +34,12 @@ PROGRAMS: dict[str, Callable[[list[str]], int | None]] = {
     "wsdemo.gateway": gateway.main,
     "wsdemo.client": client.main,
     "wsdemo.redis": redis.main,
-    "wsdemo.lab.build": build.main,
-    "wsdemo.lab.chaos": chaos.main,
-    "wsdemo.lab.checker": checker.main,
+    "tools.build_notebooks": build.main,
+    "wsdemo.proof.chaos": chaos.main,
+    "wsdemo.proof.checker": checker.main,
     "wsdemo.lab.demo": demo.main,
-    "wsdemo.lab.evidence": evidence.main,
-    "wsdemo.lab.simulate": simulate.main,
+    "tools.evidence": evidence.main,
+    "wsdemo.proof.simulate": simulate.main,
     "benchmarks": benchmarks.main,
     "benchmarks.attack": attack.main,
 }
@@ -117,24 +119,24 @@ MISTAKES: list[tuple[str, tuple[str, ...], str]] = [
     ("wsdemo.redis", ("-redis", "localhost?timeout=x", "--call", "PING"), "'timeout'"),
     ("wsdemo.redis", ("-redis", "unix:///no/such", "--call", "PING"), "/no/such"),
     ("wsdemo.redis", ("-redis", "rediss://h?ssl_min_version=1", "--call", "X"), "ssl_min_version"),
-    ("wsdemo.lab.build", ("--reset", "99"), "there is no lesson '99'"),
-    ("wsdemo.lab.build", ("--reset", ""), "make reset LESSON=04"),
-    ("wsdemo.lab.build", ("99",), "no lesson begins with 99"),
-    ("wsdemo.lab.chaos", ("--seconds", "nan"), "--seconds"),
-    ("wsdemo.lab.chaos", ("--seconds", "-1"), "--seconds"),
-    ("wsdemo.lab.chaos", ("--seed", "x"), "--seed"),
-    ("wsdemo.lab.chaos", ("--seed", HUGE), "--seed"),
-    ("wsdemo.lab.chaos", ("--out", "/dev/null/x"), "/dev/null/x"),
-    ("wsdemo.lab.chaos", ("--json", "/no/such/x"), "/no/such/x"),
-    ("wsdemo.lab.checker", ("--json", "/no/such/x"), "/no/such/x"),
-    ("wsdemo.lab.checker", ("--json", "/"), "/ is a directory"),
+    ("tools.build_notebooks", ("--reset", "99"), "there is no lesson '99'"),
+    ("tools.build_notebooks", ("--reset", ""), "make reset LESSON=04"),
+    ("tools.build_notebooks", ("99",), "no lesson begins with 99"),
+    ("wsdemo.proof.chaos", ("--seconds", "nan"), "--seconds"),
+    ("wsdemo.proof.chaos", ("--seconds", "-1"), "--seconds"),
+    ("wsdemo.proof.chaos", ("--seed", "x"), "--seed"),
+    ("wsdemo.proof.chaos", ("--seed", HUGE), "--seed"),
+    ("wsdemo.proof.chaos", ("--out", "/dev/null/x"), "/dev/null/x"),
+    ("wsdemo.proof.chaos", ("--json", "/no/such/x"), "/no/such/x"),
+    ("wsdemo.proof.checker", ("--json", "/no/such/x"), "/no/such/x"),
+    ("wsdemo.proof.checker", ("--json", "/"), "/ is a directory"),
     ("wsdemo.lab.demo", ("now",), "now"),
-    ("wsdemo.lab.evidence", ("--only", "x"), "--only"),
-    ("wsdemo.lab.simulate", ("--seeds", "0"), "--seeds"),
-    ("wsdemo.lab.simulate", ("--minutes", "inf"), "--minutes"),
-    ("wsdemo.lab.simulate", ("--hours", "1e400"), "--hours"),
-    ("wsdemo.lab.simulate", ("--processes", "0"), "--processes"),
-    ("wsdemo.lab.simulate", ("--json", "/no/such/x"), "/no/such/x"),
+    ("tools.evidence", ("--only", "x"), "--only"),
+    ("wsdemo.proof.simulate", ("--seeds", "0"), "--seeds"),
+    ("wsdemo.proof.simulate", ("--minutes", "inf"), "--minutes"),
+    ("wsdemo.proof.simulate", ("--hours", "1e400"), "--hours"),
+    ("wsdemo.proof.simulate", ("--processes", "0"), "--processes"),
+    ("wsdemo.proof.simulate", ("--json", "/no/such/x"), "/no/such/x"),
     ("benchmarks", ("--rounds", "0"), "--rounds"),
     ("benchmarks", ("--seconds", "nan"), "--seconds"),
     ("benchmarks", ("--seconds", "61"), "between 0.1 and 60"),

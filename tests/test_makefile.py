@@ -221,7 +221,7 @@ def test_lab_opens_the_lesson_and_not_a_learner_s_own_copy(checkout: Checkout) -
 def test_reset_passes_its_lesson_on_as_it_is(checkout: Checkout, lesson: str) -> None:
     """Whatever characters it has; without one, the tool says how it is given."""
     told = checkout.make("reset", *([f"LESSON={lesson.replace('$', '$$')}"] if lesson else []))
-    assert told[-1] == f"-m wsdemo.lab.build --reset={lesson}"
+    assert told[-1] == f"-m tools.build_notebooks --reset={lesson}"
 
 
 def test_pins_are_made_without_the_old_ones(checkout: Checkout) -> None:

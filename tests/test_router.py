@@ -13,10 +13,10 @@ import redis.asyncio as redis_client
 
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
-from wsdemo.lab.wire import Wire
 from wsdemo.protocol import Direct, Kick, Probe, encode_envelope
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.wire import Wire
 from wsdemo.router import DuplicateGateway, Router, trial_of
 from wsdemo.settings import GatewaySettings, Keyspace, Timing
 

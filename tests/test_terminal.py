@@ -212,8 +212,8 @@ async def test_the_demo_is_told_on_every_terminal() -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        *("wsdemo.client", "wsdemo.redis", "wsdemo.lab.checker", "wsdemo.lab.chaos"),
-        *("wsdemo.lab.simulate", "wsdemo.lab.build", "wsdemo.lab.evidence"),
+        *("wsdemo.client", "wsdemo.redis", "wsdemo.proof.checker", "wsdemo.proof.chaos"),
+        *("wsdemo.proof.simulate", "tools.build_notebooks", "tools.evidence"),
     ],
 )
 def test_every_program_that_prints_is_tolerant(program: str) -> None:

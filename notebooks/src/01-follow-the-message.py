@@ -70,7 +70,7 @@ from wsdemo.lab.learn import predicted, reveal
 lab.plot.latency(prediction=predicted("q01"))
 
 # %%
-from wsdemo.lab.plots.journeys import latencies
+from wsdemo.lab.trace.journeys import latencies
 
 way = latencies(lab.trace()).groupby("way")["latency_s"]
 median = way.median()

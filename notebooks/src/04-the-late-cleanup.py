@@ -149,7 +149,7 @@ careful = busy_minute("fenced")
 careful.plot.ledger(title="{rejected} late clean-ups are rejected, {saved} live users are kept")
 
 # %%
-from wsdemo.lab.plots.frames import verdicts
+from wsdemo.lab.trace.frames import verdicts
 
 lost, kept = (verdicts(lab.trace())["effect"].value_counts() for lab in (careless, careful))
 assert lost.get("lost", 0) > 20 and kept.get("lost", 0) == 0 and kept.get("saved", 0) > 20
@@ -208,7 +208,7 @@ check("ex04", DELETE_IF_MINE)
 # Four questions, from memory: Which three verbs write? What did the demo's refresh do after the `DEL`?
 # Why is the gateway id not enough? Who is told `offline` although Alice is online?
 #
-# In the code: `wsdemo/presence/release.lua`, one screen, and beside it `wsdemo/lab/naive.py`.
+# In the code: `wsdemo/presence/release.lua`, one screen, and beside it `wsdemo/rig/policies/go_demo.py`.
 
 # %%
 careful.close()

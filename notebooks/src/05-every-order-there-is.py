@@ -46,7 +46,7 @@ predict("q05", 4)
 # Three threads of two steps. Within a thread the order is fixed; between them everything may happen.
 
 # %%
-from wsdemo.lab.orders import THREADS, all_orders
+from wsdemo.lab.races.orders import THREADS, all_orders
 
 THREADS
 
@@ -73,7 +73,7 @@ assert set(orders) == set(all_orders()) and len(orders) == 45
 # Now each of them is played with the demo's own scripts, on a real server, step by step.
 
 # %%
-from wsdemo.lab.interleavings import explore, explore_all
+from wsdemo.lab.races.interleavings import explore, explore_all
 
 demo = explore("seed")
 demo
@@ -84,8 +84,8 @@ demo
 # The same 45 orders under five policies. Each column is one order.
 
 # %%
+from wsdemo.lab.figures.barcode import barcode
 from wsdemo.lab.learn import predicted, reveal
-from wsdemo.lab.plots.barcode import barcode
 
 policies = explore_all(skews=[0])
 barcode(
@@ -112,7 +112,7 @@ print(bad)
 assert bad.end == "lost" and good.end == "correct"
 
 # %%
-from wsdemo.lab.plots.crossing import crossing
+from wsdemo.lab.figures.crossing import crossing
 
 crossing(bad, near=good.order, title="{swaps} away from a good order, and alice is {end}")
 
@@ -122,7 +122,7 @@ crossing(bad, near=good.order, title="{swaps} away from a good order, and alice 
 # lets them go in this order.
 
 # %%
-from wsdemo.lab.replay import replay
+from wsdemo.lab.races.replay import replay
 
 live = replay(bad.order, "seed")
 fenced = replay(bad.order, "fenced")
@@ -201,8 +201,8 @@ assert len(late[0].wrong) > 0 == len(late[1].wrong) == ends["fenced", -10]
 # %%
 import inspect
 
-from wsdemo.lab.models import MODELS, explore_model
-from wsdemo.lab.orders import compare
+from wsdemo.lab.races.models import MODELS, explore_model
+from wsdemo.lab.races.orders import compare
 
 print(inspect.getsource(MODELS["plain"]))
 same = [compare(explore_model(MODELS[one.policy]), one) for one in policies]
@@ -250,7 +250,7 @@ if verdict:
 # before. Two sessions, one copy of any command, one entry that expires:
 
 # %%
-from wsdemo.lab.checker import SHIPPED, check_presence
+from wsdemo.proof.checker import SHIPPED, check_presence
 
 check_presence()
 
@@ -295,8 +295,8 @@ assert len(late) == 5 and "W4" in mine.violations and mine.complete
 # from the minimal failing order? What does a heartbeat after the DEL leave behind? What would a third
 # gateway change?
 #
-# In the code: `wsdemo/lab/orders.py`, `wsdemo/lab/models.py`, `wsdemo/presence/refresh.lua`, and
-# `wsdemo/lab/mutants.py`, fifty mistakes that the checker finds. Next:
+# In the code: `wsdemo/lab/races/orders.py`, `wsdemo/lab/races/models.py`, `wsdemo/presence/refresh.lua`, and
+# `wsdemo/proof/checker/mutants.py`, fifty mistakes that the checker finds. Next:
 # **06 · Whose clock?**
 
 # %%

@@ -71,8 +71,8 @@ lab.close()
 # that there is, on the real scripts:
 
 # %%
-from wsdemo.lab.interleavings import explore
 from wsdemo.lab.learn import reveal
+from wsdemo.lab.races.interleavings import explore
 
 wrong = {
     policy: len(explore(policy, skew_s=-10).wrong) for policy in ("plain", "timestamp", "fenced")
@@ -129,7 +129,7 @@ border.plot.skew_map(
 )
 
 # %%
-from wsdemo.lab.plots.journeys import moves
+from wsdemo.lab.trace.journeys import moves
 
 points = moves(border.trace(), border.scale)
 clear = points[(points["gap_s"] - points["skew_s"]).abs() > 2]
@@ -193,7 +193,7 @@ check("ex06", REGISTER)
 # Four questions, from memory: Which move is refused at a skew of 10 s? Who hands out a token? What must a
 # token outlive? Why is timestamp compare-and-set worse than nothing here?
 #
-# In the code: `wsdemo/presence/mint.lua` and `register.lua`; `wsdemo/lab/timestamps.py` is the rule that
+# In the code: `wsdemo/presence/mint.lua` and `register.lua`; `wsdemo/rig/policies/timestamp.py` is the rule that
 # trusts clocks.
 
 # %%

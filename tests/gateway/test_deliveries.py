@@ -12,9 +12,9 @@ from tests.gateway.cluster import Raw, frame, gateway
 from tests.waiting import until
 from wsdemo.gateway.delivery import MAX_REPAIRS
 from wsdemo.gateway.server import Gateway
-from wsdemo.lab.wire import Wire
 from wsdemo.protocol import Direct, Kick
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits
 
 pytestmark = pytest.mark.both_loops

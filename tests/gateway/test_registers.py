@@ -20,12 +20,12 @@ from wsdemo.client import Client
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session, State
 from wsdemo.gateway.socket import Socket
-from wsdemo.lab.wire import Wire
 from wsdemo.presence import Claim, RedisPresence
 from wsdemo.protocol import Direct
 from wsdemo.redis.connection import CommandError
 from wsdemo.redis.link import LinkTimeout
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.wire import Wire
 from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
 
 pytestmark = pytest.mark.both_loops

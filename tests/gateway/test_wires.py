@@ -15,8 +15,8 @@ from tests.processes import User, http_get
 from tests.waiting import until
 from wsdemo.events import Event, Kind
 from wsdemo.gateway.server import Gateway
-from wsdemo.lab.wire import Strand, Wire
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.wire import Strand, Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
 pytestmark = pytest.mark.both_loops

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from matplotlib.text import Text
 
-from wsdemo.lab.plots.style import Picture
+from wsdemo.drawing.style import Picture
 
 TOLERANCE_PX = 2.0
 

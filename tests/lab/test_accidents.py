@@ -11,9 +11,9 @@ import pytest
 from tests.waiting import until
 from wsdemo.client.connection import Status
 from wsdemo.events import Kind
-from wsdemo.lab.cluster import Cluster
-from wsdemo.lab.hosts import Process
-from wsdemo.lab.plots import frames
+from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.hosts import Process
+from wsdemo.lab.trace import frames
 
 
 def kinds(cluster: Cluster, lane: str) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped
-from wsdemo.lab.models import MODELS, explore_model
-from wsdemo.lab.orders import End, Exploration, all_orders
-from wsdemo.lab.plots.barcode import barcode
-from wsdemo.lab.plots.crossing import crossing
-from wsdemo.lab.plots.show import to_html, to_png
-from wsdemo.lab.plots.style import Picture
+from wsdemo.drawing.show import to_html, to_png
+from wsdemo.drawing.style import Picture
+from wsdemo.lab.figures.barcode import barcode
+from wsdemo.lab.figures.crossing import crossing
+from wsdemo.lab.races.models import MODELS, explore_model
+from wsdemo.lab.races.orders import End, Exploration, all_orders
 
 ROWS = [(p, s) for p in MODELS for s in (0.0, -10.0, 10.0)]
 

@@ -8,13 +8,13 @@ import pytest
 import redis
 
 from wsdemo.lab import check, predict
-from wsdemo.lab.interleavings import explore
 from wsdemo.lab.learn import reveal
 from wsdemo.lab.lessons import QUESTIONS
 from wsdemo.lab.lessons.clocks import judge_on
 from wsdemo.lab.lessons.orders import judge_step
-from wsdemo.lab.models import MODELS, State, Step
-from wsdemo.lab.orders import Action, all_orders
+from wsdemo.lab.races.interleavings import explore
+from wsdemo.lab.races.models import MODELS, State, Step
+from wsdemo.lab.races.orders import Action, all_orders
 from wsdemo.redis.server import BundledServer
 
 fenced = MODELS["fenced"]

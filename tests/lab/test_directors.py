@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from tests.waiting import until
-from wsdemo.lab.cluster import Cluster
-from wsdemo.lab.directors import HeldVerbs, Verb
+from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 
 
 async def test_a_held_register_waits_until_it_is_let_go() -> None:

@@ -19,14 +19,15 @@ from tests.lab.readable import (
     words,
 )
 from wsdemo import Timing
+from wsdemo.drawing.show import to_html, to_png
+from wsdemo.drawing.style import Picture, Role
 from wsdemo.lab import Lab
-from wsdemo.lab.plots import availability, detection, frames, ledger, ribbons, sawtooth
-from wsdemo.lab.plots.availability import ROLES
-from wsdemo.lab.plots.detection import detection_delays
-from wsdemo.lab.plots.faults import faults
-from wsdemo.lab.plots.ledger import ACCEPTED, REJECTED
-from wsdemo.lab.plots.show import to_html, to_png
-from wsdemo.lab.plots.style import Picture, Role
+from wsdemo.lab.figures.availability import ROLES
+from wsdemo.lab.figures.detection import detection_delays
+from wsdemo.lab.figures.fault_lines import faults
+from wsdemo.lab.figures.ledger import ACCEPTED, REJECTED
+from wsdemo.lab.plots import availability, detection, ledger, ribbons, sawtooth
+from wsdemo.lab.trace import frames
 
 SCALE = 60.0
 TTL_S = 90.0

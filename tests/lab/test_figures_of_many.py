@@ -18,13 +18,14 @@ from tests.lab.readable import (
     assert_no_text_is_clipped,
     words,
 )
+from wsdemo.drawing.show import to_html, to_png
+from wsdemo.drawing.style import Picture, duration, number
 from wsdemo.lab import Lab
+from wsdemo.lab.figures.herd import attempts
 from wsdemo.lab.leases import false_offline_rate, simulated_false_offline_rate
-from wsdemo.lab.plots import false_offline, frames, herd, latency, skew_map, stages
-from wsdemo.lab.plots.herd import attempts
-from wsdemo.lab.plots.journeys import ACROSS, LOCAL, STAGES, latencies, moves
-from wsdemo.lab.plots.show import to_html, to_png
-from wsdemo.lab.plots.style import Picture, duration, number
+from wsdemo.lab.plots import false_offline, herd, latency, skew_map, stages
+from wsdemo.lab.trace import frames
+from wsdemo.lab.trace.journeys import ACROSS, LOCAL, STAGES, latencies, moves
 
 MESSAGES = 110
 

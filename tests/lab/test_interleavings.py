@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from wsdemo.lab.directors import Before, Gates, HeldLink, HeldVerbs, Place
-from wsdemo.lab.interleavings import POLICIES, SKEWS, explore, explore_all
-from wsdemo.lab.models import MODELS, State, explore_model, plain
-from wsdemo.lab.orders import (
+from wsdemo.lab.cluster.directors import Before, Gates, HeldLink, HeldVerbs, Place
+from wsdemo.lab.plots import spacetime
+from wsdemo.lab.races.interleavings import POLICIES, SKEWS, explore, explore_all
+from wsdemo.lab.races.models import MODELS, State, explore_model, plain
+from wsdemo.lab.races.orders import (
     CALM,
     THREADS,
     Action,
@@ -27,12 +28,12 @@ from wsdemo.lab.orders import (
     is_feasible,
     summary,
 )
-from wsdemo.lab.plots import frames, spacetime
-from wsdemo.lab.stage import HandClock
-from wsdemo.lab.timestamps import TimestampPresence
+from wsdemo.lab.races.stage import HandClock
+from wsdemo.lab.trace import frames
 from wsdemo.presence import Claim
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.policies.timestamp import TimestampPresence
 from wsdemo.settings import Keyspace, Limits, Timing
 
 WRONG = {

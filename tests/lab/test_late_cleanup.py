@@ -10,8 +10,8 @@ import asyncio
 
 import pytest
 
-from wsdemo.lab.cluster import Cluster, late_cleanup
-from wsdemo.lab.directors import HeldVerbs
+from wsdemo.lab.cluster.cluster import Cluster, late_cleanup
+from wsdemo.lab.cluster.directors import HeldVerbs
 
 
 async def entries(policy: str) -> list[dict[str, str]]:

@@ -8,10 +8,11 @@ import IPython.display
 import nbformat
 import pytest
 
-from wsdemo.lab import build, check, learn, predict
+from tools import build_notebooks as build
+from wsdemo.lab import check, learn, predict
 from wsdemo.lab.learn import buttons, predicted, reveal
 from wsdemo.lab.lessons import QUESTIONS
-from wsdemo.lab.models import MODELS
+from wsdemo.lab.races.models import MODELS
 
 WORDS = "Your options: gateway-01, gateway-02, nothing, both. You have not said anything yet."
 

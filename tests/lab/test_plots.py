@@ -8,11 +8,11 @@ import pytest
 
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped, texts
 from wsdemo.client.connection import Receipt
+from wsdemo.drawing.show import to_html, to_png
+from wsdemo.drawing.style import Picture
 from wsdemo.lab import Lab
 from wsdemo.lab.plots import spacetime, steps
-from wsdemo.lab.plots.frames import empty
-from wsdemo.lab.plots.show import to_html, to_png
-from wsdemo.lab.plots.style import Picture
+from wsdemo.lab.trace.frames import empty
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from wsdemo.lab.interleavings import explore, explore_all
-from wsdemo.lab.orders import CALM, End, Order, Played, all_orders
-from wsdemo.lab.plots import frames
-from wsdemo.lab.replay import replay, replay_steps
+from wsdemo.lab.races.interleavings import explore, explore_all
+from wsdemo.lab.races.orders import CALM, End, Order, Played, all_orders
+from wsdemo.lab.races.replay import replay, replay_steps
+from wsdemo.lab.trace import frames
 from wsdemo.redis.server import BundledServer
 
 SEEDED = [("seed", 0.0), ("seed", -10.0), ("timestamp", -10.0)]

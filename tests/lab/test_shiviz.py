@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsdemo.lab import Lab
-from wsdemo.lab.plots.frames import arrows, empty, normal
-from wsdemo.lab.shiviz import PARSER, Stamp, stamps, to_shiviz
+from wsdemo.lab.trace.frames import arrows, empty, normal
+from wsdemo.lab.trace.shiviz import PARSER, Stamp, stamps, to_shiviz
 
 LINE = re.compile(PARSER.replace("(?<", "(?P<"))
 

@@ -12,8 +12,8 @@ from fakeredis import FakeServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsdemo.lab.simulate.redis import Mouth, ReplyError
 from wsdemo.presence.store import MINT, REFRESH, REGISTER, RELEASE
+from wsdemo.proof.simulate.redis import Mouth, ReplyError
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE

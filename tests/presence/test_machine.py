@@ -27,8 +27,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from wsdemo.lab.mutants import MUTANTS
 from wsdemo.presence import Claim, RedisPresence, Refresh, Register, Renewal, store
+from wsdemo.proof.checker.mutants import MUTANTS
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wsdemo.lab.checker.machine import SHIPPED
-from wsdemo.lab.checker.search import check
-from wsdemo.lab.checker.states import Clock, Scenario
-from wsdemo.lab.mutants import (
+from wsdemo.proof.checker.machine import SHIPPED
+from wsdemo.proof.checker.mutants import (
     EQUIVALENT,
     MUTANTS,
     Change,
@@ -15,6 +13,8 @@ from wsdemo.lab.mutants import (
     Mutant,
     MutantError,
 )
+from wsdemo.proof.checker.search import check
+from wsdemo.proof.checker.states import Clock, Scenario
 from wsdemo.redis.server import BundledServer
 
 

@@ -15,7 +15,6 @@ import redis.asyncio as redis_client
 
 from tests.redis_states import free_port
 from tests.waiting import until
-from wsdemo.lab.wire import Wire
 from wsdemo.presence.store import MINT
 from wsdemo.redis.connection import (
     BACKOFF_CAP_S,
@@ -29,6 +28,7 @@ from wsdemo.redis.link import LinkBusy, LinkDown, LinkTimeout, RedisLink
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer
 from wsdemo.redis.subscription import Subscription
+from wsdemo.rig.wire import Wire
 from wsdemo.router import trial_of
 from wsdemo.settings import Keyspace, Limits
 

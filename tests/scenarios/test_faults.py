@@ -21,12 +21,12 @@ from tests.waiting import until
 from wsdemo import Client
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session
-from wsdemo.lab.wire import Wire
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import CommandError, RedisUnavailable
 from wsdemo.redis.fitness import examine
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
 pytestmark = pytest.mark.timeout(90)

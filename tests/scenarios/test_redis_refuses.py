@@ -25,9 +25,9 @@ from tests.redis_states import SLOW_TO_LOAD, STATES, load_quickly, many_keys, re
 from tests.waiting import until
 from wsdemo import Client
 from wsdemo.gateway.server import Gateway
-from wsdemo.lab.wire import Wire
 from wsdemo.protocol import Code
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
 pytestmark = [pytest.mark.both_loops, pytest.mark.timeout(90)]

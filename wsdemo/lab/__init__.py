@@ -2,7 +2,7 @@
 
 import logging
 
-from wsdemo.lab.cluster import Cluster
+from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.lab import Lab
 from wsdemo.lab.learn import check, predict
 

@@ -21,9 +21,10 @@ import redis as redis_client
 
 from wsdemo.client import Client
 from wsdemo.client.connection import Message, Receipt, State
-from wsdemo.lab.cluster import POLL_S, Cluster
-from wsdemo.lab.crowd import Life
-from wsdemo.lab.directors import Verb
+from wsdemo.drawing.style import Picture, counted
+from wsdemo.lab.cluster.cluster import POLL_S, Cluster
+from wsdemo.lab.cluster.crowd import Life
+from wsdemo.lab.cluster.directors import Verb
 from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
 from wsdemo.lab.plots import (
     availability,
@@ -37,11 +38,10 @@ from wsdemo.lab.plots import (
     stages,
     steps,
 )
-from wsdemo.lab.plots.journeys import moves
-from wsdemo.lab.plots.style import Picture, counted
 from wsdemo.lab.progress import Count, ProgressLine
-from wsdemo.lab.shiviz import to_shiviz
-from wsdemo.lab.wire import Bundle, Direction
+from wsdemo.lab.trace.journeys import moves
+from wsdemo.lab.trace.shiviz import to_shiviz
+from wsdemo.rig.wire import Bundle, Direction
 from wsdemo.terminal import printable, say
 
 CALL_TIMEOUT_S: Final = 30.0

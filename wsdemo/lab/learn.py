@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from wsdemo.drawing.show import to_html
+from wsdemo.drawing.style import Picture
 from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged
-from wsdemo.lab.plots.show import to_html
-from wsdemo.lab.plots.style import Picture
 from wsdemo.lab.progress import watched
 from wsdemo.terminal import say
 

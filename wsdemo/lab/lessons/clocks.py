@@ -11,7 +11,7 @@ import redis
 
 from wsdemo.lab.lessons.orders import in_short
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question, database_for
-from wsdemo.lab.orders import NEW, OLD, Order, all_orders
+from wsdemo.lab.races.orders import NEW, OLD, Order, all_orders
 
 QUESTION: Final = Question(
     "Now every verb compares timestamps before it writes: with right clocks, all 45 orders end "

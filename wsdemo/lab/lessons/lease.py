@@ -7,10 +7,10 @@ import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from wsdemo.drawing.style import Picture
+from wsdemo.lab.figures.false_offline import RATIOS, false_offline
 from wsdemo.lab.leases import false_offline_rate
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
-from wsdemo.lab.plots.false_offline import RATIOS, false_offline
-from wsdemo.lab.plots.style import Picture
 
 QUESTION: Final = Question(
     "A heartbeat each 30 s, a lease of 90 s. How many in a row must get lost until Redis forgets "

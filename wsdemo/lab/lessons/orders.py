@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from wsdemo.drawing.style import Picture
+from wsdemo.lab.figures.crossing import crossing
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
-from wsdemo.lab.models import State, Step, World, explore_model
-from wsdemo.lab.orders import (
+from wsdemo.lab.races.models import State, Step, World, explore_model
+from wsdemo.lab.races.orders import (
     GATEWAY_OF,
     OLD,
     THREAD_OF,
@@ -18,8 +20,6 @@ from wsdemo.lab.orders import (
     Played,
     all_orders,
 )
-from wsdemo.lab.plots.crossing import crossing
-from wsdemo.lab.plots.style import Picture
 
 QUESTION: Final = Question(
     "A heartbeat, a clean-up and a new registration: six steps, 45 orders that can happen. The "

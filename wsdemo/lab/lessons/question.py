@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from wsdemo.lab.plots.style import Picture
+from wsdemo.drawing.style import Picture
 from wsdemo.redis.server import find_server
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from wsdemo.lab.cluster import Cluster
+from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 QUESTION: Final = Question(

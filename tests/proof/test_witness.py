@@ -1,0 +1,301 @@
+"""Does the witness read out of MONITOR what the scripts really did?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.exceptions import NoScriptError
+
+from tests.waiting import until
+from wsdemo.presence import store
+from wsdemo.proof.chaos.witness import UNSEEN, Witness
+from wsdemo.proof.history import Forgotten, Gap, Owner, Record, Released, owners
+from wsdemo.redis.server import BundledServer
+from wsdemo.router import ROUTE
+
+TTL_MS, FENCE_MS = 3000, 60_000
+
+
+class Scripts:
+    """Runs the scripts of presence as a gateway does, for one user."""
+
+    def __init__(self, database: Any, user: str) -> None:
+        self._db = database
+        self.keys = [f"presence:{user}", f"fence:{user}"]
+
+    async def mint(self) -> int:
+        return int(await self._db.eval(store.MINT.text, 1, self.keys[1], FENCE_MS))
+
+    async def write(self, script: Any, conn: str, token: int) -> str:
+        args = (conn, "gw", token, TTL_MS, FENCE_MS, "", 0)
+        outcome: str = (await self._db.eval(script.text, 2, *self.keys, *args))[0]
+        return outcome
+
+    async def release(self, conn: str, token: int) -> int:
+        return int(await self._db.eval(store.RELEASE.text, 2, *self.keys, conn, token, FENCE_MS))
+
+
+@pytest.fixture
+async def records() -> list[Record]:
+    return []
+
+
+@pytest.fixture
+async def witness(server: BundledServer, records: list[Record]) -> AsyncIterator[Witness]:
+    witness = Witness(server.url, records.append, time.monotonic)
+    await witness.start()
+    yield witness
+    await witness.stop()
+
+
+async def seen(witness: Witness, database: Any) -> None:
+    """Wait until the witness has seen everything that was done so far."""
+    before = witness.ledger.outcomes["route offline"]
+    await database.eval(ROUTE.text, 1, "presence:nobody", "{", "")
+    await database.ping()
+    await until("seen", lambda: witness.ledger.outcomes["route offline"] > before)
+
+
+async def test_every_outcome_of_every_script_is_told_apart(
+    witness: Witness, database: Any, records: list[Record]
+) -> None:
+    """What MONITOR shows of a script's calls says what the script answered."""
+    bob = Scripts(database, "bob")
+    old, new = await bob.mint(), await bob.mint()
+    assert await bob.write(store.REGISTER, "c-old", old) == "ok"
+    assert await bob.write(store.REFRESH, "c-old", old) == "ok"
+    assert await bob.write(store.REGISTER, "c-new", new) == "ok"
+    assert await bob.write(store.REGISTER, "c-old", old) == "stale"
+    assert await bob.write(store.REFRESH, "c-old", old) == "superseded"
+    assert await bob.release("c-old", old) == 0
+    await database.delete("presence:bob")
+    assert await bob.write(store.REFRESH, "c-new", new) == "reclaimed"
+    await database.eval(ROUTE.text, 1, "presence:bob", "{", "")
+    assert await bob.release("c-new", new) == 1
+    assert await bob.write(store.REFRESH, "c-new", new) == "closed"
+    await seen(witness, database)
+    assert witness.ledger.outcomes == Counter(
+        {
+            "mint ok": 2,
+            "register ok": 2,
+            "register stale": 1,
+            "refresh ok": 1,
+            "refresh superseded": 1,
+            "refresh reclaimed": 1,
+            "refresh closed": 1,
+            "release removed": 1,
+            "release not owner": 1,
+            "route published": 1,
+            "route offline": 1,
+        }
+    )
+    owners = [(r.conn, r.token, r.verb) for r in records if isinstance(r, Owner)]
+    assert owners == [
+        ("c-old", old, "register"),
+        ("c-new", new, "register"),
+        ("", None, "del"),
+        ("c-new", new, "refresh"),
+        ("", None, "release"),
+    ]
+    assert all(r.complete for r in records if isinstance(r, Owner))
+    assert [r.conn for r in records if isinstance(r, Released)] == ["c-old", "c-new"]
+
+
+async def test_a_script_by_name_and_by_text_are_the_same_script(
+    witness: Witness, database: Any
+) -> None:
+    """A gateway calls EVALSHA, and EVAL after NOSCRIPT, which itself did nothing."""
+    with pytest.raises(NoScriptError):
+        await database.evalsha(store.MINT.sha, 1, "fence:bob", FENCE_MS)
+    await database.script_load(store.MINT.text)
+    await database.evalsha(store.MINT.sha, 1, "fence:bob", FENCE_MS)
+    await seen(witness, database)
+    assert witness.ledger.outcomes["mint ok"] == 1
+
+
+async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> None:
+    """MONITOR does not show an expiry; the witness knows when it is."""
+    bob = Scripts(database, "bob")
+    token = await bob.mint()
+    args = ("c1", "gw", token, 60, FENCE_MS, "", 0)
+    await database.eval(store.REGISTER.text, 2, *bob.keys, *args)
+    await seen(witness, database)
+    await until("it is forgotten", lambda: witness.ledger.owner("bob") == "")
+    await until("so it is in Redis", lambda: _absent(database))
+
+
+async def test_what_happened_in_a_gap_is_blamed_on_nobody(
+    witness: Witness, database: Any, records: list[Record]
+) -> None:
+    """Bob has become c2's behind the witness' back. That a release of c2 removes the entry is then
+    a violation of P1, unless there was a gap, in which c2 may have registered, and nobody has been
+    seen as the owner since.
+    """
+    bob = Scripts(database, "bob")
+
+    async def lives(conn: str, *, gap: bool, refreshes: bool = False) -> list[str]:
+        token = await bob.mint()
+        assert await bob.write(store.REGISTER, conn, token) == "ok"
+        await seen(witness, database)
+        if gap:
+            witness.ledger.gap()
+        if refreshes:
+            assert await bob.write(store.REFRESH, conn, token) == "ok"
+        await database.hset("presence:bob", "connId", "c2")
+        assert await bob.release("c2", token) == 1
+        await seen(witness, database)
+        return [violation.claim for violation in owners(records)]
+
+    assert await lives("c0", gap=True) == []
+    records.clear()
+    assert await lives("c1", gap=True, refreshes=True) == ["P1"]
+    records.clear()
+    assert await lives("c3", gap=False) == ["P1"]
+
+
+async def test_after_a_gap_it_is_known_whose_entry_it_is(
+    witness: Witness, server: BundledServer, database: Any, records: list[Record]
+) -> None:
+    """The witness asks for all entries when it is back; a wrong release after that is P1, which it
+    could not be if the owner were in doubt until somebody refreshed.
+    """
+    bob = Scripts(database, "bob")
+    token = await bob.mint()
+    assert await bob.write(store.REGISTER, "c1", token) == "ok"
+    await seen(witness, database)
+    await asyncio.to_thread(server.kill, keep_data=True)
+    await asyncio.to_thread(server.start)
+    await database.connection_pool.disconnect()
+    await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
+    await seen(witness, database)
+    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+    await database.hset("presence:bob", "connId", "c2")
+    assert await bob.release("c2", token) == 1
+    await seen(witness, database)
+    assert [violation.claim for violation in owners(records)] == ["P1"]
+    assert len([record for record in records if isinstance(record, Gap)]) == 1
+
+
+async def test_what_changed_in_a_gap_is_seen_after_it(
+    witness: Witness, database: Any, records: list[Record]
+) -> None:
+    """A new owner with its token, and an entry that is gone; half an entry is nobody's."""
+    bob, carol = Scripts(database, "bob"), Scripts(database, "carol")
+    old, new, hers = await bob.mint(), await bob.mint(), await carol.mint()
+    assert await bob.write(store.REGISTER, "c1", old) == "ok"
+    assert await carol.write(store.REGISTER, "c5", hers) == "ok"
+    await seen(witness, database)
+    records.clear()
+    (monitor,) = [one for one in await database.client_list() if one["cmd"] == "monitor"]
+    # In one transaction: the witness is cut off, and all the rest is over before it can be back.
+    async with database.pipeline(transaction=True) as gap:
+        gap.client_kill_filter(_id=monitor["id"])
+        args = ("c2", "gw", new, TTL_MS, FENCE_MS, "", 0)
+        gap.eval(store.REGISTER.text, 2, *bob.keys, *args)
+        gap.delete("presence:carol")
+        gap.hset("presence:half", "gwId", "gw")
+        await gap.execute()
+    await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
+    await seen(witness, database)
+    found = [(r.user, r.conn, r.token, r.verb) for r in records if isinstance(r, Owner)]
+    assert sorted(found) == [("bob", "c2", new, UNSEEN), ("carol", "", None, UNSEEN)]
+    assert witness.ledger.owner("bob") == "c2" and witness.ledger.owner("half") == ""
+
+
+async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
+    witness: Witness, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted, and what is released before anybody refreshed is not judged."""
+    bob = Scripts(database, "bob")
+    token = await bob.mint()
+    assert await bob.write(store.REGISTER, "c1", token) == "ok"
+    await seen(witness, database)
+    monkeypatch.setattr("wsdemo.proof.chaos.witness.ENTRIES", "this is no script")
+    (monitor,) = [one for one in await database.client_list() if one["cmd"] == "monitor"]
+    await database.client_kill_filter(_id=monitor["id"])
+    await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
+    assert witness.blind == 1
+    assert await bob.release("c1", token) == 1
+    await seen(witness, database)
+    assert witness.ledger.unjudged == 1
+
+
+async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
+    witness: Witness, server: BundledServer, database: Any
+) -> None:
+    """Nothing changes while it loads; then the witness knows all entries, and is not blind."""
+    bob = Scripts(database, "bob")
+    assert await bob.write(store.REGISTER, "c1", await bob.mint()) == "ok"
+    await seen(witness, database)
+    await asyncio.to_thread(server.kill, keep_data=True)
+    server.settings["key-load-delay"] = "100000"  # Microseconds; there are two keys.
+    await asyncio.to_thread(server.start)
+    await database.connection_pool.disconnect()
+    await until("it is back", lambda: witness.gaps >= 1 and witness.watching.is_set())
+    await seen(witness, database)
+    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+
+
+async def test_a_witness_that_went_blind_says_so(
+    server: BundledServer, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends the watching is raised at the end, and not lost with its task."""
+
+    def breaks_down(line: str) -> None:
+        raise ZeroDivisionError(line)
+
+    witness = Witness(server.url, lambda record: None, time.monotonic)
+    monkeypatch.setattr(witness.ledger, "feed", breaks_down)
+    await witness.start()
+    try:
+        await database.ping()
+        await until("it went blind", lambda: witness._task is not None and witness._task.done())
+    finally:
+        with pytest.raises(ZeroDivisionError):
+            await witness.stop()
+
+
+async def _absent(database: Any) -> bool:
+    return not await database.exists("presence:bob")
+
+
+async def test_a_loss_of_data_stands_where_it_happened(
+    server: BundledServer, witness: Witness, database: Any, records: list[Record]
+) -> None:
+    """A flush, and a restart without data, are in the history between what was before and after;
+    a restart with data is a gap, and no loss."""
+    bob = Scripts(database, "bob")
+
+    async def log_in(conn: str) -> None:
+        assert await bob.write(store.REGISTER, conn, await bob.mint()) == "ok"
+        await seen(witness, database)
+
+    await log_in("c1")
+    await database.flushall()
+    await log_in("c2")
+    witness.data_will_be_lost()
+    server.kill()
+    await until("the end is seen", lambda: not witness.watching.is_set())
+    server.start()
+    await database.connection_pool.disconnect()
+    await witness.watching.wait()
+    await log_in("c3")
+    server.kill(keep_data=True)
+    await until("the end is seen", lambda: not witness.watching.is_set())
+    server.start()
+    await database.connection_pool.disconnect()
+    await witness.watching.wait()
+    assert await database.hget("presence:bob", "connId") == "c3"
+    await log_in("c4")
+    story = [r.conn if isinstance(r, Owner) else "lost" for r in records if _tells(r)]
+    assert story == ["c1", "lost", "c2", "lost", "c3", "c4"]
+    assert witness.gaps == 2
+
+
+def _tells(record: Record) -> bool:
+    return isinstance(record, Owner | Forgotten)

@@ -1,0 +1,130 @@
+"""Do the notebooks run as readers run them, and are the committed ones what their sources give?"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+
+from tools import build_notebooks as build
+
+SOURCES = build.lessons()
+COPIES = [(source, solved) for source in SOURCES for solved in (False, True)]
+IDS = [f"{source.stem}{'-solved' if solved else ''}" for source, solved in COPIES]
+BEATS = ["Story", "Predict", "Run", "Observe", "Explain", "Modify", "Make", "Keep"]
+KERNEL_S = 120.0
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def committed(source: Path, solved: bool) -> Any:
+    return build.read(build.target(source, solved=solved))
+
+
+def test_there_is_a_first_lesson() -> None:
+    """The tests below are about something."""
+    assert SOURCES and SOURCES[0].stem.startswith("00-")
+
+
+@pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
+def test_a_committed_notebook_is_what_its_source_gives(source: Path, solved: bool) -> None:
+    """Its cells equal a rebuild, and its outputs come from this state of the source."""
+    assert build.is_fresh(source, solved=solved), "run `make notebooks` and commit the result"
+
+
+@pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
+def test_a_committed_notebook_is_whole_and_small(source: Path, solved: bool) -> None:
+    """Counts 1..n, no error, no widget state, valid, no machine's path, at most 400 kB."""
+    path = build.target(source, solved=solved)
+    notebook = committed(source, solved)
+    nbformat.validate(notebook)  # type: ignore[no-untyped-call]
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = {output.output_type for cell in notebook.cells for output in cell.get("outputs", [])}
+    assert "error" not in kinds
+    text = path.read_text(encoding="utf-8")
+    assert len(text) <= build.MAX_BYTES
+    assert "widget" not in text
+    assert str(Path.home()) not in text and "/tmp/" not in text
+
+
+@pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
+def test_every_figure_of_a_notebook_has_an_alt_text(source: Path, solved: bool) -> None:
+    """At least 40 characters that say what it shows."""
+    html = "".join(build.html_outputs(committed(source, solved)))
+    alts = re.findall(r'<img alt="([^"]*)"', html)
+    assert len(alts) == html.count("<figure") >= 1
+    assert all(len(alt) >= 40 for alt in alts)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_check_of_a_lesson_accepts_its_solution_and_waits_for_the_learner(
+    source: Path,
+) -> None:
+    """In the solved copy the verdict is ok; in the learner's, that it is not written yet."""
+    verdicts = {
+        solved: "".join(build.html_outputs(committed(source, solved))) for solved in (True, False)
+    }
+    exercise = f"ex{source.stem[:2]}"
+    assert f"✔ <b>{exercise}</b>: ok" in verdicts[True]
+    assert f"? <b>{exercise}</b>: could not judge. It is not written yet" in verdicts[False]
+
+
+def test_the_readme_shows_figures_of_the_lessons() -> None:
+    """The very pictures that the committed notebooks hold."""
+    for stem, figures in build.PUBLISHED.items():
+        pictures = build.pictures(build.read(build.ROOT / f"{stem}.ipynb"))
+        for number, name in figures.items():
+            assert (build.ROOT / "figures" / name).read_bytes() == pictures[number - 1]
+            assert f"notebooks/figures/{name}" in (build.ROOT.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_lesson_has_the_nine_beats_in_order(source: Path) -> None:
+    """A header, then the same eight headings in the same order."""
+    cells = [c.source for c in committed(source, False).cells if c.cell_type == "markdown"]
+    assert cells[0].startswith("# ")
+    headings = [line[3:] for cell in cells for line in cell.splitlines() if line.startswith("## ")]
+    assert headings == BEATS
+
+
+async def run_all_at_once(client: AsyncKernelClient, notebook: Any) -> list[str]:
+    """Queue every code cell without waiting, as Run All does; return each one's status."""
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    asked = [client.execute(source, store_history=True) for source in cells]
+    statuses: dict[str, str] = {}
+    async with asyncio.timeout(KERNEL_S):
+        while len(statuses) < len(asked):
+            reply = await client.get_shell_msg()
+            if reply["parent_header"]["msg_id"] in asked:
+                content = reply["content"]
+                status = content["status"]
+                detail = f" {content.get('ename')}: {content.get('evalue')}"
+                statuses[reply["parent_header"]["msg_id"]] = status + (
+                    detail if status != "ok" else ""
+                )
+    return [statuses[message] for message in asked]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+async def test_all_cells_queued_at_once_run_and_run_again(source: Path) -> None:
+    """Run All loses no cell, and running everything again in the same kernel is safe."""
+    notebook = build.build(source, solved=False)
+    manager = AsyncKernelManager(kernel_name="python3")
+    await manager.start_kernel(cwd=str(build.ROOT))
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=KERNEL_S)
+        for _ in range(2):
+            statuses = await run_all_at_once(client, notebook)
+            assert set(statuses) == {"ok"}, statuses
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)

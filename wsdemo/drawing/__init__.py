@@ -1,0 +1,1 @@
+"""How does every figure look, and where do its words go?"""

@@ -1,0 +1,1 @@
+"""How do several real gateways, their users and a Redis live in one process?"""

@@ -1,0 +1,56 @@
+"""How does Redis go away, and come back?"""
+
+from __future__ import annotations
+
+import asyncio
+
+from wsdemo.events import Kind
+from wsdemo.lab.trace.frames import REDIS
+from wsdemo.lab.trace.recorder import Recorder
+from wsdemo.redis.server import BundledServer, RedisServer
+
+
+class Outage:
+    """The accidents of a lab's Redis; only of one that the lab has started itself."""
+
+    def __init__(self, server: RedisServer, recorder: Recorder) -> None:
+        self._server = server
+        self._recorder = recorder
+
+    def _own(self) -> BundledServer:
+        if self._server.bundled is None:
+            raise ValueError(
+                f"this Redis is not the lab's own ({self._server.source}): unset "
+                "WSDEMO_REDIS_URL and make the lab without redis=..."
+            )
+        return self._server.bundled
+
+    async def stop(self) -> None:
+        """Kill it: connections break, nobody answers, everything is forgotten."""
+        server = self._own()
+        self._recorder.note(Kind.CRASH, REDIS)
+        await asyncio.to_thread(server.stop)
+
+    async def restart(self, *, empty: bool = True) -> None:
+        """Start it again at the same address, after killing it if it runs.
+
+        Args:
+            empty: False brings back what it knew when it was killed by this call.
+        """
+        server = self._own()
+        if server.running:
+            self._recorder.note(Kind.CRASH if empty else Kind.FAULT, REDIS, reason="restarted")
+            await asyncio.to_thread(server.restart, empty=empty)
+        else:
+            await asyncio.to_thread(server.start)
+            self._recorder.note(Kind.FAULT, REDIS, reason="started")
+
+    async def freeze(self) -> None:
+        """Stop its process: connections stay, and nothing is answered. Idempotent."""
+        self._own().pause()
+        self._recorder.note(Kind.FREEZE, REDIS)
+
+    async def thaw(self) -> None:
+        """Let it go on. Idempotent."""
+        self._own().resume()
+        self._recorder.note(Kind.THAW, REDIS)

@@ -1,0 +1,1 @@
+"""How do we show what happened? One figure a file."""

@@ -1,0 +1,52 @@
+"""F1 of one order: how do three commands cross on their way?
+
+A space-time diagram of the six steps. An arrow leaves its gateway when that looks (at its clock,
+or at Redis) and arrives when it writes; between the two, others write. Under the axis stands what
+Redis says after each write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wsdemo.drawing.style import Picture, counted, fill, in_house_style
+from wsdemo.lab.figures.spacetime import spacetime
+from wsdemo.lab.races.orders import WRITES, Action, Played, distance, named
+
+
+@in_house_style
+def crossing(
+    played: Played,
+    *,
+    title: str = "In {steps} steps: {end}",
+    near: Sequence[Action] | None = None,
+) -> Picture:
+    """Draw one order as it was played.
+
+    Args:
+        title: a template; known facts: steps, end, policy, and with `near`: swaps.
+        near: the order to count the swaps of neighbours from.
+    """
+    facts = {"steps": len(played.order), "end": played.end.value, "policy": played.policy}
+    if near is not None:
+        facts["swaps"] = counted(distance(played.order, near), "swap")
+    words = fill(title, facts).replace("{", "{{").replace("}", "}}")
+    fig = spacetime(played.trace(), even=False, title=words)
+    fig.wsdemo_facts = facts
+    (ax,) = fig.axes
+    ticks = range(1, len(played.order) + 1)
+    ax.set_xticks(ticks, [_tick(played, step) for step in ticks])
+    ax.set_xlabel("")
+    ax.set_xlim(0.75, len(played.order) + 0.5)  # Room for the words under the last step.
+    fig.wsdemo_caption = (
+        "One step a second. An arrow leaves when a gateway looks, and arrives when it writes; "
+        "under a write stands what Redis says after it."
+    )
+    fig.wsdemo_alt = f"{fig.wsdemo_alt} {'. '.join(played.words())}. The end: {played.end.value}."
+    return fig
+
+
+def _tick(played: Played, step: int) -> str:
+    if played.order[step - 1] not in WRITES:
+        return str(step)
+    return f"{step}\nRedis: {named(played.entries[step - 1])}"

@@ -1,0 +1,140 @@
+"""F10: how long is a dead user believed in? Measured delays beside the rule that explains them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from wsdemo.drawing.labels import Placer, Spot
+from wsdemo.drawing.style import (
+    BLUE,
+    INK,
+    ORANGE,
+    Picture,
+    claim,
+    counted,
+    freeze_layout,
+    in_house_style,
+    measured_at,
+    picture,
+)
+from wsdemo.lab.trace import frames
+
+SAMPLES: Final = 400
+"""Points of each of the two uniform distributions whose sum is the rule."""
+
+
+ENDS: Final = {
+    "cleanup": "the clean-up by the gateway",
+    "presence_del": "the release in Redis",
+}
+"""What may end the belief in a user, in words."""
+
+
+def detection_delays(trace: pd.DataFrame, event: str = "cleanup") -> pd.Series[float]:
+    """Return, for each user who vanished, how long she was believed in (s of the trace): until
+    `event` of that connection, which is "cleanup" at her gateway or "presence_del" in Redis.
+    """
+    gone = trace[(trace["kind"] == "ws_close") & (trace["reason"] == "vanished")]
+    found = trace[trace["kind"] == event].groupby("conn_id")["t"].min()
+    delays = found.reindex(gone["conn_id"]).to_numpy() - gone["t"].to_numpy()
+    return pd.Series(delays, index=gone["user"].to_numpy(), name="delay_s").dropna()
+
+
+@in_house_style
+def detection(
+    trace: pd.DataFrame,
+    *,
+    scale: float = 1.0,
+    timeout_s: float = 90.0,
+    heartbeat_s: float = 30.0,
+    scan_s: float = 60.0,
+    event: str = "cleanup",
+    title: str = "A dead user is believed in for {mean_s} s on average, {longest_s} s at most",
+) -> Picture:
+    """Draw the eCDF of the delays, and the rule: timeout - U(0, heartbeat) + U(0, scan).
+
+    The gateway counts from the last sign of life, which was up to one heartbeat before the end,
+    so a delay may be shorter than the timeout.
+
+    Args:
+        scale: production seconds per second of the trace.
+        timeout_s, heartbeat_s, scan_s: of the rule (production seconds): how long a silence is
+            borne, between two signs of life, and between two looks.
+        event: what ends the belief: "cleanup" at the gateway, or "presence_del" in Redis.
+        title: a template; known facts: users, mean_s, longest_s, rule_s (its mean).
+
+    Raises:
+        ValueError: nobody vanished and was found, or `event` ends no belief.
+    """
+    trace = frames.normal(trace)
+    if event not in ENDS:
+        raise ValueError(f"event is one of {', '.join(ENDS)}, not {event!r}")
+    delays = np.sort(detection_delays(trace, event).to_numpy()) * scale
+    if not len(delays):
+        raise ValueError("nobody has vanished and been found: there is no delay to draw")
+    share = (np.arange(SAMPLES) + 0.5) / SAMPLES
+    rule = np.sort((timeout_s - heartbeat_s * share[:, None] + scan_s * share[None, :]).ravel())
+    facts = {
+        "users": len(delays),
+        "mean_s": round(float(delays.mean())),
+        "longest_s": round(float(delays.max())),
+        "rule_s": round(float(rule.mean())),
+    }
+    fig = picture(width_in=7.6, height_in=3.7)
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    ax.ecdf(delays, color=BLUE, lw=2.2, label=f"measured, {counted(len(delays), 'user')}")
+    ax.plot(
+        rule,
+        (np.arange(len(rule)) + 1) / len(rule),
+        color=ORANGE,
+        ls=(0, (5, 2)),
+        lw=1.8,
+        label=f"rule: {timeout_s:g} s − U(0, {heartbeat_s:g}) + U(0, {scan_s:g})",
+    )
+    ax.plot(delays, np.full(len(delays), -0.03), "|", color=BLUE, ms=8, clip_on=False)
+    ax.set_ylim(-0.06, 1.03)
+    ax.set_xlim(min(delays.min(), rule.min()) - 8, max(delays.max(), rule.max()) + 8)
+    ax.set_xlabel(f"production seconds from the shut lid to {ENDS[event]}")
+    ax.set_ylabel("share of users found by then")
+    fig.legend(loc="outside lower left", ncols=2)
+    freeze_layout(fig)
+    _label(ax, facts, delays, rule)
+    fig.wsdemo_caption = (
+        f"Solid: from the moment at which a lid was shut to {ENDS[event]}; ticks: one a user. "
+        f"Dashed: the rule. A silence of {timeout_s:g} s is borne, counted from the last sign of "
+        f"life, up to {heartbeat_s:g} s before the lid was shut; so a delay may be shorter than "
+        f"that. {measured_at(trace, scale)}"
+    )
+    fig.wsdemo_alt = _alt(facts, rule)
+    return fig
+
+
+def _label(
+    ax: Axes, facts: dict[str, Any], delays: np.ndarray[Any, Any], rule: np.ndarray[Any, Any]
+) -> None:
+    placer = Placer(ax)
+    for values in (delays, rule[:: SAMPLES * 4]):
+        shares = (np.arange(len(values)) + 1) / len(values)
+        points = ax.transData.transform(np.column_stack([values, shares]))
+        placer.line(*[(float(x), float(y)) for x, y in points])
+    for words, value in (("mean", facts["mean_s"]), ("longest", facts["longest_s"])):
+        ax.axvline(value, color=INK, ls=":", lw=1)
+        spots = []
+        for height in (0.06, 0.16, 0.94, 0.84):
+            x, y = ax.transData.transform((value, height))
+            spots += [Spot(x + 4, y), Spot(x - 4, y, "right")]
+        placer.put(f"{words} {value} s", spots)
+
+
+def _alt(facts: dict[str, Any], rule: np.ndarray[Any, Any]) -> str:
+    return (
+        f"Distribution of how long {counted(facts['users'], 'user')} who had vanished "
+        f"{'was' if facts['users'] == 1 else 'were'} believed in: mean {facts['mean_s']}, longest "
+        f"{facts['longest_s']} production seconds. The rule lies between {rule.min():.0f} and "
+        f"{rule.max():.0f} with mean {facts['rule_s']}."
+    )

@@ -1,0 +1,251 @@
+"""F13: how often does a live user seem to be offline? The rule, over TTL and loss.
+
+Between two whole numbers of heartbeats nothing changes: what counts is how many heartbeats in a
+row may get lost, and that is a whole number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from wsdemo.drawing.labels import Placer, Spot
+from wsdemo.drawing.style import (
+    BLACK,
+    VERMILLION,
+    Picture,
+    claim,
+    counted,
+    freeze_layout,
+    in_house_style,
+    number,
+    picture,
+)
+from wsdemo.lab.leases import false_offline_rate, fatal_losses
+
+RATIOS: Final = (2, 5)
+"""TTL in heartbeats: from, to."""
+LOSSES: Final = (0.001, 0.5)
+LEVELS: Final = (10.0, 1.0, 0.1, 0.01, 0.001)
+"""Rates (per user-hour) at which a line is drawn."""
+LEAST: Final = 1e-5
+"""Rates below have the colour of this one."""
+SHADES: Final = colormaps["cividis"].resampled(24)
+"""A picture of few colours stays small, and keeps those of its marks."""
+STEPS: Final = 120
+"""Cells from the least loss to the greatest."""
+TITLE: Final = (
+    "At {loss} % loss, a lease of {ratio} heartbeats calls a live user offline {rate} times an hour"
+)
+
+
+class _Measured(NamedTuple):
+    ratio: float
+    loss: float
+    rate: float
+    user_hours: float
+
+
+@in_house_style
+def false_offline(
+    measured: pd.DataFrame | None = None,
+    *,
+    heartbeat_s: float = 30.0,
+    ttl_s: float = 90.0,
+    loss: float = 0.05,
+    title: str = TITLE,
+) -> Picture:
+    """Draw how often per hour a live user is taken offline, over TTL / heartbeat and loss.
+
+    Args:
+        measured: what real users suffered: heartbeat_s, ttl_s, loss, events, user_hours (all in
+            production time), a dot each.
+        heartbeat_s: of the rule.
+        ttl_s, loss: what is ringed; the demo's by default.
+        title: a template; known facts: ratio, loss (%), rate (per user-hour, at the ring), losses
+            (in a row that are fatal there), longer_rate (with a lease one heartbeat longer), and
+            with `measured`: events, user_hours, measured_rate (of the first dot).
+
+    Raises:
+        ValueError: something lies beyond the map, or nothing was measured.
+    """
+    dots = _dots(measured)
+    _require_on_map([(ttl_s / heartbeat_s, loss), *((dot.ratio, dot.loss) for dot in dots)])
+    facts = _facts(heartbeat_s, ttl_s, loss, dots, measured)
+    fig = picture(width_in=8.6, height_in=4.5)
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    norm = LogNorm(LEAST, 3600 / heartbeat_s)
+    _draw_rule(fig, ax, heartbeat_s, norm)
+    _dress(ax)
+    ring: dict[str, Any] = {
+        "marker": "o",
+        "ms": 17,
+        "mfc": "none",
+        "mec": VERMILLION,
+        "mew": 3,
+        "ls": "",
+    }
+    around = {**ring, "mec": "white", "mew": 6}
+    for style in (around, ring):
+        ax.plot(ttl_s / heartbeat_s, loss, **style, zorder=6, clip_on=False)
+    dot_style: dict[str, Any] = {"marker": "D", "ms": 9, "mec": BLACK, "mew": 1.4, "ls": ""}
+    for dot in dots:
+        colour = SHADES(norm(max(dot.rate, LEAST)))
+        ax.plot(dot.ratio, dot.loss, **dot_style, mfc=colour, zorder=7, clip_on=False)
+    words = f"heartbeat {heartbeat_s:g} s, TTL {ttl_s:g} s, {100 * loss:g} % lost"
+    keys = [Line2D([], [], **{**ring, "ms": 11, "mew": 2}, label=words)]
+    if dots:
+        keys.append(Line2D([], [], **dot_style, mfc="white", label="measured"))
+    fig.legend(handles=keys, loc="outside lower left", ncols=2)
+    freeze_layout(fig)
+    _label(ax, heartbeat_s, (ttl_s / heartbeat_s, loss), facts, dots)
+    fig.wsdemo_caption = (
+        f"The rule, for a heartbeat of {heartbeat_s:g} production seconds of which each gets lost "
+        "by chance: how often per hour a live user is offline; dashed: lines of equal rate. In a "
+        "lease of exactly 3 heartbeats, the third comes too late."
+    )
+    fig.wsdemo_alt = _alt(heartbeat_s, loss, facts, dots)
+    return fig
+
+
+def _dots(measured: pd.DataFrame | None) -> list[_Measured]:
+    if measured is None:
+        return []
+    if measured.empty or not (measured["user_hours"] > 0).all():
+        raise ValueError(
+            "nothing was measured: leave `measured` out, or let users live for a while"
+        )
+    return [
+        _Measured(
+            row.ttl_s / row.heartbeat_s, row.loss, row.events / row.user_hours, row.user_hours
+        )
+        for row in measured.itertuples()
+    ]
+
+
+def _require_on_map(points: Sequence[tuple[float, float]]) -> None:
+    for ratio, loss in points:
+        inside = RATIOS[0] <= ratio <= RATIOS[1] and LOSSES[0] <= loss <= LOSSES[1]
+        if not inside:
+            raise ValueError(
+                f"a TTL of {ratio:g} heartbeats at a loss of {loss:g} is not on the map: it shows "
+                f"{RATIOS[0]} to {RATIOS[1]} heartbeats and losses of {LOSSES[0]} to {LOSSES[1]}"
+            )
+
+
+def _facts(
+    heartbeat_s: float,
+    ttl_s: float,
+    loss: float,
+    dots: Sequence[_Measured],
+    measured: pd.DataFrame | None,
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "ratio": f"{ttl_s / heartbeat_s:g}",
+        "loss": f"{100 * loss:g}",
+        "rate": number(false_offline_rate(heartbeat_s, ttl_s, loss)),
+        "losses": fatal_losses(heartbeat_s, ttl_s),
+        "longer_rate": number(false_offline_rate(heartbeat_s, ttl_s + heartbeat_s, loss)),
+    }
+    if dots and measured is not None:
+        facts["events"] = int(measured["events"].sum())
+        facts["user_hours"] = number(float(measured["user_hours"].sum()))
+        facts["measured_rate"] = number(dots[0].rate)
+    return facts
+
+
+def _draw_rule(fig: Picture, ax: Axes, heartbeat_s: float, norm: LogNorm) -> None:
+    columns = np.arange(RATIOS[0], RATIOS[1] + 1)
+    edges = np.geomspace(*LOSSES, STEPS + 1)
+    middles = np.sqrt(edges[:-1] * edges[1:])
+    rates = [[_rate(heartbeat_s, ratio, loss) for ratio in columns[1:]] for loss in middles]
+    mesh = ax.pcolormesh(columns, edges, np.array(rates).clip(LEAST), norm=norm, cmap=SHADES)
+    bar = fig.colorbar(mesh, ax=ax, label="times offline per user-hour", pad=0.02, extend="min")
+    bar.set_ticks([10.0**k for k in range(-5, 4) if LEAST <= 10.0**k <= 3600 / heartbeat_s])
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{Decimal(f'{value:g}'):f}"))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    ax.vlines(columns[1:-1], *LOSSES, color="white", lw=1)
+
+
+def _rate(heartbeat_s: float, ratio: float, loss: float) -> float:
+    return false_offline_rate(heartbeat_s, ratio * heartbeat_s, loss)
+
+
+def _dress(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.set_ylim(*LOSSES)
+    ax.set_xlim(*RATIOS)
+    ax.set_xticks(range(RATIOS[0], RATIOS[1] + 1))
+    ticks = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    ax.set_xlabel("TTL in heartbeats")
+    ax.set_ylabel("heartbeats lost (log)")
+
+
+def _label(
+    ax: Axes,
+    heartbeat_s: float,
+    ring: tuple[float, float],
+    facts: dict[str, Any],
+    dots: Sequence[_Measured],
+) -> None:
+    placer = Placer(ax)
+    pixels = ax.transData.transform
+    left, right = ((-16, "right"), (16, "left"))
+    spots = _beside(*pixels(ring), left, right)
+    placer.put(f"{facts['rate']} an hour", spots, fontweight="bold", color=VERMILLION)
+    for dot in dots:
+        spots = _beside(*pixels((dot.ratio, dot.loss)), right, left)
+        placer.put(f"measured {number(dot.rate)}", spots, fontweight="bold")
+    for ratio in range(RATIOS[0] + 1, RATIOS[1] + 1):
+        for level in LEVELS:
+            loss = _loss_at(heartbeat_s, ratio, level)
+            if loss is None:
+                continue
+            ax.hlines(loss, ratio - 1, ratio, color="white", ls="--", lw=1)
+            across = [pixels((ratio - 1 + share, loss)) for share in (0.12, 0.3, 0.5, 0.7)]
+            placer.put(f"{level:g}", [Spot(x, y, "center") for x, y in across], fontsize=8)
+
+
+def _beside(x: float, y: float, *sides: tuple[float, str]) -> list[Spot]:
+    return [Spot(x + dx, y + dy, ha) for dy in (0, -18, 18, -34, 34) for dx, ha in sides]
+
+
+def _loss_at(heartbeat_s: float, ratio: float, level: float) -> float | None:
+    """Return the loss at which the rate is `level`, while more loss still means a higher rate."""
+    losses = np.geomspace(*LOSSES, 4 * STEPS)
+    rates = np.array([_rate(heartbeat_s, ratio, loss) for loss in losses])
+    rising = slice(0, int(rates.argmax()) + 1)
+    if not rates[0] < level < rates[rising][-1]:
+        return None
+    return math.exp(np.interp(math.log(level), np.log(rates[rising]), np.log(losses[rising])))
+
+
+def _alt(heartbeat_s: float, loss: float, facts: dict[str, Any], dots: Sequence[_Measured]) -> str:
+    columns = "; ".join(
+        f"above {right - 1} and up to {right} heartbeats: {number(_rate(heartbeat_s, right, loss))}"
+        for right in range(RATIOS[0] + 1, RATIOS[1] + 1)
+    )
+    seen = "".join(
+        f" Measured at {dot.ratio:g} heartbeats and {dot.loss:.1%} loss: {number(dot.rate)} an "
+        f"hour in {counted(round(dot.user_hours), 'user-hour')}."
+        for dot in dots
+    )
+    return (
+        "Heat map of how often a live user seems offline, over the TTL in heartbeats and the "
+        f"share of lost ones. At {loss:.1%} loss, times per user-hour: {columns}. Ringed: "
+        f"{facts['ratio']} heartbeats, {facts['rate']} an hour.{seen}"
+    )

@@ -1,0 +1,229 @@
+"""F7: what did presence accept and reject, and whom did that save or lose?
+
+Accepted writes go up, rejected ones down, in bins of production time. Above and below stand the
+writes that mattered: a live user kept by a rejection, or lost by a release that was not checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from wsdemo.drawing.style import (
+    BLUE,
+    GREEN,
+    INK,
+    LANE,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    Picture,
+    Role,
+    claim,
+    in_house_style,
+    measured_at,
+    number,
+    picture,
+)
+from wsdemo.lab.trace import frames
+
+ACCEPTED: Final = {
+    "register": Role(BLUE),
+    "refresh": Role(SKY, hatch=".."),
+    "release": Role(PURPLE, hatch="//"),
+}
+REJECTED: Final = {
+    "not owner": Role(ORANGE, hatch="\\\\"),
+    "superseded": Role(YELLOW, hatch="xx"),
+    "closed": Role(YELLOW, hatch="--"),
+    "stale register": Role(VERMILLION, hatch="++"),
+    frames.NO_ENTRY: Role(LANE, hatch="||"),
+}
+EFFECTS: Final = {
+    "saved": ("D", GREEN, "a live user was kept"),
+    "lost": ("X", VERMILLION, "a live user was lost"),
+    "refused": ("X", VERMILLION, "a user was refused"),
+}
+BINS: Final = 60
+LEAST_BIN_S: Final = 0.5
+ROOM: Final = 0.13
+"""Above and below the bars, for markers, as a share of their height."""
+LEAD: Final = 0.1
+"""How much of what came before is drawn, as a share of the story; but at least `LEAST_LEAD_S`."""
+LEAST_LEAD_S: Final = 15.0
+KEYS_A_ROW: Final = 5
+
+
+@in_house_style
+def ledger(
+    trace: pd.DataFrame,
+    *,
+    scale: float = 1.0,
+    ttl_s: float = 90.0,
+    bin_s: float | None = None,
+    since: float | None = None,
+    title: str = "Late writes rejected: {rejected}; a live user kept {saved}×, lost {lost}×",
+) -> Picture:
+    """Draw the ledger of compare-and-set.
+
+    Args:
+        scale: production seconds per second of the trace.
+        ttl_s: the lease (production seconds), for users who are not watched.
+        bin_s: width of a bin (production seconds); by default a sixtieth of the time.
+        since: draw and count from here (production seconds); by default from shortly before the
+            first write that was rejected or cost a user: the arrival of a crowd would hide it.
+        title: a template; known facts: accepted, rejected, no_entry (releases that found nothing
+            to remove, which are not among the rejected), saved, lost, refused, kept_users and
+            lost_users (how many different ones).
+
+    Raises:
+        ValueError: presence was never asked, or not since then.
+    """
+    trace = frames.normal(trace)
+    book = frames.verdicts(trace, scale=scale, ttl_s=ttl_s)
+    if book.empty:
+        raise ValueError("presence was never asked: there is nothing to account for")
+    book = book[book["t"] * scale >= (_begin(book, scale) if since is None else since)]
+    if book.empty:
+        raise ValueError(f"since ({since}) lies behind the last write")
+    t = book["t"].to_numpy() * scale
+    width = bin_s or max(float(t.max() - t.min()) / BINS, LEAST_BIN_S)
+    edges = t.min() + width * np.arange(int((t.max() - t.min()) / width) + 2)
+    facts = _facts(book)
+    fig = picture(height_in=3.9)
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    up = _stack(ax, book[book["ok"]], "verb", ACCEPTED, edges, scale, 1)
+    down = _stack(ax, book[~book["ok"]], "reason", REJECTED, edges, scale, -1)
+    ax.axhline(0, color=INK, lw=1)
+    seen = _mark(ax, book, edges, scale, up, down)
+    room = ROOM * float(up.max() + down.max())
+    ax.set_ylim(-down.max() - (room if down.any() else 0), up.max() + room)
+    ax.set_ylabel("← rejected   accepted →" if down.any() else "accepted →")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
+    ax.set_xlabel(f"production seconds since the lab began (bins of {number(width)} s)")
+    ax.set_xlim(edges[0], edges[-1])
+    keys = _keys(book, seen)
+    fig.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), KEYS_A_ROW))
+    fig.wsdemo_caption = (
+        "Accepted and rejected writes of presence, as the gateways were told. A marker: in this "
+        "bin there was a write that mattered, known from where the users' sockets really were. "
+        + measured_at(trace, scale)
+    )
+    fig.wsdemo_alt = _alt(book, facts)
+    return fig
+
+
+def _begin(book: pd.DataFrame, scale: float) -> float:
+    """Return where the story begins (production seconds)."""
+    first, last = float(book["t"].min()) * scale, float(book["t"].max()) * scale
+    told = book[~book["ok"] | (book["effect"] != "")]
+    if told.empty:
+        return first
+    began = float(told["t"].min()) * scale
+    return max(first, began - max(LEAD * (last - began), LEAST_LEAD_S))
+
+
+def _facts(book: pd.DataFrame) -> dict[str, int]:
+    rejected = book[~book["ok"]]
+    no_entry = rejected["reason"] == frames.NO_ENTRY
+    of = {effect: book[book["effect"] == effect] for effect in EFFECTS}
+    return {
+        "accepted": int(book["ok"].sum()),
+        "rejected": int((~no_entry).sum()),
+        "no_entry": int(no_entry.sum()),
+        **{effect: len(rows) for effect, rows in of.items()},
+        "kept_users": of["saved"]["user"].nunique(),
+        "lost_users": of["lost"]["user"].nunique(),
+    }
+
+
+def _stack(
+    ax: Axes,
+    book: pd.DataFrame,
+    column: str,
+    roles: dict[str, Role],
+    edges: np.ndarray[Any, Any],
+    scale: float,
+    sign: int,
+) -> np.ndarray[Any, Any]:
+    """Draw one half; return its heights."""
+    base = np.zeros(len(edges) - 1)
+    for name, role in roles.items():
+        heights, _ = np.histogram(book[book[column] == name]["t"] * scale, edges)
+        if heights.any():
+            ax.stairs(
+                sign * (base + heights),
+                edges,
+                baseline=sign * base,
+                fill=True,
+                facecolor=role.colour,
+                hatch=role.hatch,
+                edgecolor="white",
+                lw=0,
+            )
+        base += heights
+    return base
+
+
+def _mark(
+    ax: Axes,
+    book: pd.DataFrame,
+    edges: np.ndarray[Any, Any],
+    scale: float,
+    up: np.ndarray[Any, Any],
+    down: np.ndarray[Any, Any],
+) -> list[str]:
+    """Put a marker on each bin in which a write mattered; return the effects that occur."""
+    pad = ROOM / 2 * float(up.max() + down.max())
+    seen = []
+    for effect, (marker, colour, _) in EFFECTS.items():
+        heights, _edges = np.histogram(book[book["effect"] == effect]["t"] * scale, edges)
+        (where,) = np.nonzero(heights)
+        if len(where):
+            seen.append(effect)
+            y = up[where] + pad if effect == "lost" else -down[where] - pad
+            middle = (edges[where] + edges[where + 1]) / 2
+            ax.plot(middle, y, marker, color=colour, ms=6, ls="none", mec="white", mew=0.6)
+    return seen
+
+
+def _keys(book: pd.DataFrame, seen: list[str]) -> list[Patch | Line2D]:
+    keys: list[Patch | Line2D] = []
+    for column, roles, what in (("verb", ACCEPTED, ""), ("reason", REJECTED, "rejected: ")):
+        values = set(book[book["ok"] == (column == "verb")][column])
+        keys += [
+            Patch(
+                facecolor=role.colour,
+                hatch=role.hatch,
+                edgecolor="white",
+                label=name if name == frames.NO_ENTRY else f"{what}{name}",
+            )
+            for name, role in roles.items()
+            if name in values
+        ]
+    for effect in seen:
+        marker, colour, words = EFFECTS[effect]
+        keys.append(Line2D([], [], marker=marker, color=colour, ls="none", label=words))
+    return keys
+
+
+def _alt(book: pd.DataFrame, facts: dict[str, Any]) -> str:
+    accepted = book[book["ok"]]["verb"].value_counts()
+    rejected = book[~book["ok"]]["reason"].value_counts()
+    ups = ", ".join(f"{count} {verb}" for verb, count in accepted.items()) or "none"
+    downs = ", ".join(f"{count} {reason}" for reason, count in rejected.items()) or "none"
+    return (
+        f"Ledger of presence over time. Accepted, upwards: {ups}. Rejected, downwards: {downs}. "
+        f"{facts['saved']} rejections kept a live user, {facts['lost']} accepted releases lost "
+        f"one, {facts['refused']} registers were refused."
+    )

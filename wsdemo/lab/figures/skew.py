@@ -1,0 +1,168 @@
+"""F11: whose registration does a slow clock reject? The rule as a map, and what was measured on it.
+
+Under a policy that compares timestamps, a user who changes gateways is refused when the new
+gateway's clock is slower than the old one's by more than the time that the change took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from wsdemo.drawing.style import (
+    BLACK,
+    GREY,
+    HALO,
+    Picture,
+    claim,
+    in_house_style,
+    note,
+    number,
+    picture,
+)
+
+CELLS: Final = (12, 8)
+"""Of the map, across and upwards."""
+SHADES: Final = colormaps["cividis"].resampled(20)
+"""A picture of few colours stays small."""
+OUTLINE: Final = [withStroke(linewidth=4, foreground=GREY)]
+"""Of a white line on white ground."""
+FINE: Final = 8
+"""A cell's share is the mean of so many by so many points in it."""
+TITLE: Final = (
+    "Rejected when the new clock is slower by more than the gap: "
+    "true of {agree} of {attempts} registrations"
+)
+
+Share = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+
+
+def rejected_share(
+    gap_s: np.ndarray[Any, Any], skew_s: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return the share of registrations that the timestamp policy rejects: all of them, or none."""
+    return np.asarray(skew_s > gap_s, dtype=float)
+
+
+@in_house_style
+def skew_map(
+    points: pd.DataFrame,
+    *,
+    share: Share = rejected_share,
+    title: str = TITLE,
+) -> Picture:
+    """Draw which registrations are rejected, by the gap before them and the skew of the clocks.
+
+    Args:
+        points: measured registrations: gap_s (since the old gateway's last write), skew_s (by how
+            much the new gateway's clock is slower; negative when it is faster), rejected. All in
+            production seconds.
+        share: the rule: gaps and skews to the share that it rejects.
+        title: a template; known facts: attempts, rejected, accepted, agree (with the rule),
+            differ, share (of rejected ones, in %).
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    if points.empty:
+        raise ValueError("no registration was measured: there is nothing to put on the map")
+    points = points.assign(rejected=points["rejected"].astype(bool))
+    gap, skew = points["gap_s"].to_numpy(float), points["skew_s"].to_numpy(float)
+    foretold = share(gap, skew) >= 0.5
+    agree = int((foretold == points["rejected"]).sum())
+    rejected = int(points["rejected"].sum())
+    facts = {
+        "attempts": len(points),
+        "rejected": rejected,
+        "accepted": len(points) - rejected,
+        "agree": agree,
+        "differ": len(points) - agree,
+        "share": round(100 * rejected / len(points)),
+    }
+    x = np.linspace(0.0, 1.06 * max(1.0, gap.max()), CELLS[0] + 1)
+    low, high = min(0.0, skew.min()), max(1.0, skew.max())
+    room = 0.06 * (high - low)
+    y = np.linspace(low - room, high + room, CELLS[1] + 1)
+    fig = picture(width_in=8.6, height_in=4.6)
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    _draw_rule(fig, ax, share, x, y)
+    _draw_points(ax, points, x, y)
+    ax.set_xlabel("gap before the registration (production seconds)")
+    ax.set_ylabel("new clock slower by (s)")
+    fig.legend(handles=_keys(facts), loc="outside lower left", ncols=4)
+    fig.wsdemo_caption = (
+        "Background: the share of registrations that the rule rejects, cell by cell. Marks: "
+        "registrations that were measured; where a cell holds several, it says how many."
+    )
+    fig.wsdemo_alt = _alt(points, facts)
+    return fig
+
+
+def _draw_rule(
+    fig: Picture, ax: Axes, share: Share, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> None:
+    gaps, skews = _inside(x), _inside(y)
+    fine = share(*np.meshgrid(gaps, skews))
+    cells = fine.reshape(len(y) - 1, FINE, len(x) - 1, FINE).mean(axis=(1, 3))
+    mesh = ax.pcolormesh(
+        x, y, cells, cmap=SHADES, vmin=0, vmax=1, edgecolors=(1, 1, 1, 0.3), linewidth=0.3
+    )
+    fig.colorbar(mesh, ax=ax, ticks=[0, 0.5, 1], label="share rejected by the rule", pad=0.02)
+    if fine.min() < 0.5 < fine.max():
+        ax.contour(gaps, skews, fine, levels=[0.5], colors="white", linewidths=2)
+    ends = np.array([max(x[0], y[0]), min(x[-1], y[-1])])
+    ax.plot(ends, ends, color=BLACK, ls="--", lw=1.6, path_effects=HALO)
+    ax.set_xlim(x[0], x[-1])
+    ax.set_ylim(y[0], y[-1])
+
+
+def _inside(edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return places in the cells between edges, evenly spread."""
+    steps = (np.arange(FINE) + 0.5) / FINE
+    return np.asarray((edges[:-1, None] + np.diff(edges)[:, None] * steps).ravel())
+
+
+def _draw_points(
+    ax: Axes, points: pd.DataFrame, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> None:
+    for rejected, style in _MARKS.items():
+        some = points[points["rejected"] == rejected]
+        ax.plot(some["gap_s"], some["skew_s"], **style)
+    counts, _, _ = np.histogram2d(points["gap_s"], points["skew_s"], [x, y])
+    for column, row in zip(*np.nonzero(counts > 1), strict=True):
+        # In the corner, where it hides the fewest points.
+        words = f"×{counts[column, row]:.0f} "
+        note(ax, x[column + 1], y[row + 1], words, fontsize=7.5, ha="right", va="top")
+
+
+_MARKS: Final[dict[bool, dict[str, Any]]] = {
+    False: {"marker": "o", "ls": "", "color": "white", "mec": BLACK, "ms": 6, "zorder": 5},
+    True: {"marker": "X", "ls": "", "color": BLACK, "mec": "white", "ms": 8, "zorder": 5},
+}
+
+
+def _keys(facts: dict[str, Any]) -> list[Line2D]:
+    return [
+        Line2D([], [], **_MARKS[False], label=f"accepted ({facts['accepted']})"),
+        Line2D([], [], **_MARKS[True], label=f"rejected ({facts['rejected']})"),
+        Line2D([], [], color=BLACK, ls="--", lw=1.6, label="slower by just the gap"),
+        Line2D([], [], color="white", lw=2, path_effects=OUTLINE, label="half of them rejected"),
+    ]
+
+
+def _alt(points: pd.DataFrame, facts: dict[str, Any]) -> str:
+    gap, skew = points["gap_s"], points["skew_s"]
+    return (
+        f"Map of rejected registrations: gaps from {number(gap.min())} to {number(gap.max())} "
+        f"production seconds, new clocks slower by {number(skew.min())} to {number(skew.max())}. "
+        f"Of {facts['attempts']} measured ones {facts['rejected']} were rejected; "
+        f"{facts['agree']} ended as the rule says, {facts['differ']} otherwise."
+    )

@@ -1,0 +1,1 @@
+"""Which orders are there, and how do they end?"""

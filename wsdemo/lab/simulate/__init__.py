@@ -1,5 +1,0 @@
-"""A whole cluster on virtual time: `simulate(seed=1, minutes=10)`; see `.run`."""
-
-from wsdemo.lab.simulate.run import Report, Run, simulate, simulate_many
-
-__all__ = ["Report", "Run", "simulate", "simulate_many"]

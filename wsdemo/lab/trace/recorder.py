@@ -1,0 +1,158 @@
+"""What happened, in which order, and who saw it?
+
+Gateways and clients of one process report events on one monotonic clock. The recorder keeps
+them, and turns them into a trace: a table with one row for each arrow between two lanes and for
+each moment on one lane (columns: `wsdemo.lab.trace.frames.COLUMNS`).
+
+Nobody stands inside Redis with a stopwatch. What a gateway saw of a command is its beginning and
+its answer, so the moment on the Redis lane is put half-way between the two sights of it that we
+have; the other times are measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import pandas as pd
+
+from wsdemo.events import Event, Kind
+from wsdemo.lab.trace.frames import REDIS, normal
+
+LIMIT: Final = 1_000_000
+"""Events kept; the oldest go first, so that a lab left running over night stays small."""
+
+_TO_REDIS: Final = frozenset(
+    {Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH, Kind.PRESENCE_REJECT, Kind.PRESENCE_DEL}
+)
+_BETWEEN_LANES: Final = frozenset(
+    {Kind.SEND, Kind.MESSAGE, Kind.ROUTE, Kind.RECEIVE, Kind.DELIVER, Kind.ARRIVE}
+)
+
+
+class Recorder:
+    """Keeps events; `recorder.emit` is what gateways and clients are given."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._events: deque[Event] = deque(maxlen=LIMIT)
+        self._samples: deque[dict[str, Any]] = deque(maxlen=LIMIT)
+        self.started_at = clock()
+        self.emit: Callable[[Event], None] = self._events.append
+
+    def note(self, kind: Kind, lane: str, **fields: Any) -> None:
+        """Record something that the laboratory itself did."""
+        self.emit(Event(kind, self._clock(), lane, **fields))
+
+    def sample(self, user: str, gateway: str, conn_id: str, left_ms: float) -> None:
+        """Record what Redis says about a user now; `left_ms` of its lease, 0 without an entry."""
+        self._samples.append(
+            {
+                "t": self._clock(),
+                "lane": REDIS,
+                "kind": "pttl",
+                "user": user,
+                "gateway": gateway,
+                "conn_id": conn_id,
+                "ts_current": left_ms,
+            }
+        )
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything recorded so far, as it was reported."""
+        return list(self._events)
+
+    def trace(self, until: float = math.inf) -> pd.DataFrame:
+        """Return what happened so far as a table; times in seconds since the recorder began.
+
+        Args:
+            until: leave out what happened later than this (on the recorder's clock).
+        """
+        samples = [dict(sample) for sample in list(self._samples)]
+        rows = [row for row in _rows(self.events) + samples if row["t"] <= until]
+        rows.sort(key=lambda row: row["t"])
+        for seq, row in enumerate(rows, 1):
+            row["seq"] = seq
+            row["t"] -= self.started_at
+            row["t_recv"] = row.get("t_recv", math.nan) - self.started_at
+        return normal(pd.DataFrame(rows))
+
+
+def _rows(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Turn events into arrows and moments."""
+    messages: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    rows: list[dict[str, Any]] = []
+    accepted: dict[str, Event] = {}
+    unnamed = itertools.count()
+    for event in events:
+        if event.kind in _BETWEEN_LANES:
+            # A message without an id cannot be followed from lane to lane.
+            key = event.msg_id or f"?{next(unnamed)}"
+            messages[key, ""].append(event)
+        elif event.kind in _TO_REDIS:
+            rows.append(_row(event, peer=REDIS, t_recv=event.t))
+            if event.kind is Kind.PRESENCE_SET:
+                accepted[event.conn_id] = event
+        else:
+            rows.append(_row(event))
+            if event.kind is Kind.REGISTERED and event.conn_id in accepted:
+                told = accepted[event.conn_id]
+                rows.append(_row(told, "welcome", peer=event.lane, t_recv=event.t))
+    for (_, _), hops in messages.items():
+        rows += _follow(hops)
+    return rows
+
+
+def _follow(hops: list[Event]) -> list[dict[str, Any]]:
+    """Return the arrows of one message, from what was seen of it at each lane."""
+    seen: dict[Kind, Event] = {event.kind: event for event in hops}
+    rows: list[dict[str, Any]] = []
+    sent, taken = seen.get(Kind.SEND), seen.get(Kind.MESSAGE)
+    if sent is not None:
+        if taken is not None:
+            rows.append(_row(sent, "message", peer=taken.lane, t_recv=taken.t))
+        else:
+            rows.append(_row(sent, "message", peer=sent.gateway, ok=False, reason="lost"))
+    route, received = seen.get(Kind.ROUTE), seen.get(Kind.RECEIVE)
+    if route is not None:
+        ends = received.t if received is not None else route.t
+        middle = (route.t_start + min(ends, max(route.t, route.t_start))) / 2
+        # The script ran even when nobody was found: the arrow arrives, its answer is in `reason`.
+        rows.append(_row(route, peer=REDIS, t=route.t_start, t_recv=middle))
+        if received is not None:
+            rows.append(
+                _row(received, "publish", lane=REDIS, peer=received.lane, t=middle, t_recv=ends)
+            )
+        elif route.ok:
+            lost = {"ok": False, "reason": "lost"}
+            rows.append(_row(route, "publish", lane=REDIS, peer=route.peer, t=middle, **lost))
+    delivered, arrived = seen.get(Kind.DELIVER), seen.get(Kind.ARRIVE)
+    if delivered is not None:
+        if arrived is not None:
+            rows.append(_row(delivered, peer=arrived.lane, t_recv=arrived.t))
+        else:
+            rows.append(_row(delivered, peer=delivered.user, ok=False, reason="lost"))
+    return rows
+
+
+def _row(event: Event, kind: str = "", **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "t": event.t,
+        "lane": event.lane,
+        "kind": kind or event.kind.value,
+        "msg_id": event.msg_id,
+        "user": event.user,
+        "gateway": event.gateway,
+        # The peer of a moment is not a lane that anything travels to.
+        "peer": "",
+        "ok": event.ok,
+        "reason": event.reason,
+        "conn_id": event.conn_id,
+        "token": event.token,
+    }
+    return {**row, **changes}

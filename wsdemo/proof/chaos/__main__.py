@@ -1,0 +1,116 @@
+"""python -m wsdemo.proof.chaos: break real processes at random, and check every promise.
+
+Exit code 0 when everything was allowed and everything wanted happened, 1 when not, and the seed
+is printed. SIGINT and SIGTERM end the run early, and every process of it: exit code 130 or 143.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wsdemo.command_line import Parser, fail, new_directory, new_file, positive_float, whole_number
+from wsdemo.proof.chaos import report
+from wsdemo.proof.chaos.run import Outcome, run
+from wsdemo.redis.server import ServerError
+from wsdemo.terminal import never_refuse_text
+
+PROGRAM = "wsdemo.proof.chaos"
+OUT = Path("chaos-report")
+SHOWN = 10
+
+
+def parser() -> Parser:
+    """Return the command line."""
+    result = Parser(
+        PROGRAM,
+        description="Three gateways, a Redis, two dozen users, and everything that can go wrong.",
+    )
+    add = result.add_argument
+    add("--seconds", type=positive_float, default=60.0, help="about how long (%(default)g)")
+    add("--seed", type=whole_number, default=None, help="of all decisions (chosen, and printed)")
+    add("--out", type=new_directory, default=OUT, help="where the report goes (%(default)s)")
+    add("--json", type=new_file, default=None, help="where its numbers go as well")
+    return result
+
+
+def progress() -> Callable[[str], None]:
+    """Return what shows the progress: a line that is overwritten; where nobody watches, few."""
+    if sys.stderr.isatty():
+        return lambda line: print(f"\r{line:.118}\x1b[K", end="", file=sys.stderr, flush=True)
+    calls = 0
+
+    def now_and_then(line: str) -> None:
+        nonlocal calls
+        if calls % 40 == 0:  # They come four times a second: every ten seconds.
+            print(line, file=sys.stderr, flush=True)
+        calls += 1
+
+    return now_and_then
+
+
+class Interrupted(Exception):
+    """Somebody has told us to end, by this signal."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
+
+
+async def run_until_told(seconds: float, seed: int) -> Outcome:
+    """Run once; a signal cancels it, which ends every process that it has started.
+
+    A second signal changes nothing: cleaning up has a bound of its own, and must not be broken off.
+
+    Raises:
+        Interrupted: a signal came; everything has been cleaned up.
+    """
+    running = asyncio.create_task(run(seconds, seed, progress()), name="chaos")
+    told: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        if not told:
+            running.cancel()
+        told.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        return await running
+    except BaseException:  # What has broken under a cancellation is of no interest any more.
+        if told:
+            raise Interrupted(told[0]) from None
+        raise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, and return the exit code."""
+    arguments = parser().read(argv)
+    never_refuse_text()
+    seed = random.randrange(10_000) if arguments.seed is None else arguments.seed
+    try:
+        outcome = asyncio.run(run_until_told(arguments.seconds, seed))
+    except Interrupted as interrupted:
+        print(f"\nended by {interrupted}, and nothing is left of it (seed {seed})", file=sys.stderr)
+        return 128 + interrupted.number
+    except ServerError as problem:
+        fail(PROGRAM, str(problem))
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    page = report.write(outcome, arguments.out)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report.summary(outcome), indent=1) + "\n")
+    print(report.verdict(outcome))
+    for violation in outcome.violations[:SHOWN]:
+        print(violation)
+    print(f"report: {page}")
+    return 0 if outcome.green else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

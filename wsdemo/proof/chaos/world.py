@@ -1,0 +1,307 @@
+"""What is there to break? Three gateways and a Redis as processes, users, and wires between.
+
+Every connection goes through a wire: from each user to each gateway, and from each gateway to
+Redis. Only the witness and the nemesis speak to Redis directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, Self
+
+import psutil
+import redis.asyncio as redis_client
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from wsdemo.addresses import RedisAddress
+from wsdemo.proof.chaos.users import MARK, Doors, Plain, Talker
+from wsdemo.proof.chaos.witness import Witness
+from wsdemo.proof.history import Record, Violation
+from wsdemo.redis.server import BundledServer
+from wsdemo.rig.process import PROGRAM, GatewayDied, GatewayProcess, Log
+from wsdemo.rig.wire import Strand, Wire
+from wsdemo.settings import Limits, Timing
+
+SCALE: Final = 30.0
+"""How many times faster than production the timings are. What a machine needs to do its work (a
+handshake, the start of a process) does not get faster, nor do the bounds on it."""
+
+TIMING: Final = Timing(
+    heartbeat_s=30 / SCALE,
+    presence_ttl_s=90 / SCALE,
+    idle_timeout_s=90 / SCALE,
+    health_check_s=60 / SCALE,
+    ws_ping_interval_s=30 / SCALE,
+    ws_ping_timeout_s=30 / SCALE,
+    tick_s=0.05,
+    probe_interval_s=0.25,
+    scale=SCALE,
+)
+"""The heartbeat, the lease and the health check of production, thirty times faster."""
+
+LIMITS: Final = Limits(
+    redis_timeout_s=0.5,
+    redis_connect_timeout_s=0.5,
+    register_deadline_s=2.0,
+    register_queue_s=0.5,
+    write_deadline_s=1.5,
+    close_timeout_s=0.3,
+    drain_s=3.0,
+    retry_after_s=0.2,
+)
+CHANGED_LIMITS: Final = (
+    *("redis_timeout_s", "redis_connect_timeout_s", "register_deadline_s", "register_queue_s"),
+    *("write_deadline_s", "close_timeout_s", "drain_s", "retry_after_s"),
+)
+GATEWAYS: Final = ("gateway-01", "gateway-02", "gateway-03")
+RESTART_S: Final = 15.0
+"""How long a gateway may fail to start again: its Redis may be away just now."""
+ADMIN_TIMEOUT_S: Final = 3.0
+IDLE_LOOKS: Final = 5
+
+
+def flags() -> list[str]:
+    """Return the command line of these timings and limits."""
+    timing = [
+        f"--{name.replace('_', '-')}={getattr(TIMING, name)}"
+        for name in TIMING.__dataclass_fields__
+        if name not in ("scale", "fence_ttl_s")
+    ]
+    limits = [f"--{name.replace('_', '-')}={getattr(LIMITS, name)}" for name in CHANGED_LIMITS]
+    return [*timing, *limits]
+
+
+def listens(strand: Strand) -> bool:
+    """Say whether this strand to Redis is a subscription."""
+    return b"\r\nSUBSCRIBE\r\n" in strand.said
+
+
+def commands(strand: Strand) -> bool:
+    """Say whether this strand to Redis carries commands."""
+    return not listens(strand)
+
+
+class World:
+    """Everything that runs, and the history of it: `async with World(seed) as world`.
+
+    Args:
+        seed: of every decision of the users and of the wires.
+        talkers, plain: how many users of each kind.
+        program: what Python runs as a gateway (`processes.PROGRAM`), or what ends up there.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        talkers: int = 20,
+        plain: int = 4,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        self.seed = seed
+        self.program = tuple(program)
+        self.history: list[Record] = []
+        self.complaints: list[Violation] = []
+        """What was seen and must not be, by whoever saw it."""
+        self.seen: Counter[str] = Counter()
+        """Exit codes and other ends of gateways, by what was done to them."""
+        self._password = secrets.token_hex(16)
+        self.server = BundledServer(password=self._password)
+        self.logs: list[tuple[str, Log]] = []
+        """What every process of a gateway has written, by its name."""
+        self.idle_descriptors = 0
+        """How many a gateway has open while nobody is connected."""
+        self.idle_bytes = 0
+        """How much memory the largest gateway then has."""
+        self.gateways: dict[str, GatewayProcess] = {}
+        self.wires: dict[str, Wire] = {}
+        """From each gateway to Redis."""
+        self.names = [f"user-{n:02}" for n in range(1, talkers + 1)]
+        self.plain_names = [f"plain-{n:02}" for n in range(1, plain + 1)]
+        self.talkers: dict[str, Talker] = {}
+        self.plains: dict[str, Plain] = {}
+        self._began = time.monotonic()
+
+    def clock(self) -> float:
+        """Return the seconds since the world began."""
+        return time.monotonic() - self._began
+
+    def note(self, record: Record) -> None:
+        """Write into the history."""
+        self.history.append(record)
+
+    def complain(self, violation: Violation) -> None:
+        """Take note of something that must not be."""
+        self.complaints.append(violation)
+
+    def rng(self, what: str) -> random.Random:
+        """Return a source of randomness of its own for one purpose."""
+        return random.Random(f"{self.seed}:{what}")
+
+    def gateway_process(self, name: str, url: str) -> GatewayProcess:
+        """Return a gateway that is not started yet, and whose log will be read to the end."""
+        forbidden = self._forbidden
+        process = GatewayProcess(name, url, *flags(), program=self.program, forbidden=forbidden)
+        self.logs.append((name, process.written))
+        return process
+
+    @property
+    def _forbidden(self) -> tuple[str, ...]:
+        """What must not be in any log: the content of messages, and the password of Redis."""
+        return MARK, self._password
+
+    def forbidden_in(self, text: str) -> list[str]:
+        """Return what must not be in any log and is in this one."""
+        return [word for word in self._forbidden if word in text]
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self.server.start)
+            self.witness = Witness(self.server.url, self.note, self.clock)
+            self.admin = self._admin()
+            await self.witness.start()
+            # A group, not `gather`: when one fails, no other one goes on starting behind our back.
+            async with asyncio.TaskGroup() as starting:
+                for name in GATEWAYS:
+                    starting.create_task(self._start_gateway(name), name=f"start {name}")
+            await self._measure_idle()
+            await self._start_users()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        # Last in, first out, each of them whatever the others do: processes must not outlive us.
+        async with contextlib.AsyncExitStack() as ends:
+            ends.push_async_callback(asyncio.to_thread, self.server.stop)
+            if hasattr(self, "witness"):
+                ends.push_async_callback(self.admin.aclose)
+                ends.push_async_callback(self.witness.stop)
+            for wire in self.wires.values():
+                ends.push_async_callback(wire.stop)
+            for gateway in self.gateways.values():
+                ends.push_async_callback(gateway.stop)
+            ends.push_async_callback(self.stop_users)
+
+    def _admin(self) -> Any:
+        return redis_client.Redis.from_url(
+            self.server.url,
+            decode_responses=True,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=ADMIN_TIMEOUT_S,
+            socket_connect_timeout=ADMIN_TIMEOUT_S,
+            client_name="nemesis",
+        )
+
+    async def _start_gateway(self, name: str) -> None:
+        wire = self.wires[name] = Wire("127.0.0.1", self.server.port, self.rng(f"{name} wire"))
+        await wire.start()
+        url = replace(RedisAddress.parse(self.server.url), port=wire.port).url
+        self.gateways[name] = self.gateway_process(name, url)
+        await self.gateways[name].start()
+
+    async def _measure_idle(self) -> None:
+        """See what gateways need while nobody is connected, and they have nothing to do."""
+        found: list[int] = []
+        for _ in range(IDLE_LOOKS):
+            for gateway in self.gateways.values():
+                await gateway.get("/metrics")
+                process = psutil.Process(gateway.pid)
+                found.append(process.num_fds())
+                self.idle_bytes = max(self.idle_bytes, process.memory_info().rss)
+            await asyncio.sleep(0.02)
+        # One more may still belong to a page that was just fetched.
+        self.idle_descriptors = min(found)
+
+    async def _start_users(self) -> None:
+        everybody = [*self.names, *self.plain_names]
+        for name in self.names:
+            doors, rng = await self._doors(name), self.rng(name)
+            self.talkers[name] = Talker(
+                name, doors, everybody, rng, self.note, self.clock, self.complain
+            )
+        for name in self.plain_names:
+            doors, rng = await self._doors(name), self.rng(name)
+            self.plains[name] = Plain(
+                name,
+                doors,
+                everybody,
+                rng,
+                self.note,
+                self.clock,
+                self.complain,
+                TIMING.heartbeat_s,
+            )
+        await asyncio.gather(*(user.start() for user in self.talkers.values()))
+        await asyncio.gather(*(user.start() for user in self.plains.values()))
+
+    async def _doors(self, user: str) -> Doors:
+        ports = {name: gateway.port for name, gateway in self.gateways.items()}
+        return await Doors(ports, self.rng(f"{user} wires")).start()
+
+    @property
+    def users(self) -> list[Talker | Plain]:
+        """All of them."""
+        return [*self.talkers.values(), *self.plains.values()]
+
+    async def stop_users(self) -> None:
+        """Let everybody say goodbye. Idempotent."""
+        await asyncio.gather(*(user.stop() for user in self.users))
+        await asyncio.gather(*(user.doors.stop() for user in self.users))
+        self.talkers, self.plains = {}, {}
+
+    # --- what a nemesis needs ------------------------------------------------------------------
+
+    async def start_again(self, name: str) -> None:
+        """Start a gateway until it runs, as a supervisor would: Redis may be away just now."""
+        gateway = self.gateways[name]
+        deadline = self.clock() + RESTART_S
+        while True:
+            try:
+                await gateway.start()
+                return
+            except GatewayDied:
+                await gateway.stop()
+                if self.clock() > deadline:
+                    text = f"{name} did not start again: {list(gateway.log)[-1:]}"
+                    self.complain(Violation("restart", self.clock(), text))
+                    raise
+
+    async def drain(self, name: str) -> None:
+        """Tell a gateway to go (SIGTERM); it must do so within its time, and with code 0."""
+        gateway = self.gateways[name]
+        gateway.signal(signal.SIGTERM)
+        try:
+            code = await gateway.wait(LIMITS.drain_s + 5.0)
+        except TimeoutError:
+            code = None
+        self.seen[f"drained, exit code {code}"] += 1
+        if code != 0:
+            text = f"{name} was told to go, and ended with {code}: {list(gateway.log)[-2:]}"
+            self.complain(Violation("drain", self.clock(), text))
+        await gateway.stop()
+
+    def users_of(self, gateway: str) -> list[Talker]:
+        """Return the talkers who are registered with a gateway now."""
+        return [
+            talker
+            for talker in self.talkers.values()
+            if any(client.gateway_id == gateway for client in talker.registered)
+        ]
+
+    async def active_names(self) -> list[str]:
+        """Return the keys in Redis that say who is present."""
+        return sorted([key async for key in self.admin.scan_iter("presence:*")])

@@ -1,0 +1,305 @@
+"""What must hold after every step, and what once all living sessions have refreshed twice?
+
+P1 to P8 are the promises of presence: P1 a release removes its own session's entry or nothing,
+P2 a refresh does not undo a newer session, P3 nothing older comes back, P4 whoever is accepted
+owns the entry, P5 tokens grow, P6 an entry lives no longer than its lease, P7 no ghost after a
+release, P8 in the end one winner, and everybody knows. Everything here is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from wsdemo.presence import Refresh, Register
+from wsdemo.proof.checker.machine import Reply
+from wsdemo.proof.checker.moves import Move
+from wsdemo.proof.checker.states import Actor, Clock, Hash, Phase, Scenario, Session, State, Verb
+
+
+class Step(NamedTuple):
+    """A script that ran: what was before, what it answered, and what is now."""
+
+    before: State
+    move: Move
+    reply: Reply
+    after: State
+    scenario: Scenario
+
+    @property
+    def actor(self) -> Actor:
+        """Who called it."""
+        return self.scenario.cast[self.move.session]
+
+    @property
+    def session(self) -> Session:
+        """The session that called it, as it was before."""
+        return self.before.sessions[self.move.session]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a register or a refresh was told that its session is the owner."""
+        return (self.move.verb, self.reply.outcome) in (
+            (Verb.REGISTER, Register.OK),
+            (Verb.REFRESH, Refresh.OK),
+            (Verb.REFRESH, Refresh.RECLAIMED),
+        )
+
+    @property
+    def is_of_another(self) -> bool:
+        """Whether the entry belonged to another session before."""
+        return self.before.memory.owner not in (None, self.actor.conn_id)
+
+    @property
+    def came_back(self) -> bool:
+        """Whether the session has become the owner by this."""
+        mine = self.actor.conn_id
+        return self.after.memory.owner == mine != self.before.memory.owner
+
+    @property
+    def entry_untouched(self) -> bool:
+        """Whether the entry, and what is left of its life, is as before."""
+        before, after = self.before.memory, self.after.memory
+        same = (before.entry, before.entry_ends) == (after.entry, after.entry_ends)
+        return same and not self.reply.lease_given
+
+
+class Settled(NamedTuple):
+    """Two rounds of refreshes of all sessions that are up, without any accident."""
+
+    before: State
+    refreshes: tuple[Move, ...]
+    after: State
+    scenario: Scenario
+
+    @property
+    def up_before(self) -> list[int]:
+        """The sessions that refresh."""
+        return _up(self.before)
+
+    @property
+    def up_after(self) -> list[int]:
+        """Those that were not told to leave."""
+        return _up(self.after)
+
+
+def _up(state: State) -> list[int]:
+    return [n for n, session in enumerate(state.sessions) if session.phase is Phase.UP]
+
+
+class Invariant(NamedTuple):
+    """Something that must hold, and the promise that would be broken."""
+
+    name: str
+    promise: str
+    says: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.promise}): {self.says}"
+
+
+def _entry_is_whole(step: Step) -> bool:
+    entry = step.after.memory.entry
+    if not entry:
+        return True
+    sessions = zip(step.scenario.cast, step.after.sessions, strict=True)
+    return any(entry == _entry_of(actor, session) for actor, session in sessions)
+
+
+def _entry_of(actor: Actor, session: Session) -> Hash:
+    """Return the entry that names a session: every field its own."""
+    return (
+        ("att", str(actor.att)),
+        ("connId", actor.conn_id),
+        ("epoch", session.token),
+        ("gwId", actor.gateway_id),
+        ("inst", actor.inst),
+        ("ts", "0"),
+    )
+
+
+def _everything_ends(step: Step) -> bool:
+    memory = step.after.memory
+    return memory.entry_ends and memory.fence_ends
+
+
+def _release_leaves_others_alone(step: Step) -> bool:
+    return step.move.verb is not Verb.RELEASE or not step.is_of_another or step.entry_untouched
+
+
+def _released_entry_is_gone(step: Step) -> bool:
+    if step.move.verb is not Verb.RELEASE:
+        return True
+    was_mine = step.before.memory.owner == step.actor.conn_id
+    is_mine = step.after.memory.owner == step.actor.conn_id
+    return not is_mine and step.reply.outcome == ("1" if was_mine else "0")
+
+
+def _only_larger_replaces(step: Step) -> bool:
+    if not (step.is_of_another and step.came_back):
+        return True
+    before = step.before.memory
+    loser = (before.owner_token, before.owner or "")
+    return (step.session.token, step.actor.conn_id) > loser
+
+
+def _refresh_replaces_nobody(step: Step) -> bool:
+    if step.move.verb is not Verb.REFRESH or step.before.has_forgotten:
+        return True
+    return not (step.is_of_another and step.came_back)
+
+
+def _accepted_is_owner(step: Step) -> bool:
+    if not step.accepted:
+        return True
+    given = step.reply.lease_given and step.reply.fence_life_given
+    return step.after.memory.owner == step.actor.conn_id and given
+
+
+def _rejected_changes_nothing(step: Step) -> bool:
+    asked = step.move.verb in (Verb.REGISTER, Verb.REFRESH)
+    return not asked or step.accepted or step.entry_untouched
+
+
+def _newer_attempt_stays(step: Step) -> bool:
+    took = step.move.verb is Verb.REGISTER and step.came_back
+    return not (took and _has_dialled_again(step))
+
+
+def _released_stays_away(step: Step) -> bool:
+    return step.before.has_forgotten or not (step.came_back and step.session.was_released)
+
+
+def _superseded_stays_away(step: Step) -> bool:
+    if not step.came_back:
+        return True
+    return not any(s.has_owned and s.token > step.session.token for s in step.before.sessions)
+
+
+def _turned_away_for_a_reason(step: Step) -> bool:
+    outcome, session = step.reply.outcome, step.session
+    if outcome == Refresh.CLOSED:
+        return session.was_released
+    if outcome == Refresh.SUPERSEDED:
+        return _is_overtaken(step)
+    if outcome == Register.STALE:
+        # A newer session that was released shuts out the older ones that are still on their way.
+        gone = any(s.was_released and s.token >= session.token for s in step.before.sessions)
+        return gone or _is_overtaken(step) or _has_dialled_again(step)
+    return True
+
+
+def _is_overtaken(step: Step) -> bool:
+    """Say whether Redis knows of a newer session that has owned the entry."""
+    mine = (step.session.token, step.actor.conn_id)
+    sessions = zip(step.scenario.cast, step.before.sessions, strict=True)
+    return any(s.has_owned and (s.token, actor.conn_id) > mine for actor, s in sessions)
+
+
+def _has_dialled_again(step: Step) -> bool:
+    """Say whether the owner is a later attempt of the same client."""
+    owners = [a for a in step.scenario.cast if a.conn_id == step.before.memory.owner]
+    me = step.actor
+    return any(owner.inst == me.inst != "" and owner.att > me.att for owner in owners)
+
+
+def _tokens_grow(step: Step) -> bool:
+    if step.move.verb is not Verb.MINT:
+        return True
+    if step.before.has_forgotten and step.scenario.clock is Clock.FREE:
+        return True  # Nothing is left that could know better.
+    return all(step.reply.token > session.token for session in step.before.sessions)
+
+
+def _token_counts(step: Step) -> bool:
+    if step.move.verb is not Verb.MINT:
+        return True
+    memory = step.before.memory
+    known = (value for _, value in (*memory.entry, *memory.fence) if isinstance(value, int))
+    return all(step.reply.token > token for token in known)
+
+
+def _other_is_named(step: Step) -> bool:
+    if step.move.verb not in (Verb.REGISTER, Verb.REFRESH):
+        return True
+    owners = [a for a in step.scenario.cast if a.conn_id == step.before.memory.owner]
+    outcome = step.reply.outcome
+    has_none = outcome == Refresh.CLOSED or (outcome == Register.OK and not step.is_of_another)
+    if not owners or has_none:
+        return step.reply.named == ("", "")
+    return step.reply.named == (owners[0].gateway_id, owners[0].conn_id)
+
+
+def _one_believes(end: Settled) -> bool:
+    return len(end.up_after) <= 1
+
+
+def _believer_has_entry(end: Settled) -> bool:
+    owner = end.after.memory.owner
+    return all(end.scenario.cast[n].conn_id == owner for n in end.up_after)
+
+
+def _newest_is_kept(end: Settled) -> bool:
+    """Everybody may be told to leave only for the sake of a newer session, though it has gone."""
+    if end.up_after or not end.up_before:
+        return True
+    sessions, cast = end.before.sessions, end.scenario.cast
+    newest = max((sessions[n].token, cast[n].conn_id) for n in end.up_before)
+    return any(
+        session.has_owned and (session.token, cast[n].conn_id) > newest
+        for n, session in enumerate(sessions)
+        if n not in end.up_before
+    )
+
+
+STEPS: Final[dict[Invariant, Callable[[Step], bool]]] = {
+    Invariant("W0", "P2, P4", "an entry is whole, and all of it is one session's"): _entry_is_whole,
+    Invariant("W1", "P1", "a release leaves another's entry alone"): _release_leaves_others_alone,
+    Invariant(
+        "W2", "P2, P5", "who replaces another has the larger token (or connection id)"
+    ): _only_larger_replaces,
+    Invariant(
+        "W2b", "P2", "a refresh replaces nobody as long as Redis remembers"
+    ): _refresh_replaces_nobody,
+    Invariant(
+        "W3", "P4", "who is accepted is the owner, with a lease and a fence that outlives it"
+    ): _accepted_is_owner,
+    Invariant(
+        "W3b", "P6", "who is rejected changes no entry, and prolongs no life"
+    ): _rejected_changes_nothing,
+    Invariant(
+        "W3c", "P3", "an attempt does not replace a later one of the same client"
+    ): _newer_attempt_stays,
+    Invariant("W4", "P7", "a released session does not come back"): _released_stays_away,
+    Invariant("W4b", "P3, P5", "a superseded session does not come back"): _superseded_stays_away,
+    Invariant(
+        "W4c", "P1, P7", "after its release a session has no entry, and the answer says so"
+    ): _released_entry_is_gone,
+    Invariant("W5", "P5", "a token is larger than all before it"): _tokens_grow,
+    Invariant("W5b", "P5", "a token is larger than all that Redis knows of"): _token_counts,
+    Invariant("W6", "P6", "no key is there for ever"): _everything_ends,
+    Invariant("W7", "P8", "the answer names the other session, and only then"): _other_is_named,
+    Invariant(
+        "W8", "P8", "who is turned away was released, or overtaken"
+    ): _turned_away_for_a_reason,
+}
+"""What is looked at after every script call."""
+
+ENDS: Final[dict[Invariant, Callable[[Settled], bool]]] = {
+    Invariant("L1", "P8", "at most one session believes that it owns the user"): _one_believes,
+    Invariant("L2", "P8", "the session that believes so has the entry"): _believer_has_entry,
+    Invariant("L3", "P8", "the newest session is not told to leave"): _newest_is_kept,
+}
+"""What is looked at in every state, after two rounds of refreshes."""
+
+NAMES: Final = tuple(invariant.name for invariant in (*STEPS, *ENDS))
+
+
+def broken_by_step(step: Step) -> list[Invariant]:
+    """Return what a step breaks."""
+    return [invariant for invariant, holds in STEPS.items() if not holds(step)]
+
+
+def broken_at_end(end: Settled) -> list[Invariant]:
+    """Return what is broken although nothing happens any more."""
+    return [invariant for invariant, holds in ENDS.items() if not holds(end)]

@@ -1,0 +1,306 @@
+"""How do hours of a cluster's life pass in seconds, and was everything right in them?
+
+A run is rounds of an ordinary while, a while in which things go wrong, and a calm, at the end of
+which everything must have come right. The production timings are not scaled: time is virtual. All
+of it follows from the seed, so a run that failed can be had again, exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process
+from typing import Final
+
+from wsdemo.proof.history import (
+    Bounds,
+    Calm,
+    Causes,
+    Near,
+    Record,
+    Tally,
+    Violation,
+    check,
+    happened,
+    kept,
+    sometimes,
+    tally,
+)
+from wsdemo.proof.simulate.hosts import Loop
+from wsdemo.proof.simulate.nemesis import FAULTS, Nemesis
+from wsdemo.proof.simulate.world import World
+from wsdemo.protocol import Code
+from wsdemo.redis.connection import BACKOFF_CAP_S
+from wsdemo.settings import ClientSettings, Limits, Timing
+
+_T, _C, _L = Timing(), ClientSettings(), Limits()
+
+ORDINARY_S: Final = 27.0
+RAGE_S: Final = 70.0
+
+ONLINE_S: Final = (
+    # On a half-open connection a heartbeat stays unanswered; then the client dials.
+    _T.heartbeat_s + _C.pong_within_s(_T.heartbeat_s) + _C.backoff_cap_s + 5.0
+)
+"""After a heal, whoever wants to be there is there within this time, and is the only one."""
+OFFLINE_S: Final = _T.presence_ttl_s + _T.tick_s
+"""After a heal, whoever is gone has no entry after this time: a TTL since the last sign of life."""
+AFTERMATH_S: Final = _T.ws_ping_interval_s + _T.ws_ping_timeout_s + 5.0
+"""So long after a fault a message may still be given to a socket that is half-open, or, on the same
+gateway, to a session that was superseded and has not been told: pings and refreshes end both."""
+SETTLE_S: Final = max(ONLINE_S, OFFLINE_S) + 3.0
+CALM_S: Final = _T.heartbeat_s + 2.0
+"""Long enough for every client to ask for a pong."""
+BOUNDS: Final = Bounds(
+    answer_s=_L.redis_timeout_s + 1.0,
+    arrive_s=1.0,
+    pong_s=1.0,
+    settle_s=SETTLE_S,
+    aftermath_s=AFTERMATH_S,
+    register_s=_C.register_timeout_s,
+    # A gateway may dial so much later than Redis is back; its bounces and releases wait for that.
+    near=Near(after_s=BACKOFF_CAP_S + 1.0),
+)
+CAUSES: Final[Causes] = dict.fromkeys(
+    (0, 1006, Code.RESTART, Code.HEARTBEAT_TIMEOUT, Code.STALE, Code.SLOW_CONSUMER, Code.TRY_LATER)
+)
+"""Close codes that a fault may explain: any fault, since here its place is known for some only."""
+
+OUTCOMES: Final = frozenset(
+    {
+        "mint ok",
+        "register ok",
+        "register stale",
+        "refresh ok",
+        "refresh superseded",
+        "refresh closed",
+        "refresh reclaimed",
+        "release removed",
+        "release not owner",
+        "route routed",
+        "route offline",
+        "route no_subscriber",
+    }
+)
+"""What the scripts answer; `malformed` needs a foreign writer, of which there is none here."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One seed's run: `ok`, or what was violated."""
+
+    seed: int
+    minutes: float
+    history: list[Record]
+    violations: list[Violation]
+    outcomes: Counter[str]
+    wall_s: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+    @property
+    def faults(self) -> Counter[str]:
+        """How often each fault struck."""
+        counts = happened(self.history)
+        return Counter({name: counts[name] for name in FAULTS if counts[name]})
+
+    @property
+    def messages(self) -> Tally:
+        return tally(self.history)
+
+    def __repr__(self) -> str:
+        what = "ok" if self.ok else f"{len(self.violations)} violations, first {self.violations[0]}"
+        return f"<Run of seed {self.seed}: {self.minutes:g} min in {self.wall_s:.1f} s, {what}>"
+
+
+def simulate(
+    seed: int = 1,
+    minutes: float = 10.0,
+    *,
+    policy: str = "fenced",
+    mutants: Mapping[str, str] | None = None,
+) -> Run:
+    """Let a cluster live for a while; may be called where a loop is running already.
+
+    Args:
+        seed: the same seed has the same history.
+        minutes: of virtual time, at least; rounds are not broken off.
+        policy: presence of the gateways: "fenced", or "seed" as in the Go demo.
+        mutants: name of a shipped script -> the text that Redis executes in its place.
+
+    Raises:
+        ValueError: an argument cannot work.
+    """
+    if not 0 < minutes < float("inf"):
+        raise ValueError(f"{minutes!r} is not a positive number of minutes")
+    result: list[Run | BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(_simulate(seed, minutes, policy, mutants))
+        except BaseException as problem:
+            result.append(problem)
+
+    # A thread has no running loop, even when its caller (a notebook's kernel) does.
+    thread = threading.Thread(target=work, name=f"simulation of seed {seed}")
+    thread.start()
+    thread.join()
+    if isinstance(result[0], BaseException):
+        raise result[0]
+    return result[0]
+
+
+def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str] | None) -> Run:
+    started = time.perf_counter()
+    # Finalizers close connections: when they run must follow from the seed as well.
+    collecting = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # What existed before is not ours to collect, and much the larger part.
+    loop = Loop()
+    world = World(loop, seed, policy=policy, mutants=mutants)
+    try:
+        loop.run_until_complete(_live(world, seed, 60.0 * minutes))
+    finally:
+        _close(loop)
+        gc.unfreeze()
+        if collecting:
+            gc.enable()
+    violations = check(
+        world.history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S
+    )
+    violations += kept(world.history, BOUNDS, CAUSES)
+    violations += world.problems
+    return Run(
+        seed,
+        loop.time() / 60.0,
+        world.history,
+        violations,
+        world.outcomes,
+        time.perf_counter() - started,
+    )
+
+
+async def _live(world: World, seed: int, seconds: float) -> None:
+    nemesis = Nemesis(world, seed)
+    await world.start()
+    while world.loop.time() < seconds:
+        world.calm = False
+        await asyncio.sleep(ORDINARY_S)
+        await nemesis.rage(RAGE_S)
+        world.calm = True
+        await asyncio.sleep(SETTLE_S)
+        world.look()
+        world.note(Calm, begins=True)
+        await asyncio.sleep(CALM_S)
+        world.note(Calm, begins=False)
+        gc.collect()
+    await world.stop()
+
+
+def _close(loop: Loop) -> None:
+    """End what a failed run left, so that no warning of it is mistaken for another's."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+    loop.close()
+    gc.collect()
+
+
+# --- many seeds ------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Report:
+    """What many runs amount to."""
+
+    seeds: int = 0
+    virtual_h: float = 0.0
+    wall_s: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+    delivered: int = 0
+    lost: dict[str, Counter[str]] = field(
+        default_factory=lambda: {"in faults": Counter(), "in calm": Counter()}
+    )
+    records: int = 0
+    failures: dict[int, list[str]] = field(default_factory=dict)
+    """Seed -> its violations, in words."""
+
+    def add(self, part: Report) -> None:
+        """Take in the report of other runs."""
+        self.seeds += part.seeds
+        self.virtual_h += part.virtual_h
+        self.faults += part.faults
+        self.outcomes += part.outcomes
+        self.sent += part.sent
+        self.delivered += part.delivered
+        self.records += part.records
+        for when, counts in part.lost.items():
+            self.lost[when] += counts
+        self.failures |= part.failures
+
+    @property
+    def missing(self) -> list[str]:
+        """Return what has never happened, of what such runs are for."""
+        counts = self.faults + self.outcomes
+        return [violation.text for violation in sometimes(counts, {*FAULTS, *OUTCOMES})]
+
+
+def report_of(run: Run) -> Report:
+    """Return the report of one run."""
+    messages = run.messages
+    return Report(
+        seeds=1,
+        virtual_h=run.minutes / 60.0,
+        wall_s=run.wall_s,
+        faults=run.faults,
+        outcomes=run.outcomes,
+        sent=messages.sent,
+        delivered=messages.delivered,
+        lost={"in faults": messages.lost_in_faults, "in calm": messages.lost_in_calm},
+        records=len(run.history),
+        failures={} if run.ok else {run.seed: [str(violation) for violation in run.violations]},
+    )
+
+
+def _one(task: tuple[int, float]) -> Report:
+    seed, minutes = task
+    return report_of(simulate(seed, minutes))
+
+
+def _end_with_parent() -> None:
+    """Let no worker outlive who has started it, however that one ends; a pool alone would."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def simulate_many(
+    seeds: Sequence[int], minutes: float = 10.0, *, processes: int = 1
+) -> Iterator[Report]:
+    """Run many seeds, in several processes; yield the report so far after each of them."""
+    started = time.perf_counter()
+    total = Report()
+    spawning = get_context("spawn")
+    with ProcessPoolExecutor(processes, spawning, initializer=_end_with_parent) as pool:
+        for part in pool.map(_one, [(seed, minutes) for seed in seeds]):
+            total.add(part)
+            total.wall_s = time.perf_counter() - started
+            yield total

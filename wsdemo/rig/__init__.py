@@ -1,0 +1,1 @@
+"""Real parts that the laboratory and the proofs share."""

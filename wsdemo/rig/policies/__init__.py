@@ -1,0 +1,1 @@
+"""Who may say where a user is? Each policy is one file."""

@@ -1,0 +1,70 @@
+"""What does presence look like before anybody thinks of races, and after the first thought?
+
+Two policies for lesson 05, behind the four verbs like all others. Nobody should use them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
+from wsdemo.redis.link import LINK_ERRORS, RedisLink
+from wsdemo.rig.policies.go_demo import SeedPresence
+from wsdemo.settings import Keyspace, Timing
+
+
+class PlainPresence:
+    """No comparison anywhere: register and refresh write, release deletes. The last one wins."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        keyspace: Keyspace,
+        timing: Timing,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._link = link
+        self._keyspace = keyspace
+        self._ttl_ms = timing.presence_ttl_ms
+        self._wall_clock = wall_clock
+
+    async def mint(self, user: str) -> int:
+        return 0
+
+    async def register(self, claim: Claim) -> Registration:
+        await self._write(claim)
+        return Registration(Register.OK)
+
+    async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
+        return await asyncio.gather(*(self._refresh(renewal.claim) for renewal in renewals))
+
+    async def _refresh(self, claim: Claim) -> Refresh | Exception:
+        try:
+            await self._write(claim)
+        except LINK_ERRORS as problem:
+            return problem
+        return Refresh.OK
+
+    async def release(self, claim: Claim) -> bool:
+        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))
+
+    async def _write(self, claim: Claim) -> None:
+        key, now = self._keyspace.presence(claim.user), int(self._wall_clock())
+        entry = ("gwId", claim.gateway_id, "connId", claim.conn_id, "ts", now)
+        await asyncio.gather(
+            self._link.call("HSET", key, *entry), self._link.call("PEXPIRE", key, self._ttl_ms)
+        )
+
+
+class CheckThenDeletePresence(SeedPresence):
+    """The demo's presence with the first fix that comes to mind: look whose entry it is, and
+    delete it if it is ours. Right, but for what happens in between.
+    """
+
+    async def release(self, claim: Claim) -> bool:
+        key = self._keyspace.presence(claim.user)
+        if await self._link.call("HGET", key, "connId") != claim.conn_id.encode():
+            return False
+        return bool(await self._link.call("DEL", key))
