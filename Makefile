@@ -8,11 +8,14 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks reset bench chaos evidence mutants test lint check check-deep compose-schema constraints \
-  clean FORCE
+.PHONY: help lab demo notebooks reset bench chaos evidence mutants test test-all test-newest lint docs coverage \
+  check check-deep compose-schema constraints clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
+# A .venv of another version is made anew.
 PYTHON ?=
+# Another place for the environment: make test VENV=.venv-3.13 PYTHON=python3.13
+VENV ?= .venv
 # Passed on: make lab JUPYTER_ARGS="--no-browser --port 8899"; make test PYTEST_ARGS="-k presence"
 JUPYTER_ARGS ?=
 PYTEST_ARGS ?=
@@ -24,9 +27,9 @@ SEED ?=
 # make reset LESSON=04
 LESSON ?=
 
-RUN := .venv/bin/python
+RUN := $(VENV)/bin/python
 # Written last, so whatever interrupts a set-up leaves none behind.
-READY := .venv/.ready
+READY := $(VENV)/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -54,16 +57,38 @@ bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS
 chaos: $(READY) ## Break real processes at random, check every promise, write a report (SECONDS, SEED)
 	@$(RUN) -m wsdemo.proof.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-test: $(READY) ## Run the tests, on real servers (PYTEST_ARGS is passed on)
-	$(RUN) -m pytest $(PYTEST_ARGS)
+# Two workers, because a laptop has two cores to spare. Tests of one group run in one worker, one
+# after the other. What is left out here is marked `slow`, or `alone` where it needs both cores.
+test: $(READY) ## Run the fast tests, on real servers: three minutes (PYTEST_ARGS is passed on)
+	WSDEMO_TESTS=fast $(RUN) -m pytest $(TWO_WORKERS) -m "not slow and not alone" $(PYTEST_ARGS)
+
+test-all: $(READY) ## Run all tests, also the long ones: a quarter of an hour
+	@$(RUN) -m pytest $(TWO_WORKERS) -m "not alone" $(PYTEST_ARGS); together=$$?; \
+	$(RUN) -m pytest -m alone $(PYTEST_ARGS); alone=$$?; \
+	exit $$((together | alone))
+
+test-newest: ## Run the fast tests on Python 3.13 too, where there is one
+	@python=; for candidate in python3.13 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13.*/bin/python3.13; do \
+	  if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' \
+	    >/dev/null 2>&1; then python=$$candidate; break; fi; \
+	done; \
+	if [ -n "$$python" ]; then $(MAKE) test VENV=.venv-3.13 PYTHON="$$python"; \
+	else echo "Python 3.13 is not here: the tests were not run on it"; fi
 
 lint: $(READY) ## Check style, types, and which module may import which
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	.venv/bin/lint-imports
+	$(VENV)/bin/lint-imports
 
-check: lint compose-schema test notebooks ## Check everything that must hold before a commit
+docs: $(READY) ## Build the documentation as a site, in site/
+	$(RUN) -m mkdocs build --strict --quiet
+
+coverage: $(READY) ## Measure which lines of the product the fast tests run, also in processes
+	WSDEMO_TESTS=fast $(RUN) -m pytest $(TWO_WORKERS) -m "not slow and not alone" \
+	  --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+check: lint compose-schema docs test-all test-newest ## Check everything that must hold before a commit
 
 evidence: $(READY) ## Try to break everything, and write the README's table of what came of it
 	$(RUN) -m tools.evidence
@@ -90,10 +115,12 @@ constraints: ## Pin the versions of all packages anew
 	  --output-file constraints.txt
 
 clean: ## Remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
+	rm -rf .venv .venv-3.13 site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 	  .coverage* dist build *.egg-info
 	@find . -path ./.git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
 	  -exec rm -rf {} +
+
+TWO_WORKERS = -n 2 --dist loadgroup
 
 # --- JupyterLab --------------------------------------------------------------------------------
 
@@ -105,13 +132,13 @@ FIRST_NOTEBOOK = $(or $(firstword $(sort $(foreach name,$(wildcard notebooks/00-
 
 # A kernel called python3 that belongs to another environment must not take the place of ours, and
 # `!python` in a cell, or python in one of Lab's terminals, means ours as well.
-LAB_ENVIRONMENT = JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 PATH="$$PWD/.venv/bin:$$PATH"
+LAB_ENVIRONMENT = JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 PATH="$$PWD/$(VENV)/bin:$$PATH"
 
 # In a container one is root, and Jupyter would refuse; it still listens on loopback only.
 ALLOW_ROOT = $(shell [ "`id -u`" != 0 ] || echo --allow-root)
 
 # Lab's question whether it may fetch news would be the first thing that a student sees.
-LAB_SETTINGS = .venv/share/jupyter/lab/settings
+LAB_SETTINGS = $(VENV)/share/jupyter/lab/settings
 NO_NEWS = {"@jupyterlab/apputils-extension:notification": \
   {"checkForUpdates": false, "fetchNews": "false"}}
 
@@ -119,11 +146,14 @@ NO_NEWS = {"@jupyterlab/apputils-extension:notification": \
 
 # What timestamps do not show: the directory was moved or copied (an editable install points to
 # the old place), or the Python below .venv is gone (an upgrade of the system's took it away).
-HEALTHY := $(shell [ "`cat $(READY) 2>/dev/null`" = "`pwd -P`" ] && $(RUN) -c pass && echo yes)
+# Or another version is asked for.
+VERSION = -c 'import sys; print(sys.version_info[:2])'
+HEALTHY := $(shell [ "`cat $(READY) 2>/dev/null`" = "`pwd -P`" ] && $(RUN) -c pass && \
+  { [ -z "$(PYTHON)" ] || [ "`$(PYTHON) $(VERSION)`" = "`$(RUN) $(VERSION)`" ]; } && echo yes)
 
 # The search comes after the removal: with .venv activated, python3 is the one in .venv.
 define make_venv
-rm -rf .venv; \
+rm -rf $(VENV); \
 python=; \
 for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
   if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
@@ -133,15 +163,15 @@ if [ -z "$$python" ]; then \
   echo "wsdemo needs Python 3.11 or newer with venv" \
     "(Debian: apt install python3-venv; macOS: brew install python)" >&2; exit 1; \
 fi; \
-"$$python" -m venv .venv;
+"$$python" -m venv $(VENV);
 endef
 
 # A healthy .venv is brought up to date; anything else is made anew, since a half-made one cannot
 # be told from a broken one. On a terminal the installers show their progress.
 $(READY): pyproject.toml constraints.txt $(if $(HEALTHY),,FORCE)
 	@set -e; \
-	if [ -n "$(HEALTHY)" ]; then echo "Bringing .venv up to date ..."; else \
-	  echo "Setting up .venv; this takes a minute or two, once ..."; \
+	if [ -n "$(HEALTHY)" ]; then echo "Bringing $(VENV) up to date ..."; else \
+	  echo "Setting up $(VENV); this takes a minute or two, once ..."; \
 	  $(make_venv) \
 	fi; \
 	rm -f $@; \

@@ -89,7 +89,7 @@ def checkout(tmp_path: Path) -> Checkout:
 MADE = "-m venv .venv"
 BY_UV = "-m uv pip install -q --python .venv/bin/python -c constraints.txt -e .[lab,test]"
 BY_PIP = "-m pip install -q -c constraints.txt -e .[lab,test]"
-TESTS = "-m pytest"
+TESTS = "-m pytest -n 2 --dist loadgroup -m not slow and not alone"
 
 
 def steps(told: list[str]) -> list[str]:
@@ -238,3 +238,39 @@ def test_clean_removes_the_venv(checkout: Checkout) -> None:
     (checkout.directory / "__pycache__").mkdir()
     checkout.make("clean")
     assert {path.name for path in checkout.directory.iterdir()} == before
+
+
+def test_another_version_of_python_gets_a_new_venv(checkout: Checkout) -> None:
+    """PYTHON= is what the tests run on, also when there is a .venv of another version."""
+    checkout.make("test")
+    other = STAND_IN.replace('case "$*" in', 'case "$*" in\n  "-c "*version_info*) echo 3.13 ;;', 1)
+    checkout.install("python3.13", other)
+    assert steps(checkout.make("test", "PYTHON=python3.13")) == [MADE, BY_UV, TESTS]
+    assert steps(checkout.make("test", "PYTHON=python3.13")) == [TESTS]
+
+
+def test_the_environment_may_be_elsewhere(checkout: Checkout) -> None:
+    """VENV= leaves .venv alone."""
+    told = checkout.make("test", "VENV=.venv-3.13")
+    assert steps(told) == [each.replace(".venv", ".venv-3.13") for each in (MADE, BY_UV, TESTS)]
+    assert not checkout.venv.exists()
+
+
+def test_the_newest_python_is_tried_where_there_is_one(checkout: Checkout) -> None:
+    """Where there is none, that is said."""
+    assert checkout.make("test-newest", PYENV_ROOT=str(checkout.directory)) == []
+    assert "Python 3.13 is not here" in checkout.output
+    checkout.install("python3.13", STAND_IN)
+    told = steps(checkout.make("test-newest"))
+    assert told == [each.replace(".venv", ".venv-3.13") for each in (MADE, BY_UV, TESTS)]
+
+
+def test_all_tests_are_run_although_some_fail(checkout: Checkout) -> None:
+    """Those that need the machine for themselves come last, and one failure is enough to fail."""
+    checkout.make("test")
+    together, alone = "-m pytest -n 2 --dist loadgroup -m not alone", "-m pytest -m alone"
+    assert steps(checkout.make("test-all")) == [together, alone]
+    for failing in ("not alone", "alone"):
+        script = STAND_IN + f"""case "$*" in *"-m {failing}"*) exit 1 ;; esac\n"""
+        (checkout.venv / "bin" / "python").write_text(script)
+        assert steps(checkout.make("test-all", fails=True)) == [together, alone]
