@@ -270,9 +270,13 @@ async def test_nothing_that_was_not_sent_reaches_the_next_connection(link: Redis
 
 
 async def test_after_a_break_while_writing_was_paused_the_new_connection_writes(
-    link: RedisLink, own_server: BundledServer
+    own_server: BundledServer,
 ) -> None:
     """A transport that is gone never says that it may be written to again."""
+    # Patient: on a busy machine, thirty megabytes take longer than a usual timeout.
+    patient = dataclasses.replace(Limits(), redis_timeout_s=20.0, redis_max_pending=1000)
+    link = RedisLink(own_server.url, patient, lambda up: None)
+    await link.start()
     own_server.pause()
     replies: list[Any] = []
     big = "x" * 1_000_000
@@ -285,6 +289,7 @@ async def test_after_a_break_while_writing_was_paused_the_new_connection_writes(
     own_server.resume()
     await until("the link is up again", lambda: link.up)
     assert await link.call("ECHO", "written") == b"written"
+    await link.stop()
 
 
 async def test_who_sends_from_within_the_break_is_told_that_there_is_no_link(
