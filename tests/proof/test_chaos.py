@@ -307,7 +307,7 @@ def _time_backwards(history: list[Record]) -> None:
         (_ghost, "P7"),
         (_wrong_owner, "P8"),
         (_nobody_looked, "P8"),
-        (_not_back, "2.2"),
+        (_not_back, "X"),
         (_to_another, "wrong user"),
         (_twice, "duplicate"),
         (_out_of_nowhere, "phantom"),

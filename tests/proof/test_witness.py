@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError
 from tests.waiting import until
 from wsdemo.presence import store
 from wsdemo.proof.chaos.witness import UNSEEN, Witness
-from wsdemo.proof.history import Forgotten, Gap, Owner, Record, Released, owners
+from wsdemo.proof.history import Forgotten, ObservationGap, Owner, Record, Released, owners
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
 
@@ -178,7 +178,7 @@ async def test_after_a_gap_it_is_known_whose_entry_it_is(
     assert await bob.release("c2", token) == 1
     await seen(witness, database)
     assert [violation.claim for violation in owners(records)] == ["P1"]
-    assert len([record for record in records if isinstance(record, Gap)]) == 1
+    assert len([record for record in records if isinstance(record, ObservationGap)]) == 1
 
 
 async def test_what_changed_in_a_gap_is_seen_after_it(

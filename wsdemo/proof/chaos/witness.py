@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 
 from wsdemo.presence import store
-from wsdemo.proof.history import Forgotten, Gap, Happened, Owner, Record, Released
+from wsdemo.proof.history import Forgotten, Happened, ObservationGap, Owner, Record, Released
 from wsdemo.redis.connection import pack_command
 from wsdemo.redis.scripts import Script
 from wsdemo.router import ROUTE
@@ -372,7 +372,7 @@ class Witness:
                 since, self._blind_since = self._blind_since, None
                 await self._ask()
                 now = self._clock()
-                self._note(Gap(t=now, for_s=now - since))
+                self._note(ObservationGap(t=now, for_s=now - since))
             self.watching.set()
             while True:
                 line = await reader.readuntil(b"\r\n")
