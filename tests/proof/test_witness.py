@@ -13,7 +13,8 @@ from redis.exceptions import NoScriptError
 
 from tests.waiting import until
 from wsdemo.presence import store
-from wsdemo.proof.chaos.witness import UNSEEN, Witness
+from wsdemo.proof.chaos.monitor_log import UNSEEN
+from wsdemo.proof.chaos.witness import Witness
 from wsdemo.proof.history import Forgotten, ObservationGap, Owner, Record, Released, owners
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
@@ -55,10 +56,10 @@ async def witness(server: BundledServer, records: list[Record]) -> AsyncIterator
 
 async def seen(witness: Witness, database: Any) -> None:
     """Wait until the witness has seen everything that was done so far."""
-    before = witness.ledger.outcomes["route offline"]
+    before = witness.monitor_log.outcomes["route offline"]
     await database.eval(ROUTE.text, 1, "presence:nobody", "{", "")
     await database.ping()
-    await until("seen", lambda: witness.ledger.outcomes["route offline"] > before)
+    await until("seen", lambda: witness.monitor_log.outcomes["route offline"] > before)
 
 
 async def test_every_outcome_of_every_script_is_told_apart(
@@ -79,7 +80,7 @@ async def test_every_outcome_of_every_script_is_told_apart(
     assert await bob.release("c-new", new) == 1
     assert await bob.write(store.REFRESH, "c-new", new) == "closed"
     await seen(witness, database)
-    assert witness.ledger.outcomes == Counter(
+    assert witness.monitor_log.outcomes == Counter(
         {
             "mint ok": 2,
             "register ok": 2,
@@ -115,7 +116,7 @@ async def test_a_script_by_name_and_by_text_are_the_same_script(
     await database.script_load(store.MINT.text)
     await database.evalsha(store.MINT.sha, 1, "fence:bob", FENCE_MS)
     await seen(witness, database)
-    assert witness.ledger.outcomes["mint ok"] == 1
+    assert witness.monitor_log.outcomes["mint ok"] == 1
 
 
 async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> None:
@@ -125,7 +126,7 @@ async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> 
     args = ("c1", "gw", token, 60, FENCE_MS, "", 0)
     await database.eval(store.REGISTER.text, 2, *bob.keys, *args)
     await seen(witness, database)
-    await until("it is forgotten", lambda: witness.ledger.owner("bob") == "")
+    await until("it is forgotten", lambda: witness.monitor_log.owner("bob") == "")
     await until("so it is in Redis", lambda: _absent(database))
 
 
@@ -143,7 +144,7 @@ async def test_what_happened_in_a_gap_is_blamed_on_nobody(
         assert await bob.write(store.REGISTER, conn, token) == "ok"
         await seen(witness, database)
         if gap:
-            witness.ledger.gap()
+            witness.monitor_log.gap()
         if refreshes:
             assert await bob.write(store.REFRESH, conn, token) == "ok"
         await database.hset("presence:bob", "connId", "c2")
@@ -173,7 +174,7 @@ async def test_after_a_gap_it_is_known_whose_entry_it_is(
     await database.connection_pool.disconnect()
     await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
     await seen(witness, database)
-    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+    assert witness.monitor_log.owner("bob") == "c1" and witness.blind == 0
     await database.hset("presence:bob", "connId", "c2")
     assert await bob.release("c2", token) == 1
     await seen(witness, database)
@@ -204,7 +205,7 @@ async def test_what_changed_in_a_gap_is_seen_after_it(
     await seen(witness, database)
     found = [(r.user, r.conn, r.token, r.verb) for r in records if isinstance(r, Owner)]
     assert sorted(found) == [("bob", "c2", new, UNSEEN), ("carol", "", None, UNSEEN)]
-    assert witness.ledger.owner("bob") == "c2" and witness.ledger.owner("half") == ""
+    assert witness.monitor_log.owner("bob") == "c2" and witness.monitor_log.owner("half") == ""
 
 
 async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
@@ -222,7 +223,7 @@ async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
     assert witness.blind == 1
     assert await bob.release("c1", token) == 1
     await seen(witness, database)
-    assert witness.ledger.unjudged == 1
+    assert witness.monitor_log.unjudged == 1
 
 
 async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
@@ -238,7 +239,7 @@ async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
     await database.connection_pool.disconnect()
     await until("it is back", lambda: witness.gaps >= 1 and witness.watching.is_set())
     await seen(witness, database)
-    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+    assert witness.monitor_log.owner("bob") == "c1" and witness.blind == 0
 
 
 async def test_a_witness_that_went_blind_says_so(
@@ -250,7 +251,7 @@ async def test_a_witness_that_went_blind_says_so(
         raise ZeroDivisionError(line)
 
     witness = Witness(server.url, lambda record: None, time.monotonic)
-    monkeypatch.setattr(witness.ledger, "feed", breaks_down)
+    monkeypatch.setattr(witness.monitor_log, "feed", breaks_down)
     await witness.start()
     try:
         await database.ping()
