@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Final, Self
 
 from wsdemo.rig.pages import PAGE_S, http_get
-from wsdemo.rig.waiting import until
+from wsdemo.rig.waiting import wait_until
 
 START_S: Final = 20.0
 """Generous: a process starts in well under a second on an idle machine."""
@@ -205,7 +205,7 @@ class GatewayProcess:
         with file.open("ab", 0) as opened:
             await self._execute(self._program, opened, {})
         try:
-            await until(
+            await wait_until(
                 f"an answer of {self.gateway_id}",
                 lambda: self.get("/health", 1.0),
                 START_S,

@@ -20,7 +20,7 @@ from websockets.exceptions import WebSocketException
 
 from wsdemo.proof.chaos.cluster import LIMITS, ProcessCluster
 from wsdemo.proof.chaos.fault import NotArranged, Scene
-from wsdemo.rig import waiting
+from wsdemo.rig.waiting import wait_until
 from wsdemo.rig.wire import Direction, Strand
 
 CALL_S: Final = 10.0
@@ -43,7 +43,7 @@ async def until(
     Raises:
         TimeoutError: it did not hold in time; the text says what was waited for.
     """
-    await waiting.until(what, condition, limit_s, ignoring=(RedisError,))
+    await wait_until(what, condition, limit_s, ignoring=(RedisError,))
 
 
 async def ready(scene: Scene, limit_s: float = CALL_S) -> None:
