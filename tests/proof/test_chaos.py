@@ -53,8 +53,6 @@ from wsdemo.proof.history import (
     happened,
     sometimes,
 )
-from wsdemo.redis.server import BundledServer
-from wsdemo.rig.process import CONTEXT, TROUBLES, GatewayProcess, ProcessLog
 
 SEED = 7
 WITHIN_S = 400
@@ -469,25 +467,6 @@ def test_a_machine_that_is_busy_is_told_from_a_gateway_that_is_slow() -> None:
     assert "machine" not in {violation.claim for violation in judge(result, [])}
 
 
-def test_a_trouble_in_a_log_is_kept_with_what_follows() -> None:
-    """A traceback with its lines, a forbidden word with its line; all are counted, few are kept."""
-    log = ProcessLog(["secret"])
-    lines = ["fine", "Traceback (most recent call last):", *map(str, range(40)), "a secret"]
-    for line in lines:
-        log.take(line)
-    assert [len(trouble) for trouble in log.troubles] == [CONTEXT, 1]
-    assert "secret" in log.troubles[1][0] and log.read == len(lines)
-    assert log.counts == {"Traceback (most recent call last)": 1, "secret": 1}
-    log.take("Exception in callback")
-    log.take("the secret in the middle of it")
-    log.take("  File 1")
-    assert log.troubles[-1][0] == "Exception in callback" and log.troubles[-1][-1] == "  File 1"
-    for _ in range(2 * TROUBLES):
-        log.take("the secret again")
-    assert log.counts["secret"] == 2 * TROUBLES + 2
-    assert len(log.troubles) == TROUBLES + 2
-
-
 # --- a gateway with a mistake in it --------------------------------------------------------------
 
 
@@ -547,37 +526,6 @@ async def test_a_fault_sees_a_promise_that_its_guests_were_not_kept(
         await nemesis._inject(does, GATEWAYS[0])
         assert [one.not_arranged for one in nemesis.injections] == [""]
         assert said in " ".join(violation.text for violation in cluster.complaints)
-
-
-# --- how a gateway runs as a process -------------------------------------------------------------
-
-
-@pytest.mark.timeout(60)
-async def test_a_log_may_be_left_unread_and_be_read_again(shared_server: BundledServer) -> None:
-    """Nothing of it is lost for the reader, and the process ends as ever."""
-    process = GatewayProcess("gateway-unread", shared_server.url, "--log-level", "debug")
-    async with process:
-        process.block_log()
-        status, _ = await process.get("/health")
-        assert status == 200
-        process.unblock_log()
-        process.signal(signal.SIGTERM)
-        assert await process.wait(20.0) == 0
-    assert any("stopped" in line for line in process.log) and process.written.troubles == []
-
-
-@pytest.mark.timeout(60)
-async def test_a_log_may_go_to_a_file(shared_server: BundledServer, tmp_path: Path) -> None:
-    """Then it is known to run by its pages, at the port that it had before."""
-    process = GatewayProcess("gateway-file", shared_server.url)
-    await process.start()
-    await process.stop()
-    try:
-        await process.start_into(tmp_path / "log")
-        assert (await process.get("/ready"))[0] == 200
-    finally:
-        await process.stop()
-    assert f":{process.port}/ws" in (tmp_path / "log").read_text()
 
 
 def test_a_heal_before_the_next_outage_says_nothing_about_convergence() -> None:
