@@ -1,7 +1,7 @@
-"""Do the promises hold for a minute of everything that can go wrong, on real processes?
+"""Chaos: do the promises hold for a minute of faults on real processes?
 
-The run is what `make chaos` does. Its recorded history then shows that the verdict is not blind:
-one record of it is corrupted, and the claim that it breaks is named.
+The run is what `make chaos` does. Then one record of its history is corrupted, and the verdict must
+name the promise that this breaks.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ from wsdemo.proof.history import (
 
 SEED = 7
 WITHIN_S = 400
-"""A minute, and what a busy machine makes of it."""
+"""A minute, and what a busy machine needs on top."""
 
 
 @pytest.fixture(scope="module")
 def run_of_a_minute(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Run once for all tests here; the directory of its report, and how the process ended."""
+    """Run once for all tests here; return the directory of the report, and the ended process."""
     out = tmp_path_factory.mktemp("chaos")
     arguments = ("--seconds", "60", "--seed", str(SEED), "--out", str(out))
     done = subprocess.run(
@@ -152,7 +152,7 @@ def test_a_run_that_is_told_to_end_takes_its_processes_with_it(
     assert not (tmp_path / "out").exists()
 
 
-# --- the verdict is not blind --------------------------------------------------------------------
+# --- corrupted histories --------------------------------------------------------------------
 
 Corrupt = Callable[[list[Record]], None]
 
@@ -320,7 +320,7 @@ def _time_backwards(history: list[Record]) -> None:
     ids=lambda value: value if isinstance(value, str) else value.__name__.strip("_"),
 )
 def test_one_corrupted_record_is_named(history: list[Record], corrupt: Corrupt, claim: str) -> None:
-    """The recorded history is allowed; with one thing changed in it, it is not, and why is said."""
+    """The recorded history is allowed. With one change it is not, and the promise is named."""
     assert allowed(history) == []
     corrupted = list(history)
     corrupt(corrupted)
@@ -341,8 +341,8 @@ def test_a_fault_that_never_came_is_missed(history: list[Record]) -> None:
 # --- its parts -----------------------------------------------------------------------------------
 
 
-def test_faults_that_would_spoil_each_other_do_not_meet() -> None:
-    """What one touches, no other may touch or need at the same time; at most two are active."""
+def test_faults_that_disturb_each_other_do_not_overlap() -> None:
+    """No fault may touch what another one touches or needs at the same time."""
     cluster = ProcessCluster(1)
     nemesis = ProcessNemesis(cluster, cluster.rng("nemesis"))
     by_name = {fault.name: fault for fault in FAULTS}
@@ -364,7 +364,7 @@ def test_a_seed_decides_the_order_of_faults() -> None:
 
 
 def test_convergence_is_counted_to_the_last_user_who_was_wrong() -> None:
-    """Who becomes wrong later is not counted, and who is never right is not called right."""
+    """A user who becomes wrong later does not count, and one who never is right is an error."""
 
     def sample(t: float, *wrong: str) -> Sample:
         return Sample(t, 2, 2, frozenset(wrong))
@@ -377,7 +377,7 @@ def test_convergence_is_counted_to_the_last_user_who_was_wrong() -> None:
 
 
 def test_users_of_a_gateway_are_back_when_another_has_them() -> None:
-    """Counted from the fault; who was elsewhere, or had left before, does not count."""
+    """Counted from the fault. Users of other gateways, and users who had left, do not count."""
 
     def registered(t: float, user: str, gateway: str) -> Registered:
         return Registered(t=t, user=user, phase=Phase.OK, conn=f"{user}{t}", gateway=gateway)
@@ -418,7 +418,7 @@ def test_two_seeds_in_a_row_have_every_fault() -> None:
 
 
 async def test_what_cannot_be_arranged_is_counted_and_tried_again() -> None:
-    """It is no broken promise, and no success either; after a few times it is given up."""
+    """It is neither a broken promise nor a success. After a few attempts it is given up."""
     cluster = ProcessCluster(1)
     nemesis = ProcessNemesis(cluster, cluster.rng("nemesis"))
 
@@ -458,7 +458,7 @@ async def test_a_broken_promise_is_no_set_up_that_failed() -> None:
 
 
 def test_a_machine_that_is_busy_is_told_from_a_gateway_that_is_slow() -> None:
-    """Overlapping waits are counted once, and too much of them is red by a name of its own."""
+    """Overlapping waits count once, and too much waiting is a violation of its own."""
     history: list[Record] = [Late(t=1.0, for_s=0.5), Late(t=1.2, for_s=0.4), Late(t=9, for_s=1)]
     result = ChaosResult(1, 10.0, history=history, took_s=8.0)
     assert result.late_s == pytest.approx(0.5 + 0.2 + 1.0)
@@ -482,7 +482,7 @@ def test_a_machine_that_is_busy_is_told_from_a_gateway_that_is_slow() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_a_mistake_in_a_gateway_is_seen_in_one_calm(mistakes: str, claims: set[str]) -> None:
-    """Real processes with the mistake planted, no faults: the run is red for what was planted."""
+    """Real processes with a planted mistake, and no faults: the run is red for that mistake."""
     result = await run(10.0, SEED, program=("-m", "tests.planted", mistakes), rounds=0)
     found = {violation.claim for violation in result.violations}
     assert claims <= found, result.violations[:5]
@@ -514,10 +514,10 @@ async def test_a_gateway_without_a_mistake_is_seen_to_have_none() -> None:
     ],
     ids=lambda value: value if "_" in value else "",
 )
-async def test_a_fault_sees_a_promise_that_its_guests_were_not_kept(
+async def test_a_fault_finds_a_broken_promise_with_its_probe_users(
     mistake: str, fault: str, said: str
 ) -> None:
-    """Each fault with guests of its own is red by itself on a gateway with the mistake."""
+    """Each fault with probe users complains about a gateway with the mistake."""
     does = next(one for one in FAULTS if one.name == fault)
     async with ProcessCluster(
         SEED, client_users=2, plain_users=0, program=("-m", "tests.planted", mistake)
@@ -529,7 +529,7 @@ async def test_a_fault_sees_a_promise_that_its_guests_were_not_kept(
 
 
 def test_a_heal_before_the_next_outage_says_nothing_about_convergence() -> None:
-    """Nothing can come right while Redis is broken; after the last outage it is measured."""
+    """Nothing can become right while Redis does not work, so only the last heal is measured."""
     by_name = {fault.name: fault for fault in FAULTS}
     samples = [Sample(float(t), 1, 1, frozenset({"a"} if t < 8 else ())) for t in range(12)]
     injections = [

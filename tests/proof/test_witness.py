@@ -1,4 +1,4 @@
-"""Does the witness read out of MONITOR what the scripts really did?"""
+"""Witness: does it read in MONITOR what the scripts really did?"""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ async def seen(witness: Witness, database: Any) -> None:
     await until("seen", lambda: witness.monitor_log.outcomes["route offline"] > before)
 
 
-async def test_every_outcome_of_every_script_is_told_apart(
+async def test_every_outcome_of_every_script_is_recognised(
     witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """What MONITOR shows of a script's calls says what the script answered."""
+    """The calls of a script that MONITOR shows determine its answer."""
     bob = Scripts(database, "bob")
     old, new = await bob.mint(), await bob.mint()
     assert await bob.write(store.REGISTER, "c-old", old) == "ok"
@@ -107,10 +107,8 @@ async def test_every_outcome_of_every_script_is_told_apart(
     assert [r.conn for r in records if isinstance(r, Released)] == ["c-old", "c-new"]
 
 
-async def test_a_script_by_name_and_by_text_are_the_same_script(
-    witness: Witness, database: Any
-) -> None:
-    """A gateway calls EVALSHA, and EVAL after NOSCRIPT, which itself did nothing."""
+async def test_evalsha_and_eval_are_the_same_script(witness: Witness, database: Any) -> None:
+    """A gateway calls EVALSHA, and after NOSCRIPT it calls EVAL."""
     with pytest.raises(NoScriptError):
         await database.evalsha(store.MINT.sha, 1, "fence:bob", FENCE_MS)
     await database.script_load(store.MINT.text)
@@ -120,7 +118,7 @@ async def test_a_script_by_name_and_by_text_are_the_same_script(
 
 
 async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> None:
-    """MONITOR does not show an expiry; the witness knows when it is."""
+    """MONITOR does not show an expiry, so the witness computes its time."""
     bob = Scripts(database, "bob")
     token = await bob.mint()
     args = ("c1", "gw", token, 60, FENCE_MS, "", 0)
@@ -130,12 +128,12 @@ async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> 
     await until("so it is in Redis", lambda: _absent(database))
 
 
-async def test_what_happened_in_a_gap_is_blamed_on_nobody(
+async def test_a_change_in_a_gap_is_no_violation(
     witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """Bob has become c2's behind the witness' back. That a release of c2 removes the entry is then
-    a violation of P1, unless there was a gap, in which c2 may have registered, and nobody has been
-    seen as the owner since.
+    """Session c2 became the owner, and the witness has not seen it. A release of c2 then removes
+    the entry: a violation of P1, unless there was a gap in which c2 may have registered, and no
+    owner was seen since.
     """
     bob = Scripts(database, "bob")
 
@@ -159,12 +157,10 @@ async def test_what_happened_in_a_gap_is_blamed_on_nobody(
     assert await lives("c3", gap=False) == ["P1"]
 
 
-async def test_after_a_gap_it_is_known_whose_entry_it_is(
+async def test_all_entries_are_read_after_a_gap(
     witness: Witness, server: BundledServer, database: Any, records: list[Record]
 ) -> None:
-    """The witness asks for all entries when it is back; a wrong release after that is P1, which it
-    could not be if the owner were in doubt until somebody refreshed.
-    """
+    """The owner is known again before anybody refreshes, so a wrong release breaks P1."""
     bob = Scripts(database, "bob")
     token = await bob.mint()
     assert await bob.write(store.REGISTER, "c1", token) == "ok"
@@ -182,10 +178,10 @@ async def test_after_a_gap_it_is_known_whose_entry_it_is(
     assert len([record for record in records if isinstance(record, ObservationGap)]) == 1
 
 
-async def test_what_changed_in_a_gap_is_seen_after_it(
+async def test_changes_in_a_gap_are_recorded_after_it(
     witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """A new owner with its token, and an entry that is gone; half an entry is nobody's."""
+    """A new owner with its token, and an entry that is gone. An incomplete entry has no owner."""
     bob, carol = Scripts(database, "bob"), Scripts(database, "carol")
     old, new, hers = await bob.mint(), await bob.mint(), await carol.mint()
     assert await bob.write(store.REGISTER, "c1", old) == "ok"
@@ -208,10 +204,10 @@ async def test_what_changed_in_a_gap_is_seen_after_it(
     assert witness.monitor_log.owner("bob") == "c2" and witness.monitor_log.owner("half") == ""
 
 
-async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
+async def test_entries_that_cannot_be_read_stay_in_doubt(
     witness: Witness, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is counted, and what is released before anybody refreshed is not judged."""
+    """This is counted, and a release before the next refresh is not judged."""
     bob = Scripts(database, "bob")
     token = await bob.mint()
     assert await bob.write(store.REGISTER, "c1", token) == "ok"
@@ -226,10 +222,10 @@ async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
     assert witness.monitor_log.unjudged == 1
 
 
-async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
+async def test_a_loading_server_is_read_when_it_has_its_data(
     witness: Witness, server: BundledServer, database: Any
 ) -> None:
-    """Nothing changes while it loads; then the witness knows all entries, and is not blind."""
+    """Nothing changes while it loads. After that the witness knows all entries."""
     bob = Scripts(database, "bob")
     assert await bob.write(store.REGISTER, "c1", await bob.mint()) == "ok"
     await seen(witness, database)
@@ -242,10 +238,10 @@ async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
     assert witness.monitor_log.owner("bob") == "c1" and witness.blind == 0
 
 
-async def test_a_witness_that_went_blind_says_so(
+async def test_an_error_that_ended_the_witness_is_raised_by_stop(
     server: BundledServer, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ends the watching is raised at the end, and not lost with its task."""
+    """It is not lost with the task of the witness."""
 
     def breaks_down(line: str) -> None:
         raise ZeroDivisionError(line)
@@ -255,7 +251,7 @@ async def test_a_witness_that_went_blind_says_so(
     await witness.start()
     try:
         await database.ping()
-        await until("it went blind", lambda: witness._task is not None and witness._task.done())
+        await until("it has failed", lambda: witness._task is not None and witness._task.done())
     finally:
         with pytest.raises(ZeroDivisionError):
             await witness.stop()
@@ -265,11 +261,12 @@ async def _absent(database: Any) -> bool:
     return not await database.exists("presence:bob")
 
 
-async def test_a_loss_of_data_stands_where_it_happened(
+async def test_a_loss_of_data_is_recorded_at_its_time(
     server: BundledServer, witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """A flush, and a restart without data, are in the history between what was before and after;
-    a restart with data is a gap, and no loss."""
+    """FLUSHALL and a restart without data are a loss, between the records before and after it. A
+    restart with data is a gap, and no loss.
+    """
     bob = Scripts(database, "bob")
 
     async def log_in(conn: str) -> None:

@@ -122,22 +122,22 @@ def _what_ran(result: ChaosResult) -> Iterable[str]:
     limits = ", ".join(f"{name} {getattr(LIMITS, name):g}" for name in CHANGED_LIMITS)
     yield "\n## What ran\n"
     yield (
-        f"{len(GATEWAYS)} gateways and a Redis as processes, {result.users} users, wires between "
-        f"all of them; Python {platform.python_version()} on {platform.system()}. Timings are "
-        f"{SCALE:g} times those of production: heartbeat H {TIMING.heartbeat_s:g} s, TTL "
-        f"{TIMING.presence_ttl_s:g} s, health check {TIMING.health_check_s:g} s. Bounds on what a "
-        f"machine needs to do its work are not scaled; some are set tighter: {limits}."
+        f"{len(GATEWAYS)} gateways and a Redis as processes, {result.users} users, and a TCP relay "
+        f"on each connection; Python {platform.python_version()} on {platform.system()}. Timings "
+        f"are {SCALE:g} times faster than in production: heartbeat H {TIMING.heartbeat_s:g} s, TTL "
+        f"{TIMING.presence_ttl_s:g} s, health check {TIMING.health_check_s:g} s. Bounds on the "
+        f"work of the machine are not scaled; some are set tighter: {limits}."
     )
     yield (
-        f"\nThe witness (MONITOR) saw every change of an owner but for "
-        f"{counted(result.gaps, 'gap')}, in which Redis itself was away; after all but "
-        f"{result.blind} of them it asked for all entries, and "
-        f"{counted(result.unjudged, 'release')} before that could not be judged. All "
+        f"\nThe witness (MONITOR) saw every change of an owner, except in "
+        f"{counted(result.gaps, 'gap')} in which Redis was not reachable. After all but "
+        f"{result.blind} of them it read all entries; {counted(result.unjudged, 'release')} "
+        "before that could not be judged. All "
         f"{result.log_lines:,} lines of the gateways' logs were read, and {len(result.history):,}"
-        " records are in `history.jsonl`. The machine was too busy with other things "
+        " records are in `history.jsonl`. The machine was too busy with other work "
         f"for {result.late_s:.1f} s in all. The seed decides which fault comes when and where, "
-        "and which half of the catalogue must come; what the machine does meanwhile is its own "
-        "affair, so a run repeats in kind, not to the letter."
+        "and which half of the catalogue must come. It does not decide what the machine does, so "
+        "two runs of one seed are similar, and not equal."
     )
     yield "\n![Faults, and users online](timeline.png)"
 
@@ -156,16 +156,16 @@ def _violations(result: ChaosResult) -> Iterable[str]:
 def _after(result: ChaosResult) -> Iterable[str]:
     yield "\n## After a heal\n"
     yield (
-        f"{counted(len(result.rests), 'time')} all was healed, and everything was right after "
-        f"{result.converged_s:.2f} s at most; promised, at this scale, are {PROMISED_S:g} s (red "
-        f"beyond {PROMISED_S + ALLOWANCE_S:g} s). Then, in a calm of {CALM_S:g} s each, "
-        f"{result.pairs:,} messages, one between any two, were to be routed and to arrive, each "
-        "ping was to have its pong, and gateways were to have as many sessions, sockets and "
-        "descriptors as there ought to be. What was left when everybody had gone, and how gateways "
-        "ended:\n"
+        f"All faults were healed {counted(len(result.rests), 'time')}, and everything was right "
+        f"after {result.converged_s:.2f} s at most. The promise X, at this scale, is "
+        f"{PROMISED_S:g} s (red beyond {PROMISED_S + ALLOWANCE_S:g} s). A calm period of "
+        f"{CALM_S:g} s followed each heal. In them {result.pairs:,} messages, one between any two "
+        "users, had to be routed and to arrive, each ping had to get its pong, and gateways had to "
+        "have the right number of sessions, sockets and descriptors. What was left when all users "
+        "had gone, and how gateways ended:\n"
     )
     yield from _table(("what", "count"), sorted(result.seen.items()))
-    yield "\n![Time until all was right, by fault](convergence.png)"
+    yield "\n![Time until everything was right, by fault](convergence.png)"
 
 
 def _per_fault(result: ChaosResult) -> Iterable[str]:
@@ -173,11 +173,11 @@ def _per_fault(result: ChaosResult) -> Iterable[str]:
     lost = by_fault(result.history)
     yield "\n## Faults\n"
     yield (
-        "Right after: from a heal until the last user who then believed other than Redis was right "
-        "for once, if Redis was not broken again before that; an upper bound, since another fault "
-        "may be active meanwhile. Promised: H after "
-        "faults of Redis, and the gateways' pause between two attempts to reach it (up to 2 s, not "
-        "scaled); else the TTL. Messages: those sent while the fault was active.\n"
+        "Right after: the time from a heal until all users who were wrong then had been right "
+        "once, if no other fault touched Redis before that. It is an upper bound, because another "
+        "fault may be active meanwhile. Promised: after faults of Redis, H and the pause of "
+        "gateways between two attempts to connect (up to 2 s, not scaled); after others, the TTL. "
+        "Messages: those that were sent while the fault was active.\n"
     )
     rows: list[tuple[object, ...]] = []
     for fault in FAULTS:
@@ -197,24 +197,24 @@ def _per_fault(result: ChaosResult) -> Iterable[str]:
     head = ("fault", "row", "n", "right after, at most", "promised", "sent", "not delivered")
     yield from _table((*head, "of these routed"), rows)
     yield (
-        "\nThese could not be arranged so many times, because what they need did not come about; "
-        "they have shown nothing then, and were tried again:\n"
+        "\nThese faults could not be arranged so many times, because a precondition was not "
+        "reached. They have shown nothing then, and were tried again:\n"
     )
     why = {one.fault.name: one.not_arranged for one in result.injections if one.not_arranged}
     failed = [(name, n, why[name]) for name, n in _not_arranged(result).items()]
     yield from _table(("fault", "n", "the last time"), failed or [("none", 0, "")])
     yield "\nFaults of docs/faults.md that are not injected here:\n"
-    left_out = [(", ".join(map(str, rows)), why) for rows, why in NOT_INJECTED.items()]
+    left_out = [(", ".join(map(str, n)), reason) for n, reason in NOT_INJECTED.items()]
     yield from _table(("fault", "why"), left_out)
 
 
 def _users_back(result: ChaosResult) -> Iterable[str]:
     yield "\n## Users of a gateway that is gone\n"
     yield (
-        "From the begin of the fault until they were registered with another gateway, those who "
-        "left of their own accord meanwhile included. Production waits up to 5 s before a first "
-        "try, these clients up to 0.1 s; a frozen gateway is noticed by two heartbeats that stay "
-        "unanswered, which takes 2 to 3 H.\n"
+        "The time from the begin of the fault until a user was registered with another gateway; "
+        "users who moved by themselves meanwhile are included. Clients in production wait up to "
+        "5 s before the first attempt, and these up to 0.1 s. A client notices a stopped gateway "
+        "by two heartbeats without a pong, which takes 2 to 3 H.\n"
     )
     rows: list[tuple[object, ...]] = []
     for name in GONE:
@@ -234,8 +234,9 @@ def _messages(result: ChaosResult) -> Iterable[str]:
     tally = result.tally
     yield "\n## Messages\n"
     yield (
-        f"{tally.delivered:,} of {tally.sent.total():,} delivered, none twice, none to another "
-        "user, or it stands above. By the last answer (messages without an id get none: unknown):\n"
+        f"{tally.delivered:,} of {tally.sent.total():,} were delivered. One that was delivered "
+        "twice or to another user is a violation above. By the last answer (a message without an "
+        "id gets none, and counts as unknown):\n"
     )
     rows = [
         (status, tally.sent[status], tally.lost_in_faults[status], tally.lost_in_calm[status])
@@ -243,14 +244,14 @@ def _messages(result: ChaosResult) -> Iterable[str]:
     ]
     head = ("answer", "sent", "not delivered, near a fault", "not delivered, far from any")
     yield from _table(head, rows)
-    yield "\n![What became of messages, by fault](losses.png)"
+    yield "\n![Outcomes of messages, by fault](losses.png)"
 
 
 def _scripts(result: ChaosResult) -> Iterable[str]:
     yield "\n## Sometimes\n"
     yield (
-        "Each of these has to happen in a run with the faults that bring it about, as has each "
-        "fault that is due, or the run is red.\n"
+        "Each of these must happen in a run with the faults that cause it, and each fault that is "
+        "due must happen. Otherwise the run is red.\n"
     )
     others = sorted(result.outcomes.keys() - set(OUTCOMES))
     rows = [(name, result.outcomes[name]) for name in (*OUTCOMES, *others)]
