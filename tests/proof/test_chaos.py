@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -22,10 +24,11 @@ import msgspec
 import psutil
 import pytest
 
+from wsdemo.proof.chaos import faults
 from wsdemo.proof.chaos.bounds import GROWTH_BYTES
 from wsdemo.proof.chaos.cluster import GATEWAYS, ProcessCluster
 from wsdemo.proof.chaos.convergence import convergences
-from wsdemo.proof.chaos.fault import NotArranged, Scene
+from wsdemo.proof.chaos.fault import FaultType, NotArranged, Scene
 from wsdemo.proof.chaos.faults import FAULTS
 from wsdemo.proof.chaos.measures import back_after_s, converged_after_s, peaks, slopes
 from wsdemo.proof.chaos.nemesis import TRIES, Injection, ProcessNemesis, due
@@ -415,6 +418,18 @@ def test_two_seeds_in_a_row_have_every_fault() -> None:
     assert set(wanted({"hostile publishes": 1})) - set(wanted({})) == {
         "counter malformed_envelopes"
     }
+
+
+def test_every_fault_of_every_module_is_in_the_catalogue_once() -> None:
+    """A function with its decorator is not enough: its name must be in the tuple of its module."""
+    written = [
+        value
+        for found in pkgutil.iter_modules(faults.__path__)
+        for value in vars(importlib.import_module(f"{faults.__name__}.{found.name}")).values()
+        if isinstance(value, FaultType)
+    ]
+    assert sorted(fault.name for fault in written) == sorted(fault.name for fault in FAULTS)
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
 async def test_what_cannot_be_arranged_is_counted_and_tried_again() -> None:
