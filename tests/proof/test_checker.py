@@ -53,7 +53,7 @@ def test_the_shipped_scripts_keep_every_promise_in_every_order(
     assert result.states > 500 and 0 < result.calls < result.steps
 
 
-def test_every_kind_of_accident_is_checked_every_day() -> None:
+def test_every_kind_of_fault_is_in_an_everyday_scenario() -> None:
     """And three sessions when there is time."""
     for name in ("duplicates", "expiries", "losses", "rollbacks"):
         assert any(getattr(scenario, name) for scenario in EVERYDAY), name

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from wsdemo.settings import Limits, Timing
+
+WITHOUT_FLAG: Final = frozenset({"scale"})
+"""Fields of settings for which a gateway has no flag."""
 
 
 def flags_of(
@@ -32,7 +36,3 @@ def flags_of(
         for name, value in values.items()
         if (name in only if only is not None else name not in WITHOUT_FLAG)
     ]
-
-
-WITHOUT_FLAG = frozenset({"scale"})
-"""Fields of settings for which a gateway has no flag."""

@@ -280,12 +280,14 @@ class Process:
             raise RuntimeError(f"{self.name} did not start: {log}") from None
 
     async def stop(self) -> None:
-        if self._process.running:
-            self._process.signal(signal.SIGCONT)
-            self._process.signal(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                await self._process.wait(self._stops_within_s)
-        await self._process.stop()
+        try:
+            if self._process.running:
+                self._process.signal(signal.SIGCONT)
+                self._process.signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await self._process.wait(self._stops_within_s)
+        finally:
+            await self._process.stop()
 
     async def crash(self) -> None:
         await self._process.stop()

@@ -51,10 +51,10 @@ class _ProgressLine:
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         PROGRAM,
-        description="Play the presence scripts in every order of commands and accidents.",
+        description="Play the presence scripts in every order of commands and faults.",
     )
     parser.add_argument(
-        "--deep", action="store_true", help="three sessions, and more accidents: takes minutes"
+        "--deep", action="store_true", help="three sessions, and more faults: takes minutes"
     )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results there too")
     return parser.read(words)

@@ -77,11 +77,11 @@ def moves(state: ModelState, scenario: Scenario) -> Iterator[Move]:
     """Iterate over all moves that are possible now."""
     for number, session in enumerate(state.sessions):
         yield from _steps(state, number, scenario)
-        if state.accidents.duplicates:
+        if state.faults_left.duplicates:
             for verb in COMMANDS:
                 if _was_sent(verb, session, scenario):
                     yield Move(MoveKind.LATE, number, verb)
-    yield from _accidents(state)
+    yield from _faults(state)
 
 
 def _steps(state: ModelState, number: int, scenario: Scenario) -> Iterator[Move]:
@@ -121,8 +121,8 @@ def _was_sent(verb: Verb, session: ModelSession, scenario: Scenario) -> bool:
     return session.was_released
 
 
-def _accidents(state: ModelState) -> Iterator[Move]:
-    left, memory = state.accidents, state.memory
+def _faults(state: ModelState) -> Iterator[Move]:
+    left, memory = state.faults_left, state.memory
     if left.expiries and memory.entry and memory.entry_ends:
         yield Move(MoveKind.EXPIRE)
     if left.losses and memory != Memory():
@@ -147,7 +147,7 @@ def call_of(state: ModelState, move: Move) -> Call | None:
 def after(state: ModelState, move: Move, reply: Reply | None, scenario: Scenario) -> ModelState:
     """Return the state after a move. Its tokens are not renamed yet."""
     if move.session < 0:
-        return _after_accident(state, move)
+        return _after_fault(state, move)
     session = state.sessions[move.session]
     if reply is None:
         phase = ModelPhase.LEAVING if move.kind is MoveKind.GIVE_UP else ModelPhase.DOWN
@@ -157,8 +157,8 @@ def after(state: ModelState, move: Move, reply: Reply | None, scenario: Scenario
         session = session._replace(has_owned=True)
     state = _with(state, move.session, session)._replace(memory=reply.memory)
     if move.kind is MoveKind.LATE:
-        duplicates = state.accidents.duplicates - 1
-        return state._replace(accidents=state.accidents._replace(duplicates=duplicates))
+        duplicates = state.faults_left.duplicates - 1
+        return state._replace(faults_left=state.faults_left._replace(duplicates=duplicates))
     return state
 
 
@@ -188,22 +188,22 @@ def _after_reply(session: ModelSession, move: Move, reply: Reply) -> ModelSessio
             return session._replace(phase=ModelPhase.DOWN)
 
 
-def _after_accident(state: ModelState, move: Move) -> ModelState:
-    left, memory = state.accidents, state.memory
+def _after_fault(state: ModelState, move: Move) -> ModelState:
+    left, memory = state.faults_left, state.memory
     match move.kind:
         case MoveKind.EXPIRE:
             left = left._replace(expiries=left.expiries - 1)
-            return state._replace(memory=memory._replace(entry=()), accidents=left)
+            return state._replace(memory=memory._replace(entry=()), faults_left=left)
         case MoveKind.REPLICATE:
             owned = tuple(session.has_owned for session in state.sessions)
             return state._replace(replica=Replica(memory, owned))
         case MoveKind.FAIL_OVER if state.replica is not None:
             left = left._replace(rollbacks=left.rollbacks - 1)
-            return _remembering(state._replace(accidents=left, replica=None), state.replica)
+            return _remembering(state._replace(faults_left=left, replica=None), state.replica)
         case _:
             left = left._replace(losses=left.losses - 1)
             nothing = Replica(Memory(), (False,) * len(state.sessions))
-            return _remembering(state._replace(accidents=left), nothing)
+            return _remembering(state._replace(faults_left=left), nothing)
 
 
 def _remembering(state: ModelState, replica: Replica) -> ModelState:

@@ -32,7 +32,7 @@ from wsdemo.proof.checker.states import (
 
 NOBODY: Final = "-"
 
-_ACCIDENTS: Final = {
+_FAULTS: Final = {
     MoveKind.EXPIRE: "the entry expires",
     MoveKind.LOSE: "everything is lost",
     MoveKind.REPLICATE: "a replica gets this far",
@@ -79,7 +79,7 @@ def _short(value: Field) -> str:
 def row(before: ModelState, move: Move, outcome: str, after: ModelState, scenario: Scenario) -> Row:
     """Return a move as a row of the table."""
     if move.session < 0:
-        return Row("redis", _ACCIDENTS[move.kind], "", 0, after.memory)
+        return Row("redis", _FAULTS[move.kind], "", 0, after.memory)
     actor = scenario.cast[move.session]
     token = after.sessions[move.session].token
     answer = "" if outcome == "token" else outcome

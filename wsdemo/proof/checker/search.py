@@ -58,7 +58,7 @@ def check_presence(
     clients: str = "silent",
     **how: Any,
 ) -> Result:
-    """Play the presence scripts in every order of commands and accidents.
+    """Play the presence scripts in every order of commands and faults.
 
     Args:
         scripts: texts that replace the shipped ones: `{"release": "..."}`.

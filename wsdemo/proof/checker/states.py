@@ -96,7 +96,7 @@ class Replica(NamedTuple):
     """For each session, at that time."""
 
 
-class Accidents(NamedTuple):
+class FaultsLeft(NamedTuple):
     """How many faults of each kind may still happen."""
 
     duplicates: int = 0
@@ -113,7 +113,7 @@ class ModelState(NamedTuple):
 
     memory: Memory
     sessions: tuple[ModelSession, ...]
-    accidents: Accidents
+    faults_left: FaultsLeft
     has_forgotten: bool = False
     """A loss or a rollback has happened: not all promises hold any more (P8 does)."""
     replica: Replica | None = None
@@ -156,7 +156,7 @@ class Scenario:
     Args:
         sessions: how many sessions the user has, 1 to 3.
         refreshes: how many refreshes each session sends.
-        duplicates, expiries, losses, rollbacks: as in `Accidents`.
+        duplicates, expiries, losses, rollbacks: as in `FaultsLeft`.
         clock: what Redis' clock may do.
         clients: to which clients the sessions belong.
     """
@@ -192,8 +192,8 @@ class Scenario:
     def start(self) -> ModelState:
         """Return the state before anything has happened."""
         session = ModelSession(ModelPhase.NEW, self.refreshes)
-        accidents = Accidents(self.duplicates, self.expiries, self.losses, self.rollbacks)
-        return ModelState(Memory(), (session,) * self.sessions, accidents)
+        faults_left = FaultsLeft(self.duplicates, self.expiries, self.losses, self.rollbacks)
+        return ModelState(Memory(), (session,) * self.sessions, faults_left)
 
     def __str__(self) -> str:
         counts = [
