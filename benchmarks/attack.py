@@ -25,7 +25,6 @@ from benchmarks.phases import CONTENT_BYTES, USERS, Phase, Sample, Say, measure
 from benchmarks.running import running
 from benchmarks.systems import Driver, System, wsdemo
 from wsdemo.command_line import Parser, positive_float, positive_int
-from wsdemo.rig.flags import flags_of
 
 MESSAGES_PER_S = 200
 LIMITS = {
@@ -75,7 +74,10 @@ class Suffered:
 
 def target() -> System:
     """Return two gateways with the limits of this page."""
-    return wsdemo("--limit-loopback", *flags_of(LIMITS))
+    flags = ["--limit-loopback"]
+    for name, value in LIMITS.items():
+        flags += [f"--{name.replace('_', '-')}", str(value)]
+    return wsdemo(*flags)
 
 
 class Siege:

@@ -31,7 +31,7 @@ from wsdemo.proof.chaos.convergence import convergences
 from wsdemo.proof.chaos.fault import FaultType, NotArranged, Scene
 from wsdemo.proof.chaos.faults import FAULTS
 from wsdemo.proof.chaos.measures import back_after_s, converged_after_s, peaks, slopes
-from wsdemo.proof.chaos.nemesis import TRIES, Injection, ProcessNemesis, due
+from wsdemo.proof.chaos.nemesis import TRIES, InjectedFault, ProcessNemesis, due
 from wsdemo.proof.chaos.result import ChaosResult
 from wsdemo.proof.chaos.run import run
 from wsdemo.proof.chaos.sampling import MemorySample, Sample
@@ -350,11 +350,11 @@ def test_faults_that_disturb_each_other_do_not_overlap() -> None:
     nemesis = ProcessNemesis(cluster, cluster.rng("nemesis"))
     by_name = {fault.name: fault for fault in FAULTS}
     assert nemesis._fits(by_name["FLUSHALL"], "gateway-01")
-    nemesis.active.append(Injection(by_name["Redis stopped"], "gateway-01", 0.0))
+    nemesis.active.append(InjectedFault(by_name["Redis stopped"], "gateway-01", 0.0))
     assert not nemesis._fits(by_name["FLUSHALL"], "gateway-01")
     assert not nemesis._fits(by_name["duplicate gateway id"], "gateway-02"), "it needs Redis"
     assert nemesis._fits(by_name["gateway drained"], "gateway-02")
-    nemesis.active[:] = [Injection(by_name["gateway drained"], "gateway-02", 0.0)]
+    nemesis.active[:] = [InjectedFault(by_name["gateway drained"], "gateway-02", 0.0)]
     assert not nemesis._fits(by_name["late commands"], "gateway-02")
     assert nemesis._fits(by_name["late commands"], "gateway-03")
     assert not any(nemesis._fits(by_name["swizzle-clog"], gateway) for gateway in GATEWAYS)
@@ -548,8 +548,8 @@ def test_a_heal_before_the_next_outage_says_nothing_about_convergence() -> None:
     by_name = {fault.name: fault for fault in FAULTS}
     samples = [Sample(float(t), 1, 1, frozenset({"a"} if t < 8 else ())) for t in range(12)]
     injections = [
-        Injection(by_name["flapping"], GATEWAYS[0], 1.0, 2.0),
-        Injection(by_name["Redis stopped"], GATEWAYS[0], 3.0, 6.0),
+        InjectedFault(by_name["flapping"], GATEWAYS[0], 1.0, 2.0),
+        InjectedFault(by_name["Redis stopped"], GATEWAYS[0], 3.0, 6.0),
     ]
     result = ChaosResult(1, 10.0, samples=samples, injections=injections)
     assert convergences(result) == {"Redis stopped": [2.0]}

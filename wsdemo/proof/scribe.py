@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from wsdemo.events import Event, Kind
-from wsdemo.proof.history.records import (
+from wsdemo.proof.history import (
     Closed,
     Phase,
     Pinged,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from wsdemo.proof.chaos.cluster import TIMING
 from wsdemo.proof.chaos.fault import FaultType
 from wsdemo.proof.chaos.measures import converged_after_s
-from wsdemo.proof.chaos.nemesis import Injection
+from wsdemo.proof.chaos.nemesis import InjectedFault
 from wsdemo.proof.chaos.result import ChaosResult
 from wsdemo.proof.history import REDIS
 from wsdemo.redis.connection import BACKOFF_CAP_S
@@ -39,7 +39,7 @@ def convergences(result: ChaosResult) -> dict[str, list[float]]:
     return found
 
 
-def _was_broken_again(result: ChaosResult, one: Injection, took_s: float) -> bool:
+def _was_broken_again(result: ChaosResult, one: InjectedFault, took_s: float) -> bool:
     return any(
         REDIS in other.fault.touches
         and other is not one

@@ -46,7 +46,7 @@ NOT_ARRANGED: Final = "not arranged: "
 
 
 @dataclass(slots=True)
-class Injection:
+class InjectedFault:
     """A fault that was injected: when it began, and when it was healed (s)."""
 
     fault: FaultType
@@ -81,8 +81,8 @@ class ProcessNemesis:
 
     cluster: ProcessCluster
     rng: random.Random
-    injections: list[Injection] = field(default_factory=list)
-    active: list[Injection] = field(default_factory=list)
+    injections: list[InjectedFault] = field(default_factory=list)
+    active: list[InjectedFault] = field(default_factory=list)
     _first: list[FaultType] = field(default_factory=list)
     _round: deque[FaultType] = field(default_factory=deque)
     _failures: Counter[str] = field(default_factory=Counter)
@@ -151,7 +151,7 @@ class ProcessNemesis:
         cluster = self.cluster
         seed = f"{cluster.seed}:{fault.name}:{len(self.injections)}"
         scene = Scene(cluster, random.Random(seed), gateway)
-        injection = Injection(fault, gateway, cluster.clock())
+        injection = InjectedFault(fault, gateway, cluster.clock())
         self.injections.append(injection)
         self.active.append(injection)
         where = tuple(sorted(_places(fault, gateway)[0]))
@@ -182,7 +182,7 @@ class ProcessNemesis:
             with contextlib.suppress(Exception):
                 await self.cluster.start_again(gateway)
 
-    def _could_not_be_arranged(self, injection: Injection, problem: NotArranged) -> None:
+    def _could_not_be_arranged(self, injection: InjectedFault, problem: NotArranged) -> None:
         """Record it. The fault is tried again soon, unless it has failed too often."""
         fault = injection.fault
         injection.not_arranged, injection.for_good = str(problem), problem.for_good

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from wsdemo.proof import history as h
 from wsdemo.proof.chaos.bounds import ROUNDS
 from wsdemo.proof.chaos.measures import peaks, slopes
-from wsdemo.proof.chaos.nemesis import Injection
+from wsdemo.proof.chaos.nemesis import InjectedFault
 from wsdemo.proof.chaos.sampling import MemorySample, Sample
 from wsdemo.proof.history import Violation
 
@@ -24,7 +24,7 @@ class ChaosResult:
     users: int = 0
     history: list[h.Record] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
-    injections: list[Injection] = field(default_factory=list)
+    injections: list[InjectedFault] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     memory: list[MemorySample] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)

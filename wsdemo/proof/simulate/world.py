@@ -24,7 +24,6 @@ from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import State
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
-from wsdemo.proof import scribe
 from wsdemo.proof.history import (
     Closed,
     Counted,
@@ -34,8 +33,14 @@ from wsdemo.proof.history import (
     Left,
     Looked,
     Owner,
+    Phase,
+    Pinged,
+    Ponged,
+    Received,
     Record,
+    Registered,
     Released,
+    Sent,
     Violation,
 )
 from wsdemo.proof.simulate.hosts import Host, Loop, substitute
@@ -63,6 +68,9 @@ _FINE: Final = frozenset({Code.NORMAL, Code.REPLACED})
 
 _SCRIPT_OF: Final = {script.sha.encode(): script.name for script in (*SCRIPTS, ROUTE)}
 _SCRIPT_OF_TEXT: Final = {script.text.encode(): script.name for script in (*SCRIPTS, ROUTE)}
+_PHASES: Final = defaultdict(
+    lambda: Phase.FAIL, {Status.ROUTED: Phase.OK, Status.UNKNOWN: Phase.UNKNOWN}
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -139,11 +147,7 @@ class Device:
         receipt = await self.client.send(to, "hello")
         # What a gateway answers is observed; that nobody answered is known only here.
         if receipt.status is Status.UNKNOWN and receipt.id not in self._told:
-            t, user, msg_id = self._world.now, self.user, f"{self.user}:{receipt.id}"
-            status = receipt.status
-            self._world.history.append(
-                scribe.answer(t=t, user=user, msg_id=msg_id, to=to, status=status, told=False)
-            )
+            self._answer(receipt.id, to, receipt.status, told=False)
 
     def move(self, gateway: str) -> None:
         """Go to another gateway."""
@@ -179,12 +183,44 @@ class Device:
     def _observe(self, event: Event) -> None:
         if self.host.dead:
             return
-        if event.kind is Kind.ACK:
-            self._told.add(event.msg_id)
-        id_of = scribe.id_with_sender
-        record = scribe.record_of(event, t=self._world.now, user=self.user, id_of=id_of)
-        if record is not None:
-            self._world.history.append(record)
+        world, user, conn = self._world, self.user, event.conn_id
+        match event.kind:
+            case Kind.REGISTERED:
+                world.note(Registered, user=user, phase=Phase.OK, conn=conn, gateway=event.gateway)
+            case Kind.SEND:
+                msg_id = f"{user}:{event.msg_id}"
+                to = event.peer
+                world.note(Sent, user=user, phase=Phase.INVOKE, id=msg_id, to=to, conn=conn)
+            case Kind.PING:
+                world.note(Pinged, user=user, conn=conn)
+            case Kind.PONG:
+                world.note(Ponged, user=user, conn=conn)
+            case Kind.ACK:
+                self._told.add(event.msg_id)
+                self._answer(event.msg_id, event.peer, Status(event.reason))
+            case Kind.ARRIVE:
+                msg_id = f"{event.peer}:{event.msg_id}"
+                world.note(Received, user=user, conn=conn, id=msg_id, sender=event.peer)
+            case Kind.WS_CLOSE:
+                self._closed(conn, event.reason)
+            case _:
+                pass
+
+    def _answer(self, msg_id: str, to: str, status: Status, told: bool = True) -> None:
+        self._world.note(
+            Sent,
+            user=self.user,
+            phase=_PHASES[status],
+            id=f"{self.user}:{msg_id}",
+            to=to,
+            status=status.value,
+            told=told,
+        )
+
+    def _closed(self, conn: str, reason: str) -> None:
+        words = reason.removeprefix("closed with ").split()
+        code = int(words[0]) if words and words[0].isdigit() else 0
+        self._world.note(Closed, user=self.user, conn=conn, code=code)
 
 
 class World:
@@ -458,15 +494,9 @@ class World:
 
     # --- what is written down ----------------------------------------------------------------
 
-    @property
-    def now(self) -> float:
-        """The time of a record that is written now."""
-        now: float = round(self.loop.time(), 6)
-        return now
-
     def note(self, record: Callable[..., Record], **fields: Any) -> None:
         """Write a record, now."""
-        self.history.append(record(t=self.now, **fields))
+        self.history.append(record(t=round(self.loop.time(), 6), **fields))
 
     def look(self) -> None:
         """Write down what everybody believes of each user at this moment."""
