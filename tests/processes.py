@@ -10,7 +10,8 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from wsdemo.rig.process import GatewayDied, GatewayProcess, gateways, http_get
+from wsdemo.rig.pages import http_get
+from wsdemo.rig.process import GatewayDied, GatewayProcess, gateways
 
 __all__ = ["GatewayDied", "GatewayProcess", "User", "gateways", "http_get"]
 

@@ -31,12 +31,12 @@ from wsdemo.proof.checker.machine import (
     arguments,
     texts_of,
 )
-from wsdemo.proof.checker.moves import Kind, Move, after, call_of, moves
+from wsdemo.proof.checker.moves import Move, MoveKind, after, call_of, moves
 from wsdemo.proof.checker.mutants import MUTANTS, Mutant
 from wsdemo.proof.checker.report import Result
 from wsdemo.proof.checker.scenarios import DEEP, EVERYDAY
 from wsdemo.proof.checker.search import check
-from wsdemo.proof.checker.states import Clock, Memory, Phase, Scenario, State, Verb
+from wsdemo.proof.checker.states import Clock, Memory, ModelPhase, ModelState, Scenario, Verb
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace, Timing
 
@@ -53,7 +53,7 @@ def test_the_shipped_scripts_keep_every_promise_in_every_order(
     assert result.states > 500 and 0 < result.calls < result.steps
 
 
-def test_every_kind_of_accident_is_checked_every_day() -> None:
+def test_every_kind_of_fault_is_in_an_everyday_scenario() -> None:
     """And three sessions when there is time."""
     for name in ("duplicates", "expiries", "losses", "rollbacks"):
         assert any(getattr(scenario, name) for scenario in EVERYDAY), name
@@ -98,18 +98,18 @@ class _ByHand:
             found.append({invariant.name for several in broken for invariant in several})
         return found
 
-    def _end(self, state: State, order: Sequence[int]) -> Settled:
+    def _end(self, state: ModelState, order: Sequence[int]) -> Settled:
         """Let all sessions that are up refresh twice."""
         now = state
         for number in (*order, *order):
-            if now.sessions[number].phase is Phase.UP:
-                move = Move(Kind.SEND, number, Verb.REFRESH)
+            if now.sessions[number].phase is ModelPhase.UP:
+                move = Move(MoveKind.SEND, number, Verb.REFRESH)
                 call = call_of(now, move)
                 assert call is not None
                 now = after(now, move, self._machine.reply(call), self._scenario)
         return Settled(state, (), now, self._scenario)
 
-    def _steps(self, level: Sequence[State]) -> Iterator[Step]:
+    def _steps(self, level: Sequence[ModelState]) -> Iterator[Step]:
         planned = [(s, m, call_of(s, m)) for s in level for m in moves(s, self._scenario)]
         self._machine.prepare(call for _, _, call in planned if call is not None)
         for state, move, call in planned:
@@ -119,16 +119,16 @@ class _ByHand:
             )
 
 
-def _ends(level: Sequence[State]) -> Iterator[tuple[State, Sequence[int]]]:
+def _ends(level: Sequence[ModelState]) -> Iterator[tuple[ModelState, Sequence[int]]]:
     for state in level:
-        up = [n for n, session in enumerate(state.sessions) if session.phase is Phase.UP]
+        up = [n for n, session in enumerate(state.sessions) if session.phase is ModelPhase.UP]
         for order in itertools.permutations(up):
             yield state, order
 
 
 BY_HAND = [
     *[m for m in MUTANTS if m.scenario.sessions == 2 and m.breaks.startswith("W")][::3],
-    *[m for m in MUTANTS if m.breaks.startswith("L")],
+    *[m for m in MUTANTS if m.breaks.startswith("E")],
 ]
 
 
@@ -167,7 +167,7 @@ def test_the_counterexample_of_the_demo_s_release_is_the_late_cleanup(
 def test_refreshes_that_must_not_help_are_in_the_table(shared_server: BundledServer) -> None:
     """A promise about the end is shown with the two rounds after which it is broken."""
     (mutant,) = [m for m in MUTANTS if str(m) == "refresh: says ok, and brings nothing back"]
-    found = mutant.check(redis=shared_server.url).violations["L2"]
+    found = mutant.check(redis=shared_server.url).violations["E2"]
     words = list(found.table()["what"])
     assert len(found) == 3 and words[:3] == ["mint", "register", "the entry expires"]
     assert words[3:] == ["refresh, nothing else happens"] * 2

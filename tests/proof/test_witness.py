@@ -1,4 +1,4 @@
-"""Does the witness read out of MONITOR what the scripts really did?"""
+"""Witness: does it read in MONITOR what the scripts really did?"""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from redis.exceptions import NoScriptError
 
 from tests.waiting import until
 from wsdemo.presence import store
-from wsdemo.proof.chaos.witness import UNSEEN, Witness
-from wsdemo.proof.history import Forgotten, Gap, Owner, Record, Released, owners
+from wsdemo.proof.chaos.monitor_log import UNSEEN
+from wsdemo.proof.chaos.witness import Witness
+from wsdemo.proof.history import Forgotten, ObservationGap, Owner, Record, Released, owners
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
 
@@ -55,16 +56,16 @@ async def witness(server: BundledServer, records: list[Record]) -> AsyncIterator
 
 async def seen(witness: Witness, database: Any) -> None:
     """Wait until the witness has seen everything that was done so far."""
-    before = witness.ledger.outcomes["route offline"]
+    before = witness.monitor_log.outcomes["route offline"]
     await database.eval(ROUTE.text, 1, "presence:nobody", "{", "")
     await database.ping()
-    await until("seen", lambda: witness.ledger.outcomes["route offline"] > before)
+    await until("seen", lambda: witness.monitor_log.outcomes["route offline"] > before)
 
 
-async def test_every_outcome_of_every_script_is_told_apart(
+async def test_every_outcome_of_every_script_is_recognised(
     witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """What MONITOR shows of a script's calls says what the script answered."""
+    """The calls of a script that MONITOR shows determine its answer."""
     bob = Scripts(database, "bob")
     old, new = await bob.mint(), await bob.mint()
     assert await bob.write(store.REGISTER, "c-old", old) == "ok"
@@ -79,7 +80,7 @@ async def test_every_outcome_of_every_script_is_told_apart(
     assert await bob.release("c-new", new) == 1
     assert await bob.write(store.REFRESH, "c-new", new) == "closed"
     await seen(witness, database)
-    assert witness.ledger.outcomes == Counter(
+    assert witness.monitor_log.outcomes == Counter(
         {
             "mint ok": 2,
             "register ok": 2,
@@ -106,35 +107,33 @@ async def test_every_outcome_of_every_script_is_told_apart(
     assert [r.conn for r in records if isinstance(r, Released)] == ["c-old", "c-new"]
 
 
-async def test_a_script_by_name_and_by_text_are_the_same_script(
-    witness: Witness, database: Any
-) -> None:
-    """A gateway calls EVALSHA, and EVAL after NOSCRIPT, which itself did nothing."""
+async def test_evalsha_and_eval_are_the_same_script(witness: Witness, database: Any) -> None:
+    """A gateway calls EVALSHA, and after NOSCRIPT it calls EVAL."""
     with pytest.raises(NoScriptError):
         await database.evalsha(store.MINT.sha, 1, "fence:bob", FENCE_MS)
     await database.script_load(store.MINT.text)
     await database.evalsha(store.MINT.sha, 1, "fence:bob", FENCE_MS)
     await seen(witness, database)
-    assert witness.ledger.outcomes["mint ok"] == 1
+    assert witness.monitor_log.outcomes["mint ok"] == 1
 
 
 async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> None:
-    """MONITOR does not show an expiry; the witness knows when it is."""
+    """MONITOR does not show an expiry, so the witness computes its time."""
     bob = Scripts(database, "bob")
     token = await bob.mint()
     args = ("c1", "gw", token, 60, FENCE_MS, "", 0)
     await database.eval(store.REGISTER.text, 2, *bob.keys, *args)
     await seen(witness, database)
-    await until("it is forgotten", lambda: witness.ledger.owner("bob") == "")
+    await until("it is forgotten", lambda: witness.monitor_log.owner("bob") == "")
     await until("so it is in Redis", lambda: _absent(database))
 
 
-async def test_what_happened_in_a_gap_is_blamed_on_nobody(
+async def test_a_change_in_a_gap_is_no_violation(
     witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """Bob has become c2's behind the witness' back. That a release of c2 removes the entry is then
-    a violation of P1, unless there was a gap, in which c2 may have registered, and nobody has been
-    seen as the owner since.
+    """Session c2 became the owner, and the witness has not seen it. A release of c2 then removes
+    the entry: a violation of P1, unless there was a gap in which c2 may have registered, and no
+    owner was seen since.
     """
     bob = Scripts(database, "bob")
 
@@ -143,7 +142,7 @@ async def test_what_happened_in_a_gap_is_blamed_on_nobody(
         assert await bob.write(store.REGISTER, conn, token) == "ok"
         await seen(witness, database)
         if gap:
-            witness.ledger.gap()
+            witness.monitor_log.gap()
         if refreshes:
             assert await bob.write(store.REFRESH, conn, token) == "ok"
         await database.hset("presence:bob", "connId", "c2")
@@ -158,12 +157,10 @@ async def test_what_happened_in_a_gap_is_blamed_on_nobody(
     assert await lives("c3", gap=False) == ["P1"]
 
 
-async def test_after_a_gap_it_is_known_whose_entry_it_is(
+async def test_all_entries_are_read_after_a_gap(
     witness: Witness, server: BundledServer, database: Any, records: list[Record]
 ) -> None:
-    """The witness asks for all entries when it is back; a wrong release after that is P1, which it
-    could not be if the owner were in doubt until somebody refreshed.
-    """
+    """The owner is known again before anybody refreshes, so a wrong release breaks P1."""
     bob = Scripts(database, "bob")
     token = await bob.mint()
     assert await bob.write(store.REGISTER, "c1", token) == "ok"
@@ -173,18 +170,18 @@ async def test_after_a_gap_it_is_known_whose_entry_it_is(
     await database.connection_pool.disconnect()
     await until("it is back", lambda: witness.gaps == 1 and witness.watching.is_set())
     await seen(witness, database)
-    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+    assert witness.monitor_log.owner("bob") == "c1" and witness.blind == 0
     await database.hset("presence:bob", "connId", "c2")
     assert await bob.release("c2", token) == 1
     await seen(witness, database)
     assert [violation.claim for violation in owners(records)] == ["P1"]
-    assert len([record for record in records if isinstance(record, Gap)]) == 1
+    assert len([record for record in records if isinstance(record, ObservationGap)]) == 1
 
 
-async def test_what_changed_in_a_gap_is_seen_after_it(
+async def test_changes_in_a_gap_are_recorded_after_it(
     witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """A new owner with its token, and an entry that is gone; half an entry is nobody's."""
+    """A new owner with its token, and an entry that is gone. An incomplete entry has no owner."""
     bob, carol = Scripts(database, "bob"), Scripts(database, "carol")
     old, new, hers = await bob.mint(), await bob.mint(), await carol.mint()
     assert await bob.write(store.REGISTER, "c1", old) == "ok"
@@ -204,13 +201,13 @@ async def test_what_changed_in_a_gap_is_seen_after_it(
     await seen(witness, database)
     found = [(r.user, r.conn, r.token, r.verb) for r in records if isinstance(r, Owner)]
     assert sorted(found) == [("bob", "c2", new, UNSEEN), ("carol", "", None, UNSEEN)]
-    assert witness.ledger.owner("bob") == "c2" and witness.ledger.owner("half") == ""
+    assert witness.monitor_log.owner("bob") == "c2" and witness.monitor_log.owner("half") == ""
 
 
-async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
+async def test_entries_that_cannot_be_read_stay_in_doubt(
     witness: Witness, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is counted, and what is released before anybody refreshed is not judged."""
+    """This is counted, and a release before the next refresh is not judged."""
     bob = Scripts(database, "bob")
     token = await bob.mint()
     assert await bob.write(store.REGISTER, "c1", token) == "ok"
@@ -222,13 +219,13 @@ async def test_a_server_that_does_not_say_leaves_the_witness_in_doubt(
     assert witness.blind == 1
     assert await bob.release("c1", token) == 1
     await seen(witness, database)
-    assert witness.ledger.unjudged == 1
+    assert witness.monitor_log.unjudged == 1
 
 
-async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
+async def test_a_loading_server_is_read_when_it_has_its_data(
     witness: Witness, server: BundledServer, database: Any
 ) -> None:
-    """Nothing changes while it loads; then the witness knows all entries, and is not blind."""
+    """Nothing changes while it loads. After that the witness knows all entries."""
     bob = Scripts(database, "bob")
     assert await bob.write(store.REGISTER, "c1", await bob.mint()) == "ok"
     await seen(witness, database)
@@ -238,23 +235,23 @@ async def test_a_server_that_loads_its_data_is_asked_when_it_has_them(
     await database.connection_pool.disconnect()
     await until("it is back", lambda: witness.gaps >= 1 and witness.watching.is_set())
     await seen(witness, database)
-    assert witness.ledger.owner("bob") == "c1" and witness.blind == 0
+    assert witness.monitor_log.owner("bob") == "c1" and witness.blind == 0
 
 
-async def test_a_witness_that_went_blind_says_so(
+async def test_an_error_that_ended_the_witness_is_raised_by_stop(
     server: BundledServer, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ends the watching is raised at the end, and not lost with its task."""
+    """It is not lost with the task of the witness."""
 
     def breaks_down(line: str) -> None:
         raise ZeroDivisionError(line)
 
     witness = Witness(server.url, lambda record: None, time.monotonic)
-    monkeypatch.setattr(witness.ledger, "feed", breaks_down)
+    monkeypatch.setattr(witness.monitor_log, "feed", breaks_down)
     await witness.start()
     try:
         await database.ping()
-        await until("it went blind", lambda: witness._task is not None and witness._task.done())
+        await until("it has failed", lambda: witness._task is not None and witness._task.done())
     finally:
         with pytest.raises(ZeroDivisionError):
             await witness.stop()
@@ -264,11 +261,12 @@ async def _absent(database: Any) -> bool:
     return not await database.exists("presence:bob")
 
 
-async def test_a_loss_of_data_stands_where_it_happened(
+async def test_a_loss_of_data_is_recorded_at_its_time(
     server: BundledServer, witness: Witness, database: Any, records: list[Record]
 ) -> None:
-    """A flush, and a restart without data, are in the history between what was before and after;
-    a restart with data is a gap, and no loss."""
+    """FLUSHALL and a restart without data are a loss, between the records before and after it. A
+    restart with data is a gap, and no loss.
+    """
     bob = Scripts(database, "bob")
 
     async def log_in(conn: str) -> None:

@@ -12,8 +12,7 @@ import pytest
 
 from tests.bad_input.__main__ import count
 from tools import evidence
-from wsdemo.proof.chaos.faults import catalogue as _  # noqa: F401  (they enter themselves into the list)
-from wsdemo.proof.chaos.nemesis import FAULTS as CHAOS_FAULTS
+from wsdemo.proof.chaos.faults import FAULTS as CHAOS_FAULTS
 from wsdemo.proof.checker.mutants import MUTANTS
 from wsdemo.proof.simulate.nemesis import FAULTS as SIMULATED_FAULTS
 

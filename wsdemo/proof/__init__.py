@@ -1,1 +1,1 @@
-"""Does it keep its promises?"""
+"""Proofs: does the gateway keep its promises, under faults and in every order of commands?"""

@@ -1,8 +1,8 @@
-"""How does a gateway run as a process that can be killed, stopped and told to go?
+"""Gateway process: how does a gateway run in a process of its own, which can be killed or stopped?
 
-By its command line, as production runs it: nothing here reaches into the process. It is known by
-its pid, by what it writes to stderr, and by the pages that it serves. Every line that it writes is
-read: a traceback, or a word that must not be in any log, is kept as a trouble.
+It is started by its command line, as in production. Nothing here reaches into the process: all that
+is known of it is its pid, what it writes to stderr, and the pages that it serves. Every line of its
+log is read, and a traceback, or a word that must not be in any log, is kept as a trouble.
 """
 
 from __future__ import annotations
@@ -19,28 +19,32 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import IO, Final, Self
 
+from wsdemo.rig.pages import PAGE_S, http_get
+from wsdemo.rig.waiting import wait_until
+
 START_S: Final = 20.0
 """Generous: a process starts in well under a second on an idle machine."""
-PAGE_S: Final = 10.0
+END_S: Final = 5.0
+"""A process that has closed its log ends by itself within this time, or is killed."""
 LOG_LINES: Final = 2000
-"""What is kept of the log; a long run writes millions of lines."""
+"""How many lines of the log are kept; a long run writes millions."""
 PROGRAM: Final = ("-m", "wsdemo.gateway")
-"""What Python is told to run."""
+"""What Python runs."""
 LINE_BYTES: Final = 1024 * 1024
 SMALL_PIPE_BYTES: Final = 4096
 TROUBLE: Final = re.compile(
     "Traceback \\(most recent call last\\)|exception was never retrieved|Exception in callback|"
     "Exception ignored|was never awaited|Unhandled exception|Fatal "
 )
-"""What an interpreter and an event loop write when something has not been caught."""
+"""What an interpreter and an event loop write about an exception that nobody caught."""
 TROUBLES: Final = 10
-"""Of one kind, so many are kept; all are counted."""
+"""So many of one kind are kept; all are counted."""
 CONTEXT: Final = 30
-"""Lines that are kept of one trouble."""
+"""So many lines of one trouble are kept."""
 
 
-class Log:
-    """The lines that a process writes, and what in them must not be.
+class ProcessLog:
+    """The lines that a process writes, and the troubles in them.
 
     Args:
         forbidden: words that must not be in any line: the content of messages, a password.
@@ -49,9 +53,9 @@ class Log:
     def __init__(self, forbidden: Sequence[str] = ()) -> None:
         self.lines: deque[str] = deque(maxlen=LOG_LINES)
         self.troubles: list[list[str]] = []
-        """Each begins with the line that gave it away."""
+        """Each begins with the line by which it was found."""
         self.counts: Counter[str] = Counter()
-        """How many there were, by what gave them away."""
+        """How many there were, by the words by which they were found."""
         self.read = 0
         """How many lines."""
         self._forbidden = tuple(forbidden)
@@ -87,15 +91,15 @@ class GatewayDied(Exception):
 
 
 class GatewayProcess:
-    """`python -m wsdemo.gateway` on a port of the system's choice, as a context manager.
+    """`python -m wsdemo.gateway` on a free port, as a context manager.
 
-    The port, once chosen, stays for the life of this object: users find the gateway again after
-    `stop` and `start`.
+    The port stays the same for the life of this object, so users find the gateway again after
+    `stop` and `start`. A start that fails leaves no process behind.
 
     Args:
         program: what Python runs in place of `-m wsdemo.gateway`: something that ends up there.
         prefix: a command that runs another one, before its name.
-        forbidden: see `Log`.
+        forbidden: see `ProcessLog`.
     """
 
     def __init__(
@@ -110,8 +114,8 @@ class GatewayProcess:
         self.gateway_id = gateway_id
         self.url = ""
         self.port = 0
-        self.written = Log(forbidden)
-        """All that it has written to stderr, over all its lives."""
+        self.written = ProcessLog(forbidden)
+        """All that it has written to stderr, over all its starts."""
         self._flags = flags
         self._program = tuple(program)
         self._prefix = tuple(prefix)
@@ -148,60 +152,76 @@ class GatewayProcess:
         """
         listens = await self.launch(*program, **environment)
         try:
-            async with asyncio.timeout(START_S):
-                listened = await asyncio.shield(listens)
-        except TimeoutError:
-            text = f"{self.gateway_id} neither listened nor ended within {START_S:g} s: {self._end}"
-            raise TimeoutError(text) from None
-        if not listened:
-            raise GatewayDied("\n".join(self.log))
+            if not await self._listens(listens):
+                # The exit code is its own: it must not be killed while it is about to end.
+                with contextlib.suppress(TimeoutError):
+                    await self.wait(END_S)
+                raise GatewayDied("\n".join(self.log))
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
-    @property
-    def _end(self) -> list[str]:
-        return list(self.log)[-3:]
+    async def _listens(self, listens: asyncio.Future[bool]) -> bool:
+        try:
+            async with asyncio.timeout(START_S):
+                return await asyncio.shield(listens)
+        except TimeoutError:
+            end = list(self.log)[-3:]
+            text = f"{self.gateway_id} neither listened nor ended within {START_S:g} s: {end}"
+            raise TimeoutError(text) from None
 
     async def launch(self, *program: str, **environment: str) -> asyncio.Future[bool]:
-        """Start it, and return at once what will say whether it listens, or has ended."""
+        """Start it and return at once. The future says whether it listens (or has ended)."""
         read, write = os.pipe()
+        log = os.fdopen(read, "rb", 0)
         try:
             await self._execute(program or self._program, write, environment)
         except BaseException:
-            os.close(read)
+            log.close()
             raise
         finally:
             os.close(write)
         loop = asyncio.get_running_loop()
         lines = asyncio.StreamReader(LINE_BYTES)
-        self._pipe, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(read, "rb", 0)
-        )
+        try:
+            self._pipe, _ = await loop.connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(lines), log
+            )
+        except BaseException:
+            log.close()
+            await self.stop()
+            raise
         listens: asyncio.Future[bool] = loop.create_future()
         self._reader = asyncio.create_task(self._read_log(lines, listens), name="log reader")
         return listens
 
     async def start_into(self, file: Path) -> None:
-        """Start it with a file in place of the pipe for its log: what it says then is not read.
+        """Start it with a file in place of the pipe for its log. Its log is not read then.
 
         Raises:
             TimeoutError: nothing answers at its port.
         """
         with file.open("ab", 0) as opened:
             await self._execute(self._program, opened, {})
-        async with asyncio.timeout(START_S):
-            while True:
-                with contextlib.suppress(OSError, ValueError, TimeoutError):
-                    await self.get("/health", 1.0)
-                    return
-                await asyncio.sleep(0.02)
+        try:
+            await wait_until(
+                f"an answer of {self.gateway_id}",
+                lambda: self.get("/health", 1.0),
+                START_S,
+                ignoring=(OSError, ValueError, TimeoutError),
+            )
+        except BaseException:
+            await self.stop()
+            raise
 
     async def _execute(
         self, program: Sequence[str], stderr: int | IO[bytes], environment: dict[str, str]
     ) -> None:
-        # The URL holds a password, and `ps` shows everybody the arguments.
+        # The URL has a password in it, and `ps` shows the arguments to everybody.
         ours = {**os.environ, "WSDEMO_REDIS_URL": self._redis_url, **environment}
         where = ("--id", self.gateway_id, "--port", str(self.port))
-        # Options that are given twice count as given last: flags may choose a port.
+        # The last of two equal options counts, so flags may choose a port.
         self._process = await asyncio.create_subprocess_exec(
             *(*self._prefix, sys.executable, *program, *where, *self._flags),
             stderr=stderr,
@@ -209,16 +229,16 @@ class GatewayProcess:
         )
 
     def block_log(self) -> None:
-        """Read no further what it writes, from a pipe that holds as little as can be."""
+        """Stop reading its log, and make the pipe as small as possible."""
         assert self._pipe is not None
         self._pipe.pause_reading()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with contextlib.suppress(OSError):  # More than that is in it already.
+            with contextlib.suppress(OSError):  # The pipe has more than that in it.
                 pipe: IO[bytes] = self._pipe.get_extra_info("pipe")
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, SMALL_PIPE_BYTES)
 
     def unblock_log(self) -> None:
-        """Go on reading."""
+        """Read its log again."""
         if self._pipe is not None and not self._pipe.is_closing():
             self._pipe.resume_reading()
 
@@ -234,11 +254,10 @@ class GatewayProcess:
             listens.set_result(False)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if there is still somebody to send it to."""
+        """Send a signal, if the process has not ended."""
         assert self._process is not None
         if self._process.returncode is None:
-            # Not by the library's way: it first looks whether the process has just ended, and so
-            # takes the exit code away from whoever waits for it.
+            # `Process.send_signal` polls first, and so takes the exit code away from `wait`.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
@@ -283,27 +302,14 @@ class GatewayProcess:
 
 @contextlib.asynccontextmanager
 async def gateways(count: int, redis_url: str, *flags: str) -> AsyncIterator[list[GatewayProcess]]:
-    """Start several at the same time; end all of them."""
+    """Start several gateways at the same time, and end all of them."""
     processes = [GatewayProcess(f"gateway-{n:02}", redis_url, *flags) for n in range(1, count + 1)]
     try:
-        await asyncio.gather(*(process.start() for process in processes))
+        starts = (process.start() for process in processes)
+        # No exception is raised before all have started or failed: `stop` must come after `start`.
+        for started in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(started, BaseException):
+                raise started
         yield processes
     finally:
         await asyncio.gather(*(process.stop() for process in processes))
-
-
-async def http_get(port: int, path: str, timeout_s: float = PAGE_S) -> tuple[int, str]:
-    """Fetch a page from loopback; return its status and body."""
-    async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            writer.write(
-                f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-            )
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        finally:
-            writer.close()
-        first = head.split()
-        if len(first) < 2:
-            raise ValueError(f"no page at {path}")
-        return int(first[1]), body.decode()

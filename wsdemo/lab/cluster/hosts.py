@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import os
-import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from wsdemo.events import Emit, Event
 from wsdemo.gateway.server import Gateway
 from wsdemo.presence import Claim, Presence, Refresh, Registration, Renewal
 from wsdemo.redis.link import LinkDown
+from wsdemo.rig.flags import flags_of
+from wsdemo.rig.process import GatewayDied, GatewayProcess
 from wsdemo.settings import GatewaySettings
-
-START_S: Final = 20.0
-"""Generous: a process starts in well under a second on an idle machine."""
 
 T = TypeVar("T")
 
@@ -253,92 +248,55 @@ class Process:
     def __init__(self, settings: GatewaySettings) -> None:
         self.name = settings.gateway_id
         self.gateway: Gateway | None = None
-        self._settings = settings
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._listening = asyncio.Event()
-        self._log: list[str] = []
-        self._url, self._port = "", 0
+        limits = settings.limits
+        self._stops_within_s = limits.drain_s + limits.close_timeout_s + 2.0
+        self._process = GatewayProcess(
+            self.name,
+            settings.redis_url,
+            *flags_of(settings.timing),
+            *flags_of(limits, only=["retry_after_s"]),
+            f"--key-prefix={settings.keyspace.prefix}",
+            "--log-level=info",
+        )
 
     @property
     def url(self) -> str:
-        return self._url
+        return self._process.url
 
     @property
     def port(self) -> int:
-        return self._port
+        return self._process.port
 
     @property
     def pid(self) -> int:
         """Its process id; 0 before the start."""
-        return self._process.pid if self._process is not None else 0
-
-    def _flags(self) -> list[str]:
-        timing = self._settings.timing
-        fields = [item.name for item in dataclasses.fields(timing) if item.name != "scale"]
-        flags = [f"--{name.replace('_', '-')}={getattr(timing, name)}" for name in fields]
-        flags.append(f"--retry-after-s={self._settings.limits.retry_after_s}")
-        return [*flags, f"--key-prefix={self._settings.keyspace.prefix}", "--log-level=info"]
+        return self._process.pid
 
     async def start(self) -> None:
-        # The URL holds a password, and `ps` shows everybody the arguments.
-        environment = {**os.environ, "WSDEMO_REDIS_URL": self._settings.redis_url}
-        command = ("-m", "wsdemo.gateway", "--id", self.name, "--port", "0", *self._flags())
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, stderr=asyncio.subprocess.PIPE, env=environment
-        )
-        self._reader = asyncio.create_task(self._read_log(), name=f"log of {self.name}")
         try:
-            async with asyncio.timeout(START_S):
-                await self._listening.wait()
-            if not self._url:
-                raise RuntimeError(f"{self.name} did not start: {' / '.join(self._log[-3:])}")
-        except BaseException:
-            await self.crash()
-            raise
-
-    async def _read_log(self) -> None:
-        assert self._process is not None and self._process.stderr is not None
-        async for line in self._process.stderr:
-            text = line.decode(errors="replace").rstrip()
-            self._log.append(text)
-            del self._log[:-50]
-            if found := re.search(r"listens on (ws://\S+:(\d+)/ws)", text):
-                self._url, self._port = found[1], int(found[2])
-                self._listening.set()
-        self._listening.set()
-
-    def _signal(self, *numbers: signal.Signals) -> None:
-        assert self._process is not None
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                for number in numbers:
-                    self._process.send_signal(number)
+            await self._process.start()
+        except GatewayDied:
+            log = " / ".join(list(self._process.log)[-3:])
+            raise RuntimeError(f"{self.name} did not start: {log}") from None
 
     async def stop(self) -> None:
-        self._signal(signal.SIGCONT, signal.SIGTERM)
-        limit_s = self._settings.limits.drain_s + self._settings.limits.close_timeout_s + 2.0
         try:
-            async with asyncio.timeout(limit_s):
-                await self._ended()
-        except TimeoutError:
-            await self.crash()
+            if self._process.running:
+                self._process.signal(signal.SIGCONT)
+                self._process.signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await self._process.wait(self._stops_within_s)
+        finally:
+            await self._process.stop()
 
     async def crash(self) -> None:
-        self._signal(signal.SIGKILL)
-        await self._ended()
-
-    async def _ended(self) -> None:
-        assert self._process is not None
-        await self._process.wait()
-        if self._reader is not None:
-            await self._reader
+        await self._process.stop()
 
     async def freeze(self) -> None:
-        self._signal(signal.SIGSTOP)
+        self._process.signal(signal.SIGSTOP)
 
     async def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
+        self._process.signal(signal.SIGCONT)
 
     async def on_its_loop(self, act: Callable[[], T]) -> T:
         raise ValueError(f"{self.name} is a process of its own: no director reaches into it")

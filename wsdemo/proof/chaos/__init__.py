@@ -1,1 +1,1 @@
-"""What do real processes and real accidents do to the promises?"""
+"""Chaos: do the promises hold on real processes while faults are injected?"""

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from wsdemo.command_line import Parser, fail, new_directory, new_file, positive_float, whole_number
 from wsdemo.proof.chaos import report
-from wsdemo.proof.chaos.run import Outcome, run
+from wsdemo.proof.chaos.result import ChaosResult
+from wsdemo.proof.chaos.run import run
 from wsdemo.redis.server import ServerError
 from wsdemo.terminal import never_refuse_text
 
@@ -40,14 +41,14 @@ def parser() -> Parser:
 
 
 def progress() -> Callable[[str], None]:
-    """Return what shows the progress: a line that is overwritten; where nobody watches, few."""
+    """Return what shows the progress: on a terminal one line that changes, else few lines."""
     if sys.stderr.isatty():
         return lambda line: print(f"\r{line:.118}\x1b[K", end="", file=sys.stderr, flush=True)
     calls = 0
 
     def now_and_then(line: str) -> None:
         nonlocal calls
-        if calls % 40 == 0:  # They come four times a second: every ten seconds.
+        if calls % 40 == 0:  # There are four calls per second, so this is every ten seconds.
             print(line, file=sys.stderr, flush=True)
         calls += 1
 
@@ -55,17 +56,17 @@ def progress() -> Callable[[str], None]:
 
 
 class Interrupted(Exception):
-    """Somebody has told us to end, by this signal."""
+    """This signal has ended the run."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
         self.number = number
 
 
-async def run_until_told(seconds: float, seed: int) -> Outcome:
-    """Run once; a signal cancels it, which ends every process that it has started.
+async def run_until_told(seconds: float, seed: int) -> ChaosResult:
+    """Run once. A signal cancels the run, which ends every process that it has started.
 
-    A second signal changes nothing: cleaning up has a bound of its own, and must not be broken off.
+    A second signal changes nothing: the clean-up has its own bound, and must be completed.
 
     Raises:
         Interrupted: a signal came; everything has been cleaned up.
@@ -82,7 +83,7 @@ async def run_until_told(seconds: float, seed: int) -> Outcome:
         asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         return await running
-    except BaseException:  # What has broken under a cancellation is of no interest any more.
+    except BaseException:  # After a cancellation, other errors are of no interest.
         if told:
             raise Interrupted(told[0]) from None
         raise
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     never_refuse_text()
     seed = random.randrange(10_000) if arguments.seed is None else arguments.seed
     try:
-        outcome = asyncio.run(run_until_told(arguments.seconds, seed))
+        result = asyncio.run(run_until_told(arguments.seconds, seed))
     except Interrupted as interrupted:
         print(f"\nended by {interrupted}, and nothing is left of it (seed {seed})", file=sys.stderr)
         return 128 + interrupted.number
@@ -102,14 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(PROGRAM, str(problem))
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    page = report.write(outcome, arguments.out)
+    page = report.write(result, arguments.out)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report.summary(outcome), indent=1) + "\n")
-    print(report.verdict(outcome))
-    for violation in outcome.violations[:SHOWN]:
+        arguments.json.write_text(json.dumps(report.summary(result), indent=1) + "\n")
+    print(report.verdict(result))
+    for violation in result.violations[:SHOWN]:
         print(violation)
     print(f"report: {page}")
-    return 0 if outcome.green else 1
+    return 0 if result.green else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""What does a chaos run look like? Each figure is a pure function of its outcome."""
+"""Figures: what does a chaos run look like? Each figure is a pure function of its result."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Final
 
 import numpy as np
@@ -22,79 +21,43 @@ from wsdemo.drawing.style import (
     note,
     picture,
 )
-from wsdemo.proof.chaos.nemesis import FAULTS, REDIS, Fault, Injection
-from wsdemo.proof.chaos.run import PROMISED_S, Outcome
-from wsdemo.proof.chaos.watch import converged_after_s
-from wsdemo.proof.chaos.world import SCALE, TIMING
-from wsdemo.proof.history import Healed, by_fault
-from wsdemo.redis.connection import BACKOFF_CAP_S
+from wsdemo.proof.chaos.bounds import PROMISED_S
+from wsdemo.proof.chaos.cluster import SCALE
+from wsdemo.proof.chaos.convergence import convergences, promised_s
+from wsdemo.proof.chaos.faults import FAULTS
+from wsdemo.proof.chaos.result import ChaosResult
+from wsdemo.proof.history import REDIS, Healed, by_fault
 
 ROW_IN: Final = 0.19
 """Height of one fault in a figure."""
 
 
-def promised_s(fault: Fault) -> float:
-    """Return within which time after this fault table 2.2 promises that all is right (s here).
-
-    Redis hears of all sessions within a heartbeat, once gateways have noticed that it is back:
-    their pauses between attempts (`BACKOFF_CAP_S`) are not scaled. Everything else is over when
-    the lease of whoever is gone has run out.
-    """
-    if REDIS in fault.touches:
-        return TIMING.heartbeat_s + BACKOFF_CAP_S
-    return TIMING.presence_ttl_s
-
-
-def convergences(outcome: Outcome) -> dict[str, list[float]]:
-    """Return, for each fault, the times from its heals until all was right (s).
-
-    Those after which Redis was broken by another fault before all was right are left out: nothing
-    can come right while it is.
-    """
-    found: dict[str, list[float]] = defaultdict(list)
-    for one in outcome.injections:
-        took_s = converged_after_s(outcome.samples, one.healed)
-        if took_s is not None and not _was_broken_again(outcome, one, took_s):
-            found[one.fault.name].append(took_s)
-    return found
-
-
-def _was_broken_again(outcome: Outcome, one: Injection, took_s: float) -> bool:
-    return any(
-        REDIS in other.fault.touches
-        and other is not one
-        and other.began < one.healed + took_s
-        and other.healed > one.healed
-        for other in outcome.injections
-    )
-
-
 @in_house_style
-def timeline(outcome: Outcome) -> Picture:
-    """Draw which fault was active when, below how many users were registered and present."""
+def timeline(result: ChaosResult) -> Picture:
+    """Draw which fault was active when, below the numbers of registered and present users."""
     fig = picture(height_in=3.2 + ROW_IN * len(FAULTS))
     top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[2.2, ROW_IN * len(FAULTS)])
-    t = [sample.t for sample in outcome.samples]
-    top.step(t, [s.registered for s in outcome.samples], color=BLUE, lw=1.6, label="registered")
+    t = [sample.t for sample in result.samples]
+    top.step(t, [s.registered for s in result.samples], color=BLUE, lw=1.6, label="registered")
     top.step(
         t,
-        [s.present for s in outcome.samples],
+        [s.present for s in result.samples],
         color=ORANGE,
         lw=1.2,
         ls=(0, (4, 2)),
         label="present in Redis",
     )
-    wrong = [len(sample.wrong) for sample in outcome.samples]
+    wrong = [len(sample.wrong) for sample in result.samples]
     top.fill_between(t, wrong, color=VERMILLION, alpha=0.5, lw=0, step="pre", label="differing")
-    top.set_ylim(0, outcome.users * 1.08)
+    top.set_ylim(0, result.users * 1.08)
     top.set_ylabel("users")
     top.legend(loc="lower left", ncols=3, bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     names = [fault.name for fault in FAULTS]
-    for one in outcome.injections:
+    for one in result.injections:
         colour = SKY if REDIS in one.fault.touches else BLUE
         width = max(one.healed - one.began, 0.15)
         bottom.barh(names.index(one.fault.name), width, left=one.began, height=0.7, color=colour)
-    for record in outcome.history:
+    for record in result.history:
         if isinstance(record, Healed):
             for ax in (top, bottom):
                 ax.axvline(record.t, color=INK, ls=":", lw=1.3)
@@ -104,23 +67,23 @@ def timeline(outcome: Outcome) -> Picture:
     bottom.set_xlim(left=0)
     bottom.set_xlabel("seconds since the begin of the run")
     facts = {
-        "faults": sum(not one.not_arranged for one in outcome.injections),
-        "took": f"{outcome.took_s:.0f}",
-        "settled": f"{outcome.converged_s:.1f}",
+        "faults": sum(not one.not_arranged for one in result.injections),
+        "took": f"{result.took_s:.0f}",
+        "settled": f"{result.converged_s:.1f}",
     }
     title = "{faults} faults in {took} s; {settled} s after a heal, at most, everything was right"
     claim(fig, title, facts)
     fig.wsdemo_alt = (
-        f"{counted(len(outcome.injections), 'fault')} as bars over time, and above them how many "
-        f"of {outcome.users} users were registered and present."
+        f"{counted(len(result.injections), 'fault')} as bars over time, and above them how many "
+        f"of {result.users} users were registered and present."
     )
     return fig
 
 
 @in_house_style
-def convergence(outcome: Outcome) -> Picture:
-    """Draw how long after each heal everything was right, beside what is promised."""
-    found = convergences(outcome)
+def convergence(result: ChaosResult) -> Picture:
+    """Draw how long after each heal everything was right, beside the promise."""
+    found = convergences(result)
     shown = sorted((one for one in FAULTS if found.get(one.name)), key=lambda f: max(found[f.name]))
     fig = picture(height_in=1.6 + ROW_IN * max(1, len(shown)))
     ax = fig.add_subplot()
@@ -163,13 +126,13 @@ ANSWERS: Final = {
     "unknown": (ORANGE, "\\\\", "unknown, not delivered"),
     "routed": (VERMILLION, "", "routed, and lost"),
 }
-"""Colour, hatch and words for what became of a message."""
+"""Colour, hatch and words for the outcomes of a message."""
 
 
 @in_house_style
-def losses(outcome: Outcome) -> Picture:
-    """Draw what became of the messages that were sent while a fault was active."""
-    counts = by_fault(outcome.history)
+def losses(result: ChaosResult) -> Picture:
+    """Draw the outcomes of the messages that were sent while a fault was active."""
+    counts = by_fault(result.history)
     shown = [fault for fault in FAULTS if counts.get(fault.name)]
     shown.sort(key=lambda fault: counts[fault.name]["delivered"] / counts[fault.name].total())
     shown.reverse()
@@ -195,12 +158,12 @@ def losses(outcome: Outcome) -> Picture:
     ax.set_yticks(range(len(shown)), [fault.name for fault in shown], fontsize=7.5)
     ax.set_ylim(-0.6, len(shown) - 0.4)
     ax.set_xlim(0, 107)
-    ax.set_xlabel("% of the messages sent meanwhile (right: how many)")
+    ax.set_xlabel("% of the messages sent meanwhile (on the right: how many)")
     fig.legend(loc="outside lower left", ncols=3)
-    tally = outcome.tally
+    tally = result.tally
     silent = tally.lost_in_faults["routed"] + tally.lost_in_calm["routed"]
     facts = {"sent": f"{tally.sent.total():,}", "silent": f"{silent:,}"}
-    title = "Of {sent} messages {silent} were lost after their sender had been told that they left"
+    title = "Of {sent} messages {silent} were lost after their sender was told: routed"
     claim(fig, title, facts)
-    fig.wsdemo_alt = f"For each fault, what became of the messages sent meanwhile. {facts}"
+    fig.wsdemo_alt = f"For each fault, the outcomes of the messages sent meanwhile. {facts}"
     return fig

@@ -1,13 +1,14 @@
-"""Which fault comes when?
+"""Nemesis: which fault comes when, and at which gateway?
 
-A seed decides: those that are due in its run first (half of the catalogue, so that two seeds in a
-row have all of it), then the others, then round after round all of them, each time in a new order.
-Two lanes run beside each other, so at most two faults overlap, and those that would spoil each
-other do not: each fault says what it touches and what it needs untouched.
+A seed decides. First come the faults that are due in its run: half of the catalogue, so that two
+consecutive seeds have all of it. Then come the others, and after that all of them, round after
+round, each round in a new order. There are two lanes, so at most two faults are active at the same
+time. Two faults that would disturb each other are never active together: each fault says what it
+touches, and what no other fault may touch meanwhile.
 
-A fault that could not be arranged, because what it needs did not come about in time, has shown
-nothing. It says so (`NotArranged`), is counted, and tried again a few times; that is something
-else than a promise that was broken while it was active.
+If a fault cannot be arranged, because its precondition is not reached in time, it has shown
+nothing. It raises `NotArranged`, is counted, and is tried again a few times. This is not a broken
+promise.
 """
 
 from __future__ import annotations
@@ -16,115 +17,54 @@ import asyncio
 import contextlib
 import random
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from wsdemo.proof.chaos.world import GATEWAYS, World
-from wsdemo.proof.history import REDIS, USERS, Happened, Healed, Violation
-from wsdemo.proof.history import Fault as FaultRecord
+from wsdemo.proof.chaos.cluster import GATEWAYS, ProcessCluster
+from wsdemo.proof.chaos.fault import (
+    ALL_GATEWAYS,
+    GATEWAY,
+    HEAL_S,
+    FaultType,
+    NotArranged,
+    Scene,
+)
+from wsdemo.proof.chaos.faults import FAULTS
+from wsdemo.proof.history import Fault, Happened, Healed, Violation
 
 OVERLAP: Final = 2
+"""How many faults may be active at the same time."""
 PAUSE_S: Final = 0.3
 """The longest pause of a lane between two faults."""
 GRACE_S: Final = 30.0
-HEAL_S: Final = 25.0
-"""How long beginning and healing a fault may take together, before the run gives up."""
-
+"""How much longer a run may take, to see everything that it should."""
 TRIES: Final = 3
 """How often a fault may fail to be arranged in one run."""
-
-GATEWAY: Final = "gateway"
-"""One gateway, of the nemesis' choice."""
-ALL_GATEWAYS: Final = "all gateways"
-
-__all__ = ["ALL_GATEWAYS", "FAULTS", "GATEWAY", "REDIS", "USERS", "Fault", "Nemesis", "Scene"]
-
 NOT_ARRANGED: Final = "not arranged: "
 """Before the name of a fault that could not be arranged, in a history."""
 
-Doing = Callable[["Scene"], AsyncIterator[None]]
-
-
-class NotArranged(Exception):
-    """What a fault needs did not come about; the text says what, and nothing has been shown.
-
-    Args:
-        for_good: this machine can never do it.
-    """
-
-    def __init__(self, what: str, *, for_good: bool = False) -> None:
-        super().__init__(what)
-        self.for_good = for_good
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What a fault is done to."""
-
-    world: World
-    rng: random.Random
-    gateway: str
-    """The gateway that it touches; one that nobody else touches, if it touches none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that goes wrong for a while.
-
-    `does` begins it up to its `yield`, and heals it behind that; `rows` are those of the fault
-    catalogue (guarantees, section 4; from 78 on, section 5; from 101 on, found since).
-    """
-
-    name: str
-    rows: tuple[int, ...]
-    does: Callable[[Scene], contextlib.AbstractAsyncContextManager[None]]
-    lasts_s: float
-    touches: frozenset[str]
-    needs: frozenset[str]
-
-
-FAULTS: Final[list[Fault]] = []
-"""All of them, in the order of the catalogue; filled by `faults.py`."""
-
-
-def fault(
-    name: str,
-    *rows: int,
-    lasts_s: float = 1.0,
-    touches: tuple[str, ...] = (),
-    needs: tuple[str, ...] = (),
-) -> Callable[[Doing], Doing]:
-    """Make an entry of the catalogue out of a function that begins, yields, and heals."""
-
-    def enter(does: Doing) -> Doing:
-        begun = contextlib.asynccontextmanager(does)
-        FAULTS.append(Fault(name, rows, begun, lasts_s, frozenset(touches), frozenset(needs)))
-        return does
-
-    return enter
-
 
 @dataclass(slots=True)
-class Injection:
-    """One fault that was injected: when it began, when it was healed (s)."""
+class InjectedFault:
+    """A fault that was injected: when it began, and when it was healed (s)."""
 
-    fault: Fault
+    fault: FaultType
     gateway: str
     began: float
     healed: float = float("nan")
     not_arranged: str = ""
-    """Why it could not be arranged; '' when it was."""
+    """Why it could not be arranged; '' if it was."""
     for_good: bool = False
 
 
-def due(seed: int) -> list[Fault]:
-    """Return the faults that a run of this seed must have: every other one."""
-    return FAULTS[seed % 2 :: 2]
+def due(seed: int) -> list[FaultType]:
+    """Return the faults that a run of this seed must have: every second one."""
+    return list(FAULTS[seed % 2 :: 2])
 
 
-def _places(fault: Fault, gateway: str) -> tuple[set[str], set[str]]:
-    """Return what a fault touches, and what it must have for itself, with gateways by name."""
+def _places(fault: FaultType, gateway: str) -> tuple[set[str], set[str]]:
+    """Return the places that a fault touches, and those that no other fault may touch."""
     mine = {GATEWAY: {gateway}, ALL_GATEWAYS: set(GATEWAYS)}
     touched = {place for one in fault.touches for place in mine.get(one, {one})}
     needed = {place for one in fault.needs for place in mine.get(one, {one})}
@@ -132,29 +72,29 @@ def _places(fault: Fault, gateway: str) -> tuple[set[str], set[str]]:
 
 
 @dataclass(slots=True)
-class Nemesis:
-    """Injects faults into a world until told to stop.
+class ProcessNemesis:
+    """Injects faults into a cluster of processes.
 
     Args:
-        rng: of which fault, where, and how long the pauses are.
+        rng: decides which fault comes, where, and how long the pauses are.
     """
 
-    world: World
+    cluster: ProcessCluster
     rng: random.Random
-    injections: list[Injection] = field(default_factory=list)
-    active: list[Injection] = field(default_factory=list)
-    _first: list[Fault] = field(default_factory=list)
-    _round: deque[Fault] = field(default_factory=deque)
+    injections: list[InjectedFault] = field(default_factory=list)
+    active: list[InjectedFault] = field(default_factory=list)
+    _first: list[FaultType] = field(default_factory=list)
+    _round: deque[FaultType] = field(default_factory=deque)
     _failures: Counter[str] = field(default_factory=Counter)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def rage(
-        self, first: Sequence[Fault], until_s: float, enough: Callable[[], bool] = lambda: True
+    async def inject_until(
+        self, first: Sequence[FaultType], until_s: float, enough: Callable[[], bool] = lambda: True
     ) -> None:
-        """Inject faults until a time on the world's clock, and heal them all.
+        """Inject faults until a time on the clock of the cluster, and heal all of them.
 
-        Those of `first` come first, all of them even if that takes longer; and when it was not
-        `enough`, there is more of everything, for `GRACE_S` at most.
+        Those of `first` come first, and all of them come even if that takes longer. If the run has
+        not seen `enough` by then, it goes on for at most `GRACE_S`.
         """
         others = [fault for fault in FAULTS if fault not in first]
         self._first = list(first)
@@ -163,7 +103,7 @@ class Nemesis:
         )
 
         def over() -> bool:
-            late_s = self.world.clock() - until_s
+            late_s = self.cluster.clock() - until_s
             return not self._first and late_s > 0 and (enough() or late_s > GRACE_S)
 
         async with asyncio.TaskGroup() as lanes:
@@ -186,8 +126,8 @@ class Nemesis:
             await self._inject(fault, gateway)
             await asyncio.sleep(self.rng.uniform(0, PAUSE_S))
 
-    def _choose(self) -> tuple[Fault, str] | None:
-        """Return the next fault that goes with those that are active, and its gateway."""
+    def _choose(self) -> tuple[FaultType, str] | None:
+        """Return the next fault that may be active together with the others, and its gateway."""
         for fault in self._round:
             for gateway in self.rng.sample(GATEWAYS, len(GATEWAYS)):
                 if self._fits(fault, gateway):
@@ -199,7 +139,7 @@ class Nemesis:
                     return fault, gateway
         return None
 
-    def _fits(self, fault: Fault, gateway: str) -> bool:
+    def _fits(self, fault: FaultType, gateway: str) -> bool:
         touched, needed = _places(fault, gateway)
         for other in self.active:
             others_touched, others_needed = _places(other.fault, other.gateway)
@@ -207,51 +147,51 @@ class Nemesis:
                 return False
         return True
 
-    async def _inject(self, fault: Fault, gateway: str) -> None:
-        world = self.world
-        seed = f"{world.seed}:{fault.name}:{len(self.injections)}"
-        scene = Scene(world, random.Random(seed), gateway)
-        injection = Injection(fault, gateway, world.clock())
+    async def _inject(self, fault: FaultType, gateway: str) -> None:
+        cluster = self.cluster
+        seed = f"{cluster.seed}:{fault.name}:{len(self.injections)}"
+        scene = Scene(cluster, random.Random(seed), gateway)
+        injection = InjectedFault(fault, gateway, cluster.clock())
         self.injections.append(injection)
         self.active.append(injection)
         where = tuple(sorted(_places(fault, gateway)[0]))
-        world.note(FaultRecord(t=world.clock(), name=fault.name, begins=True, where=where))
+        cluster.note(Fault(t=cluster.clock(), name=fault.name, begins=True, where=where))
         try:
             async with asyncio.timeout(HEAL_S + fault.lasts_s), fault.does(scene):
                 await asyncio.sleep(fault.lasts_s)
         except NotArranged as problem:
             self._could_not_be_arranged(injection, problem)
         except Exception as problem:
-            # A fault that cannot be healed is a finding; the others go on.
+            # A fault that cannot be healed is a finding. The run goes on.
             said = str(problem) or f"it took longer than {HEAL_S + fault.lasts_s:g} s"
             text = f"{fault.name}, at {gateway}: {type(problem).__name__}: {said}"
-            world.complain(Violation("heal", world.clock(), text))
+            cluster.complain(Violation("heal", cluster.clock(), text))
             await self._mend(fault, gateway)
         finally:
-            injection.healed = world.clock()
+            injection.healed = cluster.clock()
             self.active.remove(injection)
-            end = FaultRecord(t=world.clock(), name=fault.name, begins=False, where=where)
-            world.note(end)
+            end = Fault(t=cluster.clock(), name=fault.name, begins=False, where=where)
+            cluster.note(end)
             self._ended.set()
 
-    async def _mend(self, fault: Fault, gateway: str) -> None:
-        """Let what one fault has left broken not be the undoing of those that follow."""
-        process = self.world.gateways.get(gateway)
+    async def _mend(self, fault: FaultType, gateway: str) -> None:
+        """Repair what a failed fault has left broken, for the sake of those that follow."""
+        process = self.cluster.gateways.get(gateway)
         if GATEWAY in fault.touches and process is not None and not process.running:
-            # That it does not start is a complaint of its own.
+            # If it does not start, that is a complaint of its own.
             with contextlib.suppress(Exception):
-                await self.world.start_again(gateway)
+                await self.cluster.start_again(gateway)
 
-    def _could_not_be_arranged(self, injection: Injection, problem: NotArranged) -> None:
-        """Take note of it; it comes again soon, unless it has failed too often."""
+    def _could_not_be_arranged(self, injection: InjectedFault, problem: NotArranged) -> None:
+        """Record it. The fault is tried again soon, unless it has failed too often."""
         fault = injection.fault
         injection.not_arranged, injection.for_good = str(problem), problem.for_good
         self._failures[fault.name] += 1
-        self.world.note(Happened(t=self.world.clock(), name=f"{NOT_ARRANGED}{fault.name}"))
+        self.cluster.note(Happened(t=self.cluster.clock(), name=f"{NOT_ARRANGED}{fault.name}"))
         if not problem.for_good and self._failures[fault.name] < TRIES:
             self._first.append(fault)
             self._round.append(fault)
 
     def healed(self) -> None:
-        """Take note that nothing is broken any more."""
-        self.world.note(Healed(t=self.world.clock()))
+        """Record that no fault is active any more."""
+        self.cluster.note(Healed(t=self.cluster.clock()))

@@ -1,4 +1,4 @@
-"""What is there to tell of a run? A page in Markdown, three figures, and the history itself."""
+"""Report: how is a chaos run shown? As a Markdown page, three figures and the history itself."""
 
 from __future__ import annotations
 
@@ -10,104 +10,93 @@ from pathlib import Path
 from typing import Any, Final
 
 from wsdemo.drawing.style import counted, duration
-from wsdemo.proof.chaos import figures
-from wsdemo.proof.chaos.nemesis import FAULTS
-from wsdemo.proof.chaos.run import (
+from wsdemo.proof.chaos.bounds import (
     ALLOWANCE_S,
     CALM_S,
     GROWTH_BYTES,
     GROWTH_KIB_PER_MIN,
     PROMISED_S,
-    STATUSES,
-    WANTED_COUNTERS,
-    Outcome,
 )
-from wsdemo.proof.chaos.watch import back_after_s
-from wsdemo.proof.chaos.witness import OUTCOMES
-from wsdemo.proof.chaos.world import CHANGED_LIMITS, GATEWAYS, LIMITS, SCALE, TIMING
+from wsdemo.proof.chaos.cluster import CHANGED_LIMITS, GATEWAYS, LIMITS, SCALE, TIMING
+from wsdemo.proof.chaos.convergence import convergences, promised_s
+from wsdemo.proof.chaos.faults import FAULTS, NOT_INJECTED
+from wsdemo.proof.chaos.measures import back_after_s
+from wsdemo.proof.chaos.monitor_log import OUTCOMES
+from wsdemo.proof.chaos.result import ChaosResult
+from wsdemo.proof.chaos.verdict import STATUSES, WANTED_COUNTERS
 from wsdemo.proof.history import by_fault, to_jsonl
 
 SHOWN: Final = 20
-"""Violations that the page shows in full; all of them are in the summary."""
+"""So many violations are shown on the page; all of them are in the summary."""
 GONE: Final = (
     "gateway killed, back at once",
     "gateway killed, away",
     "gateway drained",
     "gateway a zombie",
 )
-NOT_HERE: Final = (
-    "6, 7, 8 and 11 need a hand inside the process (3, 4 and 1 come close); 24 and 26 need a "
-    "replica; 28 is a configuration that the guarantees exclude; 30 matters to the durable mode "
-    "only; 41: the clock of Redis cannot be set apart from the machine's; 52 belongs to the "
-    "notebook; 54 is met at the start only."
-)
 
 
-def write(outcome: Outcome, directory: Path) -> Path:
+def write(result: ChaosResult, directory: Path) -> Path:
     """Write everything into a directory, and return the page."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "history.jsonl").write_text(to_jsonl(outcome.history))
-    (directory / "summary.json").write_text(json.dumps(summary(outcome), indent=1) + "\n")
-    for name, draw in _FIGURES.items():
-        draw(outcome).savefig(directory / f"{name}.png")
+    (directory / "history.jsonl").write_text(to_jsonl(result.history))
+    (directory / "summary.json").write_text(json.dumps(summary(result), indent=1) + "\n")
+    # Only a process that draws loads the plotting library.
+    from wsdemo.proof.chaos import figures
+
+    for draw in (figures.timeline, figures.convergence, figures.losses):
+        draw(result).savefig(directory / f"{draw.__name__}.png")
     page = directory / "report.md"
-    page.write_text("\n".join(_page(outcome)) + "\n")
+    page.write_text("\n".join(_page(result)) + "\n")
     return page
 
 
-_FIGURES: Final = {
-    "timeline": figures.timeline,
-    "convergence": figures.convergence,
-    "losses": figures.losses,
-}
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
+def summary(result: ChaosResult) -> dict[str, Any]:
     """Return the numbers of a run, ready for JSON."""
-    tally = outcome.tally
+    tally = result.tally
     return {
-        "green": outcome.green,
-        "seed": outcome.seed,
-        "seconds": outcome.seconds,
-        "tookS": round(outcome.took_s, 2),
+        "green": result.green,
+        "seed": result.seed,
+        "seconds": result.seconds,
+        "tookS": round(result.took_s, 2),
         "scale": SCALE,
-        "users": outcome.users,
-        "faults": dict(_faults(outcome)),
-        "notArranged": dict(_not_arranged(outcome)),
-        "scripts": dict(outcome.outcomes),
-        "counters": dict(outcome.counters),
+        "users": result.users,
+        "faults": dict(_faults(result)),
+        "notArranged": dict(_not_arranged(result)),
+        "scripts": dict(result.outcomes),
+        "counters": dict(result.counters),
         "sent": dict(tally.sent),
         "delivered": tally.delivered,
         "lostInFaults": dict(tally.lost_in_faults),
         "lostInCalm": dict(tally.lost_in_calm),
-        "convergedS": round(outcome.converged_s, 3),
-        "rests": len(outcome.rests),
+        "convergedS": round(result.converged_s, 3),
+        "rests": len(result.rests),
         "promisedS": PROMISED_S,
-        "pairs": outcome.pairs,
-        "ends": dict(outcome.seen),
-        "witnessGaps": outcome.gaps,
-        "witnessBlind": outcome.blind,
-        "releasesUnjudged": outcome.unjudged,
-        "logLines": outcome.log_lines,
-        "lateS": round(outcome.late_s, 2),
-        "rssKibPerMin": {process: round(slope) for process, slope in outcome.slopes.items()},
-        "peakKib": {process: peak // 1024 for process, peak in outcome.peaks.items()},
-        "claims": dict(Counter(violation.claim for violation in outcome.violations)),
-        "violations": [str(violation) for violation in outcome.violations],
+        "pairs": result.pairs,
+        "ends": dict(result.seen),
+        "witnessGaps": result.gaps,
+        "witnessBlind": result.blind,
+        "releasesUnjudged": result.unjudged,
+        "logLines": result.log_lines,
+        "lateS": round(result.late_s, 2),
+        "rssKibPerMin": {process: round(slope) for process, slope in result.slopes.items()},
+        "peakKib": {process: peak // 1024 for process, peak in result.peaks.items()},
+        "claims": dict(Counter(violation.claim for violation in result.violations)),
+        "violations": [str(violation) for violation in result.violations],
     }
 
 
-def verdict(outcome: Outcome) -> str:
-    """Return one line: what came of it, and how to run it again."""
-    again = f"seed {outcome.seed}, {outcome.seconds:g} s"
-    faults = counted(sum(_faults(outcome).values()), "fault")
+def verdict(result: ChaosResult) -> str:
+    """Return one line: the result of the run, and how to repeat it."""
+    again = f"seed {result.seed}, {result.seconds:g} s"
+    faults = counted(sum(_faults(result).values()), "fault")
     done = (
-        f"{faults}, {outcome.tally.sent.total():,} messages, "
-        f"{sum(outcome.outcomes.values()):,} scripts, {outcome.took_s:.0f} s"
+        f"{faults}, {result.tally.sent.total():,} messages, "
+        f"{sum(result.outcomes.values()):,} scripts, {result.took_s:.0f} s"
     )
-    if outcome.green:
+    if result.green:
         return f"green: no violation ({again}): {done}"
-    claims = Counter(violation.claim for violation in outcome.violations)
+    claims = Counter(violation.claim for violation in result.violations)
     words = ", ".join(f"{count} of {claim}" for claim, count in claims.most_common())
     return f"RED: {words or 'not finished'} ({again}): {done}"
 
@@ -115,80 +104,80 @@ def verdict(outcome: Outcome) -> str:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _page(outcome: Outcome) -> Iterable[str]:
+def _page(result: ChaosResult) -> Iterable[str]:
     yield "# Chaos on real processes"
-    yield f"\n**{verdict(outcome)}**"
-    yield f"\n`python -m wsdemo.proof.chaos --seconds {outcome.seconds:g} --seed {outcome.seed}`"
-    yield from _what_ran(outcome)
-    yield from _violations(outcome)
-    yield from _after(outcome)
-    yield from _per_fault(outcome)
-    yield from _users_back(outcome)
-    yield from _messages(outcome)
-    yield from _scripts(outcome)
-    yield from _memory(outcome)
+    yield f"\n**{verdict(result)}**"
+    yield f"\n`python -m wsdemo.proof.chaos --seconds {result.seconds:g} --seed {result.seed}`"
+    yield from _what_ran(result)
+    yield from _violations(result)
+    yield from _after(result)
+    yield from _per_fault(result)
+    yield from _users_back(result)
+    yield from _messages(result)
+    yield from _scripts(result)
+    yield from _memory(result)
 
 
-def _what_ran(outcome: Outcome) -> Iterable[str]:
+def _what_ran(result: ChaosResult) -> Iterable[str]:
     limits = ", ".join(f"{name} {getattr(LIMITS, name):g}" for name in CHANGED_LIMITS)
     yield "\n## What ran\n"
     yield (
-        f"{len(GATEWAYS)} gateways and a Redis as processes, {outcome.users} users, wires between "
-        f"all of them; Python {platform.python_version()} on {platform.system()}. Timings are "
-        f"{SCALE:g} times those of production: heartbeat H {TIMING.heartbeat_s:g} s, TTL "
-        f"{TIMING.presence_ttl_s:g} s, health check {TIMING.health_check_s:g} s. Bounds on what a "
-        f"machine needs to do its work are not scaled; some are set tighter: {limits}."
+        f"{len(GATEWAYS)} gateways and a Redis as processes, {result.users} users, and a TCP relay "
+        f"on each connection; Python {platform.python_version()} on {platform.system()}. Timings "
+        f"are {SCALE:g} times faster than in production: heartbeat H {TIMING.heartbeat_s:g} s, TTL "
+        f"{TIMING.presence_ttl_s:g} s, health check {TIMING.health_check_s:g} s. Bounds on the "
+        f"work of the machine are not scaled; some are set tighter: {limits}."
     )
     yield (
-        f"\nThe witness (MONITOR) saw every change of an owner but for "
-        f"{counted(outcome.gaps, 'gap')}, in which Redis itself was away; after all but "
-        f"{outcome.blind} of them it asked for all entries, and "
-        f"{counted(outcome.unjudged, 'release')} before that could not be judged. All "
-        f"{outcome.log_lines:,} lines of the gateways' logs were read, and {len(outcome.history):,}"
-        " records are in `history.jsonl`. The machine was too busy with other things "
-        f"for {outcome.late_s:.1f} s in all. The seed decides which fault comes when and where, "
-        "and which half of the catalogue must come; what the machine does meanwhile is its own "
-        "affair, so a run repeats in kind, not to the letter."
+        f"\nThe witness (MONITOR) saw every change of an owner, except in "
+        f"{counted(result.gaps, 'gap')} in which Redis was not reachable. After all but "
+        f"{result.blind} of them it read all entries; {counted(result.unjudged, 'release')} "
+        "before that could not be judged. All "
+        f"{result.log_lines:,} lines of the gateways' logs were read, and {len(result.history):,}"
+        " records are in `history.jsonl`. The machine was too busy with other work "
+        f"for {result.late_s:.1f} s in all. The seed decides which fault comes when and where, "
+        "and which half of the catalogue must come. It does not decide what the machine does, so "
+        "two runs of one seed are similar, and not equal."
     )
     yield "\n![Faults, and users online](timeline.png)"
 
 
-def _violations(outcome: Outcome) -> Iterable[str]:
+def _violations(result: ChaosResult) -> Iterable[str]:
     yield "\n## Violations\n"
-    if not outcome.violations:
+    if not result.violations:
         yield "None."
         return
-    for violation in outcome.violations[:SHOWN]:
+    for violation in result.violations[:SHOWN]:
         yield f"```\n{violation}\n```"
-    if len(outcome.violations) > SHOWN:
-        yield f"\n... and {len(outcome.violations) - SHOWN} more, in `summary.json`."
+    if len(result.violations) > SHOWN:
+        yield f"\n... and {len(result.violations) - SHOWN} more, in `summary.json`."
 
 
-def _after(outcome: Outcome) -> Iterable[str]:
+def _after(result: ChaosResult) -> Iterable[str]:
     yield "\n## After a heal\n"
     yield (
-        f"{counted(len(outcome.rests), 'time')} all was healed, and everything was right after "
-        f"{outcome.converged_s:.2f} s at most; promised, at this scale, are {PROMISED_S:g} s (red "
-        f"beyond {PROMISED_S + ALLOWANCE_S:g} s). Then, in a calm of {CALM_S:g} s each, "
-        f"{outcome.pairs:,} messages, one between any two, were to be routed and to arrive, each "
-        "ping was to have its pong, and gateways were to have as many sessions, sockets and "
-        "descriptors as there ought to be. What was left when everybody had gone, and how gateways "
-        "ended:\n"
+        f"All faults were healed {counted(len(result.rests), 'time')}, and everything was right "
+        f"after {result.converged_s:.2f} s at most. The promise X, at this scale, is "
+        f"{PROMISED_S:g} s (red beyond {PROMISED_S + ALLOWANCE_S:g} s). A calm period of "
+        f"{CALM_S:g} s followed each heal. In them {result.pairs:,} messages, one between any two "
+        "users, had to be routed and to arrive, each ping had to get its pong, and gateways had to "
+        "have the right number of sessions, sockets and descriptors. What was left when all users "
+        "had gone, and how gateways ended:\n"
     )
-    yield from _table(("what", "count"), sorted(outcome.seen.items()))
-    yield "\n![Time until all was right, by fault](convergence.png)"
+    yield from _table(("what", "count"), sorted(result.seen.items()))
+    yield "\n![Time until everything was right, by fault](convergence.png)"
 
 
-def _per_fault(outcome: Outcome) -> Iterable[str]:
-    counts, found = _faults(outcome), figures.convergences(outcome)
-    lost = by_fault(outcome.history)
+def _per_fault(result: ChaosResult) -> Iterable[str]:
+    counts, found = _faults(result), convergences(result)
+    lost = by_fault(result.history)
     yield "\n## Faults\n"
     yield (
-        "Right after: from a heal until the last user who then believed other than Redis was right "
-        "for once, if Redis was not broken again before that; an upper bound, since another fault "
-        "may be active meanwhile. Promised: H after "
-        "faults of Redis, and the gateways' pause between two attempts to reach it (up to 2 s, not "
-        "scaled); else the TTL. Messages: those sent while the fault was active.\n"
+        "Right after: the time from a heal until all users who were wrong then had been right "
+        "once, if no other fault touched Redis before that. It is an upper bound, because another "
+        "fault may be active meanwhile. Promised: after faults of Redis, H and the pause of "
+        "gateways between two attempts to connect (up to 2 s, not scaled); after others, the TTL. "
+        "Messages: those that were sent while the fault was active.\n"
     )
     rows: list[tuple[object, ...]] = []
     for fault in FAULTS:
@@ -199,7 +188,7 @@ def _per_fault(outcome: Outcome) -> Iterable[str]:
                 ", ".join(map(str, fault.rows)),
                 counts[fault.name],
                 duration(max(times)) if times else "",
-                duration(figures.promised_s(fault)),
+                duration(promised_s(fault)),
                 sent.total(),
                 sent.total() - sent["delivered"],
                 sent["routed"],
@@ -208,30 +197,32 @@ def _per_fault(outcome: Outcome) -> Iterable[str]:
     head = ("fault", "row", "n", "right after, at most", "promised", "sent", "not delivered")
     yield from _table((*head, "of these routed"), rows)
     yield (
-        "\nThese could not be arranged so many times, because what they need did not come about; "
-        "they have shown nothing then, and were tried again:\n"
+        "\nThese faults could not be arranged so many times, because a precondition was not "
+        "reached. They have shown nothing then, and were tried again:\n"
     )
-    why = {one.fault.name: one.not_arranged for one in outcome.injections if one.not_arranged}
-    failed = [(name, n, why[name]) for name, n in _not_arranged(outcome).items()]
+    why = {one.fault.name: one.not_arranged for one in result.injections if one.not_arranged}
+    failed = [(name, n, why[name]) for name, n in _not_arranged(result).items()]
     yield from _table(("fault", "n", "the last time"), failed or [("none", 0, "")])
-    yield f"\nRows of the catalogue that are not here: {NOT_HERE}"
+    yield "\nFaults of docs/faults.md that are not injected here:\n"
+    left_out = [(", ".join(map(str, n)), reason) for n, reason in NOT_INJECTED.items()]
+    yield from _table(("fault", "why"), left_out)
 
 
-def _users_back(outcome: Outcome) -> Iterable[str]:
+def _users_back(result: ChaosResult) -> Iterable[str]:
     yield "\n## Users of a gateway that is gone\n"
     yield (
-        "From the begin of the fault until they were registered with another gateway, those who "
-        "left of their own accord meanwhile included. Production waits up to 5 s before a first "
-        "try, these clients up to 0.1 s; a frozen gateway is noticed by two heartbeats that stay "
-        "unanswered, which takes 2 to 3 H.\n"
+        "The time from the begin of the fault until a user was registered with another gateway; "
+        "users who moved by themselves meanwhile are included. Clients in production wait up to "
+        "5 s before the first attempt, and these up to 0.1 s. A client notices a stopped gateway "
+        "by two heartbeats without a pong, which takes 2 to 3 H.\n"
     )
     rows: list[tuple[object, ...]] = []
     for name in GONE:
         times = sorted(
             took_s
-            for one in outcome.injections
+            for one in result.injections
             if one.fault.name == name
-            for took_s in back_after_s(outcome.history, one.gateway, one.began)
+            for took_s in back_after_s(result.history, one.gateway, one.began)
         )
         if times:
             middle = duration(times[len(times) // 2])
@@ -239,12 +230,13 @@ def _users_back(outcome: Outcome) -> Iterable[str]:
     yield from _table(("fault", "users", "median", "at most"), rows)
 
 
-def _messages(outcome: Outcome) -> Iterable[str]:
-    tally = outcome.tally
+def _messages(result: ChaosResult) -> Iterable[str]:
+    tally = result.tally
     yield "\n## Messages\n"
     yield (
-        f"{tally.delivered:,} of {tally.sent.total():,} delivered, none twice, none to another "
-        "user, or it stands above. By the last answer (messages without an id get none: unknown):\n"
+        f"{tally.delivered:,} of {tally.sent.total():,} were delivered. One that was delivered "
+        "twice or to another user is a violation above. By the last answer (a message without an "
+        "id gets none, and counts as unknown):\n"
     )
     rows = [
         (status, tally.sent[status], tally.lost_in_faults[status], tally.lost_in_calm[status])
@@ -252,44 +244,44 @@ def _messages(outcome: Outcome) -> Iterable[str]:
     ]
     head = ("answer", "sent", "not delivered, near a fault", "not delivered, far from any")
     yield from _table(head, rows)
-    yield "\n![What became of messages, by fault](losses.png)"
+    yield "\n![Outcomes of messages, by fault](losses.png)"
 
 
-def _scripts(outcome: Outcome) -> Iterable[str]:
+def _scripts(result: ChaosResult) -> Iterable[str]:
     yield "\n## Sometimes\n"
     yield (
-        "Each of these has to happen in a run with the faults that bring it about, as has each "
-        "fault that is due, or the run is red.\n"
+        "Each of these must happen in a run with the faults that cause it, and each fault that is "
+        "due must happen. Otherwise the run is red.\n"
     )
-    others = sorted(outcome.outcomes.keys() - set(OUTCOMES))
-    rows = [(name, outcome.outcomes[name]) for name in (*OUTCOMES, *others)]
+    others = sorted(result.outcomes.keys() - set(OUTCOMES))
+    rows = [(name, result.outcomes[name]) for name in (*OUTCOMES, *others)]
     yield from _table(("script", "times"), rows)
     yield ""
-    rows = [(name, outcome.counters[name]) for name in WANTED_COUNTERS]
+    rows = [(name, result.counters[name]) for name in WANTED_COUNTERS]
     yield from _table(("counter of gateways", "sum"), rows)
 
 
-def _memory(outcome: Outcome) -> Iterable[str]:
-    yield "\n## Memory\n"
+def _memory(result: ChaosResult) -> Iterable[str]:
+    yield "\n## MemorySample\n"
     yield (
-        f"An idle gateway had {outcome.idle_bytes // 1024:,} KiB; red at any time above "
-        f"{(outcome.idle_bytes + GROWTH_BYTES) // 1024:,} KiB. The most was "
-        f"{max(outcome.peaks.values(), default=0) // 1024:,} KiB.\n"
+        f"An idle gateway had {result.idle_bytes // 1024:,} KiB; red at any time above "
+        f"{(result.idle_bytes + GROWTH_BYTES) // 1024:,} KiB. The most was "
+        f"{max(result.peaks.values(), default=0) // 1024:,} KiB.\n"
     )
-    if not outcome.slopes:
+    if not result.slopes:
         yield "No gateway lived long enough for a slope."
         return
     yield f"Growth after warm-up, by least squares; red above {GROWTH_KIB_PER_MIN:,} KiB/min.\n"
-    rows = [(process, f"{slope:,.0f}") for process, slope in outcome.slopes.items()]
+    rows = [(process, f"{slope:,.0f}") for process, slope in result.slopes.items()]
     yield from _table(("process", "KiB/min"), rows)
 
 
-def _faults(outcome: Outcome) -> Mapping[str, int]:
-    return Counter(one.fault.name for one in outcome.injections if not one.not_arranged)
+def _faults(result: ChaosResult) -> Mapping[str, int]:
+    return Counter(one.fault.name for one in result.injections if not one.not_arranged)
 
 
-def _not_arranged(outcome: Outcome) -> Mapping[str, int]:
-    return Counter(one.fault.name for one in outcome.injections if one.not_arranged)
+def _not_arranged(result: ChaosResult) -> Mapping[str, int]:
+    return Counter(one.fault.name for one in result.injections if one.not_arranged)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterable[str]:

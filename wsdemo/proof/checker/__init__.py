@@ -1,9 +1,9 @@
-"""Do the presence scripts keep their promises in every order of commands and accidents?
+"""Model checker: do the presence scripts keep their promises in every order of commands and faults?
 
 from wsdemo.proof.checker import check_presence
 
 check_presence()                           # the shipped scripts
-check_presence({"release": my_script})     # with one of yours in its place
+check_presence({"release": my_script})     # one script is replaced by yours
 """
 
 from wsdemo.proof.checker.machine import SHIPPED, ScriptError

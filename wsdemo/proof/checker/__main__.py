@@ -1,4 +1,4 @@
-"""`python -m wsdemo.proof.checker`: do the shipped scripts keep their promises in every order?"""
+"""Model checker: `python -m wsdemo.proof.checker` plays the shipped scripts in every order."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from wsdemo.terminal import never_refuse_text
 
 PROGRAM: Final = "wsdemo.proof.checker"
 REPORT_S: Final = 1.0
-"""Between two updates of the line that says how far it is."""
+"""Between two updates of the progress line."""
 DEADLINE_S: Final = 900.0
 """For one scenario."""
 MAX_STATES: Final = 3_000_000
 WIDTH: Final = 74
 
 
-class _Line:
-    """How far it is: one line on a terminal that is overwritten; nothing elsewhere."""
+class _ProgressLine:
+    """The progress: one line that changes on a terminal, and nothing elsewhere."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -51,17 +51,17 @@ class _Line:
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         PROGRAM,
-        description="Play the presence scripts in every order of commands and accidents.",
+        description="Play the presence scripts in every order of commands and faults.",
     )
     parser.add_argument(
-        "--deep", action="store_true", help="three sessions, and more accidents: takes minutes"
+        "--deep", action="store_true", help="three sessions, and more faults: takes minutes"
     )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results there too")
     return parser.read(words)
 
 
 def _checked(scenario: Scenario) -> Result:
-    line = _Line(scenario)
+    line = _ProgressLine(scenario)
     try:
         return check(scenario, deadline_s=DEADLINE_S, max_states=MAX_STATES, progress=line)
     finally:

@@ -1,9 +1,8 @@
-"""What must hold after every step, and what once all living sessions have refreshed twice?
+"""Invariants: what must hold after each step, and what after two refreshes of all sessions?
 
-P1 to P8 are the promises of presence: P1 a release removes its own session's entry or nothing,
-P2 a refresh does not undo a newer session, P3 nothing older comes back, P4 whoever is accepted
-owns the entry, P5 tokens grow, P6 an entry lives no longer than its lease, P7 no ghost after a
-release, P8 in the end one winner, and everybody knows. Everything here is pure.
+`W...` are looked at after each step, and `E...` at the end, when all sessions that are up have
+refreshed twice. Each invariant is part of a promise (`wsdemo.proof.promises`). Everything here is
+pure.
 """
 
 from __future__ import annotations
@@ -14,26 +13,36 @@ from typing import Final, NamedTuple
 from wsdemo.presence import Refresh, Register
 from wsdemo.proof.checker.machine import Reply
 from wsdemo.proof.checker.moves import Move
-from wsdemo.proof.checker.states import Actor, Clock, Hash, Phase, Scenario, Session, State, Verb
+from wsdemo.proof.checker.states import (
+    Actor,
+    Clock,
+    Hash,
+    ModelPhase,
+    ModelSession,
+    ModelState,
+    Scenario,
+    Verb,
+)
+from wsdemo.proof.promises import Promise
 
 
 class Step(NamedTuple):
-    """A script that ran: what was before, what it answered, and what is now."""
+    """A script that has run: the state before, its reply, and the state after."""
 
-    before: State
+    before: ModelState
     move: Move
     reply: Reply
-    after: State
+    after: ModelState
     scenario: Scenario
 
     @property
     def actor(self) -> Actor:
-        """Who called it."""
+        """The session that called it, by its names."""
         return self.scenario.cast[self.move.session]
 
     @property
-    def session(self) -> Session:
-        """The session that called it, as it was before."""
+    def session(self) -> ModelSession:
+        """The session that called it, as it was before the call."""
         return self.before.sessions[self.move.session]
 
     @property
@@ -52,24 +61,24 @@ class Step(NamedTuple):
 
     @property
     def came_back(self) -> bool:
-        """Whether the session has become the owner by this."""
+        """Whether this step has made the session the owner."""
         mine = self.actor.conn_id
         return self.after.memory.owner == mine != self.before.memory.owner
 
     @property
     def entry_untouched(self) -> bool:
-        """Whether the entry, and what is left of its life, is as before."""
+        """Whether the entry and its remaining TTL are as before."""
         before, after = self.before.memory, self.after.memory
         same = (before.entry, before.entry_ends) == (after.entry, after.entry_ends)
         return same and not self.reply.lease_given
 
 
 class Settled(NamedTuple):
-    """Two rounds of refreshes of all sessions that are up, without any accident."""
+    """Two rounds of refreshes of all sessions that are up, without any fault."""
 
-    before: State
+    before: ModelState
     refreshes: tuple[Move, ...]
-    after: State
+    after: ModelState
     scenario: Scenario
 
     @property
@@ -79,23 +88,23 @@ class Settled(NamedTuple):
 
     @property
     def up_after(self) -> list[int]:
-        """Those that were not told to leave."""
+        """The sessions that were not rejected."""
         return _up(self.after)
 
 
-def _up(state: State) -> list[int]:
-    return [n for n, session in enumerate(state.sessions) if session.phase is Phase.UP]
+def _up(state: ModelState) -> list[int]:
+    return [n for n, session in enumerate(state.sessions) if session.phase is ModelPhase.UP]
 
 
 class Invariant(NamedTuple):
-    """Something that must hold, and the promise that would be broken."""
+    """Something that must hold, and the promises that are broken if it does not."""
 
     name: str
-    promise: str
+    promises: tuple[Promise, ...]
     says: str
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.promise}): {self.says}"
+        return f"{self.name} ({', '.join(self.promises)}): {self.says}"
 
 
 def _entry_is_whole(step: Step) -> bool:
@@ -106,7 +115,7 @@ def _entry_is_whole(step: Step) -> bool:
     return any(entry == _entry_of(actor, session) for actor, session in sessions)
 
 
-def _entry_of(actor: Actor, session: Session) -> Hash:
+def _entry_of(actor: Actor, session: ModelSession) -> Hash:
     """Return the entry that names a session: every field its own."""
     return (
         ("att", str(actor.att)),
@@ -183,14 +192,14 @@ def _turned_away_for_a_reason(step: Step) -> bool:
     if outcome == Refresh.SUPERSEDED:
         return _is_overtaken(step)
     if outcome == Register.STALE:
-        # A newer session that was released shuts out the older ones that are still on their way.
+        # A newer session that was released also rejects older ones that are still on their way.
         gone = any(s.was_released and s.token >= session.token for s in step.before.sessions)
         return gone or _is_overtaken(step) or _has_dialled_again(step)
     return True
 
 
 def _is_overtaken(step: Step) -> bool:
-    """Say whether Redis knows of a newer session that has owned the entry."""
+    """Say whether Redis knows a newer session that has owned the entry."""
     mine = (step.session.token, step.actor.conn_id)
     sessions = zip(step.scenario.cast, step.before.sessions, strict=True)
     return any(s.has_owned and (s.token, actor.conn_id) > mine for actor, s in sessions)
@@ -207,7 +216,7 @@ def _tokens_grow(step: Step) -> bool:
     if step.move.verb is not Verb.MINT:
         return True
     if step.before.has_forgotten and step.scenario.clock is Clock.FREE:
-        return True  # Nothing is left that could know better.
+        return True  # Nothing is left by which the script could know better.
     return all(step.reply.token > session.token for session in step.before.sessions)
 
 
@@ -240,7 +249,7 @@ def _believer_has_entry(end: Settled) -> bool:
 
 
 def _newest_is_kept(end: Settled) -> bool:
-    """Everybody may be told to leave only for the sake of a newer session, though it has gone."""
+    """All sessions may be rejected only because of a newer session, even if that one has gone."""
     if end.up_after or not end.up_before:
         return True
     sessions, cast = end.before.sessions, end.scenario.cast
@@ -253,44 +262,64 @@ def _newest_is_kept(end: Settled) -> bool:
 
 
 STEPS: Final[dict[Invariant, Callable[[Step], bool]]] = {
-    Invariant("W0", "P2, P4", "an entry is whole, and all of it is one session's"): _entry_is_whole,
-    Invariant("W1", "P1", "a release leaves another's entry alone"): _release_leaves_others_alone,
     Invariant(
-        "W2", "P2, P5", "who replaces another has the larger token (or connection id)"
+        "W0", (Promise.P2, Promise.P4), "an entry is whole, and all of it is one session's"
+    ): _entry_is_whole,
+    Invariant(
+        "W1", (Promise.P1,), "a release leaves another's entry alone"
+    ): _release_leaves_others_alone,
+    Invariant(
+        "W2",
+        (Promise.P2, Promise.P5),
+        "who replaces another has the larger token (or connection id)",
     ): _only_larger_replaces,
     Invariant(
-        "W2b", "P2", "a refresh replaces nobody as long as Redis remembers"
+        "W2b", (Promise.P2,), "a refresh replaces nobody as long as Redis remembers"
     ): _refresh_replaces_nobody,
     Invariant(
-        "W3", "P4", "who is accepted is the owner, with a lease and a fence that outlives it"
+        "W3",
+        (Promise.P4,),
+        "who is accepted is the owner, with a lease and a fence that outlives it",
     ): _accepted_is_owner,
     Invariant(
-        "W3b", "P6", "who is rejected changes no entry, and prolongs no life"
+        "W3b", (Promise.P6,), "who is rejected changes no entry, and prolongs no life"
     ): _rejected_changes_nothing,
     Invariant(
-        "W3c", "P3", "an attempt does not replace a later one of the same client"
+        "W3c", (Promise.P3,), "an attempt does not replace a later one of the same client"
     ): _newer_attempt_stays,
-    Invariant("W4", "P7", "a released session does not come back"): _released_stays_away,
-    Invariant("W4b", "P3, P5", "a superseded session does not come back"): _superseded_stays_away,
+    Invariant("W4", (Promise.P7,), "a released session does not come back"): _released_stays_away,
     Invariant(
-        "W4c", "P1, P7", "after its release a session has no entry, and the answer says so"
+        "W4b", (Promise.P3, Promise.P5), "a superseded session does not come back"
+    ): _superseded_stays_away,
+    Invariant(
+        "W4c",
+        (Promise.P1, Promise.P7),
+        "after its release a session has no entry, and the answer says so",
     ): _released_entry_is_gone,
-    Invariant("W5", "P5", "a token is larger than all before it"): _tokens_grow,
-    Invariant("W5b", "P5", "a token is larger than all that Redis knows of"): _token_counts,
-    Invariant("W6", "P6", "no key is there for ever"): _everything_ends,
-    Invariant("W7", "P8", "the answer names the other session, and only then"): _other_is_named,
+    Invariant("W5", (Promise.P5,), "a token is larger than all before it"): _tokens_grow,
     Invariant(
-        "W8", "P8", "who is turned away was released, or overtaken"
+        "W5b", (Promise.P5,), "a token is larger than all that Redis knows of"
+    ): _token_counts,
+    Invariant("W6", (Promise.P6,), "no key is there for ever"): _everything_ends,
+    Invariant(
+        "W7", (Promise.P8,), "the answer names the other session, and only then"
+    ): _other_is_named,
+    Invariant(
+        "W8", (Promise.P8,), "a rejected session was released, or superseded"
     ): _turned_away_for_a_reason,
 }
-"""What is looked at after every script call."""
+"""Checked after every script call."""
 
 ENDS: Final[dict[Invariant, Callable[[Settled], bool]]] = {
-    Invariant("L1", "P8", "at most one session believes that it owns the user"): _one_believes,
-    Invariant("L2", "P8", "the session that believes so has the entry"): _believer_has_entry,
-    Invariant("L3", "P8", "the newest session is not told to leave"): _newest_is_kept,
+    Invariant(
+        "E1", (Promise.P8,), "at most one session believes that it owns the user"
+    ): _one_believes,
+    Invariant(
+        "E2", (Promise.P8,), "the session that believes so has the entry"
+    ): _believer_has_entry,
+    Invariant("E3", (Promise.P8,), "the newest session is not told to leave"): _newest_is_kept,
 }
-"""What is looked at in every state, after two rounds of refreshes."""
+"""Checked in every state, after two rounds of refreshes."""
 
 NAMES: Final = tuple(invariant.name for invariant in (*STEPS, *ENDS))
 
@@ -301,5 +330,5 @@ def broken_by_step(step: Step) -> list[Invariant]:
 
 
 def broken_at_end(end: Settled) -> list[Invariant]:
-    """Return what is broken although nothing happens any more."""
+    """Return what is broken when nothing else happens any more."""
     return [invariant for invariant, holds in ENDS.items() if not holds(end)]

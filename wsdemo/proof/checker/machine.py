@@ -1,8 +1,8 @@
-"""What do the real scripts answer, from any state whatever?
+"""Script runner: what do the real scripts answer in a given state?
 
-Before each call, both keys are put into the state in question; then the script runs, on a real
-server; then the keys are read back. Many such calls travel in one round trip. A script is a
-function of what Redis holds and of its arguments, so no call is made twice.
+Before each call both keys are set to that state. Then the script runs on a real Redis, and the keys
+are read. Many calls share one round trip. A script depends only on the data of Redis and on its
+arguments, so no call is made twice.
 """
 
 from __future__ import annotations
@@ -32,46 +32,46 @@ BATCH: Final = 200
 TTL_MS: Final = 90_000
 FENCE_TTL_MS: Final = 3_600_000
 LEFT_MS: Final = 40_000
-"""What is left of both lives before each call. It is less than a write gives, so what is more than
-this after the call was given by it.
+"""The remaining TTL of both keys before each call. It is less than a write gives, so a larger TTL
+after the call was given by the script.
 """
 
 CLOCK_CALL: Final = "redis.call('TIME')"
 CLOCK_ARGUMENT: Final = "{0, ARGV[2]}"
-"""What stands in `mint` for its look at the clock when the clock is free: seconds 0, and the
-microseconds are an argument. Not a letter else of the text is changed, and no other script.
+"""What replaces the clock in `mint` when the clock is free: 0 seconds, and the microseconds are an
+argument. Nothing else of the text is changed, and no other script.
 """
 
 TOKEN_FIELDS: Final = frozenset({"epoch", "mint", "top", "floor"})
 
 
 class ScriptError(Exception):
-    """A script is not one that can be checked; the text names it, and says why."""
+    """A script cannot be checked; the text says which and why."""
 
 
 class Call(NamedTuple):
-    """A script with its arguments, and what Redis holds when it runs."""
+    """A script with its arguments, and the data of Redis when it runs."""
 
     memory: Memory
     verb: Verb
     session: int
     token: int = 0
     clock_us: int | None = None
-    """What the clock shows, when it is free."""
+    """The time of the clock, when it is free."""
 
 
 class Reply(NamedTuple):
-    """What a script answered, and what Redis holds now."""
+    """The answer of a script, and the data of Redis after it."""
 
     outcome: str
     """`ok`, `stale`, ... of register and refresh; `0` or `1` of release; `token` of mint."""
     memory: Memory
     token: int
-    """Of mint; else 0."""
+    """The token of mint; 0 for the other scripts."""
     named: tuple[str, str]
-    """Gateway and connection of the other session that a register or a refresh speaks of."""
+    """Gateway and connection of the other session that a register or a refresh names."""
     lease_given: bool
-    """The entry will live for as long as a write gives it."""
+    """The entry has got a new TTL."""
     fence_life_given: bool
 
 
@@ -83,16 +83,16 @@ OUTCOMES: Final[Mapping[Verb, tuple[str, ...]]] = {
 
 
 class Machine:
-    """A server that plays any call from any state.
+    """A Redis that executes any call in any state.
 
     Args:
         url: the server. Two keys with a random prefix are used there, and removed by `close`.
         scripts: texts that replace the shipped ones, by name.
-        cast: who the sessions are.
-        clock: whether `mint` looks at the server's clock.
+        cast: the sessions.
+        clock: whether `mint` uses the clock of the server.
 
     Raises:
-        ScriptError: a text has no such name, or is no script.
+        ScriptError: there is no script of this name, or a text is not a script.
     """
 
     def __init__(
@@ -118,24 +118,24 @@ class Machine:
         return len(self._replies)
 
     def close(self) -> None:
-        """Remove both keys, and hang up."""
+        """Remove both keys, and disconnect."""
         try:
             self._client.delete(self._entry, self._fence)
         finally:
             self._client.close()
 
     def prepare(self, calls: Iterable[Call]) -> None:
-        """Play those calls that were not played before.
+        """Execute the calls that were not executed before.
 
         Raises:
-            ScriptError: a script failed, or gave an answer that is none of its own.
+            ScriptError: a script failed, or gave an unknown answer.
         """
         new = iter(dict.fromkeys(call for call in calls if call not in self._replies))
         while batch := list(islice(new, BATCH)):
             self._replies.update(zip(batch, self._play(batch), strict=True))
 
     def reply(self, call: Call) -> Reply:
-        """Return what came of a call; play it first if need be."""
+        """Return the reply to a call; execute it first if necessary."""
         if call not in self._replies:
             self.prepare([call])
         return self._replies[call]
@@ -158,7 +158,7 @@ class Machine:
             yield _reply(call, answer, (entry, left_ms), (fence, fence_left_ms))
 
     def _enqueue(self, pipe: Any, call: Call) -> int:
-        """Append what restores the state, the call, and what reads the state; return how many."""
+        """Append commands that set the state, make the call and read the state; return how many."""
         before = len(pipe)
         memory = call.memory
         pipe.delete(self._entry, self._fence)
@@ -182,7 +182,7 @@ class Machine:
 
 
 def arguments(call: Call, actor: Actor) -> tuple[str | int, ...]:
-    """Return what a gateway passes to a script, and to `mint` the time if its clock is free."""
+    """Return what a gateway passes to a script; for `mint` also the time, if the clock is free."""
     if call.verb is Verb.MINT:
         return (FENCE_TTL_MS,) if call.clock_us is None else (FENCE_TTL_MS, call.clock_us)
     if call.verb is Verb.RELEASE:
@@ -192,10 +192,10 @@ def arguments(call: Call, actor: Actor) -> tuple[str | int, ...]:
 
 
 def texts_of(scripts: Mapping[str, str], clock: Clock) -> dict[str, str]:
-    """Return the texts that run: the shipped ones, with those that replace them.
+    """Return the texts that run: the shipped ones, except those that are replaced.
 
     Raises:
-        ScriptError: there is no such script, or the clock of `mint` cannot be set free.
+        ScriptError: there is no such script, or the clock of `mint` cannot be replaced.
     """
     unknown = sorted(set(scripts) - set(SHIPPED))
     if unknown:
@@ -208,7 +208,7 @@ def texts_of(scripts: Mapping[str, str], clock: Clock) -> dict[str, str]:
     return texts
 
 
-# --- between the server's words and ours -------------------------------------------------------
+# --- from the words of Redis to ours -------------------------------------------------------
 
 
 def _written(value: Field) -> str | int:
@@ -238,7 +238,7 @@ def _hash(raw: dict[bytes, bytes]) -> Hash:
 
 
 def _field(name: str, value: str) -> Field:
-    """Tell tokens from other texts. When something was written is of no interest here."""
+    """Tell tokens from other texts. The time of a write (`ts`) does not matter here."""
     if name == "ts":
         return "0"
     if value.isdecimal() and (name in TOKEN_FIELDS or int(value) >= TOKEN_BASE):

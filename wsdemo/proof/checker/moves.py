@@ -1,11 +1,11 @@
-"""What may happen next, and what is the world like then?
+"""Transitions: what may happen next in a state, and which state follows?
 
-A move is one step of a session, or one accident. Those that run a script need its reply; the
-others do not ask Redis. Everything here is pure.
+A move is one step of a session, or one fault of Redis. Moves that run a script need its reply; the
+others do not need Redis. Everything here is pure.
 
-Two things are left out, because others come to the same. A gateway that dies before its session is
-registered: that session just never goes on. And a refresh that is delayed: it is one that was
-executed earlier, when it changed nothing, and arrives once more.
+Two moves are left out, because other moves have the same effect. A gateway that crashes before its
+session is registered: that session makes no more moves. And a refresh that is delayed: it equals a
+refresh that was executed earlier, without effect, and is executed once more.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from wsdemo.proof.checker.states import (
     TOKEN_STEP,
     Clock,
     Memory,
-    Phase,
+    ModelPhase,
+    ModelSession,
+    ModelState,
     Replica,
     Scenario,
-    Session,
-    State,
     Verb,
     tokens_of,
 )
 
 
-class Kind(StrEnum):
-    """What a move is."""
+class MoveKind(StrEnum):
+    """The kinds of moves."""
 
     SEND = "send"
     """A command is sent, executed and answered."""
     UNANSWERED = "unanswered"
-    """A register is executed, and its answer gets lost."""
+    """A register is executed, and its answer is lost."""
     LATE = "late"
-    """A command that was sent before is executed (again)."""
+    """A command that was sent before is executed now, perhaps again."""
     GIVE_UP = "give up"
-    """A register is sent, and is still under way when its gateway gives up."""
+    """A register is sent, and its gateway gives up before it is executed."""
     CRASH = "crash"
-    """The gateway of a session dies."""
+    """The gateway of a session crashes."""
     EXPIRE = "expire"
     """The entry's TTL runs out."""
     LOSE = "lose"
-    """Redis forgets everything."""
+    """Redis loses all data."""
     REPLICATE = "replicate"
-    """A replica gets this far, and no further."""
+    """A replica copies this state, and no later one."""
     FAIL_OVER = "fail over"
     """The replica takes over."""
 
@@ -57,55 +57,55 @@ class Kind(StrEnum):
 class Move(NamedTuple):
     """One thing that may happen."""
 
-    kind: Kind
+    kind: MoveKind
     session: int = -1
-    """Whose; -1 when it is Redis' own."""
+    """The session that moves; -1 for Redis."""
     verb: Verb | None = None
     """The script that runs; None when none does."""
     clock_us: int | None = None
-    """What a free clock shows to `mint`."""
+    """The time that a free clock shows to `mint`."""
 
 
 FAR_BEHIND_US: Final = 1
-"""What the clock shows that has gone back before all tokens."""
+"""The time of a clock that has gone back to before all tokens."""
 
 COMMANDS: Final = (Verb.REGISTER, Verb.REFRESH, Verb.RELEASE)
-"""What may arrive late. A mint that does gives out a token that nobody waits for."""
+"""Commands that may arrive late. A late mint returns a token that nobody waits for."""
 
 
-def moves(state: State, scenario: Scenario) -> Iterator[Move]:
-    """Iterate over everything that may happen next."""
+def moves(state: ModelState, scenario: Scenario) -> Iterator[Move]:
+    """Iterate over all moves that are possible now."""
     for number, session in enumerate(state.sessions):
         yield from _steps(state, number, scenario)
-        if state.accidents.duplicates:
+        if state.faults_left.duplicates:
             for verb in COMMANDS:
                 if _was_sent(verb, session, scenario):
-                    yield Move(Kind.LATE, number, verb)
-    yield from _accidents(state)
+                    yield Move(MoveKind.LATE, number, verb)
+    yield from _faults(state)
 
 
-def _steps(state: State, number: int, scenario: Scenario) -> Iterator[Move]:
-    """Iterate over what a session may do by itself."""
+def _steps(state: ModelState, number: int, scenario: Scenario) -> Iterator[Move]:
+    """Iterate over the moves of one session."""
     session = state.sessions[number]
     match session.phase:
-        case Phase.NEW:
+        case ModelPhase.NEW:
             for clock_us in _clocks(state, scenario):
-                yield Move(Kind.SEND, number, Verb.MINT, clock_us)
-        case Phase.MINTED:
-            yield Move(Kind.SEND, number, Verb.REGISTER)
-            yield Move(Kind.UNANSWERED, number, Verb.REGISTER)
-            yield Move(Kind.GIVE_UP, number)
-        case Phase.UP:
+                yield Move(MoveKind.SEND, number, Verb.MINT, clock_us)
+        case ModelPhase.MINTED:
+            yield Move(MoveKind.SEND, number, Verb.REGISTER)
+            yield Move(MoveKind.UNANSWERED, number, Verb.REGISTER)
+            yield Move(MoveKind.GIVE_UP, number)
+        case ModelPhase.UP:
             if session.refreshes:
-                yield Move(Kind.SEND, number, Verb.REFRESH)
-            yield Move(Kind.SEND, number, Verb.RELEASE)
-            yield Move(Kind.CRASH, number)
-        case Phase.LEAVING:
-            yield Move(Kind.SEND, number, Verb.RELEASE)
+                yield Move(MoveKind.SEND, number, Verb.REFRESH)
+            yield Move(MoveKind.SEND, number, Verb.RELEASE)
+            yield Move(MoveKind.CRASH, number)
+        case ModelPhase.LEAVING:
+            yield Move(MoveKind.SEND, number, Verb.RELEASE)
 
 
-def _clocks(state: State, scenario: Scenario) -> Iterator[int | None]:
-    """Iterate over what the clock may show: less than all tokens, any of them, more than all."""
+def _clocks(state: ModelState, scenario: Scenario) -> Iterator[int | None]:
+    """Iterate over the times that matter: before all tokens, at each of them, after all."""
     if scenario.clock is Clock.TRUE:
         yield None
         return
@@ -113,27 +113,27 @@ def _clocks(state: State, scenario: Scenario) -> Iterator[int | None]:
     yield from (FAR_BEHIND_US, *tokens, (tokens[-1] if tokens else TOKEN_BASE) + TOKEN_STEP)
 
 
-def _was_sent(verb: Verb, session: Session, scenario: Scenario) -> bool:
+def _was_sent(verb: Verb, session: ModelSession, scenario: Scenario) -> bool:
     if verb is Verb.REGISTER:
-        return session.phase not in (Phase.NEW, Phase.MINTED)
+        return session.phase not in (ModelPhase.NEW, ModelPhase.MINTED)
     if verb is Verb.REFRESH:
         return session.refreshes < scenario.refreshes
     return session.was_released
 
 
-def _accidents(state: State) -> Iterator[Move]:
-    left, memory = state.accidents, state.memory
+def _faults(state: ModelState) -> Iterator[Move]:
+    left, memory = state.faults_left, state.memory
     if left.expiries and memory.entry and memory.entry_ends:
-        yield Move(Kind.EXPIRE)
+        yield Move(MoveKind.EXPIRE)
     if left.losses and memory != Memory():
-        yield Move(Kind.LOSE)
+        yield Move(MoveKind.LOSE)
     if left.rollbacks and state.replica is None:
-        yield Move(Kind.REPLICATE)
+        yield Move(MoveKind.REPLICATE)
     if left.rollbacks and state.replica is not None:
-        yield Move(Kind.FAIL_OVER)
+        yield Move(MoveKind.FAIL_OVER)
 
 
-def call_of(state: State, move: Move) -> Call | None:
+def call_of(state: ModelState, move: Move) -> Call | None:
     """Return the script call that a move makes; None when it makes none."""
     if move.verb is None:
         return None
@@ -144,70 +144,70 @@ def call_of(state: State, move: Move) -> Call | None:
 # --- afterwards --------------------------------------------------------------------------------
 
 
-def after(state: State, move: Move, reply: Reply | None, scenario: Scenario) -> State:
-    """Return the state after a move, its tokens not yet renamed."""
+def after(state: ModelState, move: Move, reply: Reply | None, scenario: Scenario) -> ModelState:
+    """Return the state after a move. Its tokens are not renamed yet."""
     if move.session < 0:
-        return _after_accident(state, move)
+        return _after_fault(state, move)
     session = state.sessions[move.session]
     if reply is None:
-        phase = Phase.LEAVING if move.kind is Kind.GIVE_UP else Phase.DOWN
+        phase = ModelPhase.LEAVING if move.kind is MoveKind.GIVE_UP else ModelPhase.DOWN
         return _with(state, move.session, session._replace(phase=phase))
     session = _after_reply(session, move, reply)
     if reply.memory.owner == scenario.cast[move.session].conn_id:
         session = session._replace(has_owned=True)
     state = _with(state, move.session, session)._replace(memory=reply.memory)
-    if move.kind is Kind.LATE:
-        duplicates = state.accidents.duplicates - 1
-        return state._replace(accidents=state.accidents._replace(duplicates=duplicates))
+    if move.kind is MoveKind.LATE:
+        duplicates = state.faults_left.duplicates - 1
+        return state._replace(faults_left=state.faults_left._replace(duplicates=duplicates))
     return state
 
 
-def _with(state: State, number: int, session: Session) -> State:
+def _with(state: ModelState, number: int, session: ModelSession) -> ModelState:
     sessions = (*state.sessions[:number], session, *state.sessions[number + 1 :])
     return state._replace(sessions=sessions)
 
 
-def _after_reply(session: Session, move: Move, reply: Reply) -> Session:
+def _after_reply(session: ModelSession, move: Move, reply: Reply) -> ModelSession:
     if move.verb is Verb.RELEASE:
         session = session._replace(was_released=True)
-    if move.kind is Kind.LATE:
+    if move.kind is MoveKind.LATE:
         return session  # Nobody reads the answer.
-    if move.kind is Kind.UNANSWERED:
-        return session._replace(phase=Phase.LEAVING)
+    if move.kind is MoveKind.UNANSWERED:
+        return session._replace(phase=ModelPhase.LEAVING)
     match move.verb:
         case Verb.MINT:
-            return session._replace(phase=Phase.MINTED, token=reply.token)
+            return session._replace(phase=ModelPhase.MINTED, token=reply.token)
         case Verb.REGISTER:
             accepted = reply.outcome == Register.OK
-            return session._replace(phase=Phase.UP if accepted else Phase.LEAVING)
+            return session._replace(phase=ModelPhase.UP if accepted else ModelPhase.LEAVING)
         case Verb.REFRESH:
             accepted = reply.outcome in (Refresh.OK, Refresh.RECLAIMED)
-            phase = Phase.UP if accepted else Phase.LEAVING
+            phase = ModelPhase.UP if accepted else ModelPhase.LEAVING
             return session._replace(phase=phase, refreshes=session.refreshes - 1)
         case _:
-            return session._replace(phase=Phase.DOWN)
+            return session._replace(phase=ModelPhase.DOWN)
 
 
-def _after_accident(state: State, move: Move) -> State:
-    left, memory = state.accidents, state.memory
+def _after_fault(state: ModelState, move: Move) -> ModelState:
+    left, memory = state.faults_left, state.memory
     match move.kind:
-        case Kind.EXPIRE:
+        case MoveKind.EXPIRE:
             left = left._replace(expiries=left.expiries - 1)
-            return state._replace(memory=memory._replace(entry=()), accidents=left)
-        case Kind.REPLICATE:
+            return state._replace(memory=memory._replace(entry=()), faults_left=left)
+        case MoveKind.REPLICATE:
             owned = tuple(session.has_owned for session in state.sessions)
             return state._replace(replica=Replica(memory, owned))
-        case Kind.FAIL_OVER if state.replica is not None:
+        case MoveKind.FAIL_OVER if state.replica is not None:
             left = left._replace(rollbacks=left.rollbacks - 1)
-            return _remembering(state._replace(accidents=left, replica=None), state.replica)
+            return _remembering(state._replace(faults_left=left, replica=None), state.replica)
         case _:
             left = left._replace(losses=left.losses - 1)
             nothing = Replica(Memory(), (False,) * len(state.sessions))
-            return _remembering(state._replace(accidents=left), nothing)
+            return _remembering(state._replace(faults_left=left), nothing)
 
 
-def _remembering(state: State, replica: Replica) -> State:
-    """Return the state in which Redis knows this and no more."""
+def _remembering(state: ModelState, replica: Replica) -> ModelState:
+    """Return the state in which Redis has exactly these data."""
     sessions = tuple(
         session._replace(has_owned=owned)
         for session, owned in zip(state.sessions, replica.has_owned, strict=True)

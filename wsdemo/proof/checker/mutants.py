@@ -1,9 +1,9 @@
-"""Would the model checker notice if a script were wrong?
+"""Mutants: would the model checker notice a wrong script?
 
-A mutant is a shipped script with one mistake that somebody might make, or might let pass in a
-review. The checker has to kill each of them, with the invariant named here and in the scenario
-named here; a mutant that survives means that the checker is blind, not that the script is right.
-`EQUIVALENT` are changes of which it can be argued that they change nothing.
+A mutant is a shipped script with one mistake that somebody might make, or might overlook in a
+review. The checker has to find each of them, with the invariant and in the scenario that are named
+here. If a mutant survives, the checker is too weak. `EQUIVALENT` are changes that cannot make a
+difference, each with the reason.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from wsdemo.proof.checker.states import Clients, Clock, Scenario, Verb
 
 
 class MutantError(Exception):
-    """The piece that a mutant replaces is not (or not only once) in the script any more."""
+    """The piece that a mutant replaces is not in the script exactly once any more."""
 
 
 class Change(NamedTuple):
-    """A piece of a script's text that stands there once, and what takes its place."""
+    """A piece of the text of a script, which is there exactly once, and its replacement."""
 
     script: str
     piece: str
@@ -36,8 +36,8 @@ class Mutant:
     """A mistake.
 
     Args:
-        breaks: the invariant that shows it.
-        scenario: what has to happen for it to show.
+        breaks: the invariant that must find it.
+        scenario: what must happen so that it is found.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Mutant:
         return self.name
 
 
-# --- what has to happen ------------------------------------------------------------------------
+# --- scenarios ------------------------------------------------------------------------
 
 CALM: Final = Scenario(duplicates=0, expiries=0)
 EXPIRY: Final = Scenario(duplicates=0)
@@ -142,7 +142,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _refresh("does not look at top", "W2b", CALM, _OVERTAKEN, "false"),
     _refresh("an equal top is newer", "W8", EXPIRY, _OVERTAKEN, f"{_MAX_TOP} >= token"),
     _refresh("does not write top when it reclaims", "W4b", LOSS_AND_EXPIRY, _WRITES_TOP),
-    _refresh("equal tokens are no tie", "L1", CLOCK_AND_LOSS, f"({_TIED})", "false"),
+    _refresh("equal tokens are no tie", "E1", CLOCK_AND_LOSS, f"({_TIED})", "false"),
     # Is it over?
     _refresh("does not look whether it is closed", "W4", LATE, _IS_CLOSED, "false"),
     _refresh(
@@ -189,11 +189,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _refresh("forgets the client", "W0", ONE_CLIENT, "'inst', ARGV[6]", "'inst', ''"),
     _refresh(
         "says ok, and brings nothing back",
-        *("L2", EXPIRY, _BEFORE_RECLAIM, f"do return {{'ok'}} end\n{_BEFORE_RECLAIM}"),
+        *("E2", EXPIRY, _BEFORE_RECLAIM, f"do return {{'ok'}} end\n{_BEFORE_RECLAIM}"),
     ),
     _refresh(
         "takes a lost entry for the end",
-        *("L3", EXPIRY, _BEFORE_RECLAIM, f"do return {{'closed'}} end\n{_BEFORE_RECLAIM}"),
+        *("E3", EXPIRY, _BEFORE_RECLAIM, f"do return {{'closed'}} end\n{_BEFORE_RECLAIM}"),
     ),
     _register(
         "confuses gateway and connection",
@@ -239,7 +239,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Equivalent:
-    """A change that nobody can notice, and why."""
+    """A change that makes no difference, and why."""
 
     name: str
     why: str
@@ -285,4 +285,4 @@ EQUIVALENT: Final[tuple[Equivalent, ...]] = (
         Change("register", "(owner[5]) > att", "(owner[5]) >= att"),
     ),
 )
-"""Kept in the scripts on purpose: two checks that each would be enough, and a clean slate."""
+"""These pieces stay in the scripts on purpose, although one of two checks would be enough."""

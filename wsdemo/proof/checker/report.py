@@ -1,7 +1,7 @@
-"""How is an order that breaks a promise shown, and what did a whole search find?
+"""Counterexample: how is an order of steps that breaks a promise shown?
 
-A counterexample is a table of steps. Tokens are numbered in it by their size, the smallest one is
-1: what they really are is of no interest. Everything here is pure.
+It is a table of steps. Tokens are numbered by their size, and the smallest is 1, because their real
+values do not matter. The result of a whole search is here as well. Everything here is pure.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import pandas as pd
 
 from wsdemo.proof.checker.invariants import Invariant
 from wsdemo.proof.checker.machine import OUTCOMES
-from wsdemo.proof.checker.moves import FAR_BEHIND_US, Kind, Move
+from wsdemo.proof.checker.moves import FAR_BEHIND_US, Move, MoveKind
 from wsdemo.proof.checker.states import (
     TOKEN_BASE,
     TOKEN_STEP,
     Field,
     Memory,
+    ModelState,
     Renaming,
     Scenario,
-    State,
     Verb,
     renamed,
     tokens_of,
@@ -32,17 +32,17 @@ from wsdemo.proof.checker.states import (
 
 NOBODY: Final = "-"
 
-_ACCIDENTS: Final = {
-    Kind.EXPIRE: "the entry expires",
-    Kind.LOSE: "everything is lost",
-    Kind.REPLICATE: "a replica gets this far",
-    Kind.FAIL_OVER: "the replica takes over",
+_FAULTS: Final = {
+    MoveKind.EXPIRE: "the entry expires",
+    MoveKind.LOSE: "everything is lost",
+    MoveKind.REPLICATE: "a replica gets this far",
+    MoveKind.FAIL_OVER: "the replica takes over",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step of a counterexample, and what Redis held after it."""
+    """One step of a counterexample, and the data of Redis after it."""
 
     who: str
     what: str
@@ -52,7 +52,7 @@ class Row:
     memory: Memory
 
     def renamed(self, renaming: Renaming) -> Row:
-        """Return the row with other names for the tokens."""
+        """Return the row with renamed tokens."""
         token = renaming.get(self.token, self.token)
         return Row(self.who, self.what, self.answer, token, renamed(self.memory, renaming))
 
@@ -70,16 +70,16 @@ class Row:
 
 
 def _short(value: Field) -> str:
-    """Return a field as people read it: tokens by their number."""
+    """Return a field for a reader: tokens by their numbers."""
     if isinstance(value, tuple):
         return f"{_short(value[0])} ({value[1]})"
     return str((value - TOKEN_BASE) // TOKEN_STEP) if isinstance(value, int) else value
 
 
-def row(before: State, move: Move, outcome: str, after: State, scenario: Scenario) -> Row:
+def row(before: ModelState, move: Move, outcome: str, after: ModelState, scenario: Scenario) -> Row:
     """Return a move as a row of the table."""
     if move.session < 0:
-        return Row("redis", _ACCIDENTS[move.kind], "", 0, after.memory)
+        return Row("redis", _FAULTS[move.kind], "", 0, after.memory)
     actor = scenario.cast[move.session]
     token = after.sessions[move.session].token
     answer = "" if outcome == "token" else outcome
@@ -87,21 +87,21 @@ def row(before: State, move: Move, outcome: str, after: State, scenario: Scenari
     return Row(who, _what(before, move), answer, token, after.memory)
 
 
-def _what(before: State, move: Move) -> str:
+def _what(before: ModelState, move: Move) -> str:
     match move.kind:
-        case Kind.CRASH:
+        case MoveKind.CRASH:
             return "its gateway dies"
-        case Kind.GIVE_UP:
+        case MoveKind.GIVE_UP:
             return "gives up, its register is under way"
-        case Kind.UNANSWERED:
+        case MoveKind.UNANSWERED:
             return "register, the answer gets lost"
-        case Kind.LATE:
+        case MoveKind.LATE:
             return f"a late {move.verb}"
         case _:
             return f"{move.verb}{_clock(before, move)}"
 
 
-def _clock(before: State, move: Move) -> str:
+def _clock(before: ModelState, move: Move) -> str:
     if move.clock_us is None:
         return ""
     tokens = tokens_of(before)
@@ -117,7 +117,7 @@ class Counterexample:
     invariant: Invariant
     rows: tuple[Row, ...]
     refreshes: int = 0
-    """How many of the last rows are the refreshes after which everything should be well."""
+    """How many of the last rows are the refreshes after which everything should be right."""
 
     def __len__(self) -> int:
         """How many steps it takes, without those refreshes."""
@@ -146,12 +146,12 @@ class Result:
     """What a search found.
 
     Args:
-        states: different states that were looked at.
+        states: how many different states were found.
         steps: moves that led to them.
-        calls: scripts that ran on the server; a call that was made before is not made again.
+        calls: how many scripts ran on the server; no call is made twice.
         outcomes: how often each script gave each answer.
         violations: a shortest counterexample for each invariant that is broken, by its name.
-        missing: answers that the scenario should give rise to, and did not.
+        missing: answers that should have occurred in this scenario, and did not.
         stopped: why the search ended early; empty when it did not.
     """
 
@@ -167,12 +167,12 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether every state was looked at."""
+        """Whether every state was checked."""
         return not self.stopped
 
     @property
     def ok(self) -> bool:
-        """Whether everything was looked at, nothing is broken, and every answer occurred."""
+        """Whether everything was checked, nothing is broken, and every answer occurred."""
         return self.complete and not self.violations and not self.missing
 
     @property
@@ -183,11 +183,11 @@ class Result:
     def table(self) -> pd.DataFrame:
         """Return the steps of the shortest counterexample; no rows when there is none."""
         if self.shortest is None:
-            return Counterexample(Invariant("", "", ""), ()).table()
+            return Counterexample(Invariant("", (), ""), ()).table()
         return self.shortest.table()
 
     def verdict(self) -> str:
-        """Return in a few words what came out."""
+        """Return the result in a few words."""
         said = []
         if self.violations:
             said.append(f"broken: {', '.join(self.violations)}")
@@ -217,7 +217,7 @@ class Result:
 
 
 def expected(scenario: Scenario) -> frozenset[tuple[str, str]]:
-    """Return the answers without which a search of a scenario has proved nothing."""
+    """Return the answers that must occur, or a search of this scenario proves nothing."""
     never = set()
     if scenario.sessions < 2:
         never |= {("register", "stale"), ("refresh", "superseded"), ("release", "0")}

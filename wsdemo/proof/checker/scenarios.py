@@ -1,6 +1,6 @@
-"""Which scenarios are checked on every run, and which when there is time?
+"""Scenarios: which ones are checked on every run, and which only in a deep run?
 
-The everyday ones have two sessions, and take seconds. The deep ones have three, or more accidents
+The everyday ones have two sessions, and take seconds. The deep ones have three, or more faults
 at once; they take minutes.
 """
 

@@ -1,8 +1,8 @@
-"""Is there any order of commands and accidents in which the scripts break a promise?
+"""Search: is there any order of commands and faults in which the scripts break a promise?
 
-All of them are looked at, breadth first: all states that one move leads to, then all that two
-lead to. So the first order that breaks an invariant is one of the shortest that do. A state is
-looked at once, however one gets there; it holds everything that the future depends on.
+The search is breadth first: all states after one move, then all after two moves, and so on. So the
+first order that breaks an invariant is one of the shortest. Each state is checked once, however it
+is reached, because it has everything on which the future depends.
 """
 
 from __future__ import annotations
@@ -23,18 +23,26 @@ from wsdemo.proof.checker.invariants import (
     broken_by_step,
 )
 from wsdemo.proof.checker.machine import Machine, Reply
-from wsdemo.proof.checker.moves import Kind, Move, after, call_of, moves
+from wsdemo.proof.checker.moves import Move, MoveKind, after, call_of, moves
 from wsdemo.proof.checker.report import Counterexample, Result, expected, row
-from wsdemo.proof.checker.states import Clients, Clock, Phase, Scenario, State, Verb, canonical
+from wsdemo.proof.checker.states import (
+    Clients,
+    Clock,
+    ModelPhase,
+    ModelState,
+    Scenario,
+    Verb,
+    canonical,
+)
 from wsdemo.redis.server import find_server
 
 CHUNK: Final = 500
-"""States between two looks at the clock."""
+"""States between two checks of the deadline."""
 ROUNDS: Final = 2
-"""Refreshes of every living session until everything must be well (P8)."""
+"""How often each session refreshes until everything must be right (P8)."""
 
 Progress = Callable[[int, int], None]
-"""Is told the number of states found so far, and of moves that led to them."""
+"""Receives the number of states found so far, and of moves that led to them."""
 
 
 def check_presence(
@@ -50,7 +58,7 @@ def check_presence(
     clients: str = "silent",
     **how: Any,
 ) -> Result:
-    """Play the presence scripts in every order of commands and accidents.
+    """Play the presence scripts in every order of commands and faults.
 
     Args:
         scripts: texts that replace the shipped ones: `{"release": "..."}`.
@@ -100,20 +108,20 @@ def check(
 
 
 class _Found(NamedTuple):
-    """How a state was found first."""
+    """The move by which a state was found first."""
 
-    parent: State | None
+    parent: ModelState | None
     move: Move | None
 
 
 @dataclass(slots=True)
 class _Search:
-    """One search. What it has found so far is here."""
+    """One search, and what it has found so far."""
 
     machine: Machine
     scenario: Scenario
     progress: Progress
-    found: dict[State, _Found] = field(default_factory=dict)
+    found: dict[ModelState, _Found] = field(default_factory=dict)
     steps: int = 0
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     violations: dict[Invariant, Counterexample] = field(default_factory=dict)
@@ -125,7 +133,7 @@ class _Search:
         self.found[start] = _Found(None, None)
         layer, stopped = [start], ""
         while layer and not stopped:
-            upcoming: list[State] = []
+            upcoming: list[ModelState] = []
             for chunk in _chunks(layer):
                 self._settle(chunk)
                 upcoming += self._expand(chunk)
@@ -158,8 +166,8 @@ class _Search:
 
     # --- one step further ----------------------------------------------------------------------
 
-    def _expand(self, states: Sequence[State]) -> list[State]:
-        """Make every move from some states; return the states that are new."""
+    def _expand(self, states: Sequence[ModelState]) -> list[ModelState]:
+        """Make every move from these states; return the states that are new."""
         planned = [(s, move, call_of(s, move)) for s in states for move in moves(s, self.scenario)]
         self.machine.prepare(call for _, _, call in planned if call is not None)
         fresh = []
@@ -185,23 +193,23 @@ class _Search:
 
     # --- two rounds of refreshes ---------------------------------------------------------------
 
-    def _settle(self, states: Sequence[State]) -> None:
-        """Look at what becomes of some states if all that happens is refreshes, in any order."""
+    def _settle(self, states: Sequence[ModelState]) -> None:
+        """Check the states that follow when only refreshes happen, in any order."""
         for state in states:
-            up = [n for n, session in enumerate(state.sessions) if session.phase is Phase.UP]
-            # Which accidents may still happen, and what was sent, makes no difference to it.
-            who = tuple((s.phase is Phase.UP, s.token, s.has_owned) for s in state.sessions)
+            up = [n for n, session in enumerate(state.sessions) if session.phase is ModelPhase.UP]
+            # The faults that may still happen, and what was sent, make no difference here.
+            who = tuple((s.phase is ModelPhase.UP, s.token, s.has_owned) for s in state.sessions)
             if not up or (state.memory, who) in self.settled:
                 continue
             self.settled.add((state.memory, who))
             for order in itertools.permutations(up):
                 self._look_at_end(self._settled(state, order))
 
-    def _settled(self, state: State, order: Sequence[int]) -> Settled:
+    def _settled(self, state: ModelState, order: Sequence[int]) -> Settled:
         refreshes, now = [], state
         for number in (*order,) * ROUNDS:
-            if now.sessions[number].phase is Phase.UP:
-                refreshes.append(move := Move(Kind.SEND, number, Verb.REFRESH))
+            if now.sessions[number].phase is ModelPhase.UP:
+                refreshes.append(move := Move(MoveKind.SEND, number, Verb.REFRESH))
                 now = after(now, move, self._reply(now, move), self.scenario)
         return Settled(state, tuple(refreshes), now, self.scenario)
 
@@ -211,14 +219,14 @@ class _Search:
                 path = self._path(end.before)
                 self.violations[invariant] = self._told(invariant, path, end.refreshes)
 
-    # --- telling it ----------------------------------------------------------------------------
+    # --- counterexamples ----------------------------------------------------------------------
 
-    def _reply(self, state: State, move: Move) -> Reply | None:
+    def _reply(self, state: ModelState, move: Move) -> Reply | None:
         call = call_of(state, move)
         return None if call is None else self.machine.reply(call)
 
-    def _path(self, state: State) -> list[Move]:
-        """Return the moves by which a state was reached first: a shortest way."""
+    def _path(self, state: ModelState) -> list[Move]:
+        """Return the moves by which a state was reached first: a shortest path."""
         path: list[Move] = []
         found = self.found[state]
         while found.parent is not None and found.move is not None:
@@ -229,7 +237,7 @@ class _Search:
     def _told(
         self, invariant: Invariant, path: Sequence[Move], refreshes: Sequence[Move] = ()
     ) -> Counterexample:
-        """Go a way once more, and write down each step."""
+        """Play a path once more, and write a row for each step."""
         state, rows = self.scenario.start(), []
         for move in (*path, *refreshes):
             reply = self._reply(state, move)
@@ -237,11 +245,11 @@ class _Search:
             outcome = reply.outcome if reply else ""
             rows.append(row(state, move, outcome, following, self.scenario))
             state, renaming = canonical(following)
-            # A token that is minted later may be a smaller one: those before are renamed with it.
+            # A token that is minted later may be smaller: earlier rows are renamed with it.
             rows = [one.renamed(renaming) for one in rows]
         return Counterexample(invariant, tuple(rows), len(refreshes))
 
 
-def _chunks(states: Sequence[State]) -> Iterator[Sequence[State]]:
+def _chunks(states: Sequence[ModelState]) -> Iterator[Sequence[ModelState]]:
     for first in range(0, len(states), CHUNK):
         yield states[first : first + CHUNK]

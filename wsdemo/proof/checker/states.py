@@ -1,9 +1,9 @@
-"""What can the world look like to the four scripts?
+"""Model state: everything on which the future of one user depends.
 
-A state is a value: what Redis holds about one user, how far each of her sessions is, and which
-accidents may still happen. Tokens are renamed in it to the same few, in their order, since that is
-all that the scripts look at; so the same situation is the same state, whenever it comes.
-Everything here is pure.
+A state is a value: the data of Redis about one user, how far each session of that user is, and
+which faults may still happen. Tokens are renamed to a few fixed values that keep their order,
+because the scripts use only the order. So equal situations are equal states. Everything here is
+pure.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 TOKEN_BASE: Final = 1_700_000_000_000_000
-"""Renamed tokens are as large as real ones, though older than every clock, ..."""
+"""Renamed tokens are as large as real ones, but older than every clock."""
 TOKEN_STEP: Final = 1_009
-"""... so far apart that `mint` may put one between two others, and not round: a script that writes
-them with too few digits is found out.
+"""Between two renamed tokens there is room for one that `mint` returns. The step is not a round
+number, so a script that writes tokens with too few digits is found.
 """
 
 Field = int | str | tuple[int, str]
@@ -27,7 +27,7 @@ Hash = tuple[tuple[str, Field], ...]
 
 
 class Verb(StrEnum):
-    """The scripts."""
+    """The four scripts."""
 
     MINT = "mint"
     REGISTER = "register"
@@ -36,7 +36,7 @@ class Verb(StrEnum):
 
 
 class Memory(NamedTuple):
-    """What Redis holds about the user: `presence:{user}` and `fence:{user}`."""
+    """The data of Redis about the user: `presence:{user}` and `fence:{user}`."""
 
     entry: Hash = ()
     entry_ends: bool = True
@@ -61,8 +61,8 @@ def _text(fields: Hash, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-class Phase(StrEnum):
-    """How far a session is, as its gateway sees it."""
+class ModelPhase(StrEnum):
+    """How far a session is, from the view of its gateway."""
 
     NEW = "new"
     MINTED = "minted"
@@ -70,52 +70,52 @@ class Phase(StrEnum):
     UP = "up"
     """Its register was accepted, and nothing has told it otherwise."""
     LEAVING = "leaving"
-    """It has been turned away, or does not know what became of its register: it will release."""
+    """It was rejected, or its register had no answer: its gateway will release it."""
     DOWN = "down"
-    """It sends nothing any more. What it sent may still arrive."""
+    """It sends nothing more. What it has sent may still arrive."""
 
 
-class Session(NamedTuple):
+class ModelSession(NamedTuple):
     """One connection of the user."""
 
-    phase: Phase
+    phase: ModelPhase
     refreshes: int
-    """How many it may still send."""
+    """How many refreshes it may still send."""
     token: int = 0
     has_owned: bool = False
-    """The entry has named it, as far as Redis can remember: not before a loss of all data."""
+    """The entry has named it, since the last loss of all data."""
     was_released: bool = False
     """A release of it has been executed."""
 
 
 class Replica(NamedTuple):
-    """A state of Redis to which a failover goes back."""
+    """A state of Redis to which a failover returns."""
 
     memory: Memory
     has_owned: tuple[bool, ...]
-    """Of each session, at that time."""
+    """For each session, at that time."""
 
 
-class Accidents(NamedTuple):
-    """How many of each may still happen."""
+class FaultsLeft(NamedTuple):
+    """How many faults of each kind may still happen."""
 
     duplicates: int = 0
-    """A command arrives once more, or for the first time, at any later moment."""
+    """A command is executed once more, or for the first time, at any later moment."""
     expiries: int = 0
     losses: int = 0
-    """Redis forgets everything."""
+    """Redis loses all data."""
     rollbacks: int = 0
-    """Redis goes back to any earlier state, as after a failover to a replica that was behind."""
+    """Redis returns to an earlier state, as after a failover to a replica that was behind."""
 
 
-class State(NamedTuple):
+class ModelState(NamedTuple):
     """Everything on which the future depends."""
 
     memory: Memory
-    sessions: tuple[Session, ...]
-    accidents: Accidents
+    sessions: tuple[ModelSession, ...]
+    faults_left: FaultsLeft
     has_forgotten: bool = False
-    """A loss or a rollback has happened: not everything that was promised holds (P8 does)."""
+    """A loss or a rollback has happened: not all promises hold any more (P8 does)."""
     replica: Replica | None = None
 
 
@@ -129,19 +129,19 @@ class Clock(StrEnum):
 
 
 class Clients(StrEnum):
-    """Whose the sessions are. A client may count its attempts to connect; see `Claim`."""
+    """To which clients the sessions belong. A client may count its attempts; see `Claim`."""
 
     SILENT = "silent"
-    """Clients that do not count, each at a gateway of its own."""
+    """Clients that do not count attempts, each at another gateway."""
     ONE = "one"
     """Attempts of one client process, all at one gateway."""
     SEVERAL = "several"
-    """Clients of their own that count: s1 has dialled more often than s2."""
+    """Several clients that count attempts: s1 has connected more often than s2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """What a session says of itself."""
+    """The names that a session gives to the scripts."""
 
     conn_id: str
     gateway_id: str
@@ -151,14 +151,14 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What may happen. All of it does, in every order.
+    """What may happen. The checker plays all of it, in every order.
 
     Args:
-        sessions: connections of one user, 1 to 3.
-        refreshes: how many each of them sends.
-        duplicates, expiries, losses, rollbacks: as in `Accidents`.
+        sessions: how many sessions the user has, 1 to 3.
+        refreshes: how many refreshes each session sends.
+        duplicates, expiries, losses, rollbacks: as in `FaultsLeft`.
         clock: what Redis' clock may do.
-        clients: whose the sessions are.
+        clients: to which clients the sessions belong.
     """
 
     sessions: int = 2
@@ -179,7 +179,7 @@ class Scenario:
 
     @property
     def cast(self) -> tuple[Actor, ...]:
-        """Who the sessions are, in the order of their connection ids."""
+        """The sessions, in the order of their connection ids."""
         numbers = range(1, self.sessions + 1)
         match self.clients:
             case Clients.ONE:
@@ -189,11 +189,11 @@ class Scenario:
             case _:
                 return tuple(Actor(f"s{n}", f"gateway-0{n}") for n in numbers)
 
-    def start(self) -> State:
+    def start(self) -> ModelState:
         """Return the state before anything has happened."""
-        session = Session(Phase.NEW, self.refreshes)
-        accidents = Accidents(self.duplicates, self.expiries, self.losses, self.rollbacks)
-        return State(Memory(), (session,) * self.sessions, accidents)
+        session = ModelSession(ModelPhase.NEW, self.refreshes)
+        faults_left = FaultsLeft(self.duplicates, self.expiries, self.losses, self.rollbacks)
+        return ModelState(Memory(), (session,) * self.sessions, faults_left)
 
     def __str__(self) -> str:
         counts = [
@@ -215,10 +215,10 @@ class Scenario:
 # --- tokens ------------------------------------------------------------------------------------
 
 Renaming = dict[int, int]
-"""The new name of each token of a state."""
+"""The new value of each token of a state."""
 
 
-def tokens_of(state: State) -> list[int]:
+def tokens_of(state: ModelState) -> list[int]:
     """Return the tokens of a state, without 0, in their order."""
     found = {session.token for session in state.sessions}
     for memory in (state.memory, *((state.replica.memory,) if state.replica else ())):
@@ -233,8 +233,8 @@ def _token(value: Field) -> int:
     return value[0] if isinstance(value, tuple) else 0
 
 
-def canonical(state: State) -> tuple[State, Renaming]:
-    """Rename the tokens of a state; return it, and what became of each."""
+def canonical(state: ModelState) -> tuple[ModelState, Renaming]:
+    """Rename the tokens of a state; return the new state and the renaming."""
     renaming = {token: TOKEN_BASE + n * TOKEN_STEP for n, token in enumerate(tokens_of(state), 1)}
     if all(old == new for old, new in renaming.items()):
         return state, renaming
@@ -247,7 +247,7 @@ def canonical(state: State) -> tuple[State, Renaming]:
 
 
 def renamed(memory: Memory, renaming: Renaming) -> Memory:
-    """Return what Redis holds, with other names for the tokens."""
+    """Return the data of Redis with renamed tokens."""
     entry, fence = (
         tuple((name, _renamed(value, renaming)) for name, value in fields)
         for fields in (memory.entry, memory.fence)

@@ -1,42 +1,35 @@
-"""How does a fault arrange what it needs, and see what it does to others?
+"""Fault set-up: how does a fault reach its precondition?
 
-With clients of its own: bare connections, and guests. A guest is a user whom only the fault knows.
-She keeps her heartbeat, asks and waits for answers, each with a bound, and so can tell whether
-a promise was kept to her while the fault was active.
+With waits that have a deadline, and with bare connections: what the real client never does, these
+can do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Final, Self
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
 
 from redis.exceptions import RedisError
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import WebSocketException
 
-from wsdemo.proof.chaos.nemesis import NotArranged, Scene
-from wsdemo.proof.chaos.users import MARK
-from wsdemo.proof.chaos.world import LIMITS, TIMING, World
+from wsdemo.proof.chaos.cluster import LIMITS, ProcessCluster
+from wsdemo.proof.chaos.fault import NotArranged, Scene
+from wsdemo.rig.waiting import wait_until
 from wsdemo.rig.wire import Direction, Strand
-
-Steps = AsyncIterator[None]
 
 CALL_S: Final = 10.0
 """The longest wait for one thing that a fault needs done."""
-ANSWER_S: Final = LIMITS.redis_timeout_s + 1.0
-"""Within so long a message with an id is answered, whatever Redis does."""
-PONG_S: Final = 1.0
 READY_S: Final = 1.0
 
 
 class BrokenPromise(Exception):
-    """Something was not as it has to be while a fault was active; the text says what."""
+    """A promise was broken while a fault was active; the text says which."""
 
 
 # --- waiting -----------------------------------------------------------------------------------
@@ -45,27 +38,19 @@ class BrokenPromise(Exception):
 async def until(
     condition: Callable[[], Awaitable[Any]], what: str, limit_s: float = CALL_S
 ) -> None:
-    """Wait until something is so; a Redis that is away says nothing about it.
+    """Wait until a condition holds; a Redis that is not reachable means "not yet".
 
     Raises:
-        TimeoutError: it did not come to that; the text says to what.
+        TimeoutError: it did not hold in time; the text says what was waited for.
     """
-    try:
-        async with asyncio.timeout(limit_s):
-            while True:
-                with contextlib.suppress(RedisError):
-                    if await condition():
-                        return
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise TimeoutError(f"{what}: not within {limit_s:g} s") from None
+    await wait_until(what, condition, limit_s, ignoring=(RedisError,))
 
 
 async def ready(scene: Scene, limit_s: float = CALL_S) -> None:
-    """Wait until a gateway has got over what was done to it or to Redis before.
+    """Wait until a gateway has recovered from earlier faults, its own or those of Redis.
 
     Raises:
-        TimeoutError: it did not; the text has the reasons that it gives.
+        TimeoutError: it has not; the text has the reasons that it gives.
     """
     said = "nothing"
 
@@ -83,21 +68,21 @@ async def ready(scene: Scene, limit_s: float = CALL_S) -> None:
 async def page(scene: Scene, path: str) -> tuple[int, str]:
     """Fetch a page of the gateway; status 0 when it does not answer."""
     try:
-        return await scene.world.gateways[scene.gateway].get(path, READY_S)
+        return await scene.cluster.gateways[scene.gateway].get(path, READY_S)
     except (OSError, TimeoutError, ValueError) as problem:
         return 0, f"{type(problem).__name__} {problem}"
 
 
-async def answers(world: World) -> None:
+async def answers(cluster: ProcessCluster) -> None:
     """Wait until Redis answers, and the witness sees it do so."""
-    await until(world.admin.ping, "an answer of Redis")
+    await until(cluster.admin.ping, "an answer of Redis")
     async with asyncio.timeout(CALL_S):
-        await world.witness.watching.wait()
+        await cluster.witness.watching.wait()
 
 
 @contextlib.contextmanager
 def held(strands: list[Strand], direction: Direction) -> Iterator[None]:
-    """Hold one direction of connections, and let go whatever happens meanwhile."""
+    """Hold one direction of connections, and release it whatever happens."""
     for strand in strands:
         strand.hold(direction)
     try:
@@ -111,7 +96,7 @@ def held(strands: list[Strand], direction: Direction) -> Iterator[None]:
 
 
 async def dial(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect, and say nothing."""
+    """Connect, and send nothing."""
     async with asyncio.timeout(CALL_S):
         return await asyncio.open_connection("127.0.0.1", port)
 
@@ -119,7 +104,7 @@ async def dial(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 async def say_register(
     url: str, user: str, *, small_buffer: bool = False
 ) -> ClientConnection | None:
-    """Connect and say who we are, without waiting for an answer; None if nobody is there."""
+    """Connect and send a register, without waiting for an answer; None if nobody listens."""
     extra: dict[str, Any] = {"sock": _narrow(url)} if small_buffer else {}
     try:
         async with asyncio.timeout(CALL_S):
@@ -143,7 +128,7 @@ def _narrow(url: str) -> socket.socket:
 
 
 async def registered(url: str, user: str, *, small_buffer: bool = False) -> ClientConnection | None:
-    """Connect and register; None if that cannot be had just now."""
+    """Connect and register; None if that is not possible now."""
     connection = await say_register(url, user, small_buffer=small_buffer)
     if connection is None:
         return None
@@ -158,14 +143,14 @@ async def registered(url: str, user: str, *, small_buffer: bool = False) -> Clie
 
 
 async def must_register(scene: Scene, user: str, *, small_buffer: bool = False) -> ClientConnection:
-    """Connect and register with the gateway of this scene; again, when told to come back.
+    """Connect and register with the gateway of this scene; try again when told to do so.
 
     Raises:
-        NotArranged: that could not be had: something else may be wrong with it, or with Redis.
+        NotArranged: it was not possible: another fault may be active there, or at Redis.
     """
-    url = scene.world.gateways[scene.gateway].url
-    deadline = scene.world.clock() + CALL_S
-    while scene.world.clock() < deadline:
+    url = scene.cluster.gateways[scene.gateway].url
+    deadline = scene.cluster.clock() + CALL_S
+    while scene.cluster.clock() < deadline:
         connection = await registered(url, user, small_buffer=small_buffer)
         if connection is not None:
             return connection
@@ -174,166 +159,16 @@ async def must_register(scene: Scene, user: str, *, small_buffer: bool = False) 
 
 
 async def begin_registers(scene: Scene, name: str, count: int) -> list[ClientConnection]:
-    """Say register as several users of this name, and wait for no answer."""
-    url = scene.world.gateways[scene.gateway].url
+    """Send the registers of several users of this name, and wait for no answer."""
+    url = scene.cluster.gateways[scene.gateway].url
     begun = await asyncio.gather(*(say_register(url, f"{name}-{n}") for n in range(count)))
     return [connection for connection in begun if connection is not None]
 
 
 def reset(transport: Any) -> None:
-    """End a connection as a killed process or a lost phone does: with RST, and at once."""
+    """End a connection at once with RST, as a killed process or a lost phone does."""
     end = transport.get_extra_info("socket")
     if end is not None:
         with contextlib.suppress(OSError):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-
-
-# --- guests ------------------------------------------------------------------------------------
-
-
-class Guest:
-    """A user of the fault's own: `async with Guest(scene, "neighbour-1") as neighbour`.
-
-    Args:
-        gateway: where she registers; by default the one that the fault is about.
-        small_buffer: with a receive buffer of a few kilobytes.
-
-    Raises:
-        NotArranged: she could not register.
-    """
-
-    _numbers = itertools.count(1)
-
-    def __init__(
-        self, scene: Scene, user: str, gateway: str = "", *, small_buffer: bool = False
-    ) -> None:
-        # A name that nobody had before: no fence and no session of an earlier time.
-        self.user = f"{user}-{next(self._numbers)}"
-        self.received: list[str] = []
-        """The ids of the messages that she was sent, in order."""
-        self._gateway = scene.world.gateways[gateway or scene.gateway]
-        self._small_buffer = small_buffer
-        self._connection: ClientConnection | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._statuses: dict[str, str] = {}
-        self._pongs = self._pings = 0
-        self._changed = asyncio.Event()
-        self._ids = itertools.count(1)
-
-    async def __aenter__(self) -> Self:
-        self._connection = await registered(
-            self._gateway.url, self.user, small_buffer=self._small_buffer
-        )
-        if self._connection is None:
-            raise NotArranged(f"{self.user} could not register with {self._gateway.gateway_id}")
-        for work in (self._read, self._beat):
-            self._tasks.append(asyncio.create_task(work(), name=self.user))
-        self._tasks[0].add_done_callback(lambda task: self._changed.set())
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.transport.abort()
-
-    @property
-    def connection(self) -> ClientConnection:
-        assert self._connection is not None
-        return self._connection
-
-    @property
-    def here(self) -> bool:
-        """Whether her connection is still there."""
-        return not self._tasks[0].done()
-
-    async def ask(self, *tos: str) -> list[str]:
-        """Write to each of them, with ids; return what the gateway says of each message.
-
-        Raises:
-            BrokenPromise: one of them was not answered in time, or the connection ended.
-        """
-        ids = await self.write(*tos)
-        return await self.answered(ids)
-
-    async def write(self, *tos: str) -> list[str]:
-        """Write to each of them, and return the ids."""
-        ids = [f"{self.user}-{next(self._ids)}" for _ in tos]
-        with contextlib.suppress(ConnectionClosed):
-            for msg_id, to in zip(ids, tos, strict=True):
-                document = {"type": "message", "to": to, "content": MARK, "id": msg_id}
-                await self.connection.send(json.dumps(document))
-        return ids
-
-    async def answered(self, ids: list[str], within_s: float = ANSWER_S) -> list[str]:
-        """Return the answers to these messages.
-
-        Raises:
-            BrokenPromise: one of them was not answered in time, or the connection ended.
-        """
-        await self._until(
-            lambda: all(msg_id in self._statuses for msg_id in ids), "her answers", within_s
-        )
-        return [self._statuses[msg_id] for msg_id in ids]
-
-    async def pong(self, within_s: float = PONG_S) -> None:
-        """Ask for a pong.
-
-        Raises:
-            BrokenPromise: it did not come in time, or the connection ended.
-        """
-        await self._ping()
-        wanted = self._pings
-        await self._until(lambda: self._pongs >= wanted, "a pong", within_s)
-
-    async def got(self, count: int, within_s: float) -> None:
-        """Wait until she has been given so many messages.
-
-        Raises:
-            BrokenPromise: that did not come true in time, or the connection ended.
-        """
-        await self._until(lambda: len(self.received) >= count, f"{count} messages", within_s)
-
-    async def _until(self, condition: Callable[[], bool], what: str, within_s: float) -> None:
-        try:
-            async with asyncio.timeout(within_s):
-                while not condition() and self.here:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            text = f"{self.user} waited {within_s:g} s for {what}, in vain"
-            raise BrokenPromise(text) from None
-        if not condition():
-            code = self.connection.close_code
-            raise BrokenPromise(f"{self.user} waited for {what}, and was told {code}")
-
-    async def _read(self) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                self._take(json.loads(await self.connection.recv()))
-                self._changed.set()
-
-    def _take(self, answer: dict[str, Any]) -> None:
-        match answer.get("type"):
-            case "message":
-                self.received.append(str(answer.get("id")))
-            case "pong":
-                self._pongs += 1
-            case "ack":
-                self._statuses[str(answer.get("id"))] = str(answer.get("status"))
-            case _:
-                pass
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(TIMING.heartbeat_s)
-            # The answer to another ping must not pass for one that is waited for.
-            if self._pongs >= self._pings:
-                await self._ping()
-
-    async def _ping(self) -> None:
-        self._pings += 1
-        with contextlib.suppress(ConnectionClosed):
-            await self.connection.send('{"type":"ping"}')

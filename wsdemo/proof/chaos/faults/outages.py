@@ -1,10 +1,10 @@
-"""What when Redis answers, and does not work?
+"""Redis outages: what if Redis answers, but refuses writes or connections?
 
-A server that refuses writes is no server for a gateway, whatever its reason. Each of these states
-lasts longer than a lease, and the promise is the same in all: the gateway says within seconds that
-it is not ready, and why, in Redis' own words; users keep their sockets and get their pongs;
-newcomers are told to come back (1013); a message with an id is answered in time, and not as if
-it had been handed on. When the state is over everything works again within a bound.
+For a gateway, a server that refuses writes is not usable, whatever the reason. Each of these states
+lasts longer than a lease, and the promise is the same in all of them. The gateway says within
+seconds that it is not ready, and why, in the words of Redis. Users keep their connections and get
+their pongs. New users are told to try later (1013). A message with an id is answered in time, and
+not with `routed`. When the state is over, everything works again within a bound.
 """
 
 from __future__ import annotations
@@ -21,46 +21,44 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 from websockets.exceptions import ConnectionClosed
 
+from wsdemo.proof.chaos.cluster import LIMITS, TIMING, ProcessCluster
+from wsdemo.proof.chaos.fault import GATEWAY, REDIS, FaultType, NotArranged, Scene, Steps, fault
 from wsdemo.proof.chaos.faults.arrange import (
-    ANSWER_S,
     BrokenPromise,
-    Guest,
-    Steps,
     answers,
     page,
     ready,
     say_register,
     until,
 )
-from wsdemo.proof.chaos.nemesis import GATEWAY, REDIS, NotArranged, Scene, fault
-from wsdemo.proof.chaos.world import LIMITS, TIMING, World
+from wsdemo.proof.chaos.faults.probe import ANSWER_S, ProbeUser
 from wsdemo.protocol import Code
 
 LASTS_S: Final = 1.25 * TIMING.presence_ttl_s
-"""Longer than a lease: whoever counts refused refreshes must not drop anybody for them."""
+"""Longer than a lease: a gateway must not drop a session because refreshes were refused."""
 NOTICE_S: Final = 2.0
-"""Within so long a gateway has noticed. Leases are renewed every half a heartbeat, and probes are
+"""Within this time a gateway has noticed. Leases are refreshed every half heartbeat, and probes are
 sent more often than that."""
 BACK_S: Final = 6.0
-"""Within so long after it everything works: a pause between two attempts, and a heartbeat."""
+"""Within this time after the state, everything works: a reconnect pause and a heartbeat."""
 TOLD_S: Final = LIMITS.register_deadline_s + 1.0
-TRUE_ANSWERS: Final = frozenset({"busy", "unknown", "offline", "unreachable"})
-"""What may be said of a message to nobody: not that it was handed on."""
+HONEST_ANSWERS: Final = frozenset({"busy", "unknown", "offline", "unreachable"})
+"""The allowed answers to a message for an unknown user. `routed` would be wrong."""
 
-State = Callable[[Scene], AbstractAsyncContextManager[None]]
+RedisState = Callable[[Scene], AbstractAsyncContextManager[None]]
 
 
-async def _outage(scene: Scene, state: State, says: str) -> Steps:
-    """Hold Redis in a state; see that the gateway says so, and keeps what it has promised."""
+async def _outage(scene: Scene, state: RedisState, says: str) -> Steps:
+    """Keep Redis in a state. Check that the gateway reports it, and that it keeps its promises."""
     await ready(scene)
-    async with Guest(scene, "resident") as resident:
+    async with ProbeUser(scene, "resident") as resident:
         async with state(scene):
             await _says(scene, says)
-            await _sends_away(scene)
-            _true_of_nobody(await resident.ask("nobody-here", "nobody-there"))
+            await _rejects_new_users(scene)
+            _answers_are_honest(await resident.ask("nobody-here", "nobody-there"))
             await resident.pong()
             yield
-            _true_of_nobody(await resident.ask("nobody-here"))
+            _answers_are_honest(await resident.ask("nobody-here"))
             await resident.pong()
         await ready(scene, BACK_S)
         await _serves_newcomers(scene, resident)
@@ -81,9 +79,9 @@ async def _says(scene: Scene, words: str) -> None:
         raise BrokenPromise(f"{problem}; it says {said}") from None
 
 
-async def _sends_away(scene: Scene) -> None:
-    """See that a newcomer is told to come back."""
-    connection = await say_register(scene.world.gateways[scene.gateway].url, "newcomer")
+async def _rejects_new_users(scene: Scene) -> None:
+    """Check that a new user is told to try later."""
+    connection = await say_register(scene.cluster.gateways[scene.gateway].url, "newcomer")
     if connection is None:
         raise BrokenPromise(f"{scene.gateway} takes no connections any more")
     try:
@@ -100,27 +98,27 @@ async def _sends_away(scene: Scene) -> None:
         connection.transport.abort()
 
 
-def _true_of_nobody(statuses: list[str]) -> None:
-    if not TRUE_ANSWERS.issuperset(statuses):
+def _answers_are_honest(statuses: list[str]) -> None:
+    if not HONEST_ANSWERS.issuperset(statuses):
         raise BrokenPromise(f"messages to nobody were called {statuses}")
 
 
-async def _serves_newcomers(scene: Scene, resident: Guest) -> None:
-    """See that one who comes now gets a message of one who was there all the time."""
-    elsewhere = [name for name in scene.world.gateways if name != scene.gateway]
+async def _serves_newcomers(scene: Scene, resident: ProbeUser) -> None:
+    """Check that a user who registers now receives a message from one who was online all along."""
+    elsewhere = [name for name in scene.cluster.gateways if name != scene.gateway]
     last = "nobody came"
 
     async def does() -> bool:
         nonlocal last
         try:
-            async with Guest(scene, "latecomer", scene.rng.choice(elsewhere)) as latecomer:
+            async with ProbeUser(scene, "latecomer", scene.rng.choice(elsewhere)) as latecomer:
                 (last,) = await resident.ask(latecomer.user)
                 if last == "routed":
                     last = "routed, and lost"
                     await latecomer.got(1, ANSWER_S)
                     return True
         except (NotArranged, BrokenPromise):
-            pass  # That gateway is touched by another fault, or has not noticed yet: another one.
+            pass  # That gateway is touched by another fault, or has not noticed yet: try again.
         return False
 
     try:
@@ -134,7 +132,7 @@ async def _serves_newcomers(scene: Scene, resident: Guest) -> None:
 
 @fault("primary turned replica", 25, 101, lasts_s=LASTS_S, touches=(REDIS,), needs=(GATEWAY,))
 async def turned_replica(scene: Scene) -> Steps:
-    """Its primary is nowhere, so it keeps its data, serves them, and takes no writes."""
+    """Its primary does not exist, so it keeps its data, answers reads, and refuses writes."""
     async for step in _outage(scene, _replica, "READONLY"):
         yield step
 
@@ -142,95 +140,95 @@ async def turned_replica(scene: Scene) -> Steps:
 @asynccontextmanager
 async def _replica(scene: Scene) -> AsyncIterator[None]:
     with socket.socket() as nowhere:
-        nowhere.bind(("127.0.0.1", 0))  # And nobody listens there.
+        nowhere.bind(("127.0.0.1", 0))  # Nobody listens there.
         port = nowhere.getsockname()[1]
-        await scene.world.admin.execute_command("REPLICAOF", "127.0.0.1", str(port))
+        await scene.cluster.admin.execute_command("REPLICAOF", "127.0.0.1", str(port))
         try:
             yield
         finally:
-            await scene.world.admin.execute_command("REPLICAOF", "NO", "ONE")
+            await scene.cluster.admin.execute_command("REPLICAOF", "NO", "ONE")
 
 
 @fault("LOADING after a restart", 12, 102, lasts_s=LASTS_S, touches=(REDIS,), needs=(GATEWAY,))
 async def loading(scene: Scene) -> Steps:
-    """It has much to read, and answers everything with LOADING until it has."""
+    """It has much data to load, and answers everything with LOADING until it is done."""
     async for step in _outage(scene, _loading, "LOADING"):
         yield step
 
 
 SLOW_LOAD: Final = {"key-load-delay": "50000", "loading-process-events-interval-bytes": "1024"}
-"""Microseconds a key, and how often it looks up from its reading."""
+"""Microseconds per key, and how often Redis handles other events while it loads."""
 PADDING_KEYS: Final = 128
 PADDING_BYTES: Final = 1024
-"""It looks up after each of these, which are random and so cannot be compressed; the entries of
-users are shorter than a kilobyte."""
+"""Redis handles other events after each of these. They are random, so they cannot be compressed;
+the entries of users are shorter than a kilobyte."""
 
 
 @asynccontextmanager
 async def _loading(scene: Scene) -> AsyncIterator[None]:
-    world = scene.world
-    await _pad(world)
-    await world.admin.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
-    await asyncio.to_thread(world.server.kill, keep_data=True)
-    world.server.settings.update(SLOW_LOAD)
+    cluster = scene.cluster
+    await _pad(cluster)
+    await cluster.admin.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
+    await asyncio.to_thread(cluster.server.kill, keep_data=True)
+    cluster.server.settings.update(SLOW_LOAD)
     try:
-        await asyncio.to_thread(world.server.start)
+        await asyncio.to_thread(cluster.server.start)
         yield
     finally:
         for name in SLOW_LOAD:
-            del world.server.settings[name]
-        await until(lambda: world.admin.config_set("key-load-delay", "0"), "an end of the delay")
-        await until(lambda: _loaded(world), "all data loaded")
-        await answers(world)
-        await world.admin.delete(*_padding())
+            del cluster.server.settings[name]
+        await until(lambda: cluster.admin.config_set("key-load-delay", "0"), "an end of the delay")
+        await until(lambda: _loaded(cluster), "all data loaded")
+        await answers(cluster)
+        await cluster.admin.delete(*_padding())
 
 
 def _padding() -> list[str]:
     return [f"padding:{n}" for n in range(PADDING_KEYS)]
 
 
-async def _pad(world: World) -> None:
+async def _pad(cluster: ProcessCluster) -> None:
     for key in _padding():
-        await world.admin.set(key, secrets.token_hex(PADDING_BYTES // 2), px=60_000)
+        await cluster.admin.set(key, secrets.token_hex(PADDING_BYTES // 2), px=60_000)
 
 
-async def _loaded(world: World) -> bool:
-    return not (await world.admin.info("persistence"))["loading"]
+async def _loaded(cluster: ProcessCluster) -> bool:
+    return not (await cluster.admin.info("persistence"))["loading"]
 
 
 @fault("MISCONF: cannot save", 29, 103, lasts_s=LASTS_S, touches=(REDIS,), needs=(GATEWAY,))
 async def misconf(scene: Scene) -> Steps:
-    """A directory is where the dump should go, so the snapshot fails, and writes are refused."""
+    """A directory is in the place of the dump file, so snapshots fail, and writes are refused."""
     async for step in _outage(scene, _cannot_save, "MISCONF"):
         yield step
 
 
 @asynccontextmanager
 async def _cannot_save(scene: Scene) -> AsyncIterator[None]:
-    world = scene.world
-    in_the_way = world.server.directory / "dump.rdb"
+    cluster = scene.cluster
+    in_the_way = cluster.server.directory / "dump.rdb"
     in_the_way.unlink(missing_ok=True)
     in_the_way.mkdir()
     try:
-        await world.admin.config_set("save", "3600 1")
-        await world.admin.execute_command("BGSAVE")
-        await until(lambda: _saved(world, "err"), "a snapshot that failed")
+        await cluster.admin.config_set("save", "3600 1")
+        await cluster.admin.execute_command("BGSAVE")
+        await until(lambda: _saved(cluster, "err"), "a snapshot that failed")
         yield
     finally:
         in_the_way.rmdir()
-        await world.admin.execute_command("BGSAVE")
-        await until(lambda: _saved(world, "ok"), "a snapshot that was saved")
-        await world.admin.config_set("save", "")
+        await cluster.admin.execute_command("BGSAVE")
+        await until(lambda: _saved(cluster, "ok"), "a snapshot that was saved")
+        await cluster.admin.config_set("save", "")
 
 
-async def _saved(world: World, status: str) -> bool:
-    info = await world.admin.info("persistence")
+async def _saved(cluster: ProcessCluster, status: str) -> bool:
+    info = await cluster.admin.info("persistence")
     return info["rdb_last_bgsave_status"] == status and not info["rdb_bgsave_in_progress"]
 
 
 @fault("NOPERM: rights taken away", 104, lasts_s=LASTS_S, touches=(REDIS,), needs=(GATEWAY,))
 async def no_permission(scene: Scene) -> Steps:
-    """Somebody changes the rights of the account: no scripts any more, or no key to write to."""
+    """The rights of the account change: it may not run scripts, or not write to any key."""
     async for step in _outage(scene, _no_rights, "NOPERM"):
         yield step
 
@@ -239,12 +237,12 @@ RIGHTS: Final = (
     (("-eval", "-evalsha", "-script"), ("+eval", "+evalsha", "+script")),
     (("resetkeys", "%R~*"), ("allkeys",)),
 )
-"""What is taken away, and how it is given back."""
+"""Which rights are removed, and how they are given back."""
 
 
 @asynccontextmanager
 async def _no_rights(scene: Scene) -> AsyncIterator[None]:
-    admin = scene.world.admin
+    admin = scene.cluster.admin
     taken, given = scene.rng.choice(RIGHTS)
     await admin.execute_command("ACL", "SETUSER", "default", *taken)
     try:
@@ -255,14 +253,14 @@ async def _no_rights(scene: Scene) -> AsyncIterator[None]:
 
 @fault("maxclients reached", 105, lasts_s=LASTS_S, touches=(REDIS,), needs=(GATEWAY,))
 async def max_clients(scene: Scene) -> Steps:
-    """Gateways lose their connections, and Redis takes no new ones."""
+    """Gateways lose their connections, and Redis accepts no new ones."""
     async for step in _outage(scene, _no_room, "max number of clients"):
         yield step
 
 
 @asynccontextmanager
 async def _no_room(scene: Scene) -> AsyncIterator[None]:
-    admin = scene.world.admin
+    admin = scene.cluster.admin
     ours = {"nemesis"}
     clients = await admin.client_list()
     before = (await admin.config_get("maxclients"))["maxclients"]
@@ -279,3 +277,12 @@ async def _no_room(scene: Scene) -> AsyncIterator[None]:
 
 async def _more_room(admin: Any, count: str) -> bool:
     return bool(await admin.config_set("maxclients", count))
+
+
+FAULTS: Final[tuple[FaultType, ...]] = (
+    turned_replica,
+    loading,
+    misconf,
+    no_permission,
+    max_clients,
+)

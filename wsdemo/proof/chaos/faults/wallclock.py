@@ -1,12 +1,11 @@
-"""What if the clock on the wall is set while a gateway runs? `python wallclock.py`
+"""Wall clock: what if the time of day is set while a gateway runs? `python wallclock.py ...`
 
-Runs the gateway of its command line with a `time.time` that is as far ahead as a file says, read
-anew at each call; the file holds one double, seconds. As a file, not as a module: `wsdemo.lab`
-imports gateways, which keep the function that they find, and much else that none of them needs.
+Runs a gateway whose `time.time` is ahead by the number of seconds in a file, which holds one double
+and is read at each call. It is run as a file, not as a module: importing the package would import
+gateways before the clock is replaced, and they keep the function that they find.
 
-The time of a machine belongs to all its processes, and a time namespace of Linux moves the
-monotone clocks only; but all that a gateway asks for the time of day is Python, so this is what
-it would see.
+The clock of a machine belongs to all its processes, and a time namespace of Linux moves only the
+monotone clocks. But a gateway asks only Python for the time of day, so it sees the moved clock.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ SIZE: Final = struct.calcsize("d")
 
 
 def main() -> None:
-    """Set the clock, then become a gateway."""
-    sys.path[0] = str(Path(__file__).parents[4])  # Not this folder, whose modules are no packages.
+    """Replace the clock, then run the gateway."""
+    sys.path[0] = str(
+        Path(__file__).parents[4]
+    )  # Instead of this folder, whose modules must not be found without their package.
     with Path(os.environ[VARIABLE]).open("rb") as file:
         ahead = mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_READ)
     true_time = time.time

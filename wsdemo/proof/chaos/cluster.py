@@ -1,7 +1,7 @@
-"""What is there to break? Three gateways and a Redis as processes, users, and wires between.
+"""Cluster of processes: three gateways, a Redis, users, and what connects them.
 
-Every connection goes through a wire: from each user to each gateway, and from each gateway to
-Redis. Only the witness and the nemesis speak to Redis directly.
+Each connection goes through a TCP relay (`Wire`): from each user to each gateway, and from each
+gateway to Redis. Only the witness and the nemesis connect to Redis directly.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from wsdemo.addresses import RedisAddress
-from wsdemo.proof.chaos.users import MARK, Doors, Plain, Talker
+from wsdemo.proof.chaos.plain_users import PlainUser
+from wsdemo.proof.chaos.users import MARK, ClientUser, UserRoutes
 from wsdemo.proof.chaos.witness import Witness
 from wsdemo.proof.history import Record, Violation
 from wsdemo.redis.server import BundledServer
-from wsdemo.rig.process import PROGRAM, GatewayDied, GatewayProcess, Log
+from wsdemo.rig.flags import flags_of
+from wsdemo.rig.process import PROGRAM, GatewayDied, GatewayProcess, ProcessLog
 from wsdemo.rig.wire import Strand, Wire
 from wsdemo.settings import Limits, Timing
 
 SCALE: Final = 30.0
-"""How many times faster than production the timings are. What a machine needs to do its work (a
-handshake, the start of a process) does not get faster, nor do the bounds on it."""
+"""How many times faster than production the timings are. The work of the machine (a handshake, the
+start of a process) does not get faster, and neither do the bounds on it."""
 
 TIMING: Final = Timing(
     heartbeat_s=30 / SCALE,
@@ -46,7 +48,7 @@ TIMING: Final = Timing(
     probe_interval_s=0.25,
     scale=SCALE,
 )
-"""The heartbeat, the lease and the health check of production, thirty times faster."""
+"""The heartbeat, lease and health check of production, thirty times faster."""
 
 LIMITS: Final = Limits(
     redis_timeout_s=0.5,
@@ -64,91 +66,86 @@ CHANGED_LIMITS: Final = (
 )
 GATEWAYS: Final = ("gateway-01", "gateway-02", "gateway-03")
 RESTART_S: Final = 15.0
-"""How long a gateway may fail to start again: its Redis may be away just now."""
+"""How long a gateway may fail to start again: Redis may not be reachable at the moment."""
 ADMIN_TIMEOUT_S: Final = 3.0
 IDLE_LOOKS: Final = 5
 
 
 def flags() -> list[str]:
-    """Return the command line of these timings and limits."""
-    timing = [
-        f"--{name.replace('_', '-')}={getattr(TIMING, name)}"
-        for name in TIMING.__dataclass_fields__
-        if name not in ("scale", "fence_ttl_s")
-    ]
-    limits = [f"--{name.replace('_', '-')}={getattr(LIMITS, name)}" for name in CHANGED_LIMITS]
-    return [*timing, *limits]
+    """Return the command line flags of these timings and limits."""
+    return [*flags_of(TIMING), *flags_of(LIMITS, only=CHANGED_LIMITS)]
 
 
 def listens(strand: Strand) -> bool:
-    """Say whether this strand to Redis is a subscription."""
+    """Say whether this connection to Redis is a subscription."""
     return b"\r\nSUBSCRIBE\r\n" in strand.said
 
 
 def commands(strand: Strand) -> bool:
-    """Say whether this strand to Redis carries commands."""
+    """Say whether this connection to Redis carries commands."""
     return not listens(strand)
 
 
-class World:
-    """Everything that runs, and the history of it: `async with World(seed) as world`.
+class ProcessCluster:
+    """All processes and users, and their history: `async with ProcessCluster(seed) as cluster`.
 
     Args:
-        seed: of every decision of the users and of the wires.
-        talkers, plain: how many users of each kind.
-        program: what Python runs as a gateway (`processes.PROGRAM`), or what ends up there.
+        seed: decides what users and wires do.
+        client_users: how many users have the real client.
+        plain_users: how many users are like those of the Go demo.
+        program: what Python runs as a gateway; by default `wsdemo.rig.process.PROGRAM`.
     """
 
     def __init__(
         self,
         seed: int,
         *,
-        talkers: int = 20,
-        plain: int = 4,
+        client_users: int = 20,
+        plain_users: int = 4,
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.seed = seed
         self.program = tuple(program)
         self.history: list[Record] = []
         self.complaints: list[Violation] = []
-        """What was seen and must not be, by whoever saw it."""
+        """What was seen and is not allowed."""
         self.seen: Counter[str] = Counter()
         """Exit codes and other ends of gateways, by what was done to them."""
         self._password = secrets.token_hex(16)
         self.server = BundledServer(password=self._password)
-        self.logs: list[tuple[str, Log]] = []
-        """What every process of a gateway has written, by its name."""
+        self.logs: list[tuple[str, ProcessLog]] = []
+        """The log of each gateway process, with the name of the gateway."""
         self.idle_descriptors = 0
-        """How many a gateway has open while nobody is connected."""
+        """How many descriptors a gateway has open while nobody is connected."""
         self.idle_bytes = 0
-        """How much memory the largest gateway then has."""
+        """How much memory the largest gateway has then."""
         self.gateways: dict[str, GatewayProcess] = {}
         self.wires: dict[str, Wire] = {}
         """From each gateway to Redis."""
-        self.names = [f"user-{n:02}" for n in range(1, talkers + 1)]
-        self.plain_names = [f"plain-{n:02}" for n in range(1, plain + 1)]
-        self.talkers: dict[str, Talker] = {}
-        self.plains: dict[str, Plain] = {}
+        self.names = [f"user-{n:02}" for n in range(1, client_users + 1)]
+        self.plain_names = [f"plain-{n:02}" for n in range(1, plain_users + 1)]
+        self.client_users: dict[str, ClientUser] = {}
+        self.plain_users: dict[str, PlainUser] = {}
         self._began = time.monotonic()
 
     def clock(self) -> float:
-        """Return the seconds since the world began."""
+        """Return the seconds since the begin of the run."""
         return time.monotonic() - self._began
 
     def note(self, record: Record) -> None:
-        """Write into the history."""
+        """Append a record to the history."""
         self.history.append(record)
 
     def complain(self, violation: Violation) -> None:
-        """Take note of something that must not be."""
+        """Record something that is not allowed."""
         self.complaints.append(violation)
 
     def rng(self, what: str) -> random.Random:
-        """Return a source of randomness of its own for one purpose."""
+        """Return a random generator for one purpose."""
         return random.Random(f"{self.seed}:{what}")
 
     def gateway_process(self, name: str, url: str) -> GatewayProcess:
-        """Return a gateway that is not started yet, and whose log will be read to the end."""
+        """Return a gateway that is not started yet. Its whole log will be read."""
         forbidden = self._forbidden
         process = GatewayProcess(name, url, *flags(), program=self.program, forbidden=forbidden)
         self.logs.append((name, process.written))
@@ -156,11 +153,11 @@ class World:
 
     @property
     def _forbidden(self) -> tuple[str, ...]:
-        """What must not be in any log: the content of messages, and the password of Redis."""
+        """What no log may contain: the content of messages, and the password of Redis."""
         return MARK, self._password
 
     def forbidden_in(self, text: str) -> list[str]:
-        """Return what must not be in any log and is in this one."""
+        """Return what no log may contain and this one does."""
         return [word for word in self._forbidden if word in text]
 
     # --- life ----------------------------------------------------------------------------------
@@ -171,7 +168,7 @@ class World:
             self.witness = Witness(self.server.url, self.note, self.clock)
             self.admin = self._admin()
             await self.witness.start()
-            # A group, not `gather`: when one fails, no other one goes on starting behind our back.
+            # A group, not `gather`: when one fails, it ends the other starts before we go on.
             async with asyncio.TaskGroup() as starting:
                 for name in GATEWAYS:
                     starting.create_task(self._start_gateway(name), name=f"start {name}")
@@ -183,7 +180,7 @@ class World:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        # Last in, first out, each of them whatever the others do: processes must not outlive us.
+        # In reverse order, and each whatever the others do: no process may outlive this one.
         async with contextlib.AsyncExitStack() as ends:
             ends.push_async_callback(asyncio.to_thread, self.server.stop)
             if hasattr(self, "witness"):
@@ -214,7 +211,7 @@ class World:
         await self.gateways[name].start()
 
     async def _measure_idle(self) -> None:
-        """See what gateways need while nobody is connected, and they have nothing to do."""
+        """Measure what gateways need while nobody is connected."""
         found: list[int] = []
         for _ in range(IDLE_LOOKS):
             for gateway in self.gateways.values():
@@ -223,21 +220,21 @@ class World:
                 found.append(process.num_fds())
                 self.idle_bytes = max(self.idle_bytes, process.memory_info().rss)
             await asyncio.sleep(0.02)
-        # One more may still belong to a page that was just fetched.
+        # One more may belong to a page that was just fetched.
         self.idle_descriptors = min(found)
 
     async def _start_users(self) -> None:
         everybody = [*self.names, *self.plain_names]
         for name in self.names:
-            doors, rng = await self._doors(name), self.rng(name)
-            self.talkers[name] = Talker(
-                name, doors, everybody, rng, self.note, self.clock, self.complain
+            routes, rng = await self._routes(name), self.rng(name)
+            self.client_users[name] = ClientUser(
+                name, routes, everybody, rng, self.note, self.clock, self.complain
             )
         for name in self.plain_names:
-            doors, rng = await self._doors(name), self.rng(name)
-            self.plains[name] = Plain(
+            routes, rng = await self._routes(name), self.rng(name)
+            self.plain_users[name] = PlainUser(
                 name,
-                doors,
+                routes,
                 everybody,
                 rng,
                 self.note,
@@ -245,28 +242,28 @@ class World:
                 self.complain,
                 TIMING.heartbeat_s,
             )
-        await asyncio.gather(*(user.start() for user in self.talkers.values()))
-        await asyncio.gather(*(user.start() for user in self.plains.values()))
+        await asyncio.gather(*(user.start() for user in self.client_users.values()))
+        await asyncio.gather(*(user.start() for user in self.plain_users.values()))
 
-    async def _doors(self, user: str) -> Doors:
+    async def _routes(self, user: str) -> UserRoutes:
         ports = {name: gateway.port for name, gateway in self.gateways.items()}
-        return await Doors(ports, self.rng(f"{user} wires")).start()
+        return await UserRoutes(ports, self.rng(f"{user} wires")).start()
 
     @property
-    def users(self) -> list[Talker | Plain]:
-        """All of them."""
-        return [*self.talkers.values(), *self.plains.values()]
+    def users(self) -> list[ClientUser | PlainUser]:
+        """All users."""
+        return [*self.client_users.values(), *self.plain_users.values()]
 
     async def stop_users(self) -> None:
-        """Let everybody say goodbye. Idempotent."""
+        """Let all users leave. Idempotent."""
         await asyncio.gather(*(user.stop() for user in self.users))
-        await asyncio.gather(*(user.doors.stop() for user in self.users))
-        self.talkers, self.plains = {}, {}
+        await asyncio.gather(*(user.routes.stop() for user in self.users))
+        self.client_users, self.plain_users = {}, {}
 
     # --- what a nemesis needs ------------------------------------------------------------------
 
     async def start_again(self, name: str) -> None:
-        """Start a gateway until it runs, as a supervisor would: Redis may be away just now."""
+        """Start a gateway again and again until it runs, as a supervisor does."""
         gateway = self.gateways[name]
         deadline = self.clock() + RESTART_S
         while True:
@@ -274,14 +271,13 @@ class World:
                 await gateway.start()
                 return
             except GatewayDied:
-                await gateway.stop()
                 if self.clock() > deadline:
                     text = f"{name} did not start again: {list(gateway.log)[-1:]}"
                     self.complain(Violation("restart", self.clock(), text))
                     raise
 
     async def drain(self, name: str) -> None:
-        """Tell a gateway to go (SIGTERM); it must do so within its time, and with code 0."""
+        """Send SIGTERM to a gateway. It must end within its bound, with exit code 0."""
         gateway = self.gateways[name]
         gateway.signal(signal.SIGTERM)
         try:
@@ -294,14 +290,14 @@ class World:
             self.complain(Violation("drain", self.clock(), text))
         await gateway.stop()
 
-    def users_of(self, gateway: str) -> list[Talker]:
-        """Return the talkers who are registered with a gateway now."""
+    def users_of(self, gateway: str) -> list[ClientUser]:
+        """Return the users with the real client who are registered with a gateway now."""
         return [
-            talker
-            for talker in self.talkers.values()
-            if any(client.gateway_id == gateway for client in talker.registered)
+            user
+            for user in self.client_users.values()
+            if any(client.gateway_id == gateway for client in user.registered)
         ]
 
     async def active_names(self) -> list[str]:
-        """Return the keys in Redis that say who is present."""
+        """Return the keys of all presence entries in Redis."""
         return sorted([key async for key in self.admin.scan_iter("presence:*")])

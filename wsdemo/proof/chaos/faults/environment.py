@@ -1,5 +1,5 @@
-"""What a process lives with, and may lose: a reader of its log, room on the disk, its share of the
-processor, the right time, and the patience of whoever tells it to go.
+"""Environment faults: what if a gateway loses the reader of its log, disk space, CPU time or the
+right time of day, or is told to stop at a bad moment?
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+from wsdemo.proof.chaos.cluster import LIMITS
+from wsdemo.proof.chaos.fault import GATEWAY, REDIS, FaultType, NotArranged, Scene, Steps, fault
 from wsdemo.proof.chaos.faults import wallclock
-from wsdemo.proof.chaos.faults.arrange import BrokenPromise, Guest, Steps, ready
-from wsdemo.proof.chaos.nemesis import GATEWAY, REDIS, NotArranged, Scene, fault
-from wsdemo.proof.chaos.world import LIMITS
+from wsdemo.proof.chaos.faults.arrange import BrokenPromise, ready
+from wsdemo.proof.chaos.faults.probe import ProbeUser
 from wsdemo.proof.history import Violation
 
 FULL: Final = Path("/dev/full")
-CHATTER: Final = 150
-"""Messages through Redis: lines enough in the log to fill a small pipe a few times."""
+EXCHANGED: Final = 150
+"""Messages through Redis. Their log lines fill a small pipe several times."""
 BATCH: Final = 25
 HOUR_S: Final = 3600.0
 RUNS_S: Final = 0.02
 STANDS_S: Final = 0.08
-"""A fifth of a processor, in slices as a scheduler with a quota gives them."""
+"""A fifth of a processor, in the time slices of a scheduler with a quota."""
 STARTS_S: Final = 0.8
-"""Within so long a gateway has started on an idle machine, or is about to."""
+"""About how long a gateway takes to start on an idle machine."""
 ENDS_S: Final = LIMITS.drain_s + 5.0
 
 
@@ -37,15 +38,15 @@ ENDS_S: Final = LIMITS.drain_s + 5.0
 
 @fault("log that nobody reads", 110, lasts_s=0.5, needs=(GATEWAY, REDIS))
 async def log_unread(scene: Scene) -> Steps:
-    """The pipe of its log is full, and it serves as ever."""
+    """The pipe of its log is full, and the gateway works as usual."""
     await ready(scene)
-    gateway = scene.world.gateways[scene.gateway]
+    gateway = scene.cluster.gateways[scene.gateway]
     async with _pair(scene) as (here, there):
         gateway.block_log()
         try:
-            await _chat(here, there)
+            await _exchange(here, there)
             yield
-            await _chat(here, there)
+            await _exchange(here, there)
             await here.pong()
         finally:
             gateway.unblock_log()
@@ -53,77 +54,79 @@ async def log_unread(scene: Scene) -> Steps:
 
 @fault("log on a full disk", 111, lasts_s=0.5, touches=(GATEWAY,), needs=(REDIS,))
 async def log_on_a_full_disk(scene: Scene) -> Steps:
-    """Every line that it writes is an error, and it serves as ever."""
+    """Every write to its log fails, and the gateway works as usual."""
     if not FULL.exists():
         raise NotArranged(f"there is no {FULL}", for_good=True)
-    world, gateway = scene.world, scene.world.gateways[scene.gateway]
-    await world.drain(scene.gateway)
+    cluster, gateway = scene.cluster, scene.cluster.gateways[scene.gateway]
+    await cluster.drain(scene.gateway)
     try:
         await gateway.start_into(FULL)
         await ready(scene)
         async with _pair(scene) as (here, there):
-            await _chat(here, there)
+            await _exchange(here, there)
             yield
             await here.pong()
-        await world.drain(scene.gateway)
+        await cluster.drain(scene.gateway)
     finally:
         await gateway.stop()
-        await world.start_again(scene.gateway)
+        await cluster.start_again(scene.gateway)
 
 
 @contextlib.asynccontextmanager
-async def _pair(scene: Scene) -> AsyncIterator[tuple[Guest, Guest]]:
-    """Return a guest of this gateway, and one of another gateway that takes her at once."""
-    others = [name for name in sorted(scene.world.gateways) if name != scene.gateway]
-    async with Guest(scene, "here") as here:
+async def _pair(scene: Scene) -> AsyncIterator[tuple[ProbeUser, ProbeUser]]:
+    """Return a probe at this gateway, and one at another gateway that accepts it at once."""
+    others = [name for name in sorted(scene.cluster.gateways) if name != scene.gateway]
+    async with ProbeUser(scene, "here") as here:
         for name in scene.rng.sample(others, len(others)):
             async with contextlib.AsyncExitStack() as stack:
                 try:
                     async with asyncio.timeout(1.0):
-                        there = await stack.enter_async_context(Guest(scene, "there", name))
+                        there = await stack.enter_async_context(ProbeUser(scene, "there", name))
                 except (NotArranged, TimeoutError):
                     continue
                 yield here, there
                 return
-        raise NotArranged("no other gateway took a guest")
+        raise NotArranged("no other gateway accepted a probe")
 
 
-async def _chat(here: Guest, there: Guest) -> None:
-    """Send messages through Redis; each is answered in time, and not as if it could not be sent.
+async def _exchange(here: ProbeUser, there: ProbeUser) -> None:
+    """Send messages through Redis. Each is answered in time, and neither `busy` nor `unknown`.
 
-    Who is elsewhere may be hit by another fault: that she was not found is no fault of ours.
+    The other gateway may be touched by another fault, so `offline` is allowed.
     """
-    for _ in range(CHATTER // BATCH):
+    for _ in range(EXCHANGED // BATCH):
         statuses = await here.ask(*[there.user] * BATCH)
         if {"busy", "unknown"}.intersection(statuses):
             raise BrokenPromise(f"messages were called {statuses}")
 
 
-# --- how it is told to go ----------------------------------------------------------------------
+# --- how it is told to stop ----------------------------------------------------------------------
 
 
 @fault("SIGTERM twice", 2, 112, lasts_s=0.3, touches=(GATEWAY,))
-async def told_twice(scene: Scene) -> Steps:
-    """Whoever asks twice has no patience: it ends soon, and says by its code whether it drained."""
-    await _told(scene, (0, 1), twice_after_s=scene.rng.uniform(0.0, 0.1))
+async def sigterm_twice(scene: Scene) -> Steps:
+    """After the second signal it ends soon. Its exit code says whether it has drained."""
+    await _terminate(scene, (0, 1), twice_after_s=scene.rng.uniform(0.0, 0.1))
     yield
-    await scene.world.start_again(scene.gateway)
+    await scene.cluster.start_again(scene.gateway)
 
 
 @fault("SIGTERM during the start", 2, 113, lasts_s=0.3, touches=(GATEWAY,))
-async def told_while_it_starts(scene: Scene) -> Steps:
-    """At any moment of it; nothing is left that would keep the next one from starting."""
-    world, gateway = scene.world, scene.world.gateways[scene.gateway]
-    await world.drain(scene.gateway)
+async def sigterm_during_start(scene: Scene) -> Steps:
+    """At any moment of the start. Nothing is left that keeps the next gateway from starting."""
+    cluster, gateway = scene.cluster, scene.cluster.gateways[scene.gateway]
+    await cluster.drain(scene.gateway)
     await gateway.launch()
     await asyncio.sleep(scene.rng.uniform(0.0, STARTS_S))
-    await _told(scene, (0, -signal.SIGTERM))
+    await _terminate(scene, (0, -signal.SIGTERM))
     yield
-    await world.start_again(scene.gateway)
+    await cluster.start_again(scene.gateway)
 
 
-async def _told(scene: Scene, codes: tuple[int, ...], twice_after_s: float | None = None) -> None:
-    world, gateway = scene.world, scene.world.gateways[scene.gateway]
+async def _terminate(
+    scene: Scene, codes: tuple[int, ...], twice_after_s: float | None = None
+) -> None:
+    cluster, gateway = scene.cluster, scene.cluster.gateways[scene.gateway]
     gateway.signal(signal.SIGTERM)
     if twice_after_s is not None:
         await asyncio.sleep(twice_after_s)
@@ -134,10 +137,10 @@ async def _told(scene: Scene, codes: tuple[int, ...], twice_after_s: float | Non
         code = None
     await gateway.stop()
     how = "twice" if twice_after_s is not None else "during its start"
-    world.seen[f"told to go {how}, exit code {code}"] += 1
+    cluster.seen[f"told to go {how}, exit code {code}"] += 1
     if code not in codes:
         text = f"{scene.gateway} was told to go {how}, and ended with {code}"
-        world.complain(Violation("drain", world.clock(), f"{text}: {list(gateway.log)[-3:]}"))
+        cluster.complain(Violation("drain", cluster.clock(), f"{text}: {list(gateway.log)[-3:]}"))
 
 
 # --- its time ----------------------------------------------------------------------------------
@@ -145,8 +148,8 @@ async def _told(scene: Scene, codes: tuple[int, ...], twice_after_s: float | Non
 
 @fault("CPU throttled", 114, lasts_s=1.5, touches=(GATEWAY,))
 async def throttled(scene: Scene) -> Steps:
-    """It runs a fifth of the time, in slices: slow, and nothing else."""
-    gateway = scene.world.gateways[scene.gateway]
+    """It runs a fifth of the time, in slices. It is slow, and everything else is as usual."""
+    gateway = scene.cluster.gateways[scene.gateway]
 
     async def throttle() -> None:
         while True:
@@ -166,9 +169,9 @@ async def throttled(scene: Scene) -> Steps:
 
 @fault("wall clock set", 40, 115, lasts_s=1.0, touches=(GATEWAY,), needs=(REDIS,))
 async def wall_clock_set(scene: Scene) -> Steps:
-    """An hour on, then an hour back from the right time: nobody notices."""
-    world, gateway = scene.world, scene.world.gateways[scene.gateway]
-    await world.drain(scene.gateway)
+    """The clock is an hour ahead, then an hour behind. Nobody notices."""
+    cluster, gateway = scene.cluster, scene.cluster.gateways[scene.gateway]
+    await cluster.drain(scene.gateway)
     with tempfile.NamedTemporaryFile(prefix="wsdemo-clock-") as file:
         ahead = Path(file.name)
         _set(ahead, 0.0)
@@ -178,18 +181,28 @@ async def wall_clock_set(scene: Scene) -> Steps:
             async with _pair(scene) as (here, there):
                 for step_s in (HOUR_S, -HOUR_S):
                     _set(ahead, step_s)
-                    await _chat(here, there)
+                    await _exchange(here, there)
                     await here.pong()
                 yield
-                await _chat(here, there)
+                await _exchange(here, there)
                 await here.pong()
-            await world.drain(scene.gateway)
+            await cluster.drain(scene.gateway)
         finally:
             await gateway.stop()
-            await world.start_again(scene.gateway)
+            await cluster.start_again(scene.gateway)
 
 
 def _set(file: Path, ahead_s: float) -> None:
-    """Set the clock. In place: the gateway has the file mapped."""
+    """Set the clock. The file is changed in place, because the gateway has it mapped."""
     with file.open("r+b") as opened:
         opened.write(struct.pack("d", ahead_s))
+
+
+FAULTS: Final[tuple[FaultType, ...]] = (
+    log_unread,
+    log_on_a_full_disk,
+    sigterm_twice,
+    sigterm_during_start,
+    throttled,
+    wall_clock_set,
+)

@@ -1,0 +1,32 @@
+"""Promises: has each id one sentence, and are all ids of violations defined?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from wsdemo import proof
+from wsdemo.proof.checker.invariants import ENDS, STEPS
+from wsdemo.proof.promises import Promise
+
+
+@pytest.mark.parametrize("promise", Promise, ids=str)
+def test_a_promise_is_one_sentence(promise: Promise) -> None:
+    """It begins with a capital letter, and ends with the only full stop."""
+    assert promise.says[0].isupper() and promise.says.index(".") == len(promise.says) - 1
+
+
+def test_a_promise_is_named_and_not_written_as_text() -> None:
+    """No module of the proofs has an id in quotes, except the one that defines it."""
+    quoted = re.compile(r'"(P[1-8]|X)"')
+    folder = Path(proof.__file__).parent
+    found = {path.name for path in folder.rglob("*.py") if quoted.search(path.read_text())}
+    assert found == {"promises.py"}
+
+
+def test_the_checker_tests_each_promise_of_presence() -> None:
+    """X is about time, which the checker has not."""
+    tested = {promise for invariant in (*STEPS, *ENDS) for promise in invariant.promises}
+    assert tested == set(Promise) - {Promise.X}

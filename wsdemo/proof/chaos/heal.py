@@ -1,0 +1,230 @@
+"""Heal: does everything become right after the faults, and is nothing left at the end?
+
+After a heal, everything must be right within the bound X: every user is registered, and Redis names
+that very session. Then comes a calm period, in which no fault is active and nobody moves. A message
+between any two users is routed and arrives, each ping has its pong, and gateways have as many
+sessions, sockets and descriptors as they should. At the end of a run all users leave, and nothing
+may be left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import psutil
+
+from wsdemo.proof import history as h
+from wsdemo.proof.chaos.bounds import (
+    ALLOWANCE_S,
+    CALM_S,
+    COUNT_S,
+    NO_NAME,
+    NOTHING_LEFT_S,
+    POLL_S,
+    PROMISED_S,
+)
+from wsdemo.proof.chaos.cluster import ProcessCluster
+from wsdemo.proof.chaos.nemesis import ProcessNemesis
+from wsdemo.proof.chaos.result import ChaosResult
+from wsdemo.proof.chaos.sampling import believers
+from wsdemo.proof.chaos.users import ClientUser
+from wsdemo.proof.history import Violation
+from wsdemo.proof.promises import Promise
+
+
+async def rest(cluster: ProcessCluster, nemesis: ProcessNemesis, result: ChaosResult) -> None:
+    """Heal. Check that everything becomes right, and that it stays right for a while."""
+    nemesis.healed()
+    for name, gateway in cluster.gateways.items():
+        if not gateway.running:
+            text = f"{name} has ended by itself: {list(gateway.log)[-3:]}"
+            cluster.complain(Violation("died", cluster.clock(), text))
+    result.rests.append(await _settle(cluster))
+    if not math.isnan(result.rests[-1]):
+        result.pairs += await _stay_calm(cluster)
+
+
+async def _settle(cluster: ProcessCluster) -> float:
+    """Wait until everything is right, look at all users, and return how long it took (s)."""
+    healed = cluster.clock()
+    for user in cluster.client_users.values():
+        user.roaming = False
+    deadline = healed + PROMISED_S + ALLOWANCE_S
+    right_at = await _right(cluster, deadline)
+    # A look before X has passed proves nothing. What is right by then must stay right.
+    await asyncio.sleep(max(0.0, healed + PROMISED_S - cluster.clock()))
+    still_right_at = await _right(cluster, deadline)
+    if math.isnan(right_at + still_right_at):
+        text = f"not everything was right {deadline - healed:g} s after the heal"
+        cluster.complain(Violation(Promise.X, cluster.clock(), text))
+    await _look(cluster)
+    return right_at - healed
+
+
+async def _right(cluster: ProcessCluster, deadline: float) -> float:
+    """Return when everything was right; NaN if it was not before the deadline."""
+    while cluster.clock() < deadline:
+        await _look_after(cluster)
+        if await _all_right(cluster):
+            return cluster.clock()
+        await asyncio.sleep(POLL_S)
+    return float("nan")
+
+
+async def _look_after(cluster: ProcessCluster) -> None:
+    """Let users forget closed sessions. Bounded: a user who is registering holds its lock."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            users = cluster.client_users.values()
+            await asyncio.gather(*(user.look_after_sessions() for user in users))
+
+
+async def _entries(cluster: ProcessCluster) -> dict[str, str]:
+    """Return the session in each entry in Redis, by user; `NO_NAME` if an entry has none."""
+    keys = await cluster.active_names()
+    conns = await asyncio.gather(*(cluster.admin.hget(key, "connId") for key in keys))
+    return {key.partition(":")[2]: conn or NO_NAME for key, conn in zip(keys, conns, strict=True)}
+
+
+async def _all_right(cluster: ProcessCluster) -> bool:
+    entries = await _entries(cluster)
+    believed = {user.name: believers(user) for user in cluster.users}
+    return believed == {name: [conn] for name, conn in entries.items()}
+
+
+async def _look(cluster: ProcessCluster) -> None:
+    entries = await _entries(cluster)
+    for user in cluster.users:
+        mine = believers(user)
+        cluster.note(
+            h.Looked(
+                t=cluster.clock(),
+                user=user.name,
+                online=user.online,
+                conn=mine[-1] if mine else "",
+                believers=tuple(mine),
+                owner=entries.pop(user.name, ""),
+            )
+        )
+    for name, conn in entries.items():
+        cluster.note(h.Looked(t=cluster.clock(), user=name, online=False, owner=conn))
+
+
+async def _stay_calm(cluster: ProcessCluster) -> int:
+    """Let each user write to each user, and count; return the number of messages."""
+    begin = cluster.clock()
+    cluster.note(h.Calm(t=begin, begins=True))
+    names = [user.name for user in cluster.users]
+
+    async def write_to_all(user: ClientUser) -> None:
+        for name in names:
+            for client in user.registered[:1]:
+                await user.say(client, name)
+
+    await asyncio.gather(*(write_to_all(user) for user in cluster.client_users.values()))
+    await asyncio.sleep(max(0.0, begin + CALM_S - cluster.clock()))
+    await _count(cluster)
+    cluster.note(h.Calm(t=cluster.clock(), begins=False))
+    return len(cluster.client_users) * len(names)
+
+
+async def _count(cluster: ProcessCluster, *busy: str) -> None:
+    """Count what gateways have, until it is what it should be, or the time for that is over.
+
+    Args:
+        busy: gauges that must be zero as well when nobody sends anything.
+    """
+    deadline = cluster.clock() + COUNT_S
+    for name in cluster.gateways:
+        while True:
+            found = await _counts(cluster, name, (*IDLE_GAUGES, *busy))
+            if not h.counted([*cluster.history, *found]) or cluster.clock() > deadline:
+                break
+            await asyncio.sleep(POLL_S)
+        for one in found:
+            cluster.note(one)
+
+
+IDLE_GAUGES: Final = ("outbox_frames", "admission_waiting", "releases_owed", "repairs")
+"""Gauges of waiting work. They are zero when nothing is wrong."""
+
+
+async def _counts(cluster: ProcessCluster, name: str, idle: Sequence[str]) -> list[h.Counted]:
+    gateway = cluster.gateways[name]
+    try:
+        page = (await gateway.get("/metrics"))[1]
+        open_ones = psutil.Process(gateway.pid).num_fds()
+    except (OSError, ValueError, TimeoutError, psutil.Error) as problem:
+        text = f"{name} could not be counted: {problem!r}"
+        cluster.complain(Violation("counted", cluster.clock(), text))
+        return []
+    gauges = {
+        words[0].removeprefix("wsdemo_"): round(float(words[1]))
+        for line in page.splitlines()
+        if not line.startswith("#") and len(words := line.split()) == 2 and "{" not in line
+    }
+    t = cluster.clock()
+    return [
+        h.Counted(t=t, gateway=name, what="sessions", count=gauges["connections"]),
+        # The connection of this request is one of them.
+        h.Counted(t=t, gateway=name, what="sockets", count=gauges["sockets"] - 1),
+        h.Counted(
+            t=t, gateway=name, what="descriptors", count=open_ones - cluster.idle_descriptors
+        ),
+        *(h.Counted(t=t, gateway=name, what=one, count=gauges[one], wanted=0) for one in idle),
+    ]
+
+
+async def _in_time(cluster: ProcessCluster, limit_s: float, look: Callable[[], Any]) -> Any:
+    """Look until nothing is found, or the time is over; return what is still found."""
+    deadline = cluster.clock() + limit_s
+    while cluster.clock() < deadline:
+        found = look()
+        if inspect.isawaitable(found):
+            found = await found
+        if not found:
+            break
+        await asyncio.sleep(POLL_S)
+    return found
+
+
+# --- the end of a run ------------------------------------------------------------------------
+
+
+async def leave(cluster: ProcessCluster) -> None:
+    """Let all users leave, stop the gateways, and check that nothing is left."""
+    await _keys_have_ttl(cluster)
+    await cluster.stop_users()
+    await _nothing_left(cluster, "keys left", cluster.active_names)
+    await _count(cluster, "redis_pending")
+    await asyncio.gather(*(cluster.drain(name) for name in cluster.gateways))
+    await _nothing_left(
+        cluster, "channels left", lambda: cluster.admin.pubsub_channels("gateway:*")
+    )
+    await _nothing_left(cluster, "processes left", _processes)
+
+
+async def _keys_have_ttl(cluster: ProcessCluster) -> None:
+    """Check that no key lives for ever."""
+    async for key in cluster.admin.scan_iter("*"):
+        if await cluster.admin.pttl(key) == -1:
+            text = f"{key} has no TTL"
+            cluster.complain(Violation(Promise.P4, cluster.clock(), text))
+
+
+async def _nothing_left(cluster: ProcessCluster, what: str, look: Callable[[], Any]) -> None:
+    left = await _in_time(cluster, NOTHING_LEFT_S, look)
+    cluster.seen[what] += len(left)
+    if left:
+        cluster.complain(Violation("nothing left", cluster.clock(), f"{what}: {left}"))
+
+
+def _processes() -> list[str]:
+    children = psutil.Process().children(recursive=True)
+    lines = [" ".join(child.cmdline()) for child in children if child.status() != "zombie"]
+    return [line for line in lines if "wsdemo.gateway" in line]
