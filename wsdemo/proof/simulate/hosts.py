@@ -5,9 +5,10 @@ which little happens costs little. What runs on the loop belongs to hosts, machi
 still or die alone. A callback knows its host from its context, which tasks and timers inherit, so
 the code that runs on a host needs to know nothing of it.
 
-What code asks of the outer world by name (`random`, `secrets`, `time`) is answered by its host
-while a simulation runs it, and by the real modules otherwise: two simulations, or one beside a
-real cluster, do not disturb each other.
+Nothing of the real world is patched. Gateways and clients are given the clocks, the ids and the
+random numbers of their host as arguments, so two simulations, or one beside a real cluster, do not
+disturb each other. What they still take from the real world has no influence on a history: the
+masks and keys of WebSocket frames, and the Date header.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import math
 import random
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
-from functools import cache
-from importlib import import_module
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -49,13 +48,16 @@ class Host:
         self.name = name
         self.loop = loop
         self.rng = random.Random(f"{seed}:{name}")
-        self.ids = _Ids(self.rng)
-        self.wall = _Wall(loop)
+        self.wall = WallClock(loop)
         self.context = Context()
         self.context.run(_HOST.set, self)
         self.stands_still = False
         self.dead = False
         self._backlog: list[asyncio.Handle] = []
+
+    def new_id(self) -> str:
+        """Return an id that follows from the seed."""
+        return self.rng.randbytes(8).hex()
 
     @staticmethod
     def here() -> Host:
@@ -217,20 +219,7 @@ class Loop(async_solipsism.EventLoop):  # type: ignore[misc]
 # --- what the outer world answers -------------------------------------------------------------
 
 
-class _Ids:
-    """`secrets`, as far as it is used for ids."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-
-    def token_hex(self, nbytes: int) -> str:
-        return self._rng.randbytes(nbytes).hex()
-
-    def token_bytes(self, nbytes: int) -> bytes:
-        return self._rng.randbytes(nbytes)
-
-
-class _Wall:
+class WallClock:
     """`time`, as far as it is used for the time of day. `error_s`: how wrong this clock is."""
 
     def __init__(self, loop: Loop) -> None:
@@ -239,56 +228,3 @@ class _Wall:
 
     def time(self) -> float:
         return EPOCH + float(self._loop.time()) + self.error_s
-
-
-class _Substitute:
-    """Stands in for a module in another one: on a simulated host, its functions are the host's."""
-
-    def __init__(self, real: Any, of_host: Callable[[Host], Any]) -> None:
-        self._real = real
-        self._of_host = of_host
-
-    def __getattr__(self, name: str) -> Any:
-        host = _HOST.get(None)
-        return getattr(self._real if host is None else self._of_host(host), name)
-
-
-_ASKED: Final[dict[str, tuple[Callable[[Host], Any], tuple[str, ...]]]] = {
-    "random": (
-        lambda host: host.rng,
-        ("wsdemo.gateway.session", "wsdemo.gateway.health", "wsdemo.redis.connection"),
-    ),
-    "secrets": (
-        lambda host: host.ids,
-        (
-            "wsdemo.gateway.server",
-            "wsdemo.client.connection",
-            "websockets.frames",
-            "websockets.utils",
-        ),
-    ),
-    "time": (
-        lambda host: host.wall,
-        (
-            "wsdemo.client.connection",
-            "wsdemo.gateway.handshake",
-            "fakeredis._helpers",
-            "fakeredis._core._server",
-            "fakeredis._socket._base",
-            "fakeredis.commands_mixins.server_mixin",
-            "fakeredis.model._client_info",
-        ),
-    ),
-}
-"""Module that is asked -> what answers instead, and the modules that ask."""
-
-
-@cache
-def substitute() -> None:
-    """Let hosts answer for `random`, `secrets` and `time` wherever simulated code asks them."""
-    for name, (of_host, askers) in _ASKED.items():
-        real = import_module(name)
-        for asker in askers:
-            module: Any = import_module(asker)
-            assert getattr(module, name) is real, f"{asker} does not ask {name}"
-            setattr(module, name, _Substitute(real, of_host))

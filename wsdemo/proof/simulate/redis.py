@@ -11,12 +11,14 @@ One thing more than a server: whoever wants to know hears of each command after 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import hiredis
 import redis
 from fakeredis import FakeServer
+from fakeredis._core import Database
 from fakeredis._socket import FakeSocket
 
 from wsdemo.proof.simulate.hosts import Host
@@ -42,6 +44,31 @@ class ReplyError(Exception):
     """A command was refused; the text begins with the code."""
 
 
+class _Database(Database):
+    """The data of a server whose clock is virtual: what fakeredis reads from the real one is
+    ignored.
+    """
+
+    def __init__(self, lock: Any, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        super().__init__(lock)
+
+    @property
+    def time(self) -> float:
+        return self._clock()
+
+    @time.setter
+    def time(self, now: float) -> None:
+        """It is not settable."""
+
+
+def server_with(clock: Callable[[], float]) -> FakeServer:
+    """Make a server whose time is that of a clock (Unix seconds)."""
+    server = FakeServer(version=VERSION)
+    server.dbs = defaultdict(lambda: _Database(server.lock, clock))
+    return server
+
+
 class Mouth(FakeSocket):
     """One client, as fakeredis sees it. Replies and messages go to `say` at once."""
 
@@ -65,6 +92,11 @@ class Mouth(FakeSocket):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def time(self) -> list[bytes]:
+        """Answer TIME by the clock of the server."""
+        seconds, micros = divmod(round(self._server.dbs[DATABASE].time * 1e6), 1_000_000)
+        return [b"%d" % seconds, b"%d" % micros]
 
     def _get_server_runtime(self, server: FakeServer) -> Any:
         """fakeredis collects Lua's garbage after each script; now and then is enough."""
@@ -152,9 +184,12 @@ class MemoryRedis:
         self.instead: dict[bytes, bytes] = {}
         """Text of a script -> the text that is executed in its place."""
         self._numbers = 0
-        self._server = FakeServer(version=VERSION)
+        self._server = server_with(self._now)
         self.host: Host
         self.visitors: list[_Visitor] = []
+
+    def _now(self) -> float:
+        return self.host.wall.time()
 
     def start(self) -> None:
         """Run on a host of its own."""
@@ -170,7 +205,7 @@ class MemoryRedis:
         for visitor in self.visitors:
             visitor._mouth.kill()
         self.visitors.clear()
-        old, self._server = self._server, FakeServer(version=VERSION)
+        old, self._server = self._server, server_with(self._now)
         if keep_data:
             self._server.dbs[DATABASE].swap(old.dbs[DATABASE])
 
@@ -210,7 +245,6 @@ class MemoryRedis:
         Expired entries are not there.
         """
         database = self._server.dbs[DATABASE]
-        database.time = self.host.wall.time()
         item = database.get(key.encode())
         if item is None:
             return {}, False
@@ -220,7 +254,6 @@ class MemoryRedis:
     def keys(self) -> dict[str, bool]:
         """Return all keys, and whether each has a TTL."""
         database = self._server.dbs[DATABASE]
-        database.time = self.host.wall.time()
         return {key.decode(): database[key].expireat is not None for key in list(database)}
 
 

@@ -43,7 +43,7 @@ from wsdemo.proof.history import (
     Sent,
     Violation,
 )
-from wsdemo.proof.simulate.hosts import Host, Loop, substitute
+from wsdemo.proof.simulate.hosts import Host, Loop
 from wsdemo.proof.simulate.network import Link, Network
 from wsdemo.proof.simulate.redis import Fields, MemoryRedis
 from wsdemo.protocol import BadEnvelope, Code, Direct, Status, decode_envelope
@@ -116,7 +116,13 @@ class Device:
     def _make(self, urls: list[str]) -> None:
         loop = self.host.loop
         self.client = Client(
-            self.user, urls, rng=self.host.rng, clock=loop.time, emit=self._observe
+            self.user,
+            urls,
+            rng=self.host.rng,
+            clock=loop.time,
+            emit=self._observe,
+            new_id=self.host.new_id,
+            time_of_day=self.host.wall.time,
         )
 
     async def _live(self) -> None:
@@ -243,7 +249,6 @@ class World:
     ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
-        substitute()
         self.loop = loop
         self.policy = policy
         self.network = loop.network = Network(loop, str(seed))
@@ -345,16 +350,21 @@ class World:
             takeover=True,
         )
         while True:
-            gateway = Gateway(settings, presence=self._presence, clock=self.loop.time, bind=_bind)
+            gateway = Gateway(
+                settings,
+                presence=self._presence,
+                clock=self.loop.time,
+                bind=_bind,
+                rng=host.rng,
+                new_id=host.new_id,
+                time_of_day=host.wall.time,
+            )
             server = self.servers[name] = Server(host, gateway)
             try:
                 await gateway.start()
             except (RedisUnavailable, DuplicateGateway):
                 await asyncio.sleep(START_AGAIN_S)
                 continue
-            assert gateway._front is not None
-            # A set of objects is in the order of their addresses, which no seed decides.
-            gateway._front.sockets = cast(Any, _Ordered())
             server.up = True
             return
 
@@ -587,16 +597,6 @@ class World:
         """Redis has lost everything."""
         self.note(Forgotten)
         self._see(USERS, "loss", "")
-
-
-class _Ordered(dict[Any, None]):
-    """A set in the order of arrival."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
 
 
 def _outcome(name: str, reply: Any) -> str:
