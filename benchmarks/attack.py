@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.phases import CONTENT_BYTES, USERS, Phase, Sample, Say, measure
+from benchmarks.phases import CONTENT_BYTES, USERS, BenchPhase, Measurement, Say, measure
 from benchmarks.running import running
-from benchmarks.systems import Driver, System, wsdemo
+from benchmarks.systems import LoadProcess, System, wsdemo
 from wsdemo.command_line import Parser, positive_float, positive_int
 
 MESSAGES_PER_S = 200
@@ -87,15 +87,15 @@ class Siege:
         seconds: how long the neighbours are measured each time.
     """
 
-    def __init__(self, system: System, neighbours: Driver, seconds: float, say: Say) -> None:
+    def __init__(self, system: System, neighbours: LoadProcess, seconds: float, say: Say) -> None:
         self._system = system
         self._neighbours = neighbours
         self._say = say
         self._seconds = seconds
         plan = {"shape": "cross", "rate": 1_000, "size": CONTENT_BYTES, "seconds": seconds}
-        self._phase = Phase("neighbours", "open", plan)
-        self.calm: list[Sample] = []
-        self.under: dict[str, list[Sample]] = {attack.name: [] for attack in ATTACKS}
+        self._phase = BenchPhase("neighbours", "open", plan)
+        self.calm: list[Measurement] = []
+        self.under: dict[str, list[Measurement]] = {attack.name: [] for attack in ATTACKS}
         self.sent: Counter[str] = Counter()
         self.did: dict[str, Counter[str]] = {attack.name: Counter() for attack in ATTACKS}
 
@@ -109,7 +109,7 @@ class Siege:
 
     def _suffer(self, attack: Attack, number: int) -> None:
         lasts_s = HEAD_START_S + self._seconds
-        with Driver(attack.name, "benchmarks.attacker") as attacker:
+        with LoadProcess(attack.name, "benchmarks.attacker") as attacker:
             attacker.start(
                 attack.action, port=self._system.ports[0], seconds=lasts_s, rate=attack.rate
             )
@@ -121,9 +121,9 @@ class Siege:
 
     def _warm_up(self, number: int) -> None:
         plan = {**self._phase.plan, "seconds": HEAD_START_S}
-        measure(Phase("neighbours", "open", plan), self._system, self._neighbours, number)
+        measure(BenchPhase("neighbours", "open", plan), self._system, self._neighbours, number)
 
-    def _measure(self, number: int) -> Sample:
+    def _measure(self, number: int) -> Measurement:
         return measure(self._phase, self._system, self._neighbours, number)
 
     def result(self) -> dict[str, Suffered]:
@@ -146,7 +146,7 @@ class Siege:
 def measure_attacks(rounds: int, seconds: float, say: Say) -> dict[str, Suffered]:
     """Lay siege to two fresh gateways."""
     say("starting gateways to attack")
-    with target() as system, Driver("neighbours") as neighbours:
+    with target() as system, LoadProcess("neighbours") as neighbours:
         neighbours.do(
             "connect", ports=system.ports, count=USERS, prefix="u", at_a_time=CONNECT_AT_A_TIME
         )

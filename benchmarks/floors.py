@@ -62,7 +62,7 @@ async def echo(port: int) -> None:
         control_rate=Rate.of(10, 20),
         answer=lambda request, path, socket: None,
         welcome=Echo,
-        sockets=set(),
+        sockets={},
         idle=asyncio.Event(),
     )
     server = await loop.create_server(lambda: Socket(front), "127.0.0.1", port, backlog=1024)

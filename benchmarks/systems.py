@@ -145,7 +145,7 @@ def _await_door(name: str, process: subprocess.Popen[bytes], port: int) -> None:
     raise Failed(f"{name} did not listen on port {port} within {START_S:g} s")
 
 
-class Driver:
+class LoadProcess:
     """A load process: takes one plan at a time.
 
     Args:
