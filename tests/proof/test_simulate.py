@@ -20,7 +20,7 @@ from wsdemo.presence.store import RELEASE
 from wsdemo.proof.history import from_jsonl, to_jsonl
 from wsdemo.proof.simulate import simulate, simulate_many
 from wsdemo.proof.simulate.__main__ import main, table
-from wsdemo.proof.simulate.nemesis import FAULTS
+from wsdemo.proof.simulate.faults import FAULTS
 from wsdemo.proof.simulate.run import OUTCOMES
 
 SEEDS = 200

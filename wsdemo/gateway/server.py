@@ -15,7 +15,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, KeysView, Sequence
 from typing import Any, Final, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -411,8 +411,8 @@ class Gateway:
     def _ask_journal(self) -> None:
         self.counters.log_lines_dropped = self._journal.dropped
 
-    def _sockets(self) -> dict[Socket, None]:
-        return self._front.sockets if self._front is not None else {}
+    def _sockets(self) -> KeysView[Socket]:
+        return (self._front.sockets if self._front is not None else {}).keys()
 
     def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {
