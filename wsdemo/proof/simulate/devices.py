@@ -15,9 +15,10 @@ from wsdemo.client.connection import ClientClosed, ConnectFailed
 from wsdemo.client.connection import State as ClientState
 from wsdemo.events import Event, Kind
 from wsdemo.proof.history import Closed, Left
+from wsdemo.proof.scribe import answer, id_with_sender, record_of
 from wsdemo.proof.simulate.gateways import PORT
 from wsdemo.proof.simulate.hosts import SimulatedHost
-from wsdemo.proof.simulate.records import HistoryRecorder, answer, record_of
+from wsdemo.proof.simulate.records import HistoryRecorder
 from wsdemo.protocol import Code, Status
 
 PATIENCE_S: Final = 1e6
@@ -101,7 +102,7 @@ class Device:
                 answer(
                     t=self._recorder.now,
                     user=self.user,
-                    msg_id=receipt.id,
+                    msg_id=id_with_sender(self.user, receipt.id),
                     to=to,
                     status=receipt.status,
                     told=False,
@@ -149,7 +150,9 @@ class Device:
             return
         if event.kind is Kind.ACK:
             self._told.add(event.msg_id)
-        self._recorder.add(record_of(event, t=self._recorder.now, user=self.user))
+        self._recorder.add(
+            record_of(event, t=self._recorder.now, user=self.user, id_of=id_with_sender)
+        )
 
 
 def _url(gateway: str) -> str:
