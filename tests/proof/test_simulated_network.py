@@ -1,4 +1,4 @@
-"""Is the simulated network as rude as the one on which gateways run?"""
+"""Simulated TCP: does a transport fail as those do on which gateways run?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wsdemo.proof.simulate.network import SimulatedNetwork
 
 
 class Peer(asyncio.Protocol):
-    """Keeps what it hears."""
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []
@@ -77,22 +77,23 @@ def converse(conversation: Conversation) -> None:
 
 
 def test_writing_after_the_loss_of_a_connection_raises() -> None:
-    """As uvloop's transports do; before `connection_lost` it is silently too late."""
+    """As with uvloop's transports. Between `abort` and `connection_lost`, it is ignored."""
 
     async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.abort()
         end.write(b"too late")
         await asyncio.sleep(1.0)
         assert near.heard == [type(None)]
-        for late in (lambda: end.write(b"later"), end.write_eof):
+        writes: list[Callable[[], object]] = [lambda: end.write(b"later"), end.write_eof]
+        for late in writes:
             with pytest.raises(RuntimeError, match="the handler is closed"):
                 late()
 
     converse(conversation)
 
 
-def test_writing_after_the_end_of_what_one_has_to_say_raises() -> None:
-    """`write_eof` is a promise; the other direction goes on."""
+def test_writing_after_write_eof_raises() -> None:
+    """The other direction goes on."""
 
     async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.write_eof()
@@ -129,7 +130,7 @@ def test_a_close_is_an_end_at_the_other_side() -> None:
 
 
 def test_a_reset_client_cannot_be_written_to() -> None:
-    """Whoever was dialled learns it from a packet, and then its transport is gone."""
+    """The host that was dialled learns it from a packet, and then its transport is gone."""
 
     async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.connection.reset()
@@ -199,10 +200,10 @@ def _skip(
         ("every fifth message is not delivered", {"lost", "calm"}),
     ],
 )
-def test_the_simulation_sees(
+def test_the_simulation_finds_a_planted_mistake(
     mistake: str, claims: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mistake in the gateways shows within a few seeds, under the names that it deserves."""
+    """A mistake in the gateways is found within a few seeds, as a violation of the right claims."""
     planted(monkeypatch, mistake)
     found: set[str] = set()
     for seed in range(1, 6):

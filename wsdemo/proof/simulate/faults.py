@@ -97,29 +97,29 @@ class FaultInjector:
 
     # --- victims -----------------------------------------------------------------------------
 
-    def _gateway(self) -> str:
+    def any_gateway(self) -> str:
         """Return the name of any gateway."""
         return self._rng.choice(self._cluster.gateways.names)
 
-    def _at_client(
+    def at_client(
         self, fault: Callable[[tuple[str, str]], AbstractAsyncContextManager[None]]
     ) -> Injection:
         """Return a fault between a device and a gateway; it concerns the user of the device."""
         devices = [device for device in self._cluster.users.all_devices() if not device.ended]
         if not devices:
-            return Injection(fault(("", self._gateway())), ())
+            return Injection(fault(("", self.any_gateway())), ())
         device = self._rng.choice(devices)
-        return Injection(fault((device.host.name, self._gateway())), (device.user,))
+        return Injection(fault((device.host.name, self.any_gateway())), (device.user,))
 
-    def _redis_route(self) -> tuple[str, str]:
-        return self._gateway(), REDIS_HOST
+    def redis_route(self) -> tuple[str, str]:
+        return self.any_gateway(), REDIS_HOST
 
     def _redis_answers(self) -> bool:
         return not self._cluster.redis.host.stands_still
 
     def _pipes_to_redis(self) -> list[Pipe]:
         """Return one or both directions of one connection of one gateway, if it has any."""
-        connections = list(self._network.connections(self._gateway(), REDIS_HOST))
+        connections = list(self._network.connections(self.any_gateway(), REDIS_HOST))
         if not connections:
             return []
         connection = self._rng.choice(connections)
@@ -218,7 +218,7 @@ class FaultInjector:
     @asynccontextmanager
     async def crashed(self, back_at_once: bool) -> AsyncIterator[None]:
         """A gateway dies, and is started again under the same id."""
-        name, gateways = self._gateway(), self._cluster.gateways
+        name, gateways = self.any_gateway(), self._cluster.gateways
         alive = gateways.serves(name)
         if alive:
             gateways.crash(name)
@@ -231,7 +231,7 @@ class FaultInjector:
     @asynccontextmanager
     async def drained(self) -> AsyncIterator[None]:
         """A gateway is told to stop, and started again."""
-        name, gateways = self._gateway(), self._cluster.gateways
+        name, gateways = self.any_gateway(), self._cluster.gateways
         ready = gateways.serves(name)
         if ready:
             await gateways.drain(name)
@@ -252,7 +252,7 @@ class FaultInjector:
     @asynccontextmanager
     async def clock_jump(self) -> AsyncIterator[None]:
         """The time of day of a gateway is wrong by up to an hour; nobody should notice."""
-        clock = self._network.hosts[self._gateway()].clock
+        clock = self._network.hosts[self.any_gateway()].clock
         clock.error_s = self._rng.uniform(-3600.0, 3600.0)
         yield
         clock.error_s = 0.0
@@ -328,24 +328,24 @@ class FaultInjector:
 
 
 FAULTS: Final[dict[str, Callable[[FaultInjector], Injection]]] = {
-    "client delay": lambda n: n._at_client(n.delayed),
-    "client hold": lambda n: n._at_client(n.held),
-    "client drop": lambda n: n._at_client(n.dropped),
-    "client cut": lambda n: n._at_client(n.cut),
-    "client reset": lambda n: n._at_client(n.reset),
-    "client half-close": lambda n: n._at_client(n.half_closed),
-    "client freeze": lambda n: n._at_client(lambda route: n.frozen(route[0])),
-    "redis delay": lambda n: Injection(n.delayed(n._redis_route())),
-    "redis hold": lambda n: Injection(n.held(n._redis_route())),
-    "redis drop": lambda n: Injection(n.dropped(n._redis_route())),
-    "redis cut": lambda n: Injection(n.cut(n._redis_route())),
+    "client delay": lambda n: n.at_client(n.delayed),
+    "client hold": lambda n: n.at_client(n.held),
+    "client drop": lambda n: n.at_client(n.dropped),
+    "client cut": lambda n: n.at_client(n.cut),
+    "client reset": lambda n: n.at_client(n.reset),
+    "client half-close": lambda n: n.at_client(n.half_closed),
+    "client freeze": lambda n: n.at_client(lambda route: n.frozen(route[0])),
+    "redis delay": lambda n: Injection(n.delayed(n.redis_route())),
+    "redis hold": lambda n: Injection(n.held(n.redis_route())),
+    "redis drop": lambda n: Injection(n.dropped(n.redis_route())),
+    "redis cut": lambda n: Injection(n.cut(n.redis_route())),
     "redis link hold": lambda n: Injection(n.one_held()),
     "redis link drop": lambda n: Injection(n.one_dropped()),
     "swizzle-clog": lambda n: Injection(n.swizzled()),
     "gateway crash, back at once": lambda n: Injection(n.crashed(back_at_once=True)),
     "gateway crash, back later": lambda n: Injection(n.crashed(back_at_once=False)),
     "gateway drain": lambda n: Injection(n.drained()),
-    "gateway freeze": lambda n: Injection(n.frozen(n._gateway())),
+    "gateway freeze": lambda n: Injection(n.frozen(n.any_gateway())),
     "gateway clock jump": lambda n: Injection(n.clock_jump(), ()),
     "redis restart, data kept": lambda n: Injection(n.redis_gone(keep_data=True)),
     "redis restart, data lost": lambda n: Injection(n.redis_gone(keep_data=False)),
