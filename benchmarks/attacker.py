@@ -22,13 +22,13 @@ from benchmarks.websocket import CLOSE, REGISTERED, TEXT, UPGRADED, FrameClient,
 TICK_S = 0.01
 OPEN_TIMEOUT_S = 3.0
 REOPEN_S = 0.25
-"""How long an attacker that was thrown out stays away."""
+"""How long an attacker waits after its connection was closed."""
 LISTEN_S = 0.2
 """How long it listens at the end, to hear why."""
 SMALL_BUFFER_BYTES = 4096
-"""Of the kernel, for a client that does not read: the rest piles up at the gateway."""
+"""Receive buffer of a client that does not read: all else waits in the gateway."""
 FRIENDS = 20
-"""Who send to the slow reader: together they may send a lot, each stays below every limit."""
+"""Users that send to the slow reader: each stays below every limit, together they send a lot."""
 LARGEST_PING = b"\x89\xfd" + bytes(4) + b"p" * 125
 """The gateway has to answer each with a pong that is as large."""
 
@@ -77,7 +77,7 @@ class AttackConnection(FrameClient):
             self.ready.set_result(True)
 
     def leave(self) -> None:
-        """Hang up; that is not to be counted as the gateway's doing."""
+        """Hang up; this is not counted as something that the gateway did."""
         self._leaving = True
         self.transport.abort()
 
@@ -176,7 +176,7 @@ class Attacker:
         return self._result([connection])
 
     def _fire(self, connections: list[AttackConnection], shot: bytes, count: int) -> None:
-        """Send so many shots, in turns; a connection that is full keeps the rest to itself."""
+        """Send so many shots, in turns; none to a connection whose buffer is full."""
         for _ in range(count):
             connection = connections[self._sent % len(connections)]
             self._sent += 1
@@ -184,7 +184,7 @@ class Attacker:
                 connection.transport.write(shot)
 
     def _hear(self, code: str) -> None:
-        """A friend hears that the slow reader is gone, which that itself cannot."""
+        """A friend is told that the slow reader is gone, which itself reads nothing."""
         if code in {"offline", "unreachable"}:
             self._reader_is_gone = True
         else:

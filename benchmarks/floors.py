@@ -1,4 +1,4 @@
-"""Two floors: what would be left if everything of ours cost nothing.
+"""Lower bounds: what would a message cost if our own code cost nothing?
 
 `echo` is a WebSocket server that sends back what it hears, on the very socket layer of the
 gateway, without Redis. `pubsub` publishes to itself through one Redis, without WebSockets, on the

@@ -25,7 +25,7 @@ from benchmarks.websocket import PING, REGISTERED, UPGRADED, FrameClient, frame,
 
 MARK = re.compile(rb"#(\d{8})")
 HEARTBEAT_S, BEAT_S = 30.0, 0.1
-"""How often a user says that it is alive, and how finely that is spread over the users."""
+"""How often a user sends a heartbeat, and how often some of the users do."""
 CONNECT_S = 90.0
 """All users of a plan are connected after this long, or it has failed."""
 ACTIVE = 200
@@ -187,7 +187,7 @@ class Load:
         return self._result(self.delivered, time.perf_counter() - started) | {"sent": total}
 
     async def live(self, seconds: float) -> Any:
-        """Do nothing but live."""
+        """Send heartbeats and nothing else."""
         started = time.perf_counter()
         await asyncio.sleep(seconds)
         return {"seconds": time.perf_counter() - started}
@@ -213,7 +213,7 @@ class Load:
         self.delivered = 0
 
     async def _drain(self, patience_s: float = 2.0) -> None:
-        """Wait for what is still on its way; whatever has not come then is lost."""
+        """Wait for messages that are on their way; those that do not arrive in time are lost."""
         arrived = asyncio.Event()
         self.on_arrival = lambda: None if self.due else arrived.set()
         if self.due:

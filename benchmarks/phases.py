@@ -1,4 +1,4 @@
-"""What is measured, phase by phase, and how a number is made of it.
+"""Measurement: what is measured in each phase, and how is one number made of it?
 
 Each round runs every phase on every system, one after the other, so that a slow minute of the
 machine is a slow minute for all. A ratio is taken within a round; what is reported is the median
@@ -23,10 +23,10 @@ IN_FLIGHT = 64
 STORM = 500
 STORM_AT_A_TIME = 64
 SETTLE_S = 0.3
-"""After many users have left: their goodbyes shall not be charged to whoever comes next."""
+"""Pause after many users have left, so that the next system does not pay for their closing."""
 
 Say = Callable[[str], None]
-"""Takes what is being done, for the progress line."""
+"""Takes the text of the progress line."""
 
 
 @dataclass(frozen=True)

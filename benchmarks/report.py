@@ -1,4 +1,4 @@
-"""How is a run shown? One table, one JSON file, and pictures whose titles say what was measured."""
+"""Report: how is a run shown? A table, a JSON file, and figures whose titles say what was found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks import attack
-from benchmarks.attack import Suffered
+from benchmarks.attack import AttackEffect
 from benchmarks.phases import STORM_PHASE, Bench, Growth, Idle, Measurement
 from benchmarks.systems import QUIET
 
@@ -29,13 +29,13 @@ RATES = {"1,000 a second": "latency_at_1000", "4,000 a second": "latency_at_4000
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run has measured. Our system is the first of the bench, the others compare."""
+    """All that a run has measured. The first system is ours; it is compared with the others."""
 
     bench: Bench
     idle: Sequence[Idle]
     growth: Growth | None
     floors_us: dict[str, float]
-    attacks: dict[str, Suffered]
+    attacks: dict[str, AttackEffect]
 
     @property
     def names(self) -> list[str]:
