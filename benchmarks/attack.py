@@ -1,14 +1,14 @@
-"""python -m benchmarks.attack: what do the neighbours of an attacker feel?
+"""Latency under attack, `python -m benchmarks.attack`: what do its neighbours notice?
 
 Two hundred users talk across two gateways at 1,000 messages a second, each message through the
-gateway that is attacked. Their p99 while one attacker does its worst is compared with their p99
-without one, in turns within each round; the median of the rounds' ratios is reported.
+gateway that is attacked. Their p99 with one attacker is compared with their p99 without one, in
+turns within each round; the median of the ratios of all rounds is reported.
 
 The attacker is a process of its own, and its rates are bounded: on a machine with few cores it
-would otherwise win by taking a core away, which says nothing about the gateway. So the ratio is
-"one attacker of this rate", not "the worst that there is". The limit of messages is set low (200
-a second instead of 1,000), so that ten times that much is within these rates, and the limits of
-an address hold although it is loopback's; neighbours and attacker come from the same one.
+could otherwise take a core away, which says nothing about the gateway. So the ratio is that of one
+attacker with this rate, not of the worst attacker possible. The limit of messages is set low (200 a
+second instead of 1,000), so that ten times the limit is within these rates. The limits for one
+address are on for loopback as well; neighbours and attacker have the same address.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.phases import CONTENT_BYTES, USERS, Phase, Sample, Say, measure
+from benchmarks.phases import CONTENT_BYTES, USERS, BenchPhase, Measurement, Say, measure
 from benchmarks.running import running
-from benchmarks.systems import Driver, System, wsdemo
+from benchmarks.systems import LoadProcess, System, wsdemo
 from wsdemo.command_line import Parser, positive_float, positive_int
 
 MESSAGES_PER_S = 200
@@ -59,8 +59,8 @@ ATTACKS = (
 
 
 @dataclass
-class Suffered:
-    """What the neighbours felt of one attack, and what the gateway did to the attacker."""
+class AttackEffect:
+    """What one attack did to the neighbours, and what the gateway did to the attacker."""
 
     with_p99_ms: float
     without_p99_ms: float
@@ -73,29 +73,29 @@ class Suffered:
 
 
 def target() -> System:
-    """Return two gateways with the limits of this page."""
+    """Return two gateways with the limits of this module."""
     flags = ["--limit-loopback"]
     for name, value in LIMITS.items():
         flags += [f"--{name.replace('_', '-')}", str(value)]
     return wsdemo(*flags)
 
 
-class Siege:
+class AttackRun:
     """A system, its neighbours, and one attacker.
 
     Args:
         seconds: how long the neighbours are measured each time.
     """
 
-    def __init__(self, system: System, neighbours: Driver, seconds: float, say: Say) -> None:
+    def __init__(self, system: System, neighbours: LoadProcess, seconds: float, say: Say) -> None:
         self._system = system
         self._neighbours = neighbours
         self._say = say
         self._seconds = seconds
         plan = {"shape": "cross", "rate": 1_000, "size": CONTENT_BYTES, "seconds": seconds}
-        self._phase = Phase("neighbours", "open", plan)
-        self.calm: list[Sample] = []
-        self.under: dict[str, list[Sample]] = {attack.name: [] for attack in ATTACKS}
+        self._phase = BenchPhase("neighbours", "open", plan)
+        self.calm: list[Measurement] = []
+        self.under: dict[str, list[Measurement]] = {attack.name: [] for attack in ATTACKS}
         self.sent: Counter[str] = Counter()
         self.did: dict[str, Counter[str]] = {attack.name: Counter() for attack in ATTACKS}
 
@@ -105,11 +105,11 @@ class Siege:
         self.calm.append(self._measure(number))
         for attack in ATTACKS:
             self._say(f"round {number}: {attack.name}")
-            self._suffer(attack, number)
+            self._measure_under(attack, number)
 
-    def _suffer(self, attack: Attack, number: int) -> None:
+    def _measure_under(self, attack: Attack, number: int) -> None:
         lasts_s = HEAD_START_S + self._seconds
-        with Driver(attack.name, "benchmarks.attacker") as attacker:
+        with LoadProcess(attack.name, "benchmarks.attacker") as attacker:
             attacker.start(
                 attack.action, port=self._system.ports[0], seconds=lasts_s, rate=attack.rate
             )
@@ -121,18 +121,18 @@ class Siege:
 
     def _warm_up(self, number: int) -> None:
         plan = {**self._phase.plan, "seconds": HEAD_START_S}
-        measure(Phase("neighbours", "open", plan), self._system, self._neighbours, number)
+        measure(BenchPhase("neighbours", "open", plan), self._system, self._neighbours, number)
 
-    def _measure(self, number: int) -> Sample:
+    def _measure(self, number: int) -> Measurement:
         return measure(self._phase, self._system, self._neighbours, number)
 
-    def result(self) -> dict[str, Suffered]:
-        """Return what was felt, by attack."""
+    def result(self) -> dict[str, AttackEffect]:
+        """Return what the neighbours noticed, by attack."""
         calm = [sample.percentile_ms(0.99) for sample in self.calm]
-        suffered = {}
+        effects = {}
         for name, samples in self.under.items():
             p99 = [sample.percentile_ms(0.99) for sample in samples]
-            suffered[name] = Suffered(
+            effects[name] = AttackEffect(
                 statistics.median(p99),
                 statistics.median(calm),
                 statistics.median(a / b for a, b in zip(p99, calm, strict=True)),
@@ -140,38 +140,38 @@ class Siege:
                 self.sent[name],
                 dict(self.did[name]),
             )
-        return suffered
+        return effects
 
 
-def measure_attacks(rounds: int, seconds: float, say: Say) -> dict[str, Suffered]:
-    """Lay siege to two fresh gateways."""
+def measure_attacks(rounds: int, seconds: float, say: Say) -> dict[str, AttackEffect]:
+    """Attack two new gateways."""
     say("starting gateways to attack")
-    with target() as system, Driver("neighbours") as neighbours:
+    with target() as system, LoadProcess("neighbours") as neighbours:
         neighbours.do(
             "connect", ports=system.ports, count=USERS, prefix="u", at_a_time=CONNECT_AT_A_TIME
         )
-        siege = Siege(system, neighbours, seconds, say)
+        attack_run = AttackRun(system, neighbours, seconds, say)
         for number in range(1, rounds + 1):
-            siege.round(number)
-    return siege.result()
+            attack_run.round(number)
+    return attack_run.result()
 
 
-def table(attacks: dict[str, Suffered]) -> str:
+def table(attacks: dict[str, AttackEffect]) -> str:
     """Return the table: an attack a line."""
     lines = [f"{'neighbours of':<22}{'p99 ms':>8}{'without':>9}{'ratio':>7}  the attacker was"]
-    for name, felt in attacks.items():
-        did = ", ".join(f"{what} x{count:,}" for what, count in felt.did.items()) or "left alone"
-        lost = f" ({felt.lost} of the neighbours' messages lost)" if felt.lost else ""
+    for name, seen in attacks.items():
+        did = ", ".join(f"{what} x{count:,}" for what, count in seen.did.items()) or "left alone"
+        lost = f" ({seen.lost} of the neighbours' messages lost)" if seen.lost else ""
         lines.append(
-            f"{name:<22}{felt.with_p99_ms:>8.1f}{felt.without_p99_ms:>9.1f}{felt.ratio:>7.2f}"
+            f"{name:<22}{seen.with_p99_ms:>8.1f}{seen.without_p99_ms:>9.1f}{seen.ratio:>7.2f}"
             f"  {did}{lost}"
         )
     return "\n".join(lines)
 
 
-def document(attacks: dict[str, Suffered]) -> dict[str, dict[str, object]]:
+def document(attacks: dict[str, AttackEffect]) -> dict[str, dict[str, object]]:
     """Return the attacks for the JSON file."""
-    return {name: dataclasses.asdict(felt) for name, felt in attacks.items()}
+    return {name: dataclasses.asdict(seen) for name, seen in attacks.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

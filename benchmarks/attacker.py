@@ -1,9 +1,9 @@
-"""What does a hostile client do to a gateway? One attacker, in a process of its own.
+"""Attack load: what does a hostile client do to a gateway? One attacker, in its own process.
 
 `python -m benchmarks.attacker` takes plans as `benchmarks.load` does. Every attack is bounded in
-time and in rate, far below what keeps a core busy: what the neighbours feel is then the gateway,
-and not an attacker who has taken their processor away. The attacker is stubborn: thrown out, it
-comes back, at a bounded rate as well. It answers with what was done to it, in its own words.
+time and in rate, far below what keeps a core busy: the neighbours then see what the
+gateway does, and not that an attacker has taken their processor away. An attacker that is thrown
+out comes back, at a bounded rate as well. The result says what the gateway did to it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from benchmarks.load import HANDSHAKE, REGISTERED, frame, parse_frames, run_worker
+from benchmarks.load import run_worker
+from benchmarks.websocket import CLOSE, REGISTERED, TEXT, UPGRADED, FrameClient, frame, register
 
 TICK_S = 0.01
 OPEN_TIMEOUT_S = 3.0
 REOPEN_S = 0.25
-"""How long an attacker that was thrown out stays away."""
+"""How long an attacker waits after its connection was closed."""
 LISTEN_S = 0.2
 """How long it listens at the end, to hear why."""
 SMALL_BUFFER_BYTES = 4096
-"""Of the kernel, for a client that does not read: the rest piles up at the gateway."""
-TEXT, CLOSE = 0x81, 0x88
+"""Receive buffer of a client that does not read: all else waits in the gateway."""
 FRIENDS = 20
-"""Who send to the slow reader: together they may send a lot, each stays below every limit."""
-PING = b"\x89\xfd" + bytes(4) + b"p" * 125
-"""The largest: the gateway owes a pong as large for each."""
+"""Users that send to the slow reader: each stays below every limit, together they send a lot."""
+LARGEST_PING = b"\x89\xfd" + bytes(4) + b"p" * 125
+"""The gateway has to answer each with a pong that is as large."""
 
 
-class Hostile(asyncio.Protocol):
+class AttackConnection(FrameClient):
     """One connection of the attacker; counts in `tally` how it ends.
 
     Args:
@@ -44,45 +44,24 @@ class Hostile(asyncio.Protocol):
     def __init__(
         self, tally: Counter[str], name: str | None, on_error: Callable[[str], None]
     ) -> None:
-        self.transport: Any = None
+        super().__init__()
         self.gone = False
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it got in."""
         self._tally = tally
         self._name = name
         self._on_error = on_error
-        self._tail = b""
-        self._upgraded = False
         self._end = "hung up"
         self._leaving = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.transport.write(HANDSHAKE)
-
-    def data_received(self, data: bytes) -> None:
-        data = self._tail + data
-        if not self._upgraded:
-            head, end, data = data.partition(b"\r\n\r\n")
-            if not end:
-                self._tail = head
-                return
-            self._take_answer(head)
-        frames, self._tail = parse_frames(data)
-        for first, payload in frames:
-            self._take(first, payload)
-
-    def _take_answer(self, head: bytes) -> None:
-        self._upgraded = True
-        status = head.split(b" ", 2)[1].decode()
-        if status != "101":
+    def _answered(self, status: str) -> None:
+        if status != UPGRADED:
             self._end = f"answered {status}"
             self.transport.close()
         elif self._name is None:
             self._is_in()
         else:
-            text = b'{"type":"register","userId":"%b"}' % self._name.encode()
-            self.transport.write(frame(text))
+            self.transport.write(register(self._name))
 
     def _take(self, first: int, payload: bytes) -> None:
         if first == CLOSE and len(payload) >= 2:
@@ -98,7 +77,7 @@ class Hostile(asyncio.Protocol):
             self.ready.set_result(True)
 
     def leave(self) -> None:
-        """Hang up; that is not to be counted as the gateway's doing."""
+        """Hang up; this is not counted as something that the gateway did."""
         self._leaving = True
         self.transport.abort()
 
@@ -134,7 +113,7 @@ class Attacker:
         """One client reads nothing, and friends at its gateway send it 4 KiB at this rate."""
         friends = [await self._enter(port, f"friend{n}", self._hear) for n in range(FRIENDS)]
         text = frame(b'{"type":"message","to":"sloth","content":"%b"}' % (b"z" * 4096))
-        reader: Hostile | None = None
+        reader: AttackConnection | None = None
         reopen_at = 0.0
         loop = asyncio.get_running_loop()
         async for due in shots(rate, seconds):
@@ -152,7 +131,7 @@ class Attacker:
 
     async def ping_flood(self, port: int, seconds: float, rate: float) -> Any:
         """One client sends pings and does not read the pongs."""
-        return await self._flood(port, seconds, rate, PING, reads=False)
+        return await self._flood(port, seconds, rate, LARGEST_PING, reads=False)
 
     async def message_flood(self, port: int, seconds: float, rate: float) -> Any:
         """One client sends messages, to itself."""
@@ -161,7 +140,7 @@ class Attacker:
 
     async def silent_sockets(self, port: int, seconds: float, rate: float) -> Any:
         """Up to 1,000 sockets shake hands, never register, and are replaced when they end."""
-        silent: set[Hostile] = set()
+        silent: set[AttackConnection] = set()
         opening: set[asyncio.Task[None]] = set()
 
         async def open_one() -> None:
@@ -196,8 +175,8 @@ class Attacker:
             await self._part(connection)
         return self._result([connection])
 
-    def _fire(self, connections: list[Hostile], shot: bytes, count: int) -> None:
-        """Send so many shots, in turns; a connection that is full keeps the rest to itself."""
+    def _fire(self, connections: list[AttackConnection], shot: bytes, count: int) -> None:
+        """Send so many shots, in turns; none to a connection whose buffer is full."""
         for _ in range(count):
             connection = connections[self._sent % len(connections)]
             self._sent += 1
@@ -205,7 +184,7 @@ class Attacker:
                 connection.transport.write(shot)
 
     def _hear(self, code: str) -> None:
-        """A friend hears that the slow reader is gone, which that itself cannot."""
+        """A friend is told that the slow reader is gone, which itself reads nothing."""
         if code in {"offline", "unreachable"}:
             self._reader_is_gone = True
         else:
@@ -220,7 +199,7 @@ class Attacker:
         name: str | None,
         on_error: Callable[[str], None] = lambda code: None,
         small_buffer: bool = False,
-    ) -> Hostile:
+    ) -> AttackConnection:
         loop = asyncio.get_running_loop()
         end = socket.socket()
         end.setblocking(False)
@@ -231,7 +210,7 @@ class Attacker:
         except BaseException:
             end.close()
             raise
-        made = Hostile(self._tally, name, on_error)
+        made = AttackConnection(self._tally, name, on_error)
         await loop.create_connection(lambda: made, sock=end)
         return made
 
@@ -241,7 +220,7 @@ class Attacker:
         name: str,
         on_error: Callable[[str], None] = lambda code: None,
         reads: bool = True,
-    ) -> Hostile:
+    ) -> AttackConnection:
         """Open a connection and register on it; one that does not read stops after that."""
         connection = await self._open(port, name, on_error, small_buffer=not reads)
         with contextlib.suppress(TimeoutError):
@@ -250,7 +229,7 @@ class Attacker:
             connection.transport.pause_reading()
         return connection
 
-    async def _part(self, connection: Hostile) -> None:
+    async def _part(self, connection: AttackConnection) -> None:
         """Read at last, to hear whether the gateway has hung up and why; then leave."""
         if not connection.gone:
             connection.transport.resume_reading()

@@ -1,4 +1,4 @@
-"""Two floors: what would be left if everything of ours cost nothing.
+"""Lower bounds: what would a message cost if our own code cost nothing?
 
 `echo` is a WebSocket server that sends back what it hears, on the very socket layer of the
 gateway, without Redis. `pubsub` publishes to itself through one Redis, without WebSockets, on the
@@ -62,7 +62,7 @@ async def echo(port: int) -> None:
         control_rate=Rate.of(10, 20),
         answer=lambda request, path, socket: None,
         welcome=Echo,
-        sockets=set(),
+        sockets={},
         idle=asyncio.Event(),
     )
     server = await loop.create_server(lambda: Socket(front), "127.0.0.1", port, backlog=1024)

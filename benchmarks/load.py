@@ -1,9 +1,9 @@
-"""The load: users who send and receive, in a process of their own.
+"""Load generator: users who send and receive, in a process of their own.
 
 `python -m benchmarks.load` reads one plan a line (JSON) from stdin and answers each with one line.
-It speaks just enough WebSocket to be cheap: its own cost is not counted, but it shares the machine
-with what is measured. Contents carry a number, so that every message is recognised on arrival; a
-message that does not arrive is counted as lost and never waited for.
+Its own cost is not counted, but it shares the machine with what is measured. Contents carry a
+number, so that every message is recognised on arrival; a message that does not arrive is counted
+as lost and never waited for.
 
 Latency is counted from the moment at which a message was *due*, not from when this process got
 around to sending it: a system that falls behind cannot hide it (no coordinated omission).
@@ -16,88 +16,42 @@ import contextlib
 import json
 import re
 import resource
-import struct
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.websocket import PING, REGISTERED, UPGRADED, FrameClient, frame, pong, register
+
 MARK = re.compile(rb"#(\d{8})")
-HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-REGISTERED = b'"registered"'
 HEARTBEAT_S, BEAT_S = 30.0, 0.1
-"""How often a user says that it is alive, and how finely that is spread over the users."""
+"""How often a user sends a heartbeat, and how often some of the users do."""
 CONNECT_S = 90.0
 """All users of a plan are connected after this long, or it has failed."""
-PING, PONG = 0x89, 0x8A
-"""First bytes of control frames."""
 ACTIVE = 200
 """Users who take part in a phase of messages; all others are idle."""
 
 
-def frame(text: bytes) -> bytes:
-    """Return a text frame as a client sends it, masked with zeros (which changes nothing)."""
-    size = len(text)
-    if size < 126:
-        return b"\x81" + bytes([0x80 | size]) + b"\0\0\0\0" + text
-    return b"\x81\xfe" + struct.pack("!H", size) + b"\0\0\0\0" + text
-
-
-def parse_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Return the whole frames in `data`, each as its first byte and its payload, and the rest.
-
-    A server's frames are not masked, and none here is 64 KiB long.
-    """
-    frames = []
-    at, size = 0, len(data)
-    while size - at >= 2:
-        length, begins = data[at + 1], at + 2
-        if length == 126:
-            length, begins = int.from_bytes(data[at + 2 : at + 4]), at + 4
-        if size < begins + length or size < begins:
-            break
-        frames.append((data[at], data[begins : begins + length]))
-        at = begins + length
-    return frames, data[at:]
-
-
-class User(asyncio.Protocol):
+class LoadUser(FrameClient):
     """One user; calls `arrived` with the number of each message that comes in."""
 
     def __init__(self, name: str, arrived: Callable[[int], None]) -> None:
+        super().__init__()
         self.name = name
-        self.transport: Any = None
         self.lost = False
         self._arrived = arrived
-        self._tail = b""
         self._registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._upgraded = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.transport.write(HANDSHAKE)
-
-    def data_received(self, data: bytes) -> None:
-        data = self._tail + data
-        if not self._upgraded:
-            head, end, data = data.partition(b"\r\n\r\n")
-            if not end:
-                self._tail = head
-                return
-            self._upgraded = True
-            text = b'{"type":"register","userId":"%b"}' % self.name.encode()
-            self.transport.write(frame(text))
-        frames, self._tail = parse_frames(data)
-        for first, payload in frames:
-            self._take(first, payload)
+    def _answered(self, status: str) -> None:
+        if status == UPGRADED:
+            self.transport.write(register(self.name))
+        else:
+            self.transport.close()
 
     def _take(self, first: int, payload: bytes) -> None:
-        """Take one frame: a text is looked into, a ping is answered, or we would be dropped."""
+        """Take one frame. A ping must be answered, or the gateway closes the connection."""
         if first == PING:
-            self.transport.write(bytes([PONG, 0x80 | len(payload)]) + b"\0\0\0\0" + payload)
+            self.transport.write(pong(payload))
         elif found := MARK.search(payload):
             self._arrived(int(found[1]))
         elif not self._registered.done() and REGISTERED in payload:
@@ -109,6 +63,7 @@ class User(asyncio.Protocol):
             self._registered.set_exception(ConnectionError("closed before it was registered"))
 
     async def registered(self) -> None:
+        """Wait until the gateway has answered the register."""
         await self._registered
 
 
@@ -116,7 +71,7 @@ class Load:
     """The users of one system under test."""
 
     def __init__(self) -> None:
-        self.users: list[User] = []
+        self.users: list[LoadUser] = []
         self.due: dict[int, float] = {}
         self.latencies: list[float] = []
         self.delivered = 0
@@ -132,7 +87,7 @@ class Load:
         self.latencies.append(time.perf_counter() - due)
         self.on_arrival()
 
-    def send(self, sender: User, to: str, size: int, due: float) -> None:
+    def send(self, sender: LoadUser, to: str, size: int, due: float) -> None:
         number = self.next_number = (self.next_number + 1) % 100_000_000
         self.due[number] = due
         content = (b"#%08d" % number).ljust(size, b"x")
@@ -155,7 +110,7 @@ class Load:
 
         async def one(n: int) -> None:
             async with gate:
-                user = User(f"{prefix}{n}", self.arrived)
+                user = LoadUser(f"{prefix}{n}", self.arrived)
                 await loop.create_connection(lambda: user, "127.0.0.1", ports[n % len(ports)])
                 await user.registered()
                 self.users.append(user)
@@ -181,7 +136,7 @@ class Load:
         self.due.clear()
         return {}
 
-    def pairs(self, shape: str) -> list[tuple[User, str]]:
+    def pairs(self, shape: str) -> list[tuple[LoadUser, str]]:
         """Who sends to whom: the first 200 users, however many there are. They alternate between
         the gateways, so neighbours are apart.
         """
@@ -232,7 +187,7 @@ class Load:
         return self._result(self.delivered, time.perf_counter() - started) | {"sent": total}
 
     async def live(self, seconds: float) -> Any:
-        """Do nothing but live."""
+        """Send heartbeats and nothing else."""
         started = time.perf_counter()
         await asyncio.sleep(seconds)
         return {"seconds": time.perf_counter() - started}
@@ -258,7 +213,7 @@ class Load:
         self.delivered = 0
 
     async def _drain(self, patience_s: float = 2.0) -> None:
-        """Wait for what is still on its way; whatever has not come then is lost."""
+        """Wait for messages that are on their way; those that do not arrive in time are lost."""
         arrived = asyncio.Event()
         self.on_arrival = lambda: None if self.due else arrived.set()
         if self.due:

@@ -1,4 +1,4 @@
-"""What is measured, phase by phase, and how a number is made of it.
+"""Measurement: what is measured in each phase, and how is one number made of it?
 
 Each round runs every phase on every system, one after the other, so that a slow minute of the
 machine is a slow minute for all. A ratio is taken within a round; what is reported is the median
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.systems import Driver, Failed, System
+from benchmarks.systems import Failed, LoadProcess, System
 
 USERS = 200
 CONTENT_BYTES = 64
@@ -23,14 +23,14 @@ IN_FLIGHT = 64
 STORM = 500
 STORM_AT_A_TIME = 64
 SETTLE_S = 0.3
-"""After many users have left: their goodbyes shall not be charged to whoever comes next."""
+"""Pause after many users have left, so that the next system does not pay for their closing."""
 
 Say = Callable[[str], None]
-"""Takes what is being done, for the progress line."""
+"""Takes the text of the progress line."""
 
 
 @dataclass(frozen=True)
-class Phase:
+class BenchPhase:
     """One thing to measure: a name, what the load does, and the plan for it."""
 
     name: str
@@ -38,24 +38,24 @@ class Phase:
     plan: Mapping[str, Any]
 
 
-def message_phases(seconds: float) -> list[Phase]:
+def message_phases(seconds: float) -> list[BenchPhase]:
     """Return the phases that send messages."""
     closed = {"in_flight": IN_FLIGHT, "size": CONTENT_BYTES, "seconds": seconds}
     opened = {"shape": "cross", "size": CONTENT_BYTES, "seconds": seconds}
     return [
-        Phase("saturation", "closed", {**closed, "shape": "cross"}),
-        Phase("1,000 a second", "open", {**opened, "rate": 1000}),
-        Phase("4,000 a second", "open", {**opened, "rate": 4000}),
-        Phase("same gateway", "closed", {**closed, "shape": "local"}),
-        Phase("hot user", "closed", {**closed, "shape": "hot"}),
+        BenchPhase("saturation", "closed", {**closed, "shape": "cross"}),
+        BenchPhase("1,000 a second", "open", {**opened, "rate": 1000}),
+        BenchPhase("4,000 a second", "open", {**opened, "rate": 4000}),
+        BenchPhase("same gateway", "closed", {**closed, "shape": "local"}),
+        BenchPhase("hot user", "closed", {**closed, "shape": "hot"}),
     ]
 
 
-STORM_PHASE = Phase("registration storm", "connect", {})
+STORM_PHASE = BenchPhase("registration storm", "connect", {})
 
 
 @dataclass
-class Sample:
+class Measurement:
     """What one phase came to on one system in one round."""
 
     phase: str
@@ -83,10 +83,10 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 class Bench:
     """The systems under test with their loads, and the samples so far."""
 
-    def __init__(self, systems: Sequence[System], drivers: Mapping[str, Driver]) -> None:
+    def __init__(self, systems: Sequence[System], drivers: Mapping[str, LoadProcess]) -> None:
         self.systems = systems
         self.drivers = drivers
-        self.samples: list[Sample] = []
+        self.samples: list[Measurement] = []
 
     def connect_all(self, users: int) -> None:
         for system in self.systems:
@@ -94,7 +94,7 @@ class Bench:
                 "connect", ports=system.ports, count=users, prefix="u", at_a_time=STORM_AT_A_TIME
             )
 
-    def run_round(self, number: int, phases: Sequence[Phase], say: Say) -> None:
+    def run_round(self, number: int, phases: Sequence[BenchPhase], say: Say) -> None:
         """Run every phase on every system, interleaved; every other round backwards."""
         for phase in phases:
             for system in self.systems[:: 1 if number % 2 else -1]:
@@ -105,7 +105,7 @@ class Bench:
         """Let new users register on every system, as fast as they can, and leave again."""
         for system in self.systems[:: 1 if number % 2 else -1]:
             say(f"round {number}: {STORM_PHASE.name}, {system.name}")
-            with Driver(system.name) as driver:
+            with LoadProcess(system.name) as driver:
                 before_s = system.cpu_s()
                 result = driver.do(
                     "connect",
@@ -119,11 +119,11 @@ class Bench:
             time.sleep(SETTLE_S)
             cost_us = 1e6 * used_s / STORM
             rate = STORM / result["seconds"]
-            self.samples.append(Sample(STORM_PHASE.name, system.name, number, cost_us, rate))
+            self.samples.append(Measurement(STORM_PHASE.name, system.name, number, cost_us, rate))
 
     # --- results -----------------------------------------------------------------------------
 
-    def of(self, phase: str, system: str) -> list[Sample]:
+    def of(self, phase: str, system: str) -> list[Measurement]:
         return [s for s in self.samples if s.phase == phase and s.system == system]
 
     def median_cost_us(self, phase: str, system: str) -> float:
@@ -149,7 +149,7 @@ class Bench:
         return statistics.median_low(s.percentile_ms(share) for s in self.of(phase, system))
 
 
-def measure(phase: Phase, system: System, driver: Driver, number: int) -> Sample:
+def measure(phase: BenchPhase, system: System, driver: LoadProcess, number: int) -> Measurement:
     """Run one phase of messages on one system.
 
     Raises:
@@ -162,7 +162,7 @@ def measure(phase: Phase, system: System, driver: Driver, number: int) -> Sample
         raise Failed(f"{phase.name}, {system.name}: {result['cut']} users were thrown out")
     if not result["delivered"]:
         raise Failed(f"{phase.name}, {system.name}: no message arrived")
-    return Sample(
+    return Measurement(
         phase.name,
         system.name,
         number,
@@ -206,7 +206,7 @@ class Growth:
     """Of each round."""
 
 
-def weigh(system: System, driver: Driver, connections: int) -> float:
+def weigh(system: System, driver: LoadProcess, connections: int) -> float:
     """Connect so many users, who stay; return the memory that each takes (bytes).
 
     The first half are on neither side of the scales: what a process takes once, and what it had
@@ -223,7 +223,7 @@ def weigh(system: System, driver: Driver, connections: int) -> float:
 
 def measure_idle(
     systems: Sequence[System],
-    drivers: Mapping[str, Driver],
+    drivers: Mapping[str, LoadProcess],
     connections: int,
     seconds: float,
     say: Say,
@@ -264,8 +264,8 @@ def refreshes(system: System) -> int | None:
 
 
 def measure_growth(
-    few: tuple[System, Driver, int],
-    many: tuple[System, Driver, int],
+    few: tuple[System, LoadProcess, int],
+    many: tuple[System, LoadProcess, int],
     living: float,
     rounds: int,
     seconds: float,
@@ -277,7 +277,7 @@ def measure_growth(
     share of a core that the many cost without any message.
     """
     phase = message_phases(seconds)[0]
-    samples: tuple[list[Sample], list[Sample]] = ([], [])
+    samples: tuple[list[Measurement], list[Measurement]] = ([], [])
     for number in range(rounds):
         for which in (0, 1) if number % 2 else (1, 0):
             system, driver, users = (few, many)[which]

@@ -1,4 +1,4 @@
-"""The plain port: what a good tutorial would write. One of the baselines.
+"""Baseline, the plain port: what a good tutorial would write.
 
 websockets' asyncio server, redis-py's asyncio client, the json module; one task a connection, two
 awaited round trips a message, as in the Go demo that it ports: HGETALL, then PUBLISH. It keeps the
@@ -33,7 +33,8 @@ class PlainGateway:
 
     def __init__(self, gateway_id: str, url: str) -> None:
         self.gateway_id = gateway_id
-        self.redis = redis.from_url(url, decode_responses=True, max_connections=10_000)
+        # The library's types do not know that `decode_responses` makes answers text.
+        self.redis: Any = redis.from_url(url, decode_responses=True, max_connections=10_000)
         self.users: dict[str, ServerConnection] = {}
 
     async def handle(self, connection: ServerConnection) -> None:

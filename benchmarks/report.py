@@ -1,4 +1,4 @@
-"""How is a run shown? One table, one JSON file, and pictures whose titles say what was measured."""
+"""Report: how is a run shown? A table, a JSON file, and figures whose titles say what was found."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks import attack
-from benchmarks.attack import Suffered
-from benchmarks.phases import STORM_PHASE, Bench, Growth, Idle, Sample
+from benchmarks.attack import AttackEffect
+from benchmarks.phases import STORM_PHASE, Bench, Growth, Idle, Measurement
 from benchmarks.systems import QUIET
 
 STYLES = (("#0072B2", "", "-"), ("#E69F00", "//", "--"), ("#009E73", "..", "-."))
 """Colour, hatch and dash of each system, in order: no two differ by colour alone."""
+RATIO_LIMITS = {"saturation": 0.5}
+"""What a phase may cost of what it costs on the first baseline, where that is not 1: far above what
+is measured, so that noise cannot reach it."""
 RATES = {"1,000 a second": "latency_at_1000", "4,000 a second": "latency_at_4000"}
 """Phases whose latencies are drawn, and the names of their pictures."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run has measured. Our system is the first of the bench, the others compare."""
+    """All that a run has measured. The first system is ours; it is compared with the others."""
 
     bench: Bench
     idle: Sequence[Idle]
     growth: Growth | None
     floors_us: dict[str, float]
-    attacks: dict[str, Suffered]
+    attacks: dict[str, AttackEffect]
 
     @property
     def names(self) -> list[str]:
@@ -48,9 +51,15 @@ class Results:
         """Return what ours costs in a phase, divided by what `base` does."""
         return self.bench.ratio(phase, self.names[0], base)
 
-    def dearer(self) -> list[str]:
-        """Return the phases in which ours costs as much as the first baseline, or more."""
-        return [phase for phase in self.phases if self.ratio(phase, self.names[1]) >= 1]
+    def too_dear(self) -> list[str]:
+        """Return the phases in which ours costs more of the first baseline than it may."""
+        ratios = {phase: self.ratio(phase, self.names[1]) for phase in self.phases}
+        limits = {phase: RATIO_LIMITS.get(phase, 1.0) for phase in ratios}
+        return [
+            f"{phase} ({ratio:.2f}, must be below {limits[phase]:g})"
+            for phase, ratio in ratios.items()
+            if ratio >= limits[phase]
+        ]
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -236,7 +245,7 @@ def latency_ecdf(results: Results, phase: str) -> Figure:
     return figure
 
 
-def _latencies_ms(sample: Sample) -> list[float]:
+def _latencies_ms(sample: Measurement) -> list[float]:
     return [latency / 1000 for latency in sample.latencies_us]
 
 

@@ -1,6 +1,6 @@
-"""How does a run show that it lives, and how does it end when it cannot go on?
+"""Progress and exit codes: how does a run show that it works, and how does it end when it cannot?
 
-One progress line; one line of regret and exit code 2; and whatever was started is ended first.
+One progress line; one line that says why, and exit code 2; before that, all processes are ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wsdemo.redis.server import ServerError
 
 
 class Progress:
-    """One line on stderr, rewritten at most four times a second; silent when nobody looks."""
+    """One line on stderr, written at most four times a second; none if stderr is no terminal."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -61,5 +61,5 @@ def running() -> Iterator[Progress]:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave as if by ourselves, so that every `with` ends what it has started."""
+    """Exit by an exception, so that every `with` ends what it has started."""
     sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""The systems that are compared: each two gateways and a Redis of its own, all running at once."""
+"""Systems under test: which are compared? Each is two gateways and a Redis; all run at once."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from wsdemo.redis.server import BundledServer
 PYTHON = sys.executable
 START_S = 20.0
 QUIET = "quiet"
-"""What our system is called when it logs no line a message."""
+"""The name of our system when it does not log each message."""
 PATIENCE_S = 100.0
 """How much longer than its plan a load process may take; longer than it gives itself."""
 
 
 class Failed(Exception):
-    """The measurement cannot go on. Its text is one line, for whoever started it."""
+    """The measurement cannot go on. Its text is one line."""
 
 
 @dataclass
 class System:
-    """One way to do the work: how to start a gateway of it, and what runs of it.
+    """One implementation: how to start a gateway of it, and which processes of it run.
 
     `command` has {id}, {port} and {redis} in it. What a gateway logs goes to a file, which is
     forgotten at the end.
@@ -61,7 +61,7 @@ class System:
         values = {"id": gateway_id, "port": port, "redis": self.server.url}
         log = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the system)
         self.logs.append(log)
-        # In a session of its own: Ctrl-C is for us, who then end it.
+        # In a session of its own, so that Ctrl-C reaches this process only, which then ends it.
         process = subprocess.Popen(
             [word.format(**values) for word in self.command], stderr=log, start_new_session=True
         )
@@ -145,7 +145,7 @@ def _await_door(name: str, process: subprocess.Popen[bytes], port: int) -> None:
     raise Failed(f"{name} did not listen on port {port} within {START_S:g} s")
 
 
-class Driver:
+class LoadProcess:
     """A load process: takes one plan at a time.
 
     Args:
@@ -221,13 +221,13 @@ class Driver:
 
 
 def wsdemo(*flags: str, name: str = "wsdemo") -> System:
-    """Ours, as shipped: it logs a line a message."""
+    """Ours, as shipped: it logs each message."""
     command = [PYTHON, "-m", "wsdemo.gateway", "--id", "{id}", "--port", "{port}"]
     return System(name, [*command, "--redis", "{redis}", *flags])
 
 
 def quiet(*flags: str) -> System:
-    """Ours without these lines."""
+    """Ours with `--log-level warning`: it does not log messages."""
     return wsdemo("--log-level", "warning", *flags, name=QUIET)
 
 

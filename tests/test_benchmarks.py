@@ -1,8 +1,6 @@
-"""Does the benchmark run, is a message cheaper here than in a plain port of the demo, and does a
-run that cannot go on say so?
+"""Benchmark: does it measure all that it should, and does a run that cannot go on say so?
 
-Nothing absolute: all systems run in turns on the same machine in the same minute, and only their
-ratio is looked at.
+No test here judges speed: `make bench` does, and fails when a message is too dear.
 """
 
 from __future__ import annotations
@@ -21,9 +19,10 @@ import psutil
 import pytest
 
 from benchmarks.attacker import Attacker
-from benchmarks.load import parse_frames
-from benchmarks.phases import Bench, Sample, message_phases, percentile, refreshes
-from benchmarks.systems import PYTHON, Driver, Failed, System, wsdemo
+from benchmarks.phases import Bench, Measurement, message_phases, percentile, refreshes
+from benchmarks.report import Results
+from benchmarks.systems import PYTHON, Failed, LoadProcess, System, wsdemo
+from benchmarks.websocket import parse_frames
 from tests.processes import GatewayProcess
 from tests.waiting import until
 from wsdemo.redis.server import BundledServer
@@ -51,7 +50,7 @@ def benchmarks(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.timeout(240)
-def test_every_phase_is_cheaper_than_on_the_plain_port(tmp_path: Path) -> None:
+def test_a_smoke_run_measures_everything(tmp_path: Path) -> None:
     """A short round of everything: phases, floors, idle users, growth, attacks, pictures."""
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path)],
@@ -60,13 +59,12 @@ def test_every_phase_is_cheaper_than_on_the_plain_port(tmp_path: Path) -> None:
         text=True,
         timeout=220,
     )
-    assert result.returncode == 0, result.stdout + result.stderr
+    # 1 is a verdict on speed, which on a busy machine says nothing.
+    assert result.returncode in {0, 1}, result.stdout + result.stderr
     (document,) = tmp_path.glob("*.json")
     content = json.loads(document.read_text())
     assert set(content["ratios"]) == PHASES
-    assert all(ratio < 1 for ratio in content["ratios"].values()), content["ratios"]
-    # Half of what a message costs there is far above what is measured, so noise cannot reach it.
-    assert content["ratios"]["saturation"] < 0.5
+    assert all(ratio > 0 for ratio in content["ratios"].values()), content["ratios"]
     lost = [sample["lost"] for sample in content["samples"] if sample["system"] == "wsdemo"]
     assert len(lost) == len(PHASES) and sum(lost) == 0
     assert len(content["floors_us"]) == 2 and all(us > 0 for us in content["floors_us"].values())
@@ -89,16 +87,16 @@ def test_a_gateway_that_does_not_start_is_one_line() -> None:
 
 
 @pytest.fixture
-def small() -> Iterator[tuple[System, Driver]]:
+def small() -> Iterator[tuple[System, LoadProcess]]:
     """One gateway of ours with four users."""
     system = wsdemo()
     system.gateways = 1
-    with system, Driver(system.name) as driver:
+    with system, LoadProcess(system.name) as driver:
         driver.do("connect", ports=system.ports, count=4, prefix="u", at_a_time=4)
         yield system, driver
 
 
-def test_a_gateway_that_dies_ends_the_measurement(small: tuple[System, Driver]) -> None:
+def test_a_gateway_that_dies_ends_the_measurement(small: tuple[System, LoadProcess]) -> None:
     """What is measured next says which one, and does not wait for messages that cannot come."""
     system, driver = small
     bench = Bench([system], {system.name: driver})
@@ -110,10 +108,10 @@ def test_a_gateway_that_dies_ends_the_measurement(small: tuple[System, Driver]) 
         bench.run_round(2, saturation, lambda text: None)
 
 
-def test_users_that_are_thrown_out_end_the_measurement(small: tuple[System, Driver]) -> None:
+def test_closed_connections_of_users_end_the_measurement(small: tuple[System, LoadProcess]) -> None:
     """A figure of fewer users than planned would be a figure of something else."""
     system, driver = small
-    with Driver("somebody else") as other:
+    with LoadProcess("somebody else") as other:
         # The same users: the newer connection takes over, the older one is closed.
         other.do("connect", ports=system.ports, count=1, prefix="u", at_a_time=1)
         with pytest.raises(Failed, match=r"^saturation, wsdemo: 1 users were thrown out$"):
@@ -122,24 +120,27 @@ def test_users_that_are_thrown_out_end_the_measurement(small: tuple[System, Driv
             )
 
 
-def test_users_of_a_load_live_on() -> None:
+def test_users_of_a_load_send_heartbeats() -> None:
     """They send heartbeats, 20 a second of 600 users, and a gateway in a hurry renews leases for
     them: a run is longer than their presence would last without.
     """
     system = wsdemo("--heartbeat-s", "0.4", "--tick-s", "0.1")
-    with system, Driver(system.name) as driver:
+    with system, LoadProcess(system.name) as driver:
         driver.do("connect", ports=system.ports, count=600, prefix="u", at_a_time=32)
         driver.do("live", seconds=1.5)
         assert refreshes(system)
 
 
-def test_a_load_without_a_door_says_so() -> None:
+def test_a_load_whose_connection_is_refused_says_so() -> None:
     """A plan that fails for a reason that can be expected is answered with it."""
-    with Driver("nobody") as driver, pytest.raises(Failed, match=r"^load of nobody: .*refused"):
+    with (
+        LoadProcess("nobody") as driver,
+        pytest.raises(Failed, match=r"^load of nobody: .*refused"),
+    ):
         driver.do("connect", ports=[1], count=1, prefix="u", at_a_time=1)
 
 
-def test_a_load_that_does_not_answer_is_given_up(small: tuple[System, Driver]) -> None:
+def test_a_load_that_does_not_answer_is_given_up(small: tuple[System, LoadProcess]) -> None:
     """Every wait for a load process is bounded."""
     _, driver = small
     driver.start("live", seconds=0.5)
@@ -147,7 +148,9 @@ def test_a_load_that_does_not_answer_is_given_up(small: tuple[System, Driver]) -
         driver.result(0.05)
 
 
-def test_what_cannot_be_written_is_one_line_and_a_code(tmp_path: Path) -> None:
+def test_an_output_directory_that_cannot_be_made_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+) -> None:
     """Before anything is measured, too."""
     occupied = tmp_path / "file"
     occupied.touch()
@@ -161,7 +164,7 @@ def test_what_cannot_be_written_is_one_line_and_a_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
 )
-async def test_a_run_that_is_told_to_stop_leaves_nobody_behind(
+async def test_a_run_that_is_told_to_stop_leaves_no_process_behind(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     """It ends soon, and with it all gateways, loads and servers that it has started."""
@@ -193,7 +196,7 @@ async def test_a_run_that_is_told_to_stop_leaves_nobody_behind(
 # --- the attacker --------------------------------------------------------------------------------
 
 
-async def test_the_slow_reader_is_thrown_out_and_says_so(shared_server: BundledServer) -> None:
+async def test_the_slow_reader_counts_how_often_it_is_closed(shared_server: BundledServer) -> None:
     """With a small outbox that takes a moment; its friends find out, and it comes back."""
     flags = ("--key-prefix", "attacker:", "--outbox-bytes", "20000", "--log-level", "info")
     async with GatewayProcess("gateway-01", shared_server.url, *flags) as gateway:
@@ -204,7 +207,7 @@ async def test_the_slow_reader_is_thrown_out_and_says_so(shared_server: BundledS
     assert ends and sum(ends.values()) >= 1, felt
 
 
-async def test_silent_sockets_are_let_in_only_so_far(shared_server: BundledServer) -> None:
+async def test_silent_sockets_are_accepted_up_to_the_limit(shared_server: BundledServer) -> None:
     """What the gateway refuses is counted by its answer."""
     flags = ("--key-prefix", "silent:", "--max-connections", "10", "--log-level", "info")
     async with GatewayProcess("gateway-01", shared_server.url, *flags) as gateway:
@@ -212,6 +215,18 @@ async def test_silent_sockets_are_let_in_only_so_far(shared_server: BundledServe
         felt = await attacker.silent_sockets(port=gateway.port, seconds=0.5, rate=200)
     assert felt["did"]["let in at the end"] == 10
     assert felt["did"]["answered 503"] > 0
+
+
+def test_the_verdict_names_the_phases_that_are_too_dear() -> None:
+    """As dear as the plain port is too dear; at saturation, half as dear is."""
+    bench = Bench([System("ours", []), System("base", [])], {})
+    for phase, cost_us in (("saturation", 5.0), ("hot user", 9.9), ("same gateway", 10.0)):
+        bench.samples.append(Measurement(phase, "ours", 1, cost_us, 1.0))
+        bench.samples.append(Measurement(phase, "base", 1, 10.0, 1.0))
+    assert Results(bench, [], None, {}, {}).too_dear() == [
+        "saturation (0.50, must be below 0.5)",
+        "same gateway (1.00, must be below 1)",
+    ]
 
 
 # --- how a number is made ------------------------------------------------------------------------
@@ -242,5 +257,5 @@ def test_a_ratio_is_taken_within_a_round() -> None:
         # The order within a round alternates, so a pair is found by its number.
         costs = {"ours": 2.0 * slowness, "base": 4.0 * slowness}
         for name in costs if number % 2 else reversed(costs):
-            bench.samples.append(Sample("phase", name, number, costs[name], 1.0))
+            bench.samples.append(Measurement("phase", name, number, costs[name], 1.0))
     assert bench.ratios("phase", "ours", "base") == [0.5, 0.5, 0.5]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -65,6 +66,7 @@ class Router:
         on_malformed: called when something arrived that cannot be ours.
         on_replaced: called when another process takes this gateway's place.
         on_state: called when `ready` may have changed.
+        rng: source of the jitter between attempts to subscribe.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Router:
         on_replaced: Callable[[], None],
         on_state: Callable[[], None],
         emit: Emit | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self._link = link
         self._settings = settings
@@ -87,6 +90,7 @@ class Router:
         self._on_replaced = on_replaced
         self._on_state = on_state
         self._emit = emit
+        self._rng = rng
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
         self._prefix = settings.keyspace.channel_prefix
         self._presence_prefix = settings.keyspace.presence("")
@@ -110,6 +114,7 @@ class Router:
             self._gap,
             self._subscription_state,
             self._subscription_trouble,
+            self._rng,
         )
 
     @property
@@ -150,7 +155,7 @@ class Router:
         """Subscribe, unless another process has. Two that start at once may both have seen nobody
         and then each other: both step back, and the one that comes back first stays.
         """
-        pauses = Backoff()
+        pauses = Backoff(self._rng)
         for _ in range(CLAIM_TRIES):
             await self._claim_id()
             await self._subscription.start(self._settings.limits.redis_start_s)

@@ -184,7 +184,7 @@ _CONNECTION: Final = (
     Mutant(
         "pauses are the same for everybody",
         "redis/connection.py",
-        "return random.uniform(size_s / 4, size_s)",
+        "return self._rng.uniform(size_s / 4, size_s)",
         "return size_s",
         _tests("redis/test_link", "pauses_between_attempts_grow_to_a_cap_and_differ"),
     ),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsdemo.presence.store import MINT, REFRESH, REGISTER, RELEASE
-from wsdemo.proof.simulate.redis import Mouth, ReplyError
+from wsdemo.proof.simulate.fake_redis import FakeRedisClient, ReplyError
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
@@ -88,11 +88,13 @@ class Fake:
     def __init__(self) -> None:
         self._replies: list[Any] = []
         server = FakeServer(version=(7, 2))
-        self._mouth = Mouth(server, 1, self._replies.append, lambda fields, reply: None, {})
+        self._client = FakeRedisClient(
+            server, 1, self._replies.append, lambda fields, reply: None, {}
+        )
 
     def execute(self, *words: str | int) -> Any:
         self._replies.clear()
-        self._mouth.execute([str(word).encode() for word in words])
+        self._client.execute([str(word).encode() for word in words])
         return self._replies[0]
 
 
@@ -202,7 +204,9 @@ def test_fakeredis_counts_listeners_as_the_real_server_does(url: str) -> None:
         ear.subscribe("gateway:gw1")
         assert ear.get_message(timeout=5.0)["type"] == "subscribe"
         heard: list[Any] = []
-        listener = Mouth(fake._mouth._server, 2, heard.append, lambda fields, reply: None, {})
+        listener = FakeRedisClient(
+            fake._client._server, 2, heard.append, lambda fields, reply: None, {}
+        )
         listener.execute([b"SUBSCRIBE", b"gateway:gw1"])
         replies = [_run(server, (ROUTE, '{"type":"direct"', "")) for server in (real, fake)]
         assert replies[0] == replies[1] == [b"routed", b"gw1", b"c1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import os
@@ -18,9 +19,9 @@ import pytest
 from tests.waiting import until
 from wsdemo.presence.store import RELEASE
 from wsdemo.proof.history import from_jsonl, to_jsonl
-from wsdemo.proof.simulate import simulate, simulate_many
+from wsdemo.proof.simulate import faults, simulate, simulate_many
 from wsdemo.proof.simulate.__main__ import main, table
-from wsdemo.proof.simulate.nemesis import FAULTS
+from wsdemo.proof.simulate.faults import FAULTS
 from wsdemo.proof.simulate.run import OUTCOMES
 
 SEEDS = 200
@@ -103,7 +104,7 @@ def test_the_simulation_finds_a_release_that_deletes_what_is_not_its_own() -> No
 
 
 async def test_it_runs_where_a_loop_is_running_already() -> None:
-    """A notebook's kernel has a loop; a simulation does not mind, and leaves no task on it."""
+    """As in a notebook. The simulation leaves no task on that loop."""
     before = asyncio.all_tasks()
     run = simulate(seed=2, minutes=0.5)
     assert run.ok, run.violations
@@ -162,19 +163,19 @@ def test_hours_are_sixty_minutes_each(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("words", [("--hours", "0"), ("--minutes", "-1"), ("--seeds", "0")])
-def test_nothing_is_not_simulated(
+def test_an_amount_that_is_not_positive_is_refused(
     words: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rather than something that nobody asked for: exit code 2, in a line."""
+    """With one line and exit code 2."""
     with pytest.raises(SystemExit, match="2"):
         main(words)
     assert f"argument {words[0]}: must be a" in capsys.readouterr().err
 
 
-def test_many_seeds_without_one_of_the_faults_are_red(
+def test_many_seeds_without_one_of_the_outcomes_fail(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What never occurred was not survived. In a few seeds, it may be missing."""
+    """An outcome that never occurred was not tested. In a few seeds, it may be missing."""
     monkeypatch.setattr(
         "wsdemo.proof.simulate.run.OUTCOMES", frozenset({"mint ok", "refresh unheard of"})
     )
@@ -185,7 +186,31 @@ def test_many_seeds_without_one_of_the_faults_are_red(
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
-def test_minutes_must_be_some(minutes: float) -> None:
-    """A duration that cannot be is refused in words."""
+def test_minutes_that_are_not_positive_are_refused(minutes: float) -> None:
+    """The text of the error names them."""
     with pytest.raises(ValueError, match="minutes"):
         simulate(1, minutes)
+
+
+_NOT_OF_THE_PRODUCT = {"_context", "_scheduled", "_exit"}
+"""Of asyncio's handles, without which no loop can have virtual time; and `os._exit`."""
+
+
+def _private_attributes(source: str) -> Iterator[str]:
+    """Iterate over the private attributes that a module reads of other objects than its own."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Attribute) or not re.match("_[a-z]", node.attr):
+            continue
+        is_self = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
+        is_super = isinstance(node.value, ast.Call)
+        if not (is_self or is_super):
+            yield node.attr
+
+
+def test_the_simulation_uses_no_private_attribute_of_the_product() -> None:
+    """It reads public state only, and gives randomness, ids and clocks as arguments."""
+    assert list(_private_attributes("gateway._front.sockets = 1")) == ["_front"]
+    modules = sorted(Path(faults.__file__).parent.glob("*.py"))
+    used = {name for module in modules for name in _private_attributes(module.read_text())}
+    assert used == _NOT_OF_THE_PRODUCT
+    assert not [module.name for module in modules if "setattr(" in module.read_text()]

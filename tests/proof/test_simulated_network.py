@@ -1,4 +1,4 @@
-"""Is the simulated network as rude as the one on which gateways run?"""
+"""Simulated TCP: does a transport fail as those do on which gateways run?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.session import Session
 from wsdemo.gateway.socket import Socket
 from wsdemo.proof.simulate import simulate
-from wsdemo.proof.simulate.hosts import Loop
-from wsdemo.proof.simulate.network import End, Network
+from wsdemo.proof.simulate.connection import SimulatedTransport
+from wsdemo.proof.simulate.loop import VirtualTimeLoop
+from wsdemo.proof.simulate.network import SimulatedNetwork
 
 
 class Peer(asyncio.Protocol):
-    """Keeps what it hears."""
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []
@@ -38,7 +39,7 @@ class Peer(asyncio.Protocol):
         self.heard.append(type(exc))
 
 
-Conversation = Callable[[End, Peer, Peer], Coroutine[Any, Any, None]]
+Conversation = Callable[[SimulatedTransport, Peer, Peer], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +51,8 @@ def collected() -> Iterator[None]:
 
 def converse(conversation: Conversation) -> None:
     """Connect two hosts, and let one of them do something with its end."""
-    loop = Loop()
-    network = loop.network = Network(loop, "1")
+    loop = VirtualTimeLoop()
+    network = loop.network = SimulatedNetwork(loop, "1")
     server, client = network.host("server"), network.host("client")
     far, near = Peer(), Peer()
 
@@ -76,24 +77,25 @@ def converse(conversation: Conversation) -> None:
 
 
 def test_writing_after_the_loss_of_a_connection_raises() -> None:
-    """As uvloop's transports do; before `connection_lost` it is silently too late."""
+    """As with uvloop's transports. Between `abort` and `connection_lost`, it is ignored."""
 
-    async def conversation(end: End, near: Peer, far: Peer) -> None:
+    async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.abort()
         end.write(b"too late")
         await asyncio.sleep(1.0)
         assert near.heard == [type(None)]
-        for late in (lambda: end.write(b"later"), end.write_eof):
+        writes: list[Callable[[], object]] = [lambda: end.write(b"later"), end.write_eof]
+        for late in writes:
             with pytest.raises(RuntimeError, match="the handler is closed"):
                 late()
 
     converse(conversation)
 
 
-def test_writing_after_the_end_of_what_one_has_to_say_raises() -> None:
-    """`write_eof` is a promise; the other direction goes on."""
+def test_writing_after_write_eof_raises() -> None:
+    """The other direction goes on."""
 
-    async def conversation(end: End, near: Peer, far: Peer) -> None:
+    async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.write_eof()
         with pytest.raises(RuntimeError, match="after write_eof"):
             end.write(b"one thing more")
@@ -106,7 +108,7 @@ def test_writing_after_the_end_of_what_one_has_to_say_raises() -> None:
 def test_an_abort_is_a_reset_at_the_other_side() -> None:
     """What was sent before it may be read, and the end is an error."""
 
-    async def conversation(end: End, near: Peer, far: Peer) -> None:
+    async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.write(b"last words")
         end.abort()
         await asyncio.sleep(1.0)
@@ -118,7 +120,7 @@ def test_an_abort_is_a_reset_at_the_other_side() -> None:
 def test_a_close_is_an_end_at_the_other_side() -> None:
     """The other side reads to the end, and is told of no error."""
 
-    async def conversation(end: End, near: Peer, far: Peer) -> None:
+    async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.write(b"last words")
         end.close()
         await asyncio.sleep(1.0)
@@ -128,10 +130,10 @@ def test_a_close_is_an_end_at_the_other_side() -> None:
 
 
 def test_a_reset_client_cannot_be_written_to() -> None:
-    """Whoever was dialled learns it from a packet, and then its transport is gone."""
+    """The host that was dialled learns it from a packet, and then its transport is gone."""
 
-    async def conversation(end: End, near: Peer, far: Peer) -> None:
-        end.link.reset()
+    async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
+        end.connection.reset()
         await asyncio.sleep(1.0)
         assert near.heard == far.heard == [ConnectionResetError]
         with pytest.raises(RuntimeError, match="the handler is closed"):
@@ -143,9 +145,9 @@ def test_a_reset_client_cannot_be_written_to() -> None:
 def test_a_half_closed_client_can_still_read() -> None:
     """Until the other side has answered the end with its own."""
 
-    async def conversation(end: End, near: Peer, far: Peer) -> None:
+    async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         far.end.write(b"before")
-        end.link.half_close()
+        end.connection.half_close()
         await asyncio.sleep(1.0)
         assert far.heard == ["eof", type(None)]
         assert near.heard == [b"before", "eof", type(None)]
@@ -198,10 +200,10 @@ def _skip(
         ("every fifth message is not delivered", {"lost", "calm"}),
     ],
 )
-def test_the_simulation_sees(
+def test_the_simulation_finds_a_planted_mistake(
     mistake: str, claims: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mistake in the gateways shows within a few seeds, under the names that it deserves."""
+    """A mistake in the gateways is found within a few seeds, as a violation of the right claims."""
     planted(monkeypatch, mistake)
     found: set[str] = set()
     for seed in range(1, 6):

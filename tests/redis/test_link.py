@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -341,6 +342,12 @@ def test_pauses_between_attempts_grow_to_a_cap_and_differ() -> None:
         assert all(size_s / 4 <= pause_s <= size_s for pause_s in pair)
     one.reset()
     assert one.next_s() <= BACKOFF_FIRST_S
+
+
+def test_pauses_follow_from_a_given_source_of_randomness() -> None:
+    """The same seed has the same pauses, so a simulation can be repeated."""
+    one, other = Backoff(random.Random(1)), Backoff(random.Random(1))
+    assert [one.next_s() for _ in range(9)] == [other.next_s() for _ in range(9)]
 
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]

@@ -153,7 +153,8 @@ class Client:
             It may raise: then it is asked again.
         tls: whom to believe behind `wss://`, when not those that this machine believes.
         emit: hears of everything that happens.
-        rng: source of all randomness (pauses, the phase of the heartbeat).
+        rng: source of all jitter (pauses, the phase of the heartbeat).
+        new_id: makes the id of this client, by which gateways tell two clients of a user apart.
         clock: monotonic seconds.
         time_of_day: Unix seconds; asked about the end of tokens, and whether this machine slept.
         should_ping: asked before each heartbeat; the laboratory drops some.
@@ -174,8 +175,9 @@ class Client:
         tls: ssl.SSLContext | None = None,
         emit: Emit | None = None,
         rng: random.Random | None = None,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
         clock: Callable[[], float] = time.monotonic,
-        time_of_day: Callable[[], float] | None = None,
+        time_of_day: Callable[[], float] = time.time,
         should_ping: Callable[[], bool] = lambda: True,
     ) -> None:
         user.encode()  # Half a character is nobody's name; a UnicodeEncodeError is a ValueError.
@@ -206,9 +208,9 @@ class Client:
         self._emit = emit
         self._rng = rng or random.Random()
         self._clock = clock
-        self._time_of_day = time_of_day or (lambda: time.time())
+        self._time_of_day = time_of_day
         self._should_ping = should_ping
-        self._instance = secrets.token_hex(8)
+        self._instance = new_id()
         self._turn = 0
         self._connection: ClientConnection | None = None
         self._keeper: asyncio.Task[None] | None = None

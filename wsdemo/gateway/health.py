@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from wsdemo.events import Event, Kind
 from wsdemo.gateway.registry import each
-from wsdemo.gateway.session import Desk, Session, State, next_refresh_s, release
+from wsdemo.gateway.session import Desk, Session, State, release
 from wsdemo.presence import Refresh, Renewal
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import CommandError
@@ -125,7 +124,7 @@ class Health:
     async def renew(self) -> None:
         """Each tick, renew the leases that are due, in one batch. Runs until cancelled."""
         tick_s = self._timing.tick_s
-        await self._repeat(lambda: tick_s * random.uniform(0.9, 1.1), self._renew_due)
+        await self._repeat(lambda: tick_s * self._desk.rng.uniform(0.9, 1.1), self._renew_due)
 
     async def _renew_due(self) -> None:
         sessions = due(self._desk.registry.sessions(), self._desk.clock())
@@ -203,8 +202,7 @@ class Health:
                 session.end(Code.STALE)
         if result in (Refresh.OK, Refresh.RECLAIMED):
             session.last_refresh = life
-            heartbeat_s = self._timing.heartbeat_s
-            session.refresh_after = self._desk.clock() + next_refresh_s(heartbeat_s)
+            session.refresh_after = self._desk.clock() + self._desk.next_refresh_s()
         if self._desk.emit is not None:
             self._emit(session, result)
 
@@ -223,8 +221,7 @@ class Health:
             return
         if may_work_later(problem):
             # Redis refuses everybody. When it no longer does, there is a resync.
-            pause_s = next_refresh_s(self._timing.heartbeat_s)
-            session.refresh_after = self._desk.clock() + pause_s
+            session.refresh_after = self._desk.clock() + self._desk.next_refresh_s()
         elif lost_s > self._timing.presence_ttl_s:
             _log.warning("[Health] %s could not be refreshed: %s", session.user, problem)
             session.end(Code.PRESENCE_LOST)

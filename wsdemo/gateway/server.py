@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, KeysView, Sequence
 from typing import Any, Final, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -73,7 +74,8 @@ class Gateway:
             passes a cheaper one.
         clock: monotonic seconds.
         time_of_day: Unix seconds; asked about the end of tokens, and nothing else.
-        new_id: makes connection ids, never the same twice.
+        new_id: makes the ids of connections and of this process, never the same twice.
+        rng: source of all jitter.
         bind: opens the sockets to listen on; a service manager may have done so before.
     """
 
@@ -87,12 +89,14 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        rng: random.Random | None = None,
         bind: Bind = bind,
     ) -> None:
+        rng = rng or random.Random()
         self.settings = settings
         self.counters = Counters()
         self.registry: Registry[Session] = Registry()
-        self.boot_id = secrets.token_hex(8)
+        self.boot_id = new_id()
         """Tells this process from another one with the same gateway id."""
         self.port = settings.port
         """Where it listens, once started; the operating system's choice if 0 was asked for. The
@@ -126,6 +130,7 @@ class Gateway:
             (*SCRIPTS, ROUTE, TRIAL),
             trial=trial_of(settings.keyspace),
             on_trouble=self._on_link_trouble,
+            rng=rng,
         )
         self.presence = presence(self._link, settings)
         self._delivery = Delivery(
@@ -147,6 +152,7 @@ class Gateway:
             on_replaced=self._on_replaced,
             on_state=self._check_ready,
             emit=emit,
+            rng=rng,
         )
         self._desk = Desk(
             settings=settings,
@@ -160,6 +166,7 @@ class Gateway:
             clock=clock,
             time_of_day=time_of_day,
             new_id=new_id,
+            rng=rng,
             emit=emit,
             message_rate=Rate.of(settings.limits.messages_per_s, settings.limits.message_burst),
             loop_lag=loop_lag(),
@@ -250,7 +257,7 @@ class Gateway:
             control_rate=Rate.of(limits.control_frames_per_s, limits.control_burst),
             answer=self._answer,
             welcome=self._welcome,
-            sockets=set(),
+            sockets={},
             idle=asyncio.Event(),
             subprotocols=frozenset(self.settings.subprotocols),
         )
@@ -404,8 +411,8 @@ class Gateway:
     def _ask_journal(self) -> None:
         self.counters.log_lines_dropped = self._journal.dropped
 
-    def _sockets(self) -> set[Socket]:
-        return self._front.sockets if self._front is not None else set()
+    def _sockets(self) -> KeysView[Socket]:
+        return (self._front.sockets if self._front is not None else {}).keys()
 
     def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {

@@ -79,6 +79,7 @@ class Desk:
     clock: Callable[[], float]
     time_of_day: Callable[[], float]
     new_id: Callable[[], str]
+    rng: random.Random
     emit: Emit | None
     message_rate: Rate
     loop_lag: Histogram
@@ -90,7 +91,11 @@ class Desk:
 
     def retry_after_ms(self) -> int:
         """Return when to come back; spread, so that not all come at once."""
-        return round(1000 * self.settings.limits.retry_after_s * random.uniform(0.5, 1.5))
+        return round(1000 * self.settings.limits.retry_after_s * self.rng.uniform(0.5, 1.5))
+
+    def next_refresh_s(self) -> float:
+        """Return how long a fresh lease is left alone; spread, so that there are no waves."""
+        return self.settings.timing.heartbeat_s * self.rng.uniform(0.25, 0.5)
 
 
 @dataclass(slots=True, eq=False)
@@ -449,7 +454,7 @@ class Session:
         if self._socket.visitor is not None:
             self._socket.visitor.settle()
         self.last_life = self.last_refresh = now
-        self.refresh_after = now + next_refresh_s(desk.settings.timing.heartbeat_s)
+        self.refresh_after = now + desk.next_refresh_s()
         earlier = desk.registry.bind(self)
         if earlier is not None:
             earlier.end(Code.REPLACED)
@@ -593,11 +598,6 @@ def _id_of(data: bytes, max_content_bytes: int, user_ids: UserIds) -> str | None
     except NotText:
         return None
     return message.id if isinstance(message, Message) else None
-
-
-def next_refresh_s(heartbeat_s: float) -> float:
-    """Return how long a fresh lease is left alone; spread, so that renewals come in no waves."""
-    return heartbeat_s * random.uniform(0.25, 0.5)
 
 
 async def release(desk: Desk, claim: Claim) -> None:

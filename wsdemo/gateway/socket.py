@@ -153,7 +153,8 @@ class Front:
     control_rate: Rate
     answer: Callable[[Request, str, Socket], Answer | None]
     welcome: Callable[[Socket], Talker]
-    sockets: set[Socket]
+    sockets: dict[Socket, None]
+    """In the order in which they came, which is also the order in which a drain ends them."""
     idle: asyncio.Event
     subprotocols: Collection[str] = ()
     """Those that are known beside our own."""
@@ -220,7 +221,7 @@ class Socket(asyncio.Protocol):
         transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
         _set_user_timeout(transport, front.limits.tcp_user_timeout_s)
         self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck, self.fail)
-        front.sockets.add(self)
+        front.sockets[self] = None
         front.idle.clear()
         if self._peer is None:
             self.visitor = front.door.enter(self.address)
@@ -259,7 +260,7 @@ class Socket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         front = self._front
-        front.sockets.discard(self)
+        front.sockets.pop(self, None)
         if not front.sockets:
             front.idle.set()
         if self.visitor is not None:

@@ -62,15 +62,19 @@ class Backoff:
     """Pauses that double up to a cap, each somewhere within its size.
 
     Full jitter: the gateways of a cluster all lost the same server at the same moment.
+
+    Args:
+        rng: source of the jitter; None makes one of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
         self._size_s = BACKOFF_FIRST_S
 
     def next_s(self) -> float:
         """Return how long to wait before the next attempt."""
         size_s, self._size_s = self._size_s, min(2 * self._size_s, BACKOFF_CAP_S)
-        return random.uniform(size_s / 4, size_s)
+        return self._rng.uniform(size_s / 4, size_s)
 
     def reset(self) -> None:
         """Begin with short pauses again."""
@@ -90,6 +94,7 @@ class RedisConnection(asyncio.Protocol):
             no longer.
         on_trouble: called when it is not, with the reason, and again for each other reason
             until it is.
+        rng: source of the jitter between attempts to connect.
     """
 
     # With those of a subclass there are more than an instance dictionary shares (30): where all
@@ -121,6 +126,7 @@ class RedisConnection(asyncio.Protocol):
         limits: Limits,
         on_state: Callable[[bool], None],
         on_trouble: Callable[[Trouble], None] = lambda trouble: None,
+        rng: random.Random | None = None,
     ) -> None:
         self._url = url
         self._limits = limits
@@ -132,7 +138,7 @@ class RedisConnection(asyncio.Protocol):
         self._reader: Any = None
         self._lost: asyncio.Event = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        self._backoff = Backoff()
+        self._backoff = Backoff(rng)
         self._why = ""
         self._told: set[Trouble] = set()
         self._went_at = 0.0

@@ -14,6 +14,7 @@ decide: a command may be refused for reasons of its own.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -98,8 +99,9 @@ class RedisLink(RedisConnection):
         *,
         trial: Trial | None = None,
         on_trouble: Callable[[Trouble], None] = lambda trouble: None,
+        rng: random.Random | None = None,
     ) -> None:
-        super().__init__(url, limits, on_state, on_trouble)
+        super().__init__(url, limits, on_state, on_trouble, rng)
         self._scripts = list(scripts)
         self._trial = trial
         self._shas: dict[Script, str] = {script: script.sha for script in self._scripts}
@@ -118,7 +120,7 @@ class RedisLink(RedisConnection):
         self._was_refused = False
         self._refusing_since = 0.0
         self._doubted_at = -DOUBT_PAUSE_S
-        self._waits = Backoff()
+        self._waits = Backoff(rng)
         self._again: asyncio.TimerHandle | None = None
         self.timeouts = 0
         """How often a connection was given up because a reply did not come in time."""

@@ -9,6 +9,7 @@ counted and told.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,8 +40,9 @@ class Subscription(RedisConnection):
         on_gap: Callable[[], None] = lambda: None,
         on_state: Callable[[bool], None] = lambda up: None,
         on_trouble: Callable[[Trouble], None] = lambda trouble: None,
+        rng: random.Random | None = None,
     ) -> None:
-        super().__init__(url, limits, on_state, on_trouble)
+        super().__init__(url, limits, on_state, on_trouble, rng)
         self._channels = list(channels)
         self._on_message = on_message
         self._on_gap = on_gap

@@ -1,4 +1,4 @@
-"""A whole cluster on virtual time: `simulate(seed=1, minutes=10)`; see `.run`."""
+"""Deterministic simulation: a whole cluster on virtual time. `simulate(seed=1, minutes=10)`."""
 
 from wsdemo.proof.simulate.run import Report, Run, simulate, simulate_many
 

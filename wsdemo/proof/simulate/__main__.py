@@ -1,7 +1,7 @@
-"""`python -m wsdemo.proof.simulate`: let many clusters live through many accidents, in seconds.
+"""Command line, `python -m wsdemo.proof.simulate`: many clusters with many faults, in seconds.
 
-Exit code 1 when anything was violated, and the last lines say how to have exactly that run again;
-or when some fault, or some outcome of a script, has never occurred in `MANY` seeds or more.
+Exit code 1 when anything was violated, and the last lines say how to repeat exactly that run; or
+when some fault, or some outcome of a script, has never occurred in `MANY` seeds or more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsdemo.terminal import never_refuse_text
 SHOWN: int = 3
 """Violations of a failed seed that are printed."""
 MANY: int = 50
-"""Seeds in which everything that they are for must have occurred; in fewer it may be missing."""
+"""In so many seeds, every fault and every outcome of a script must have occurred."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,13 +1,14 @@
-"""How do hours of a cluster's life pass in seconds, and was everything right in them?
+"""Deterministic simulation: did a cluster keep its promises for hours that pass in seconds?
 
-A run is rounds of an ordinary while, a while in which things go wrong, and a calm, at the end of
-which everything must have come right. The production timings are not scaled: time is virtual. All
-of it follows from the seed, so a run that failed can be had again, exactly.
+A run repeats three parts: ordinary use, faults, and a calm at the end of which the cluster must
+have recovered. The production timings are not scaled: time is virtual. All of it follows from the
+seed, so a run that failed can be repeated exactly.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -33,9 +34,9 @@ from wsdemo.proof.history import (
     sometimes,
     tally,
 )
-from wsdemo.proof.simulate.hosts import Loop
-from wsdemo.proof.simulate.nemesis import FAULTS, Nemesis
-from wsdemo.proof.simulate.world import World
+from wsdemo.proof.simulate.cluster import SimulatedCluster
+from wsdemo.proof.simulate.faults import FAULTS, FaultInjector
+from wsdemo.proof.simulate.loop import VirtualTimeLoop
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import BACKOFF_CAP_S
 from wsdemo.settings import ClientSettings, Limits, Timing
@@ -43,18 +44,19 @@ from wsdemo.settings import ClientSettings, Limits, Timing
 _T, _C, _L = Timing(), ClientSettings(), Limits()
 
 ORDINARY_S: Final = 27.0
-RAGE_S: Final = 70.0
+FAULTS_S: Final = 70.0
 
 ONLINE_S: Final = (
     # On a half-open connection a heartbeat stays unanswered; then the client dials.
     _T.heartbeat_s + _C.pong_within_s(_T.heartbeat_s) + _C.backoff_cap_s + 5.0
 )
-"""After a heal, whoever wants to be there is there within this time, and is the only one."""
+"""After a heal, every user who wants to be online is, within this time, with one session."""
 OFFLINE_S: Final = _T.presence_ttl_s + _T.tick_s
-"""After a heal, whoever is gone has no entry after this time: a TTL since the last sign of life."""
+"""After a heal, users who have left have no entry after this time: a TTL since their last message
+or heartbeat."""
 AFTERMATH_S: Final = _T.ws_ping_interval_s + _T.ws_ping_timeout_s + 5.0
-"""So long after a fault a message may still be given to a socket that is half-open, or, on the same
-gateway, to a session that was superseded and has not been told: pings and refreshes end both."""
+"""How long after a fault a message may still be given to a half-open socket, or to a session that
+was superseded and has not been told: pings end the former, refreshes the latter."""
 SETTLE_S: Final = max(ONLINE_S, OFFLINE_S) + 3.0
 CALM_S: Final = _T.heartbeat_s + 2.0
 """Long enough for every client to ask for a pong."""
@@ -65,13 +67,13 @@ BOUNDS: Final = Bounds(
     settle_s=SETTLE_S,
     aftermath_s=AFTERMATH_S,
     register_s=_C.register_timeout_s,
-    # A gateway may dial so much later than Redis is back; its bounces and releases wait for that.
+    # A gateway may dial this much later than Redis is back; its bounces and releases wait for that.
     near=Near(after_s=BACKOFF_CAP_S + 1.0),
 )
 CAUSES: Final[Causes] = dict.fromkeys(
     (0, 1006, Code.RESTART, Code.HEARTBEAT_TIMEOUT, Code.STALE, Code.SLOW_CONSUMER, Code.TRY_LATER)
 )
-"""Close codes that a fault may explain: any fault, since here its place is known for some only."""
+"""Close codes that a fault may explain. Any fault: for many it is not known whom they concern."""
 
 OUTCOMES: Final = frozenset(
     {
@@ -89,7 +91,7 @@ OUTCOMES: Final = frozenset(
         "route no_subscriber",
     }
 )
-"""What the scripts answer; `malformed` needs a foreign writer, of which there is none here."""
+"""What the scripts answer. (`malformed` needs a foreign writer, and a simulation has none.)"""
 
 
 @dataclass(slots=True)
@@ -129,11 +131,11 @@ def simulate(
     policy: str = "fenced",
     mutants: Mapping[str, str] | None = None,
 ) -> Run:
-    """Let a cluster live for a while; may be called where a loop is running already.
+    """Run a cluster for a while; may be called where an event loop is running already.
 
     Args:
         seed: the same seed has the same history.
-        minutes: of virtual time, at least; rounds are not broken off.
+        minutes: of virtual time, at least; a round is not interrupted.
         policy: presence of the gateways: "fenced", or "seed" as in the Go demo.
         mutants: name of a shipped script -> the text that Redis executes in its place.
 
@@ -161,53 +163,66 @@ def simulate(
 
 def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str] | None) -> Run:
     started = time.perf_counter()
-    # Finalizers close connections: when they run must follow from the seed as well.
-    collecting = gc.isenabled()
-    gc.disable()
-    gc.freeze()  # What existed before is not ours to collect, and much the larger part.
-    loop = Loop()
-    world = World(loop, seed, policy=policy, mutants=mutants)
-    try:
-        loop.run_until_complete(_live(world, seed, 60.0 * minutes))
-    finally:
-        _close(loop)
-        gc.unfreeze()
-        if collecting:
-            gc.enable()
-    violations = check(
-        world.history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S
-    )
-    violations += kept(world.history, BOUNDS, CAUSES)
-    violations += world.problems
+    with _collecting_by_hand():
+        loop = VirtualTimeLoop()
+        cluster = SimulatedCluster(loop, seed, policy=policy, mutants=mutants)
+        try:
+            loop.run_until_complete(_live(cluster, seed, 60.0 * minutes))
+        finally:
+            _close(loop)
     return Run(
         seed,
         loop.time() / 60.0,
-        world.history,
-        violations,
-        world.outcomes,
+        cluster.recorder.history,
+        _violations(cluster),
+        cluster.observer.outcomes,
         time.perf_counter() - started,
     )
 
 
-async def _live(world: World, seed: int, seconds: float) -> None:
-    nemesis = Nemesis(world, seed)
-    await world.start()
-    while world.loop.time() < seconds:
-        world.calm = False
+def _violations(cluster: SimulatedCluster) -> list[Violation]:
+    history = cluster.recorder.history
+    violations = check(history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S)
+    return [*violations, *kept(history, BOUNDS, CAUSES), *cluster.recorder.problems]
+
+
+async def _live(cluster: SimulatedCluster, seed: int, seconds: float) -> None:
+    """Repeat ordinary use, faults and calm, until the time is over."""
+    injector, users, note = FaultInjector(cluster, seed), cluster.users, cluster.recorder.note
+    await cluster.start()
+    while cluster.loop.time() < seconds:
+        users.calm = False
         await asyncio.sleep(ORDINARY_S)
-        await nemesis.rage(RAGE_S)
-        world.calm = True
+        await injector.inject(FAULTS_S)
+        users.calm = True
         await asyncio.sleep(SETTLE_S)
-        world.look()
-        world.note(Calm, begins=True)
+        cluster.look()
+        note(Calm, begins=True)
         await asyncio.sleep(CALM_S)
-        world.note(Calm, begins=False)
+        note(Calm, begins=False)
         gc.collect()
-    await world.stop()
+    await cluster.stop()
 
 
-def _close(loop: Loop) -> None:
-    """End what a failed run left, so that no warning of it is mistaken for another's."""
+@contextlib.contextmanager
+def _collecting_by_hand() -> Iterator[None]:
+    """Let the garbage collector run when the simulation says so, and never else.
+
+    Finalizers close connections, so when they run must follow from the seed as well.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # Objects that existed before are not ours to collect, and most of all objects.
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if collecting:
+            gc.enable()
+
+
+def _close(loop: VirtualTimeLoop) -> None:
+    """End what a failed run has left, so that its warnings do not appear in another run."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
@@ -222,7 +237,7 @@ def _close(loop: Loop) -> None:
 
 @dataclass(slots=True)
 class Report:
-    """What many runs amount to."""
+    """The results of many runs."""
 
     seeds: int = 0
     virtual_h: float = 0.0
@@ -239,7 +254,7 @@ class Report:
     """Seed -> its violations, in words."""
 
     def add(self, part: Report) -> None:
-        """Take in the report of other runs."""
+        """Add the report of other runs."""
         self.seeds += part.seeds
         self.virtual_h += part.virtual_h
         self.faults += part.faults
@@ -253,7 +268,7 @@ class Report:
 
     @property
     def missing(self) -> list[str]:
-        """Return what has never happened, of what such runs are for."""
+        """Return the faults and outcomes of scripts that have never happened."""
         counts = self.faults + self.outcomes
         return [violation.text for violation in sometimes(counts, {*FAULTS, *OUTCOMES})]
 
@@ -281,7 +296,7 @@ def _one(task: tuple[int, float]) -> Report:
 
 
 def _end_with_parent() -> None:
-    """Let no worker outlive who has started it, however that one ends; a pool alone would."""
+    """End this worker when the process that started it ends, however that ends; a pool does not."""
     parent = parent_process()
     assert parent is not None
 
