@@ -17,8 +17,8 @@ ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "map.md"
 HEAD: Final = """# The map
 
-Each module answers one question. This page is made from the modules themselves by `python -m tools.module_map`.
-[The architecture](architecture.md) has the rooms, and which of them may import which.
+Each module answers one question. `python -m tools.module_map` makes this page from the modules
+themselves. [The architecture](architecture.md) has the rooms, and which of them may import which.
 """
 ROOMS: Final = (
     "wsdemo",
@@ -36,8 +36,8 @@ def question(source: str, suffix: str) -> str:
     else:
         text = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
     words = " ".join(text.split())
-    # An abbreviation like "e.g. " ends no sentence; a question or a full stop before a capital does.
-    sentence = re.match(r".*?[?.](?=\s+[A-Z`(]|$)", words)
+    # The question, if there is one soon; else the first sentence. "e.g. " ends none.
+    sentence = re.match(r".{,160}?\?(?=\s|$)", words) or re.match(r".*?\.(?=\s+[A-Z`(]|$)", words)
     return (sentence[0] if sentence else words).replace("|", "\\|")
 
 
