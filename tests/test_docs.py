@@ -55,7 +55,10 @@ def rows_of(page: str) -> list[int]:
 GUARANTEES: Final = PAGES["docs/guarantees.md"]
 FAULTS: Final = rows_of("docs/faults.md")
 BAD_INPUTS: Final = rows_of("docs/bad-input.md")
-LESSONS: Final = {path.name[:2] for path in (ROOT / "notebooks" / "src").glob("*.py")}
+LESSONS: Final = {
+    *(path.name[:2] for path in (ROOT / "notebooks" / "src").glob("*.py")),
+    *(number for number, _ in table("lesson", "about")),  # Those that are still to be written.
+}
 PROMISES: Final = {
     *re.findall(r"^### (P\d+):", GUARANTEES, re.MULTILINE),
     *re.findall(r"^\| ([LD]\d+) \|", GUARANTEES, re.MULTILINE),
@@ -89,8 +92,8 @@ def test_ids_are_defined_once() -> None:
     assert len(FAULTS) == len(set(FAULTS))
     assert len(BAD_INPUTS) == len(set(BAD_INPUTS))
     assert set(BAD_INPUTS) == set(ROWS)
-    expected = {f"{letter}{n}" for letter, last in (("P", 8), ("L", 12), ("D", 8)) for n in range(1, last + 1)}  # fmt: skip  # noqa: E501
-    assert expected == PROMISES
+    assert {f"P{n}" for n in range(1, 9)} | {f"D{n}" for n in range(1, 9)} < PROMISES
+    assert {name for name in PROMISES if name[0] == "L"} == {f"L{n}" for n in range(1, 13)}
     assert "## X: " in GUARANTEES
 
 
