@@ -19,7 +19,7 @@ import pytest
 
 from tests.bad_input import NOT_HERE, ROWS
 from tests.pages import PAGES, ROOT, blocks_of, table, tables_of, without_blocks
-from tools import module_map
+from tools import module_map, site_hooks
 
 SOURCES: Final = ("wsdemo", "tests", "tools", "benchmarks", "notebooks/src")
 README_LINES: Final = 180
@@ -316,3 +316,34 @@ def test_blocks_of_pages_are_closed() -> None:
     for page, text in PAGES.items():
         assert text.count("\n```") % 2 == 0, page
         list(blocks_of(text))
+
+
+# --- the site --------------------------------------------------------------------------------
+
+
+def test_the_site_names_what_is_not_on_it() -> None:
+    """A link out of docs/ becomes the name of a file; links within it, and pictures, stay."""
+    page = (
+        "<!-- test: run -->\n```bash\n```\n"
+        "[CONTRIBUTING.md](../CONTRIBUTING.md), [recipes](../CONTRIBUTING.md#recipes), [x](y.md#z)"
+    )
+    assert site_hooks.for_the_site(page, "") == (
+        "```bash\n```\n`CONTRIBUTING.md`, recipes (`CONTRIBUTING.md`), [x](y.md#z)"
+    )
+    assert site_hooks.for_the_site("[x](../y.md), [z](../../z.md)", "api") == (
+        "[x](../y.md), z (`z.md`)"
+    )
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '<script src="https://cdn.example/x.js">',
+        '<link rel="stylesheet" href="//fonts.example/css">',
+        '<img alt="" src=http://example/x.png>',
+    ],
+)
+def test_what_the_site_would_load_from_elsewhere_is_found(tag: str) -> None:
+    """Whoever reads it may have no network, and tells nobody what they read."""
+    assert site_hooks.loads_from_elsewhere(f"<p>{tag}</p>") == [tag]
+    assert site_hooks.loads_from_elsewhere('<a href="https://x">x</a><script src="y.js">') == []
