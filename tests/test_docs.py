@@ -136,6 +136,7 @@ FORBIDDEN: Final = {
     "a figure by its number": r"\bF\d{1,2}\b",
     "a mark of another document": r"\[V[ \]]",
     "a claim that has no name": r"\"2[.]2\"",
+    "an invariant that is named like a loss": r"Invariant\(\s*\"L\d",
 }
 
 
