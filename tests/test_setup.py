@@ -225,6 +225,15 @@ def test_no_page_invents_a_target(page: str) -> None:
         assert set(mentioned) <= documented_targets()
 
 
+def test_hooks_before_a_commit_use_the_environment_and_no_network() -> None:
+    """Each is a command of `.venv`; nothing is fetched from elsewhere."""
+    repositories = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"]
+    assert {repository["repo"] for repository in repositories} == {"local"}
+    hooks = [hook for repository in repositories for hook in repository["hooks"]]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert all(hook["entry"].startswith(".venv/bin/") for hook in hooks)
+
+
 # --- containers --------------------------------------------------------------------------------
 
 
