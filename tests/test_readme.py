@@ -254,7 +254,7 @@ def free_ports() -> dict[str, str]:
 # --- the tests -------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_the_commands_work_as_they_stand(tmp_path: Path) -> None:
     """Every block in order, on real processes; at the end, everything ends politely."""
     story = Story(tmp_path)
