@@ -27,9 +27,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests import haproxy_config
+from tests import haproxy_config, pages
 from tests.nginx_config import command, render
-from tests.pages import PAGES
 from wsdemo.gateway.__main__ import parser, settings_of
 from wsdemo.gateway.descriptors import RESERVE
 
@@ -216,11 +215,11 @@ def test_contributing_lists_exactly_the_targets_of_the_makefile() -> None:
     assert set(rows) == documented_targets()
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_no_page_invents_a_target(page: str) -> None:
     """Wherever a page says `make something`, there is such a target."""
-    mentioned = re.findall(r"`make ([\w-]+)", PAGES[page])
-    mentioned += re.findall(r"^make ([\w-]+)", PAGES[page], flags=re.MULTILINE)
+    mentioned = re.findall(r"`make ([\w-]+)", pages.PAGES[page])
+    mentioned += re.findall(r"^make ([\w-]+)", pages.PAGES[page], flags=re.MULTILINE)
     if page != "CHANGELOG.md":  # It tells of targets that there were.
         assert set(mentioned) <= documented_targets()
 
