@@ -94,7 +94,7 @@ def test_the_fast_way_and_the_strict_way_agree_on_bytes(data: bytes) -> None:
 
 
 def test_the_messages_of_the_tables_are_read_as_they_say() -> None:
-    """The README's examples are test vectors."""
+    """The examples of docs/protocol.md are test vectors."""
     assert decode(b'{"type":"ping"}') == Ping()
     register = decode(b'{"type":"register","userId":"alice"}')
     assert isinstance(register, Register) and register.userId == "alice"

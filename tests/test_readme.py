@@ -1,25 +1,16 @@
-"""Does the README tell the truth?
+"""Do the published pages tell the truth?
 
-Its quick start is carried out as it stands, in order, on real processes; only the ports are
-replaced by free ones. What its tables say is compared with the code.
-
-An HTML comment before a fenced block says what the block is (`Block.kind` and `Block.argument`):
-
-    server                          a command that starts and stays
-    client NAME                     a command that starts, stays, and is typed to
-    type NAME                       what NAME types
-    type NAME after OTHER registered    the same, once OTHER is registered at another gateway
-    expect NAME                     what NAME reads
-    kill GATEWAY                    that process is killed
-    run                             commands, a line each
-    python LINE                     a script, which prints this line
-    skip (REASON)                   nothing
+The quick start of the README is carried out as it stands, in order, on real processes; only the
+ports are replaced by free ones. The commands of docs/operating.md and docs/library.md come behind
+it. The conversations of docs/protocol.md are held with a gateway. What the tables say is compared
+with the code. `tests/pages.py` has the marks that say what a block is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import re
@@ -27,90 +18,39 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
+from tests.gateway.cluster import gateway
+from tests.pages import (
+    KINDS,
+    PAGES,
+    ROOT,
+    TESTED_LANGUAGES,
+    Block,
+    blocks_of,
+    table,
+    tables_of,
+    without_blocks,
+)
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import CLOSE_POLICIES
-from wsdemo.settings import GatewaySettings, Limits, Timing
+from wsdemo.redis.server import BundledServer
+from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
+STORY = ("README.md", "docs/operating.md", "docs/library.md")
+"""In the order in which somebody would carry them out."""
 PORTS = ("6379", "8080", "8081", "8082")
-TESTED_LANGUAGES = ("bash", "python", "text")
-KINDS = ("server", "client", "type", "expect", "kill", "run", "python", "skip")
 PROGRAMS = ("wsdemo.gateway", "wsdemo.client", "wsdemo.redis")
 
 START_S = 20.0
 """Generous: a process starts in well under a second on an idle machine."""
 STEP_S = 20.0
-
-
-# --- reading it ------------------------------------------------------------------------------
-
-
-class Block(NamedTuple):
-    """A fenced block, and what the comment before it says."""
-
-    line: int
-    language: str
-    marker: str | None
-    text: str
-
-    @property
-    def kind(self) -> str:
-        return (self.marker or "").partition(" ")[0]
-
-    @property
-    def argument(self) -> str:
-        return (self.marker or "").partition(" ")[2]
-
-
-def blocks_of(markdown: str) -> Iterator[Block]:
-    """Yield the fenced blocks; a marker belongs to the fence on the very next line.
-
-    Raises:
-        ValueError: a marker precedes no block, or a block does not end.
-    """
-    lines = iter(enumerate(markdown.splitlines(), start=1))
-    marker: str | None = None
-    for number, line in lines:
-        if fence := re.fullmatch(r"```(\w*)", line):
-            body: list[str] = []
-            for _, inside in lines:
-                if inside == "```":
-                    break
-                body.append(inside)
-            else:
-                raise ValueError(f"line {number}: the block does not end")
-            yield Block(number, fence[1], marker, "\n".join(body))
-            marker = None
-        elif marker is not None:
-            raise ValueError(f"line {number}: no block follows the marker {marker!r}")
-        elif found := re.fullmatch(r"<!-- test: (.+) -->", line):
-            marker = found[1]
-    if marker is not None:
-        raise ValueError(f"no block follows the marker {marker!r}")
-
-
-def tables_of(markdown: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Yield the header and the rows of each table."""
-    for table in re.findall(r"(?:^\|.*\|\n)+", markdown, re.MULTILINE):
-        header, _, *rows = (
-            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
-        )
-        yield header, rows
-
-
-def table(*header: str) -> list[list[str]]:
-    """Return the rows of the one table with this header."""
-    (rows,) = (rows for found, rows in tables_of(README) if found == list(header))
-    return rows
 
 
 # --- carrying it out -------------------------------------------------------------------------
@@ -212,11 +152,13 @@ class Story:
     async def do(self, block: Block) -> None:
         text = re.sub(rf"\b({'|'.join(PORTS)})\b", lambda m: self._ports[m[0]], block.text)
         match block.kind:
-            case "server":
-                await (await self._start(text)).prints("listens on", START_S)
-            case "client":
-                self.clients[block.argument] = client = await self._start(text)
-                await client.prints(rf"{block.argument} registered on ", START_S)
+            case "server" | "servers":
+                for line in text.splitlines():
+                    await (await self._start(line)).prints("listens on", START_S)
+            case "client" | "clients":
+                for name, line in zip(block.argument.split(), text.splitlines(), strict=True):
+                    self.clients[name] = client = await self._start(line)
+                    await client.prints(rf"{name} registered on ", START_S)
             case "type":
                 await self._type(block.argument, text)
             case "expect":
@@ -294,7 +236,7 @@ class Story:
 
 
 def free_ports() -> dict[str, str]:
-    """Return a free port for each port of the README.
+    """Return a free port for each port of the quick start.
 
     They lie below those that systems give to outgoing connections: nobody takes one meanwhile.
     """
@@ -312,18 +254,21 @@ def free_ports() -> dict[str, str]:
 # --- the tests -------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(120)
-async def test_the_quick_start_works_as_it_stands(tmp_path: Path) -> None:
+@pytest.mark.timeout(180)
+async def test_the_commands_work_as_they_stand(tmp_path: Path) -> None:
     """Every block in order, on real processes; at the end, everything ends politely."""
     story = Story(tmp_path)
     try:
-        for block in blocks_of(README):
-            try:
-                await story.do(block)
-            except (AssertionError, KeyError) as problem:
-                problem.add_note(f"README.md, line {block.line}: {block.marker}")
-                raise
-        assert {"server", "client", "type", "expect", "kill", "run", "python"} <= {*story.steps}
+        for page in STORY:
+            for block in blocks_of(PAGES[page]):
+                try:
+                    await story.do(block)
+                except (AssertionError, KeyError) as problem:
+                    problem.add_note(f"{page}, line {block.line}: {block.marker}")
+                    raise
+        assert {"server", "servers", "clients", "type", "expect", "kill", "run", "python"} <= {
+            *story.steps
+        }
         for client in story.clients.values():
             assert await client.leave() == 0, client.output
         killed, clients = story._process("gateway-01"), [*story.clients.values()]
@@ -334,21 +279,69 @@ async def test_the_quick_start_works_as_it_stands(tmp_path: Path) -> None:
         await story.end()
 
 
-def test_every_block_says_how_it_is_tested() -> None:
-    """No bash, python or text block of the README goes untested by accident."""
-    for block in blocks_of(README):
+CONVERSATIONS = {
+    f"{page}:{block.line}": block
+    for page, text in PAGES.items()
+    for block in blocks_of(text)
+    if block.kind == "wire"
+}
+
+
+@pytest.mark.parametrize("block", CONVERSATIONS.values(), ids=CONVERSATIONS.keys())
+async def test_conversations_are_held_as_they_stand(
+    block: Block, shared_server: BundledServer, keyspace: Keyspace
+) -> None:
+    """`alice >` is what alice sends, `alice <` the next that she hears: to the letter, but for
+    "...", which stands for any text.
+    """
+    limits: dict[str, Any] = {
+        name: json.loads(value)
+        for name, value in (word.split("=") for word in block.argument.split())
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(gateway(shared_server, keyspace, **limits))
+        speakers: dict[str, ClientConnection] = {}
+        for line in block.text.splitlines():
+            name, direction, text = line.split(" ", 2)
+            if name not in speakers:
+                speakers[name] = await stack.enter_async_context(connect(running.url, proxy=None))
+            if direction == ">":
+                await speakers[name].send(text)
+            else:
+                pattern = re.escape(text).replace(re.escape('"..."'), '"[^"]+"')
+                heard = await _hear(speakers[name])
+                assert re.fullmatch(pattern, heard), f"{line}\nwas: {heard}"
+
+
+async def _hear(connection: ClientConnection) -> str:
+    """Return the next message, or how the connection was closed."""
+    async with asyncio.timeout(STEP_S):
+        try:
+            return str(await connection.recv())
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None
+            return f"close {int(closed.rcvd.code)} {closed.rcvd.reason}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_how_it_is_tested(page: str) -> None:
+    """No bash, python or text block of a page goes untested by accident."""
+    for block in blocks_of(PAGES[page]):
         if block.language in TESTED_LANGUAGES or block.marker is not None:
             assert block.kind in KINDS, f"line {block.line}: {block.marker or 'no marker'}"
+        if block.kind not in ("", "skip", "wire"):
+            assert page in STORY, f"line {block.line}: nobody carries this out"
         if block.kind == "skip":
             assert re.fullmatch(r"\(.+\)", block.argument), f"line {block.line}: skipped, but why?"
 
 
 def test_no_command_has_a_pattern_for_the_shell() -> None:
     """An unquoted * that matches no file is an error in zsh, the shell of macOS."""
-    for block in blocks_of(README):
-        if block.kind in ("server", "client", "run"):
-            unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", block.text)
-            assert not re.search(r"[*?\[]", unquoted), f"line {block.line}: {unquoted}"
+    for page in STORY:
+        for block in blocks_of(PAGES[page]):
+            if block.kind.rstrip("s") in ("server", "client", "run"):
+                unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", block.text)
+                assert not re.search(r"[*?\[]", unquoted), f"{page}:{block.line}: {unquoted}"
 
 
 @pytest.mark.parametrize(
@@ -401,23 +394,30 @@ def test_every_metric_is_in_the_table_and_no_other() -> None:
     assert {name: label for name, label, _ in table("metric", "label", "what it counts")} == shown
 
 
+FOR_USERS = {page: text for page, text in PAGES.items() if page in STORY or "docs/" in page}
+
+
 async def test_every_flag_exists() -> None:
-    """What the README passes to a program, or says of its flags, is in that program's --help."""
+    """What a page passes to a program, or says of its flags, is in that program's --help."""
     helps = {program: await _help(program) for program in PROGRAMS}
-    named = {program: _flags_passed_to(program) for program in PROGRAMS}
     for program in PROGRAMS:
-        for header, rows in tables_of(README):
+        named = _flags_passed_to(program)
+        for header, rows in (found for text in FOR_USERS.values() for found in tables_of(text)):
             if header[0] == f"flag of `python -m {program}`":
                 for row in rows:
-                    named[program].add(row[0].strip("`"))
+                    named.add(row[0].strip("`"))
                     assert _default_in(helps[program], row[0].strip("`"), row[1]), row
-    # Flags in running text are the gateway's, and so are those of the table of timings.
-    named["wsdemo.gateway"] |= set(re.findall(r"`(--?[a-z][a-z-]*)[^`]*`", _without_blocks()))
-    named["wsdemo.gateway"] -= named["wsdemo.client"]
-    for program, flags in named.items():
-        assert flags, program
-        missing = [flag for flag in flags if not re.search(rf"(?<!\S){flag}\b", helps[program])]
+        assert named, program
+        missing = [flag for flag in named if not _has(helps[program], flag)]
         assert not missing, f"{program} has no {missing}"
+    for page, text in FOR_USERS.items():
+        running = set(re.findall(r"`(--?[a-z][a-z-]*)[^`]*`", without_blocks(text)))
+        unknown = [f for f in running if not any(_has(said, f) for said in helps.values())]
+        assert not unknown, f"{page}: no program has {unknown}"
+
+
+def _has(text: str, flag: str) -> bool:
+    return re.search(rf"(?<!\S){flag}\b", text) is not None
 
 
 async def _help(program: str) -> str:
@@ -433,8 +433,9 @@ async def _help(program: str) -> str:
 
 
 def _flags_passed_to(program: str) -> set[str]:
-    """Return the flags on the command lines of the README, until `--call` ends them."""
-    lines = re.findall(rf"python -m {re.escape(program)}\b(.*)", README)
+    """Return the flags on the command lines of the pages, until `--call` ends them."""
+    text = "\n".join(FOR_USERS.values())
+    lines = re.findall(rf"python -m {re.escape(program)}\b(.*)", text)
     return {flag for line in lines for flag in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line)}
 
 
@@ -444,7 +445,3 @@ def _default_in(text: str, flag: str, default: str) -> bool:
         return True
     (entry,) = re.findall(rf"^  {flag}\b.*(?:\n {{8,}}.*)*", text, re.MULTILINE)
     return default in entry
-
-
-def _without_blocks() -> str:
-    return re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)

@@ -1,6 +1,6 @@
 """Do the files that set the project up agree with one another?
 
-pyproject.toml alone decides about versions; the others are held to it, and the README to what
+pyproject.toml alone decides about versions; the others are held to it, and the pages to what
 there is.
 """
 
@@ -27,7 +27,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests import haproxy_config
+from tests import haproxy_config, pages
 from tests.nginx_config import command, render
 from wsdemo.gateway.__main__ import parser, settings_of
 from wsdemo.gateway.descriptors import RESERVE
@@ -208,19 +208,29 @@ def documented_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):.*## ", text_of("Makefile"), flags=re.MULTILINE))
 
 
-def test_readme_lists_exactly_the_targets_of_the_makefile() -> None:
-    """The README's table of targets has all that `make help` shows, and no other."""
-    rows = re.findall(r"^\| `make ([\w-]+)`", text_of("README.md"), flags=re.MULTILINE)
+def test_contributing_lists_exactly_the_targets_of_the_makefile() -> None:
+    """The table of targets has all that `make help` shows, and no other."""
+    rows = re.findall(r"^\| `make ([\w-]+)`", text_of("CONTRIBUTING.md"), flags=re.MULTILINE)
     assert len(rows) == len(set(rows))
     assert set(rows) == documented_targets()
 
 
-def test_readme_invents_no_target() -> None:
-    """Wherever the README says `make something`, there is such a target."""
-    readme = text_of("README.md")
-    mentioned = re.findall(r"`make ([\w-]+)", readme)
-    mentioned += re.findall(r"^make ([\w-]+)", readme, flags=re.MULTILINE)
-    assert set(mentioned) <= documented_targets()
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_no_page_invents_a_target(page: str) -> None:
+    """Wherever a page says `make something`, there is such a target."""
+    mentioned = re.findall(r"`make ([\w-]+)", pages.PAGES[page])
+    mentioned += re.findall(r"^make ([\w-]+)", pages.PAGES[page], flags=re.MULTILINE)
+    if page != "CHANGELOG.md":  # It tells of targets that there were.
+        assert set(mentioned) <= documented_targets()
+
+
+def test_hooks_before_a_commit_use_the_environment_and_no_network() -> None:
+    """Each is a command of `.venv`; nothing is fetched from elsewhere."""
+    repositories = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"]
+    assert {repository["repo"] for repository in repositories} == {"local"}
+    hooks = [hook for repository in repositories for hook in repository["hooks"]]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert all(hook["entry"].startswith(".venv/bin/") for hook in hooks)
 
 
 # --- containers --------------------------------------------------------------------------------
@@ -238,7 +248,7 @@ def test_bare_compose_starts_redis_only() -> None:
     assert [name for name, service in services.items() if not service.get("profiles")] == ["redis"]
     profiles = {profile for service in services.values() for profile in service.get("profiles", [])}
     assert profiles == {"cluster"}
-    assert set(re.findall(r"--profile ([\w-]+)", text_of("README.md"))) <= profiles
+    assert set(re.findall(r"--profile ([\w-]+)", text_of("docs/operating.md"))) == profiles
 
 
 def test_compose_opens_ports_on_loopback_only() -> None:
@@ -266,7 +276,7 @@ def test_compose_starts_gateways_with_flags_that_they_have() -> None:
 
 
 DRAIN_S = 10.0
-"""What a drain may take, by the README."""
+"""What a drain may take, by docs/operating.md."""
 
 
 def test_compose_lets_a_gateway_drain() -> None:
@@ -442,9 +452,11 @@ def test_haproxy_knows_of_a_drain_before_the_notice_is_over() -> None:
     assert "shutdown-sessions" not in shipped
 
 
-def test_readme_quotes_the_shipped_nginx_configuration() -> None:
-    """Every directive that the README shows stands in deploy/nginx.conf."""
-    blocks = re.findall(r"^```nginx\n(.*?)^```", text_of("README.md"), re.DOTALL | re.MULTILINE)
+def test_manual_quotes_the_shipped_nginx_configuration() -> None:
+    """Every directive that docs/operating.md shows stands in deploy/nginx.conf."""
+    manual = text_of("docs/operating.md")
+    blocks = re.findall(r"^```nginx\n(.*?)^```", manual, re.DOTALL | re.MULTILINE)
+    assert blocks
     shipped = {" ".join(line.split()) for line in text_of("deploy/nginx.conf").splitlines()}
     for block in blocks:
         for line in block.splitlines():

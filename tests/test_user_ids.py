@@ -43,7 +43,7 @@ from wsdemo.user_ids import (
     valid_user_id,
 )
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+MANUAL = (Path(__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8")
 WIDE = r"[\w.@|+:'~!#$%&/=,;<>-]+"
 """A pattern for people of all languages and their identity providers."""
 WORLD = [
@@ -68,9 +68,9 @@ WORLD = [
 # --- the rule ----------------------------------------------------------------------------------
 
 
-def test_the_readme_names_the_characters() -> None:
+def test_the_manual_names_the_characters() -> None:
     """Those that it names, and of all others that can be typed none."""
-    found = re.search(r"A user id has 1 to (\d+) of the characters `([^`]+)`", README)
+    found = re.search(r"A user id has 1 to (\d+) of the characters `([^`]+)`", MANUAL)
     assert found
     assert int(found[1]) == Limits().max_user_id_chars
     named: set[str] = set()
@@ -81,11 +81,11 @@ def test_the_readme_names_the_characters() -> None:
     assert valid_user_id("x" * int(found[1])) and not valid_user_id("x" * (int(found[1]) + 1))
 
 
-def test_the_readme_names_what_is_always_refused() -> None:
+def test_the_manual_names_what_is_always_refused() -> None:
     """And what is reserved."""
-    found = re.search(r"control\s+characters and ``([^`]+)`` are refused", README)
+    found = re.search(r"control\s+characters and ``([^`]+)`` are refused", MANUAL)
     assert found and set(found[1].split()) == NEVER_IN_USER_ID
-    assert "`gateway-…` and `__…__` are reserved" in README
+    assert "`gateway-…` and `__…__` are reserved" in MANUAL
     for reserved in ("gateway-", "gateway-7", "____", "__proto__"):
         assert not valid_user_id(reserved)
         assert not user_ids(".+", 128).may_register(reserved)

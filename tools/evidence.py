@@ -2,8 +2,8 @@
 
 Runs everything that tries (the model checker, its mutants, the simulation, chaos on real
 processes, the bad inputs, attackers beside neighbours), keeps the numbers in a file, and writes
-the README's table from them. Nobody types a number into that table, and a test holds the two
-together. Twenty minutes on two cores; one part alone with `--only`.
+the table of docs/evidence.md and the sentence of the README from them. Nobody types a number into
+these, and a test holds them together. Twenty minutes on two cores; one part alone with `--only`.
 
 Chaos has a fixed list of seeds. A run of it that has found something is told like the others; its
 cause, when it has been found, is written into the file by hand (`"cause"` of that run), and stays
@@ -29,6 +29,7 @@ from wsdemo.terminal import never_refuse_text
 ROOT: Final = Path(__file__).parents[1]
 FILE: Final = ROOT / "tests" / "evidence.json"
 README: Final = ROOT / "README.md"
+PAGE: Final = ROOT / "docs" / "evidence.md"
 BEGIN: Final = "<!-- evidence: begin -->\n"
 END: Final = "<!-- evidence: end -->\n"
 SEEDS: Final = 200
@@ -253,29 +254,46 @@ PARTS: Final[Mapping[str, Part]] = {
 
 
 def table(evidence: Mapping[str, Numbers]) -> str:
-    """Return the README's table of what was tried."""
+    """Return the table of what was tried, for docs/evidence.md."""
     rows = [row for name, part in PARTS.items() for row in part.tell(evidence[name])]
     lines = ["| what was tried | how much of it | what came of it |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-def published(readme: str) -> str:
-    """Return what stands between the marks of a README.
+def in_short(evidence: Mapping[str, Numbers]) -> str:
+    """Return what the README says of it: a few lines, which hide nothing that is red."""
+    orders, simulation, chaos = evidence["orders"], evidence["simulation"], evidence["chaos"]
+    red = [one for one in chaos["runs"] if one["violations"]]
+    green = len(chaos["runs"]) - len(red)
+    return (
+        f"* {orders['states']:,} states of every order of commands: "
+        f"{_violations(orders['violations'])}.\n"
+        f"* {simulation['hours']:g} hours of simulated clusters with {simulation['faults']:,} "
+        f"faults: {_violations(simulation['violations'])}.\n"
+        f"* {len(chaos['runs'])} runs of real processes with {chaos['faults']:,} faults: "
+        f"{green} without a violation{'; the others are told with their causes' if red else ''}.\n"
+        f"* {evidence['input']['inputs']:,} bad inputs: each has its documented answer.\n"
+    )
+
+
+def published(page: str) -> str:
+    """Return what stands between the marks of a page.
 
     Raises:
         ValueError: the marks are not there.
     """
-    _, begins, rest = readme.partition(BEGIN)
+    _, begins, rest = page.partition(BEGIN)
     text, ends, _ = rest.partition(END)
     if not begins or not ends:
-        raise ValueError("the README has no place for the evidence")
+        raise ValueError("the page has no place for the evidence")
     return text
 
 
 def _publish(evidence: Mapping[str, Numbers]) -> None:
-    readme = README.read_text(encoding="utf-8")
-    old = f"{BEGIN}{published(readme)}{END}"
-    README.write_text(readme.replace(old, f"{BEGIN}{table(evidence)}{END}"), encoding="utf-8")
+    for path, text in ((README, in_short(evidence)), (PAGE, table(evidence))):
+        page = path.read_text(encoding="utf-8")
+        old = f"{BEGIN}{published(page)}{END}"
+        path.write_text(page.replace(old, f"{BEGIN}{text}{END}"), encoding="utf-8")
 
 
 def _say(text: str) -> None:

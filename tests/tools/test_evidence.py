@@ -1,4 +1,4 @@
-"""Is the README's table of evidence what was measured, and is it of today's code?"""
+"""Is the published evidence what was measured, and is it of today's code?"""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def numbers() -> dict[str, Any]:
     return content
 
 
-def test_the_readme_shows_what_was_measured(numbers: dict[str, Any]) -> None:
+def test_the_pages_show_what_was_measured(numbers: dict[str, Any]) -> None:
     """To the letter, and nothing else stands between the marks."""
-    assert evidence.published(evidence.README.read_text()) == evidence.table(numbers)
+    assert evidence.published(evidence.PAGE.read_text()) == evidence.table(numbers)
+    assert evidence.published(evidence.README.read_text()) == evidence.in_short(numbers)
 
 
 def test_nothing_was_found(numbers: dict[str, Any]) -> None:
@@ -64,8 +65,10 @@ def test_a_violation_would_be_seen(numbers: dict[str, Any]) -> None:
         {"seed": 3, "violations": 3, "claims": {"pong": 2, "P8": 1}, "cause": "a slow disk"},
         {"seed": 4, "violations": 1, "claims": {"log": 1}},
     ]
-    table = evidence.table(numbers)
+    table, in_short = evidence.table(numbers), evidence.in_short(numbers)
     assert "**3 violations**" in table
+    assert "**3 violations**" in in_short
+    assert "without a violation; the others are told" in in_short
     assert "**seed 3: 2 of pong, 1 of P8** (a slow disk)" in table
     assert "**seed 4: 1 of log** (cause not found)" in table
 
@@ -103,10 +106,10 @@ def test_a_command_that_found_something_may_still_be_told(
             evidence.run("finds", output="--json")
 
 
-def test_a_readme_without_a_place_for_it_is_an_error() -> None:
+def test_a_page_without_a_place_for_it_is_an_error() -> None:
     """Rather than one that is silently left as it is."""
     with pytest.raises(ValueError, match="no place"):
-        evidence.published("# A README")
+        evidence.published("# A page")
 
 
 def test_a_command_that_takes_too_long_may_clean_up() -> None:

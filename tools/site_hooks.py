@@ -1,0 +1,47 @@
+"""Documentation site: what of a page is for GitHub and for the tests, and not for the site?
+
+MkDocs calls the functions `on_...` while `make docs` builds. A link that leads out of docs/ has no
+page there: the site names the file. The comments that say how a block is tested are left out. And a
+page that would load something from elsewhere ends the build: the site needs no network.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import Any
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Return a page as the site has it."""
+    return for_the_site(markdown, posixpath.dirname(page.file.src_uri))
+
+
+def on_post_page(output: str, *, page: Any, **_: Any) -> str:
+    """Return a page that was built.
+
+    Raises:
+        ValueError: it loads something from another host.
+    """
+    if found := loads_from_elsewhere(output):
+        raise ValueError(f"{page.file.src_uri} loads {found} from elsewhere")
+    return output
+
+
+def loads_from_elsewhere(html: str) -> list[str]:
+    """Return what a page loads from other hosts; links that a reader may follow are none."""
+    tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", html)
+    return [tag for tag in tags if re.search(r"\b(?:src|href)=[\"']?(?:https?:)?//", tag)]
+
+
+def for_the_site(markdown: str, folder: str) -> str:
+    """Return the text of a page that lies in a folder of docs/ ("" for docs/ itself)."""
+
+    def inside(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join("docs", folder, link[2]))
+        if path.startswith("docs/"):
+            return link[0]
+        return f"`{path}`" if link[1] == path else f"{link[1]} (`{path}`)"
+
+    text = re.sub(r"^<!-- test: .+ -->\n", "", markdown, flags=re.MULTILINE)
+    return re.sub(r"\[([^\]\n]+)\]\((\.\./[\w./-]+)(?:#[\w-]+)?\)", inside, text)
