@@ -1,7 +1,8 @@
 """What can be observed?
 
-One stream of events feeds logs, the recorder of the laboratory and its plots. Nothing is built
-when nobody listens: callers write `if emit is not None: emit(Event(...))`.
+One stream of events feeds the recorder of the laboratory, its plots and the proofs. No event is
+built when nobody observes. Each part builds its events in one place: a gateway in
+`wsdemo.gateway.observer`, the router and the client in their method `_observe`.
 """
 
 from __future__ import annotations

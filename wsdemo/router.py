@@ -278,8 +278,7 @@ class Router:
     def _deaf(self) -> None:
         self.probes_lost += 1
         self._hears = False
-        if self._emit is not None:
-            self._emit(self._event(Kind.PROBE_LOST, ok=False))
+        self._observe(Kind.PROBE_LOST, ok=False)
         _log.warning("%s did not hear its own probe: subscribing anew", self._settings.gateway_id)
         self._on_state()
         self._subscription.reset(DEAF)
@@ -296,8 +295,7 @@ class Router:
 
     def _gap(self) -> None:
         self.gaps += 1
-        if self._emit is not None:
-            self._emit(self._event(Kind.GAP, ok=False))
+        self._observe(Kind.GAP, ok=False)
         _log.warning("%s subscribed anew: messages may be missing", self._settings.gateway_id)
 
     def _subscription_trouble(self, trouble: Trouble) -> None:
@@ -307,8 +305,7 @@ class Router:
 
     def _subscription_state(self, up: bool) -> None:
         if up:
-            if self._emit is not None:
-                self._emit(self._event(Kind.SUBSCRIBED))
+            self._observe(Kind.SUBSCRIBED)
             if self.gaps and not self._hears:
                 self._probe_soon()
         self._on_state()
@@ -322,10 +319,11 @@ class Router:
         except (LinkDown, LinkBusy):
             self._heard = self._sent  # The prober asks when the link is back.
 
-    def _event(self, kind: Kind, ok: bool = True) -> Event:
-        gateway_id = self._settings.gateway_id
-        now = asyncio.get_running_loop().time()
-        return Event(kind, now, gateway_id, gateway=gateway_id, ok=ok)
+    def _observe(self, kind: Kind, ok: bool = True) -> None:
+        if self._emit is not None:
+            gateway_id = self._settings.gateway_id
+            now = asyncio.get_running_loop().time()
+            self._emit(Event(kind, now, gateway_id, gateway=gateway_id, ok=ok))
 
 
 def _ignore(reply: Any) -> None:

@@ -118,8 +118,8 @@ _SESSIONS: Final = (
     Mutant(
         "a ping is no sign of life",
         _SESSION,
-        "            self.last_life = self._desk.clock()\n            if self._desk.emit",
-        "            if self._desk.emit",
+        "            self.last_life = self._desk.clock()\n            self._desk.observer",
+        "            self._desk.observer",
         _in("gateway/test_health", "a_sign_of_life_while_a_lease_is_renewed_renews_it_again"),
     ),
     Mutant(

@@ -18,9 +18,10 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, Protocol
 
-from wsdemo.events import Emit, Event, Kind
+from wsdemo.events import Kind
 from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.journal import ROUTER_LOG, Journal
+from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.registry import Registry, each
 from wsdemo.presence import Claim, Presence
 from wsdemo.protocol import (
@@ -72,8 +73,7 @@ class Delivery:
         counters: Counters,
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
-        clock: Callable[[], float],
-        emit: Emit | None = None,
+        observer: Observer,
     ) -> None:
         self._gateway_id = gateway_id
         self._registry = registry
@@ -81,8 +81,7 @@ class Delivery:
         self._counters = counters
         self._journal = journal
         self._spawn = spawn
-        self._clock = clock
-        self._emit = emit
+        self._observer = observer.if_observed
         self._repairing: set[str] = set()
         self.router: Router | None = None
         """Set by the gateway as soon as there is one: it needs `receive`, we need it."""
@@ -98,9 +97,8 @@ class Delivery:
         """Send a message on its way; the sender is told of the outcome, at once or later."""
         self._counters.messages_received += 1
         started = 0.0
-        if self._emit is not None:
-            started = self._clock()
-            self._emit_hop(Kind.MESSAGE, started, sender.user, message.to, message.id)
+        if self._observer is not None:
+            started = self._observer.hop(Kind.MESSAGE, sender.user, message.to, message.id)
         local: Session | None = self._registry.by_user(message.to)
         if local is not None:
             self._deliver_here(sender, message, local)
@@ -112,8 +110,8 @@ class Delivery:
         counters.routes_local += 1
         counters.messages_delivered += 1
         recipient.deliver(message_text(sender.user, bytes(message.content), message.id))
-        if self._emit is not None:
-            self._emit_hop(Kind.DELIVER, self._clock(), message.to, sender.user, message.id)
+        if self._observer is not None:
+            self._observer.hop(Kind.DELIVER, message.to, sender.user, message.id)
         if message.id is not None:
             sender.send(ack_text(message.id, Status.ROUTED))
 
@@ -143,22 +141,9 @@ class Delivery:
         """Tell the sender what the route script said."""
         sender.answered_one()
         status = self._status(reply)
-        if self._emit is not None:
-            self._emit(
-                Event(
-                    Kind.ROUTE,
-                    self._clock(),
-                    self._gateway_id,
-                    user=to,
-                    gateway=self._gateway_id,
-                    peer=reply[1].decode() if status is Status.ROUTED else "",
-                    conn_id=sender.conn_id,
-                    msg_id=msg_id or "",
-                    ok=status is Status.ROUTED,
-                    reason=status.value,
-                    t_start=started,
-                )
-            )
+        if self._observer is not None:
+            gateway = reply[1].decode() if status is Status.ROUTED else ""
+            self._observer.routed(to, gateway, sender.conn_id, msg_id, status, started)
         if status is Status.ROUTED:
             if msg_id is not None:
                 sender.send(ack_text(msg_id, status))
@@ -227,20 +212,20 @@ class Delivery:
         registry = self._registry
         # The demo's gateways name no session: then it is for whoever the user is here.
         session = registry.by_conn(conn_id) if conn_id else registry.by_user(to)
-        if self._emit is not None:
-            self._emit_hop(Kind.RECEIVE, self._clock(), to, envelope.sender, envelope.id)
+        if self._observer is not None:
+            self._observer.hop(Kind.RECEIVE, to, envelope.sender, envelope.id)
         if session is None or session.user != to:
             self._bounce(envelope)
             return
         self._counters.messages_delivered += 1
         session.deliver(message_text(envelope.sender, bytes(envelope.content), envelope.id))
-        if self._emit is not None:
-            self._emit_hop(Kind.DELIVER, self._clock(), to, envelope.sender, envelope.id)
+        if self._observer is not None:
+            self._observer.hop(Kind.DELIVER, to, envelope.sender, envelope.id)
 
     def _bounce(self, envelope: Direct) -> None:
         self._counters.bounces_sent += 1
-        if self._emit is not None:
-            self._emit_hop(Kind.BOUNCE, self._clock(), envelope.to, envelope.sender, envelope.id)
+        if self._observer is not None:
+            self._observer.hop(Kind.BOUNCE, envelope.to, envelope.sender, envelope.id)
         if envelope.fromGw and envelope.fromConn and self.router is not None:
             self.router.tell(
                 envelope.fromGw,
@@ -270,20 +255,6 @@ class Delivery:
         self._counters.kicks_received += 1
         session = self._registry.by_conn(conn_id)
         if session is not None and session.user == user:
-            if self._emit is not None:
-                self._emit_hop(Kind.KICK, self._clock(), user, "", None)
+            if self._observer is not None:
+                self._observer.hop(Kind.KICK, user, "", None)
             session.end(Code.REPLACED)
-
-    def _emit_hop(self, kind: Kind, t: float, user: str, peer: str, msg_id: str | None) -> None:
-        assert self._emit is not None
-        self._emit(
-            Event(
-                kind,
-                t,
-                self._gateway_id,
-                user=user,
-                gateway=self._gateway_id,
-                peer=peer,
-                msg_id=msg_id or "",
-            )
-        )

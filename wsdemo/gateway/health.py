@@ -17,7 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
-from wsdemo.events import Event, Kind
+from wsdemo.events import Kind
 from wsdemo.gateway.registry import each
 from wsdemo.gateway.session import Desk, Session, State, release
 from wsdemo.presence import Refresh, Renewal
@@ -203,8 +203,7 @@ class Health:
         if result in (Refresh.OK, Refresh.RECLAIMED):
             session.last_refresh = life
             session.refresh_after = self._desk.clock() + self._desk.next_refresh_s()
-        if self._desk.emit is not None:
-            self._emit(session, result)
+        self._desk.observer.refreshed(renewal.claim, result)
 
     def _not_refreshed(self, session: Session, problem: Exception) -> None:
         """Try again at the next tick; while Redis is away, or refuses everybody, sockets stay.
@@ -226,24 +225,6 @@ class Health:
             _log.warning("[Health] %s could not be refreshed: %s", session.user, problem)
             session.end(Code.PRESENCE_LOST)
 
-    def _emit(self, session: Session, result: Refresh) -> None:
-        emit, claim = self._desk.emit, session.claim
-        assert emit is not None and claim is not None
-        kept = result in (Refresh.OK, Refresh.RECLAIMED)
-        emit(
-            Event(
-                Kind.PRESENCE_REFRESH if kept else Kind.PRESENCE_REJECT,
-                self._desk.clock(),
-                claim.gateway_id,
-                user=claim.user,
-                gateway=claim.gateway_id,
-                conn_id=claim.conn_id,
-                ok=kept,
-                reason=result.value,
-                token=claim.token,
-            )
-        )
-
     # --- silence -----------------------------------------------------------------------------
 
     async def scan(self) -> None:
@@ -255,9 +236,7 @@ class Health:
         while desk.clock() < self._grace_until:
             await self._sleep(self._grace_until - desk.clock())
         silent = stale(desk.registry.sessions(), desk.clock(), self._timing.idle_timeout_s)
-        if desk.emit is not None:
-            gateway_id = desk.settings.gateway_id
-            desk.emit(Event(Kind.SCAN, desk.clock(), gateway_id, gateway=gateway_id))
+        desk.observer.gateway(Kind.SCAN)
         each(silent, self._drop)
 
     async def keep_alive(self) -> None:
@@ -281,19 +260,7 @@ class Health:
     def _drop(self, session: Session) -> None:
         desk = self._desk
         desk.counters.heartbeat_timeouts += 1
-        if desk.emit is not None:
-            gateway_id = desk.settings.gateway_id
-            desk.emit(
-                Event(
-                    Kind.CLEANUP,
-                    desk.clock(),
-                    gateway_id,
-                    user=session.user,
-                    gateway=gateway_id,
-                    conn_id=session.conn_id,
-                    reason="heartbeat timeout",
-                )
-            )
+        desk.observer.heartbeat_timeout(session.user, session.conn_id)
         _log.info("[Health] %s has gone silent (%s)", session.user, session.conn_id)
         session.end(Code.HEARTBEAT_TIMEOUT)
 
@@ -316,9 +283,7 @@ class Health:
         self._grace_until = now + timing.ws_ping_timeout_s
         for session in desk.registry.sessions():
             session.socket.pinged_at = 0.0
-        if desk.emit is not None:
-            gateway_id = desk.settings.gateway_id
-            desk.emit(Event(Kind.STALL, now, gateway_id, gateway=gateway_id, t_start=now - late_s))
+        desk.observer.stall(began_at=now - late_s)
         _log.warning("[Health] this gateway stood still for %.1f s", late_s)
         if late_s > timing.presence_ttl_s / 2:
             desk.spawn(self.resync())

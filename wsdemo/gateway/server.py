@@ -23,7 +23,7 @@ from prometheus_client.core import Metric
 from websockets.http11 import Request
 
 from wsdemo.addresses import RedisAddress
-from wsdemo.events import Emit, Event, Kind
+from wsdemo.events import Emit, Kind
 from wsdemo.gateway.announced import Entrance
 from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, registry_of
 from wsdemo.gateway.delivery import Delivery
@@ -31,6 +31,7 @@ from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
 from wsdemo.gateway.listening import Bind, Bound, Listening, bind, is_everywhere, listen
+from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
@@ -103,7 +104,7 @@ class Gateway:
         first port, if there are several; 0 if there are only unix sockets."""
         self.replaced = asyncio.Event()
         """Set when another process has taken this gateway's place; its owner shall stop it."""
-        self._emit = emit
+        self._observer = Observer(settings.gateway_id, clock, emit)
         self._journal = journal or LoggingJournal()
         self._clock = clock
         self._started_at = clock()
@@ -140,8 +141,7 @@ class Gateway:
             self.counters,
             self._journal,
             self._spawn,
-            clock,
-            emit,
+            self._observer,
         )
         self._router = self._delivery.router = Router(
             self._link,
@@ -167,7 +167,7 @@ class Gateway:
             time_of_day=time_of_day,
             new_id=new_id,
             rng=rng,
-            emit=emit,
+            observer=self._observer,
             message_rate=Rate.of(settings.limits.messages_per_s, settings.limits.message_burst),
             loop_lag=loop_lag(),
             user_ids=settings.user_ids(),
@@ -310,7 +310,7 @@ class Gateway:
         ends_at = self._clock() + self.settings.limits.drain_s
         self._door.draining = True
         self._check_ready()
-        self._observe(Kind.DRAIN)
+        self._observer.gateway(Kind.DRAIN)
         if self._server is not None:
             self._server.close()
         if self._entrance is not None:
@@ -319,7 +319,7 @@ class Gateway:
         await self._finish_tasks(ends_at)
         await self._router.stop()
         await self._link.stop()
-        self._observe(Kind.STOPPED)
+        self._observer.gateway(Kind.STOPPED)
         _log.info("[Gateway] %s stopped", self.settings.gateway_id)
 
     async def _say_goodbye(self, ends_at: float) -> None:
@@ -461,7 +461,7 @@ class Gateway:
         """
         was_up, self._was_up = self._was_up, up
         if up != was_up:
-            self._observe(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
+            self._observer.gateway(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
         if up and not was_up and self._server is not None and self._stopped is None:
             _log.info("[Gateway] Redis is back, after %.1f s", self._link.away_s)
         if up and (self._desk.owed or (len(self.registry) and not was_up)):
@@ -488,7 +488,7 @@ class Gateway:
         ready = self._server is not None and self.ready
         if ready != self._was_ready:
             self._was_ready = ready
-            self._observe(Kind.READY if ready else Kind.UNREADY)
+            self._observer.gateway(Kind.READY if ready else Kind.UNREADY)
 
     def _on_replaced(self) -> None:
         """Two gateways of one name must not serve side by side: no notice, then."""
@@ -497,12 +497,7 @@ class Gateway:
 
     def _on_malformed(self) -> None:
         self.counters.malformed_envelopes += 1
-        self._observe(Kind.MALFORMED)
-
-    def _observe(self, kind: Kind) -> None:
-        if self._emit is not None:
-            gateway_id = self.settings.gateway_id
-            self._emit(Event(kind, self._clock(), gateway_id, gateway=gateway_id))
+        self._observer.gateway(Kind.MALFORMED)
 
     # --- tasks -------------------------------------------------------------------------------
 

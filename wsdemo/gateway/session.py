@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
 
-from wsdemo.events import Emit, Event, Kind
+from wsdemo.events import Kind
 from wsdemo.gateway.auth import NotAuthentic, expiry_of
 from wsdemo.gateway.counters import Counters, Histogram
 from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal
+from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry
 from wsdemo.gateway.socket import Socket
@@ -80,7 +81,7 @@ class Desk:
     time_of_day: Callable[[], float]
     new_id: Callable[[], str]
     rng: random.Random
-    emit: Emit | None
+    observer: Observer
     message_rate: Rate
     loop_lag: Histogram
     user_ids: UserIds
@@ -152,8 +153,7 @@ class Session:
         self.refresh_after = 0.0
         """Not before this is the lease renewed again; differs from session to session."""
         socket.deadline(desk.settings.limits.register_deadline_s, self._register_missed)
-        if desk.emit is not None:
-            self._emit(Kind.WS_OPEN)
+        desk.observer.session(Kind.WS_OPEN, None)
 
     @property
     def user(self) -> str:
@@ -207,8 +207,7 @@ class Session:
     def _pong(self) -> None:
         if self.state is State.REGISTERED:
             self.last_life = self._desk.clock()
-            if self._desk.emit is not None:
-                self._emit(Kind.PING)
+            self._desk.observer.session(Kind.PING, self.claim)
         self.send(PONG_TEXT)
 
     def _refuse(self, problem: ProtocolError) -> None:
@@ -221,8 +220,7 @@ class Session:
             return
         desk, now = self._desk, self._desk.clock()
         desk.counters.malformed_messages += 1
-        if desk.emit is not None:
-            self._emit(Kind.MALFORMED, ok=False)
+        desk.observer.session(Kind.MALFORMED, self.claim, ok=False)
         limits = desk.settings.limits
         recent = [t for t in self._malformed or () if now - t < limits.malformed_window_s]
         self._malformed = [*recent, now]
@@ -460,8 +458,8 @@ class Session:
             earlier.end(Code.REPLACED)
         if previous is not None and previous.gateway_id != claim.gateway_id:
             self._kick(previous)
-        if desk.emit is not None:
-            self._emit(Kind.PRESENCE_SET, peer=previous.gateway_id if previous else "")
+        peer = previous.gateway_id if previous is not None else ""
+        desk.observer.session(Kind.PRESENCE_SET, claim, peer=peer)
         desk.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
         self._say_registered()
         waiting, self._waiting = self._waiting, None
@@ -501,20 +499,17 @@ class Session:
         """A newer session exists. This one owns nothing, so it cleans up nothing."""
         desk = self._desk
         desk.counters.registers_stale += 1
-        if desk.emit is not None:
-            self._emit(
-                Kind.PRESENCE_REJECT,
-                ok=False,
-                reason="stale register",
-                peer=owner.gateway_id if owner else "",
-            )
+        peer = owner.gateway_id if owner is not None else ""
+        desk.observer.session(
+            Kind.PRESENCE_REJECT, self.claim, ok=False, reason="stale register", peer=peer
+        )
         self.end(Code.STALE)
 
     def _register_failed(self, problem: Exception) -> None:
         desk = self._desk
         desk.counters.registers_failed += 1
-        if desk.emit is not None:
-            self._emit(Kind.REGISTER, ok=False, reason=type(problem).__name__)
+        reason = type(problem).__name__
+        desk.observer.session(Kind.REGISTER, self.claim, ok=False, reason=reason)
         _log.warning("[Gateway] register of %s failed: %s", self.user, problem)
         self._come_back_later()
 
@@ -533,8 +528,7 @@ class Session:
 
     def on_closed(self) -> None:
         """The connection is gone."""
-        if self._desk.emit is not None:
-            self._emit(Kind.WS_CLOSE)
+        self._desk.observer.session(Kind.WS_CLOSE, self.claim)
         self._leave()
 
     def _leave(self) -> None:
@@ -552,25 +546,6 @@ class Session:
             desk.registry.remove(self)
             desk.journal.left(claim.user, claim.conn_id)
             desk.spawn(release(desk, claim))
-
-    def _emit(self, kind: Kind, ok: bool = True, reason: str = "", peer: str = "") -> None:
-        emit, claim = self._desk.emit, self.claim
-        assert emit is not None
-        gateway_id = self._desk.settings.gateway_id
-        emit(
-            Event(
-                kind,
-                self._desk.clock(),
-                gateway_id,
-                user=self.user,
-                gateway=gateway_id,
-                peer=peer,
-                conn_id=self.conn_id,
-                ok=ok,
-                reason=reason,
-                token=claim.token if claim is not None else 0,
-            )
-        )
 
 
 MAX_OWED: Final = 10_000
@@ -619,17 +594,4 @@ async def release(desk: Desk, claim: Claim) -> None:
         counters.releases_removed += 1
     else:
         counters.releases_not_owner += 1
-    if desk.emit is not None:
-        desk.emit(
-            Event(
-                Kind.PRESENCE_DEL if removed else Kind.PRESENCE_REJECT,
-                desk.clock(),
-                claim.gateway_id,
-                user=claim.user,
-                gateway=claim.gateway_id,
-                conn_id=claim.conn_id,
-                ok=removed,
-                reason="" if removed else "not owner",
-                token=claim.token,
-            )
-        )
+    desk.observer.released(claim, removed)
