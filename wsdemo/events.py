@@ -84,6 +84,9 @@ class Event:
     token: int = 0
     t_start: float = 0.0
     """When the thing began, for kinds that take time (a route, a register); 0 when they do not."""
+    close_code: int | None = None
+    """The code with which a connection was closed (`protocol.Code`; 1006 when it broke): in a
+    client's WS_CLOSE and WS_FAIL. None when no WebSocket was closed."""
 
 
 Emit = Callable[[Event], None]

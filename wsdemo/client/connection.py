@@ -192,6 +192,8 @@ class Client:
         """The gateway that we are registered with, by its own word."""
         self.conn_id = ""
         self.closed_because = ""
+        self.close_code: int | None = None
+        """The code of the close that `closed_because` is about; None when it is about none."""
         self.attempts = 0
         """How often we dialled; a gateway lets a later attempt win over an earlier one."""
         self._settings = settings or ClientSettings()
@@ -448,6 +450,7 @@ class Client:
             ours = "closed by us" if self._closing else "cancelled"
             self._finish(self.closed_because or ours)
         elif (problem := keeper.exception()) is not None:
+            self.close_code = None
             self._finish(f"{type(problem).__name__}: {why_not(problem)}")
             keeper.get_loop().call_exception_handler(
                 {"message": f"client {self.user} failed", "exception": problem, "task": keeper}
@@ -588,7 +591,7 @@ class Client:
         self.gateway_id = str(answer.get("gatewayId", ""))
         self.conn_id = str(answer.get("connId", ""))
         self.state = State.REGISTERED
-        self.closed_because = ""
+        self.closed_because, self.close_code = "", None
         self._refusals = 0
         self._asked_at = None
         self._observe(Kind.REGISTERED)
@@ -805,9 +808,16 @@ class Client:
         self._registered.clear()
         if self.state is State.REGISTERED:
             self.state = State.RECONNECTING
-            self._observe(Kind.WS_CLOSE, reason=ended.why)
+            self._observe(Kind.WS_CLOSE, reason=ended.why, close_code=ended.code)
         elif ended.url and ended.reconnect and not self._moving:
-            self._observe(Kind.WS_FAIL, ok=False, peer=redacted(ended.url), reason=ended.why)
+            self._observe(
+                Kind.WS_FAIL,
+                ok=False,
+                peer=redacted(ended.url),
+                reason=ended.why,
+                close_code=ended.code,
+            )
+        self.close_code = ended.code
         self.closed_because = ended.why
         for receipt in self._pending.values():
             receipt.settle(Status.UNKNOWN, self._clock(), "the connection broke")
@@ -826,7 +836,13 @@ class Client:
         self._arrived.set()
 
     def _observe(
-        self, kind: Kind, peer: str = "", msg_id: str = "", ok: bool = True, reason: str = ""
+        self,
+        kind: Kind,
+        peer: str = "",
+        msg_id: str = "",
+        ok: bool = True,
+        reason: str = "",
+        close_code: int | None = None,
     ) -> None:
         if self._emit is None:
             return
@@ -842,6 +858,7 @@ class Client:
                 msg_id=msg_id,
                 ok=ok,
                 reason=reason,
+                close_code=close_code,
             )
         )
 

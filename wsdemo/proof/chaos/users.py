@@ -214,7 +214,7 @@ class Talker:
                     )
                 )
             case Kind.WS_CLOSE:
-                self._ended(event.conn_id, event.reason)
+                self._ended(event.conn_id, event.close_code)
             case _:
                 pass
 
@@ -230,14 +230,12 @@ class Talker:
             )
         )
 
-    def _ended(self, conn: str, reason: str) -> None:
+    def _ended(self, conn: str, code: int | None) -> None:
         """Take note of the end of a session, once."""
         if not conn or conn in self._said_closed:
             return
         self._said_closed.add(conn)
-        words = reason.removeprefix("closed with ").split()
-        code = int(words[0]) if words and words[0].isdigit() else 0
-        self._note(Closed(t=self._clock(), user=self.name, conn=conn, code=code))
+        self._note(Closed(t=self._clock(), user=self.name, conn=conn, code=code or 0))
 
     async def _listen(self, client: Client) -> None:
         async for message in client:
@@ -282,7 +280,7 @@ class Talker:
         """Let go of sessions that were told to leave; come back if none is left."""
         async with self._acting:
             for client in [one for one in self.clients if one.state is State.CLOSED]:
-                self._ended(client.conn_id, client.closed_because)
+                self._ended(client.conn_id, client.close_code)
                 self.clients.remove(client)
                 if not self.clients and self.online and not self._stopping:
                     text = (
@@ -333,8 +331,8 @@ class Talker:
             self._means_to_end(client)
         await asyncio.gather(*(client.close() for client in clients))
         for client in clients:
-            # Unless it was told otherwise before: `closed_because` may be of an earlier attempt.
-            self._ended(client.conn_id, "")
+            # Unless it was told otherwise before: `close_code` may be of an earlier attempt.
+            self._ended(client.conn_id, None)
 
 
 class Plain:

@@ -208,7 +208,7 @@ class Device:
                 msg_id = f"{event.peer}:{event.msg_id}"
                 world.note(Received, user=user, conn=conn, id=msg_id, sender=event.peer)
             case Kind.WS_CLOSE:
-                self._closed(conn, event.reason)
+                self._closed(conn, event.close_code)
             case _:
                 pass
 
@@ -223,10 +223,8 @@ class Device:
             told=told,
         )
 
-    def _closed(self, conn: str, reason: str) -> None:
-        words = reason.removeprefix("closed with ").split()
-        code = int(words[0]) if words and words[0].isdigit() else 0
-        self._world.note(Closed, user=self.user, conn=conn, code=code)
+    def _closed(self, conn: str, code: int | None) -> None:
+        self._world.note(Closed, user=self.user, conn=conn, code=code or 0)
 
 
 class World:
@@ -413,7 +411,7 @@ class World:
             return False
         why = device.client.closed_because
         fine = device.given_up or device.host.dead
-        if not fine and not any(f"closed with {code}" in why for code in _FINE):
+        if not fine and device.client.close_code not in _FINE:
             self._problem("2.7", f"a client of {device.user} gave up: {why}")
         return True
 
