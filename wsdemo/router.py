@@ -62,7 +62,6 @@ class Router:
 
     Args:
         boot_id: tells this process from another one with the same gateway id.
-        on_envelope: takes what arrives, but for probes; must not raise.
         on_malformed: called when something arrived that cannot be ours.
         on_replaced: called when another process takes this gateway's place.
         on_state: called when `ready` may have changed.
@@ -75,7 +74,6 @@ class Router:
         settings: GatewaySettings,
         boot_id: str,
         *,
-        on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None],
         on_malformed: Callable[[], None],
         on_replaced: Callable[[], None],
         on_state: Callable[[], None],
@@ -85,7 +83,7 @@ class Router:
         self._link = link
         self._settings = settings
         self._boot_id = boot_id
-        self._on_envelope = on_envelope
+        self._on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None]
         self._on_malformed = on_malformed
         self._on_replaced = on_replaced
         self._on_state = on_state
@@ -135,13 +133,19 @@ class Router:
 
     # --- life --------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(
+        self, on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None]
+    ) -> None:
         """Subscribe, and be sure of it.
+
+        Args:
+            on_envelope: takes what arrives, except probes; must not raise.
 
         Raises:
             DuplicateGateway: the id is taken; nothing is left running.
             RedisUnavailable: Redis could not be asked.
         """
+        self._on_envelope = on_envelope
         try:
             await self._subscribe_alone()
             self._hears = await self._publish_probe() > 0

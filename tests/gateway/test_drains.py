@@ -79,7 +79,8 @@ async def test_whoever_leaves_a_drain_without_a_goodbye_leaves_nothing(
             assert not await redis_db.exists(keyspace.presence(user)), user
         assert not running._tasks and not running._door.present and not running._door.unregistered
         assert all(end._timer is None and end.outbox._deadline is None for end in ends)
-        assert running._desk.admission._value == running.settings.limits.concurrent_registers
+        admission, limits = running._desk.backlog.admission, running.settings.limits
+        assert admission._value == limits.concurrent_registers
         assert not len(running.registry) and not running.registry._expected
 
 

@@ -162,7 +162,7 @@ async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_
         await Raw.open(running) as second,
     ):
         first.frame(b'{"type":"register","userId":"alice"}')
-        await until("she has her turn", running._desk.admission.locked)
+        await until("she has her turn", running._desk.backlog.admission.locked)
         second.frame(b'{"type":"register","userId":"bob"}')
         answer = await second.answer()
         assert (answer["code"], answer["retryAfterMs"] > 0) == ("unavailable", True)

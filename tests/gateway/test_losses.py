@@ -193,7 +193,7 @@ class Scene:
         """mallory's connection, as the gateway sees it."""
         bobs = self.running.registry.by_user("bob")
         assert bobs is not None
-        (end,) = self.running._sockets() - {bobs.socket}
+        (end,) = self.running._sockets().keys() - {bobs.socket}
         return end
 
     @property
@@ -230,10 +230,10 @@ async def shaken_hands(scene: Scene) -> Raw:
 
 async def waiting_for_its_turn(scene: Scene) -> Raw:
     """The only turn there is has been taken."""
-    await scene.running._desk.admission.acquire()
+    await scene.running._desk.backlog.admission.acquire()
     raw = await Raw.open(scene.running)
     raw.writer.write(REGISTER)
-    await until("it waits", lambda: scene.running._desk.waiting == 1)
+    await until("it waits", lambda: scene.running._desk.backlog.waiting == 1)
     return raw
 
 
@@ -389,9 +389,9 @@ def state_of(running: Gateway) -> dict[str, Any]:
         "users": [session.user for session in running.registry],
         "connections": len(running.registry._by_conn),
         "expected": len(running.registry._expected),
-        "waiting": desk.waiting,
-        "turns": desk.admission._value,
-        "owed": len(desk.owed),
+        "waiting": desk.backlog.waiting,
+        "turns": desk.backlog.admission._value,
+        "owed": len(desk.backlog.owed),
         "present": dict(door.present),
         "unregistered": dict(door.unregistered),
         "outboxes": sum(len(end.outbox) for end in running._sockets()),
@@ -433,8 +433,8 @@ async def test_whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_no
         assert answer["type"] == "error", "an answer to what he wrote to mallory"
     scene.gates.open.set()
     if moment is waiting_for_its_turn:
-        await until("nobody waits", lambda: running._desk.waiting == 0)
-        running._desk.admission.release()
+        await until("nobody waits", lambda: running._desk.backlog.waiting == 0)
+        running._desk.backlog.admission.release()
     if how == "half-close":
         raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
         await raw.rest()

@@ -60,7 +60,7 @@ def nothing_is_left(running: Gateway) -> bool:
     desk, registry = running._desk, running.registry
     left = len(registry) + len(registry._by_conn) + len(registry._expected)
     turns = desk.settings.limits.concurrent_registers
-    return desk.admission._value == turns and not desk.waiting and not left
+    return desk.backlog.admission._value == turns and not desk.backlog.waiting and not left
 
 
 async def is_gone(redis_db: Any, key: str) -> None:
@@ -113,17 +113,17 @@ async def test_who_goes_while_it_waits_for_its_turn_waits_no_longer(
     running: Gateway, gates: Gates
 ) -> None:
     """Those behind it move up, and nothing is asked of Redis for it."""
-    await running._desk.admission.acquire()
+    await running._desk.backlog.admission.acquire()
     async with await Raw.open(running) as mallory, await Raw.open(running) as bob:
         mallory.writer.write(REGISTER)
-        await until("it waits", lambda: running._desk.waiting == 1)
+        await until("it waits", lambda: running._desk.backlog.waiting == 1)
         session = session_of(running, "mallory")
         bob.frame(b'{"type":"register","userId":"bob"}')
-        await until("bob waits behind it", lambda: running._desk.waiting == 2)
+        await until("bob waits behind it", lambda: running._desk.backlog.waiting == 2)
         mallory.reset()
-        await until("only bob waits", lambda: running._desk.waiting == 1, SOON_S / 5)
+        await until("only bob waits", lambda: running._desk.backlog.waiting == 1, SOON_S / 5)
         assert session.state is State.ENDED
-        running._desk.admission.release()
+        running._desk.backlog.admission.release()
         assert (await bob.answer())["type"] == "registered"
         assert gates.passed == []
     await until("nothing is left", lambda: nothing_is_left(running))
@@ -133,12 +133,12 @@ async def test_who_goes_at_the_very_moment_of_its_turn_gives_it_back(
     running: Gateway, gates: Gates
 ) -> None:
     """The turn has been given to it, and it does not know yet."""
-    await running._desk.admission.acquire()
+    await running._desk.backlog.admission.acquire()
     async with await Raw.open(running) as mallory:
         mallory.writer.write(REGISTER)
-        await until("it waits", lambda: running._desk.waiting == 1)
+        await until("it waits", lambda: running._desk.backlog.waiting == 1)
         session = session_of(running, "mallory")
-        running._desk.admission.release()
+        running._desk.backlog.admission.release()
         session.socket.abort()
         await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
         assert gates.passed == []
@@ -217,7 +217,7 @@ async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_awa
     """The gauge of those who wait for their turn is back at 0."""
     limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
     async with gateway(shared_server, keyspace, **limits) as running:
-        await running._desk.admission.acquire()
+        await running._desk.backlog.admission.acquire()
         async with contextlib.AsyncExitStack() as stack:
             crowd = [await stack.enter_async_context(await Raw.open(running)) for _ in range(3)]
             for n, raw in enumerate(crowd):
@@ -225,7 +225,7 @@ async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_awa
             assert [await raw.closed() for raw in crowd] == [1013] * 3
         assert running.counters.registers_shed == 3
         assert "wsdemo_admission_waiting 0.0" in (await http_get(running.port, "/metrics"))[1]
-        running._desk.admission.release()
+        running._desk.backlog.admission.release()
         assert nothing_is_left(running)
 
 
@@ -332,7 +332,7 @@ async def test_a_register_that_was_overtaken_is_told_so(roomy: Gateway, gates: G
             assert stale.state is State.ENDED and not roomy.registry._expected
             desk = roomy._desk
             turns = desk.settings.limits.concurrent_registers
-            await until("its turn is given back", lambda: desk.admission._value == turns)
+            await until("its turn is given back", lambda: desk.backlog.admission._value == turns)
             assert roomy.counters.releases_not_owner == 0, "it had nothing to release"
             newer.writer.write(PING)
             assert await newer.answer() == {"type": "pong"}
@@ -429,7 +429,7 @@ async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back
             for name in names:
                 await is_gone(redis_db, keyspace.presence(name))
             assert running.counters.releases_removed == 3
-            await until("nothing is owed", lambda: not running._desk.owed)
+            await until("nothing is owed", lambda: not running._desk.backlog.owed)
 
 
 async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
@@ -447,11 +447,11 @@ async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
     monkeypatch.setattr(RedisPresence, "release", release)
     async with await Raw.register(running, "alice"):
         pass
-    await until("it is owed", lambda: running._desk.owed)
+    await until("it is owed", lambda: running._desk.backlog.owed)
     assert await redis_db.exists(keyspace.presence("alice"))
     running._on_link_state(True)
     await is_gone(redis_db, keyspace.presence("alice"))
-    await until("nothing is owed", lambda: not running._desk.owed)
+    await until("nothing is owed", lambda: not running._desk.backlog.owed)
 
 
 # --- what nobody caught --------------------------------------------------------------------------

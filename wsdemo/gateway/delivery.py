@@ -70,6 +70,7 @@ class Delivery:
         gateway_id: str,
         registry: Registry[Any],
         presence: Presence,
+        router: Router,
         counters: Counters,
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
@@ -78,13 +79,12 @@ class Delivery:
         self._gateway_id = gateway_id
         self._registry = registry
         self._presence = presence
+        self._router = router
         self._counters = counters
         self._journal = journal
         self._spawn = spawn
         self._observer = observer.if_observed
         self._repairing: set[str] = set()
-        self.router: Router | None = None
-        """Set by the gateway as soon as there is one: it needs `receive`, we need it."""
 
     @property
     def repairs(self) -> int:
@@ -124,9 +124,8 @@ class Delivery:
             self._gateway_id,
             sender.conn_id,
         )
-        assert self.router is not None
         try:
-            self.router.route(
+            self._router.route(
                 message.to, head, partial(self._routed, sender, message.to, message.id, started)
             )
         except (LinkDown, LinkBusy):
@@ -169,7 +168,7 @@ class Delivery:
             return Status.UNREACHABLE
         if outcome == b"malformed":
             counters.malformed_presence += 1
-        elif self.router is not None and self.router.leases_may_lapse:
+        elif self._router.leases_may_lapse:
             counters.routes_busy += 1
             return Status.BUSY  # Who is present may be missing there: nobody knows.
         counters.routes_offline += 1
@@ -183,6 +182,16 @@ class Delivery:
             return
         say = Say.USER_NOT_FOUND if status is Status.OFFLINE else Say.SEND_FAILED
         sender.send(error_text(say, code or status.value))
+
+    def kick(self, previous: Claim, token: int) -> None:
+        """Tell a session that a newer one (with this token) has taken its place. Its gateway may
+        have been asleep, and not know it.
+        """
+        self._counters.kicks_sent += 1
+        self._router.tell(
+            previous.gateway_id,
+            Kick(user=previous.user, connId=previous.conn_id, token=token),
+        )
 
     # --- in ----------------------------------------------------------------------------------
 
@@ -226,8 +235,8 @@ class Delivery:
         self._counters.bounces_sent += 1
         if self._observer is not None:
             self._observer.hop(Kind.BOUNCE, envelope.to, envelope.sender, envelope.id)
-        if envelope.fromGw and envelope.fromConn and self.router is not None:
-            self.router.tell(
+        if envelope.fromGw and envelope.fromConn:
+            self._router.tell(
                 envelope.fromGw,
                 Bounce(fromConn=envelope.fromConn, to=envelope.to, id=envelope.id),
             )

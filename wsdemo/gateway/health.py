@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from wsdemo.events import Kind
+from wsdemo.gateway.counters import Histogram
 from wsdemo.gateway.registry import each
 from wsdemo.gateway.session import Desk, Session, State, release
 from wsdemo.presence import Refresh, Renewal
@@ -94,8 +95,9 @@ def quiet(
 class Health:
     """The loops of one gateway that watch over its sessions."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, loop_lag: Histogram) -> None:
         self._desk = desk
+        self._loop_lag = loop_lag
         self._timing = desk.settings.timing
         self._grace_until = 0.0
         self._stalled_until = 0.0
@@ -155,8 +157,8 @@ class Health:
     async def _release_owed(self, step: int) -> None:
         """End in Redis what has ended here while it was away. What fails again is owed again."""
         desk = self._desk
-        owed = list(desk.owed.values())
-        desk.owed.clear()
+        owed = list(desk.backlog.owed.values())
+        desk.backlog.owed.clear()
         for start in range(0, len(owed), step):
             if start:
                 await asyncio.sleep(RESYNC_STEP_S)
@@ -272,7 +274,7 @@ class Health:
         taken over our users: ask before serving on.
         """
         desk, timing = self._desk, self._timing
-        desk.loop_lag.observe(max(0.0, late_s))
+        self._loop_lag.observe(max(0.0, late_s))
         if late_s < timing.ws_ping_timeout_s / 4:
             return
         now = desk.clock()

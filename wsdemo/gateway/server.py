@@ -35,7 +35,7 @@ from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
-from wsdemo.gateway.session import Desk, Session
+from wsdemo.gateway.session import Backlog, Desk, Session
 from wsdemo.gateway.socket import Front, Socket
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
@@ -134,25 +134,25 @@ class Gateway:
             rng=rng,
         )
         self.presence = presence(self._link, settings)
-        self._delivery = Delivery(
-            settings.gateway_id,
-            self.registry,
-            self.presence,
-            self.counters,
-            self._journal,
-            self._spawn,
-            self._observer,
-        )
-        self._router = self._delivery.router = Router(
+        self._router = Router(
             self._link,
             settings,
             self.boot_id,
-            on_envelope=self._delivery.receive,
             on_malformed=self._on_malformed,
             on_replaced=self._on_replaced,
             on_state=self._check_ready,
             emit=emit,
             rng=rng,
+        )
+        self._delivery = Delivery(
+            settings.gateway_id,
+            self.registry,
+            self.presence,
+            self._router,
+            self.counters,
+            self._journal,
+            self._spawn,
+            self._observer,
         )
         self._desk = Desk(
             settings=settings,
@@ -161,21 +161,17 @@ class Gateway:
             delivery=self._delivery,
             counters=self.counters,
             journal=self._journal,
-            admission=asyncio.Semaphore(settings.limits.concurrent_registers),
+            observer=self._observer,
             spawn=self._spawn,
             clock=clock,
             time_of_day=time_of_day,
             new_id=new_id,
             rng=rng,
-            observer=self._observer,
-            message_rate=Rate.of(settings.limits.messages_per_s, settings.limits.message_burst),
-            loop_lag=loop_lag(),
-            user_ids=settings.user_ids(),
+            backlog=Backlog(asyncio.Semaphore(settings.limits.concurrent_registers)),
         )
-        self._health = Health(self._desk)
-        self._metrics = registry_of(
-            CountersCollector(self.counters, self._gauges(), [self._desk.loop_lag])
-        )
+        lag = loop_lag()
+        self._health = Health(self._desk, lag)
+        self._metrics = registry_of(CountersCollector(self.counters, self._gauges(), [lag]))
 
     # --- life --------------------------------------------------------------------------------
 
@@ -190,7 +186,7 @@ class Gateway:
         try:
             await self._link.start(self.settings.limits.redis_start_s)
             await self._examine_redis()
-            await self._router.start()
+            await self._router.start(self._delivery.receive)
             places = await self._open_the_door(tls)
         except BaseException:
             await self._router.stop()
@@ -424,11 +420,11 @@ class Gateway:
             ),
             "admission_waiting": (
                 "Registers that wait for their turn",
-                lambda: self._desk.waiting,
+                lambda: self._desk.backlog.waiting,
             ),
             "releases_owed": (
                 "Ended sessions that Redis has not been told of",
-                lambda: len(self._desk.owed),
+                lambda: len(self._desk.backlog.owed),
             ),
             "repairs": ("Stale entries that are being removed", lambda: self._delivery.repairs),
             "redis_pending": (
@@ -464,7 +460,7 @@ class Gateway:
             self._observer.gateway(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
         if up and not was_up and self._server is not None and self._stopped is None:
             _log.info("[Gateway] Redis is back, after %.1f s", self._link.away_s)
-        if up and (self._desk.owed or (len(self.registry) and not was_up)):
+        if up and (self._desk.backlog.owed or (len(self.registry) and not was_up)):
             # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
             self._resync_soon()
         if up:

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from wsdemo.events import Kind
 from wsdemo.gateway.auth import NotAuthentic, expiry_of
-from wsdemo.gateway.counters import Counters, Histogram
+from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal
 from wsdemo.gateway.observer import Observer
@@ -36,7 +36,6 @@ from wsdemo.presence import Register as Outcome
 from wsdemo.protocol import (
     PONG_TEXT,
     Code,
-    Kick,
     Message,
     NotText,
     Ping,
@@ -66,8 +65,23 @@ class State(Enum):
 
 
 @dataclass(slots=True, eq=False)
+class Backlog:
+    """The state that all sessions of a gateway share: what is still to be done in Redis."""
+
+    admission: asyncio.Semaphore
+    """Bounds how many registers are under way at the same time."""
+    waiting: int = 0
+    """Registers that wait for `admission`."""
+    owed: dict[str, Claim] = field(default_factory=dict)
+    """Sessions whose release did not reach Redis, by connection id: for when it is back."""
+
+
+@dataclass(slots=True, eq=False)
 class Desk:
-    """What all sessions of a gateway share. `new_id` returns ids that are never the same twice."""
+    """The services that all sessions of a gateway share.
+
+    `new_id` returns ids that are never the same twice; `rng` is the source of all jitter.
+    """
 
     settings: GatewaySettings
     registry: Registry[Session]
@@ -75,20 +89,20 @@ class Desk:
     delivery: Delivery
     counters: Counters
     journal: Journal
-    admission: asyncio.Semaphore
+    observer: Observer
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     clock: Callable[[], float]
     time_of_day: Callable[[], float]
     new_id: Callable[[], str]
     rng: random.Random
-    observer: Observer
-    message_rate: Rate
-    loop_lag: Histogram
-    user_ids: UserIds
-    waiting: int = 0
-    """Registers that wait for their turn."""
-    owed: dict[str, Claim] = field(default_factory=dict)
-    """Sessions whose release did not reach Redis, by their connection ids: for when it is back."""
+    backlog: Backlog
+    message_rate: Rate = field(init=False)
+    user_ids: UserIds = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.settings.limits
+        self.message_rate = Rate.of(limits.messages_per_s, limits.message_burst)
+        self.user_ids = self.settings.user_ids()
 
     def retry_after_ms(self) -> int:
         """Return when to come back; spread, so that not all come at once."""
@@ -179,7 +193,7 @@ class Session:
         desk, now = self._desk, self._socket.last_read
         paid_until = desk.message_rate.take(self._paid_until, now)
         if paid_until is None or self._excess is not None:
-            if self._is_too_much(paid_until, now):
+            if self._note_excess(paid_until, now):
                 self._say_too_much(data, now)
                 return
         else:
@@ -227,8 +241,12 @@ class Session:
         if len(self._malformed) > limits.max_malformed:
             self._socket.close(Code.MALFORMED)
 
-    def _is_too_much(self, paid_until: float | None, now: float) -> bool:
-        """Say whether a message is above the rate; note when that begins, and when it is over."""
+    def _note_excess(self, paid_until: float | None, now: float) -> bool:
+        """Note when a client begins to exceed its rate, and when it is back within it.
+
+        Returns:
+            Whether this message exceeds the rate.
+        """
         if paid_until is None:
             if self._excess is None:
                 self._excess = _Excess(now, -math.inf)
@@ -384,7 +402,7 @@ class Session:
             self.end(Code.INTERNAL)
             raise  # Its witness is the owner of this task.
         finally:
-            desk.admission.release()
+            desk.backlog.admission.release()
             if self.state is State.REGISTERING:
                 self._come_back_later()  # Its client is gone, or this task was cancelled.
 
@@ -396,17 +414,17 @@ class Session:
         desk = self._desk
         if self.state is not State.REGISTERING:
             return False
-        desk.waiting += 1
+        desk.backlog.waiting += 1
         self._queueing = asyncio.current_task()
         try:
             async with asyncio.timeout(desk.settings.limits.register_queue_s):
-                await desk.admission.acquire()
+                await desk.backlog.admission.acquire()
             return True
         except TimeoutError:
             desk.counters.registers_shed += 1
         finally:
             self._queueing = None
-            desk.waiting -= 1
+            desk.backlog.waiting -= 1
         self._come_back_later()
         return False
 
@@ -457,7 +475,7 @@ class Session:
         if earlier is not None:
             earlier.end(Code.REPLACED)
         if previous is not None and previous.gateway_id != claim.gateway_id:
-            self._kick(previous)
+            desk.delivery.kick(previous, claim.token)
         peer = previous.gateway_id if previous is not None else ""
         desk.observer.session(Kind.PRESENCE_SET, claim, peer=peer)
         desk.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
@@ -466,16 +484,6 @@ class Session:
         for payload in waiting or ():
             self._socket.send(payload)
         self._release_held()
-
-    def _kick(self, previous: Claim) -> None:
-        """Tell the session that lost its place, which may sit on a gateway that slept."""
-        claim, router = self.claim, self._desk.delivery.router
-        assert claim is not None and router is not None
-        self._desk.counters.kicks_sent += 1
-        router.tell(
-            previous.gateway_id,
-            Kick(user=previous.user, connId=previous.conn_id, token=claim.token),
-        )
 
     def _say_registered(self) -> None:
         timing = self._desk.settings.timing
@@ -586,8 +594,9 @@ async def release(desk: Desk, claim: Claim) -> None:
         removed = await desk.presence.release(claim)
     except LINK_ERRORS as problem:
         counters.releases_failed += 1
-        if may_work_later(problem) and len(desk.owed) < MAX_OWED:
-            desk.owed[claim.conn_id] = claim
+        owed = desk.backlog.owed
+        if may_work_later(problem) and len(owed) < MAX_OWED:
+            owed[claim.conn_id] = claim
         _log.warning("[Gateway] release of %s failed: %s", claim.user, problem)
         return
     if removed:
