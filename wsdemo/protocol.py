@@ -166,7 +166,7 @@ class NotText(Exception):
 # --- what a client says ---------------------------------------------------------------------
 
 
-class Register(msgspec.Struct, tag="register", tag_field="type", frozen=True, gc=False):
+class RegisterRequest(msgspec.Struct, tag="register", tag_field="type", frozen=True, gc=False):
     """A client says who it is. `inst` and `att` number its attempts (guarantees: fencing)."""
 
     userId: str = ""
@@ -179,7 +179,7 @@ class Ping(msgspec.Struct, tag="ping", tag_field="type", frozen=True, gc=False):
     """A client is alive."""
 
 
-class Message(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=False):
+class MessageRequest(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=False):
     """A client wants `content`, a raw JSON string, delivered to user `to`."""
 
     to: str = ""
@@ -188,7 +188,7 @@ class Message(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=F
     id: str | None = None
 
 
-ClientMessage = Register | Ping | Message
+ClientMessage = RegisterRequest | Ping | MessageRequest
 
 PING: Final = Ping()
 _EMPTY_CONTENT: Final = msgspec.Raw(b'""')
@@ -221,10 +221,10 @@ def decode(
     """
     try:
         message: ClientMessage = _client_decoder.decode(data)
-        if type(message) is Message:
+        if type(message) is MessageRequest:
             if _is_plain_message(message, data, max_content_bytes, is_user_id):
                 return message
-        elif type(message) is Register:
+        elif type(message) is RegisterRequest:
             if _is_plain_register(message, data, is_user_id):
                 return message
         elif data.count(b":") == 1:
@@ -241,7 +241,9 @@ def decode(
 # outside of the content is escaped: then they are colons of the document as well.
 
 
-def _is_plain_register(message: Register, data: bytes, is_user_id: Callable[[str], object]) -> bool:
+def _is_plain_register(
+    message: RegisterRequest, data: bytes, is_user_id: Callable[[str], object]
+) -> bool:
     strings = (message.userId, message.token, message.inst)
     if not is_user_id(message.userId) or any(":" in text for text in strings):
         return False
@@ -251,7 +253,10 @@ def _is_plain_register(message: Register, data: bytes, is_user_id: Callable[[str
 
 
 def _is_plain_message(
-    message: Message, data: bytes, max_content_bytes: int, is_user_id: Callable[[str], object]
+    message: MessageRequest,
+    data: bytes,
+    max_content_bytes: int,
+    is_user_id: Callable[[str], object],
 ) -> bool:
     content, to = bytes(message.content), message.to
     if len(content) > max_content_bytes or not is_user_id(to):
@@ -299,7 +304,7 @@ def _valid_msg_id(msg_id: object) -> bool:
     return isinstance(msg_id, str) and 0 < len(msg_id) <= MAX_ID_CHARS
 
 
-def _register(document: dict[str, Any]) -> Register:
+def _register(document: dict[str, Any]) -> RegisterRequest:
     user = document.get("userId", "")
     token = document.get("token", "")
     inst = document.get("inst", "")
@@ -310,7 +315,7 @@ def _register(document: dict[str, Any]) -> Register:
         raise ProtocolError(Say.INVALID)
     if not user.strip():
         raise ProtocolError(Say.NO_USER_ID)
-    return Register(user, token, inst, att)
+    return RegisterRequest(user, token, inst, att)
 
 
 def _message(
@@ -319,7 +324,7 @@ def _message(
     data: bytes,
     max_content_bytes: int,
     is_user_id: Callable[[str], object],
-) -> Message:
+) -> MessageRequest:
     to, content = document.get("to", ""), document.get("content", "")
     if not isinstance(content, str):
         raise ProtocolError(Say.INVALID, msg_id)
@@ -330,7 +335,7 @@ def _message(
     if not isinstance(to, str) or not is_user_id(to):
         # Who asks for an impossible name learns no more than who asks for an absent one.
         raise ProtocolError(Say.USER_NOT_FOUND, msg_id)
-    return Message(to, msgspec.Raw(bytes(_content_decoder.decode(data).content)), msg_id)
+    return MessageRequest(to, msgspec.Raw(bytes(_content_decoder.decode(data).content)), msg_id)
 
 
 def _load(data: bytes) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from wsdemo.protocol import (
     Code,
     Direct,
     Kick,
-    Message,
+    MessageRequest,
     Say,
     Status,
     ack_text,
@@ -47,7 +47,7 @@ MAX_REPAIRS: Final = 64
 """Stale entries that are being removed at the same time."""
 
 
-class Session(Protocol):
+class Endpoint(Protocol):
     """What delivery needs of a session. None of its methods raises: it ends, if it must."""
 
     @property
@@ -93,19 +93,19 @@ class Delivery:
 
     # --- out ---------------------------------------------------------------------------------
 
-    def submit(self, sender: Session, message: Message) -> None:
+    def submit(self, sender: Endpoint, message: MessageRequest) -> None:
         """Send a message on its way; the sender is told of the outcome, at once or later."""
         self._counters.messages_received += 1
         started = 0.0
         if self._observer is not None:
             started = self._observer.hop(Kind.MESSAGE, sender.user, message.to, message.id)
-        local: Session | None = self._registry.by_user(message.to)
+        local: Endpoint | None = self._registry.by_user(message.to)
         if local is not None:
             self._deliver_here(sender, message, local)
         else:
             self._forward(sender, message, started)
 
-    def _deliver_here(self, sender: Session, message: Message, recipient: Session) -> None:
+    def _deliver_here(self, sender: Endpoint, message: MessageRequest, recipient: Endpoint) -> None:
         counters = self._counters
         counters.routes_local += 1
         counters.messages_delivered += 1
@@ -115,7 +115,7 @@ class Delivery:
         if message.id is not None:
             sender.send(ack_text(message.id, Status.ROUTED))
 
-    def _forward(self, sender: Session, message: Message, started: float) -> None:
+    def _forward(self, sender: Endpoint, message: MessageRequest, started: float) -> None:
         head = direct_head(
             sender.user,
             message.to,
@@ -135,7 +135,7 @@ class Delivery:
         sender.sent_one()
 
     def _routed(
-        self, sender: Session, to: str, msg_id: str | None, started: float, reply: Any
+        self, sender: Endpoint, to: str, msg_id: str | None, started: float, reply: Any
     ) -> None:
         """Tell the sender what the route script said."""
         sender.answered_one()
@@ -175,7 +175,7 @@ class Delivery:
         return Status.OFFLINE
 
     def _tell(
-        self, sender: Session, msg_id: str | None, status: Status, code: str | None = None
+        self, sender: Endpoint, msg_id: str | None, status: Status, code: str | None = None
     ) -> None:
         if msg_id is not None:
             sender.send(ack_text(msg_id, status))

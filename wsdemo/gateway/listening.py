@@ -44,7 +44,7 @@ class CannotListen(OSError):
 
 
 @dataclass(slots=True, eq=False)
-class Bound:
+class BoundAddress:
     """The sockets of one address. `made` tells the file of a unix socket that is ours (device and
     inode); None when there is none, or when others care for it.
     """
@@ -114,13 +114,13 @@ class Bound:
                     Path(self.path).unlink()
 
 
-Bind = Callable[[GatewaySettings], Awaitable[Sequence[Bound]]]
+Bind = Callable[[GatewaySettings], Awaitable[Sequence[BoundAddress]]]
 
 
-class Listening:
+class Listeners:
     """All places where one gateway listens, once it accepts connections there."""
 
-    def __init__(self, bound: Sequence[Bound], servers: Sequence[asyncio.Server]) -> None:
+    def __init__(self, bound: Sequence[BoundAddress], servers: Sequence[asyncio.Server]) -> None:
         self.bound = bound
         self._servers = servers
 
@@ -138,11 +138,11 @@ class Listening:
 
 
 async def listen(
-    bound: Sequence[Bound],
+    bound: Sequence[BoundAddress],
     factory: Callable[[], asyncio.BaseProtocol],
     tls: ssl.SSLContext | None,
     handshake_timeout_s: float,
-) -> Listening:
+) -> Listeners:
     """Accept connections on sockets that are bound; `factory` makes the protocol of each one.
 
     When it fails, or is cancelled, nothing is left open.
@@ -170,19 +170,19 @@ async def listen(
         for place in bound:
             place.remove_file()
         raise
-    return Listening(bound, servers)
+    return Listeners(bound, servers)
 
 
 # --- binding -----------------------------------------------------------------------------------
 
 
-async def bind(settings: GatewaySettings) -> list[Bound]:
+async def bind(settings: GatewaySettings) -> list[BoundAddress]:
     """Take all addresses of the settings.
 
     Raises:
         CannotListen: one of them cannot be had; nothing is left open.
     """
-    bound: list[Bound] = []
+    bound: list[BoundAddress] = []
     for address in settings.addresses:
         try:
             if address.path:
@@ -202,26 +202,26 @@ async def bind(settings: GatewaySettings) -> list[Bound]:
 def inherit(sockets: Sequence[socket.socket]) -> Bind:
     """Return a `Bind` that takes sockets which listen already; their files are not ours."""
 
-    async def taken(settings: GatewaySettings) -> list[Bound]:
+    async def taken(settings: GatewaySettings) -> list[BoundAddress]:
         return [_inherited(end) for end in sockets]
 
     return taken
 
 
-def close_all(bound: Sequence[Bound]) -> None:
+def close_all(bound: Sequence[BoundAddress]) -> None:
     """Close what was bound and is not needed after all."""
     for place in bound:
         place.close()
 
 
-def _inherited(end: socket.socket) -> Bound:
+def _inherited(end: socket.socket) -> BoundAddress:
     name = end.getsockname()
     if isinstance(name, tuple):
-        return Bound([end], host=name[0])
-    return Bound([end], path=os.fsdecode(name) or "(without a name)")
+        return BoundAddress([end], host=name[0])
+    return BoundAddress([end], path=os.fsdecode(name) or "(without a name)")
 
 
-async def _bind_host(address: Address) -> Bound:
+async def _bind_host(address: Address) -> BoundAddress:
     infos = await asyncio.get_running_loop().getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -230,7 +230,7 @@ async def _bind_host(address: Address) -> Bound:
     both_families = ":" in address.host and is_everywhere(address.host)
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
         try:
-            return Bound(_bind_each(address, places, both_families), host=address.host)
+            return BoundAddress(_bind_each(address, places, both_families), host=address.host)
         except OSError as problem:
             if problem.errno != errno.EADDRINUSE or not tries_left:
                 raise
@@ -284,10 +284,10 @@ def _bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
     return end
 
 
-def _bind_path(path: str, mode: int) -> Bound:
+def _bind_path(path: str, mode: int) -> BoundAddress:
     _make_room(path)
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    place = Bound([end], path=path)
+    place = BoundAddress([end], path=path)
     try:
         end.setblocking(False)
         end.bind(path)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, ValuesView
 from typing import Generic, Protocol, TypeVar
 
 
-class Bound(Protocol):
+class Registrable(Protocol):
     """What the registry needs to know of a session."""
 
     @property
@@ -31,7 +31,7 @@ class Fallible(Protocol):
         """Hang up because of this. Must not raise."""
 
 
-S = TypeVar("S", bound=Bound)
+S = TypeVar("S", bound=Registrable)
 F = TypeVar("F", bound=Fallible)
 
 

@@ -24,19 +24,19 @@ from websockets.http11 import Request
 
 from wsdemo.addresses import RedisAddress
 from wsdemo.events import Emit, Kind
-from wsdemo.gateway.announced import Entrance
+from wsdemo.gateway.access_control import AccessControl, Answer
 from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, registry_of
 from wsdemo.gateway.delivery import Delivery
-from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
-from wsdemo.gateway.listening import Bind, Bound, Listening, bind, is_everywhere, listen
+from wsdemo.gateway.listening import Bind, BoundAddress, Listeners, bind, is_everywhere, listen
 from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.outbox import Flusher
+from wsdemo.gateway.proxy_acceptor import ProxyAcceptor
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
-from wsdemo.gateway.session import Backlog, Desk, Session
-from wsdemo.gateway.socket import Front, Socket
+from wsdemo.gateway.session import Backlog, Session, SessionServices
+from wsdemo.gateway.socket import Socket, SocketServices
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.protocol import Code
@@ -112,16 +112,16 @@ class Gateway:
         self.url = _expected_url(settings)
         """Where clients of this machine connect; before the start, as far as it is known."""
         self._bind = bind
-        self._server: Listening | None = None
+        self._server: Listeners | None = None
         self._on_notice = False
         self._hurry = asyncio.Event()
         self._stopped: asyncio.Future[None] | None = None
-        self._door = Door(settings, self.counters)
-        self._entrance: Entrance | None = None
+        self._access = AccessControl(settings, self.counters)
+        self._acceptor: ProxyAcceptor | None = None
         self._warnings: list[str] = []
         self._was_ready = False
         self._was_up = False
-        self._front: Front | None = None
+        self._socket_services: SocketServices | None = None
         self._resync_due = False
         self._resyncing: asyncio.Task[None] | None = None
         self._link = RedisLink(
@@ -154,7 +154,7 @@ class Gateway:
             self._spawn,
             self._observer,
         )
-        self._desk = Desk(
+        self._session_services = SessionServices(
             settings=settings,
             registry=self.registry,
             presence=self.presence,
@@ -170,7 +170,7 @@ class Gateway:
             backlog=Backlog(asyncio.Semaphore(settings.limits.concurrent_registers)),
         )
         lag = loop_lag()
-        self._health = Health(self._desk, lag)
+        self._health = Health(self._session_services, lag)
         self._metrics = registry_of(CountersCollector(self.counters, self._gauges(), [lag]))
 
     # --- life --------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Gateway:
             await self._link.start(self.settings.limits.redis_start_s)
             await self._examine_redis()
             await self._router.start(self._delivery.receive)
-            places = await self._open_the_door(tls)
+            places = await self._listen(tls)
         except BaseException:
             await self._router.stop()
             await self._link.stop()
@@ -210,12 +210,12 @@ class Gateway:
         told = ", ".join(place.told(_scheme(self.settings)) for place in places)
         _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, told)
 
-    async def _open_the_door(self, tls: ssl.SSLContext | None) -> Sequence[Bound]:
-        self._front = front = self._make_front(asyncio.get_running_loop())
+    async def _listen(self, tls: ssl.SSLContext | None) -> Sequence[BoundAddress]:
+        self._socket_services = services = self._make_socket_services(asyncio.get_running_loop())
         # Ports before files, whichever were asked for first: most can connect to the former only.
         bound = sorted(await self._bind(self.settings), key=lambda place: bool(place.path))
         self.port, self.url = bound[0].port, bound[0].url(_scheme(self.settings))
-        factory, encryption = self._protocols(front, tls)
+        factory, encryption = self._protocols(services, tls)
         timeout_s = self.settings.limits.handshake_timeout_s
         self._server = await listen(bound, factory, encryption, timeout_s)
         return bound
@@ -231,25 +231,25 @@ class Gateway:
             _log.warning("[Gateway] Redis: %s", warning)
 
     def _protocols(
-        self, front: Front, tls: ssl.SSLContext | None
+        self, services: SocketServices, tls: ssl.SSLContext | None
     ) -> tuple[Callable[[], asyncio.BaseProtocol], ssl.SSLContext | None]:
         """Return what makes the protocol of a new connection, and how a listener encrypts."""
         if self.settings.proxy_protocol:
             # The header comes before TLS, so TLS begins when the header has been read.
-            self._entrance = self._entrance or Entrance(front, tls, self._spawn)
-            return self._entrance.protocol, None
-        return lambda: Socket(front), tls
+            self._acceptor = self._acceptor or ProxyAcceptor(services, tls, self._spawn)
+            return self._acceptor.protocol, None
+        return lambda: Socket(services), tls
 
-    def _make_front(self, loop: asyncio.AbstractEventLoop) -> Front:
+    def _make_socket_services(self, loop: asyncio.AbstractEventLoop) -> SocketServices:
         limits = self.settings.limits
-        return Front(
+        return SocketServices(
             loop=loop,
             clock=self._clock,
             limits=limits,
             counters=self.counters,
             flusher=Flusher(loop),
             fast_frames=self.settings.fast_frames,
-            door=self._door,
+            access=self._access,
             control_rate=Rate.of(limits.control_frames_per_s, limits.control_burst),
             answer=self._answer,
             welcome=self._welcome,
@@ -260,9 +260,9 @@ class Gateway:
 
     def _welcome(self, socket: Socket) -> Session:
         """Make the session of a new connection; on notice, it ends politely before it begins."""
-        session = Session(socket, self._desk)
+        session = Session(socket, self._session_services)
         if self._on_notice:
-            session.end(Code.RESTART, self._desk.retry_after_ms())
+            session.end(Code.RESTART, self._session_services.retry_after_ms())
         return session
 
     async def stop(self) -> None:
@@ -285,7 +285,7 @@ class Gateway:
 
     def hurry(self) -> bool:
         """Skip what is left of the notice, or the notice to come; say whether there was one."""
-        is_over = self._hurry.is_set() or self._door.draining
+        is_over = self._hurry.is_set() or self._access.draining
         self._hurry.set()
         return not is_over and self.settings.limits.drain_notice_s > 0
 
@@ -304,13 +304,13 @@ class Gateway:
 
     async def _stop(self) -> None:
         ends_at = self._clock() + self.settings.limits.drain_s
-        self._door.draining = True
+        self._access.draining = True
         self._check_ready()
         self._observer.gateway(Kind.DRAIN)
         if self._server is not None:
             self._server.close()
-        if self._entrance is not None:
-            self._entrance.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         await self._say_goodbye(ends_at)
         await self._finish_tasks(ends_at)
         await self._router.stop()
@@ -320,9 +320,9 @@ class Gateway:
 
     async def _say_goodbye(self, ends_at: float) -> None:
         """Tell the clients to leave, batch by batch; hang up on those that do not."""
-        if self._front is None:
+        if self._socket_services is None:
             return
-        sockets, limits = self._front.sockets, self.settings.limits
+        sockets, limits = self._socket_services.sockets, self.settings.limits
         sessions = list(self.registry)
         for start in range(0, len(sessions), limits.drain_batch):
             if start:
@@ -330,12 +330,15 @@ class Gateway:
                 await asyncio.sleep(max(0.0, min(DRAIN_STEP_S, left_s)))
             each(
                 sessions[start : start + limits.drain_batch],
-                lambda session: session.end(Code.RESTART, self._desk.retry_after_ms()),
+                lambda session: session.end(Code.RESTART, self._session_services.retry_after_ms()),
             )
-        each(list(sockets), lambda socket: socket.close(Code.RESTART, self._desk.retry_after_ms()))
+        each(
+            list(sockets),
+            lambda socket: socket.close(Code.RESTART, self._session_services.retry_after_ms()),
+        )
         hang_up_at = min(ends_at, self._clock() + limits.close_timeout_s)
         if sockets:
-            idle = asyncio.ensure_future(self._front.idle.wait())
+            idle = asyncio.ensure_future(self._socket_services.idle.wait())
             await asyncio.wait([idle], timeout=max(0.0, hang_up_at - self._clock()))
             idle.cancel()
         each(list(sockets), Socket.abort)
@@ -369,7 +372,7 @@ class Gateway:
     def unready_because(self) -> list[str]:
         """Return why not, in words; empty when ready."""
         reasons = {
-            "draining": self._on_notice or self._door.draining,
+            "draining": self._on_notice or self._access.draining,
             "not listening": self._server is None,
             "no connection to Redis": not self._link.open,
             "Redis refuses writes": self._link.open and not self._link.up,
@@ -408,7 +411,7 @@ class Gateway:
         self.counters.log_lines_dropped = self._journal.dropped
 
     def _sockets(self) -> dict[Socket, None]:
-        return self._front.sockets if self._front is not None else {}
+        return self._socket_services.sockets if self._socket_services is not None else {}
 
     def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {
@@ -420,11 +423,11 @@ class Gateway:
             ),
             "admission_waiting": (
                 "Registers that wait for their turn",
-                lambda: self._desk.backlog.waiting,
+                lambda: self._session_services.backlog.waiting,
             ),
             "releases_owed": (
                 "Ended sessions that Redis has not been told of",
-                lambda: len(self._desk.backlog.owed),
+                lambda: len(self._session_services.backlog.owed),
             ),
             "repairs": ("Stale entries that are being removed", lambda: self._delivery.repairs),
             "redis_pending": (
@@ -460,7 +463,7 @@ class Gateway:
             self._observer.gateway(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
         if up and not was_up and self._server is not None and self._stopped is None:
             _log.info("[Gateway] Redis is back, after %.1f s", self._link.away_s)
-        if up and (self._desk.backlog.owed or (len(self.registry) and not was_up)):
+        if up and (self._session_services.backlog.owed or (len(self.registry) and not was_up)):
             # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
             self._resync_soon()
         if up:
@@ -537,9 +540,9 @@ class Gateway:
         return page()
 
     def _refusal(self, request: Request, socket: Socket) -> Answer | None:
-        socket.recognise(",".join(request.headers.get_all(self._door.forwarded_header)))
-        refusal = self._door.refusal(socket.visitor, len(self._sockets()))
-        if refusal is not None and not self._door.draining:
+        socket.recognise(",".join(request.headers.get_all(self._access.forwarded_header)))
+        refusal = self._access.refusal(socket.slot, len(self._sockets()))
+        if refusal is not None and not self._access.draining:
             self.counters.connections_refused += 1
         return refusal
 

@@ -36,11 +36,11 @@ from wsdemo.presence import Register as Outcome
 from wsdemo.protocol import (
     PONG_TEXT,
     Code,
-    Message,
+    MessageRequest,
     NotText,
     Ping,
     ProtocolError,
-    Register,
+    RegisterRequest,
     Say,
     Status,
     ack_text,
@@ -55,7 +55,7 @@ from wsdemo.user_ids import UserIds
 _log = logging.getLogger(GATEWAY_LOG)
 
 
-class State(Enum):
+class SessionState(Enum):
     """Where a session stands."""
 
     NEW = auto()
@@ -77,7 +77,7 @@ class Backlog:
 
 
 @dataclass(slots=True, eq=False)
-class Desk:
+class SessionServices:
     """The services that all sessions of a gateway share.
 
     `new_id` returns ids that are never the same twice; `rng` is the source of all jitter.
@@ -128,13 +128,13 @@ class Session:
     """
 
     __slots__ = (
-        "_desk",
         "_excess",
         "_held",
         "_in_flight",
         "_malformed",
         "_paid_until",
         "_queueing",
+        "_services",
         "_socket",
         "_waiting",
         "claim",
@@ -145,9 +145,9 @@ class Session:
         "state",
     )
 
-    def __init__(self, socket: Socket, desk: Desk) -> None:
+    def __init__(self, socket: Socket, services: SessionServices) -> None:
         self._socket = socket
-        self._desk = desk
+        self._services = services
         self._held: list[bytes] | None = None
         self._waiting: list[bytes] | None = None
         self._in_flight = 0
@@ -159,15 +159,15 @@ class Session:
         self.expires_at = math.inf
         """When the user's token ends (Unix seconds)."""
         self.claim: Claim | None = None
-        self.state = State.NEW
-        self.last_life = desk.clock()
+        self.state = SessionState.NEW
+        self.last_life = services.clock()
         """When the client last showed that it is alive: a ping or a message, not a mere pong."""
         self.last_refresh = 0.0
         """When its lease was last renewed, counted from the sign of life that it was for."""
         self.refresh_after = 0.0
         """Not before this is the lease renewed again; differs from session to session."""
-        socket.deadline(desk.settings.limits.register_deadline_s, self._register_missed)
-        desk.observer.session(Kind.WS_OPEN, None)
+        socket.deadline(services.settings.limits.register_deadline_s, self._register_missed)
+        services.observer.session(Kind.WS_OPEN, None)
 
     @property
     def user(self) -> str:
@@ -185,13 +185,13 @@ class Session:
 
     def on_text(self, data: bytes) -> None:
         """Answer one message of the client."""
-        if self.state is State.ENDED:
+        if self.state is SessionState.ENDED:
             return
-        if self.state is State.REGISTERING:
+        if self.state is SessionState.REGISTERING:
             self._hold(data)
             return
-        desk, now = self._desk, self._socket.last_read
-        paid_until = desk.message_rate.take(self._paid_until, now)
+        services, now = self._services, self._socket.last_read
+        paid_until = services.message_rate.take(self._paid_until, now)
         if paid_until is None or self._excess is not None:
             if self._note_excess(paid_until, now):
                 self._say_too_much(data, now)
@@ -199,7 +199,9 @@ class Session:
         else:
             self._paid_until = paid_until
         try:
-            message = decode(data, desk.settings.limits.max_content_bytes, desk.user_ids.possible)
+            message = decode(
+                data, services.settings.limits.max_content_bytes, services.user_ids.possible
+            )
         except ProtocolError as problem:
             self._refuse(problem)
             return
@@ -207,21 +209,21 @@ class Session:
             self._socket.close(Code.NOT_UTF8)
             return
         match message:
-            case Message():
-                if self.state is State.REGISTERED:
+            case MessageRequest():
+                if self.state is SessionState.REGISTERED:
                     self.last_life = now
-                    desk.delivery.submit(self, message)
+                    services.delivery.submit(self, message)
                 else:
                     self.send(error_text(Say.NOT_REGISTERED, "not_registered", message.id))
             case Ping():
                 self._pong()
-            case Register():
+            case RegisterRequest():
                 self._register(message)
 
     def _pong(self) -> None:
-        if self.state is State.REGISTERED:
-            self.last_life = self._desk.clock()
-            self._desk.observer.session(Kind.PING, self.claim)
+        if self.state is SessionState.REGISTERED:
+            self.last_life = self._services.clock()
+            self._services.observer.session(Kind.PING, self.claim)
         self.send(PONG_TEXT)
 
     def _refuse(self, problem: ProtocolError) -> None:
@@ -232,10 +234,10 @@ class Session:
         self.send(error_text(problem.say, _CODES[problem.say], problem.msg_id))
         if problem.say is not Say.INVALID:
             return
-        desk, now = self._desk, self._desk.clock()
-        desk.counters.malformed_messages += 1
-        desk.observer.session(Kind.MALFORMED, self.claim, ok=False)
-        limits = desk.settings.limits
+        services, now = self._services, self._services.clock()
+        services.counters.malformed_messages += 1
+        services.observer.session(Kind.MALFORMED, self.claim, ok=False)
+        limits = services.settings.limits
         recent = [t for t in self._malformed or () if now - t < limits.malformed_window_s]
         self._malformed = [*recent, now]
         if len(self._malformed) > limits.max_malformed:
@@ -252,7 +254,7 @@ class Session:
                 self._excess = _Excess(now, -math.inf)
             return True
         self._paid_until = paid_until
-        if self._desk.message_rate.has_calmed_down(paid_until, now):
+        if self._services.message_rate.has_calmed_down(paid_until, now):
             self._excess = None
         return False
 
@@ -260,13 +262,13 @@ class Session:
         """Refuse a message unread: a sender that gave an id is told each time, others now and
         then. Who goes on and on is closed.
         """
-        desk, excess, limits = self._desk, self._excess, self._desk.settings.limits
+        services, excess, limits = self._services, self._excess, self._services.settings.limits
         assert excess is not None
-        desk.counters.rate_limited += 1
+        services.counters.rate_limited += 1
         if now - excess.since > limits.rate_patience_s:
             self.end(Code.RATE_LIMIT)
             return
-        msg_id = _id_of(data, limits.max_content_bytes, desk.user_ids)
+        msg_id = _id_of(data, limits.max_content_bytes, services.user_ids)
         if msg_id is not None:
             self.send(ack_text(msg_id, Status.BUSY))
         elif now - excess.told_at >= RATE_NOTICE_S:
@@ -278,7 +280,7 @@ class Session:
         if self._held is None:
             self._held = []
         self._held.append(data)
-        if len(self._held) >= self._desk.settings.limits.held_frames:
+        if len(self._held) >= self._services.settings.limits.held_frames:
             self._socket.pause_reading()
 
     # --- what it is told ---------------------------------------------------------------------
@@ -292,28 +294,28 @@ class Session:
 
     def deliver(self, payload: bytes) -> None:
         """Send a message of another user; it waits while the register is under way."""
-        if self.state is State.REGISTERED:
+        if self.state is SessionState.REGISTERED:
             try:
                 self._socket.send(payload)
             except Exception as problem:
                 self.fail(problem)
-        elif self.state is State.REGISTERING:
+        elif self.state is SessionState.REGISTERING:
             # Redis knows this session already, its client does not: first `registered`, then this.
             if self._waiting is None:
                 self._waiting = []
-            if len(self._waiting) < self._desk.settings.limits.outbox_messages:
+            if len(self._waiting) < self._services.settings.limits.outbox_messages:
                 self._waiting.append(payload)
 
     def sent_one(self) -> None:
         """A message of this client is on its way through Redis."""
         self._in_flight += 1
-        if self._in_flight >= self._desk.settings.limits.in_flight:
+        if self._in_flight >= self._services.settings.limits.in_flight:
             self._socket.pause_reading()
 
     def answered_one(self) -> None:
         """Redis has answered for one of them."""
         self._in_flight -= 1
-        if self._in_flight == self._desk.settings.limits.in_flight // 2:
+        if self._in_flight == self._services.settings.limits.in_flight // 2:
             self._socket.resume_reading()
 
     def end(self, code: Code, retry_after_ms: int | None = None) -> None:
@@ -331,29 +333,29 @@ class Session:
 
     # --- register ----------------------------------------------------------------------------
 
-    def _register(self, request: Register) -> None:
-        if self.state is State.REGISTERED:
+    def _register(self, request: RegisterRequest) -> None:
+        if self.state is SessionState.REGISTERED:
             self._register_again(request)
             return
-        if not self._desk.user_ids.may_register(request.userId):
+        if not self._services.user_ids.may_register(request.userId):
             self.end(Code.USER_FORBIDDEN)
             return
         if not self._is_authentic(request):
             self._turn_away()
             return
         self._socket.no_deadline()
-        self.state = State.REGISTERING
-        desk = self._desk
+        self.state = SessionState.REGISTERING
+        services = self._services
         self.claim = Claim(
             request.userId,
-            desk.new_id(),
-            desk.settings.gateway_id,
+            services.new_id(),
+            services.settings.gateway_id,
             inst=request.inst,
             att=request.att,
         )
-        desk.spawn(self._settle_register())
+        services.spawn(self._settle_register())
 
-    def _register_again(self, request: Register) -> None:
+    def _register_again(self, request: RegisterRequest) -> None:
         """The same user again is told so again; another one cannot share the connection."""
         if request.userId != self.user:
             self.end(Code.OTHER_USER)
@@ -361,29 +363,29 @@ class Session:
         if not self._is_authentic(request):
             self._turn_away()
             return
-        self.last_life = self._desk.clock()
+        self.last_life = self._services.clock()
         self._say_registered()
 
-    def _is_authentic(self, request: Register) -> bool:
+    def _is_authentic(self, request: RegisterRequest) -> bool:
         """Check the token of a register, if this gateway wants one; note until when it is good."""
-        desk = self._desk
-        secret = desk.settings.auth_secret
+        services = self._services
+        secret = services.settings.auth_secret
         if secret is None:
             return True
         try:
             token = request.token or self._socket.token
-            self.expires_at = expiry_of(secret, token, request.userId, desk.time_of_day())
+            self.expires_at = expiry_of(secret, token, request.userId, services.time_of_day())
         except NotAuthentic:
             return False
         return True
 
     def _turn_away(self) -> None:
         """Answer every failed authentication alike: with the same words, after the same time."""
-        desk = self._desk
-        desk.counters.registers_unauthenticated += 1
+        services = self._services
+        services.counters.registers_unauthenticated += 1
         self._leave()
-        limits = desk.settings.limits
-        late_s = desk.clock() - self._socket.last_read
+        limits = services.settings.limits
+        late_s = services.clock() - self._socket.last_read
         self._socket.deadline(
             max(0.0, limits.auth_delay_s - late_s), lambda: self._socket.close(Code.AUTH)
         )
@@ -393,7 +395,7 @@ class Session:
 
     async def _settle_register(self) -> None:
         """Wait for a turn, register, and end in one of two states: REGISTERED or ENDED."""
-        desk = self._desk
+        services = self._services
         if not await self._admitted():
             return
         try:
@@ -402,8 +404,8 @@ class Session:
             self.end(Code.INTERNAL)
             raise  # Its witness is the owner of this task.
         finally:
-            desk.backlog.admission.release()
-            if self.state is State.REGISTERING:
+            services.backlog.admission.release()
+            if self.state is SessionState.REGISTERING:
                 self._come_back_later()  # Its client is gone, or this task was cancelled.
 
     async def _admitted(self) -> bool:
@@ -411,29 +413,29 @@ class Session:
 
         Who hangs up while it waits is cancelled: others wait behind it.
         """
-        desk = self._desk
-        if self.state is not State.REGISTERING:
+        services = self._services
+        if self.state is not SessionState.REGISTERING:
             return False
-        desk.backlog.waiting += 1
+        services.backlog.waiting += 1
         self._queueing = asyncio.current_task()
         try:
-            async with asyncio.timeout(desk.settings.limits.register_queue_s):
-                await desk.backlog.admission.acquire()
+            async with asyncio.timeout(services.settings.limits.register_queue_s):
+                await services.backlog.admission.acquire()
             return True
         except TimeoutError:
-            desk.counters.registers_shed += 1
+            services.counters.registers_shed += 1
         finally:
             self._queueing = None
-            desk.backlog.waiting -= 1
+            services.backlog.waiting -= 1
         self._come_back_later()
         return False
 
     async def _try_register(self) -> None:
         """Mint and register, and leave nothing behind if the client is gone meanwhile (P7)."""
-        desk, claim = self._desk, self.claim
+        services, claim = self._services, self.claim
         assert claim is not None
         try:
-            token = await desk.presence.mint(claim.user)
+            token = await services.presence.mint(claim.user)
         except LINK_ERRORS as problem:
             self._register_failed(problem)
             return
@@ -442,11 +444,11 @@ class Session:
         claim = self.claim = Claim(
             claim.user, claim.conn_id, claim.gateway_id, token, claim.inst, claim.att
         )
-        desk.registry.expect(self)
+        services.registry.expect(self)
         # Until the answer is here it may have been executed, whatever comes: then it is taken back.
         owns = True
         try:
-            registration = await desk.presence.register(claim)
+            registration = await services.presence.register(claim)
             if registration.outcome is Outcome.STALE:
                 owns = False
                 self._rejected(registration.previous)
@@ -456,29 +458,29 @@ class Session:
         except LINK_ERRORS as problem:
             self._register_failed(problem)
         finally:
-            if self.state is not State.REGISTERED:
-                desk.registry.remove(self)
+            if self.state is not SessionState.REGISTERED:
+                services.registry.remove(self)
             if owns:
-                await release(desk, claim)
+                await release(services, claim)
 
     def _accepted(self, previous: Claim | None) -> None:
-        desk, claim = self._desk, self.claim
+        services, claim = self._services, self.claim
         assert claim is not None
-        self.state = State.REGISTERED
-        desk.counters.registers_ok += 1
-        now = desk.clock()
-        if self._socket.visitor is not None:
-            self._socket.visitor.settle()
+        self.state = SessionState.REGISTERED
+        services.counters.registers_ok += 1
+        now = services.clock()
+        if self._socket.slot is not None:
+            self._socket.slot.mark_registered()
         self.last_life = self.last_refresh = now
-        self.refresh_after = now + desk.next_refresh_s()
-        earlier = desk.registry.bind(self)
+        self.refresh_after = now + services.next_refresh_s()
+        earlier = services.registry.bind(self)
         if earlier is not None:
             earlier.end(Code.REPLACED)
         if previous is not None and previous.gateway_id != claim.gateway_id:
-            desk.delivery.kick(previous, claim.token)
+            services.delivery.kick(previous, claim.token)
         peer = previous.gateway_id if previous is not None else ""
-        desk.observer.session(Kind.PRESENCE_SET, claim, peer=peer)
-        desk.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
+        services.observer.session(Kind.PRESENCE_SET, claim, peer=peer)
+        services.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
         self._say_registered()
         waiting, self._waiting = self._waiting, None
         for payload in waiting or ():
@@ -486,10 +488,10 @@ class Session:
         self._release_held()
 
     def _say_registered(self) -> None:
-        timing = self._desk.settings.timing
+        timing = self._services.settings.timing
         self.send(
             registered_text(
-                self._desk.settings.gateway_id, self.conn_id, round(timing.heartbeat_s * 1000)
+                self._services.settings.gateway_id, self.conn_id, round(timing.heartbeat_s * 1000)
             )
         )
 
@@ -497,32 +499,32 @@ class Session:
         """Take up what the client said while its register was under way."""
         held, self._held = self._held, None
         for data in held or ():
-            if self.state is not State.REGISTERED:
+            if self.state is not SessionState.REGISTERED:
                 return
             self.on_text(data)
-        if held and self._in_flight < self._desk.settings.limits.in_flight:
+        if held and self._in_flight < self._services.settings.limits.in_flight:
             self._socket.resume_reading()
 
     def _rejected(self, owner: Claim | None) -> None:
         """A newer session exists. This one owns nothing, so it cleans up nothing."""
-        desk = self._desk
-        desk.counters.registers_stale += 1
+        services = self._services
+        services.counters.registers_stale += 1
         peer = owner.gateway_id if owner is not None else ""
-        desk.observer.session(
+        services.observer.session(
             Kind.PRESENCE_REJECT, self.claim, ok=False, reason="stale register", peer=peer
         )
         self.end(Code.STALE)
 
     def _register_failed(self, problem: Exception) -> None:
-        desk = self._desk
-        desk.counters.registers_failed += 1
+        services = self._services
+        services.counters.registers_failed += 1
         reason = type(problem).__name__
-        desk.observer.session(Kind.REGISTER, self.claim, ok=False, reason=reason)
+        services.observer.session(Kind.REGISTER, self.claim, ok=False, reason=reason)
         _log.warning("[Gateway] register of %s failed: %s", self.user, problem)
         self._come_back_later()
 
     def _come_back_later(self) -> None:
-        retry_after_ms = self._desk.retry_after_ms()
+        retry_after_ms = self._services.retry_after_ms()
         self.send(error_text(Say.REGISTER_FAILED, "unavailable", retry_after_ms=retry_after_ms))
         self.end(Code.TRY_LATER, retry_after_ms)
 
@@ -536,7 +538,7 @@ class Session:
 
     def on_closed(self) -> None:
         """The connection is gone."""
-        self._desk.observer.session(Kind.WS_CLOSE, self.claim)
+        self._services.observer.session(Kind.WS_CLOSE, self.claim)
         self._leave()
 
     def _leave(self) -> None:
@@ -545,15 +547,15 @@ class Session:
         A session that never was registered leaves nothing in Redis; the register that may be
         under way sees that its socket has gone.
         """
-        state, self.state = self.state, State.ENDED
+        state, self.state = self.state, SessionState.ENDED
         self._held = self._waiting = None
         if self._queueing is not None:
             self._queueing.cancel()
-        desk, claim = self._desk, self.claim
-        if state is State.REGISTERED and claim is not None:
-            desk.registry.remove(self)
-            desk.journal.left(claim.user, claim.conn_id)
-            desk.spawn(release(desk, claim))
+        services, claim = self._services, self.claim
+        if state is SessionState.REGISTERED and claim is not None:
+            services.registry.remove(self)
+            services.journal.left(claim.user, claim.conn_id)
+            services.spawn(release(services, claim))
 
 
 MAX_OWED: Final = 10_000
@@ -580,21 +582,21 @@ def _id_of(data: bytes, max_content_bytes: int, user_ids: UserIds) -> str | None
         return problem.msg_id
     except NotText:
         return None
-    return message.id if isinstance(message, Message) else None
+    return message.id if isinstance(message, MessageRequest) else None
 
 
-async def release(desk: Desk, claim: Claim) -> None:
+async def release(services: SessionServices, claim: Claim) -> None:
     """End a session in Redis. When that fails, the entry ends with its TTL, or when Redis is back.
 
     A register of unknown outcome makes this the rule and not the exception: what is unknown is so
     because the connection was given up just now, and there is no other one yet.
     """
-    counters = desk.counters
+    counters = services.counters
     try:
-        removed = await desk.presence.release(claim)
+        removed = await services.presence.release(claim)
     except LINK_ERRORS as problem:
         counters.releases_failed += 1
-        owed = desk.backlog.owed
+        owed = services.backlog.owed
         if may_work_later(problem) and len(owed) < MAX_OWED:
             owed[claim.conn_id] = claim
         _log.warning("[Gateway] release of %s failed: %s", claim.user, problem)
@@ -603,4 +605,4 @@ async def release(desk: Desk, claim: Claim) -> None:
         counters.releases_removed += 1
     else:
         counters.releases_not_owner += 1
-    desk.observer.released(claim, removed)
+    services.observer.released(claim, removed)

@@ -34,8 +34,8 @@ try:
 except ImportError:  # pragma: no cover - a build of websockets without its C extension
     from websockets.utils import apply_mask
 
+from wsdemo.gateway.access_control import AccessControl, AddressSlot, Answer
 from wsdemo.gateway.counters import Counters
-from wsdemo.gateway.door import Answer, Door, Visitor
 from wsdemo.gateway.handshake import (
     acceptance,
     choose_upgrade,
@@ -119,7 +119,7 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", TEXT_FIN, LONG + 1, length) + payload
 
 
-class Talker(Protocol):
+class MessageHandler(Protocol):
     """Who speaks over a socket: the session."""
 
     def on_text(self, data: bytes) -> None:
@@ -135,7 +135,7 @@ class Talker(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Front:
+class SocketServices:
     """What all sockets of a gateway share.
 
     `answer` returns the plain HTTP answer to a request for a path, or None when it may become a
@@ -149,10 +149,10 @@ class Front:
     counters: Counters
     flusher: Flusher
     fast_frames: bool
-    door: Door
+    access: AccessControl
     control_rate: Rate
     answer: Callable[[Request, str, Socket], Answer | None]
-    welcome: Callable[[Socket], Talker]
+    welcome: Callable[[Socket], MessageHandler]
     sockets: dict[Socket, None]
     """In the order in which they came, which is also the order in which a drain ends them."""
     idle: asyncio.Event
@@ -168,34 +168,34 @@ class Socket(asyncio.Protocol):
         "_closed_here",
         "_control_paid_until",
         "_fragments",
-        "_front",
+        "_handler",
         "_peer",
         "_reading_paused",
         "_said_goodbye",
-        "_talker",
+        "_services",
         "_timer",
         "_transport",
         "_ws",
         "last_read",
         "outbox",
         "pinged_at",
+        "slot",
         "token",
-        "visitor",
     )
 
     outbox: Outbox
     _transport: asyncio.Transport
 
     def __init__(
-        self, front: Front, peer: str | None = None, visitor: Visitor | None = None
+        self, services: SocketServices, peer: str | None = None, slot: AddressSlot | None = None
     ) -> None:
-        """`peer` is whose connection it is, if a proxy has announced that; `visitor` is then what
+        """`peer` is whose connection it is, if a proxy has announced that; `slot` is then what
         it counts as.
         """
-        self._front = front
+        self._services = services
         self._peer = peer
         self._ws = NOTHING_YET
-        self._talker: Talker | None = None
+        self._handler: MessageHandler | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fragments: list[bytes] | None = None
         self._at_boundary = False
@@ -205,9 +205,9 @@ class Socket(asyncio.Protocol):
         self._control_paid_until = 0.0
         self.token = ""
         """What was offered at the handshake in proof of who this is; '' when nothing was."""
-        self.visitor = visitor
+        self.slot = slot
         """What counts against the limits of its address; None when nothing does."""
-        self.last_read = front.clock()
+        self.last_read = services.clock()
         """When the last byte arrived (s, the gateway's clock)."""
         self.pinged_at = 0.0
         """When the last WebSocket ping left that has not been answered; 0 when there is none."""
@@ -215,24 +215,26 @@ class Socket(asyncio.Protocol):
     # --- asyncio.Protocol --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        front = self._front
+        services = self._services
         # uvloop's transports have all the methods, but not the base class.
         self._transport = transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
-        _set_user_timeout(transport, front.limits.tcp_user_timeout_s)
-        self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck, self.fail)
-        front.sockets[self] = None
-        front.idle.clear()
+        transport.set_write_buffer_limits(high=services.limits.write_high_water_bytes)
+        _set_user_timeout(transport, services.limits.tcp_user_timeout_s)
+        self.outbox = Outbox(
+            transport, services.flusher, services.limits, self._on_stuck, self.fail
+        )
+        services.sockets[self] = None
+        services.idle.clear()
         if self._peer is None:
-            self.visitor = front.door.enter(self.address)
-        if front.door.is_overrun(self.visitor, len(front.sockets)):
-            front.counters.connections_refused += 1
+            self.slot = services.access.take_slot(self.address)
+        if services.access.is_overrun(self.slot, len(services.sockets)):
+            services.counters.connections_refused += 1
             self.abort()
             return
-        self._arm(front.limits.handshake_timeout_s, self.abort)
+        self._arm(services.limits.handshake_timeout_s, self.abort)
 
     def data_received(self, data: bytes) -> None:
-        self.last_read = self._front.clock()
+        self.last_read = self._services.clock()
         self.pinged_at = 0.0
         if self._at_boundary:
             data = self._read_short_frames(data)
@@ -259,16 +261,16 @@ class Socket(asyncio.Protocol):
         self.outbox.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        front = self._front
-        front.sockets.pop(self, None)
-        if not front.sockets:
-            front.idle.set()
-        if self.visitor is not None:
-            self.visitor.leave()
+        services = self._services
+        services.sockets.pop(self, None)
+        if not services.sockets:
+            services.idle.set()
+        if self.slot is not None:
+            self.slot.release()
         self._break_off()
-        talker, self._talker = self._talker, None
-        if talker is not None:
-            talker.on_closed()
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.on_closed()
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -303,7 +305,7 @@ class Socket(asyncio.Protocol):
         ws.receive_data(data)  # Calls `_take_frame` for each frame.
         self._write_replies()
         self._at_boundary = (
-            self._front.fast_frames
+            self._services.fast_frames
             and self._ws.state is OPEN
             and self._fragments is None
             and _between_frames(ws)
@@ -331,7 +333,7 @@ class Socket(asyncio.Protocol):
         return data[start:]
 
     def _take_frame(self, frame: Frame) -> None:
-        if self._closed_here or self._talker is None:
+        if self._closed_here or self._handler is None:
             return  # We have said goodbye, and listen no more.
         opcode = frame.opcode
         if opcode is Opcode.TEXT:
@@ -349,7 +351,7 @@ class Socket(asyncio.Protocol):
     def _take_fragment(self, frame: Frame) -> None:
         assert self._fragments is not None
         self._fragments.append(bytes(frame.data))
-        if len(self._fragments) > self._front.limits.max_fragments:
+        if len(self._fragments) > self._services.limits.max_fragments:
             self._fragments = None
             self.close(Code.TOO_BIG)
         elif frame.fin:
@@ -358,21 +360,21 @@ class Socket(asyncio.Protocol):
 
     def _take_control(self) -> None:
         """The library has answered it already; too many are not answered any more."""
-        front = self._front
-        paid_until = front.control_rate.take(self._control_paid_until, self.last_read)
+        services = self._services
+        paid_until = services.control_rate.take(self._control_paid_until, self.last_read)
         if paid_until is None:
-            front.counters.rate_limited += 1
+            services.counters.rate_limited += 1
             self.close(Code.RATE_LIMIT)
         else:
             self._control_paid_until = paid_until
 
     def _say(self, text: bytes) -> None:
         """Hand a message to the session. A bug there ends this connection, and no other."""
-        assert self._talker is not None
+        assert self._handler is not None
         try:
-            self._talker.on_text(text)
+            self._handler.on_text(text)
         except Exception as problem:
-            self._front.loop.call_exception_handler(
+            self._services.loop.call_exception_handler(
                 {"message": "a session failed", "exception": problem, "protocol": self}
             )
             self.close(Code.INTERNAL)
@@ -393,20 +395,20 @@ class Socket(asyncio.Protocol):
 
     def _begin(self, data: bytes) -> bytes:
         """Take the first bytes: a usual handshake, or whatever it is. Return what is left."""
-        front = self._front
-        max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
-        usual = usual_request(data, front.door.header_name) if front.fast_frames else None
+        services = self._services
+        max_size = services.limits.max_message_bytes, services.limits.max_frame_bytes
+        usual = usual_request(data, services.access.header_name) if services.fast_frames else None
         if usual is None and looks_like_one(data):
-            front.door.not_announced(self.address)  # The parser will hang up: this is no HTTP.
+            services.access.not_announced(self.address)  # The parser will hang up: this is no HTTP.
         if usual is not None:
             self.recognise(usual.forwarded)
-            full = front.door.refusal(self.visitor, len(front.sockets))
+            full = services.access.refusal(self.slot, len(services.sockets))
             if full is not None:
                 self._refuse(full)
                 return b""
-        if usual is None or not front.door.allows_origin(usual.origin, usual.host):
+        if usual is None or not services.access.allows_origin(usual.origin, usual.host):
             self._ws = ws = _InOrderFromRequest(
-                origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
+                origins=[None, *services.access.origins], max_size=max_size, logger=_library_log
             )
             ws.take = self._take_frame
             return data
@@ -415,7 +417,7 @@ class Socket(asyncio.Protocol):
         chosen = ""
         if usual.offers:
             self.token = token_of(usual.offers)
-            chosen = chosen_of(usual.offers, front.subprotocols)
+            chosen = chosen_of(usual.offers, services.subprotocols)
         self.outbox.write(acceptance(usual.key, chosen))
         self._at_boundary = True
         self._welcome()
@@ -423,20 +425,20 @@ class Socket(asyncio.Protocol):
 
     def _refuse(self, answer: Answer) -> None:
         """Send a usual handshake away at once: who has too many connections has them cheaply."""
-        front = self._front
-        front.counters.connections_refused += not front.door.draining
+        services = self._services
+        services.counters.connections_refused += not services.access.draining
         self._closed_here = True
         self.outbox.write(refusal(answer.status, answer.body, answer.headers))
         self._end()
 
     def recognise(self, forwarded: str) -> None:
         """Learn from what a proxy says ('' without it) whose connection this is."""
-        self.visitor = self._front.door.recognise(self.visitor, self.address, forwarded)
+        self.slot = self._services.access.recognise(self.slot, self.address, forwarded)
 
     def _welcome(self) -> None:
-        self._front.counters.connections_accepted += 1
+        self._services.counters.connections_accepted += 1
         self._disarm()
-        self._talker = self._front.welcome(self)
+        self._handler = self._services.welcome(self)
 
     def _shake_hands(self, request: Request) -> None:
         ws = self._ws
@@ -444,7 +446,7 @@ class Socket(asyncio.Protocol):
         target, offers = target_of(request), offers_in(request.headers)
         answer: Answer | None = BAD_TARGET
         if target is not None:
-            answer = self._front.answer(request, target.path, self)
+            answer = self._services.answer(request, target.path, self)
             if answer is None and offers is None:
                 answer = BAD_OFFERS  # The library would repeat them, and a token among them.
         if answer is not None:
@@ -458,7 +460,7 @@ class Socket(asyncio.Protocol):
         response = ws.accept(request)
         if response.status_code == 101:
             self.token = token_of(offers)
-            if chosen := chosen_of(offers, self._front.subprotocols):
+            if chosen := chosen_of(offers, self._services.subprotocols):
                 response.headers["Sec-WebSocket-Protocol"] = chosen
         elif response.status_code in {400, 426}:
             _say_what_we_speak(response)
@@ -493,8 +495,8 @@ class Socket(asyncio.Protocol):
         if self._ws.state in {CLOSING, CLOSED}:
             self.outbox.flush()
             self.outbox.close()
-            if self._talker is not None:
-                self._talker.on_closing()
+            if self._handler is not None:
+                self._handler.on_closing()
         said = self._ws.data_to_send()
         words = b"".join(said)  # In one write: a bye and its close frame belong together.
         if words and not self._said_goodbye:  # Or the library goes on answering pings.
@@ -503,15 +505,15 @@ class Socket(asyncio.Protocol):
             self._end()
         if self._is_lost:
             return
-        if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
-            self._front.counters.slow_consumers += 1
+        if self._transport.get_write_buffer_size() > self._services.limits.write_hard_cap_bytes:
+            self._services.counters.slow_consumers += 1
             self.abort()
 
     def _end(self) -> None:
         """Everything is said; the client shall hang up, soon."""
         self._at_boundary = False
         self.resume_reading()  # To see it hang up.
-        self._arm(self._front.limits.close_timeout_s, self.abort)
+        self._arm(self._services.limits.close_timeout_s, self.abort)
         self.outbox.write_eof()
 
     def close(self, code: Code, retry_after_ms: int | None = None) -> None:
@@ -530,7 +532,7 @@ class Socket(asyncio.Protocol):
         self._write_replies()
         self._said_goodbye = True
         self.resume_reading()  # To see the goodbye of the client.
-        self._arm(self._front.limits.close_timeout_s, self.abort)
+        self._arm(self._services.limits.close_timeout_s, self.abort)
 
     def abort(self) -> None:
         """Hang up at once. Idempotent."""
@@ -540,7 +542,7 @@ class Socket(asyncio.Protocol):
     def fail(self, problem: Exception) -> None:
         """Hang up because of an error that nobody expected; counted and logged once."""
         if self._ws is not OVER:
-            self._front.counters.connection_failures += 1
+            self._services.counters.connection_failures += 1
             _log.error("[Gateway] a connection failed and is hung up on", exc_info=problem)
             self.abort()
 
@@ -556,8 +558,8 @@ class Socket(asyncio.Protocol):
         self._fragments = None
         self._disarm()
         self.outbox.close()
-        if self._talker is not None:
-            self._talker.on_closing()
+        if self._handler is not None:
+            self._handler.on_closing()
 
     def deadline(self, after_s: float, action: Callable[[], None]) -> None:
         """Call `action` after this long, unless `no_deadline` is called before."""
@@ -583,8 +585,8 @@ class Socket(asyncio.Protocol):
         return peer_of(self._transport) if self._peer is None else self._peer
 
     def _on_stuck(self, why: Stuck) -> None:
-        self._front.counters.slow_consumers += 1
-        self._front.counters.outbox_overflows += why is Stuck.OVERFLOW
+        self._services.counters.slow_consumers += 1
+        self._services.counters.outbox_overflows += why is Stuck.OVERFLOW
         if why is Stuck.DEADLINE:
             self.abort()  # A goodbye would only join the bytes that are not read.
         else:
@@ -595,7 +597,7 @@ class Socket(asyncio.Protocol):
     def _arm(self, after_s: float, action: Callable[[], None]) -> None:
         self._disarm()
         if self._ws is not OVER:
-            self._timer = self._front.loop.call_later(after_s, action)
+            self._timer = self._services.loop.call_later(after_s, action)
 
     def _disarm(self) -> None:
         if self._timer is not None:

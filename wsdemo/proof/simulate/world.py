@@ -19,9 +19,9 @@ from wsdemo.client import Client
 from wsdemo.client.connection import ClientClosed, ConnectFailed
 from wsdemo.client.connection import State as ClientState
 from wsdemo.events import Event, Kind
-from wsdemo.gateway.listening import Bound
+from wsdemo.gateway.listening import BoundAddress
 from wsdemo.gateway.server import Gateway
-from wsdemo.gateway.session import State
+from wsdemo.gateway.session import SessionState
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.proof.history import (
@@ -93,8 +93,8 @@ class _Port:
         return self.name
 
 
-async def _bind(settings: GatewaySettings) -> list[Bound]:
-    return [Bound([cast(Any, _Port((settings.host, settings.port)))], host=settings.host)]
+async def _bind(settings: GatewaySettings) -> list[BoundAddress]:
+    return [BoundAddress([cast(Any, _Port((settings.host, settings.port)))], host=settings.host)]
 
 
 class Device:
@@ -511,7 +511,7 @@ class World:
         believed: dict[str, list[str]] = defaultdict(list)
         for name in filter(self.serves, self.names):
             for session in self.servers[name].gateway.registry:
-                if session.state is State.REGISTERED:
+                if session.state is SessionState.REGISTERED:
                     believed[session.user].append(session.conn_id)
         for user in USERS:
             owner = self._entry(user)[0]

@@ -48,33 +48,33 @@ class Answer:
     headers: Mapping[str, str]
 
 
-class Visitor:
+class AddressSlot:
     """One connection that counts against the limits of its address."""
 
-    __slots__ = ("_door", "_registered", "address", "is_stand_in")
+    __slots__ = ("_access", "_registered", "address", "is_stand_in")
 
-    def __init__(self, door: Door, address: str) -> None:
-        self._door = door
+    def __init__(self, access: AccessControl, address: str) -> None:
+        self._access = access
         self._registered = False
         self.address = address
         self.is_stand_in = False
         """It is a proxy's, which has announced that it does not know its client."""
-        door.present[address] += 1
-        door.unregistered[address] += 1
+        access.present[address] += 1
+        access.unregistered[address] += 1
 
-    def settle(self) -> None:
+    def mark_registered(self) -> None:
         """Somebody has registered on this connection. Idempotent."""
         if not self._registered:
             self._registered = True
-            _decrement(self._door.unregistered, self.address)
+            _decrement(self._access.unregistered, self.address)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The connection is gone. Called once."""
-        self.settle()
-        _decrement(self._door.present, self.address)
+        self.mark_registered()
+        _decrement(self._access.present, self.address)
 
 
-class Door:
+class AccessControl:
     """The entrance of one gateway."""
 
     def __init__(self, settings: GatewaySettings, counters: Counters | None = None) -> None:
@@ -100,54 +100,52 @@ class Door:
 
     # --- at the first packet -----------------------------------------------------------------
 
-    def enter(self, peer: str) -> Visitor | None:
+    def take_slot(self, peer: str) -> AddressSlot | None:
         """Take note of a connection from an address; None when it does not count against any.
 
         A proxy's own address does not: `recognise` will tell whose connection it is.
         """
         if self._is_exempt(peer) or self.is_proxy(peer):
             return None
-        return Visitor(self, _counted(peer))
+        return AddressSlot(self, _counted(peer))
 
     def is_proxy(self, peer: str) -> bool:
         """Say whether what this peer ('' on a socket of this machine) says of others is true."""
         return self._is_trusted(_parse(peer))
 
-    def is_overrun(self, visitor: Visitor | None, sockets: int) -> bool:
+    def is_overrun(self, slot: AddressSlot | None, sockets: int) -> bool:
         """Say whether there are so many connections, of this address or in all (`sockets`), that
         one more gets no answer.
         """
         limits = self._limits
         if sockets > 2 * limits.max_connections + SPARE_SOCKETS:
             return True
-        return visitor is not None and (
-            self.present[visitor.address] > 2 * limits.connections_per_ip
-        )
+        return slot is not None and (self.present[slot.address] > 2 * limits.connections_per_ip)
 
     # --- at the handshake --------------------------------------------------------------------
 
-    def recognise(self, visitor: Visitor | None, peer: str, forwarded: str) -> Visitor | None:
+    def recognise(self, slot: AddressSlot | None, peer: str, forwarded: str) -> AddressSlot | None:
         """Return whose connection it is, now that its headers are here; None when nobody's limit
         holds for it. Only a trusted proxy is believed.
 
         Args:
             forwarded: what `forwarded_header` says, its lines joined with commas; '' without one.
         """
-        if visitor is not None and visitor.is_stand_in:
-            visitor.is_stand_in = False
+        if slot is not None and slot.is_stand_in:
+            slot.is_stand_in = False
             self._count_unrecognised(peer, Hop(None, Unrecognised.HIDDEN, "PROXY UNKNOWN"))
-        if visitor is not None or not self.is_proxy(peer):
-            return visitor
+        if slot is not None or not self.is_proxy(peer):
+            return slot
         hop = deciding_hop(forwarded, self.forwarded_header, self._is_trusted)
         if hop.why is not None:
             self._count_unrecognised(peer, hop)
-            return Visitor(self, _counted(peer))
+            return AddressSlot(self, _counted(peer))
         client = str(hop.address)
         if self._is_exempt(client) and self._is_exempt(peer):
             return None  # Of this machine both. "127.0.0.1" of another one is not.
-        return Visitor(self, _counted(client))
+        return AddressSlot(self, _counted(client))
 
-    def announced(self, proxy: str, address: str, is_local: bool) -> Visitor | None:
+    def announced(self, proxy: str, address: str, is_local: bool) -> AddressSlot | None:
         """Return whose connection it is that a trusted proxy has announced with a PROXY header;
         None when nobody's limit holds for it, or (it is a proxy's again) its headers will tell.
 
@@ -157,12 +155,12 @@ class Door:
             is_local: the proxy speaks for itself.
         """
         if not address:
-            visitor = Visitor(self, _counted(proxy))
-            visitor.is_stand_in = not is_local
-            return visitor
+            slot = AddressSlot(self, _counted(proxy))
+            slot.is_stand_in = not is_local
+            return slot
         if self.is_proxy(address) or (self._is_exempt(address) and self._is_exempt(proxy)):
             return None
-        return Visitor(self, _counted(address))
+        return AddressSlot(self, _counted(address))
 
     def not_announced(self, peer: str) -> None:
         """Take note that a connection began with a PROXY header, and that it may not."""
@@ -213,18 +211,18 @@ class Door:
             or is_own_page(origin, host)
         )
 
-    def refusal(self, visitor: Visitor | None, sockets: int) -> Answer | None:
+    def refusal(self, slot: AddressSlot | None, sockets: int) -> Answer | None:
         """Return the answer to a connection that there is no room for; None when there is."""
         limits = self._limits
         if self.draining:
             return Answer(503, "Draining.\n", COME_BACK)
         if sockets > limits.max_connections:
             return Answer(503, "Too many connections.\n", COME_BACK)
-        if visitor is None:
+        if slot is None:
             return None
         if (
-            self.present[visitor.address] > limits.connections_per_ip
-            or self.unregistered[visitor.address] > limits.unregistered_per_ip
+            self.present[slot.address] > limits.connections_per_ip
+            or self.unregistered[slot.address] > limits.unregistered_per_ip
         ):
             return Answer(429, "Too many connections from this address.\n", COME_BACK)
         return None

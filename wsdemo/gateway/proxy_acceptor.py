@@ -16,9 +16,9 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
-from wsdemo.gateway.door import SPARE_SOCKETS
-from wsdemo.gateway.proxy_header import Announced, BadHeader, missing, read
-from wsdemo.gateway.socket import Front, Socket, peer_of
+from wsdemo.gateway.access_control import SPARE_SOCKETS
+from wsdemo.gateway.proxy_header import BadHeader, ProxyHeader, missing, read
+from wsdemo.gateway.socket import Socket, SocketServices, peer_of
 
 _log = logging.getLogger("wsdemo.gateway")
 
@@ -26,7 +26,7 @@ MAX_TOLD: Final = 100
 """Proxies whose bad headers are told of, each once; it is counted always."""
 
 
-class Entrance:
+class ProxyAcceptor:
     """Makes the protocols of new connections.
 
     Args:
@@ -36,29 +36,29 @@ class Entrance:
 
     def __init__(
         self,
-        front: Front,
+        services: SocketServices,
         tls: ssl.SSLContext | None,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
-        self.front = front
+        self.services = services
         self.tls = tls
         self.spawn = spawn
-        self.waiting: set[Arrival] = set()
+        self.waiting: set[PendingConnection] = set()
         """Connections that are no sockets yet: without their header, or their TLS."""
         self._told: set[str] = set()
 
-    def protocol(self) -> Arrival:
+    def protocol(self) -> PendingConnection:
         """Return the protocol of a new connection."""
-        return Arrival(self)
+        return PendingConnection(self)
 
     def close(self) -> None:
         """Hang up on all that are still waiting."""
-        for arrival in list(self.waiting):
-            arrival.abort()
+        for connection in list(self.waiting):
+            connection.abort()
 
     def complain(self, proxy: str, why: str) -> None:
         """Count a bad header; log the first one of each proxy."""
-        self.front.counters.proxied_malformed += 1
+        self.services.counters.proxied_malformed += 1
         if proxy not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(proxy)
             _log.warning(
@@ -70,11 +70,11 @@ class Entrance:
             )
 
 
-class Arrival(asyncio.BufferedProtocol):
+class PendingConnection(asyncio.BufferedProtocol):
     """One connection until it is a socket."""
 
-    def __init__(self, entrance: Entrance) -> None:
-        self._entrance = entrance
+    def __init__(self, acceptor: ProxyAcceptor) -> None:
+        self._acceptor = acceptor
         self._said = bytearray()
         self._buffer = bytearray(missing(b""))
         self._transport: asyncio.Transport | None = None
@@ -82,16 +82,18 @@ class Arrival(asyncio.BufferedProtocol):
         self._is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        entrance, front = self._entrance, self._entrance.front
+        acceptor, services = self._acceptor, self._acceptor.services
         self._transport = cast(asyncio.Transport, transport)
         peer = peer_of(self._transport)
-        entrance.waiting.add(self)
-        most = 2 * front.limits.max_connections + SPARE_SOCKETS
-        if len(entrance.waiting) + len(front.sockets) > most:
-            front.counters.connections_refused += 1
+        acceptor.waiting.add(self)
+        most = 2 * services.limits.max_connections + SPARE_SOCKETS
+        if len(acceptor.waiting) + len(services.sockets) > most:
+            services.counters.connections_refused += 1
             self.abort()
-        elif front.door.is_proxy(peer):
-            self._timer = front.loop.call_later(front.limits.handshake_timeout_s, self._too_late)
+        elif services.access.is_proxy(peer):
+            self._timer = services.loop.call_later(
+                services.limits.handshake_timeout_s, self._too_late
+            )
         else:
             self._go_on(None)
 
@@ -106,14 +108,14 @@ class Arrival(asyncio.BufferedProtocol):
         said = bytes(self._said)
         try:
             more = missing(said)
-            announced = read(said) if not more else None
+            header = read(said) if not more else None
         except BadHeader as problem:
             self._refuse(str(problem))
             return
-        if announced is None:
+        if header is None:
             self._buffer = bytearray(more)
         else:
-            self._go_on(announced)
+            self._go_on(header)
 
     def eof_received(self) -> bool:
         if self._said:
@@ -125,7 +127,7 @@ class Arrival(asyncio.BufferedProtocol):
 
     def _refuse(self, why: str) -> None:
         assert self._transport is not None
-        self._entrance.complain(peer_of(self._transport), why)
+        self._acceptor.complain(peer_of(self._transport), why)
         self.abort()
 
     def abort(self) -> None:
@@ -137,53 +139,53 @@ class Arrival(asyncio.BufferedProtocol):
         self._leave()
 
     def _leave(self) -> None:
-        self._entrance.waiting.discard(self)
+        self._acceptor.waiting.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     # --- what comes after --------------------------------------------------------------------
 
-    def _go_on(self, announced: Announced | None) -> None:
-        """Become a socket; `announced` is what the header says, None when there is none."""
-        entrance, transport = self._entrance, self._transport
+    def _go_on(self, header: ProxyHeader | None) -> None:
+        """Become a socket; `header` is what the header says, None when there is none."""
+        acceptor, transport = self._acceptor, self._transport
         assert transport is not None
-        front = entrance.front
+        services = acceptor.services
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if announced is not None:
-            front.counters.proxied_local += announced.is_local
-            front.counters.proxied_accepted += not announced.is_local
-        if entrance.tls is not None:
+        if header is not None:
+            services.counters.proxied_local += header.is_local
+            services.counters.proxied_accepted += not header.is_local
+        if acceptor.tls is not None:
             transport.pause_reading()  # Or a loop reads on before `start_tls` takes over.
-            entrance.spawn(self._encrypt(transport, announced, entrance.tls))
+            acceptor.spawn(self._encrypt(transport, header, acceptor.tls))
         else:
-            self._hand_over(transport, announced)
+            self._hand_over(transport, header)
 
-    def _hand_over(self, transport: asyncio.Transport, announced: Announced | None) -> Socket:
+    def _hand_over(self, transport: asyncio.Transport, header: ProxyHeader | None) -> Socket:
         self._leave()
-        front, proxy = self._entrance.front, peer_of(transport)
-        if announced is None:
-            socket = Socket(front)
+        services, proxy = self._acceptor.services, peer_of(transport)
+        if header is None:
+            socket = Socket(services)
         else:
-            visitor = front.door.announced(proxy, announced.address, announced.is_local)
-            socket = Socket(front, announced.address or proxy, visitor)
+            slot = services.access.announced(proxy, header.address, header.is_local)
+            socket = Socket(services, header.address or proxy, slot)
         transport.set_protocol(socket)
         socket.connection_made(transport)
         return socket
 
     async def _encrypt(
-        self, transport: asyncio.Transport, announced: Announced | None, tls: ssl.SSLContext
+        self, transport: asyncio.Transport, header: ProxyHeader | None, tls: ssl.SSLContext
     ) -> None:
         """Shake hands of TLS, and hand over."""
-        early, front = _Early(), self._entrance.front
-        timeout_s = front.limits.handshake_timeout_s
+        early, services = _EarlyEvents(), self._acceptor.services
+        timeout_s = services.limits.handshake_timeout_s
         try:
             if self._is_lost or transport.is_closing():
                 return  # Nobody would tell `start_tls` any more.
             async with asyncio.timeout(timeout_s):
-                secure = await front.loop.start_tls(transport, early, tls, server_side=True)
+                secure = await services.loop.start_tls(transport, early, tls, server_side=True)
         except OSError:
             transport.abort()  # Its own affair, as with any handshake of TLS that fails.
             return
@@ -191,10 +193,10 @@ class Arrival(asyncio.BufferedProtocol):
             self._leave()
         if secure is None or secure.get_extra_info("cipher") is None:
             return  # It was lost meanwhile, which `start_tls` does not tell.
-        early.hand_over(self._hand_over(secure, announced))
+        early.hand_over(self._hand_over(secure, header))
 
 
-class _Early(asyncio.Protocol):
+class _EarlyEvents(asyncio.Protocol):
     """Keeps what arrives between the end of TLS' handshake and the turn in which we hear of it."""
 
     def __init__(self) -> None:
