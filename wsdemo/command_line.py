@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from wsdemo import __version__
 from wsdemo.addresses import HIDDEN, redacted, without_secrets
 from wsdemo.streams import complain, say
 from wsdemo.terminal import printable
@@ -31,7 +32,7 @@ def fail(program: str, message: str) -> NoReturn:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is behind --help.
+    """Says what is wrong in one line; the usage is behind --help, the version behind --version.
 
     Args:
         program: how the program is run, and how it calls itself: `wsdemo.gateway`.
@@ -43,6 +44,12 @@ class Parser(argparse.ArgumentParser):
         )
         self._program = program.partition(" ")[0]
         self._words: Sequence[str] = ()
+        self.add_argument(
+            "--version",
+            action="version",
+            version=f"{self._program} {__version__}",
+            help="print the version",
+        )
 
     def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Read a command line, by default that of this process."""
