@@ -1,13 +1,13 @@
-"""Where does this message go next: here, to another gateway, or nowhere?
+"""Delivery: where does a message go next: to a user here, to another gateway, or nowhere?
 
-The one place where registry, presence and router meet. On the way out, a message for a user of
-this gateway goes to that user's outbox, any other through the route script. On the way in, it goes
-to exactly the session that the script found, or back as a bounce; an entry that points to a
-session which does not exist is released, compared by its owner as always.
+Registry, presence and router meet here. On the way out, a message for a user of this gateway goes
+to the outbox of that user; any other goes through the route script. On the way in, it goes to
+exactly the session that the script found, or back as a bounce. An entry in Redis that points to a
+session which does not exist is released, if it is still the same entry.
 
-The sender is told the truth as far as it is known here. A message without an `id` gets the demo's
-answers: silence when it was handed on, an error frame when not. One with an `id` gets an ack.
-A bounced message is not sent after the user a second time: it could arrive behind a later one.
+The sender is told what is known here. A message without an `id` gets the demo's answers: none when
+it was handed on, an error frame when it was not. A message with an `id` gets an ack. A bounced
+message is not sent a second time: it could arrive after a later one (at-most-once, in order).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MAX_REPAIRS: Final = 64
 
 
 class Endpoint(Protocol):
-    """What delivery needs of a session. None of its methods raises: it ends, if it must."""
+    """What delivery needs of a session. No method raises; on an error the session ends."""
 
     @property
     def user(self) -> str: ...
@@ -63,7 +63,7 @@ class Endpoint(Protocol):
 
 
 class Delivery:
-    """The switch of one gateway."""
+    """The message switch of one gateway."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Delivery:
     # --- out ---------------------------------------------------------------------------------
 
     def submit(self, sender: Endpoint, message: MessageRequest) -> None:
-        """Send a message on its way; the sender is told of the outcome, at once or later."""
+        """Route a message; the sender is told the outcome, at once or later."""
         self._counters.messages_received += 1
         started = 0.0
         if self._observer is not None:
@@ -137,7 +137,7 @@ class Delivery:
     def _routed(
         self, sender: Endpoint, to: str, msg_id: str | None, started: float, reply: Any
     ) -> None:
-        """Tell the sender what the route script said."""
+        """Tell the sender the result of the route script."""
         sender.answered_one()
         status = self._status(reply)
         if self._observer is not None:
@@ -170,7 +170,7 @@ class Delivery:
             counters.malformed_presence += 1
         elif self._router.leases_may_lapse:
             counters.routes_busy += 1
-            return Status.BUSY  # Who is present may be missing there: nobody knows.
+            return Status.BUSY  # Leases may have lapsed: a user who is online may be missing.
         counters.routes_offline += 1
         return Status.OFFLINE
 
@@ -196,8 +196,8 @@ class Delivery:
     # --- in ----------------------------------------------------------------------------------
 
     def receive(self, envelope: Direct | Broadcast | Kick | Bounce) -> None:
-        """Take what another gateway has published for this one. Never raises: an error costs this
-        message and not the subscription, on which everybody else hears.
+        """Handle what another gateway has published for this one. Never raises: an error may lose
+        this message, but must not end the subscription of all users.
         """
         try:
             match envelope:
@@ -219,7 +219,7 @@ class Delivery:
     def _receive_direct(self, envelope: Direct) -> None:
         to, conn_id = envelope.to, envelope.toConn
         registry = self._registry
-        # The demo's gateways name no session: then it is for whoever the user is here.
+        # The demo's gateways name no session: then it goes to the user's session here.
         session = registry.by_conn(conn_id) if conn_id else registry.by_user(to)
         if self._observer is not None:
             self._observer.hop(Kind.RECEIVE, to, envelope.sender, envelope.id)

@@ -1,13 +1,12 @@
-"""Who has gone silent, and whose lease is due?
+"""Leases and heartbeats: which sessions are silent, and whose lease has to be renewed?
 
 Each question has a pure answer (`stale`, `due`, `quiet`: sessions and a time in, sessions out)
-and a loop that acts on it. Leases are renewed on evidence of life only: whoever is in Redis has
-been heard of within the TTL. A gateway that finds that its own loop stood still blames itself
-first, and nobody is dropped for a silence in which it was not listening. Which loop wakes up first
-after that nobody knows, so each of them looks how late it is.
+and a loop that acts on it. A lease is renewed only after a sign of life: every user in Redis has
+sent something within the TTL. When the gateway's own event loop stood still, no client is dropped
+for that time. Any of the loops may be the first to run again, so each one checks how late it is.
 
-What goes wrong in one round of a loop has a witness, and is not the end of the loop: without it,
-all users would be forgotten one TTL later.
+An error in one round of a loop is reported and does not end the loop: without the loop, all users
+would be forgotten one TTL later.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ RESYNC_STEP_S: Final = 0.05
 
 
 class Alive(Protocol):
-    """What the decisions look at. Times in seconds on one clock."""
+    """What the decisions need of a session. Times in seconds on one clock."""
 
     @property
     def last_life(self) -> float: ...
@@ -64,12 +63,12 @@ W = TypeVar("W", bound=HasSocket)
 
 
 def stale(sessions: Iterable[A], now: float, after_s: float) -> list[A]:
-    """Return the sessions of which nothing was heard for longer than `after_s`."""
+    """Return the sessions that have been silent for longer than `after_s`."""
     return [session for session in sessions if now - session.last_life > after_s]
 
 
 def due(sessions: Iterable[L], now: float) -> list[L]:
-    """Return the sessions that showed life since their lease was renewed, if not just now."""
+    """Return the sessions with a sign of life since the last renewal, if that may be renewed."""
     return [
         session
         for session in sessions
@@ -93,7 +92,7 @@ def quiet(
 
 
 class Health:
-    """The loops of one gateway that watch over its sessions."""
+    """The loops of one gateway that check its sessions."""
 
     def __init__(self, services: SessionServices, loop_lag: Histogram) -> None:
         self._services = services
@@ -116,7 +115,7 @@ class Health:
                 )
 
     async def _sleep(self, pause_s: float) -> None:
-        """Sleep, and see whether that took longer than it should."""
+        """Sleep, and check whether that took longer than it should."""
         before = self._services.clock()
         await asyncio.sleep(pause_s)
         self._notice_stall(self._services.clock() - before - pause_s)
@@ -137,14 +136,16 @@ class Health:
             await self._refresh(sessions)
 
     def _end_expired(self) -> None:
-        """Tell those whose token has ended, also if they have been silent since."""
+        """End the sessions whose token has expired, also those that are silent."""
         now = self._services.time_of_day()
         expired = [session for session in self._services.registry if session.expires_at <= now]
         self._services.counters.tokens_expired += len(expired)
         each(expired, lambda session: session.end(Code.AUTH))
 
     async def resync(self) -> None:
-        """Renew every lease, paced, and release what is owed: Redis is back, or this gateway."""
+        """Renew every lease, at a limited rate, and make up for missed releases. For when Redis
+        is back, or this gateway is.
+        """
         sessions = list(self._services.registry)
         step = max(1, round(self._services.settings.limits.resync_per_s * RESYNC_STEP_S))
         for start in range(0, len(sessions), step):
@@ -157,7 +158,9 @@ class Health:
         await self._release_owed(step)
 
     async def _release_owed(self, step: int) -> None:
-        """End in Redis what has ended here while it was away. What fails again is owed again."""
+        """Release in Redis the sessions that ended here while it was away. A release that fails
+        again is kept again.
+        """
         services = self._services
         owed = list(services.backlog.owed.values())
         services.backlog.owed.clear()
@@ -175,7 +178,7 @@ class Health:
         renewals = []
         for session in sessions:
             assert session.claim is not None
-            # The lease counts from the sign of life, not from the moment it is written.
+            # The lease begins at the sign of life, not when it is written.
             left_s = ttl_s - (now - session.last_life)
             renewals.append(Renewal(session.claim, max(1, round(1000 * left_s))))
         results = await services.presence.refresh(renewals)
@@ -187,7 +190,7 @@ class Health:
         self, session: Session, life: float, renewal: Renewal, result: Refresh | Exception
     ) -> None:
         if session.state is not SessionState.REGISTERED or session.claim is not renewal.claim:
-            return  # It has ended, or registered again, while Redis was asked.
+            return  # It has ended, or registered again, before the answer came.
         counters = self._services.counters
         if isinstance(result, Exception):
             counters.refreshes_failed += 1
@@ -210,10 +213,10 @@ class Health:
         self._services.observer.refreshed(renewal.claim, result)
 
     def _not_refreshed(self, session: Session, problem: Exception) -> None:
-        """Try again at the next tick; while Redis is away, or refuses everybody, sockets stay.
+        """Try again at the next tick. Sockets stay while Redis is away, or refuses all writes.
 
-        But when Redis works and keeps refusing this one user for a whole TTL, then the user is
-        not present any more, and is told.
+        But when Redis works and refuses this one user for a whole TTL, the lease has ended, and
+        so does the session.
         """
         if not isinstance(problem, LINK_ERRORS):
             asyncio.get_running_loop().call_exception_handler(
@@ -268,12 +271,12 @@ class Health:
         _log.info("[Health] %s has gone silent (%s)", session.user, session.conn_id)
         session.end(Code.HEARTBEAT_TIMEOUT)
 
-    # --- ourselves ---------------------------------------------------------------------------
+    # --- stalls of our own event loop --------------------------------------------------------
 
     def _notice_stall(self, late_s: float) -> None:
-        """The loop stood still. What clients said meanwhile is still to be read, so nobody is
-        called silent for a while; and after a sleep as long as half a lease, others may have
-        taken over our users: ask before serving on.
+        """Check whether the event loop stood still. What clients sent meanwhile is not read yet,
+        so no client counts as silent for a while. After a stall of half a lease, other gateways
+        may have taken over our users: renew all leases, which tells.
         """
         services, timing = self._services, self._timing
         self._loop_lag.observe(max(0.0, late_s))
@@ -281,7 +284,7 @@ class Health:
             return
         now = services.clock()
         if now - late_s < self._stalled_until:
-            return  # Another loop of ours woke up first, and has seen it.
+            return  # Another loop ran first and has handled this stall.
         services.counters.stalls += 1
         self._stalled_until = now
         self._grace_until = now + timing.ws_ping_timeout_s

@@ -1,14 +1,14 @@
-"""What happens between hello and goodbye?
+"""Session: what happens on one connection between its register and its close?
 
-A session is what one connection says and is told. `ping` and `message` are answered before the
-callback that brought their bytes returns; only `register`, which is rare, takes a coroutine, and
-frames that arrive behind it wait for it.
+`ping` and `message` are answered before the callback that brought their bytes returns. Only
+`register`, which is rare, takes a coroutine; frames that arrive after it wait for it.
 
-The order around a register is what keeps ghosts out of Redis: mint, is the socket still open?,
-register, is it *still* open? If not, or if nobody knows what became of the register, release.
+The order of steps in a register keeps entries without a connection out of Redis: mint a token;
+is the socket still open?; register; is it *still* open? If it is not, or if the outcome of the
+register is unknown, release.
 
-What others call (`send`, `deliver`, `end`) never raises: a sender, a drain or a scan must not pay
-for what is wrong with somebody else's connection.
+What others call (`send`, `deliver`, `end`) never raises: an error of one connection must not
+reach the sender, the drain or the scan that called it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _log = logging.getLogger(GATEWAY_LOG)
 
 
 class SessionState(Enum):
-    """Where a session stands."""
+    """The states of a session."""
 
     NEW = auto()
     REGISTERING = auto()
@@ -105,27 +105,24 @@ class SessionServices:
         self.user_ids = self.settings.user_ids()
 
     def retry_after_ms(self) -> int:
-        """Return when to come back; spread, so that not all come at once."""
+        """Return after how long to reconnect; with jitter, so that not all come at once."""
         return round(1000 * self.settings.limits.retry_after_s * self.rng.uniform(0.5, 1.5))
 
     def next_refresh_s(self) -> float:
-        """Return how long a fresh lease is left alone; spread, so that there are no waves."""
+        """Return how long a new lease is not renewed; with jitter, so that there are no waves."""
         return self.settings.timing.heartbeat_s * self.rng.uniform(0.25, 0.5)
 
 
 @dataclass(slots=True, eq=False)
 class _Excess:
-    """A client that says more than it may. Times as those of the session."""
+    """A client that is above its rate. Times as those of the session."""
 
     since: float
     told_at: float
 
 
 class Session:
-    """One connection's conversation.
-
-    Times are in seconds on the gateway's monotonic clock.
-    """
+    """The session of one connection. Times are in seconds on the gateway's monotonic clock."""
 
     __slots__ = (
         "_excess",
@@ -155,17 +152,17 @@ class Session:
         self._paid_until = 0.0
         self._excess: _Excess | None = None
         self._queueing: asyncio.Task[None] | None = None
-        """The register, while it waits for its turn and may be called off."""
+        """The register, while it waits for its turn and may be cancelled."""
         self.expires_at = math.inf
         """When the user's token ends (Unix seconds)."""
         self.claim: Claim | None = None
         self.state = SessionState.NEW
         self.last_life = services.clock()
-        """When the client last showed that it is alive: a ping or a message, not a mere pong."""
+        """When the last sign of life came: a `ping` or a message, not a WebSocket pong."""
         self.last_refresh = 0.0
-        """When its lease was last renewed, counted from the sign of life that it was for."""
+        """The sign of life for which its lease was last renewed."""
         self.refresh_after = 0.0
-        """Not before this is the lease renewed again; differs from session to session."""
+        """The lease is not renewed again before this; with jitter."""
         socket.deadline(services.settings.limits.register_deadline_s, self._register_missed)
         services.observer.session(Kind.WS_OPEN, None)
 
@@ -181,7 +178,7 @@ class Session:
     def socket(self) -> Socket:
         return self._socket
 
-    # --- what the client says ----------------------------------------------------------------
+    # --- from the client ---------------------------------------------------------------------
 
     def on_text(self, data: bytes) -> None:
         """Answer one message of the client."""
@@ -228,7 +225,7 @@ class Session:
 
     def _refuse(self, problem: ProtocolError) -> None:
         if problem.say is Say.USER_NOT_FOUND and problem.msg_id is not None:
-            # To the letter what is said of a name that is allowed and absent.
+            # The same answer as for a user who is allowed and not online.
             self.send(ack_text(problem.msg_id, Status.OFFLINE))
             return
         self.send(error_text(problem.say, _CODES[problem.say], problem.msg_id))
@@ -259,8 +256,8 @@ class Session:
         return False
 
     def _say_too_much(self, data: bytes, now: float) -> None:
-        """Refuse a message unread: a sender that gave an id is told each time, others now and
-        then. Who goes on and on is closed.
+        """Refuse a message. A message with an id gets an ack each time, others an error frame now
+        and then. A client that stays above its rate is closed.
         """
         services, excess, limits = self._services, self._excess, self._services.settings.limits
         assert excess is not None
@@ -276,50 +273,50 @@ class Session:
             self.send(error_text(Say.RATE_LIMITED, "rate_limited"))
 
     def _hold(self, data: bytes) -> None:
-        """Keep what arrives behind a register; too much of it stops the reading, not the client."""
+        """Keep what arrives during a register; too much of it pauses reading (back-pressure)."""
         if self._held is None:
             self._held = []
         self._held.append(data)
         if len(self._held) >= self._services.settings.limits.held_frames:
             self._socket.pause_reading()
 
-    # --- what it is told ---------------------------------------------------------------------
+    # --- to the client -----------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        """Send a text to the client; nothing when it is gone."""
+        """Send a text to the client; does nothing when it is gone."""
         try:
             self._socket.send(payload)
         except Exception as problem:
             self.fail(problem)
 
     def deliver(self, payload: bytes) -> None:
-        """Send a message of another user; it waits while the register is under way."""
+        """Send a message of another user; it waits until the register has ended."""
         if self.state is SessionState.REGISTERED:
             try:
                 self._socket.send(payload)
             except Exception as problem:
                 self.fail(problem)
         elif self.state is SessionState.REGISTERING:
-            # Redis knows this session already, its client does not: first `registered`, then this.
+            # Redis may know this session already, its client does not: `registered` comes first.
             if self._waiting is None:
                 self._waiting = []
             if len(self._waiting) < self._services.settings.limits.outbox_messages:
                 self._waiting.append(payload)
 
     def sent_one(self) -> None:
-        """A message of this client is on its way through Redis."""
+        """Count a message of this client that was sent to Redis; too many pause reading."""
         self._in_flight += 1
         if self._in_flight >= self._services.settings.limits.in_flight:
             self._socket.pause_reading()
 
     def answered_one(self) -> None:
-        """Redis has answered for one of them."""
+        """Count the answer for one of them."""
         self._in_flight -= 1
         if self._in_flight == self._services.settings.limits.in_flight // 2:
             self._socket.resume_reading()
 
     def end(self, code: Code, retry_after_ms: int | None = None) -> None:
-        """Say goodbye to the client. From now on nobody finds this session any more."""
+        """Close the connection with a code. From now on the session is not found any more."""
         try:
             self._leave()
             self._socket.close(code, retry_after_ms)
@@ -327,7 +324,7 @@ class Session:
             self.fail(problem)
 
     def fail(self, problem: Exception) -> None:
-        """Hang up because of an error that nobody expected; counted and logged once."""
+        """Abort the connection because of an unexpected error; counted and logged once."""
         self._socket.fail(problem)
         self._leave()
 
@@ -356,7 +353,7 @@ class Session:
         services.spawn(self._settle_register())
 
     def _register_again(self, request: RegisterRequest) -> None:
-        """The same user again is told so again; another one cannot share the connection."""
+        """Answer the same user again; another user cannot share the connection."""
         if request.userId != self.user:
             self.end(Code.OTHER_USER)
             return
@@ -367,7 +364,7 @@ class Session:
         self._say_registered()
 
     def _is_authentic(self, request: RegisterRequest) -> bool:
-        """Check the token of a register, if this gateway wants one; note until when it is good."""
+        """Check the token of a register, if tokens are required; keep when it expires."""
         services = self._services
         secret = services.settings.auth_secret
         if secret is None:
@@ -380,7 +377,7 @@ class Session:
         return True
 
     def _turn_away(self) -> None:
-        """Answer every failed authentication alike: with the same words, after the same time."""
+        """Answer every failed authentication alike: same words, same delay (no timing oracle)."""
         services = self._services
         services.counters.registers_unauthenticated += 1
         self._leave()
@@ -402,16 +399,18 @@ class Session:
             await self._try_register()
         except Exception:
             self.end(Code.INTERNAL)
-            raise  # Its witness is the owner of this task.
+            raise  # The owner of this task reports it.
         finally:
             services.backlog.admission.release()
             if self.state is SessionState.REGISTERING:
                 self._come_back_later()  # Its client is gone, or this task was cancelled.
 
     async def _admitted(self) -> bool:
-        """Wait for a turn to register; False when there is none, or nobody to register any more.
+        """Wait for a turn to register.
 
-        Who hangs up while it waits is cancelled: others wait behind it.
+        Returns:
+            False when there was none in time, or when the client is gone. A client that goes
+            while it waits gives up its place at once: others wait behind it.
         """
         services = self._services
         if self.state is not SessionState.REGISTERING:
@@ -496,7 +495,7 @@ class Session:
         )
 
     def _release_held(self) -> None:
-        """Take up what the client said while its register was under way."""
+        """Handle the frames that arrived during the register."""
         held, self._held = self._held, None
         for data in held or ():
             if self.state is not SessionState.REGISTERED:
@@ -506,7 +505,7 @@ class Session:
             self._socket.resume_reading()
 
     def _rejected(self, owner: Claim | None) -> None:
-        """A newer session exists. This one owns nothing, so it cleans up nothing."""
+        """End because a newer session exists. This one owns nothing and cleans up nothing."""
         services = self._services
         services.counters.registers_stale += 1
         peer = owner.gateway_id if owner is not None else ""
@@ -528,24 +527,24 @@ class Session:
         self.send(error_text(Say.REGISTER_FAILED, "unavailable", retry_after_ms=retry_after_ms))
         self.end(Code.TRY_LATER, retry_after_ms)
 
-    # --- goodbye -----------------------------------------------------------------------------
+    # --- the end -----------------------------------------------------------------------------
 
     def on_closing(self) -> None:
-        """Nothing reaches the client any more, though it may take its time to hang up: whoever
-        writes to it from now on shall be told, and its presence ends.
+        """End the presence as soon as nothing reaches the client any more, although the
+        connection may stay for a while: senders must get an error from now on.
         """
         self._leave()
 
     def on_closed(self) -> None:
-        """The connection is gone."""
+        """Take note that the connection is gone."""
         self._services.observer.session(Kind.WS_CLOSE, self.claim)
         self._leave()
 
     def _leave(self) -> None:
-        """Forget the session here, and in Redis if it is still its own. Idempotent.
+        """Remove the session here, and in Redis if the entry is still its own. Idempotent.
 
-        A session that never was registered leaves nothing in Redis; the register that may be
-        under way sees that its socket has gone.
+        A session that was never registered has no entry; a register that is under way sees that
+        its socket is gone.
         """
         state, self.state = self.state, SessionState.ENDED
         self._held = self._waiting = None
@@ -559,9 +558,9 @@ class Session:
 
 
 MAX_OWED: Final = 10_000
-"""Releases that are kept for a Redis that is away; entries beyond it end with their TTL."""
+"""Releases that are kept while Redis is away; entries beyond this number end with their TTL."""
 RATE_NOTICE_S: Final = 1.0
-"""How often a client above its rate is told so."""
+"""A client above its rate gets an error frame at most once in this time."""
 
 _CODES: Final[dict[Say, str]] = {
     Say.INVALID: "invalid",
@@ -575,7 +574,7 @@ _CODES: Final[dict[Say, str]] = {
 
 
 def _id_of(data: bytes, max_content_bytes: int, user_ids: UserIds) -> str | None:
-    """Return the id that a refused message was given, if it is one."""
+    """Return the id of a refused message, if it is a message and has one."""
     try:
         message = decode(data, max_content_bytes, user_ids.possible)
     except ProtocolError as problem:
@@ -588,8 +587,8 @@ def _id_of(data: bytes, max_content_bytes: int, user_ids: UserIds) -> str | None
 async def release(services: SessionServices, claim: Claim) -> None:
     """End a session in Redis. When that fails, the entry ends with its TTL, or when Redis is back.
 
-    A register of unknown outcome makes this the rule and not the exception: what is unknown is so
-    because the connection was given up just now, and there is no other one yet.
+    After a register of unknown outcome it usually fails: the outcome is unknown because the
+    connection to Redis was given up just now, and there is no new one yet.
     """
     counters = services.counters
     try:
