@@ -1,11 +1,11 @@
-"""How does a connection begin that a proxy has to announce?
+"""PROXY protocol: how is a connection accepted that begins with a proxy's header?
 
-With `--proxy-protocol`, what a trusted proxy opens begins with a header that says for whom
-(`proxy_header`). It is read here, to its last byte and no further, because what follows may be a
-handshake of TLS, which is the event loop's to read. Then the connection becomes what it would have
-been without a proxy: a `Socket`, over TLS or not, with the address that the header tells.
+With `--proxy-protocol`, each connection of a trusted proxy begins with a header that names the
+client (`proxy_header`). It is read here, to its last byte and no further, because the next bytes
+may be a TLS handshake, which the event loop must read. Then the connection becomes a `Socket`, over
+TLS or not, with the address from the header, as if there were no proxy.
 
-Only a trusted proxy is asked. Whoever else connects speaks for itself, without a header.
+Only a trusted proxy has to send a header. Other clients connect directly, without one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from wsdemo.gateway.socket import Socket, SocketServices, peer_of
 _log = logging.getLogger("wsdemo.gateway")
 
 MAX_TOLD: Final = 100
-"""Proxies whose bad headers are told of, each once; it is counted always."""
+"""So many proxies are logged for bad headers, once each; all bad headers are counted."""
 
 
 class ProxyAcceptor:
     """Makes the protocols of new connections.
 
     Args:
-        tls: how they are encrypted, if they are.
-        spawn: runs something that ends before the gateway does.
+        tls: encrypts the connections; None for plain ones.
+        spawn: runs a task that ends before the gateway does.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ProxyAcceptor:
         self.tls = tls
         self.spawn = spawn
         self.waiting: set[PendingConnection] = set()
-        """Connections that are no sockets yet: without their header, or their TLS."""
+        """Connections that are no `Socket` yet: header or TLS handshake is not complete."""
         self._told: set[str] = set()
 
     def protocol(self) -> PendingConnection:
@@ -52,7 +52,7 @@ class ProxyAcceptor:
         return PendingConnection(self)
 
     def close(self) -> None:
-        """Hang up on all that are still waiting."""
+        """Abort all connections that are still waiting."""
         for connection in list(self.waiting):
             connection.abort()
 
@@ -71,7 +71,7 @@ class ProxyAcceptor:
 
 
 class PendingConnection(asyncio.BufferedProtocol):
-    """One connection until it is a socket."""
+    """One connection until it is a `Socket`."""
 
     def __init__(self, acceptor: ProxyAcceptor) -> None:
         self._acceptor = acceptor
@@ -100,7 +100,7 @@ class PendingConnection(asyncio.BufferedProtocol):
     # --- the header --------------------------------------------------------------------------
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        """No more room than for what is certainly part of the header."""
+        """Offer no more room than for bytes that are certainly part of the header."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -120,7 +120,7 @@ class PendingConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         if self._said:
             self._refuse("it ends too early")
-        return False  # Without a byte: a check whether somebody listens.
+        return False  # Without a byte it was a check whether the port is open.
 
     def _too_late(self) -> None:
         self._refuse("it did not come in time")
@@ -147,7 +147,7 @@ class PendingConnection(asyncio.BufferedProtocol):
     # --- what comes after --------------------------------------------------------------------
 
     def _go_on(self, header: ProxyHeader | None) -> None:
-        """Become a socket; `header` is what the header says, None when there is none."""
+        """Become a `Socket`; `header` is None when there is none."""
         acceptor, transport = self._acceptor, self._transport
         assert transport is not None
         services = acceptor.services
@@ -158,7 +158,7 @@ class PendingConnection(asyncio.BufferedProtocol):
             services.counters.proxied_local += header.is_local
             services.counters.proxied_accepted += not header.is_local
         if acceptor.tls is not None:
-            transport.pause_reading()  # Or a loop reads on before `start_tls` takes over.
+            transport.pause_reading()  # Or the loop reads on before `start_tls` takes over.
             acceptor.spawn(self._encrypt(transport, header, acceptor.tls))
         else:
             self._hand_over(transport, header)
@@ -178,33 +178,33 @@ class PendingConnection(asyncio.BufferedProtocol):
     async def _encrypt(
         self, transport: asyncio.Transport, header: ProxyHeader | None, tls: ssl.SSLContext
     ) -> None:
-        """Shake hands of TLS, and hand over."""
+        """Do the TLS handshake, then hand over."""
         early, services = _EarlyEvents(), self._acceptor.services
         timeout_s = services.limits.handshake_timeout_s
         try:
             if self._is_lost or transport.is_closing():
-                return  # Nobody would tell `start_tls` any more.
+                return  # `start_tls` would not be told, and would wait for its timeout.
             async with asyncio.timeout(timeout_s):
                 secure = await services.loop.start_tls(transport, early, tls, server_side=True)
         except OSError:
-            transport.abort()  # Its own affair, as with any handshake of TLS that fails.
+            transport.abort()  # Not logged, as any TLS handshake that fails.
             return
         finally:
             self._leave()
         if secure is None or secure.get_extra_info("cipher") is None:
-            return  # It was lost meanwhile, which `start_tls` does not tell.
+            return  # It was lost meanwhile; `start_tls` does not raise then.
         early.hand_over(self._hand_over(secure, header))
 
 
 class _EarlyEvents(asyncio.Protocol):
-    """Keeps what arrives between the end of TLS' handshake and the turn in which we hear of it."""
+    """Keeps events between the end of the TLS handshake and the turn that reports that end."""
 
     def __init__(self) -> None:
         self._kept: list[Callable[[asyncio.Protocol], object]] = []
         self._heir: asyncio.Protocol | None = None
 
     def hand_over(self, heir: asyncio.Protocol) -> None:
-        """Tell it what has happened, and what may still be told to us."""
+        """Pass on the events that were kept, and those that still come."""
         self._heir = heir
         for tell in self._kept:
             tell(heir)

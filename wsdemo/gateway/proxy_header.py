@@ -1,8 +1,9 @@
-"""Whose connection is it, says a proxy before the first byte of it?
+"""PROXY protocol: for which client has a proxy opened this connection?
 
-The PROXY protocol, versions 1 (a line of text) and 2 (binary), as HAProxy's specification has it.
-What follows the header belongs to somebody else, to TLS perhaps, so nobody may read too far:
-`missing` says how many bytes are certainly still part of the header. Pure: no I/O.
+The header comes before the first byte of the client, in version 1 (a line of text) or 2 (binary),
+as HAProxy's specification says. What follows it belongs to another reader, for example TLS, so we
+must not read too far: `missing` says how many bytes are certainly still part of the header. Pure:
+no I/O.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ class BadHeader(Exception):
 
 
 class ProxyHeader(NamedTuple):
-    """What a header says."""
+    """What a PROXY header says."""
 
     address: str
-    """The client's; '' when the proxy does not know it, or speaks for itself."""
+    """The client's; '' when the proxy does not know it, or when the connection is its own."""
     is_local: bool
-    """The proxy speaks for itself: it looks whether we are there."""
+    """The connection is the proxy's own: a health check."""
 
 
 def looks_like_one(data: bytes) -> bool:
