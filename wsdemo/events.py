@@ -1,4 +1,4 @@
-"""What can be observed?
+"""Events: what can be observed?
 
 One stream of events feeds the recorder of the laboratory, its plots and the proofs. No event is
 built when nobody observes. Each part builds its events in one place: a gateway in
@@ -90,4 +90,4 @@ class Event:
 
 
 Emit = Callable[[Event], None]
-"""A listener. It must not block and must not raise."""
+"""Takes an event. It must not block and must not raise."""

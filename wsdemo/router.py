@@ -1,10 +1,10 @@
-"""How does a message reach another gateway?
+"""Publish/subscribe: how does a message reach another gateway?
 
-By its channel, `gateway:{id}`. Looking the recipient up and publishing to its gateway are one
-script, so there is no gap between them in which the user could move. Plain Pub/Sub delivers at
-most once, and only to who listens: therefore a gateway subscribes before it accepts users, counts
-every renewed subscription as a gap, and keeps sending itself a probe, because a connection can be
-up and deaf at the same time, or listen at a server where nobody publishes any more.
+By the channel of that gateway, `gateway:{id}`. One script looks the recipient up and publishes to
+its gateway, so the user cannot move between the two steps. Redis Pub/Sub delivers at most once, and
+only to current subscribers. Therefore a gateway subscribes before it accepts users, and counts
+every renewed subscription as a gap. It also keeps sending itself a probe: a subscription can be up
+and deaf at the same time, or be at a server where nobody publishes any more.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from wsdemo.tasks import end
 ROUTE = Script.read("wsdemo", "route")
 TRIAL = Script.read("wsdemo", "trial")
 NOBODY: Final = "__nobody__"
-"""Who the trial is carried out on: no user can be called this."""
+"""The user of the trial: no real user can be called this."""
 CLAIM_TRIES: Final = 5
-"""How often a start steps back for another one that began at the same moment."""
+"""How often a start backs off for another one with the same id that began at the same time."""
 DEAF: Final = Trouble(Outcome.UNREACHABLE, "it did not hear its own probe")
 _log = logging.getLogger("wsdemo.router")
 
@@ -51,7 +51,7 @@ class DuplicateGateway(Exception):
 
 
 def trial_of(keyspace: Keyspace) -> Trial:
-    """Return what a server must accept, so that users of this keyspace can be served by it."""
+    """Return the trial that a server must pass to serve the users of this keyspace."""
     keys = (keyspace.presence(NOBODY), keyspace.fence(NOBODY))
     # A name that no gateway can have, among those that gateways may publish to.
     return Trial(TRIAL, keys, (keyspace.gateway_channel(f":{NOBODY}"),))
@@ -98,9 +98,9 @@ class Router:
         self._heard = 0
         self._hears = False
         self.gaps = 0
-        """Renewed subscriptions."""
+        """How many times the subscription was renewed."""
         self.probes_lost = 0
-        """Probes that this gateway did not hear."""
+        """How many probes this gateway did not receive."""
 
     def _new_subscription(self) -> Subscription:
         settings = self._settings
@@ -117,17 +117,17 @@ class Router:
 
     @property
     def ready(self) -> bool:
-        """Whether this gateway hears what is published for it, as far as it can know."""
+        """Whether this gateway receives what is published for it, as far as it can know."""
         return self._subscription.up and self._hears
 
     @property
     def trouble(self) -> Trouble | None:
-        """Why it does not, in words, when somebody has said so."""
+        """Why it does not, when there is a known reason."""
         return self._subscription.trouble
 
     @property
     def leases_may_lapse(self) -> bool:
-        """Whether who is present may be missing in Redis, because it takes no refreshes."""
+        """Whether users who are online may be missing in Redis, because it refuses refreshes."""
         trouble = self._link.trouble
         return trouble is not None and trouble.outcome is not Outcome.OOM
 
@@ -136,7 +136,7 @@ class Router:
     async def start(
         self, on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None]
     ) -> None:
-        """Subscribe, and be sure of it.
+        """Subscribe, and check that messages arrive.
 
         Args:
             on_envelope: takes what arrives, except probes; must not raise.
@@ -156,8 +156,8 @@ class Router:
         self._prober = asyncio.get_running_loop().create_task(self._probe(), name="router-probe")
 
     async def _subscribe_alone(self) -> None:
-        """Subscribe, unless another process has. Two that start at once may both have seen nobody
-        and then each other: both step back, and the one that comes back first stays.
+        """Subscribe, unless another process with this id has. Two that start at once may first
+        see nobody and then each other: both back off, and the first one to return stays.
         """
         pauses = Backoff(self._rng)
         for _ in range(CLAIM_TRIES):
@@ -208,7 +208,7 @@ class Router:
         )
 
     def tell(self, gateway_id: str, envelope: Kick | Bounce) -> None:
-        """Publish a notice to a gateway. It may get lost: every notice has a slower fallback."""
+        """Publish a notice to a gateway. It may be lost: for every notice there is a slower way."""
         if not GATEWAY_ID.fullmatch(gateway_id):
             return
         channel = self._settings.keyspace.gateway_channel(gateway_id)
@@ -259,7 +259,7 @@ class Router:
                 self._deaf()
 
     def _is_still(self, rounds: int) -> bool:
-        """Whether the subscription is that one: one that broke and came back is no longer deaf."""
+        """Whether the subscription is still the same one: a renewed one is not deaf any more."""
         return self._subscription.up and self._subscription.rounds == rounds
 
     async def _send_probe(self, rounds: int) -> None:
@@ -267,14 +267,14 @@ class Router:
         try:
             listeners = await self._publish_probe()
         except LINK_ERRORS:
-            # Not sent, not answered, or refused: it says nothing about our ears.
+            # Not sent, not answered, or refused: it says nothing about our subscription.
             self._heard = max(self._heard, n)
             return
         if not listeners and self._is_still(rounds):
             self._deaf()  # We listen at another server than the one where we publish.
 
     async def _publish_probe(self) -> int:
-        """Publish the next probe; return how many listen to our channel where the link leads."""
+        """Publish the next probe; return how many subscribers our channel has at that server."""
         self._sent += 1
         envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
         return int(await self._link.call("PUBLISH", self._channel, envelope))
@@ -288,12 +288,12 @@ class Router:
         self._subscription.reset(DEAF)
 
     def leave(self, trouble: Trouble) -> None:
-        """The link has left its server, which is not what it was: listen anew as well."""
+        """Subscribe anew, because the link has left its server."""
         self._hears = False
         self._subscription.reset(trouble)
 
     def link_is_back(self) -> None:
-        """Ask at once whether we hear what is published where the link leads now."""
+        """Send a probe at once: does our subscription hear what the link publishes now?"""
         if self._subscription.up and not self._hears:
             self._probe_soon()
 
@@ -303,7 +303,7 @@ class Router:
         _log.warning("%s subscribed anew: messages may be missing", self._settings.gateway_id)
 
     def _subscription_trouble(self, trouble: Trouble) -> None:
-        told = self._link.trouble  # Usually both connections have the same, at the same time.
+        told = self._link.trouble  # Usually both connections fail at once, for the same reason.
         if trouble != DEAF and (told is None or told.words != trouble.words):
             _log.warning("%s hears nothing: %s", self._settings.gateway_id, trouble)
 
@@ -315,7 +315,7 @@ class Router:
         self._on_state()
 
     def _probe_soon(self) -> None:
-        """Ask at once rather than at the next turn whether the new subscription hears."""
+        """Send a probe at once, and not in the next round."""
         self._sent += 1
         envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
         try:
@@ -331,4 +331,4 @@ class Router:
 
 
 def _ignore(reply: Any) -> None:
-    """Nobody waits for this reply."""
+    """Ignore a reply that nobody waits for."""

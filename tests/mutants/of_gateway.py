@@ -400,9 +400,9 @@ _SOCKETS: Final = (
     Mutant(
         "who does not answer a goodbye is waited for without an end",
         _SOCKET,
-        "        self.resume_reading()  # To see the goodbye of the client.\n"
+        "        self.resume_reading()  # To see the client's close frame.\n"
         "        self._arm(self._services.limits.close_timeout_s, self.abort)\n",
-        "        self.resume_reading()  # To see the goodbye of the client.\n",
+        "        self.resume_reading()  # To see the client's close frame.\n",
         _in("gateway/test_writing", "who_does_not_answer_a_goodbye_is_hung_up_on"),
     ),
     Mutant(

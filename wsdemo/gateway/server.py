@@ -1,8 +1,9 @@
-"""How does a gateway start, serve and stop?
+"""Life cycle: how does a gateway start, serve and stop?
 
-The composition root: here, and only here, the parts meet. It starts from the inside out (Redis,
-subscription, then the door) and stops from the outside in (the door, the clients, what belongs to
-them in Redis, and the subscription last, so that what was sent to us before is still heard).
+This is the composition root: only here, the parts are put together. It starts from the inside out
+(Redis, subscription, then the listening sockets) and stops from the outside in (the listening
+sockets, the clients, their presence in Redis, and the subscription last, so that messages which
+were sent to us before are still received).
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ class Gateway:
     Args:
         settings: everything it is told.
         presence: makes its presence from its link to Redis; the laboratory passes other policies.
-        emit: hears of everything that happens; when None, nothing is built to be heard.
-        journal: gets the lines that are written for every message and user; a process of its own
-            passes a cheaper one.
+        emit: takes an event for everything that happens; with None, no event is built.
+        journal: writes the log lines of every message and user; a gateway process passes a
+            cheaper one.
         clock: monotonic seconds.
         time_of_day: Unix seconds; asked about the end of tokens, and nothing else.
         new_id: makes the ids of connections and of this process, never the same twice.
@@ -100,10 +101,10 @@ class Gateway:
         self.boot_id = new_id()
         """Tells this process from another one with the same gateway id."""
         self.port = settings.port
-        """Where it listens, once started; the operating system's choice if 0 was asked for. The
-        first port, if there are several; 0 if there are only unix sockets."""
+        """Where it listens, once started; the operating system's choice if 0 was asked for. Of
+        several ports the first; 0 if there are only unix sockets."""
         self.replaced = asyncio.Event()
-        """Set when another process has taken this gateway's place; its owner shall stop it."""
+        """Set when another process has taken over this gateway's id; its owner must stop it."""
         self._observer = Observer(settings.gateway_id, clock, emit)
         self._journal = journal or LoggingJournal()
         self._clock = clock
@@ -176,7 +177,7 @@ class Gateway:
     # --- life --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect, subscribe, then open the door.
+        """Connect, subscribe, then listen.
 
         Raises:
             RedisUnavailable, DuplicateGateway, TLSUnusable, CannotListen: it did not start; nothing
@@ -235,7 +236,7 @@ class Gateway:
     ) -> tuple[Callable[[], asyncio.BaseProtocol], ssl.SSLContext | None]:
         """Return what makes the protocol of a new connection, and how a listener encrypts."""
         if self.settings.proxy_protocol:
-            # The header comes before TLS, so TLS begins when the header has been read.
+            # The PROXY header comes before TLS, so TLS begins when the header has been read.
             self._acceptor = self._acceptor or ProxyAcceptor(services, tls, self._spawn)
             return self._acceptor.protocol, None
         return lambda: Socket(services), tls
@@ -259,7 +260,7 @@ class Gateway:
         )
 
     def _welcome(self, socket: Socket) -> Session:
-        """Make the session of a new connection; on notice, it ends politely before it begins."""
+        """Make the session of a new connection; during the drain notice it is closed at once."""
         session = Session(socket, self._session_services)
         if self._on_notice:
             session.end(Code.RESTART, self._session_services.retry_after_ms())
@@ -268,10 +269,10 @@ class Gateway:
     async def stop(self) -> None:
         """Drain and stop, within `limits.drain_s` and a little. Idempotent; waits for the end.
 
-        Not ready; for `limits.drain_notice_s`, users are served on while balancers take note, and
-        newcomers are told to come back (1012). Then no new connections, clients told to come back
-        elsewhere (1012, jittered, in batches), their presence released, the subscription left
-        last.
+        First it is not ready: for `limits.drain_notice_s`, users are still served while balancers
+        take note, and new clients are told to come back (1012). Then it listens no more, clients
+        are told to reconnect elsewhere (1012, with jitter, in batches), their presence is released,
+        and the subscription ends last.
         """
         if self._stopped is not None:
             await asyncio.shield(self._stopped)
@@ -284,7 +285,7 @@ class Gateway:
             self._stopped.set_result(None)
 
     def hurry(self) -> bool:
-        """Skip what is left of the notice, or the notice to come; say whether there was one."""
+        """Skip the drain notice, or what is left of it; say whether there was one to skip."""
         is_over = self._hurry.is_set() or self._access.draining
         self._hurry.set()
         return not is_over and self.settings.limits.drain_notice_s > 0
@@ -319,7 +320,7 @@ class Gateway:
         _log.info("[Gateway] %s stopped", self.settings.gateway_id)
 
     async def _say_goodbye(self, ends_at: float) -> None:
-        """Tell the clients to leave, batch by batch; hang up on those that do not."""
+        """Close all clients, batch by batch; abort those that do not close in time."""
         if self._socket_services is None:
             return
         sockets, limits = self._socket_services.sockets, self.settings.limits
@@ -344,7 +345,7 @@ class Gateway:
         each(list(sockets), Socket.abort)
 
     async def _finish_tasks(self, ends_at: float) -> None:
-        """Let the releases end, within what time is left; end the loops, which never would."""
+        """Cancel the health loops, and wait for the releases within the time that is left."""
         loops = {task for task in self._tasks if task.get_name().startswith("Health.")}
         for task in loops:
             task.cancel()
@@ -370,7 +371,7 @@ class Gateway:
         return not self.unready_because()
 
     def unready_because(self) -> list[str]:
-        """Return why not, in words; empty when ready."""
+        """Return the reasons why not, in words; empty when ready."""
         reasons = {
             "draining": self._on_notice or self._access.draining,
             "not listening": self._server is None,
@@ -382,7 +383,7 @@ class Gateway:
         return [*because, *self._what_redis_says()]
 
     def _what_redis_says(self) -> list[str]:
-        """Return the words in which Redis, or the network, says why; the same words once."""
+        """Return the reasons that Redis, or the network, gives; each one once."""
         troubles = (self._link.trouble, self._router.trouble)
         said = [f"Redis: {trouble}" for trouble in troubles if trouble is not None]
         return list(dict.fromkeys(said))
@@ -439,7 +440,7 @@ class Gateway:
         }
 
     def _on_link_trouble(self, trouble: Trouble) -> None:
-        """Say once why Redis is of no use, and stop listening at a server that we have left."""
+        """Log why Redis cannot be used, and end the subscription at a server that we leave."""
         if self._stopped is not None:
             return
         if self._server is None:
@@ -455,8 +456,8 @@ class Gateway:
         self._check_ready()
 
     def _on_link_state(self, up: bool) -> None:
-        """Hear that Redis works, or no longer does. It may be told twice that it does: then what
-        was refused in between, which was too short to be called an outage, can be made good.
+        """Take note that Redis works, or no longer does. It may be called with True twice in a
+        row: then Redis has refused writes for a moment, and those can be made up for now.
         """
         was_up, self._was_up = self._was_up, up
         if up != was_up:
@@ -464,14 +465,14 @@ class Gateway:
         if up and not was_up and self._server is not None and self._stopped is None:
             _log.info("[Gateway] Redis is back, after %.1f s", self._link.away_s)
         if up and (self._session_services.backlog.owed or (len(self.registry) and not was_up)):
-            # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
+            # What Redis knows of our users may be old, or nothing: renew it, at a limited rate.
             self._resync_soon()
         if up:
             self._router.link_is_back()
         self._check_ready()
 
     def _resync_soon(self) -> None:
-        """Resync, or once more when the one under way is over: never two at a time."""
+        """Resync now, or again after the one that is under way: never two at a time."""
         self._resync_due = True
         if self._resyncing is None or self._resyncing.done():
             self._resyncing = self._spawn(self._resync())
@@ -490,7 +491,9 @@ class Gateway:
             self._observer.gateway(Kind.READY if ready else Kind.UNREADY)
 
     def _on_replaced(self) -> None:
-        """Two gateways of one name must not serve side by side: no notice, then."""
+        """Ask the owner to stop; without a drain notice, because two gateways with one id must not
+        serve side by side.
+        """
         self.replaced.set()
         self.hurry()
 
@@ -501,15 +504,15 @@ class Gateway:
     # --- tasks -------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that this gateway owns; it ends before `stop` does."""
+        """Run a task that this gateway owns; it ends before `stop` does."""
         task = asyncio.get_running_loop().create_task(work, name=getattr(work, "__qualname__", "?"))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def note_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Count an error that nobody has caught, and log it as usual: the exception handler of a
-        loop that belongs to this gateway.
+        """Count and log an error that no code has caught. This is the exception handler of an
+        event loop that belongs to this gateway.
         """
         self.counters.unhandled_errors += 1
         loop.default_exception_handler(context)
@@ -547,7 +550,7 @@ class Gateway:
         return refusal
 
     def _page_health(self) -> Answer:
-        return Answer(200, "OK", {})  # Alive, to the letter of the demo; /ready says more.
+        return Answer(200, "OK", {})  # Exactly the demo's answer; /ready says more.
 
     def _page_ready(self) -> Answer:
         reasons = self.unready_because()
@@ -589,5 +592,5 @@ def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
 
 
 def _no_passphrase() -> str:
-    """A server that asks at a terminal would wait for ever where there is none."""
+    """Refuse a key with a passphrase: a prompt would wait for ever where there is no terminal."""
     raise ValueError("the key has a passphrase; only a key without one can be used")
