@@ -1,8 +1,7 @@
-"""How does a program say what is wrong with its command line?
+"""Command line: how does a program say what is wrong with it?
 
-In one line on stderr, with exit code 2, for every program of the kit: whoever reads it is a
-person, or a log that more people read than a password was meant for. So a value is repeated only
-when it cannot hold a secret, and never at length.
+In one line on stderr, with exit code 2, for every program of the kit. Many people may read a log,
+so a value is repeated only when it cannot contain a secret, and a long one is cut.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from wsdemo.streams import complain, say
 from wsdemo.terminal import printable
 
 LONGEST_VALUE: int = 80
-"""Characters of a value that are repeated to whoever wrote it."""
+"""A longer value is cut when an error message repeats it."""
 
 
 def fail(program: str, message: str) -> NoReturn:
@@ -66,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         fail(self._program, self._without_values(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print the help; a reader who left after its first lines has seen enough."""
+        """Print help or version; it is no error when the reader has gone (`--help | head`)."""
         say(message.removesuffix("\n"))
 
     def tell(self, text: str) -> None:
