@@ -173,8 +173,8 @@ class AccessControl:
         self._tell(
             peer,
             "PROXY",
-            "begins with a header of the PROXY protocol, which is not expected of it, and is hung "
-            f"up on: let it send none, or {advice}",
+            "begins with a header of the PROXY protocol, which is not expected of it, and its "
+            f"connection is closed: let it send none, or {advice}",
         )
 
     def _count_unrecognised(self, proxy: str, hop: Hop) -> None:

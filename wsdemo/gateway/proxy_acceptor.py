@@ -62,8 +62,8 @@ class ProxyAcceptor:
         if proxy not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(proxy)
             _log.warning(
-                "[Gateway] %s is a trusted proxy and sends no good PROXY header (%s): it is hung "
-                "up on. Let it send one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or "
+                "[Gateway] %s is a trusted proxy and sends no valid PROXY header (%s): its "
+                "connection is closed. Let it send one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or "
                 "start the gateway without --proxy-protocol",
                 proxy or "unix",
                 why,

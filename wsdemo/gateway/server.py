@@ -204,8 +204,8 @@ class Gateway:
             )
         if tls is None and not all(place.is_local for place in places):
             _log.warning(
-                "[Gateway] %s is reachable from other machines without TLS: whoever is on the way "
-                "reads and writes along (see --certfile)",
+                "[Gateway] %s is reachable from other machines without TLS: anybody on the network "
+                "path can read and change messages (see --certfile)",
                 self.settings.gateway_id,
             )
         told = ", ".join(place.told(_scheme(self.settings)) for place in places)
@@ -449,7 +449,7 @@ class Gateway:
             return
         what = "refuses writes" if self._link.open else "is away"
         _log.warning(
-            "[Gateway] Redis %s (%s): sockets stay, newcomers shall come back", what, trouble
+            "[Gateway] Redis %s (%s): sockets stay, new users are told to come back", what, trouble
         )
         if trouble.outcome.cure is Cure.DIAL and trouble.outcome is not Outcome.UNREACHABLE:
             self._router.leave(trouble)

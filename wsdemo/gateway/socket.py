@@ -542,7 +542,7 @@ class Socket(asyncio.Protocol):
         """Abort the connection because of an unexpected error; counted and logged once."""
         if self._ws is not OVER:
             self._services.counters.connection_failures += 1
-            _log.error("[Gateway] a connection failed and is hung up on", exc_info=problem)
+            _log.error("[Gateway] a connection failed and is aborted", exc_info=problem)
             self.abort()
 
     def _break_off(self) -> None:
