@@ -63,8 +63,8 @@ class ProxyAcceptor:
             self._told.add(proxy)
             _log.warning(
                 "[Gateway] %s is a trusted proxy and sends no valid PROXY header (%s): its "
-                "connection is closed. Let it send one (HAProxy: send-proxy-v2; nginx: proxy_protocol "
-                "on), or start the gateway without --proxy-protocol",
+                "connection is closed. Let it send one (HAProxy: send-proxy-v2; nginx: "
+                "proxy_protocol on), or start the gateway without --proxy-protocol",
                 proxy or "unix",
                 why,
             )
