@@ -48,10 +48,10 @@ def test_an_address_may_have_so_many_connections_on_which_nobody_registered() ->
     third = entered(control, STRANGER)
     assert status(control, third) == 429
     assert status(control, entered(control, OTHER)) is None
-    third.leave()
+    third.release()
     assert status(control, second) is None
-    first.settle()
-    first.settle()
+    first.mark_registered()
+    first.mark_registered()
     assert status(control, entered(control, STRANGER)) is None
 
 
