@@ -15,11 +15,11 @@ from typing import Any
 
 import uvloop
 
+from wsdemo.gateway.access_control import AccessControl
 from wsdemo.gateway.counters import Counters
-from wsdemo.gateway.door import Door
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.rate import Rate
-from wsdemo.gateway.socket import Front, Socket
+from wsdemo.gateway.socket import Socket, SocketServices
 from wsdemo.protocol import message_text
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.subscription import Subscription
@@ -51,21 +51,21 @@ class Echo:
 async def echo(port: int) -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
-    front = Front(
+    services = SocketServices(
         loop=loop,
         clock=time.monotonic,
         limits=Limits(),
         counters=Counters(),
         flusher=Flusher(loop),
         fast_frames=True,
-        door=Door(GatewaySettings(gateway_id="echo")),
+        access=AccessControl(GatewaySettings(gateway_id="echo")),
         control_rate=Rate.of(10, 20),
         answer=lambda request, path, socket: None,
         welcome=Echo,
         sockets={},
         idle=asyncio.Event(),
     )
-    server = await loop.create_server(lambda: Socket(front), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(lambda: Socket(services), "127.0.0.1", port, backlog=1024)
     await server.serve_forever()
 
 

@@ -17,7 +17,7 @@ from wsdemo.gateway import __main__ as gateway
 from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session
-from wsdemo.protocol import Code, Message, Status, ack_text
+from wsdemo.protocol import Code, MessageRequest, Status, ack_text
 
 ACK: Final = b'{"type":"ack"'
 _kept: list[bytes] = []
@@ -36,7 +36,7 @@ def third_ack_never_sent() -> None:
 def fifth_message_falsely_offline() -> None:
     submit, numbers = Delivery.submit, itertools.count(1)
 
-    def wrong(self: Delivery, sender: Any, message: Message) -> None:
+    def wrong(self: Delivery, sender: Any, message: MessageRequest) -> None:
         if message.id is not None and not next(numbers) % 5:
             sender.send(ack_text(message.id, Status.OFFLINE))
         else:
@@ -83,7 +83,7 @@ def exception_in_a_callback() -> None:
     def fail() -> None:
         raise ValueError("planted")
 
-    def now_and_then(sender: Any, message: Message) -> None:
+    def now_and_then(sender: Any, message: MessageRequest) -> None:
         if not next(numbers) % 50:
             asyncio.get_running_loop().call_soon(fail)
 
@@ -93,7 +93,7 @@ def exception_in_a_callback() -> None:
 def user_closed_for_no_reason() -> None:
     numbers = itertools.count(1)
 
-    def now_and_then(sender: Any, message: Message) -> None:
+    def now_and_then(sender: Any, message: MessageRequest) -> None:
         if not next(numbers) % 100:
             sender.end(Code.REPLACED)
 
@@ -113,10 +113,10 @@ def drained_with_an_error() -> None:
     _replace(Gateway, "stop", fail)
 
 
-def _at_each_message(does: Callable[[Any, Message], object]) -> None:
+def _at_each_message(does: Callable[[Any, MessageRequest], object]) -> None:
     submit = Delivery.submit
 
-    def also(self: Delivery, sender: Any, message: Message) -> None:
+    def also(self: Delivery, sender: Any, message: MessageRequest) -> None:
         does(sender, message)
         submit(self, sender, message)
 

@@ -21,6 +21,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import attack
 from tools import build_notebooks as build
 from tools import evidence
+from wsdemo import __version__
 from wsdemo.client import __main__ as client
 from wsdemo.gateway import __main__ as gateway
 from wsdemo.lab import demo
@@ -253,6 +254,15 @@ def test_what_is_a_file_name_is_found_out_before_the_work(tmp_path: Path) -> Non
     assert chaos.parser().read(["--json", str(made)]).json == made
     assert chaos.parser().read(["--out", str(tmp_path / "a" / "b")]).out == tmp_path / "a" / "b"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_version_is_that_of_the_package(program: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--version` asks for nothing else, and ends with code 0."""
+    with pytest.raises(SystemExit) as ended:
+        PROGRAMS[program](["--version"])
+    assert not ended.value.code
+    assert capfd.readouterr().out == f"{program} {__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from wsdemo.protocol import (
     BadEnvelope,
     Code,
     Direct,
-    Message,
+    MessageRequest,
     NotText,
     Ping,
     ProtocolError,
-    Register,
+    RegisterRequest,
     Say,
     Status,
     ack_text,
@@ -62,7 +62,7 @@ def outcome(read: Any, data: bytes) -> Any:
         return problem.say, problem.msg_id
     except NotText:
         return NotText
-    if isinstance(message, Message):
+    if isinstance(message, MessageRequest):
         # The fast way keeps the sender's own escapes; what they stand for is the content.
         return message.to, json.loads(bytes(message.content)), message.id
     return message
@@ -97,9 +97,9 @@ def test_the_messages_of_the_tables_are_read_as_they_say() -> None:
     """The examples of docs/protocol.md are test vectors."""
     assert decode(b'{"type":"ping"}') == Ping()
     register = decode(b'{"type":"register","userId":"alice"}')
-    assert isinstance(register, Register) and register.userId == "alice"
+    assert isinstance(register, RegisterRequest) and register.userId == "alice"
     message = decode(b'{"type":"message","to":"bob","content":"Hello Bob!"}')
-    assert isinstance(message, Message)
+    assert isinstance(message, MessageRequest)
     assert (message.to, bytes(message.content), message.id) == ("bob", b'"Hello Bob!"', None)
 
 
@@ -107,7 +107,7 @@ def test_the_bound_of_a_content_is_in_bytes() -> None:
     """Of its text, as UTF-8, on both ways of reading it."""
     data = '{"type":"message","to":"bob","content":"éééééééééé"}'.encode()
     for read in (decode, decode_strict):
-        assert isinstance(read(data, 22), Message)
+        assert isinstance(read(data, 22), MessageRequest)
         with pytest.raises(ProtocolError, match="Message too large"):
             read(data, 19)
 
@@ -126,7 +126,7 @@ def test_the_id_of_a_message_has_1_to_64_characters(length: int) -> None:
     for read in (decode, decode_strict):
         if 1 <= length <= 64:
             message = read(data)
-            assert isinstance(message, Message) and message.id == msg_id
+            assert isinstance(message, MessageRequest) and message.id == msg_id
         else:
             with pytest.raises(ProtocolError, match="Invalid message format"):
                 read(data)
@@ -142,7 +142,7 @@ def test_content_survives_gateway_redis_and_gateway(content: str) -> None:
     except ProtocolError:
         assert any("\ud800" <= char <= "\udfff" for char in content)
         return
-    assert isinstance(message, Message)
+    assert isinstance(message, MessageRequest)
     head = direct_head("alice", "bob", bytes(message.content), "7", "gateway-01", "c1")
     envelope = decode_envelope(head + b',"toConn":"c2","epoch":5}')
     assert isinstance(envelope, Direct)

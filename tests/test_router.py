@@ -62,7 +62,6 @@ async def ears(
             link,
             settings,
             BOOT,
-            on_envelope=heard.append,
             on_malformed=lambda: heard.append("malformed"),
             on_replaced=lambda: heard.append("replaced"),
             on_state=lambda: made.on_state(),
@@ -70,7 +69,7 @@ async def ears(
         channel = keyspace.gateway_channel("gateway-01")
         made = Ears(router, link, link_wire, ear_wire, heard, channel)
         await link.start()
-        await router.start()
+        await router.start(heard.append)
         yield made
         ear_wire.release()
         link_wire.release()

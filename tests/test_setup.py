@@ -29,6 +29,7 @@ from packaging.version import Version
 
 from tests import haproxy_config, pages
 from tests.nginx_config import command, render
+from wsdemo import __version__
 from wsdemo.gateway.__main__ import parser, settings_of
 from wsdemo.gateway.descriptors import RESERVE
 
@@ -175,6 +176,7 @@ def test_wheel_has_the_scripts_and_the_type_marker(tmp_path: Path) -> None:
     assert names >= scripts | {"wsdemo/py.typed", "wsdemo/gateway/__main__.py"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert not [name for name in names if not re.match(r"wsdemo[/-]", name)]
+    assert wheel.name.startswith(f"wsdemo-{__version__}-"), "one source of the version"
 
 
 PLACES = re.compile(

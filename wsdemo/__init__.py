@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Gateway", "GatewaySettings", "Timing"]
 __version__ = "0.1.0"
+"""The one place where the version stands: the build reads it here, and `--version` shows it."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,13 @@
-"""Where does something live, and what of its address may be told?
+"""Addresses and secrets: what does an address mean, and which parts of it may be printed?
 
 An address of Redis is parsed, its parts are checked and changed, and it is put together again;
-text is never replaced within text. What the address asks for is either done, or told to be without
-effect, or refused: nothing that somebody wrote is overlooked.
+text is never replaced within text. Every option of an address is either used, or reported to have
+no effect, or refused: none is ignored silently.
 
-And the one place that knows how a secret is spelled. `redacted` is what may be printed of an
-address, `without_secrets` what may be printed of any other text. A password that was not
-percent-encoded may end up in every part of an address, so of an address that cannot be read
-nothing is repeated.
+This is also the one place that knows how secrets are written. `redacted` returns what may be
+printed of an address, `without_secrets` what may be printed of any other text. A password that was
+not percent-encoded may end up in any part of an address, so an address that cannot be parsed is not
+repeated at all.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ HIDDEN: Final = "***"
 ENCODE: Final = "a password must be percent-encoded (@ is %40, / is %2F, # is %23, ? is %3F)"
 
 _PLAIN: Final = "/:,;!$'()*"
-"""What the value of an option may have without being encoded; not @, see `_NET`."""
+"""Characters that the value of an option may have without encoding; not @, see `_NET`."""
 _SUB_DELIMS: Final = "!$&'()*+,;="
-"""What user and password may have without being encoded (RFC 3986, section 3.2.1)."""
+"""Characters that user and password may have without encoding (RFC 3986, section 3.2.1)."""
 
 
 class SettingsError(ValueError):
     """A setting, or a relation between settings, that cannot work.
 
-    Of an address, the text says what is wrong and repeats no part that may be secret.
+    The text says what is wrong with an address, and repeats no part that may be secret.
     """
 
 
@@ -53,8 +53,8 @@ class _Parts(NamedTuple):
     fragment: str | None
 
 
-# No part behind the login may have an @: there, it is the mark of a password that was not encoded
-# and was cut in two. A Unix socket may, for it has no host, and its path begins with a slash.
+# No part after the login may have an @: it would be a sign of a password that was not encoded and
+# was cut in two. The path of a unix socket may, since there is no host and it begins with a slash.
 _NET: Final = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://|(?!.*://))"
     r"(?:(?P<login>[^/?#]*)@)?"
@@ -92,13 +92,13 @@ def _split(address: str) -> _Parts | None:
     )
 
 
-# --- what may be told --------------------------------------------------------------------------
+# --- what may be printed -----------------------------------------------------------------------
 
 
 def redacted(address: str) -> str:
-    """Return what may be printed of an address, of whatever kind: all but its secrets.
+    """Return what may be printed of an address of any kind: all but its secrets.
 
-    Of one that cannot be read without guessing, nothing but a known scheme is left.
+    Of an address that cannot be parsed without guessing, only a known scheme is left.
     """
     parts = _split(address)
     if parts is None or not (parts.host or parts.scheme == "unix"):
@@ -116,7 +116,7 @@ def redacted(address: str) -> str:
 
 
 def _shown_login(login: str | None) -> str:
-    """Show the user, who is none when there is no password: then it may be one."""
+    """Show the user, but only before a password: without one, it may be the password itself."""
     if login is None:
         return ""
     user, colon, _ = login.partition(":")
@@ -124,8 +124,8 @@ def _shown_login(login: str | None) -> str:
 
 
 def _shown(parts: _Parts) -> str:
-    """Show the options of a Redis address up to the first that is secret, or may be a part of
-    one; of other addresses none, for anything can be a token there.
+    """Show the options of a Redis address up to the first one that is secret, or may be a part of
+    a secret; none of other addresses, where any option may be a token.
     """
     if parts.query is None:
         return ""
@@ -147,8 +147,7 @@ _NAME: Final = (
 )
 _VALUE: Final = r"""(?:"[^"]*"|'[^']*'|\S+)"""
 _SPELLINGS: Final[Sequence[tuple[re.Pattern[str], str]]] = (
-    # A login in a URL: up to the last @ of the line before a host, since nobody can say which one
-    # ends it.
+    # A login in a URL: up to the last @ of the line before a host, since any of them may end it.
     (re.compile(r"://[^\n]*@(?=\S)"), f"://{HIDDEN}@"),
     # The options of a URL: any of them can be a token.
     (re.compile(r"(://[^\s?#]*)[?#]\S*"), rf"\1?{HIDDEN}"),
@@ -168,11 +167,11 @@ _SIGNS: Final = (
 
 
 def without_secrets(text: str) -> str:
-    """Return a text that may be printed: whatever is spelled like a secret in it is hidden.
+    """Return a text that may be printed: whatever looks like a secret in it is hidden.
 
     For lines whose parts come from elsewhere, such as the text of an exception. It hides too much
-    rather than too little, quotation marks included: give it the text before that becomes JSON.
-    A text without any sign of a secret, as nearly all are, costs a microsecond.
+    rather than too little, also quotation marks: call it before the text becomes JSON. A text
+    without a sign of a secret, as nearly all are, costs a microsecond.
     """
     small = text.lower()
     for sign in _SIGNS:
@@ -286,9 +285,9 @@ def is_host(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RedisAddress:
-    """Where Redis is and how to enter, part by part, all of it decoded.
+    """The address of a Redis, part by part, all of it decoded.
 
-    Its `repr` and `str` hold no secret; `url` does.
+    Its `repr` and `str` contain no secret; `url` does.
     """
 
     scheme: str
@@ -351,7 +350,7 @@ class RedisAddress:
 
     @property
     def place(self) -> str:
-        """Where it is, without how to enter: host, port and database, or a path."""
+        """Where it is, without the login: host, port and database, or a path."""
         if self.scheme == "unix":
             return quote(self.path, safe="/@:" + _SUB_DELIMS)
         host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
@@ -369,7 +368,7 @@ class RedisAddress:
         return replace(self, options=options)
 
     def without_effect(self) -> list[str]:
-        """Return what should be told of options that have no effect, in words; usually nothing."""
+        """Return warnings about options that have no effect; usually none."""
         return [
             f"the option {name} of the address has no effect: {OPTIONS[name].unused}"
             for name, _ in self.options

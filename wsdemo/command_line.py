@@ -1,8 +1,7 @@
-"""How does a program say what is wrong with its command line?
+"""Command line: how does a program say what is wrong with it?
 
-In one line on stderr, with exit code 2, for every program of the kit: whoever reads it is a
-person, or a log that more people read than a password was meant for. So a value is repeated only
-when it cannot hold a secret, and never at length.
+In one line on stderr, with exit code 2, for every program of the kit. Many people may read a log,
+so a value is repeated only when it cannot contain a secret, and a long one is cut.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from wsdemo import __version__
 from wsdemo.addresses import HIDDEN, redacted, without_secrets
 from wsdemo.streams import complain, say
 from wsdemo.terminal import printable
 
 LONGEST_VALUE: int = 80
-"""Characters of a value that are repeated to whoever wrote it."""
+"""A longer value is cut when an error message repeats it."""
 
 
 def fail(program: str, message: str) -> NoReturn:
@@ -31,7 +31,7 @@ def fail(program: str, message: str) -> NoReturn:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage is behind --help.
+    """Says what is wrong in one line; the usage is behind --help, the version behind --version.
 
     Args:
         program: how the program is run, and how it calls itself: `wsdemo.gateway`.
@@ -43,6 +43,12 @@ class Parser(argparse.ArgumentParser):
         )
         self._program = program.partition(" ")[0]
         self._words: Sequence[str] = ()
+        self.add_argument(
+            "--version",
+            action="version",
+            version=f"{self._program} {__version__}",
+            help="print the version",
+        )
 
     def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Read a command line, by default that of this process."""
@@ -59,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         fail(self._program, self._without_values(message))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print the help; a reader who left after its first lines has seen enough."""
+        """Print help or version; it is no error when the reader has gone (`--help | head`)."""
         say(message.removesuffix("\n"))
 
     def tell(self, text: str) -> None:

@@ -1,7 +1,8 @@
-"""What can be observed?
+"""Events: what can be observed?
 
-One stream of events feeds logs, the recorder of the laboratory and its plots. Nothing is built
-when nobody listens: callers write `if emit is not None: emit(Event(...))`.
+One stream of events feeds the recorder of the laboratory, its plots and the proofs. No event is
+built when nobody observes. Each part builds its events in one place: a gateway in
+`wsdemo.gateway.observer`, the router and the client in their method `_observe`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ class Event:
     token: int = 0
     t_start: float = 0.0
     """When the thing began, for kinds that take time (a route, a register); 0 when they do not."""
+    close_code: int | None = None
+    """The code with which a connection was closed (`protocol.Code`; 1006 when it broke): in a
+    client's WS_CLOSE and WS_FAIL. None when no WebSocket was closed."""
 
 
 Emit = Callable[[Event], None]
-"""A listener. It must not block and must not raise."""
+"""Takes an event. It must not block and must not raise."""

@@ -1,13 +1,13 @@
-"""What may be said on the wire?
+"""Wire protocol: which messages are there, and which of them are valid?
 
-Three kinds of text travel: what a client says (`decode`), what a gateway answers (the `*_text`
-functions), and what gateways tell one another over Redis (`Envelope` and its relatives). All of
-it is the demo's JSON; every extension is optional, so a client written for the demo works.
+There are three kinds: what a client sends (`decode`), what a gateway answers (the `*_text`
+functions), and what gateways send each other over Redis (`Envelope` and its types). All of it is
+the demo's JSON; every extension is optional, so a client written for the demo works.
 
-`decode` has two paths with one result. The short path is a typed decoder that knows the common
-messages. Whatever it does not take, for whatever reason, is judged by the strict path, which
-alone decides what is wrong and with which words. The content of a message is validated here,
-once, and then carried as the raw bytes of its JSON string: nobody on its way decodes it again.
+`decode` has two paths with one result. The fast path is a typed decoder for the common messages.
+Whatever it does not accept goes to the strict path, which alone decides what is wrong and which
+error is answered. The content of a message is validated once, here, and then carried as the raw
+bytes of its JSON string: it is not decoded again on its way.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import msgspec
 from wsdemo.user_ids import user_ids
 
 MAX_KEYS: Final = 32
-"""Keys that one JSON object may have."""
+"""The most keys that a JSON object may have."""
 MAX_ID_CHARS: Final = 64
-"""Length of the `id` that a sender may give to a message."""
+"""The longest `id` that a sender may give to a message."""
 
 
 class Code(IntEnum):
@@ -83,7 +83,7 @@ CLOSE_POLICIES: Final[dict[int, ClosePolicy]] = {
     Code.REPLACED: ClosePolicy("replaced by a newer session", False),
     Code.USER_FORBIDDEN: ClosePolicy("this user id is not allowed", False),
 }
-"""The one table of close codes. A code that is not in it (1006 above all) invites a reconnect."""
+"""The table of close codes. After a code that is not in it (such as 1006), a client reconnects."""
 
 
 def should_reconnect(code: int | None) -> bool:
@@ -101,12 +101,12 @@ def close_reason(code: Code, retry_after_ms: int | None = None) -> str:
 
 
 SAID_BEFORE: Final = frozenset({Code.RESTART, Code.TRY_LATER})
-"""Codes that some client libraries cannot read (they report 1002, or none): a `bye` goes before
-the close frame. All other codes of ours arrive everywhere."""
+"""Codes that some client libraries cannot read (they report 1002, or none): a `bye` message is
+sent before the close frame. All other codes of ours arrive everywhere."""
 
 
 def bye_text(code: Code, retry_after_ms: int | None = None) -> bytes:
-    """Return what is said before a close frame, for clients that cannot read its code."""
+    """Return the message before a close frame, for clients that cannot read its code."""
     advice = b"" if retry_after_ms is None else b',"retryAfterMs":%d' % retry_after_ms
     return b'{"type":"bye","code":%d%b}' % (code, advice)
 
@@ -120,7 +120,7 @@ def retry_after_s(reason: str) -> float | None:
 
 
 class Say(StrEnum):
-    """The error texts of the demo, and the one that it lacked."""
+    """The error texts of the demo, and one more (`RATE_LIMITED`)."""
 
     INVALID = "Invalid message format"
     NO_USER_ID = "UserID is required for registration"
@@ -135,17 +135,17 @@ class Say(StrEnum):
 
 
 class Status(StrEnum):
-    """What became of a message, as far as its gateway knows."""
+    """The outcome of a message, as far as its gateway knows."""
 
     ROUTED = "routed"
     """Handed to its recipient's gateway (or, on the same gateway, to its outbox)."""
     OFFLINE = "offline"
     UNREACHABLE = "unreachable"
-    """There is an entry for the user, but nobody behind it listens. Retrying makes sense."""
+    """There is an entry for the user, but its gateway does not listen. A retry makes sense."""
     BUSY = "busy"
-    """Refused before anything was done. Retrying makes sense."""
+    """Refused before anything was done. A retry makes sense."""
     REFUSED = "refused"
-    """Not taken: the message breaks a rule. Only a client says this, of an error frame."""
+    """Refused, because the message breaks a rule. Clients report an error frame like this."""
     UNKNOWN = "unknown"
     """Redis did not answer in time: it may or may not have been delivered."""
 
@@ -163,11 +163,11 @@ class NotText(Exception):
     """Bytes that are not UTF-8: the connection is closed with 1007."""
 
 
-# --- what a client says ---------------------------------------------------------------------
+# --- from a client --------------------------------------------------------------------------
 
 
-class Register(msgspec.Struct, tag="register", tag_field="type", frozen=True, gc=False):
-    """A client says who it is. `inst` and `att` number its attempts (guarantees: fencing)."""
+class RegisterRequest(msgspec.Struct, tag="register", tag_field="type", frozen=True, gc=False):
+    """A client says who it is. `inst` and `att` number its attempts to connect."""
 
     userId: str = ""
     token: str = ""
@@ -179,7 +179,7 @@ class Ping(msgspec.Struct, tag="ping", tag_field="type", frozen=True, gc=False):
     """A client is alive."""
 
 
-class Message(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=False):
+class MessageRequest(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=False):
     """A client wants `content`, a raw JSON string, delivered to user `to`."""
 
     to: str = ""
@@ -188,7 +188,7 @@ class Message(msgspec.Struct, tag="message", tag_field="type", frozen=True, gc=F
     id: str | None = None
 
 
-ClientMessage = Register | Ping | Message
+ClientMessage = RegisterRequest | Ping | MessageRequest
 
 PING: Final = Ping()
 _EMPTY_CONTENT: Final = msgspec.Raw(b'""')
@@ -210,7 +210,7 @@ def decode(
     max_content_bytes: int = 16 * 1024,
     is_user_id: Callable[[str], object] = _usual_user_id,
 ) -> ClientMessage:
-    """Decode what a client said.
+    """Decode a message of a client.
 
     Args:
         is_user_id: says whether there may be such a user (`UserIds.possible`).
@@ -221,16 +221,16 @@ def decode(
     """
     try:
         message: ClientMessage = _client_decoder.decode(data)
-        if type(message) is Message:
+        if type(message) is MessageRequest:
             if _is_plain_message(message, data, max_content_bytes, is_user_id):
                 return message
-        elif type(message) is Register:
+        elif type(message) is RegisterRequest:
             if _is_plain_register(message, data, is_user_id):
                 return message
         elif data.count(b":") == 1:
             return PING
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass  # The strict path says what is wrong with it, and in which words.
+        pass  # The strict path says what is wrong with it.
     return decode_strict(data, max_content_bytes, is_user_id)
 
 
@@ -241,7 +241,9 @@ def decode(
 # outside of the content is escaped: then they are colons of the document as well.
 
 
-def _is_plain_register(message: Register, data: bytes, is_user_id: Callable[[str], object]) -> bool:
+def _is_plain_register(
+    message: RegisterRequest, data: bytes, is_user_id: Callable[[str], object]
+) -> bool:
     strings = (message.userId, message.token, message.inst)
     if not is_user_id(message.userId) or any(":" in text for text in strings):
         return False
@@ -251,7 +253,10 @@ def _is_plain_register(message: Register, data: bytes, is_user_id: Callable[[str
 
 
 def _is_plain_message(
-    message: Message, data: bytes, max_content_bytes: int, is_user_id: Callable[[str], object]
+    message: MessageRequest,
+    data: bytes,
+    max_content_bytes: int,
+    is_user_id: Callable[[str], object],
 ) -> bool:
     content, to = bytes(message.content), message.to
     if len(content) > max_content_bytes or not is_user_id(to):
@@ -299,7 +304,7 @@ def _valid_msg_id(msg_id: object) -> bool:
     return isinstance(msg_id, str) and 0 < len(msg_id) <= MAX_ID_CHARS
 
 
-def _register(document: dict[str, Any]) -> Register:
+def _register(document: dict[str, Any]) -> RegisterRequest:
     user = document.get("userId", "")
     token = document.get("token", "")
     inst = document.get("inst", "")
@@ -310,7 +315,7 @@ def _register(document: dict[str, Any]) -> Register:
         raise ProtocolError(Say.INVALID)
     if not user.strip():
         raise ProtocolError(Say.NO_USER_ID)
-    return Register(user, token, inst, att)
+    return RegisterRequest(user, token, inst, att)
 
 
 def _message(
@@ -319,7 +324,7 @@ def _message(
     data: bytes,
     max_content_bytes: int,
     is_user_id: Callable[[str], object],
-) -> Message:
+) -> MessageRequest:
     to, content = document.get("to", ""), document.get("content", "")
     if not isinstance(content, str):
         raise ProtocolError(Say.INVALID, msg_id)
@@ -328,9 +333,9 @@ def _message(
     if len(content.encode()) > max_content_bytes:
         raise ProtocolError(Say.TOO_LARGE, msg_id)
     if not isinstance(to, str) or not is_user_id(to):
-        # Who asks for an impossible name learns no more than who asks for an absent one.
+        # An impossible name gets the same answer as an absent user.
         raise ProtocolError(Say.USER_NOT_FOUND, msg_id)
-    return Message(to, msgspec.Raw(bytes(_content_decoder.decode(data).content)), msg_id)
+    return MessageRequest(to, msgspec.Raw(bytes(_content_decoder.decode(data).content)), msg_id)
 
 
 def _load(data: bytes) -> dict[str, Any]:
@@ -346,8 +351,8 @@ def _load(data: bytes) -> dict[str, Any]:
             parse_float=_finite,
         )
         if "\\u" in text:
-            # A lone surrogate can be escaped into JSON but never be written as UTF-8: it would
-            # break the connection of whoever receives it.
+            # A lone surrogate can be escaped in JSON but not be written as UTF-8: it would break
+            # the connection of its recipient.
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise ProtocolError(Say.INVALID) from None
@@ -370,7 +375,7 @@ def _refuse(constant: str) -> None:
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise ValueError("a number beyond all bounds")
+        raise ValueError("a number that is too large")
     return value
 
 
@@ -419,7 +424,7 @@ def message_text(sender: str, content: bytes, msg_id: str | None) -> bytes:
     )
 
 
-# --- what gateways tell one another ----------------------------------------------------------
+# --- between gateways ------------------------------------------------------------------------
 
 
 class Direct(msgspec.Struct, tag="direct", tag_field="type", rename={"sender": "from"}, gc=False):
@@ -463,7 +468,7 @@ class Bounce(msgspec.Struct, tag="bounce", tag_field="type"):
 
 
 class Probe(msgspec.Struct, tag="probe", tag_field="type"):
-    """A gateway listens for its own voice."""
+    """A message of a gateway to itself: does its subscription work?"""
 
     boot: str
     n: int
@@ -480,7 +485,7 @@ _envelope_decoder: Final = msgspec.json.Decoder(Envelope)
 
 
 MAX_ENVELOPE_BYTES = 160 * 1024
-"""Content of 16 KiB may be six times as long in its escapes; the rest is names."""
+"""Content of 16 KiB may become six times as long when it is escaped; the rest is names."""
 
 
 class BadEnvelope(Exception):
@@ -507,8 +512,8 @@ def decode_envelope(data: bytes) -> Envelope:
 def _check_content(content: bytes) -> None:
     """Make sure that foreign content is a JSON string that UTF-8 can carry.
 
-    Our own gateways have validated it at their door. Plain ASCII without escapes (nearly all of
-    it) is seen to be harmless without a decoder.
+    Our own gateways have validated it already. Plain ASCII without escapes, which nearly all of it
+    is, needs no decoder.
     """
     if content[:1] != b'"' or not content.isascii() or b"\\" in content:
         _string_decoder.decode(content)

@@ -1,10 +1,10 @@
-"""How does a message reach another gateway?
+"""Publish/subscribe: how does a message reach another gateway?
 
-By its channel, `gateway:{id}`. Looking the recipient up and publishing to its gateway are one
-script, so there is no gap between them in which the user could move. Plain Pub/Sub delivers at
-most once, and only to who listens: therefore a gateway subscribes before it accepts users, counts
-every renewed subscription as a gap, and keeps sending itself a probe, because a connection can be
-up and deaf at the same time, or listen at a server where nobody publishes any more.
+By the channel of that gateway, `gateway:{id}`. One script looks the recipient up and publishes to
+its gateway, so the user cannot move between the two steps. Redis Pub/Sub delivers at most once, and
+only to current subscribers. Therefore a gateway subscribes before it accepts users, and counts
+every renewed subscription as a gap. It also keeps sending itself a probe: a subscription can be up
+and deaf at the same time, or be at a server where nobody publishes any more.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from wsdemo.tasks import end
 ROUTE = Script.read("wsdemo", "route")
 TRIAL = Script.read("wsdemo", "trial")
 NOBODY: Final = "__nobody__"
-"""Who the trial is carried out on: no user can be called this."""
+"""The user of the trial: no real user can be called this."""
 CLAIM_TRIES: Final = 5
-"""How often a start steps back for another one that began at the same moment."""
+"""How often a start backs off for another one with the same id that began at the same time."""
 DEAF: Final = Trouble(Outcome.UNREACHABLE, "it did not hear its own probe")
 _log = logging.getLogger("wsdemo.router")
 
@@ -51,7 +51,7 @@ class DuplicateGateway(Exception):
 
 
 def trial_of(keyspace: Keyspace) -> Trial:
-    """Return what a server must accept, so that users of this keyspace can be served by it."""
+    """Return the trial that a server must pass to serve the users of this keyspace."""
     keys = (keyspace.presence(NOBODY), keyspace.fence(NOBODY))
     # A name that no gateway can have, among those that gateways may publish to.
     return Trial(TRIAL, keys, (keyspace.gateway_channel(f":{NOBODY}"),))
@@ -62,7 +62,6 @@ class Router:
 
     Args:
         boot_id: tells this process from another one with the same gateway id.
-        on_envelope: takes what arrives, but for probes; must not raise.
         on_malformed: called when something arrived that cannot be ours.
         on_replaced: called when another process takes this gateway's place.
         on_state: called when `ready` may have changed.
@@ -75,7 +74,6 @@ class Router:
         settings: GatewaySettings,
         boot_id: str,
         *,
-        on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None],
         on_malformed: Callable[[], None],
         on_replaced: Callable[[], None],
         on_state: Callable[[], None],
@@ -85,7 +83,7 @@ class Router:
         self._link = link
         self._settings = settings
         self._boot_id = boot_id
-        self._on_envelope = on_envelope
+        self._on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None]
         self._on_malformed = on_malformed
         self._on_replaced = on_replaced
         self._on_state = on_state
@@ -100,9 +98,9 @@ class Router:
         self._heard = 0
         self._hears = False
         self.gaps = 0
-        """Renewed subscriptions."""
+        """How many times the subscription was renewed."""
         self.probes_lost = 0
-        """Probes that this gateway did not hear."""
+        """How many probes this gateway did not receive."""
 
     def _new_subscription(self) -> Subscription:
         settings = self._settings
@@ -119,29 +117,35 @@ class Router:
 
     @property
     def ready(self) -> bool:
-        """Whether this gateway hears what is published for it, as far as it can know."""
+        """Whether this gateway receives what is published for it, as far as it can know."""
         return self._subscription.up and self._hears
 
     @property
     def trouble(self) -> Trouble | None:
-        """Why it does not, in words, when somebody has said so."""
+        """Why it does not, when there is a known reason."""
         return self._subscription.trouble
 
     @property
     def leases_may_lapse(self) -> bool:
-        """Whether who is present may be missing in Redis, because it takes no refreshes."""
+        """Whether users who are online may be missing in Redis, because it refuses refreshes."""
         trouble = self._link.trouble
         return trouble is not None and trouble.outcome is not Outcome.OOM
 
     # --- life --------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Subscribe, and be sure of it.
+    async def start(
+        self, on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None]
+    ) -> None:
+        """Subscribe, and check that messages arrive.
+
+        Args:
+            on_envelope: takes what arrives, except probes; must not raise.
 
         Raises:
             DuplicateGateway: the id is taken; nothing is left running.
             RedisUnavailable: Redis could not be asked.
         """
+        self._on_envelope = on_envelope
         try:
             await self._subscribe_alone()
             self._hears = await self._publish_probe() > 0
@@ -152,8 +156,8 @@ class Router:
         self._prober = asyncio.get_running_loop().create_task(self._probe(), name="router-probe")
 
     async def _subscribe_alone(self) -> None:
-        """Subscribe, unless another process has. Two that start at once may both have seen nobody
-        and then each other: both step back, and the one that comes back first stays.
+        """Subscribe, unless another process with this id has. Two that start at once may first
+        see nobody and then each other: both back off, and the first one to return stays.
         """
         pauses = Backoff(self._rng)
         for _ in range(CLAIM_TRIES):
@@ -204,7 +208,7 @@ class Router:
         )
 
     def tell(self, gateway_id: str, envelope: Kick | Bounce) -> None:
-        """Publish a notice to a gateway. It may get lost: every notice has a slower fallback."""
+        """Publish a notice to a gateway. It may be lost: for every notice there is a slower way."""
         if not GATEWAY_ID.fullmatch(gateway_id):
             return
         channel = self._settings.keyspace.gateway_channel(gateway_id)
@@ -255,7 +259,7 @@ class Router:
                 self._deaf()
 
     def _is_still(self, rounds: int) -> bool:
-        """Whether the subscription is that one: one that broke and came back is no longer deaf."""
+        """Whether the subscription is still the same one: a renewed one is not deaf any more."""
         return self._subscription.up and self._subscription.rounds == rounds
 
     async def _send_probe(self, rounds: int) -> None:
@@ -263,14 +267,14 @@ class Router:
         try:
             listeners = await self._publish_probe()
         except LINK_ERRORS:
-            # Not sent, not answered, or refused: it says nothing about our ears.
+            # Not sent, not answered, or refused: it says nothing about our subscription.
             self._heard = max(self._heard, n)
             return
         if not listeners and self._is_still(rounds):
             self._deaf()  # We listen at another server than the one where we publish.
 
     async def _publish_probe(self) -> int:
-        """Publish the next probe; return how many listen to our channel where the link leads."""
+        """Publish the next probe; return how many subscribers our channel has at that server."""
         self._sent += 1
         envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
         return int(await self._link.call("PUBLISH", self._channel, envelope))
@@ -278,43 +282,40 @@ class Router:
     def _deaf(self) -> None:
         self.probes_lost += 1
         self._hears = False
-        if self._emit is not None:
-            self._emit(self._event(Kind.PROBE_LOST, ok=False))
+        self._observe(Kind.PROBE_LOST, ok=False)
         _log.warning("%s did not hear its own probe: subscribing anew", self._settings.gateway_id)
         self._on_state()
         self._subscription.reset(DEAF)
 
     def leave(self, trouble: Trouble) -> None:
-        """The link has left its server, which is not what it was: listen anew as well."""
+        """Subscribe anew, because the link has left its server."""
         self._hears = False
         self._subscription.reset(trouble)
 
     def link_is_back(self) -> None:
-        """Ask at once whether we hear what is published where the link leads now."""
+        """Send a probe at once: does our subscription hear what the link publishes now?"""
         if self._subscription.up and not self._hears:
             self._probe_soon()
 
     def _gap(self) -> None:
         self.gaps += 1
-        if self._emit is not None:
-            self._emit(self._event(Kind.GAP, ok=False))
+        self._observe(Kind.GAP, ok=False)
         _log.warning("%s subscribed anew: messages may be missing", self._settings.gateway_id)
 
     def _subscription_trouble(self, trouble: Trouble) -> None:
-        told = self._link.trouble  # Usually both connections have the same, at the same time.
+        told = self._link.trouble  # Usually both connections fail at once, for the same reason.
         if trouble != DEAF and (told is None or told.words != trouble.words):
             _log.warning("%s hears nothing: %s", self._settings.gateway_id, trouble)
 
     def _subscription_state(self, up: bool) -> None:
         if up:
-            if self._emit is not None:
-                self._emit(self._event(Kind.SUBSCRIBED))
+            self._observe(Kind.SUBSCRIBED)
             if self.gaps and not self._hears:
                 self._probe_soon()
         self._on_state()
 
     def _probe_soon(self) -> None:
-        """Ask at once rather than at the next turn whether the new subscription hears."""
+        """Send a probe at once, and not in the next round."""
         self._sent += 1
         envelope = encode_envelope(Probe(boot=self._boot_id, n=self._sent))
         try:
@@ -322,11 +323,12 @@ class Router:
         except (LinkDown, LinkBusy):
             self._heard = self._sent  # The prober asks when the link is back.
 
-    def _event(self, kind: Kind, ok: bool = True) -> Event:
-        gateway_id = self._settings.gateway_id
-        now = asyncio.get_running_loop().time()
-        return Event(kind, now, gateway_id, gateway=gateway_id, ok=ok)
+    def _observe(self, kind: Kind, ok: bool = True) -> None:
+        if self._emit is not None:
+            gateway_id = self._settings.gateway_id
+            now = asyncio.get_running_loop().time()
+            self._emit(Event(kind, now, gateway_id, gateway=gateway_id, ok=ok))
 
 
 def _ignore(reply: Any) -> None:
-    """Nobody waits for this reply."""
+    """Ignore a reply that nobody waits for."""

@@ -1,8 +1,8 @@
-"""How long do we wait, and where do things live?
+"""Settings: which timeouts, limits, addresses and names are there?
 
-Pure values: durations in seconds, sizes in bytes, addresses as text. Every relation between two
-durations that a promise rests on is checked on construction, so a gateway with timings that
-cannot keep its promises does not start.
+Pure values: durations in seconds, sizes in bytes, addresses as text. Some promises need a relation
+between two durations; it is checked on construction. So a gateway whose timings cannot keep the
+promises does not start.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ ORIGIN = re.compile(
     r"(?:[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(?::(?:\d{1,5}|\*))?"
 )
 """An origin that may be allowed, of a page, an app or an extension: `scheme://host`, with a port if
-it has one; `:*` in place of a port means any port, or none. `null` is the origin of what has none
-that a browser would tell, and `*` is any."""
+it has one; `:*` in place of a port means any port, or none. `null` is what a browser sends for a
+page without an origin (a local file), and `*` is any origin."""
 
 ANY_ORIGIN: Final = "*"
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
@@ -55,25 +55,25 @@ SHORTEST_LIMIT_BYTES: Final = 128
 """No limit of a frame may be smaller: control frames and the fast path are shorter than this."""
 
 LOCAL_SOCKETS: Final = "unix"
-"""In place of an address: whoever connects over a socket of this machine that has none."""
+"""In place of an address: peers on a unix socket, which have none."""
 
 FORWARDED_HEADERS: Final = ("x-forwarded-for", "forwarded", "x-real-ip")
 """Where a trusted proxy may write the address of its client; the first is the default."""
 
 SUBPROTOCOL: Final = "wsdemo.v1"
-"""What a client may offer that wants a gateway to choose a subprotocol."""
+"""For clients that need the gateway to choose a subprotocol: they may offer this one."""
 
 BEARER: Final = "bearer."
-"""An offer that begins so is no subprotocol but a token: browsers can send one in no other way."""
+"""An offer with this prefix is a token, no subprotocol: browsers have no other way to send one."""
 
 TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A word of HTTP (RFC 9110, section 5.6.2)."""
+"""A token in the grammar of HTTP (RFC 9110, section 5.6.2)."""
 
 HOST_AND_PORT = re.compile(r"(?a)(?:\[([0-9A-Za-z:.%_-]+)\]|([^\[\]:/\s]*)):(\d{1,5})")
 """An IPv6 address stands in brackets; without a host, all addresses are meant."""
 
 DATABASE_PREFIX = re.compile(r"db-?\d+:")
-"""How a key prefix must not begin: channels of databases other than 0 do."""
+"""A key prefix must not begin like this: channels of databases other than 0 do."""
 
 MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
@@ -81,8 +81,8 @@ MIN_SECRET_BYTES: Final = 32
 SMALLEST: Final = 1e-6
 LARGEST: Final = {float: 1e9, int: 2**53}
 LARGEST_OF: Final = {"tcp_user_timeout_s": 2e6, "write_high_water_bytes": 2**31 - 1}
-"""No setting may be smaller or larger: what timers, sockets and Redis can take has bounds, and a
-gateway that starts with a number beyond them would fail with its first client."""
+"""No setting may be smaller or larger: timers, sockets and Redis have bounds, and a gateway that
+starts with a number beyond them would fail with its first client."""
 
 SILENT_CLIENT_PROMISE_S = 150.0
 """A client that falls silent is forgotten by its gateway within this time (production timings)."""
@@ -104,11 +104,11 @@ def _require_positive(settings: Any, or_zero: frozenset[str] = frozenset()) -> N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """The rhythm of the cluster, in seconds. The defaults are the demo's 30 / 90 / 60.
+    """The timings of the cluster, in seconds. The defaults are the demo's 30 / 90 / 60.
 
     `scaled(60)` is the teaching clock: everything sixty times faster, the relations unchanged.
     Durations that a machine needs to do its work (a round trip, a write) are not here but in
-    `Limits`: they do not get shorter because a lesson is in a hurry.
+    `Limits`: they do not get shorter when a lesson runs faster.
 
     Raises:
         SettingsError: a duration is not positive, or a relation does not hold. The message names
@@ -116,11 +116,11 @@ class Timing:
     """
 
     heartbeat_s: float = 30.0
-    """How often a client says that it is alive."""
+    """How often a client sends a heartbeat."""
     presence_ttl_s: float = 90.0
-    """How long Redis believes in a user of whom nothing is heard."""
+    """How long Redis keeps a user without a sign of life: the length of the lease."""
     idle_timeout_s: float = 90.0
-    """How long a gateway believes in a client of which nothing is heard."""
+    """How long a gateway keeps a client without a sign of life."""
     health_check_s: float = 60.0
     """How often the gateway looks for clients past their idle timeout."""
     ws_ping_interval_s: float = 20.0
@@ -130,7 +130,7 @@ class Timing:
     tick_s: float = 1.0
     """How often due refreshes leave for Redis, as one batch."""
     probe_interval_s: float = 5.0
-    """How often a gateway sends itself a message, to find out that its subscription is deaf."""
+    """How often a gateway sends itself a message, to find out whether its subscription is deaf."""
     fence_ttl_s: float = 3600.0
     """How long the fence of a user outlives its last command; much longer than any delay of one."""
     scale: float = 1.0
@@ -194,7 +194,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a gateway will wait for, hold or accept, and no more. Seconds, bytes and counts."""
+    """The most that a gateway waits for, keeps or accepts. Seconds, bytes and counts."""
 
     handshake_timeout_s: float = 5.0
     register_deadline_s: float = 5.0
@@ -209,17 +209,17 @@ class Limits:
     write_deadline_s: float = 10.0
     """A client that takes no bytes for this long, while some wait for it, is aborted."""
     tcp_user_timeout_s: float = 20.0
-    """Where the system can (Linux): bytes that a client's machine does not even confirm for this
-    long end the connection."""
+    """On Linux: a connection ends when the client's machine does not acknowledge bytes for this
+    long."""
     close_timeout_s: float = 1.0
-    """How long a closing connection may take to say goodbye."""
+    """How long the client may take to answer a close frame."""
     drain_notice_s: float = 0.0
-    """How long a gateway that was told to stop serves its users on and says that it is not ready,
-    so that a balancer sends nobody any more. 0: for gateways behind none."""
+    """How long a gateway that was told to stop still serves its users and says that it is not
+    ready, so that a load balancer sends no more clients. 0 is for gateways behind none."""
     drain_s: float = 8.0
-    """From the end of that notice to the exit, at most; 10 s is promised."""
+    """The longest time from the end of that notice to the exit; 10 s is promised."""
     drain_batch: int = 200
-    """Clients told to leave per step of a drain, so that they do not all reconnect at once."""
+    """Clients that are closed per step of a drain, so that they do not all reconnect at once."""
     max_frame_bytes: int = 64 * 1024
     max_message_bytes: int = 64 * 1024
     """Over all fragments of a message."""
@@ -230,7 +230,7 @@ class Limits:
     """Malformed messages within `malformed_window_s` before the connection is closed (4502)."""
     malformed_window_s: float = 60.0
     messages_per_s: float = 1_000.0
-    """What one client may say in the long run; a bucket of `message_burst` lets it be uneven."""
+    """The rate limit of one client in the long run; `message_burst` messages may come at once."""
     message_burst: int = 2_000
     rate_patience_s: float = 5.0
     """A client that stays above its rate for this long is closed (4008)."""
@@ -241,7 +241,7 @@ class Limits:
     outbox_bytes: int = 1024 * 1024
     write_high_water_bytes: int = 64 * 1024
     write_hard_cap_bytes: int = 1024 * 1024
-    """Replies to control frames bypass the outbox; this bounds what a ping flood can pile up."""
+    """Replies to control frames bypass the outbox; this bounds them when a client floods pings."""
     in_flight: int = 256
     """Messages of one sender on their way through Redis before its socket is read no further."""
     held_frames: int = 64
@@ -252,13 +252,14 @@ class Limits:
     max_connections: int = 10_000
     connections_per_ip: int = 50
     unregistered_per_ip: int = 5
-    """Connections of one address on which nobody has registered yet."""
+    """Connections of one address on which no user has registered yet."""
     auth_delay_s: float = 0.1
-    """After this long a failed authentication is answered, whatever was wrong with it."""
+    """The delay of the answer to a failed authentication, whatever was wrong with it."""
     resync_per_s: float = 2_000.0
-    """Sessions re-registered per second when Redis is back."""
+    """Leases that are renewed per second when Redis is back."""
     retry_after_s: float = 2.0
-    """What a client told 1012 or 1013 waits on average; jittered."""
+    """How long a client that is closed with 1012 or 1013 is told to wait, on average; with jitter.
+    """
 
     def __post_init__(self) -> None:
         _require_positive(self, or_zero=frozenset({"drain_notice_s"}))
@@ -276,10 +277,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
-    """The names of things in Redis. A prefix keeps two labs on one server apart.
+    """The names of keys and channels in Redis. A prefix separates two labs on one server.
 
-    Keys live in a database, channels do not: who subscribes in one hears what is published in all
-    of them. Therefore the names of channels carry the number of their database, but for 0.
+    Keys belong to a database, channels do not: a subscriber receives what is published from any
+    database. Therefore the names of channels contain the number of their database, except for 0.
 
     Raises:
         SettingsError: channels with this prefix could be mistaken for those of a database.
@@ -374,20 +375,20 @@ class GatewaySettings:
     limits: Limits = field(default_factory=Limits)
     keyspace: Keyspace = field(default_factory=Keyspace)
     takeover: bool = False
-    """Start although another gateway with this id is subscribed; that one is told to stop."""
+    """Start although another gateway with this id is running; that one is told to stop."""
     fast_frames: bool = True
     """Read usual handshakes and short unfragmented text frames without the general parser (same
     results, measured)."""
     origins: tuple[str, ...] = LOCAL_ORIGINS
-    """Whose pages may connect, beside those that come from where they connect to. Whoever sends no
-    Origin is no page, and may."""
+    """Whose pages may connect, in addition to pages from the gateway's own host. Requests without
+    Origin (non-browsers) are allowed."""
     subprotocols: tuple[str, ...] = ()
-    """Subprotocols that are known beside `wsdemo.v1`; all mean the same."""
+    """Subprotocols that are known in addition to `wsdemo.v1`; all mean the same."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses or networks whose word about their clients is believed; `unix` is whoever connects
-    over a socket without an address."""
+    """Addresses or networks of proxies that are believed about their clients; `unix` stands for
+    peers on a unix socket."""
     forwarded_header: str = FORWARDED_HEADERS[0]
-    """The one header in which they name the client. A second one would be the client's own."""
+    """The one header in which they name the client. Any other one may be the client's own."""
     proxy_protocol: bool = False
     """They begin each connection with a PROXY header, version 1 or 2."""
     limit_loopback: bool = False
@@ -396,13 +397,13 @@ class GatewaySettings:
     keyfile: str = ""
     """Where the certificate (PEM) may leave its key; '' when it is in `certfile`."""
     auth_secret: bytes | None = field(default=None, repr=False)
-    """With a secret, only who shows a token signed with it may register."""
+    """With a secret, a register needs a token that is signed with it."""
     user_id_pattern: str = USER_ID_PATTERN
     """A regular expression that a user id has to match in full; see `UserIds` for what no pattern
     lets in. All gateways of a cluster need the same one."""
 
     def __post_init__(self) -> None:
-        # Put right here as well, for whoever comes without a command line.
+        # Normalised here as well, for callers without a command line.
         object.__setattr__(self, "redis_url", redis_url(self.redis_url))
         self.user_ids()
         if self.host and not is_host(self.host):
@@ -492,9 +493,9 @@ class ClientSettings:
     backoff_base_s: float = 0.1
     backoff_cap_s: float = 5.0
     pong_within_heartbeats: float = 0.5
-    """A connection on which a heartbeat is unanswered for this part of the interval is dead."""
+    """A connection is dead when a heartbeat is unanswered for this part of the interval."""
     pong_within_at_least_s: float = 1.0
-    """But no sooner than this: a machine needs its time, however fast the clock of a lesson is."""
+    """But not sooner than this: a machine needs this time, however fast a lesson's clock is."""
     inbox: int = 1024
     """Received messages kept for the application; beyond it, the socket is read no further."""
     token_timeout_s: float = 10.0
@@ -503,7 +504,7 @@ class ClientSettings:
     """How long a client that was registered waits for another token when its own was refused."""
 
     def pong_within_s(self, heartbeat_s: float) -> float:
-        """Return how long an answer to a heartbeat is waited for."""
+        """Return how long the client waits for the answer to a heartbeat."""
         return max(self.pong_within_heartbeats * heartbeat_s, self.pong_within_at_least_s)
 
 

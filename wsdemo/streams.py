@@ -1,13 +1,13 @@
-"""How does text leave a process, when it may be that nobody reads it?
+"""Output without blocking: how does text leave a process, when nobody may read it?
 
 A pipe that is full, a terminal that was stopped, a disk that hangs: a write to any of them may
-wait for ever. O_NONBLOCK is no way out. Files and disks ignore it, and it belongs to the open file,
-which other processes share. So a thread writes, and only the thread waits; whoever has a line to
-say puts it into a bounded queue and goes on. What does not fit is counted, and the number is told
-where the lines are missing.
+block for ever. O_NONBLOCK does not help: files on disks ignore it, and it belongs to the open file,
+which other processes share. So a thread writes, and only this thread waits. Everybody else puts
+lines into a bounded queue and goes on. Lines that do not fit are counted, and a note with their
+number stands where they are missing.
 
-The thread collects: while lines keep coming, it wakes up once in `COLLECT_S` and writes all that
-have come.
+The thread collects lines: while they keep coming, it wakes up once in `COLLECT_S` and writes all
+that have come.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from typing import Final, Self
 COLLECT_S: Final = 0.05
 """How long lines are collected before they are written together."""
 BOUND_CHARS: Final = 1 << 20
-"""Lines that wait, in characters."""
+"""How many characters of lines may wait."""
 RESERVE_CHARS: Final = 1 << 18
-"""Room beyond the bound for lines that are not one of thousands; half of it for warnings only."""
+"""Room beyond the bound for lines of which there are few; half of it for warnings only."""
 BATCH_LINES: Final = 1_000
-"""Joined at a time: the thread holds the interpreter's lock meanwhile."""
+"""Lines that are joined at a time: the thread holds the GIL meanwhile."""
 PIPE_BYTES: Final = 4096
-"""What a pipe takes in one piece (PIPE_BUF on Linux): lines of several writers stay whole."""
+"""What a pipe takes atomically (PIPE_BUF on Linux): lines of several writers are not mixed."""
 FILE_BYTES: Final = 1 << 16
 LAST_WORDS_S: Final = 1.0
-"""How long the end of a process waits for its last lines to be taken."""
+"""How long the exit of a process waits until its last lines are written."""
 
 _NO_ROOM: Final = -(1 << 62)
 
 
 def dropped_note(lines: int) -> str:
-    """Return what is said in the place of lines that are missing."""
+    """Return the note in the place of lines that are missing."""
     return f"[Log] {lines} lines were dropped here: they could not be written in time"
 
 
@@ -51,10 +51,10 @@ class LineWriter:
     """Writes lines to a descriptor from a thread of its own. No method but `flush` ever waits.
 
     Args:
-        descriptor: where to; it is not closed at the end.
-        note: makes the line that tells how many are missing.
-        encoding: what it has no sign for is escaped.
-        bound_chars: how much may wait.
+        descriptor: where it writes to; it is not closed at the end.
+        note: makes the line that says how many lines are missing.
+        encoding: of the output; characters that it does not have are escaped.
+        bound_chars: how many characters may wait.
     """
 
     def __init__(
@@ -71,19 +71,19 @@ class LineWriter:
         self._encoding = encoding
         self._bound = bound_chars
         self._piece = _piece_of(descriptor)
-        # What waits, in order: lines, how many are missing at this place, and who waits for all
-        # before it. Both ends of a deque may be used at the same time, so a line costs no lock.
+        # What waits, in order: lines, numbers of missing lines, and events that are set when all
+        # before them is written. Both ends of a deque are thread-safe: a line needs no lock.
         self._queue: deque[str | int | threading.Event] = deque()
-        # Each is written by one side only. Two threads that add at the same moment may lose a few
-        # characters of the sum, which is made right whenever the queue is empty.
+        # Each is written by one side only. Two threads that add at the same time may lose a few
+        # characters of the sum, which is corrected whenever the queue is empty.
         self._put = self._taken = 0
         self._limit = bound_chars
-        """Below it, a line goes in without further ado; out of reach while some are missing."""
+        """Below it, a line is queued without a lock; unreachable while lines are missing."""
         self._gap = 0
         """Lines that are missing behind the last one in the queue."""
         self._refused = self._lost = 0
-        # A finaliser may run, and log, between any two steps: also while the lock is held, and
-        # inside of an Event, which would then wait for itself.
+        # Re-entrant: a finaliser may run, and log, between any two steps, also while the lock is
+        # held.
         self._lock = threading.RLock()
         self._bell = _Bell()
         self._asleep = self._hurried = self._closing = False
@@ -91,7 +91,7 @@ class LineWriter:
         self._untold = 0
         self._torn = False
         self._moved = 0
-        """Grows whenever a write comes to its end, good or bad."""
+        """Grows whenever a write has ended or failed."""
         self._stuck_at: int | None = None
         self._thread = threading.Thread(target=self._run, name="line writer", daemon=True)
         self._thread.start()
@@ -108,13 +108,13 @@ class LineWriter:
 
     @property
     def stuck(self) -> bool:
-        """Whether nothing has moved since a `flush` that took too long began, or ever will."""
+        """Whether nothing was written since a `flush` began that took too long, or ever will be."""
         return self._moved == self._stuck_at or not self._thread.is_alive()
 
     # --- any thread --------------------------------------------------------------------------
 
     def add(self, line: str) -> None:
-        """Write a line, given without its end, within `COLLECT_S`, if somebody reads."""
+        """Write a line, given without its newline, within `COLLECT_S`, if the reader reads."""
         if self._put - self._taken > self._limit:
             self._add_if_room(line, self._bound)
             return
@@ -125,17 +125,17 @@ class LineWriter:
             self._bell.ring()
 
     def add_now(self, line: str, important: bool = False) -> None:
-        """Write a line at once, after those before it, if somebody reads.
+        """Write a line at once, after those before it, if the reader reads.
 
-        For lines of which there are few: those that are `add`ed do not keep them out.
+        For lines of which there are few: there is room for them when `add` has none.
         """
         self._add_if_room(line, self._bound + RESERVE_CHARS // (1 if important else 2))
         self._hurry()
 
     def flush(self, timeout_s: float = LAST_WORDS_S) -> bool:
-        """Wait until all that was said before is written, or lost; say whether it came to that.
+        """Wait until all lines before it are written or lost; say whether that came in time.
 
-        Whoever has waited in vain does not wait again until something moves.
+        After a flush in vain, the next ones do not wait until something is written again.
         """
         before = self._moved
         if self.stuck:
@@ -152,7 +152,7 @@ class LineWriter:
         return False
 
     def close(self, timeout_s: float = LAST_WORDS_S) -> bool:
-        """Flush, and end the thread; say whether it came to that. Idempotent.
+        """Flush, and end the thread; say whether that came in time. Idempotent.
 
         A thread that hangs in a write is left behind: it does not keep the process.
         """
@@ -195,8 +195,8 @@ class LineWriter:
     # --- the thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
-        # A signal is for the others. This thread could be stopped by one for writing to a terminal
-        # that belongs to somebody else (SIGTTOU), and the process with it.
+        # This thread takes no signals: one for writing to a terminal from the background (SIGTTOU)
+        # would stop the whole process.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             self._sleep()
@@ -209,7 +209,7 @@ class LineWriter:
                 return
 
     def _sleep(self) -> None:
-        """Wait, without any cost, until there is something to write."""
+        """Wait, without polling, until there is something to write."""
         if self._queue or self._closing:
             return
         self._taken = self._put
@@ -252,7 +252,7 @@ class LineWriter:
         if not batch and not note:
             return
         text = "\n".join([*batch, ""])
-        # What was torn off in the middle of a line is not continued by another one.
+        # After a write that failed within a line, the next line begins on a new one.
         head = ("\n" if self._torn else "") + note
         head_bytes = head.encode(self._encoding, "backslashreplace")
         data = head_bytes + text.encode(self._encoding, "backslashreplace")
@@ -267,7 +267,7 @@ class LineWriter:
         self._taken += len(text) - len(batch)
 
     def _write(self, data: bytes) -> int:
-        """Write it, however long that takes; return how much was written before a failure."""
+        """Write it, however long it takes; return how much was written before a failure."""
         view, at = memoryview(data), 0
         while at < len(data):
             end = at + self._piece
@@ -276,7 +276,7 @@ class LineWriter:
             try:
                 taken = os.write(self._descriptor, view[at:end])
             except BlockingIOError:
-                # Somebody who shares it has set O_NONBLOCK: for us, it is as if nobody had.
+                # Another process that shares it has set O_NONBLOCK: wait all the same.
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
@@ -292,7 +292,7 @@ class LineWriter:
 
 
 class _Bell:
-    """Wakes one thread; rung twice, it wakes it once. Ringing is a single step."""
+    """Wakes one thread; two rings before it wakes are one. Ringing is atomic."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -316,7 +316,7 @@ def _piece_of(descriptor: int) -> int:
 
 
 class LineHandler(logging.Handler):
-    """Hands what the logging module has to say to a writer."""
+    """Hands records of the logging module to a writer."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
@@ -325,7 +325,7 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception as problem:  # Whoever logs wrongly shall read it, and not fail of it.
+        except Exception as problem:  # A wrong log call is logged, and does not raise.
             text = f"[Log] {record.name} logs {record.msg!r} with other arguments: {problem!r}"
         self._writer.add_now(text, important=record.levelno >= logging.WARNING)
 
@@ -340,14 +340,14 @@ class LineHandler(logging.Handler):
 def open_standard_streams() -> None:
     """Put /dev/null wherever a standard stream is closed. The first thing that a program does.
 
-    Otherwise the next file, socket or event loop that is opened gets the number, whoever writes to
-    "stderr" writes into it, and libuv, which never expects one of its own to be 0, 1 or 2, aborts.
+    Otherwise the next file, socket or event loop that is opened gets the number: writes to "stderr"
+    go into it, and libuv aborts, because it never expects a descriptor of its own to be 0, 1 or 2.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            # It gets the lowest free number, which is this one; children shall have it, too.
+            # It gets the lowest free number, which is this one; child processes inherit it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -363,7 +363,7 @@ def say(text: str) -> OSError | None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as problem:
-        # Python would try once more at the end, and fail there: the rest goes to /dev/null.
+        # Python would flush once more at exit, and fail there: the rest goes to /dev/null.
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 1)
         os.close(nowhere)
@@ -375,7 +375,7 @@ def complain(line: str) -> None:
     """Print a line to stderr; wait a moment, at most, and never fail."""
     try:
         descriptor = sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):  # Somebody has put an object in its place.
+    except (AttributeError, OSError, ValueError):  # An object has replaced it.
         with contextlib.suppress(AttributeError, OSError, ValueError):
             sys.stderr.write(f"{line}\n")
         return

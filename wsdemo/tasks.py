@@ -1,8 +1,8 @@
-"""How is a task ended for certain, when what it awaits may swallow a cancellation?
+"""Cancellation: how is a task ended for certain, when what it awaits may swallow a cancellation?
 
-`asyncio.wait_for` does, up to Python 3.11: when what it waits for ends in the same turn of the
-loop, the cancellation is gone, and the task goes on. Libraries that we await use it. So nobody
-here cancels a task once and then waits for it without a limit.
+Up to Python 3.11, `asyncio.wait_for` does so: when the awaited task ends in the same turn of the
+loop, the cancellation is lost, and the outer task goes on. Libraries that we use call it. So a
+single `cancel` followed by an unlimited wait may hang.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ AGAIN_S: Final = 0.05
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks, again and again, until all have ended. What they end with is not looked at."""
+    """Cancel tasks, again and again, until all have ended. Their results are ignored."""
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:

@@ -1,11 +1,12 @@
-"""What may a stranger's words do to a terminal?
+"""Terminal escapes: what may text from other users do to a terminal?
 
-Be read, and nothing else. Text in every script is shown as it was written: letters, marks, spaces
-of all widths, joiners, emoji. What would move the cursor, start an escape sequence, turn the rest
-of the line around or begin a second one is shown as an escape (`\\x1b`, `\\u202e`).
+It may be read, and nothing else. Text in every script is shown as it was written: letters, marks,
+spaces of all widths, joiners, emoji. What would move the cursor, start an escape sequence, change
+the direction of the rest of the line or begin a new line is shown as an escape (`\\x1b`,
+`\\u202e`).
 
-A terminal that cannot encode a character shows its escape as well: no text of anybody ends a
-program that prints it.
+A character that the terminal cannot encode is shown as an escape as well: no text can end a program
+that prints it.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Escape what could do more to a terminal than be read; the result is one line."""
+    """Escape what could control a terminal; the result is one line."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def encodable(text: str, encoding: str) -> str:
-    """Escape what has no place in an encoding."""
+    """Escape the characters that an encoding does not have."""
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -74,13 +75,13 @@ def mended(text: str) -> str:
 
 
 def never_refuse_text() -> None:
-    """Let stdout escape what it cannot encode, where it would raise. For programs, not modules."""
+    """Let stdout escape what it cannot encode, instead of raising. For programs, not libraries."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # Some who replace it have none.
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:
-    """Print lines of our own on whatever stdout is, in whatever encoding."""
+    """Print lines of our own to stdout, in any encoding."""
     encoding = getattr(sys.stdout, "encoding", None)
     print(encodable(text, encoding) if encoding else text, flush=True)  # noqa: T201

@@ -1,14 +1,14 @@
-"""What may a user be called?
+"""User ids: what may a user be called?
 
 A user id becomes part of a key in Redis, of JSON that is put together without an encoder, and of
-lines of a log. So some characters are never allowed, whatever a cluster's own pattern says; what
-remains is up to that pattern. Ids are compared as they are: é in one code point and é in two are
-two users.
+log lines. So some characters are never allowed, whatever pattern a cluster has; the pattern decides
+about the rest. Ids are compared without normalisation: é as one code point and é as two are two
+users.
 
-Python's regular expressions cannot be interrupted, and every message names a user. A pattern that
-tries a great many ways before it gives up would stop the gateway at the word of any client. An id
-has at most 128 characters, and a pattern is tried on names that are made for this purpose, before
-it is used; this finds the usual mistakes, such as `(a+)+`, not every one.
+Python's regular expressions cannot be interrupted, and every message names a user. So a pattern
+with catastrophic backtracking would let any client stop the gateway (ReDoS). An id has at most 128
+characters, and a pattern is tested on names that are made for this purpose, before it is used; this
+finds the usual mistakes, such as `(a+)+`, not every one.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ USER_ID_PATTERN: Final = "[A-Za-z0-9._@-]+"
 """What a user id must match in full unless told otherwise."""
 
 NEVER_IN_USER_ID: Final = frozenset('{}*?[]\\"')
-"""What no pattern lets in, beside white space and what cannot be printed: these characters mean
-something in patterns of keys, in names of keys, or in JSON."""
+"""Characters that no pattern allows, in addition to white space and what cannot be printed: they
+have a meaning in patterns of keys, in names of keys, or in JSON."""
 
 RESERVED_USER_ID: Final = re.compile(r"gateway-.*|__.*__")
-"""Names that would be mistaken for a gateway or for the kit's own probes."""
+"""Names that are reserved for gateways and for the kit's own probes."""
 
 RULE: Final = (
     f"1 to {MAX_USER_ID_CHARS} characters that can be printed, no white space, "
@@ -46,7 +46,7 @@ RULE: Final = (
 
 MAX_PATTERN_CHARS: Final = 1_000
 MAX_MATCH_S: Final = 0.001
-"""How long a pattern may take to judge one name (CPU time); usual ones take a microsecond."""
+"""How long a pattern may take for one name (CPU time); usual ones take a microsecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,7 @@ class UserIds:
     pattern: str
     max_chars: int
     possible: Callable[[str], object] = field(repr=False, compare=False)
-    """Whether there may be such a user, true or false: nobody else is looked for. Called for each
-    message."""
+    """Whether there may be such a user. Called for the recipient of each message."""
 
     def may_register(self, user: str) -> bool:
         """Say whether a user may be called this."""
@@ -90,7 +89,7 @@ def user_ids(pattern: str = USER_ID_PATTERN, max_chars: int = USUAL_USER_ID_CHAR
         SettingsError: it is no regular expression, or takes too long to judge a name.
     """
     if pattern == USER_ID_PATTERN:
-        # All in one: what no pattern lets in is not among these characters.
+        # One expression is enough: it allows none of the forbidden characters.
         usual = re.compile(rf"{USER_ID_PATTERN.removesuffix('+')}{{1,{max_chars}}}")
         return UserIds(pattern, max_chars, usual.fullmatch)
     matches = _compiled(pattern).fullmatch
@@ -113,13 +112,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise SettingsError(f"the user id pattern must have 1 to {MAX_PATTERN_CHARS} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of what may mean something else in a later Python.
+            warnings.simplefilter("ignore")  # A later Python may read it differently.
             return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as problem:
         raise SettingsError(f"user id pattern {pattern!r:.80}: {problem}") from None
 
 
-# --- is it quick? ------------------------------------------------------------------------------
+# --- protection against ReDoS ------------------------------------------------------------------
 
 _LENGTHS: Final = (4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, MAX_USER_ID_CHARS)
 """In small steps where a bad pattern takes twice as long with each character: the first name that
@@ -148,7 +147,7 @@ def _provocations(pattern: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _seconds(matches: Callable[[str], object], name: str) -> float:
-    """Measure in CPU time of this thread, and again when it seems long: others are busy too."""
+    """Measure the CPU time of this thread; again when it is long: the machine may be busy."""
     best_s = float("inf")
     for _ in range(3):
         started_s = time.thread_time()

@@ -101,12 +101,12 @@ class Offline:
             new_id=lambda: f"c{next(ids)}",
         )
         # What `start` does, but for Redis and the port.
-        self.front = self.gateway._make_front(asyncio.get_running_loop())
-        self.gateway._front = self.front
+        self.services = self.gateway._make_socket_services(asyncio.get_running_loop())
+        self.gateway._socket_services = self.services
 
     async def converse(self, chunks: Sequence[bytes]) -> bytes:
         """Let a client connect, say these chunks and hang up; return all that it is told."""
-        transport, socket = Recorder(), Socket(self.front)
+        transport, socket = Recorder(), Socket(self.services)
         socket.connection_made(transport)
         for chunk in chunks:
             if transport.is_closing():

@@ -530,11 +530,11 @@ def left_over(offline: Offline, loop: asyncio.AbstractEventLoop) -> dict[str, in
     timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
     gateway = offline.gateway
     return {
-        "sockets": len(offline.front.sockets),
+        "sockets": len(offline.services.sockets),
         "sessions": len(gateway.registry),
         "sessions by connection": len(gateway.registry._by_conn),
         "sessions expected": len(gateway.registry._expected),
-        "addresses": len(gateway._door.present),
+        "addresses": len(gateway._access.present),
         "tasks": len(gateway._tasks) + len(asyncio.all_tasks(loop)),
         "timers": len(timers),
         "Socket": alive[Socket],

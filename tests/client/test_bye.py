@@ -119,6 +119,7 @@ async def test_after_a_bye_the_end_means_what_it_said(end: End) -> None:
         assert gateway.dialled_at - gateway.ended_at >= 0.299
         (closed,) = (event for event in diary.events if event.kind is Kind.WS_CLOSE)
         assert closed.reason == "closed with 1012 service restart"
+        assert closed.close_code == Code.RESTART
 
 
 @pytest.mark.parametrize("end", UNCLEAR)
@@ -129,6 +130,7 @@ async def test_a_bye_can_be_final(end: End) -> None:
         await said(gateway, alice)
         await until("it is closed", lambda: alice.state is State.CLOSED)
         assert alice.closed_because == "closed with 4509 replaced by a newer session"
+        assert alice.close_code == Code.REPLACED
         assert alice.attempts == 1
 
 
@@ -207,6 +209,7 @@ async def test_a_bye_that_says_nothing_is_none(odd: dict[str, Any]) -> None:
         await until("it is back", lambda: diary.count[Kind.REGISTERED] == 2)
         (closed,) = (event for event in diary.events if event.kind is Kind.WS_CLOSE)
         assert closed.reason == "closed with 1006"
+        assert closed.close_code == 1006
 
 
 @pytest.mark.parametrize("after_ms", [-5, "soon", 1.5, True, 10**12])

@@ -109,12 +109,12 @@ async def status(raw: Raw, **headers: str) -> int:
 
 
 def counted(running: Gateway) -> dict[str, int]:
-    return dict(running._door.present)
+    return dict(running._access.present)
 
 
 def waiting(running: Gateway) -> int:
-    assert running._entrance is not None
-    return len(running._entrance.waiting)
+    assert running._acceptor is not None
+    return len(running._acceptor.waiting)
 
 
 @pytest.mark.parametrize("header", [V1, V2, GOOD["v2 with TLVs"][0]], ids=["v1", "v2", "TLVs"])
@@ -284,7 +284,7 @@ async def test_who_goes_at_any_moment_leaves_nothing_behind(
         await raw.leave()
     await until("nobody waits", lambda: not waiting(running) and not running.stats()["sockets"])
     await until("no task", lambda: not [t for t in running._tasks if "encrypt" in t.get_name()])
-    assert not counted(running) and not running._door.unregistered
+    assert not counted(running) and not running._access.unregistered
 
 
 async def test_a_gateway_stops_although_somebody_has_not_said_whose_connection_it_is(
@@ -317,6 +317,38 @@ async def test_who_waits_without_a_header_does_not_take_all_the_room(start: Star
         with contextlib.suppress(ConnectionError):
             assert await raw.rest() == b""
         assert running.counters.connections_refused == 1
+
+
+async def test_the_deadline_of_a_header_ends_when_the_header_is_read(
+    start: Start, arrive: Open
+) -> None:
+    """A connection lives on after the time in which its header had to come."""
+    running = await start(handshake_timeout_s=2)
+    raw = await arrive(running, V1)
+    assert await status(raw) == 101
+    await asyncio.sleep(2.2)
+    raw.frame(b'{"type":"register","userId":"alice"}')
+    assert (await raw.answer())["type"] == "registered"
+    assert running.counters.proxied_malformed == 0
+
+
+async def test_tls_does_not_begin_on_a_connection_that_was_lost(
+    start: Start, tls: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts TLS there would wait for a handshake that nobody ends."""
+    if tls[1] is None:
+        pytest.skip("without TLS, nothing is started")
+    running, begun = await start(handshake_timeout_s=60), list[Any]()
+    acceptor = running._acceptor
+    assert acceptor is not None
+    monkeypatch.setattr(acceptor, "spawn", begun.append)
+    async with await connect(running) as raw:
+        raw.writer.write(V1)
+        await until("its header is read", lambda: begun)
+        acceptor.close()
+        await until("it is lost", lambda: not acceptor.waiting)
+        async with asyncio.timeout(10):
+            await begun[0]
 
 
 async def test_unexpected_headers_are_counted_and_told_of_once(

@@ -72,7 +72,9 @@ async def test_a_bye_goes_before_the_codes_that_libraries_cannot_read_and_before
 async def test_who_has_not_registered_yet_is_told_as_well(one: Gateway) -> None:
     """A drain meets connections in every state; each that is a WebSocket hears a bye."""
     async with await Raw.open(one) as raw:
-        await until("it has a session", lambda: one._front and one._front.sockets)
+        await until(
+            "it has a session", lambda: one._socket_services and one._socket_services.sockets
+        )
         stopping = asyncio.create_task(one.stop())
         bye, (code, reason) = await last_words(raw)
         assert (bye["type"], bye["code"], code) == ("bye", 1012, 1012)
@@ -85,7 +87,7 @@ async def test_nothing_is_said_before_the_handshake(one: Gateway, so_far: bytes)
     """A drain meets a connection that is no WebSocket yet: it is closed without a byte."""
     async with await Raw.connect(one) as raw:
         raw.writer.write(so_far)
-        await until("it is there", lambda: one._front and one._front.sockets)
+        await until("it is there", lambda: one._socket_services and one._socket_services.sockets)
         stopping = asyncio.create_task(one.stop())
         assert await raw.rest() == b""
         await stopping

@@ -311,6 +311,16 @@ async def test_a_deaf_subscription_is_found_rebuilt_and_red_meanwhile(
     )
 
 
+async def test_a_gateway_is_ready_only_when_its_subscription_has_heard_a_probe(
+    one: Gateway,
+) -> None:
+    """A subscription that is up may be deaf, although Redis has no complaint."""
+    assert one.ready
+    one._router._hears = False
+    assert one.unready_because() == ["subscription is down or deaf"]
+    one._router._hears = True
+
+
 async def test_pages_say_what_they_say(one: Gateway) -> None:
     """/health, /ready, /stats, /metrics, and what is not there."""
     from tests.processes import http_get

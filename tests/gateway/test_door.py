@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from wsdemo.gateway.access_control import MAX_TOLD, AccessControl, AddressSlot
 from wsdemo.gateway.counters import Counters
-from wsdemo.gateway.door import MAX_TOLD, Door, Visitor
 from wsdemo.settings import LOCAL_ORIGINS, GatewaySettings, Limits, SettingsError
 
 APPS = (
@@ -24,72 +24,72 @@ APPS = (
 STRANGER, OTHER, PROXY = "198.51.100.7", "198.51.100.8", "203.0.113.1"
 
 
-def door(limits: Limits | None = None, **settings: Any) -> Door:
+def access(limits: Limits | None = None, **settings: Any) -> AccessControl:
     limits = limits or Limits(connections_per_ip=3, unregistered_per_ip=2)
-    return Door(GatewaySettings(gateway_id="gateway-01", limits=limits, **settings))
+    return AccessControl(GatewaySettings(gateway_id="gateway-01", limits=limits, **settings))
 
 
-def entered(entrance: Door, address: str) -> Visitor:
-    visitor = entrance.enter(address)
-    assert visitor is not None
-    return visitor
+def entered(control: AccessControl, address: str) -> AddressSlot:
+    slot = control.take_slot(address)
+    assert slot is not None
+    return slot
 
 
-def status(entrance: Door, visitor: Visitor | None) -> int | None:
-    refusal = entrance.refusal(visitor, sockets=1)
+def status(control: AccessControl, slot: AddressSlot | None) -> int | None:
+    refusal = control.refusal(slot, sockets=1)
     return None if refusal is None else refusal.status
 
 
 def test_an_address_may_have_so_many_connections_on_which_nobody_registered() -> None:
     """One that registers or leaves makes room; another address is not concerned."""
-    entrance = door()
-    first, second = entered(entrance, STRANGER), entered(entrance, STRANGER)
-    assert status(entrance, second) is None
-    third = entered(entrance, STRANGER)
-    assert status(entrance, third) == 429
-    assert status(entrance, entered(entrance, OTHER)) is None
-    third.leave()
-    assert status(entrance, second) is None
-    first.settle()
-    first.settle()
-    assert status(entrance, entered(entrance, STRANGER)) is None
+    control = access()
+    first, second = entered(control, STRANGER), entered(control, STRANGER)
+    assert status(control, second) is None
+    third = entered(control, STRANGER)
+    assert status(control, third) == 429
+    assert status(control, entered(control, OTHER)) is None
+    third.release()
+    assert status(control, second) is None
+    first.mark_registered()
+    first.mark_registered()
+    assert status(control, entered(control, STRANGER)) is None
 
 
 def test_an_address_may_have_so_many_connections_in_all() -> None:
     """Registered or not; twice as many are not even answered."""
-    entrance = door()
+    control = access()
     visitors = []
     for _ in range(3):
-        visitor = entered(entrance, STRANGER)
-        visitor.settle()
-        visitors.append(visitor)
-    assert status(entrance, visitors[-1]) is None
-    one_more = entered(entrance, STRANGER)
-    assert status(entrance, one_more) == 429
-    assert not entrance.is_overrun(one_more, sockets=4)
-    crowd = [entered(entrance, STRANGER) for _ in range(3)]
-    assert entrance.is_overrun(crowd[-1], sockets=7)
-    for visitor in [*visitors, one_more, *crowd]:
-        visitor.leave()
-    assert not entrance.present and not entrance.unregistered
+        slot = entered(control, STRANGER)
+        slot.mark_registered()
+        visitors.append(slot)
+    assert status(control, visitors[-1]) is None
+    one_more = entered(control, STRANGER)
+    assert status(control, one_more) == 429
+    assert not control.is_overrun(one_more, sockets=4)
+    crowd = [entered(control, STRANGER) for _ in range(3)]
+    assert control.is_overrun(crowd[-1], sockets=7)
+    for slot in [*visitors, one_more, *crowd]:
+        slot.release()
+    assert not control.present and not control.unregistered
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", ""])
 def test_this_machine_is_exempt_unless_told_otherwise(address: str) -> None:
     """A class, a laboratory and a benchmark come from one address."""
-    assert door().enter(address) is None
-    assert door(limit_loopback=True).enter(address or "127.0.0.1") is not None
+    assert access().take_slot(address) is None
+    assert access(limit_loopback=True).take_slot(address or "127.0.0.1") is not None
 
 
 def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
     """A customer has 2**64 of them."""
-    entrance = door()
+    control = access()
     for n in range(3):
-        visitor = entered(entrance, f"2001:db8:0:1::{n}")
-    assert status(entrance, visitor) == 429
-    assert status(entrance, entered(entrance, "2001:db8:0:2::1")) is None
-    mapped = entered(entrance, f"::ffff:{STRANGER}")
-    assert mapped.address == entered(entrance, STRANGER).address
+        slot = entered(control, f"2001:db8:0:1::{n}")
+    assert status(control, slot) == 429
+    assert status(control, entered(control, "2001:db8:0:2::1")) is None
+    mapped = entered(control, f"::ffff:{STRANGER}")
+    assert mapped.address == entered(control, STRANGER).address
 
 
 @pytest.mark.parametrize(
@@ -118,19 +118,19 @@ def test_behind_a_trusted_proxy_the_nearest_address_that_is_none_of_ours_counts(
     """What a client writes into the header before the proxy adds to it, nobody believes; and what
     cannot be read counts under the proxy's own address.
     """
-    entrance = door(trusted_proxies=("203.0.113.0/24",))
-    assert entrance.enter(PROXY) is None
-    visitor = entrance.recognise(None, PROXY, forwarded)
-    assert visitor is not None and visitor.address == counted
-    assert entrance.recognise(visitor, PROXY, OTHER) is visitor
+    control = access(trusted_proxies=("203.0.113.0/24",))
+    assert control.take_slot(PROXY) is None
+    slot = control.recognise(None, PROXY, forwarded)
+    assert slot is not None and slot.address == counted
+    assert control.recognise(slot, PROXY, OTHER) is slot
 
 
 def test_a_client_on_the_machine_of_a_local_proxy_is_exempt_and_of_another_is_not() -> None:
     """ "127.0.0.1" is whose machine says it."""
-    entrance = door(trusted_proxies=("127.0.0.1", PROXY, "unix"))
+    control = access(trusted_proxies=("127.0.0.1", PROXY, "unix"))
     for peer in ("127.0.0.1", "::ffff:127.0.0.1", ""):
-        assert entrance.recognise(None, peer, "127.0.0.1") is None
-    assert entrance.recognise(None, PROXY, "127.0.0.1") is not None
+        assert control.recognise(None, peer, "127.0.0.1") is None
+    assert control.recognise(None, PROXY, "127.0.0.1") is not None
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", PROXY, ""], ids=["here", "elsewhere", "socket"])
@@ -156,28 +156,28 @@ def test_a_proxy_whose_clients_are_not_recognised_is_one_address_and_told_of_onc
         trusted_proxies=("127.0.0.1", PROXY, "unix"),
         limits=Limits(connections_per_ip=3, unregistered_per_ip=2),
     )
-    entrance = Door(settings, counters)
-    assert entrance.enter(peer) is None
-    visitors = [entrance.recognise(None, peer, said) for _ in range(3)]
-    assert status(entrance, visitors[-1]) == 429
+    control = AccessControl(settings, counters)
+    assert control.take_slot(peer) is None
+    visitors = [control.recognise(None, peer, said) for _ in range(3)]
+    assert status(control, visitors[-1]) == 429
     assert getattr(counters, f"unrecognised_{why}") == 3
     (line,) = caplog.messages
     assert (peer or "unix") in line and "--forwarded-header" in line
-    for visitor in visitors:
-        assert visitor is not None and visitor.address == (peer or "unix")
-        visitor.leave()
-    assert not entrance.present and not entrance.unregistered
+    for slot in visitors:
+        assert slot is not None and slot.address == (peer or "unix")
+        slot.release()
+    assert not control.present and not control.unregistered
 
 
 def test_the_log_is_not_flooded_by_proxies_and_what_they_send(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once a kind and proxy, and not for ever; what is quoted is short, and on one line."""
-    entrance = door(trusted_proxies=("10.0.0.0/8",))
+    control = access(trusted_proxies=("10.0.0.0/8",))
     for n in range(1_000):
         for said in ("", "unknown", "x\n\x1b[31m" * 500):
             for _ in range(2):
-                assert entrance.recognise(None, f"10.0.{n // 250}.{n % 250}", said) is not None
+                assert control.recognise(None, f"10.0.{n // 250}.{n % 250}", said) is not None
     assert len(caplog.messages) == MAX_TOLD
     for line in caplog.messages:
         assert len(line) < 700 and line.isprintable()
@@ -190,21 +190,21 @@ def test_one_header_is_believed_and_no_other() -> None:
         ("forwarded", f'for={OTHER}, for="{STRANGER}:80";proto=https'),
         ("x-real-ip", STRANGER),
     ):
-        entrance = door(trusted_proxies=(PROXY,), forwarded_header=name)
-        assert entrance.header_name == name.encode()
-        visitor = entrance.recognise(None, PROXY, said)
-        assert visitor is not None and visitor.address == STRANGER
+        control = access(trusted_proxies=(PROXY,), forwarded_header=name)
+        assert control.header_name == name.encode()
+        slot = control.recognise(None, PROXY, said)
+        assert slot is not None and slot.address == STRANGER
 
 
 def test_a_proxy_on_a_socket_of_this_machine_is_trusted_by_name() -> None:
     """`unix`; without it, its header is not believed, and it is exempt like this machine."""
-    entrance = door(trusted_proxies=("unix",))
-    assert entrance.enter("") is None
-    visitor = entrance.recognise(None, "", f"{OTHER}, {STRANGER}, unix:")
-    assert visitor is not None and visitor.address == STRANGER
-    assert door(trusted_proxies=(PROXY,)).recognise(None, "", STRANGER) is None
-    visitor = door(trusted_proxies=(PROXY,)).recognise(None, PROXY, f"{STRANGER}, unix:")
-    assert visitor is not None and visitor.address == PROXY
+    control = access(trusted_proxies=("unix",))
+    assert control.take_slot("") is None
+    slot = control.recognise(None, "", f"{OTHER}, {STRANGER}, unix:")
+    assert slot is not None and slot.address == STRANGER
+    assert access(trusted_proxies=(PROXY,)).recognise(None, "", STRANGER) is None
+    slot = access(trusted_proxies=(PROXY,)).recognise(None, PROXY, f"{STRANGER}, unix:")
+    assert slot is not None and slot.address == PROXY
 
 
 @pytest.mark.parametrize(
@@ -225,26 +225,26 @@ def test_whom_a_proxy_announces_counts_as_if_it_had_come_by_itself(
     proxy: str, address: str, is_local: bool, counted: str | None
 ) -> None:
     """And a proxy that announces nobody counts as one; behind a second one, headers will tell."""
-    entrance = door(trusted_proxies=(PROXY, "127.0.0.1", "unix"))
-    visitor = entrance.announced(proxy, address, is_local)
-    assert (visitor and visitor.address) == counted
+    control = access(trusted_proxies=(PROXY, "127.0.0.1", "unix"))
+    slot = control.announced(proxy, address, is_local)
+    assert (slot and slot.address) == counted
 
 
 def test_a_proxy_on_this_machine_speaks_for_others() -> None:
     """Its clients are counted, although loopback is exempt."""
-    entrance = door(trusted_proxies=("127.0.0.1",))
-    assert entrance.enter("127.0.0.1") is None
+    control = access(trusted_proxies=("127.0.0.1",))
+    assert control.take_slot("127.0.0.1") is None
     for _ in range(3):
-        visitor = entrance.recognise(None, "127.0.0.1", STRANGER)
-    assert status(entrance, visitor) == 429
+        slot = control.recognise(None, "127.0.0.1", STRANGER)
+    assert status(control, slot) == 429
 
 
 def test_the_header_of_a_stranger_is_not_believed() -> None:
     """Whoever is not a trusted proxy speaks for itself only."""
-    entrance = door(trusted_proxies=(PROXY,))
-    visitor = entered(entrance, STRANGER)
-    assert entrance.recognise(visitor, STRANGER, OTHER) is visitor
-    assert visitor.address == STRANGER
+    control = access(trusted_proxies=(PROXY,))
+    slot = entered(control, STRANGER)
+    assert control.recognise(slot, STRANGER, OTHER) is slot
+    assert slot.address == STRANGER
 
 
 @pytest.mark.parametrize(
@@ -266,15 +266,15 @@ def test_the_header_of_a_stranger_is_not_believed() -> None:
 )
 def test_pages_of_this_machine_may_connect_and_no_others(origin: str | None, allowed: bool) -> None:
     """By default; a match is a match of the whole."""
-    assert door().allows_origin(origin, "gateway.example") is allowed
+    assert access().allows_origin(origin, "gateway.example") is allowed
 
 
 def test_an_allow_list_takes_the_place_of_the_default() -> None:
     """The dot of a host is a dot, and a port is that port."""
-    entrance = door(origins=("https://chat.example.org",))
-    assert entrance.allows_origin("https://chat.example.org", "x")
+    control = access(origins=("https://chat.example.org",))
+    assert control.allows_origin("https://chat.example.org", "x")
     for origin in ("https://chatxexample.org", "https://chat.example.org:444", LOCAL_ORIGINS[0]):
-        assert not entrance.allows_origin(origin, "x")
+        assert not control.allows_origin(origin, "x")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_an_allow_list_takes_the_place_of_the_default() -> None:
 )
 def test_apps_and_extensions_are_let_in_by_name(allowed: str, origin: str, lets_in: bool) -> None:
     """Of any scheme, without regard to case, a default port left out or not; * is anybody."""
-    assert door(origins=(allowed,)).allows_origin(origin, "gateway.example") is lets_in
+    assert access(origins=(allowed,)).allows_origin(origin, "gateway.example") is lets_in
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_apps_and_extensions_are_let_in_by_name(allowed: str, origin: str, lets_
 )
 def test_a_page_from_where_it_connects_to_is_our_own(origin: str, host: str, own: bool) -> None:
     """Host and port of its origin are those of the Host header; other lists do not matter."""
-    assert door(origins=("https://other.example",)).allows_origin(origin, host) is own
+    assert access(origins=("https://other.example",)).allows_origin(origin, host) is own
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_a_page_from_where_it_connects_to_is_our_own(origin: str, host: str, own
 def test_a_setting_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     """Before anything is started, in words."""
     with pytest.raises(SettingsError):
-        door(**wrong)
+        access(**wrong)
 
 
 def test_a_secret_is_not_shown() -> None:

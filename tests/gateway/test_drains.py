@@ -77,9 +77,12 @@ async def test_whoever_leaves_a_drain_without_a_goodbye_leaves_nothing(
             await raw.leave()
         for user in ("alice", "mallory"):
             assert not await redis_db.exists(keyspace.presence(user)), user
-        assert not running._tasks and not running._door.present and not running._door.unregistered
+        assert (
+            not running._tasks and not running._access.present and not running._access.unregistered
+        )
         assert all(end._timer is None and end.outbox._deadline is None for end in ends)
-        assert running._desk.admission._value == running.settings.limits.concurrent_registers
+        admission, limits = running._session_services.backlog.admission, running.settings.limits
+        assert admission._value == limits.concurrent_registers
         assert not len(running.registry) and not running.registry._expected
 
 
@@ -157,7 +160,7 @@ async def test_who_registers_and_leaves_counts_once_as_no_longer_unregistered(
     """With others of the same address there: one has registered, one has not yet."""
     settings = {"trusted_proxies": ("127.0.0.1",)}
     async with gateway(shared_server, keyspace, settings=settings) as running:
-        door, address = running._door, "198.51.100.7"
+        access, address = running._access, "198.51.100.7"
 
         async def come() -> Raw:
             raw = await Raw.connect(running)
@@ -170,26 +173,29 @@ async def test_who_registers_and_leaves_counts_once_as_no_longer_unregistered(
             assert (await raw.answer())["type"] == "registered"
 
         bob, alice, silent = await come(), await come(), await come()
-        assert (door.present[address], door.unregistered[address]) == (3, 3)
+        assert (access.present[address], access.unregistered[address]) == (3, 3)
         await be(bob, "bob")
         await be(alice, "alice")
-        assert (door.present[address], door.unregistered[address]) == (3, 1)
+        assert (access.present[address], access.unregistered[address]) == (3, 1)
         await be(alice, "alice")
-        assert door.unregistered[address] == 1, "once, however often she says it"
+        assert access.unregistered[address] == 1, "once, however often she says it"
         if how == "reset":
             alice.reset()
         elif how == "half-close":
             alice.half_close()
         else:
             alice.frame((1000).to_bytes(2, "big"), opcode=8)
-        await until("she is gone", lambda: running._front and len(running._front.sockets) == 2)
-        assert (door.present[address], door.unregistered[address]) == (2, 1)
+        await until(
+            "she is gone",
+            lambda: running._socket_services and len(running._socket_services.sockets) == 2,
+        )
+        assert (access.present[address], access.unregistered[address]) == (2, 1)
         silent.reset()
         await until("so is the silent one", lambda: len(running._sockets()) == 1)
-        assert (door.present[address], door.unregistered[address]) == (1, 0)
+        assert (access.present[address], access.unregistered[address]) == (1, 0)
         for raw in (bob, alice, silent):
             await raw.leave()
-        await until("nobody is there", lambda: not door.present and not door.unregistered)
+        await until("nobody is there", lambda: not access.present and not access.unregistered)
 
 
 async def test_who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_well(

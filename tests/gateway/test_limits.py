@@ -17,7 +17,7 @@ import pytest
 
 from tests.gateway.cluster import USUAL, Raw, frame, gateway, request
 from tests.waiting import until
-from wsdemo.gateway.door import SPARE_SOCKETS
+from wsdemo.gateway.access_control import SPARE_SOCKETS
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.socket import TCP_USER_TIMEOUT, Socket
 from wsdemo.presence import RedisPresence
@@ -162,7 +162,7 @@ async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_
         await Raw.open(running) as second,
     ):
         first.frame(b'{"type":"register","userId":"alice"}')
-        await until("she has her turn", running._desk.admission.locked)
+        await until("she has her turn", running._session_services.backlog.admission.locked)
         second.frame(b'{"type":"register","userId":"bob"}')
         answer = await second.answer()
         assert (answer["code"], answer["retryAfterMs"] > 0) == ("unavailable", True)
@@ -187,7 +187,7 @@ async def test_who_goes_on_behind_its_register_is_read_no_further_for_a_while(
         (end,) = running._sockets()
         raw.frame(b'{"type":"register","userId":"alice"}')
         raw.writer.write(frame(PING) * 7)
-        await until("they have arrived", lambda: len(end._talker._held or ()) == 7)  # type: ignore[union-attr]
+        await until("they have arrived", lambda: len(end._handler._held or ()) == 7)  # type: ignore[union-attr]
         assert is_read(end)
         raw.frame(PING)
         await until("it is read no further", lambda: not is_read(end))
@@ -307,11 +307,11 @@ async def test_a_proxy_on_a_socket_of_this_machine_speaks_for_its_clients(
         ) as running,
         contextlib.AsyncExitStack() as stack,
     ):
-        front = running._front
-        assert front is not None
+        services = running._socket_services
+        assert services is not None
         path = str(tmp_path / "gateway.sock")
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(lambda: Socket(front), path)
+        server = await loop.create_unix_server(lambda: Socket(services), path)
 
         async def status(forwarded: str) -> int:
             raw = await stack.enter_async_context(Raw(*await asyncio.open_unix_connection(path)))
@@ -323,7 +323,7 @@ async def test_a_proxy_on_a_socket_of_this_machine_speaks_for_its_clients(
             assert await status("198.51.100.7:2, unix:") == 429
             assert await status("unknown") == 101
             assert await status("nonsense") == 429
-            present = running._door.present
+            present = running._access.present
             await until("they are gone", lambda: present == {"198.51.100.7": 1, "unix": 1})
         finally:
             server.close()

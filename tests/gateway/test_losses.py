@@ -193,12 +193,12 @@ class Scene:
         """mallory's connection, as the gateway sees it."""
         bobs = self.running.registry.by_user("bob")
         assert bobs is not None
-        (end,) = self.running._sockets() - {bobs.socket}
+        (end,) = self.running._sockets().keys() - {bobs.socket}
         return end
 
     @property
     def session(self) -> Session:
-        session = self.end._talker
+        session = self.end._handler
         assert isinstance(session, Session)
         return session
 
@@ -230,10 +230,10 @@ async def shaken_hands(scene: Scene) -> Raw:
 
 async def waiting_for_its_turn(scene: Scene) -> Raw:
     """The only turn there is has been taken."""
-    await scene.running._desk.admission.acquire()
+    await scene.running._session_services.backlog.admission.acquire()
     raw = await Raw.open(scene.running)
     raw.writer.write(REGISTER)
-    await until("it waits", lambda: scene.running._desk.waiting == 1)
+    await until("it waits", lambda: scene.running._session_services.backlog.waiting == 1)
     return raw
 
 
@@ -383,17 +383,17 @@ async def scene(
 
 def state_of(running: Gateway) -> dict[str, Any]:
     """Everything that a session takes, and must give back."""
-    desk, door = running._desk, running._door
+    services, access = running._session_services, running._access
     return {
         "sockets": len(running._sockets()),
         "users": [session.user for session in running.registry],
         "connections": len(running.registry._by_conn),
         "expected": len(running.registry._expected),
-        "waiting": desk.waiting,
-        "turns": desk.admission._value,
-        "owed": len(desk.owed),
-        "present": dict(door.present),
-        "unregistered": dict(door.unregistered),
+        "waiting": services.backlog.waiting,
+        "turns": services.backlog.admission._value,
+        "owed": len(services.backlog.owed),
+        "present": dict(access.present),
+        "unregistered": dict(access.unregistered),
         "outboxes": sum(len(end.outbox) for end in running._sockets()),
         "in flight": sum(session._in_flight for session in running.registry),
         "repairs": len(running._delivery._repairing),
@@ -433,8 +433,8 @@ async def test_whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_no
         assert answer["type"] == "error", "an answer to what he wrote to mallory"
     scene.gates.open.set()
     if moment is waiting_for_its_turn:
-        await until("nobody waits", lambda: running._desk.waiting == 0)
-        running._desk.admission.release()
+        await until("nobody waits", lambda: running._session_services.backlog.waiting == 0)
+        running._session_services.backlog.admission.release()
     if how == "half-close":
         raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
         await raw.rest()

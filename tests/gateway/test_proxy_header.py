@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from wsdemo.gateway.proxy_header import (
     MAX_BLOCK_BYTES,
     SIGNATURE,
-    Announced,
     BadHeader,
+    ProxyHeader,
     looks_like_one,
     missing,
     read,
@@ -50,36 +50,39 @@ def tlv(kind: int, value: bytes) -> bytes:
 
 IPV4 = block()[16:]
 GOOD = {
-    "v1, IPv4": (f"PROXY TCP4 {CLIENT} 10.0.0.1 51234 443\r\n".encode(), Announced(CLIENT, False)),
+    "v1, IPv4": (
+        f"PROXY TCP4 {CLIENT} 10.0.0.1 51234 443\r\n".encode(),
+        ProxyHeader(CLIENT, False),
+    ),
     "v1, IPv6": (
         f"PROXY TCP6 {CLIENT_6} ::1 51234 443\r\n".encode(),
-        Announced(CLIENT_6, False),
+        ProxyHeader(CLIENT_6, False),
     ),
-    "v1, the shortest IPv6": (b"PROXY TCP6 :: :: 1 1\r\n", Announced("::", False)),
+    "v1, the shortest IPv6": (b"PROXY TCP6 :: :: 1 1\r\n", ProxyHeader("::", False)),
     "v1, the longest": (
         b"PROXY TCP6 " + b" ".join([b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] * 2)
         + b" 65535 65535\r\n",
-        Announced("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", False),
+        ProxyHeader("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", False),
     ),
-    "v1, unknown": (b"PROXY UNKNOWN\r\n", Announced("", False)),
+    "v1, unknown": (b"PROXY UNKNOWN\r\n", ProxyHeader("", False)),
     "v1, unknown with more": (
         b"PROXY UNKNOWN " + b" ".join([b"ffff:f...f:ffff"] * 2) + b" 65535 65535\r\n",
-        Announced("", False),
+        ProxyHeader("", False),
     ),
-    "v2, IPv4": (block(), Announced(CLIENT, False)),
-    "v2, IPv6": (block(family=2), Announced(CLIENT_6, False)),
-    "v2, Unix": (block(family=3), Announced("", False)),
-    "v2, unspecified": (block(family=0, transport=0), Announced("", False)),
-    "v2, local": (block(command=0, family=0, transport=0), Announced("", True)),
-    "v2, local with an address": (block(command=0), Announced("", True)),
-    "v2, local of an odd family": (block(command=0, family=1, body=b"x"), Announced("", True)),
-    "v2, datagrams": (block(transport=2), Announced(CLIENT, False)),
+    "v2, IPv4": (block(), ProxyHeader(CLIENT, False)),
+    "v2, IPv6": (block(family=2), ProxyHeader(CLIENT_6, False)),
+    "v2, Unix": (block(family=3), ProxyHeader("", False)),
+    "v2, unspecified": (block(family=0, transport=0), ProxyHeader("", False)),
+    "v2, local": (block(command=0, family=0, transport=0), ProxyHeader("", True)),
+    "v2, local with an address": (block(command=0), ProxyHeader("", True)),
+    "v2, local of an odd family": (block(command=0, family=1, body=b"x"), ProxyHeader("", True)),
+    "v2, datagrams": (block(transport=2), ProxyHeader(CLIENT, False)),
     "v2 with TLVs": (
         block(body=IPV4 + tlv(0xEA, b"vpce-1") + tlv(0x04, bytes(40)) + tlv(0x20, b"x" * 300)),
-        Announced(CLIENT, False),
+        ProxyHeader(CLIENT, False),
     ),
-    "v2 with TLVs that are none": (block(body=IPV4 + b"\xff" * 7), Announced(CLIENT, False)),
-    "v2, the longest": (block(body=IPV4 + bytes(MAX_BLOCK_BYTES - 12)), Announced(CLIENT, False)),
+    "v2 with TLVs that are none": (block(body=IPV4 + b"\xff" * 7), ProxyHeader(CLIENT, False)),
+    "v2, the longest": (block(body=IPV4 + bytes(MAX_BLOCK_BYTES - 12)), ProxyHeader(CLIENT, False)),
 }  # fmt: skip
 BAD = {
     "HTTP": b"GET /ws HTTP/1.1\r\n",
@@ -116,7 +119,7 @@ BAD = {
 }  # fmt: skip
 
 
-def fed(data: bytes, most: int = 1 << 20) -> tuple[Announced, bytes]:
+def fed(data: bytes, most: int = 1 << 20) -> tuple[ProxyHeader, bytes]:
     """Read a header from a stream as a connection does: what it says, and what is left.
 
     `most` is how many bytes the stream has ready at once.

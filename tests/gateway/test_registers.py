@@ -18,7 +18,7 @@ from tests.processes import http_get
 from tests.waiting import until
 from wsdemo.client import Client
 from wsdemo.gateway.server import Gateway
-from wsdemo.gateway.session import Session, State
+from wsdemo.gateway.session import Session, SessionState
 from wsdemo.gateway.socket import Socket
 from wsdemo.presence import Claim, RedisPresence
 from wsdemo.protocol import Direct
@@ -57,10 +57,10 @@ async def roomy(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterat
 
 def nothing_is_left(running: Gateway) -> bool:
     """No turn is taken, nobody waits, and no session is bound or expected."""
-    desk, registry = running._desk, running.registry
+    services, registry = running._session_services, running.registry
     left = len(registry) + len(registry._by_conn) + len(registry._expected)
-    turns = desk.settings.limits.concurrent_registers
-    return desk.admission._value == turns and not desk.waiting and not left
+    turns = services.settings.limits.concurrent_registers
+    return services.backlog.admission._value == turns and not services.backlog.waiting and not left
 
 
 async def is_gone(redis_db: Any, key: str) -> None:
@@ -72,9 +72,9 @@ async def is_gone(redis_db: Any, key: str) -> None:
 
 def session_of(running: Gateway, user: str) -> Session:
     (session,) = [
-        end._talker
+        end._handler
         for end in running._sockets()
-        if isinstance(end._talker, Session) and end._talker.user == user
+        if isinstance(end._handler, Session) and end._handler.user == user
     ]
     return session
 
@@ -103,7 +103,7 @@ async def test_who_goes_while_it_registers_leaves_nothing(
     gates.open.set()
     await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
     await is_gone(redis_db, keyspace.presence("mallory"))
-    assert session.state is State.ENDED
+    assert session.state is SessionState.ENDED
     if where == "mint":
         assert gates.passed == ["mint"]
     await raw.leave()
@@ -113,17 +113,19 @@ async def test_who_goes_while_it_waits_for_its_turn_waits_no_longer(
     running: Gateway, gates: Gates
 ) -> None:
     """Those behind it move up, and nothing is asked of Redis for it."""
-    await running._desk.admission.acquire()
+    await running._session_services.backlog.admission.acquire()
     async with await Raw.open(running) as mallory, await Raw.open(running) as bob:
         mallory.writer.write(REGISTER)
-        await until("it waits", lambda: running._desk.waiting == 1)
+        await until("it waits", lambda: running._session_services.backlog.waiting == 1)
         session = session_of(running, "mallory")
         bob.frame(b'{"type":"register","userId":"bob"}')
-        await until("bob waits behind it", lambda: running._desk.waiting == 2)
+        await until("bob waits behind it", lambda: running._session_services.backlog.waiting == 2)
         mallory.reset()
-        await until("only bob waits", lambda: running._desk.waiting == 1, SOON_S / 5)
-        assert session.state is State.ENDED
-        running._desk.admission.release()
+        await until(
+            "only bob waits", lambda: running._session_services.backlog.waiting == 1, SOON_S / 5
+        )
+        assert session.state is SessionState.ENDED
+        running._session_services.backlog.admission.release()
         assert (await bob.answer())["type"] == "registered"
         assert gates.passed == []
     await until("nothing is left", lambda: nothing_is_left(running))
@@ -133,12 +135,12 @@ async def test_who_goes_at_the_very_moment_of_its_turn_gives_it_back(
     running: Gateway, gates: Gates
 ) -> None:
     """The turn has been given to it, and it does not know yet."""
-    await running._desk.admission.acquire()
+    await running._session_services.backlog.admission.acquire()
     async with await Raw.open(running) as mallory:
         mallory.writer.write(REGISTER)
-        await until("it waits", lambda: running._desk.waiting == 1)
+        await until("it waits", lambda: running._session_services.backlog.waiting == 1)
         session = session_of(running, "mallory")
-        running._desk.admission.release()
+        running._session_services.backlog.admission.release()
         session.socket.abort()
         await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
         assert gates.passed == []
@@ -169,7 +171,7 @@ async def test_a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry(
             assert await mallory.closed() == 1011
         assert (await bob.answer())["type"] == "registered"
         await is_gone(redis_db, keyspace.presence("mallory"))
-        assert session.state is State.ENDED
+        assert session.state is SessionState.ENDED
         assert not running.registry._expected
     await until("nothing is left", lambda: nothing_is_left(running))
     assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
@@ -188,7 +190,7 @@ async def test_a_register_that_is_called_off_is_taken_back_and_its_client_told(
         (task,) = [task for task in running._tasks if "_settle_register" in task.get_name()]
         task.cancel()
         assert await mallory.closed() == 1013
-        assert session.state is State.ENDED
+        assert session.state is SessionState.ENDED
         await until("nothing is left", lambda: nothing_is_left(running), SOON_S)
         await is_gone(redis_db, keyspace.presence("mallory"))
 
@@ -207,7 +209,7 @@ async def test_a_register_without_an_answer_ends_also_when_its_client_has_reset(
         await until("it is seen to be gone", lambda: not running._sockets())
         gates.open.set()
         await until("it has ended", lambda: nothing_is_left(running), SOON_S)
-        assert session.state is State.ENDED
+        assert session.state is SessionState.ENDED
         await is_gone(redis_db, keyspace.presence("mallory"))
 
 
@@ -217,7 +219,7 @@ async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_awa
     """The gauge of those who wait for their turn is back at 0."""
     limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
     async with gateway(shared_server, keyspace, **limits) as running:
-        await running._desk.admission.acquire()
+        await running._session_services.backlog.admission.acquire()
         async with contextlib.AsyncExitStack() as stack:
             crowd = [await stack.enter_async_context(await Raw.open(running)) for _ in range(3)]
             for n, raw in enumerate(crowd):
@@ -225,7 +227,7 @@ async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_awa
             assert [await raw.closed() for raw in crowd] == [1013] * 3
         assert running.counters.registers_shed == 3
         assert "wsdemo_admission_waiting 0.0" in (await http_get(running.port, "/metrics"))[1]
-        running._desk.admission.release()
+        running._session_services.backlog.admission.release()
         assert nothing_is_left(running)
 
 
@@ -329,10 +331,12 @@ async def test_a_register_that_was_overtaken_is_told_so(roomy: Gateway, gates: G
             gates.open.set()
             assert await older.closed() == 4010
             assert roomy.counters.registers_stale == 1
-            assert stale.state is State.ENDED and not roomy.registry._expected
-            desk = roomy._desk
-            turns = desk.settings.limits.concurrent_registers
-            await until("its turn is given back", lambda: desk.admission._value == turns)
+            assert stale.state is SessionState.ENDED and not roomy.registry._expected
+            services = roomy._session_services
+            turns = services.settings.limits.concurrent_registers
+            await until(
+                "its turn is given back", lambda: services.backlog.admission._value == turns
+            )
             assert roomy.counters.releases_not_owner == 0, "it had nothing to release"
             newer.writer.write(PING)
             assert await newer.answer() == {"type": "pong"}
@@ -429,7 +433,7 @@ async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back
             for name in names:
                 await is_gone(redis_db, keyspace.presence(name))
             assert running.counters.releases_removed == 3
-            await until("nothing is owed", lambda: not running._desk.owed)
+            await until("nothing is owed", lambda: not running._session_services.backlog.owed)
 
 
 async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
@@ -447,11 +451,11 @@ async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
     monkeypatch.setattr(RedisPresence, "release", release)
     async with await Raw.register(running, "alice"):
         pass
-    await until("it is owed", lambda: running._desk.owed)
+    await until("it is owed", lambda: running._session_services.backlog.owed)
     assert await redis_db.exists(keyspace.presence("alice"))
     running._on_link_state(True)
     await is_gone(redis_db, keyspace.presence("alice"))
-    await until("nothing is owed", lambda: not running._desk.owed)
+    await until("nothing is owed", lambda: not running._session_services.backlog.owed)
 
 
 # --- what nobody caught --------------------------------------------------------------------------
@@ -501,3 +505,11 @@ async def test_an_error_that_nobody_caught_is_counted_and_keeps_its_traceback(
         await serving
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+async def test_a_gateway_forgets_tasks_that_have_ended(roomy: Gateway) -> None:
+    """Each register and each release is a task; a gateway that kept them would grow for ever."""
+    async with await Raw.register(roomy, "alice"):
+        pass
+    await until("she is gone", lambda: not len(roomy.registry))
+    await until("only tasks that run are kept", lambda: not any(t.done() for t in roomy._tasks))

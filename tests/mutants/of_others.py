@@ -210,8 +210,7 @@ _CONNECTION: Final = (
         "who hears of a break may still send",
         "redis/connection.py",
         "        if self.open:\n"
-        "            self._become(False, trouble)  # First: nobody uses what is about to be torn "
-        "down.\n"
+        "            self._become(False, trouble)  # First, so that nobody uses it any more.\n"
         "        self._disconnect(trouble.words)\n",
         "        self._disconnect(trouble.words)\n"
         "        if self.open:\n"

@@ -4,9 +4,9 @@ At a terminal, a half-typed line survives an incoming message. Lines that come t
 carried out in order, and at their end the client waits for the answers that are still due.
 
 Exit code: 0 after `quit`, the end of the input, or when a gateway has closed for good; 2 for a
-mistake on the command line or when nobody took us at the start; 1 when lines of the output could
-not be written; 128 and the number of the signal that ended it (SIGINT, SIGTERM, SIGHUP, and
-SIGPIPE, which says that nobody reads the output any more).
+mistake on the command line, or when no gateway accepted us at the start; 1 when lines of the output
+could not be written; 128 plus the number of the signal that ended it (SIGINT, SIGTERM, SIGHUP, and
+SIGPIPE when the output has no reader any more).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from wsdemo.user_ids import RULE, is_fit
 PROGRAM: Final = "wsdemo.client"
 DEFAULT_GATEWAY: Final = "ws://localhost:8080/ws"
 READ_AHEAD: Final = 100
-"""Lines of a pipe that wait for their turn; beyond it, the pipe is read no further."""
+"""Lines of a pipe that are read ahead; beyond it, the pipe is read no further."""
 SAY_TRYING_S: Final = 0.5
-"""Who is not connected after this long is told whom we try to reach."""
+"""When there is no connection after this long, the prompt says which gateway is tried."""
 SIGPIPE_CODE: Final = 141
 LAST_WORDS_S: Final = 0.5
-"""How long whoever was told to leave waits for a reader of the last lines."""
+"""How long the exit waits until the last lines are read."""
 HELP: Final = """\
   send <user> <message>   send a message
   status                  where we are connected
@@ -85,14 +85,14 @@ def parser() -> Parser:
 
 
 class Prompt:
-    """Carries out what is typed, and tells what happens."""
+    """Carries out commands, and prints what happens."""
 
     def __init__(self, client: Client, output: Output) -> None:
         self._client = client
         self._output = output
         self._say = output.say
         self._told: set[str] = set()
-        """What was said of gateways that do not take us, since one last did."""
+        """Failures that were printed already since we were last registered."""
         self._last_trouble = ""
 
     async def run(self, lines: AsyncGenerator[str, None]) -> None:
@@ -151,12 +151,12 @@ class Prompt:
         self._say(f"[Client] {self._client.closed_because}")
 
     def tell_trying(self) -> None:
-        """Say whom we try to reach, unless there was a word of it already."""
+        """Print which gateway is tried, unless a failure was printed already."""
         if self._client.state is State.CONNECTING and not self._told:
             self._say(f"[Client] trying {redacted(self._client.gateway)} ...")
 
     def tell_event(self, event: Event) -> None:
-        """Print what happens to the connection; not what is as it was."""
+        """Print what changes about the connection; the same failure only once."""
         match event.kind:
             case Kind.REGISTERED:
                 self._told.clear()
@@ -193,7 +193,7 @@ def _first_word(line: str) -> tuple[str, str]:
 
 
 class Leaving:
-    """Who has told us to leave, and with which exit code: signals, or the reader of the output.
+    """The request to exit, and its exit code: from a signal, or because the output has no reader.
 
     Belongs to the task in which it was made.
     """
@@ -205,28 +205,28 @@ class Leaving:
         self._task = asyncio.current_task()
 
     def listen(self) -> None:
-        """Obey signals from now on, but not those that whoever started us has taken away."""
+        """Handle signals from now on, except those that our parent process has set to ignore."""
         if sys.platform == "win32":
-            return  # Its loops do not hear of signals; Ctrl-C is a KeyboardInterrupt.
+            return  # Its loops cannot handle signals; Ctrl-C is a KeyboardInterrupt.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._loop.add_signal_handler(number, self.on_signal, number)
 
     def on_signal(self, number: int) -> None:
-        """Leave with a goodbye; told again, without one."""
+        """Exit with a close frame; at a second signal, without one."""
         if self._told.is_set() and self._task is not None:
             self._task.cancel()
         self.code = 128 + number
         self._told.set()
 
     def nobody_reads(self) -> None:
-        """Leave as a program does that SIGPIPE ends."""
+        """Exit as a program that SIGPIPE ends."""
         if not self._told.is_set():
             self.code = SIGPIPE_CODE
             self._told.set()
 
     async def unless_told(self, work: Coroutine[Any, Any, None], grace_s: float = 0.0) -> None:
-        """Do something, but no longer than until we are told to leave, and a little longer."""
+        """Run this until it ends, or until the request to exit and then `grace_s` more."""
         task = asyncio.create_task(work)
         told = asyncio.create_task(self._told.wait())
         try:
@@ -254,9 +254,9 @@ async def piped_lines() -> AsyncGenerator[str, None]:
 
     def read() -> None:
         # Not through sys.stdin: its lock, held by a thread that waits, is fatal at exit.
-        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody wants lines any more.
+        with contextlib.suppress(RuntimeError):  # The loop is closed: lines are not needed.
             with (
-                contextlib.suppress(OSError),  # What cannot be read has ended.
+                contextlib.suppress(OSError),  # An input that cannot be read has ended.
                 open(0, encoding=encoding, errors="surrogateescape", closefd=False) as stdin,
             ):
                 if sys.platform != "win32":
@@ -266,8 +266,8 @@ async def piped_lines() -> AsyncGenerator[str, None]:
                     loop.call_soon_threadsafe(lines.put_nowait, line)
             loop.call_soon_threadsafe(lines.put_nowait, "")
 
-    # A thread, because a regular file cannot be waited for by an event loop; a daemon, because
-    # whoever is replaced or presses Ctrl-C leaves without waiting for a line.
+    # A thread, because an event loop cannot wait for a regular file; a daemon, because the exit
+    # must not wait for a line.
     threading.Thread(target=read, name="stdin", daemon=True).start()
     while line := await lines.get():
         room.release()
@@ -305,8 +305,8 @@ def _is_terminal(*streams: TextIO | None) -> bool:
 
 
 def token_of(path: str) -> str | TokenFile:
-    """Return where the token is: in a file, or the environment. An argument could be read by
-    everybody who lists processes.
+    """Return the source of the token: a file, or the environment. Everybody who lists processes
+    could read an argument.
     """
     return TokenFile(path) if path else os.environ.get("WSDEMO_TOKEN", "")
 
@@ -317,10 +317,10 @@ async def talk(
     token: str | Callable[[], str],
     tls: ssl.SSLContext | None = None,
 ) -> int:
-    """Connect, and be at the prompt until somebody has had enough; return the exit code.
+    """Connect, and run the prompt until its end; return the exit code.
 
     Raises:
-        ConnectFailed: nobody took us at the start.
+        ConnectFailed: no gateway accepted us at the start.
         ValueError: an address cannot work.
     """
     leaving = Leaving()
@@ -335,12 +335,12 @@ async def talk(
             await client.close()
             await leaving.unless_told(output.written(), LAST_WORDS_S)
     except asyncio.CancelledError:
-        pass  # Told twice: without a goodbye.
+        pass  # The second signal: exit without a close frame.
     return leaving.code or (1 if output.lost else 0)
 
 
 async def _converse(client: Client, prompt: Prompt, output: Output, leaving: Leaving) -> None:
-    """Connect, then carry out lines and tell messages until either ends."""
+    """Connect, then carry out lines and print messages until either ends."""
     at_terminal = _is_terminal(sys.stdin, sys.stdout)
     trying = asyncio.get_running_loop().call_later(
         0.0 if at_terminal else SAY_TRYING_S, prompt.tell_trying
@@ -403,7 +403,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _die_of_ctrl_c() -> None:
-    """Let Ctrl-C end us at once, without a traceback, where there is nothing to say goodbye to."""
+    """Let Ctrl-C end the process at once, without a traceback, while there is no connection."""
     if sys.platform != "win32" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -1,14 +1,14 @@
-"""How does a user stay connected?
+"""Reconnection: how does a user stay connected?
 
-By expecting not to be. One task dials, registers, reads and, whatever ends the connection, decides
-whether and where to dial again: the close code says whether, the failover list says where, and a
-random pause, longer after each failure, says when, so that a thousand users who lost the same
-gateway do not come back in the same instant. Success is `registered`, not an open socket.
+One task dials, registers and reads. When the connection ends, it decides whether, where and when to
+dial again: the close code says whether, the failover list says where, and an exponential backoff
+with full jitter says when, so that a thousand users who lost the same gateway do not come back at
+the same moment. An attempt has succeeded when `registered` arrives, not when a socket is open.
 
-A connection can be dead without a sign. Heartbeats that stay unanswered find that out.
+A connection can be dead without any sign. Unanswered heartbeats detect this.
 
-Where gateways want a token, a fresh one is shown before the old one ends, on the same connection;
-while there is none to be had, we wait for it.
+Where gateways require a token, a new one is sent before the old one expires, on the same
+connection; while there is none, the client waits for it.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from wsdemo.tasks import end
 
 MAX_FRAME_BYTES: Final = 256 * 1024
 RECENT: Final = 1024
-"""Receipts that a late correction still finds."""
+"""How many receipts are kept for a late correction."""
 UNCLEAR: Final = frozenset({None, Code.PROTOCOL_ERROR, 1005, 1006})
-"""Ends of a connection that say nothing, or were not understood on the way: here a `bye` counts."""
+"""Close codes that say nothing, or were changed on the way: after these, a `bye` message counts."""
 TOKEN_PACE_S: Final = 1.0
-"""A source of tokens is never asked more often than this, unless for a new connection."""
+"""A source of tokens is not asked more often than this, except for a new connection."""
 TOKEN_CAP_S: Final = 60.0
 STOOD_STILL_S: Final = 1.0
-"""Who wakes this much too late has not heard what was said meanwhile, and asks again."""
+"""When a timer is this late, the process was suspended, and has not read what came meanwhile."""
 LOOK_UP_S: Final = 10.0
-"""How often the time of day is compared with our timers, which stand still in a laptop's sleep."""
+"""How often the time of day is compared with our timers, which stop while a laptop sleeps."""
 _STATUSES: Final = frozenset(status.value for status in Status)
 _PING: Final = '{"type":"ping"}'
 _encode: Final = msgspec.json.encode
@@ -64,7 +64,7 @@ _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class State(StrEnum):
-    """Where a client stands."""
+    """The states of a client."""
 
     CONNECTING = "connecting"
     REGISTERED = "registered"
@@ -82,7 +82,7 @@ class ClientClosed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What somebody sent to us."""
+    """A message that was received."""
 
     sender: str
     content: str
@@ -91,9 +91,9 @@ class Message:
 
 @dataclass(slots=True, eq=False)
 class Receipt:
-    """What became of a message that we sent, as far as the gateways know.
+    """The outcome of a message that we sent, as far as the gateways know.
 
-    `status` may still change after it was settled: a message that was `routed` can come back as
+    `status` may still change after it is known: a message that was `routed` can come back as
     `unreachable` when its recipient's gateway no longer has that session.
     """
 
@@ -113,7 +113,7 @@ class Receipt:
         return self.status
 
     def settle(self, status: Status, now: float, error: str = "") -> None:
-        """Take note of an answer; the first one sets the latency."""
+        """Set the status; the first one sets the latency as well."""
         if not self._settled.is_set():
             self.latency_s = now - self._sent_at
             self._settled.set()
@@ -129,12 +129,12 @@ class _Ended(NamedTuple):
     why: str
     advice_s: float | None = None
     url: str = ""
-    """Whom we asked; '' when it came not so far."""
+    """The URL that was dialled; '' when none was."""
     code: int | None = None
 
 
 class _Bye(NamedTuple):
-    """What a gateway said of the close that is about to follow."""
+    """The `bye` message of a gateway: what the close frame after it will say."""
 
     code: int
     advice_s: float | None
@@ -146,13 +146,13 @@ class Client:
     Args:
         user: who we are.
         gateways: WebSocket URLs, tried in turn.
-        settings: patience.
+        settings: timeouts and backoff.
         timing: its heartbeat is used instead of the one that the gateway asks for.
-        token: proof of who we are, where gateways want one; or a function that returns it at once,
-            or a coroutine function. It is asked at each attempt, and before the one in use ends.
-            It may raise: then it is asked again.
-        tls: whom to believe behind `wss://`, when not those that this machine believes.
-        emit: hears of everything that happens.
+        token: the token, where gateways require one; or a function that returns it, or a coroutine
+            function. The function is called at each attempt, and before the token in use expires.
+            It may raise: then it is called again.
+        tls: certificates to trust for `wss://`, instead of those that this machine trusts.
+        emit: takes an event for everything that happens.
         rng: source of all jitter (pauses, the phase of the heartbeat).
         new_id: makes the id of this client, by which gateways tell two clients of a user apart.
         clock: monotonic seconds.
@@ -180,7 +180,7 @@ class Client:
         time_of_day: Callable[[], float] = time.time,
         should_ping: Callable[[], bool] = lambda: True,
     ) -> None:
-        user.encode()  # Half a character is nobody's name; a UnicodeEncodeError is a ValueError.
+        user.encode()  # No name has a lone surrogate; a UnicodeEncodeError is a ValueError.
         self._gateways = [gateways] if isinstance(gateways, str) else list(gateways)
         if not self._gateways:
             raise ValueError("a client needs at least one gateway")
@@ -189,21 +189,23 @@ class Client:
         self.user = user
         self.state = State.CONNECTING
         self.gateway_id = ""
-        """The gateway that we are registered with, by its own word."""
+        """The id of the gateway that we are registered with, as it told us."""
         self.conn_id = ""
         self.closed_because = ""
+        self.close_code: int | None = None
+        """The code of the close that `closed_because` is about; None when it is about none."""
         self.attempts = 0
-        """How often we dialled; a gateway lets a later attempt win over an earlier one."""
+        """How often we dialled; a later attempt wins over an earlier one in Redis."""
         self._settings = settings or ClientSettings()
         self._timing = timing
         self._token = token
         self._shown = ""
-        """The token that a gateway was shown last."""
+        """The token that was sent last."""
         self._next_token: str | None = None
-        """What was found while looking for another one than `_shown`."""
+        """A token other than `_shown`, found after that one was refused."""
         self._token_trouble = ""
         self._refusals = 0
-        """Tokens that were refused since we were registered."""
+        """How many tokens were refused since we were registered."""
         self._tls = tls
         self._emit = emit
         self._rng = rng or random.Random()
@@ -218,7 +220,7 @@ class Client:
         self._ended = asyncio.Event()
         self._hurry = asyncio.Event()
         self._known: set[str] = set()
-        """Where we have been registered."""
+        """The URLs where we have been registered."""
         self._bye: _Bye | None = None
         self._told_again: asyncio.Event | None = None
         """Set by the answer to a register on a connection that is registered already."""
@@ -226,7 +228,7 @@ class Client:
         self._closing = False
         self._next_id = 0
         self._asked_at: float | None = None
-        """When the earliest heartbeat left that nobody has answered (the loop's clock)."""
+        """When the earliest heartbeat was sent that is not answered yet (the loop's clock)."""
         self._pending: OrderedDict[str, Receipt] = OrderedDict()
         self._recent: OrderedDict[str, Receipt] = OrderedDict()
         self._inbox: deque[Message] = deque()
@@ -261,7 +263,7 @@ class Client:
             raise
 
     async def close(self) -> None:
-        """Say goodbye and stop. Idempotent; when cancelled, it stops without a goodbye."""
+        """Send a close frame and stop. Idempotent; when cancelled, it stops without one."""
         self._closing = True
         keeper = self._keeper
         try:
@@ -275,10 +277,10 @@ class Client:
         self._finish(self.closed_because or "closed by us")
 
     async def _say_goodbye(self, connection: ClientConnection) -> None:
-        """Close politely, however the gateway takes it."""
+        """Close with a close frame; abort when the gateway does not answer in time."""
         try:
-            # Twice: `close_timeout` of the connection counts from when our own frame is written,
-            # and a gateway that reads nothing takes no frame.
+            # Twice: `close_timeout` of the connection begins when our own frame is written, and a
+            # gateway that does not read may never take it.
             async with asyncio.timeout(2 * self._settings.close_timeout_s):
                 await connection.close(Code.NORMAL)
         except TimeoutError:
@@ -306,12 +308,12 @@ class Client:
     # --- what a user does --------------------------------------------------------------------
 
     async def send(self, to: str, content: str) -> Receipt:
-        """Send a message and wait until its gateway says what became of it.
+        """Send a message and wait until its gateway tells the outcome.
 
-        Nothing that can happen to a message is an exception. `unknown` means that no answer came
-        in time, or that the connection broke before it did (gateways of the Go demo never
-        answer); `busy`, that it was not sent because there was no connection. Messages sent one
-        after another leave in that order. Who cancels it does not learn what became of it.
+        No outcome is an exception. `unknown` means that no answer came in time, or that the
+        connection broke before it did (gateways of the Go demo never answer); `busy` means that
+        it was not sent because there was no connection. Messages that are sent one after another
+        leave in that order. When this is cancelled, the outcome stays unknown.
         """
         self._next_id += 1
         receipt = Receipt(f"{self._instance[:6]}-{self._next_id}", to, _sent_at=self._clock())
@@ -340,7 +342,7 @@ class Client:
         document = {"type": "message", "to": receipt.to, "content": content, "id": receipt.id}
         try:
             text = _encode(document)
-        except UnicodeEncodeError:  # A lone surrogate: no gateway could be told of it.
+        except UnicodeEncodeError:  # A lone surrogate cannot be sent.
             receipt.settle(Status.REFUSED, self._clock(), Say.INVALID)
             return False
         self._pending[receipt.id] = receipt
@@ -386,7 +388,7 @@ class Client:
         """Leave this gateway and register with another one; it heads the list from now on.
 
         Raises:
-            TimeoutError: it did not take us in time; the client goes on trying.
+            TimeoutError: we were not registered there in time; the client goes on trying.
             ClientClosed: the client is closed for good.
             ValueError: that is no WebSocket URL.
         """
@@ -403,7 +405,7 @@ class Client:
             await self._wait_registered()
 
     def abort(self) -> None:
-        """Cut the connection without a goodbye, as a lost network does; then reconnect."""
+        """Break the connection without a close frame, as a lost network does; then reconnect."""
         if self._connection is not None:
             self._connection.transport.abort()
 
@@ -415,10 +417,10 @@ class Client:
     # --- staying connected -------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        """Dial, and dial again, until told or forbidden to."""
+        """Dial again and again, until the client is closed or a gateway forbids it."""
         failures = 0
         while True:
-            self._moving = False  # Wherever we were told to go, this attempt goes there.
+            self._moving = False  # The next attempt goes where `move` has told us.
             ended = await self._attempt()
             self._lost(ended)
             again = ended.reconnect
@@ -436,25 +438,26 @@ class Client:
             await self._rest(self._pause_s(failures, ended.advice_s))
 
     async def _rest(self, seconds: float) -> None:
-        """Wait, but for a move."""
+        """Wait for so long, or until a move."""
         self._hurry.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
 
     def _kept(self, keeper: asyncio.Task[None]) -> None:
-        """However it ended, whoever waits for a message must not wait for ever."""
+        """Finish when the task has ended in any way: nobody may wait for messages for ever."""
         if keeper.cancelled():
             ours = "closed by us" if self._closing else "cancelled"
             self._finish(self.closed_because or ours)
         elif (problem := keeper.exception()) is not None:
+            self.close_code = None
             self._finish(f"{type(problem).__name__}: {why_not(problem)}")
             keeper.get_loop().call_exception_handler(
                 {"message": f"client {self.user} failed", "exception": problem, "task": keeper}
             )
 
     def _pause_s(self, failures: int, advice_s: float | None) -> float:
-        """Full jitter below a ceiling that doubles; never less than the gateway asked for."""
+        """Exponential backoff with full jitter; never less than the gateway asked for."""
         settings = self._settings
         ceiling_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2**failures)
         return (advice_s or 0.0) + self._rng.uniform(0, ceiling_s)
@@ -475,7 +478,7 @@ class Client:
             return self._refused(url, problem)
         except ssl.SSLCertVerificationError as problem:
             return self._forbidden(url, f"{redacted(url)}: {problem.verify_message}")
-        except Exception as problem:  # Of websockets, TLS, the resolver: who knows all of them?
+        except Exception as problem:  # websockets, TLS and the resolver raise many kinds.
             return _Ended(False, True, f"{redacted(url)}: {why_not(problem)}", url=url)
         try:
             if self._moving:  # While we dialled.
@@ -484,12 +487,12 @@ class Client:
             self._observe(Kind.WS_OPEN)
             return await self._converse(connection, url, token)
         finally:
-            self._registered.clear()  # Before anybody looks for the connection that is no more.
+            self._registered.clear()  # First, so that nobody uses the connection that has ended.
             self._connection = None
             connection.transport.abort()
 
     def _refused(self, url: str, problem: InvalidStatus) -> _Ended:
-        """Judge an answer that is no WebSocket."""
+        """Decide what follows from an HTTP answer that is no WebSocket."""
         why = f"{redacted(url)}: {answered(url, problem)}"
         if problem.response.status_code not in RETRYABLE_HTTP:
             return self._forbidden(url, why)
@@ -498,22 +501,23 @@ class Client:
         return _Ended(False, True, why, seconds, url=url)
 
     def _forbidden(self, url: str, why: str) -> _Ended:
-        """A gateway that answers 403 or 404 will do so again: it is not asked any more.
+        """Remove a gateway from the list that answers 403 or 404: it will do so again.
 
-        Where we have been registered before, it is: a proxy may say so while gateways restart.
+        A gateway where we have been registered before stays: a proxy may answer like this while
+        gateways restart.
         """
         if url in self._known:
             return _Ended(False, True, why, url=url)
         others = [other for other in self._gateways if other != url]
         if not others:
             return _Ended(False, False, why, url=url)
-        # Whoever stood behind it in the list is next, not the one behind that.
+        # The next one in the list is tried next, and is not skipped.
         self._turn = self._turn % len(self._gateways) - 1
         self._gateways = others
         return _Ended(False, True, why, url=url)
 
     async def _converse(self, connection: ClientConnection, url: str, token: str) -> _Ended:
-        """Register, then read until the connection ends; heartbeats go on beside it."""
+        """Register, then read until the connection ends, with heartbeats in a task beside it."""
         beside: list[asyncio.Task[None]] = []
         registered = False
         self._bye = None
@@ -541,7 +545,7 @@ class Client:
     def _beside(
         self, connection: ClientConnection, work: Coroutine[Any, Any, None], name: str
     ) -> asyncio.Task[None]:
-        """Do something else on a connection while it is read; when that fails, all is over."""
+        """Run a task beside the reading of a connection; when it fails, the connection ends."""
 
         def done(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and task.exception() is not None:
@@ -562,7 +566,7 @@ class Client:
         why = f"closed with {code} {reason}".strip()
         again = not self._closing and (self._moving or should_reconnect(code))
         if code == Code.AUTH and not self._moving:
-            # The first fresh token is shown at once; who has refused several is not pressed.
+            # The first new token is sent at once; after several refusals we wait longer.
             advice_s = min(TOKEN_CAP_S, 2.0**self._refusals) if self._refusals else None
             self._refusals = min(self._refusals + 1, 10)
         return _Ended(registered, again, why, advice_s, url, code)
@@ -584,11 +588,11 @@ class Client:
                 case "bye":
                     self._take_bye(answer)
                 case _:
-                    pass  # An error is followed by a close, whose code says what to do.
+                    pass  # After an error comes a close frame, whose code says what to do.
         self.gateway_id = str(answer.get("gatewayId", ""))
         self.conn_id = str(answer.get("connId", ""))
         self.state = State.REGISTERED
-        self.closed_because = ""
+        self.closed_because, self.close_code = "", None
         self._refusals = 0
         self._asked_at = None
         self._observe(Kind.REGISTERED)
@@ -599,19 +603,19 @@ class Client:
         return asked_ms / 1000 if isinstance(asked_ms, int) and asked_ms > 0 else 30.0
 
     async def _beat(self, connection: ClientConnection, heartbeat_s: float) -> None:
-        """Say that we are alive; cut a connection on which nobody answers."""
+        """Send heartbeats; abort a connection on which they are not answered."""
         loop, patience_s = asyncio.get_running_loop(), self._settings.pong_within_s(heartbeat_s)
-        # The first beat comes at a random moment, so that users who came together do not beat so.
+        # The first one comes at a random time, so that clients that connected together spread out.
         beat_at = loop.time() + heartbeat_s * self._rng.random()
         while True:
             asked_at = math.inf if self._asked_at is None else self._asked_at
             stood_still = await self._sleep_until(min(beat_at, asked_at + patience_s))
             now = loop.time()
             if stood_still:
-                # Whatever was said to us meanwhile has not been read yet.
+                # What has arrived meanwhile is not read yet: ask again.
                 self._asked_at, beat_at = None, now
             if len(self._inbox) >= self._settings.inbox:
-                # While our own inbox is full we do not read, and so cannot know of any answer.
+                # While our own inbox is full we do not read, and so cannot see an answer.
                 self._asked_at = None
             elif self._asked_at is not None and now >= self._asked_at + patience_s:
                 connection.transport.abort()
@@ -623,7 +627,7 @@ class Client:
                     return
 
     async def _sleep_until(self, at: float) -> bool:
-        """Sleep until a time of the loop; say, and then at once, if this process stood still."""
+        """Sleep until a time of the loop. Return True, at once, when this process was suspended."""
         loop = asyncio.get_running_loop()
         while True:
             now, told = loop.time(), self._time_of_day()
@@ -636,7 +640,7 @@ class Client:
                 return False
 
     async def _say_ping(self, connection: ClientConnection, now: float, within_s: float) -> bool:
-        """Send a heartbeat; say whether the other side took it at all."""
+        """Send a heartbeat; say whether it could be written in time."""
         if self._asked_at is None:
             self._asked_at = now
         self._observe(Kind.PING)
@@ -664,10 +668,10 @@ class Client:
         return token
 
     async def _another_token(self) -> bool:
-        """A token was refused: say whether there is another one to be shown.
+        """Wait for another token after one was refused; say whether there is one.
 
-        Whoever has been registered had a good one once, so its successor may be on its way: then
-        it is waited for, for `token_patience_s`; and without an end while there is none at all.
+        A client that has been registered had a valid token once, so a new one may come soon: it
+        waits for `token_patience_s`, and without an end while the source has no token at all.
         """
         loop, settings = asyncio.get_running_loop(), self._settings
         give_up_at = loop.time() + (settings.token_patience_s if self._known else 0.0)
@@ -687,7 +691,7 @@ class Client:
             await self._rest(TOKEN_PACE_S * self._rng.uniform(1.0, 1.5))
 
     async def _renew(self, connection: ClientConnection) -> None:
-        """Show a fresh token before the one that was shown ends, and then the one after it."""
+        """Send a new token before the one in use expires, again and again."""
         loop, settings = asyncio.get_running_loop(), self._settings
         taken, taken_at = self._shown, loop.time()
         while (end := expires_at(taken)) is not None:
@@ -698,7 +702,7 @@ class Client:
                 self._tell_token(str(problem))
                 continue
             if not outlives(token, taken):
-                # There may be time enough; it is worth a word when there is not much of it left.
+                # Report it only when there is not much time left.
                 if end - self._time_of_day() < 2 * TOKEN_PACE_S:
                     self._tell_token("the token ends, and there is no fresh one")
                 continue
@@ -707,12 +711,11 @@ class Client:
                 self._tell_token("")
 
     def _look_after_s(self, end: float, taken_at: float) -> float:
-        """Return when to look for a fresh token, from now.
+        """Return after how long to look for a new token.
 
-        The first time when three quarters of what is left have gone: a clock that is wrong by
-        less than the last quarter does no harm. Then at shorter and shorter intervals, and longer
-        ones again once the token has ended by our clock, which may be wrong, since the gateway is
-        the one to say so.
+        First after three quarters of the time that is left: a clock that is wrong by less than the
+        last quarter does no harm. Then at shorter and shorter intervals. When the token has expired
+        by our clock, the intervals grow again: our clock may be wrong, and the gateway decides.
         """
         left_s, spread = end - self._time_of_day(), self._rng.uniform(0.9, 1.1)
         if left_s > 0:
@@ -721,7 +724,7 @@ class Client:
         return max(TOKEN_PACE_S, min(0.5 * held_s, TOKEN_CAP_S) * spread)
 
     async def _show_again(self, connection: ClientConnection, token: str) -> bool:
-        """Register once more, with a fresh token; say whether it was taken."""
+        """Register once more, with a new token; say whether it was accepted."""
         self._shown = token
         self._told_again = answered = asyncio.Event()
         try:
@@ -737,12 +740,12 @@ class Client:
         return True
 
     def _tell_token(self, trouble: str) -> None:
-        """Let listeners know that there is a trouble with the token, or none any more; once."""
+        """Emit an event when the trouble with the token changes ('' is none)."""
         if trouble != self._token_trouble:
             self._token_trouble = trouble
             self._observe(Kind.TOKEN, ok=not trouble, reason=trouble)
 
-    # --- what a gateway says -----------------------------------------------------------------
+    # --- from the gateway --------------------------------------------------------------------
 
     async def _take(self, text: str | bytes) -> None:
         document = _document(text)
@@ -762,11 +765,11 @@ class Client:
             case "bye":
                 self._take_bye(document)
             case _:
-                pass  # Something that a later version says; it is not for us.
+                pass  # A message of a later version.
 
     async def _take_message(self, document: dict[str, Any]) -> None:
         while len(self._inbox) >= self._settings.inbox:
-            # Nobody takes them: stop reading, so that the pressure reaches the gateway.
+            # The application does not take them: stop reading (back-pressure on the gateway).
             self._room.clear()
             await self._room.wait()
         msg_id = document.get("id")
@@ -788,12 +791,12 @@ class Client:
         self._observe(Kind.ACK, peer=receipt.to, msg_id=receipt.id, ok=ok, reason=status)
 
     def _take_error(self, document: dict[str, Any]) -> None:
-        """An error that names a message is its answer: the gateway has not taken it."""
+        """Settle the message that an error frame names: the gateway has refused it."""
         status = Status.OFFLINE if document.get("code") == "offline" else Status.REFUSED
         self._take_answer(document, status, str(document.get("error", "")))
 
     def _take_bye(self, document: dict[str, Any]) -> None:
-        """Remember what the close that follows will mean; not every proxy lets it through."""
+        """Keep what the next close frame means: some proxies change its code."""
         code, after_ms = document.get("code"), document.get("retryAfterMs", "")
         if type(code) is int and 1000 <= code < 5000:
             wise = type(after_ms) is int and 0 <= after_ms < 10_000_000
@@ -805,9 +808,16 @@ class Client:
         self._registered.clear()
         if self.state is State.REGISTERED:
             self.state = State.RECONNECTING
-            self._observe(Kind.WS_CLOSE, reason=ended.why)
+            self._observe(Kind.WS_CLOSE, reason=ended.why, close_code=ended.code)
         elif ended.url and ended.reconnect and not self._moving:
-            self._observe(Kind.WS_FAIL, ok=False, peer=redacted(ended.url), reason=ended.why)
+            self._observe(
+                Kind.WS_FAIL,
+                ok=False,
+                peer=redacted(ended.url),
+                reason=ended.why,
+                close_code=ended.code,
+            )
+        self.close_code = ended.code
         self.closed_because = ended.why
         for receipt in self._pending.values():
             receipt.settle(Status.UNKNOWN, self._clock(), "the connection broke")
@@ -826,7 +836,13 @@ class Client:
         self._arrived.set()
 
     def _observe(
-        self, kind: Kind, peer: str = "", msg_id: str = "", ok: bool = True, reason: str = ""
+        self,
+        kind: Kind,
+        peer: str = "",
+        msg_id: str = "",
+        ok: bool = True,
+        reason: str = "",
+        close_code: int | None = None,
     ) -> None:
         if self._emit is None:
             return
@@ -842,6 +858,7 @@ class Client:
                 msg_id=msg_id,
                 ok=ok,
                 reason=reason,
+                close_code=close_code,
             )
         )
 
@@ -862,7 +879,7 @@ async def _stopped(tasks: list[asyncio.Task[None]]) -> None:
     """End tasks.
 
     Raises:
-        Exception: the first one that had failed, which is nobody's plan.
+        Exception: that of the first task that had failed.
     """
     await end(*tasks)
     for task in tasks:

@@ -1,6 +1,6 @@
-"""How is a gateway reached, and why was it not?
+"""Dialling: how is a gateway reached, and why was it not?
 
-The address is the user's: no proxy of the environment is asked, and nobody may send us on.
+Only the given address is used: no proxy from the environment, and no redirect.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from wsdemo.addresses import ENCODE, redacted, without_secrets
 from wsdemo.settings import ClientSettings
 
 RETRYABLE_HTTP: Final = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
-"""Answers of a gateway, or of a proxy before it, that may be another one soon."""
+"""HTTP answers of a gateway, or of a proxy before it, after which a retry makes sense."""
 NEXT_ADDRESS_S: Final = 0.25
 """After this long a second address of the same name is tried as well (RFC 8305, section 5)."""
 
 
 class _Connect(connect):
-    """Connects where it was told to: our token goes to whoever takes us."""
+    """Follows no redirect: it would send our token somewhere else."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -39,14 +39,14 @@ async def dial(
     """Open a WebSocket.
 
     Raises:
-        InvalidStatus: somebody answered, but not with a WebSocket.
-        OSError, TimeoutError, WebSocketException, ValueError: nobody did, or not in HTTP.
+        InvalidStatus: the answer is HTTP, but no WebSocket.
+        OSError, TimeoutError, WebSocketException, ValueError: no answer, or one that is no HTTP.
     """
     where, options = parse_uri(url), dict[str, Any]()
     if where.secure and tls is not None:
         options["ssl"] = tls
     if _is_name(where.host) and isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        # An address that answers nothing must not keep us from one that does. uvloop cannot.
+        # A dead address must not keep us from a live one of the same name. Not on uvloop.
         options["happy_eyeballs_delay"] = NEXT_ADDRESS_S
     return await _Connect(
         url,
@@ -65,11 +65,11 @@ def parsed(url: str) -> WebSocketURI:
     """Return the parts of an address.
 
     Raises:
-        ValueError: nobody could be reached there.
+        ValueError: it is no valid address.
     """
     try:
         parts = parse_uri(url)
-        parts.host.encode("idna")  # As whoever looks the name up will do.
+        parts.host.encode("idna")  # As the resolver will do.
         if urlsplit(url).port == 0:
             raise ValueError("port 0")
         if any(char.isspace() or not char.isprintable() for char in url):
@@ -81,7 +81,7 @@ def parsed(url: str) -> WebSocketURI:
 
 
 def answered(url: str, problem: InvalidStatus) -> str:
-    """Say what somebody answered in place of a WebSocket."""
+    """Return the HTTP answer that came in place of a WebSocket, in words."""
     response = problem.response
     text = f"HTTP {response.status_code}"
     if 300 <= response.status_code < 400:
@@ -93,9 +93,9 @@ def answered(url: str, problem: InvalidStatus) -> str:
 
 
 def why_not(problem: BaseException) -> str:
-    """Say in one line what went wrong, in the system's few words where it has some."""
+    """Return what went wrong in one line, in the operating system's words where there are some."""
     text = without_secrets(" ".join(str(problem).split()))
-    # A name may have several addresses, and each of them its own error; mostly it is the same.
+    # Each address of a name has an error of its own; mostly they are the same.
     numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\] Connect", text)}
     if isinstance(problem, OSError) and len(numbers) == 1:
         return os.strerror(numbers.pop())

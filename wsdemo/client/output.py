@@ -1,8 +1,8 @@
-"""How does a line reach whoever reads it, when that is slow, gone, or never was there?
+"""Output: how do lines reach stdout when its reader is slow, has gone, or never was there?
 
-A thread writes to stdout. A reader that takes its time then holds up the conversation at the
-prompt and not the connection, on which heartbeats go on. A reader that is gone for good is a
-reason to leave; a disk that is full is not, since it may have room again.
+A thread writes to stdout. So a slow reader delays the prompt, but not the connection, whose
+heartbeats go on. When the reader has gone for good, the client ends; when a disk is full, it does
+not, since there may be room again.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from wsdemo.streams import complain
 from wsdemo.terminal import encodable, printable
 
 ROOM: Final = 100
-"""Lines that may wait for a slow reader before whoever can wait, waits."""
+"""So many lines may wait for a slow reader; beyond it, `room` waits."""
 MOST: Final = 1000
-"""Beyond this many, what cannot wait (news of the connection) is dropped and counted."""
+"""Beyond so many, lines that cannot wait (news of the connection) are dropped and counted."""
 GONE: Final = frozenset({errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.EBADF})
-"""Errors after which nobody will read any more."""
+"""Errors after which there is no reader any more."""
 
 
 class Output:
     """Lines on their way to stdout. Belongs to the loop in which it was made.
 
     Args:
-        on_gone: called, once, when nobody reads any more.
+        on_gone: called, once, when there is no reader any more.
     """
 
     def __init__(self, on_gone: Callable[[], None]) -> None:
         self.through: TextIO | None = None
-        """Stands in for stdout while a half-typed line must be kept apart from the others."""
+        """Used in place of stdout while a half-typed line must not be mixed with others."""
         self.lost = 0
         """Lines that were not written."""
         self._on_gone = on_gone
@@ -50,12 +50,12 @@ class Output:
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._waiting = 0
         self._moved = asyncio.Event()
-        # A daemon: whoever leaves does not wait for a reader that reads no more. It writes below
-        # sys.stdout, whose lock, held by a thread that waits, is fatal at exit.
+        # A daemon thread: the exit does not wait for a reader that has stopped. It writes to the
+        # descriptor: the lock of sys.stdout, held by a waiting thread, is fatal at exit.
         threading.Thread(target=self._write_all, name="stdout", daemon=True).start()
 
     def say(self, text: str) -> None:
-        """Put a line on its way; what it might do to a terminal is escaped. Never raises."""
+        """Queue a line; what could control a terminal is escaped. Never raises."""
         line = encodable(printable(text), self._encoding)
         if self.through is not None:
             self.through.write(f"{line}\n")
@@ -66,11 +66,11 @@ class Output:
             self._lines.put(f"{line}\n".encode(self._encoding))
 
     async def room(self) -> None:
-        """Wait while many lines wait to be read."""
+        """Wait while many lines are queued."""
         await self._at_most(ROOM)
 
     async def written(self) -> None:
-        """Wait until every line was written, or lost."""
+        """Wait until every line is written, or lost."""
         await self._at_most(0)
 
     async def _at_most(self, lines: int) -> None:
@@ -81,7 +81,7 @@ class Output:
     # --- in the loop, told by the thread ------------------------------------------------------
 
     def _took(self, problem: OSError | None) -> None:
-        """A line was written, or not."""
+        """Count a line that was written, or lost with an error."""
         self._waiting -= 1
         self._moved.set()
         if problem is None:
@@ -113,7 +113,7 @@ class Output:
 
     def _write(self, data: bytes) -> None:
         if self._descriptor is None:
-            # There is none, as under pythonw; or somebody has replaced it by an object.
+            # There is none, as under pythonw; or an object has replaced it.
             if sys.stdout is not None:
                 sys.stdout.write(data.decode(self._encoding))
                 sys.stdout.flush()
@@ -121,7 +121,7 @@ class Output:
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # Whoever gave it to us does not want to block; we may.
+            except BlockingIOError:  # Another process has set O_NONBLOCK on it; we may wait.
                 select.select([], [self._descriptor], [])
 
 

@@ -1,7 +1,7 @@
-"""Where does a token come from, and until when is it good?
+"""Tokens: where does a token come from, and when does it expire?
 
-The client cannot check a token, only its gateway can. It reads one thing in it, when it ends, to
-show a fresh one in time.
+The client cannot check a token, only its gateway can. It reads one thing in it, its expiry, to
+send a new one in time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 MAX_TOKEN_BYTES: Final = 64 * 1024
-"""No gateway takes a longer one: it would not fit into a frame."""
+"""No gateway accepts a longer one: it would not fit into a frame."""
 
 TokenSource = Callable[[], str | Awaitable[str]]
-"""Returns the token that is good now, or raises whatever it likes when there is none."""
+"""Returns the token that is valid now, or raises any exception when there is none."""
 
 _decode_claims: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -33,9 +33,9 @@ class TokenUnavailable(Exception):
 
 
 def expires_at(token: str) -> float | None:
-    """Return when a JSON Web Token ends (Unix seconds).
+    """Return when a JSON Web Token expires (Unix seconds).
 
-    None when it does not say so, or is no such token: then there is nothing to be renewed.
+    None when it does not say so, or is no such token: then there is nothing to renew.
     """
     parts = token.split(".")
     if len(parts) != 3:
@@ -50,19 +50,19 @@ def expires_at(token: str) -> float | None:
 
 
 def outlives(fresh: str, old: str) -> bool:
-    """Say whether a token is worth being shown while the old one is good still.
+    """Say whether a token may be sent while the old one is still valid: it must expire later.
 
-    One that is no better, or half a file, would end a session that lives.
+    A token that is not better, or half a file, would end a live session.
     """
     old_end, fresh_end = expires_at(old), expires_at(fresh)
     return old_end is not None and fresh_end is not None and fresh_end > old_end
 
 
 async def fetch(source: str | TokenSource, timeout_s: float) -> str:
-    """Return what a source gives now.
+    """Return the token that a source gives now.
 
     Raises:
-        TokenUnavailable: it failed, in whatever way, or took too long.
+        TokenUnavailable: it failed in any way, or took too long.
     """
     if isinstance(source, str):
         return source
@@ -79,9 +79,9 @@ async def fetch(source: str | TokenSource, timeout_s: float) -> str:
     except asyncio.CancelledError as problem:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            raise  # We are meant.
+            raise  # Our own task is cancelled.
         raise TokenUnavailable("the source of the token was cancelled") from problem
-    except Exception as problem:  # A foreign function: what it may raise is not ours to list.
+    except Exception as problem:  # A function of the application may raise anything.
         text = f"{type(problem).__name__}: {problem}"
         raise TokenUnavailable(" ".join(text.split())) from problem
     if not isinstance(token, str):
@@ -94,9 +94,9 @@ async def fetch(source: str | TokenSource, timeout_s: float) -> str:
 
 
 class TokenFile:
-    """A file with a token in it, which somebody may replace at any time: read at each call.
+    """A file with a token in it, which may be replaced at any time: it is read at each call.
 
-    A pipe can be read only once, so what it gave is kept.
+    A pipe can be read only once, so its token is kept.
 
     Raises:
         TokenUnavailable: at a call, when there is no token in the file now.
@@ -122,7 +122,7 @@ class TokenFile:
         return token
 
     def _read(self) -> tuple[str, bool]:
-        """Return what is in it, and whether it can be read again."""
+        """Return the token, and whether the file can be read again."""
         with Path(self.path).open("rb") as file:
             data = file.read(MAX_TOKEN_BYTES + 1)
             again = stat.S_ISREG(os.fstat(file.fileno()).st_mode)

@@ -1,14 +1,14 @@
 """python -m wsdemo.gateway: a gateway as a process of its own.
 
 A mistake on the command line, or a gateway that cannot start, is one line on stderr and exit
-code 2. SIGTERM, SIGINT and SIGHUP drain it, with code 0; asked twice, it ends at once, with code 1
-(`signals` says more).
+code 2. SIGTERM, SIGINT and SIGHUP drain it, with code 0; signalled again, it ends at once, with
+code 1 (`signals` says more).
 """
 
 from __future__ import annotations
 
 if __name__ == "__main__":
-    # Before all that takes its time: a signal may come during the imports.
+    # First of all: a signal may come during the imports, which take time.
     from wsdemo.gateway.signals import leave_at_once
 
     leave_at_once()
@@ -246,7 +246,7 @@ def settings_of(arguments: argparse.Namespace) -> GatewaySettings:
 def _limits_of(arguments: argparse.Namespace) -> Limits:
     given = _given(arguments, Limits)
     if arguments.user_id_pattern is not None:
-        # Whoever says what an id is made of says with it how long one may be.
+        # A pattern of one's own decides the length as well.
         given.setdefault("max_user_id_chars", MAX_USER_ID_CHARS)
     return Limits(**given)
 
@@ -272,7 +272,7 @@ async def serve(settings: GatewaySettings, journal: Journal, bind: Bind = bind) 
 
     def on_first() -> None:
         told.set()
-        starting.cancel()  # If it has not ended; whatever it has begun it undoes.
+        starting.cancel()  # If it has not ended; it undoes what it has begun.
 
     with signals.Requests(on_first, gateway.hurry, end_at_once).heard_on(loop):
         try:
@@ -282,7 +282,7 @@ async def serve(settings: GatewaySettings, journal: Journal, bind: Bind = bind) 
                 raise
             _log.info("[Gateway] %s was told to stop before it ran", settings.gateway_id)
             return
-        # What exists now stays; the collector need not look at it again and again.
+        # What exists now stays: the garbage collector need not check it again and again.
         gc.collect()
         gc.freeze()
         await _run(gateway, told)
@@ -344,11 +344,11 @@ def run(command: Parser, settings: GatewaySettings, log: Log, bind: Bind, *, is_
     """Run a gateway to its end; one that cannot start ends with one line and exit code 2.
 
     Args:
-        is_all: whether the process is there for nothing else, and may be ended.
+        is_all: whether the process does nothing else, and may be ended.
     """
 
     def fail(why: str) -> NoReturn:
-        log.flush()  # What led to it stands before it.
+        log.flush()  # So that this line is the last one.
         command.fail(why)
 
     runner = asyncio.Runner(loop_factory=_loop_factory())
@@ -373,7 +373,7 @@ def run(command: Parser, settings: GatewaySettings, log: Log, bind: Bind, *, is_
         fail(f"cannot listen on {problem}")
     finally:
         if is_all:
-            # All is done and said; closing the loop may wait for a resolver that does not answer.
+            # All is done; closing the loop may wait for a resolver that does not answer.
             signals.end_soon(sys.exception())
         runner.close()
 

@@ -1,8 +1,8 @@
-"""Is this user who they say?
+"""Authentication: is this user who they say?
 
 A token is a JSON Web Token, signed with a secret that all gateways of a cluster share: `sub` is
-the user, `exp` when it ends. PyJWT reads and checks it; here is decided what must be in it. Why a
-token was refused is nobody's business: the answer has no reason, and neither has the log.
+the user, `exp` its expiry. PyJWT reads and checks it; this module decides what must be in it. An
+attacker must not learn why a token was refused: neither the answer nor the log gives a reason.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ALGORITHM: Final = "HS256"
 """The only one that is accepted: a token does not choose how it is checked."""
 MAX_SECRET_BYTES: Final = 4096
 END_OF_TIME: Final = 2.0**53
-"""No token ends later (Unix seconds); a whole number may be too large to be a float at all."""
+"""No token may expire later (Unix seconds): a larger whole number may not fit into a float."""
 
 
 class NotAuthentic(Exception):
-    """The token does not prove that this is that user, now."""
+    """The token does not prove that this is that user now."""
 
 
 def read_secret(path: str) -> bytes:
-    """Return the secret in a file; white space around it does not count.
+    """Return the secret in a file, without white space around it.
 
     Raises:
         SettingsError: it cannot be read, or is too short or too long to be one.
@@ -51,7 +51,7 @@ def mint_token(secret: bytes, user: str, expires_at: float) -> str:
     Raises:
         ValueError: nobody may be called that, or the time is none.
     """
-    if not is_fit(user):  # Which of the others it takes is up to the pattern of each gateway.
+    if not is_fit(user):  # The pattern of each gateway may allow fewer ids.
         raise ValueError(f"user id {user!r:.80} is not valid: {RULE}")
     if not 0 <= expires_at < END_OF_TIME:
         raise ValueError(f"a token cannot end at {expires_at!r}")
@@ -65,7 +65,7 @@ def expiry_of(secret: bytes, token: str, user: str, now: float) -> float:
         NotAuthentic: it is no token, not signed with this secret, another user's, or has ended.
     """
     try:
-        # Its end is checked below, against the caller's clock.
+        # Its expiry is checked below, against the caller's clock.
         claims: dict[str, Any] = jwt.decode(
             token,
             secret,

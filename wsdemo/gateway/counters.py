@@ -1,7 +1,7 @@
-"""What has this gateway done so far?
+"""Metrics: what has this gateway done so far?
 
-Plain integers, so that counting on the hot path costs an addition; `/metrics` reads them when it
-is asked, through a registry of its own, because several gateways may share a process.
+Plain integers, so that counting costs one addition for each message. `/metrics` reads them on
+request, through a registry of its own, because several gateways may share a process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 @dataclass(slots=True)
 class Counters:
-    """All of them only grow. A name of the form `{metric}_{value}` is one value of a label."""
+    """Counters; all of them only grow. `{metric}_{value}` stands for one value of a label."""
 
     connections_accepted: int = 0
     connections_refused: int = 0
@@ -114,7 +114,7 @@ HELP: Final[Mapping[str, str]] = {
 
 
 class Histogram:
-    """How often a duration was how long. Seconds."""
+    """A histogram of durations, in seconds."""
 
     def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
         self.name = name
@@ -124,7 +124,7 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Take note of one duration."""
+        """Count one duration."""
         self._counts[bisect.bisect_left(self.bounds, value)] += 1
         self._sum += value
 

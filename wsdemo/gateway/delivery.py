@@ -1,13 +1,13 @@
-"""Where does this message go next: here, to another gateway, or nowhere?
+"""Delivery: where does a message go next: to a user here, to another gateway, or nowhere?
 
-The one place where registry, presence and router meet. On the way out, a message for a user of
-this gateway goes to that user's outbox, any other through the route script. On the way in, it goes
-to exactly the session that the script found, or back as a bounce; an entry that points to a
-session which does not exist is released, compared by its owner as always.
+Registry, presence and router meet here. On the way out, a message for a user of this gateway goes
+to the outbox of that user; any other goes through the route script. On the way in, it goes to
+exactly the session that the script found, or back as a bounce. An entry in Redis that points to a
+session which does not exist is released, if it is still the same entry.
 
-The sender is told the truth as far as it is known here. A message without an `id` gets the demo's
-answers: silence when it was handed on, an error frame when not. One with an `id` gets an ack.
-A bounced message is not sent after the user a second time: it could arrive behind a later one.
+The sender is told what is known here. A message without an `id` gets the demo's answers: none when
+it was handed on, an error frame when it was not. A message with an `id` gets an ack. A bounced
+message is not sent a second time: it could arrive after a later one (at-most-once, in order).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, Protocol
 
-from wsdemo.events import Emit, Event, Kind
+from wsdemo.events import Kind
 from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.journal import ROUTER_LOG, Journal
+from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.registry import Registry, each
 from wsdemo.presence import Claim, Presence
 from wsdemo.protocol import (
@@ -29,7 +30,7 @@ from wsdemo.protocol import (
     Code,
     Direct,
     Kick,
-    Message,
+    MessageRequest,
     Say,
     Status,
     ack_text,
@@ -46,8 +47,8 @@ MAX_REPAIRS: Final = 64
 """Stale entries that are being removed at the same time."""
 
 
-class Session(Protocol):
-    """What delivery needs of a session. None of its methods raises: it ends, if it must."""
+class Endpoint(Protocol):
+    """What delivery needs of a session. No method raises; on an error the session ends."""
 
     @property
     def user(self) -> str: ...
@@ -62,30 +63,28 @@ class Session(Protocol):
 
 
 class Delivery:
-    """The switch of one gateway."""
+    """The message switch of one gateway."""
 
     def __init__(
         self,
         gateway_id: str,
         registry: Registry[Any],
         presence: Presence,
+        router: Router,
         counters: Counters,
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
-        clock: Callable[[], float],
-        emit: Emit | None = None,
+        observer: Observer,
     ) -> None:
         self._gateway_id = gateway_id
         self._registry = registry
         self._presence = presence
+        self._router = router
         self._counters = counters
         self._journal = journal
         self._spawn = spawn
-        self._clock = clock
-        self._emit = emit
+        self._observer = observer.if_observed
         self._repairing: set[str] = set()
-        self.router: Router | None = None
-        """Set by the gateway as soon as there is one: it needs `receive`, we need it."""
 
     @property
     def repairs(self) -> int:
@@ -94,30 +93,29 @@ class Delivery:
 
     # --- out ---------------------------------------------------------------------------------
 
-    def submit(self, sender: Session, message: Message) -> None:
-        """Send a message on its way; the sender is told of the outcome, at once or later."""
+    def submit(self, sender: Endpoint, message: MessageRequest) -> None:
+        """Route a message; the sender is told the outcome, at once or later."""
         self._counters.messages_received += 1
         started = 0.0
-        if self._emit is not None:
-            started = self._clock()
-            self._emit_hop(Kind.MESSAGE, started, sender.user, message.to, message.id)
-        local: Session | None = self._registry.by_user(message.to)
+        if self._observer is not None:
+            started = self._observer.hop(Kind.MESSAGE, sender.user, message.to, message.id)
+        local: Endpoint | None = self._registry.by_user(message.to)
         if local is not None:
             self._deliver_here(sender, message, local)
         else:
             self._forward(sender, message, started)
 
-    def _deliver_here(self, sender: Session, message: Message, recipient: Session) -> None:
+    def _deliver_here(self, sender: Endpoint, message: MessageRequest, recipient: Endpoint) -> None:
         counters = self._counters
         counters.routes_local += 1
         counters.messages_delivered += 1
         recipient.deliver(message_text(sender.user, bytes(message.content), message.id))
-        if self._emit is not None:
-            self._emit_hop(Kind.DELIVER, self._clock(), message.to, sender.user, message.id)
+        if self._observer is not None:
+            self._observer.hop(Kind.DELIVER, message.to, sender.user, message.id)
         if message.id is not None:
             sender.send(ack_text(message.id, Status.ROUTED))
 
-    def _forward(self, sender: Session, message: Message, started: float) -> None:
+    def _forward(self, sender: Endpoint, message: MessageRequest, started: float) -> None:
         head = direct_head(
             sender.user,
             message.to,
@@ -126,9 +124,8 @@ class Delivery:
             self._gateway_id,
             sender.conn_id,
         )
-        assert self.router is not None
         try:
-            self.router.route(
+            self._router.route(
                 message.to, head, partial(self._routed, sender, message.to, message.id, started)
             )
         except (LinkDown, LinkBusy):
@@ -138,27 +135,14 @@ class Delivery:
         sender.sent_one()
 
     def _routed(
-        self, sender: Session, to: str, msg_id: str | None, started: float, reply: Any
+        self, sender: Endpoint, to: str, msg_id: str | None, started: float, reply: Any
     ) -> None:
-        """Tell the sender what the route script said."""
+        """Tell the sender the result of the route script."""
         sender.answered_one()
         status = self._status(reply)
-        if self._emit is not None:
-            self._emit(
-                Event(
-                    Kind.ROUTE,
-                    self._clock(),
-                    self._gateway_id,
-                    user=to,
-                    gateway=self._gateway_id,
-                    peer=reply[1].decode() if status is Status.ROUTED else "",
-                    conn_id=sender.conn_id,
-                    msg_id=msg_id or "",
-                    ok=status is Status.ROUTED,
-                    reason=status.value,
-                    t_start=started,
-                )
-            )
+        if self._observer is not None:
+            gateway = reply[1].decode() if status is Status.ROUTED else ""
+            self._observer.routed(to, gateway, sender.conn_id, msg_id, status, started)
         if status is Status.ROUTED:
             if msg_id is not None:
                 sender.send(ack_text(msg_id, status))
@@ -184,14 +168,14 @@ class Delivery:
             return Status.UNREACHABLE
         if outcome == b"malformed":
             counters.malformed_presence += 1
-        elif self.router is not None and self.router.leases_may_lapse:
+        elif self._router.leases_may_lapse:
             counters.routes_busy += 1
-            return Status.BUSY  # Who is present may be missing there: nobody knows.
+            return Status.BUSY  # Leases may have lapsed: a user who is online may be missing.
         counters.routes_offline += 1
         return Status.OFFLINE
 
     def _tell(
-        self, sender: Session, msg_id: str | None, status: Status, code: str | None = None
+        self, sender: Endpoint, msg_id: str | None, status: Status, code: str | None = None
     ) -> None:
         if msg_id is not None:
             sender.send(ack_text(msg_id, status))
@@ -199,11 +183,21 @@ class Delivery:
         say = Say.USER_NOT_FOUND if status is Status.OFFLINE else Say.SEND_FAILED
         sender.send(error_text(say, code or status.value))
 
+    def kick(self, previous: Claim, token: int) -> None:
+        """Tell a session that a newer one (with this token) has taken its place. Its gateway may
+        have been asleep, and not know it.
+        """
+        self._counters.kicks_sent += 1
+        self._router.tell(
+            previous.gateway_id,
+            Kick(user=previous.user, connId=previous.conn_id, token=token),
+        )
+
     # --- in ----------------------------------------------------------------------------------
 
     def receive(self, envelope: Direct | Broadcast | Kick | Bounce) -> None:
-        """Take what another gateway has published for this one. Never raises: an error costs this
-        message and not the subscription, on which everybody else hears.
+        """Handle what another gateway has published for this one. Never raises: an error may lose
+        this message, but must not end the subscription of all users.
         """
         try:
             match envelope:
@@ -225,24 +219,24 @@ class Delivery:
     def _receive_direct(self, envelope: Direct) -> None:
         to, conn_id = envelope.to, envelope.toConn
         registry = self._registry
-        # The demo's gateways name no session: then it is for whoever the user is here.
+        # The demo's gateways name no session: then it goes to the user's session here.
         session = registry.by_conn(conn_id) if conn_id else registry.by_user(to)
-        if self._emit is not None:
-            self._emit_hop(Kind.RECEIVE, self._clock(), to, envelope.sender, envelope.id)
+        if self._observer is not None:
+            self._observer.hop(Kind.RECEIVE, to, envelope.sender, envelope.id)
         if session is None or session.user != to:
             self._bounce(envelope)
             return
         self._counters.messages_delivered += 1
         session.deliver(message_text(envelope.sender, bytes(envelope.content), envelope.id))
-        if self._emit is not None:
-            self._emit_hop(Kind.DELIVER, self._clock(), to, envelope.sender, envelope.id)
+        if self._observer is not None:
+            self._observer.hop(Kind.DELIVER, to, envelope.sender, envelope.id)
 
     def _bounce(self, envelope: Direct) -> None:
         self._counters.bounces_sent += 1
-        if self._emit is not None:
-            self._emit_hop(Kind.BOUNCE, self._clock(), envelope.to, envelope.sender, envelope.id)
-        if envelope.fromGw and envelope.fromConn and self.router is not None:
-            self.router.tell(
+        if self._observer is not None:
+            self._observer.hop(Kind.BOUNCE, envelope.to, envelope.sender, envelope.id)
+        if envelope.fromGw and envelope.fromConn:
+            self._router.tell(
                 envelope.fromGw,
                 Bounce(fromConn=envelope.fromConn, to=envelope.to, id=envelope.id),
             )
@@ -270,20 +264,6 @@ class Delivery:
         self._counters.kicks_received += 1
         session = self._registry.by_conn(conn_id)
         if session is not None and session.user == user:
-            if self._emit is not None:
-                self._emit_hop(Kind.KICK, self._clock(), user, "", None)
+            if self._observer is not None:
+                self._observer.hop(Kind.KICK, user, "", None)
             session.end(Code.REPLACED)
-
-    def _emit_hop(self, kind: Kind, t: float, user: str, peer: str, msg_id: str | None) -> None:
-        assert self._emit is not None
-        self._emit(
-            Event(
-                kind,
-                t,
-                self._gateway_id,
-                user=user,
-                gateway=self._gateway_id,
-                peer=peer,
-                msg_id=msg_id or "",
-            )
-        )

@@ -1,11 +1,11 @@
-"""Which open files was this process given, and how many may it have?
+"""File descriptors: which ones was this process given, and how many may it open?
 
 Each connection is an open file. A limit that is too low is raised as far as the system allows, and
-told when that is not enough: otherwise the first to notice would be a user who does not come in.
+a warning is logged when that is not enough: otherwise users would be the first to notice.
 
-A service manager may have opened the sockets to listen on already (systemd's socket activation:
-LISTEN_FDS and LISTEN_PID, descriptors from 3 on). Then connections wait in them while a gateway
-restarts, and it needs no right to open a port.
+A service manager may have opened the listening sockets already (systemd's socket activation:
+LISTEN_FDS and LISTEN_PID, descriptors from 3 on). Then new connections wait in them while a
+gateway restarts, and the gateway needs no right to open a port.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ except ImportError:  # pragma: no cover - Windows has no such limit
 
 FIRST_GIVEN: Final = 3
 RESERVE: Final = 32
-"""Open files beside connections: Redis, listening sockets, the log, the loop's own, and those
-connections that are only there to be refused."""
+"""Open files beside connections: Redis, listening sockets, the log, the event loop's own, and
+connections that are about to be refused."""
 FAMILIES: Final = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None)}
 
 
 def make_room(limits: Limits) -> str:
-    """Raise the limit of open files to what the limits of a gateway may need.
+    """Raise the limit of open files to what a gateway with these limits may need.
 
-    Return what is to be told when not even all connections fit, '' when they do.
+    Returns:
+        A warning when not even all allowed connections fit; '' when they do.
     """
     if resource is None:
         return ""
-    # Twice as many connections as may stay are accepted and refused before they are hung up on.
+    # Up to twice the allowed connections are accepted, to be refused with an answer.
     wanted, needed = 2 * limits.max_connections + RESERVE, limits.max_connections + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -45,7 +46,7 @@ def make_room(limits: Limits) -> str:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
     except (ValueError, OSError):
-        raised = soft  # macOS has another bound beside the hard limit.
+        raised = soft  # macOS has one more bound, below the hard limit.
     if raised >= needed:
         return ""
     return (
@@ -58,11 +59,12 @@ def make_room(limits: Limits) -> str:
 def given_sockets(environ: MutableMapping[str, str]) -> tuple[list[socket.socket], str]:
     """Take the listening sockets that a service manager has opened for this process.
 
-    Return them, and what is to be told beside; both are usually empty. The variables are removed,
-    so that no child believes that they are for it.
+    Returns:
+        The sockets, and a warning; both are usually empty. The environment variables are removed,
+        so that no child process takes them for its own.
 
     Raises:
-        SettingsError: they are not what a gateway can listen on.
+        SettingsError: a gateway cannot listen on them.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)

@@ -1,9 +1,9 @@
-"""Whose connection is it that a proxy passes on?
+"""Client address behind a proxy: whose connection is it that a proxy forwards?
 
-A proxy writes the address of its client into a header, behind whatever the client itself wrote
-there. So the text is read from its end: the nearest address that is not a trusted proxy's decides,
-and what stands before it anybody may have made up. Nothing here opens a door: a text that cannot be
-read is told apart from one that can, with the reason.
+A proxy appends the address of its client to a header, after what the client itself may have
+written there. So the text is read from its end: the nearest address that is not a trusted proxy's
+decides; what stands before it may be forged. A text that cannot be read is never guessed at: the
+result says why it cannot.
 
 Proxies write addresses in many ways: with a port, in brackets, in quotes, with a zone, as IPv4
 within IPv6. All of these are read. Pure: no I/O.
@@ -20,12 +20,12 @@ from typing import Final, NamedTuple
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_HOPS: Final = 16
-"""Proxies in a row that are looked at, from the nearest on."""
+"""How many proxies in a row are looked at, beginning with the nearest."""
 MAX_PARTS: Final = 64
-"""Pieces between commas that are looked at; more are not even taken apart."""
+"""How many parts between commas are looked at; the rest is not even split."""
 MAX_ELEMENT_CHARS: Final = 1024
 MAX_NAME_CHARS: Final = 128
-"""An address with its port, zone and brackets has its place in it."""
+"""Enough for an address with its port, zone and brackets."""
 
 _OBFUSCATED: Final = re.compile(r"_[A-Za-z0-9._-]+")  # RFC 7239, section 6.3
 _PORT: Final = rf"(?::(?:\d{{0,5}}|{_OBFUSCATED.pattern}))?"
@@ -52,7 +52,7 @@ class Header(StrEnum):
 
 
 class Unrecognised(StrEnum):
-    """Why it is not known whose connection it is."""
+    """Why the client's address is not known."""
 
     ABSENT = "absent"
     UNREADABLE = "unreadable"
@@ -96,7 +96,7 @@ def deciding_hop(text: str, header: Header, is_proxy: Callable[[IPAddress | None
             comes over a socket of this machine is.
     """
     if header is Header.X_REAL_IP and "," in text:
-        # It names one address. Of two, one was written by who knows whom.
+        # It names one address. Of two, one may be forged.
         return Hop(None, Unrecognised.UNREADABLE, text)
     farthest = Hop(None, Unrecognised.ABSENT, "")
     for seen, element in enumerate(_from_the_end(text)):

@@ -1,10 +1,9 @@
-"""Is this the handshake that nearly every client sends, and what is the answer?
+"""WebSocket handshake: is this the request that nearly every client sends, and what is the answer?
 
-Browsers and libraries ask for a WebSocket in one packet with a handful of headers. That common
-request is answered here in a few microseconds. Whatever is not plainly of the common kind, valid
-or not, is left to the general parser of websockets, which knows all the rest; a test holds the
-answers of both together, byte for byte. What both have to read alike, or what the library does not
-know of HTTP, stands below: hosts, targets, and the subprotocols that are offered.
+Browsers and libraries ask for a WebSocket in one packet with a few headers. This common request is
+answered here in a few microseconds. Any other request, valid or not, is left to the general parser
+of websockets; a test compares the answers of both, byte for byte. Below stands what both must read
+alike, or what the library does not know of HTTP: hosts, targets, and offered subprotocols.
 """
 
 from __future__ import annotations
@@ -172,7 +171,7 @@ def is_own_page(origin: str, host: str) -> bool:
 
 
 class Target(NamedTuple):
-    """What a request asks for, and whom."""
+    """The path and the host that a request asks for."""
 
     path: str
     """Without the query."""

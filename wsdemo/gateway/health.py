@@ -1,13 +1,12 @@
-"""Who has gone silent, and whose lease is due?
+"""Leases and heartbeats: which sessions are silent, and whose lease has to be renewed?
 
 Each question has a pure answer (`stale`, `due`, `quiet`: sessions and a time in, sessions out)
-and a loop that acts on it. Leases are renewed on evidence of life only: whoever is in Redis has
-been heard of within the TTL. A gateway that finds that its own loop stood still blames itself
-first, and nobody is dropped for a silence in which it was not listening. Which loop wakes up first
-after that nobody knows, so each of them looks how late it is.
+and a loop that acts on it. A lease is renewed only after a sign of life: every user in Redis has
+sent something within the TTL. When the gateway's own event loop stood still, no client is dropped
+for that time. Any of the loops may be the first to run again, so each one checks how late it is.
 
-What goes wrong in one round of a loop has a witness, and is not the end of the loop: without it,
-all users would be forgotten one TTL later.
+An error in one round of a loop is reported and does not end the loop: without the loop, all users
+would be forgotten one TTL later.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
-from wsdemo.events import Event, Kind
+from wsdemo.events import Kind
+from wsdemo.gateway.counters import Histogram
 from wsdemo.gateway.registry import each
-from wsdemo.gateway.session import Desk, Session, State, release
+from wsdemo.gateway.session import Session, SessionServices, SessionState, release
 from wsdemo.presence import Refresh, Renewal
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import CommandError
@@ -32,7 +32,7 @@ RESYNC_STEP_S: Final = 0.05
 
 
 class Alive(Protocol):
-    """What the decisions look at. Times in seconds on one clock."""
+    """What the decisions need of a session. Times in seconds on one clock."""
 
     @property
     def last_life(self) -> float: ...
@@ -45,30 +45,30 @@ class Leased(Alive, Protocol):
     def refresh_after(self) -> float: ...
 
 
-class Wire(Protocol):
+class PingTimes(Protocol):
     @property
     def last_read(self) -> float: ...
     @property
     def pinged_at(self) -> float: ...
 
 
-class Wired(Protocol):
+class HasSocket(Protocol):
     @property
-    def socket(self) -> Wire: ...
+    def socket(self) -> PingTimes: ...
 
 
 A = TypeVar("A", bound=Alive)
 L = TypeVar("L", bound=Leased)
-W = TypeVar("W", bound=Wired)
+W = TypeVar("W", bound=HasSocket)
 
 
 def stale(sessions: Iterable[A], now: float, after_s: float) -> list[A]:
-    """Return the sessions of which nothing was heard for longer than `after_s`."""
+    """Return the sessions that have been silent for longer than `after_s`."""
     return [session for session in sessions if now - session.last_life > after_s]
 
 
 def due(sessions: Iterable[L], now: float) -> list[L]:
-    """Return the sessions that showed life since their lease was renewed, if not just now."""
+    """Return the sessions with a sign of life since the last renewal, if that may be renewed."""
     return [
         session
         for session in sessions
@@ -82,21 +82,22 @@ def quiet(
     """Return the sessions to ping, silent for an interval, and those whose ping timed out."""
     to_ping, to_drop = [], []
     for session in sessions:
-        wire = session.socket
-        if wire.pinged_at:
-            if now - wire.pinged_at > timeout_s:
+        socket = session.socket
+        if socket.pinged_at:
+            if now - socket.pinged_at > timeout_s:
                 to_drop.append(session)
-        elif now - wire.last_read > interval_s:
+        elif now - socket.last_read > interval_s:
             to_ping.append(session)
     return to_ping, to_drop
 
 
 class Health:
-    """The loops of one gateway that watch over its sessions."""
+    """The loops of one gateway that check its sessions."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._timing = desk.settings.timing
+    def __init__(self, services: SessionServices, loop_lag: Histogram) -> None:
+        self._services = services
+        self._loop_lag = loop_lag
+        self._timing = services.settings.timing
         self._grace_until = 0.0
         self._stalled_until = 0.0
 
@@ -114,67 +115,73 @@ class Health:
                 )
 
     async def _sleep(self, pause_s: float) -> None:
-        """Sleep, and see whether that took longer than it should."""
-        before = self._desk.clock()
+        """Sleep, and check whether that took longer than it should."""
+        before = self._services.clock()
         await asyncio.sleep(pause_s)
-        self._notice_stall(self._desk.clock() - before - pause_s)
+        self._notice_stall(self._services.clock() - before - pause_s)
 
     # --- leases ------------------------------------------------------------------------------
 
     async def renew(self) -> None:
         """Each tick, renew the leases that are due, in one batch. Runs until cancelled."""
         tick_s = self._timing.tick_s
-        await self._repeat(lambda: tick_s * self._desk.rng.uniform(0.9, 1.1), self._renew_due)
+        await self._repeat(lambda: tick_s * self._services.rng.uniform(0.9, 1.1), self._renew_due)
 
     async def _renew_due(self) -> None:
-        sessions = due(self._desk.registry.sessions(), self._desk.clock())
-        if self._desk.settings.auth_secret is not None:
+        sessions = due(self._services.registry.sessions(), self._services.clock())
+        if self._services.settings.auth_secret is not None:
             self._end_expired()
-            sessions = [s for s in sessions if s.state is State.REGISTERED]
+            sessions = [s for s in sessions if s.state is SessionState.REGISTERED]
         if sessions:
             await self._refresh(sessions)
 
     def _end_expired(self) -> None:
-        """Tell those whose token has ended, also if they have been silent since."""
-        now = self._desk.time_of_day()
-        expired = [session for session in self._desk.registry if session.expires_at <= now]
-        self._desk.counters.tokens_expired += len(expired)
+        """End the sessions whose token has expired, also those that are silent."""
+        now = self._services.time_of_day()
+        expired = [session for session in self._services.registry if session.expires_at <= now]
+        self._services.counters.tokens_expired += len(expired)
         each(expired, lambda session: session.end(Code.AUTH))
 
     async def resync(self) -> None:
-        """Renew every lease, paced, and release what is owed: Redis is back, or this gateway."""
-        sessions = list(self._desk.registry)
-        step = max(1, round(self._desk.settings.limits.resync_per_s * RESYNC_STEP_S))
+        """Renew every lease, at a limited rate, and make up for missed releases. For when Redis
+        is back, or this gateway is.
+        """
+        sessions = list(self._services.registry)
+        step = max(1, round(self._services.settings.limits.resync_per_s * RESYNC_STEP_S))
         for start in range(0, len(sessions), step):
             if start:
                 await asyncio.sleep(RESYNC_STEP_S)
-            batch = [s for s in sessions[start : start + step] if s.state is State.REGISTERED]
+            batch = [
+                s for s in sessions[start : start + step] if s.state is SessionState.REGISTERED
+            ]
             await self._refresh(batch)
         await self._release_owed(step)
 
     async def _release_owed(self, step: int) -> None:
-        """End in Redis what has ended here while it was away. What fails again is owed again."""
-        desk = self._desk
-        owed = list(desk.owed.values())
-        desk.owed.clear()
+        """Release in Redis the sessions that ended here while it was away. A release that fails
+        again is kept again.
+        """
+        services = self._services
+        owed = list(services.backlog.owed.values())
+        services.backlog.owed.clear()
         for start in range(0, len(owed), step):
             if start:
                 await asyncio.sleep(RESYNC_STEP_S)
             await asyncio.wait(
-                [desk.spawn(release(desk, claim)) for claim in owed[start : start + step]]
+                [services.spawn(release(services, claim)) for claim in owed[start : start + step]]
             )
 
     async def _refresh(self, sessions: Sequence[Session]) -> None:
-        desk, now = self._desk, self._desk.clock()
+        services, now = self._services, self._services.clock()
         ttl_s = self._timing.presence_ttl_s
         lives = [session.last_life for session in sessions]
         renewals = []
         for session in sessions:
             assert session.claim is not None
-            # The lease counts from the sign of life, not from the moment it is written.
+            # The lease begins at the sign of life, not when it is written.
             left_s = ttl_s - (now - session.last_life)
             renewals.append(Renewal(session.claim, max(1, round(1000 * left_s))))
-        results = await desk.presence.refresh(renewals)
+        results = await services.presence.refresh(renewals)
         answers = zip(lives, renewals, results, strict=True)
         answer_of = dict(zip(sessions, answers, strict=True))
         each(sessions, lambda session: self._refreshed(session, *answer_of[session]))
@@ -182,9 +189,9 @@ class Health:
     def _refreshed(
         self, session: Session, life: float, renewal: Renewal, result: Refresh | Exception
     ) -> None:
-        if session.state is not State.REGISTERED or session.claim is not renewal.claim:
-            return  # It has ended, or registered again, while Redis was asked.
-        counters = self._desk.counters
+        if session.state is not SessionState.REGISTERED or session.claim is not renewal.claim:
+            return  # It has ended, or registered again, before the answer came.
+        counters = self._services.counters
         if isinstance(result, Exception):
             counters.refreshes_failed += 1
             self._not_refreshed(session, result)
@@ -202,47 +209,28 @@ class Health:
                 session.end(Code.STALE)
         if result in (Refresh.OK, Refresh.RECLAIMED):
             session.last_refresh = life
-            session.refresh_after = self._desk.clock() + self._desk.next_refresh_s()
-        if self._desk.emit is not None:
-            self._emit(session, result)
+            session.refresh_after = self._services.clock() + self._services.next_refresh_s()
+        self._services.observer.refreshed(renewal.claim, result)
 
     def _not_refreshed(self, session: Session, problem: Exception) -> None:
-        """Try again at the next tick; while Redis is away, or refuses everybody, sockets stay.
+        """Try again at the next tick. Sockets stay while Redis is away, or refuses all writes.
 
-        But when Redis works and keeps refusing this one user for a whole TTL, then the user is
-        not present any more, and is told.
+        But when Redis works and refuses this one user for a whole TTL, the lease has ended, and
+        so does the session.
         """
         if not isinstance(problem, LINK_ERRORS):
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a lease could not be renewed", "exception": problem}
             )
-        lost_s = self._desk.clock() - session.last_refresh
+        lost_s = self._services.clock() - session.last_refresh
         if not isinstance(problem, CommandError):
             return
         if may_work_later(problem):
             # Redis refuses everybody. When it no longer does, there is a resync.
-            session.refresh_after = self._desk.clock() + self._desk.next_refresh_s()
+            session.refresh_after = self._services.clock() + self._services.next_refresh_s()
         elif lost_s > self._timing.presence_ttl_s:
             _log.warning("[Health] %s could not be refreshed: %s", session.user, problem)
             session.end(Code.PRESENCE_LOST)
-
-    def _emit(self, session: Session, result: Refresh) -> None:
-        emit, claim = self._desk.emit, session.claim
-        assert emit is not None and claim is not None
-        kept = result in (Refresh.OK, Refresh.RECLAIMED)
-        emit(
-            Event(
-                Kind.PRESENCE_REFRESH if kept else Kind.PRESENCE_REJECT,
-                self._desk.clock(),
-                claim.gateway_id,
-                user=claim.user,
-                gateway=claim.gateway_id,
-                conn_id=claim.conn_id,
-                ok=kept,
-                reason=result.value,
-                token=claim.token,
-            )
-        )
 
     # --- silence -----------------------------------------------------------------------------
 
@@ -251,13 +239,11 @@ class Health:
         await self._repeat(lambda: self._timing.health_check_s, self._drop_stale)
 
     async def _drop_stale(self) -> None:
-        desk = self._desk
-        while desk.clock() < self._grace_until:
-            await self._sleep(self._grace_until - desk.clock())
-        silent = stale(desk.registry.sessions(), desk.clock(), self._timing.idle_timeout_s)
-        if desk.emit is not None:
-            gateway_id = desk.settings.gateway_id
-            desk.emit(Event(Kind.SCAN, desk.clock(), gateway_id, gateway=gateway_id))
+        services = self._services
+        while services.clock() < self._grace_until:
+            await self._sleep(self._grace_until - services.clock())
+        silent = stale(services.registry.sessions(), services.clock(), self._timing.idle_timeout_s)
+        services.observer.gateway(Kind.SCAN)
         each(silent, self._drop)
 
     async def keep_alive(self) -> None:
@@ -266,11 +252,11 @@ class Health:
         await self._repeat(lambda: step_s, self._ping_or_drop)
 
     async def _ping_or_drop(self) -> None:
-        now, timing = self._desk.clock(), self._timing
+        now, timing = self._services.clock(), self._timing
         if now < self._grace_until:
             return
         to_ping, to_drop = quiet(
-            self._desk.registry.sessions(),
+            self._services.registry.sessions(),
             now,
             timing.ws_ping_interval_s,
             timing.ws_ping_timeout_s,
@@ -279,46 +265,32 @@ class Health:
         each(to_drop, self._drop)
 
     def _drop(self, session: Session) -> None:
-        desk = self._desk
-        desk.counters.heartbeat_timeouts += 1
-        if desk.emit is not None:
-            gateway_id = desk.settings.gateway_id
-            desk.emit(
-                Event(
-                    Kind.CLEANUP,
-                    desk.clock(),
-                    gateway_id,
-                    user=session.user,
-                    gateway=gateway_id,
-                    conn_id=session.conn_id,
-                    reason="heartbeat timeout",
-                )
-            )
+        services = self._services
+        services.counters.heartbeat_timeouts += 1
+        services.observer.heartbeat_timeout(session.user, session.conn_id)
         _log.info("[Health] %s has gone silent (%s)", session.user, session.conn_id)
         session.end(Code.HEARTBEAT_TIMEOUT)
 
-    # --- ourselves ---------------------------------------------------------------------------
+    # --- stalls of our own event loop --------------------------------------------------------
 
     def _notice_stall(self, late_s: float) -> None:
-        """The loop stood still. What clients said meanwhile is still to be read, so nobody is
-        called silent for a while; and after a sleep as long as half a lease, others may have
-        taken over our users: ask before serving on.
+        """Check whether the event loop stood still. What clients sent meanwhile is not read yet,
+        so no client counts as silent for a while. After a stall of half a lease, other gateways
+        may have taken over our users: renew all leases, which tells.
         """
-        desk, timing = self._desk, self._timing
-        desk.loop_lag.observe(max(0.0, late_s))
+        services, timing = self._services, self._timing
+        self._loop_lag.observe(max(0.0, late_s))
         if late_s < timing.ws_ping_timeout_s / 4:
             return
-        now = desk.clock()
+        now = services.clock()
         if now - late_s < self._stalled_until:
-            return  # Another loop of ours woke up first, and has seen it.
-        desk.counters.stalls += 1
+            return  # Another loop ran first and has handled this stall.
+        services.counters.stalls += 1
         self._stalled_until = now
         self._grace_until = now + timing.ws_ping_timeout_s
-        for session in desk.registry.sessions():
+        for session in services.registry.sessions():
             session.socket.pinged_at = 0.0
-        if desk.emit is not None:
-            gateway_id = desk.settings.gateway_id
-            desk.emit(Event(Kind.STALL, now, gateway_id, gateway=gateway_id, t_start=now - late_s))
+        services.observer.stall(began_at=now - late_s)
         _log.warning("[Health] this gateway stood still for %.1f s", late_s)
         if late_s > timing.presence_ttl_s / 2:
-            desk.spawn(self.resync())
+            services.spawn(self.resync())

@@ -1,10 +1,10 @@
-"""What does the log say of each message and each user?
+"""Log lines: what does the log say about each message and each user?
 
-Three lines, one of which is written for every message that goes to another gateway: looked for by
-everybody who misses a message, and at thousands a second the dearest part of one if it were an
-ordinary log record. So they go through this seam. In a process of its own a gateway has a journal
-that writes them cheaply (`log.py`); everywhere else they are records of the logging module, like
-all its other lines. What was said in a message is in none of them.
+There are three lines. One of them is written for every message that goes to another gateway: it
+helps to find a lost message, but as an ordinary log record it would be the most expensive part of
+a message. So these lines have an interface of their own. In a process of its own a gateway has a
+journal that writes them cheaply (`log.py`); elsewhere they are records of the logging module, like
+all other lines. No line contains the content of a message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 GATEWAY_LOG: Final = "wsdemo.gateway"
 ROUTER_LOG: Final = "wsdemo.router"
-"""Names of loggers. Both lines of the demo are found under the demo's words."""
+"""Names of loggers. The lines have the same words as the demo's."""
 
 ROUTED: Final = "[Router] Routed message from %s to %s via gateway %s"
 REGISTERED: Final = "[Gateway] User %s registered on gateway %s (%s)"
@@ -22,7 +22,7 @@ LEFT: Final = "[Gateway] User %s left (%s)"
 
 
 class Journal(Protocol):
-    """Where the lines go that are written for every message and every user."""
+    """Takes the lines that are written for every message and every user."""
 
     @property
     def dropped(self) -> int:
@@ -35,7 +35,7 @@ class Journal(Protocol):
 
 
 class LoggingJournal:
-    """Through the logging module: what a user of the library expects."""
+    """Uses the logging module, as a user of the library expects."""
 
     dropped = 0
 

@@ -1,12 +1,11 @@
-"""Where does a gateway listen, and where does it tell others to find it?
+"""Listening sockets: where does a gateway listen, and at which address can clients reach it?
 
-On each address that it was told, by sockets of its own: asyncio's would take two different ports
-for a name that is an IPv4 and an IPv6 address when the system may choose the port, and would give
-`::` to IPv6 alone. A name gets one port on all of its addresses, and `::` serves both families
-where the system can.
+It binds sockets of its own. For a name with an IPv4 and an IPv6 address, asyncio would take two
+different ports when the system may choose, and it would use `::` for IPv6 only. Here, a name gets
+one port on all of its addresses, and `::` serves both families where the system can.
 
-A unix socket is a file. One that a dead process has left is replaced, one on which somebody
-answers is not; at the end the file goes, unless another process has put its own there meanwhile.
+A unix socket is a file. One that a dead process has left is replaced; one on which a process
+answers is not. At the end the file is removed, unless another process has put its own there.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from wsdemo.settings import Address, GatewaySettings
 _log = logging.getLogger("wsdemo.gateway")
 
 BACKLOG: Final = 1024
-"""Connections that the kernel holds for us in a storm."""
+"""Connections that the kernel queues for us when many come at once."""
 PORT_TRIES: Final = 20
 """How often the system may choose a port that is taken in the other family."""
 PROBE_S: Final = 1.0
-"""How long we wait for whoever may still listen on a unix socket."""
+"""How long we wait for a process that may still listen on a unix socket."""
 NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 """This machine does not have such an address, or not even the family."""
 
 
 class CannotListen(OSError):
-    """There is no listening there; the text says where and why, in one line."""
+    """An address cannot be listened on; the text says which and why, in one line."""
 
 
 @dataclass(slots=True, eq=False)
-class Bound:
-    """The sockets of one address. `made` tells the file of a unix socket that is ours (device and
-    inode); None when there is none, or when others care for it.
+class BoundAddress:
+    """The sockets of one address. `made` identifies the file of a unix socket that is ours (device
+    and inode); None when there is none, or when it is not ours to remove.
     """
 
     sockets: list[socket.socket]
@@ -61,7 +60,7 @@ class Bound:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can come in here."""
+        """Whether only clients of this machine can connect here."""
         return bool(self.path) or all(_is_loopback(end) for end in self.sockets)
 
     def url(self, scheme: str) -> str:
@@ -72,7 +71,7 @@ class Bound:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/ws"
 
     def told(self, scheme: str) -> str:
-        """Return what the log says."""
+        """Return the text for the log."""
         if self.path or not is_everywhere(self.host):
             return self.url(scheme)
         families = " and ".join(sorted(self._families()))
@@ -80,7 +79,7 @@ class Bound:
         return f"{self.url(scheme)} (all addresses, {families}{only})"
 
     def _reachable_host(self) -> str:
-        """Return the host as it was told, or for "all addresses" one that leads here."""
+        """Return the host as given, or for "all addresses" a host that reaches this machine."""
         if not is_everywhere(self.host):
             return self.host
         families = self._families()
@@ -100,7 +99,7 @@ class Bound:
         return found
 
     def close(self) -> None:
-        """Close the sockets, which no server must have taken over, and remove the file."""
+        """Close the sockets, if no server has taken them over, and remove the file."""
         for end in self.sockets:
             end.close()
         self.remove_file()
@@ -114,13 +113,13 @@ class Bound:
                     Path(self.path).unlink()
 
 
-Bind = Callable[[GatewaySettings], Awaitable[Sequence[Bound]]]
+Bind = Callable[[GatewaySettings], Awaitable[Sequence[BoundAddress]]]
 
 
-class Listening:
-    """All places where one gateway listens, once it accepts connections there."""
+class Listeners:
+    """All places where one gateway accepts connections."""
 
-    def __init__(self, bound: Sequence[Bound], servers: Sequence[asyncio.Server]) -> None:
+    def __init__(self, bound: Sequence[BoundAddress], servers: Sequence[asyncio.Server]) -> None:
         self.bound = bound
         self._servers = servers
 
@@ -130,7 +129,7 @@ class Listening:
         return [end for server in self._servers for end in server.sockets]
 
     def close(self) -> None:
-        """Listen no more; connections stay. Idempotent."""
+        """Stop listening; connections stay. Idempotent."""
         for server in self._servers:
             server.close()
         for place in self.bound:
@@ -138,11 +137,11 @@ class Listening:
 
 
 async def listen(
-    bound: Sequence[Bound],
+    bound: Sequence[BoundAddress],
     factory: Callable[[], asyncio.BaseProtocol],
     tls: ssl.SSLContext | None,
     handshake_timeout_s: float,
-) -> Listening:
+) -> Listeners:
     """Accept connections on sockets that are bound; `factory` makes the protocol of each one.
 
     When it fails, or is cancelled, nothing is left open.
@@ -157,32 +156,32 @@ async def listen(
                 backlog=BACKLOG,
                 ssl=tls,
                 ssl_handshake_timeout=handshake_timeout_s if tls else None,
-                start_serving=False,  # Or a cancellation could come between it and us.
+                start_serving=False,  # So that a cancellation here leaves nothing open.
             )
             servers.append(server)
         for server in servers:
             await server.start_serving()
     except BaseException:
         for server in servers:
-            server.close()  # With its socket, which is no longer ours to close.
+            server.close()  # It closes its socket as well.
         for end in ends[len(servers) :]:
             end.close()
         for place in bound:
             place.remove_file()
         raise
-    return Listening(bound, servers)
+    return Listeners(bound, servers)
 
 
 # --- binding -----------------------------------------------------------------------------------
 
 
-async def bind(settings: GatewaySettings) -> list[Bound]:
-    """Take all addresses of the settings.
+async def bind(settings: GatewaySettings) -> list[BoundAddress]:
+    """Bind all addresses of the settings.
 
     Raises:
-        CannotListen: one of them cannot be had; nothing is left open.
+        CannotListen: one of them cannot be bound; nothing is left open.
     """
-    bound: list[Bound] = []
+    bound: list[BoundAddress] = []
     for address in settings.addresses:
         try:
             if address.path:
@@ -200,37 +199,37 @@ async def bind(settings: GatewaySettings) -> list[Bound]:
 
 
 def inherit(sockets: Sequence[socket.socket]) -> Bind:
-    """Return a `Bind` that takes sockets which listen already; their files are not ours."""
+    """Return a `Bind` for sockets that listen already; their files are not ours to remove."""
 
-    async def taken(settings: GatewaySettings) -> list[Bound]:
+    async def taken(settings: GatewaySettings) -> list[BoundAddress]:
         return [_inherited(end) for end in sockets]
 
     return taken
 
 
-def close_all(bound: Sequence[Bound]) -> None:
+def close_all(bound: Sequence[BoundAddress]) -> None:
     """Close what was bound and is not needed after all."""
     for place in bound:
         place.close()
 
 
-def _inherited(end: socket.socket) -> Bound:
+def _inherited(end: socket.socket) -> BoundAddress:
     name = end.getsockname()
     if isinstance(name, tuple):
-        return Bound([end], host=name[0])
-    return Bound([end], path=os.fsdecode(name) or "(without a name)")
+        return BoundAddress([end], host=name[0])
+    return BoundAddress([end], path=os.fsdecode(name) or "(without a name)")
 
 
-async def _bind_host(address: Address) -> Bound:
+async def _bind_host(address: Address) -> BoundAddress:
     infos = await asyncio.get_running_loop().getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
-    # A name may stand twice in the list of names.
+    # The resolver may return an address twice.
     places = list(dict.fromkeys((family, name) for family, _, _, _, name in infos))
     both_families = ":" in address.host and is_everywhere(address.host)
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
         try:
-            return Bound(_bind_each(address, places, both_families), host=address.host)
+            return BoundAddress(_bind_each(address, places, both_families), host=address.host)
         except OSError as problem:
             if problem.errno != errno.EADDRINUSE or not tries_left:
                 raise
@@ -240,8 +239,8 @@ async def _bind_host(address: Address) -> Bound:
 def _bind_each(
     address: Address, places: Sequence[tuple[int, Any]], both_families: bool
 ) -> list[socket.socket]:
-    """Bind one socket to each place, all to the same port; places that this machine does not
-    have are left out, if it has another one.
+    """Bind one socket to each address, all to the same port. Addresses that this machine does not
+    have are left out, if it has at least one of them.
     """
     port, ends, missing = address.port, list[socket.socket](), list[tuple[str, OSError]]()
     try:
@@ -272,10 +271,10 @@ def _bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
     try:
         end.setblocking(False)
         if os.name == "posix":
-            # What is left of an earlier process's connections must not keep us out.
+            # Connections of an earlier process (TIME_WAIT) must not keep us from the port.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            with contextlib.suppress(OSError):  # OpenBSD can only one of the two: we tell which.
+            with contextlib.suppress(OSError):  # OpenBSD can do only one of the two.
                 end.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
         end.bind(name)
     except BaseException:
@@ -284,15 +283,15 @@ def _bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
     return end
 
 
-def _bind_path(path: str, mode: int) -> Bound:
+def _bind_path(path: str, mode: int) -> BoundAddress:
     _make_room(path)
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    place = Bound([end], path=path)
+    place = BoundAddress([end], path=path)
     try:
         end.setblocking(False)
         end.bind(path)
         place.made = _identity(path)
-        # Nobody comes in before `listen`, so nobody slips through a mode that is too wide.
+        # Nobody can connect before `listen`: the mode is set in time.
         Path(path).chmod(mode)
         end.listen(BACKLOG)
     except BaseException:
@@ -302,10 +301,10 @@ def _bind_path(path: str, mode: int) -> Bound:
 
 
 def _make_room(path: str) -> None:
-    """Remove the socket of a process that is dead.
+    """Remove the socket file of a process that is dead.
 
     Raises:
-        OSError: somebody answers there, or it is something else than a socket.
+        OSError: a process answers there, or the file is no socket.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -320,7 +319,7 @@ def _make_room(path: str) -> None:
             Path(path).unlink()
         return
     except (BlockingIOError, TimeoutError):
-        pass  # There is somebody, who has no room for us just now.
+        pass  # A process listens, whose backlog is full.
     raise OSError(errno.EADDRINUSE, "another process listens there")
 
 

@@ -1,9 +1,9 @@
-"""How does the log of a gateway process get out, at what cost, and what if nobody reads it?
+"""Logging: how does the log leave a gateway process, at what cost, and what if nobody reads it?
 
-All of it leaves through one `LineWriter`, in the order in which it was said: the journal's lines,
-of which there is one a message, as finished text; everything else, also of foreign libraries, as
-records of the logging module. An entry is one line, whatever was in it; only the traceback of an
-error goes on below it. As JSON, an entry is always one line.
+Everything leaves through one `LineWriter`, in order: the journal's lines, one for each message, as
+finished text; everything else, also from libraries, as records of the logging module. An entry is
+one line, whatever characters it has; only a traceback stands in more lines below it. As JSON, an
+entry is always one line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STDERR: Final = 2
 _quoted: Final = json.JSONEncoder().encode
 """`json.dumps`, which looks at nine options first."""
 IMPATIENT_S: Final = 0.2
-"""How long whoever ends a process at once waits for its last lines."""
+"""How long the last lines are waited for when a process is ended at once."""
 
 
 class Format(Protocol):
@@ -104,7 +104,7 @@ _formatter = logging.Formatter()
 
 
 def _escaped(text: str, but_for: str = "") -> str:
-    """Escape what would end the line, move the cursor or turn the text around."""
+    """Escape what would end the line, move the cursor or change the direction of the text."""
     return "".join(
         c if c.isprintable() or c in but_for else c.encode("unicode_escape").decode() for c in text
     )
@@ -120,7 +120,7 @@ class _Formatter(logging.Formatter):
 
 
 class ProcessJournal:
-    """Lines for a writer: no record, no handler, no lock."""
+    """Writes its lines directly: without a log record, a handler or a lock."""
 
     def __init__(self, writer: LineWriter, shape: Format) -> None:
         self._writer = writer
@@ -142,15 +142,15 @@ class ProcessJournal:
 
 
 class TextJournal(ProcessJournal):
-    """The same as text, with the line of every message made in as few steps as there are."""
+    """The same as text; the line of each message is made with as few steps as possible."""
 
     def __init__(self, writer: LineWriter, shape: Text) -> None:
         super().__init__(writer, shape)
         self._stamp = shape.stamp
 
     def routed(self, sender: str, to: str, gateway: bytes) -> None:
-        # The sender was looked at when it registered, the gateway by the script; a recipient may
-        # have registered with somebody who lets anything in.
+        # The sender was checked when it registered, the gateway by the script. A recipient may
+        # have registered with a gateway that checks nothing.
         if not to.isprintable():
             to = _escaped(to)
         self._add(
@@ -206,18 +206,18 @@ class Log:
     def __enter__(self) -> Self:
         logging.basicConfig(level=self._level, handlers=[self._handler], force=True)
         logging.captureWarnings(True)
-        # What Python prints by itself would be written by the event loop, and wait there.
+        # What Python prints by itself would block the event loop.
         sys.excepthook = _log_uncaught
         sys.unraisablehook = _log_unraisable
         threading.excepthook = _log_thread
         return self
 
     def flush(self) -> None:
-        """Wait a moment until what was said is written."""
+        """Wait a moment until all lines are written."""
         self._handler.flush()
 
     def __exit__(self, *exc_info: object) -> None:
-        """The writer stays: there may be last words of whoever ends after us."""
+        """Flush. The writer stays open for lines of code that ends later."""
         self.flush()
 
 
@@ -252,7 +252,7 @@ def _log_thread(args: threading.ExceptHookArgs) -> None:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """End the process without a drain; its last lines are given a moment."""
+    """End the process without a drain, after a moment for the last lines of the log."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LineHandler):
             handler.flush(IMPATIENT_S)

@@ -1,12 +1,12 @@
-"""How fast may we speak to a slow reader?
+"""Back-pressure: what happens to messages for a client that reads slowly?
 
 Frames for one connection are collected during a turn of the event loop and leave in one write.
-While the transport is full they wait here, in order, up to a bound; a reader that takes no bytes
-for a whole write deadline, or lets the bound overflow, is given up. Nobody else ever waits for it.
+While the transport is full they wait here, in order, up to a bound. A client that takes no bytes
+for a whole write deadline, or for which too much is waiting, is given up. No other client waits.
 
-All that is written to a connection is written here, and no way of writing ever raises: whoever
-writes does so in the turn of somebody else, who must not pay for it. (On uvloop a write to a
-connection that is lost raises, unlike on asyncio's own loop; on both, so does one after the end.)
+All that is written to a connection is written here, and no method raises: the caller often acts
+for another client, which must not pay for the error. (On uvloop a write to a lost connection
+raises, unlike on asyncio's own loop; on both, a write after the end raises.)
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ else:
 from wsdemo.settings import Limits
 
 FLUSH_AT: Final = 64
-"""Frames of one turn that are written at once rather than kept for the end of the turn."""
+"""When so many frames are collected in one turn, they are written before its end."""
 LOOKS: Final = 10
-"""How often within the write deadline we look whether a slow reader has taken something."""
+"""How often within the write deadline we check whether a slow client has taken bytes."""
 
 
 class Stuck(StrEnum):
-    """Why a reader was given up."""
+    """Why a slow client was given up."""
 
     DEADLINE = "no byte taken within the write deadline"
     OVERFLOW = "outbox overflow"
@@ -59,7 +59,7 @@ class Flusher:
         for outbox in dirty:
             try:
                 outbox.flush()
-            except Exception as problem:  # Whatever it is: those behind it have their turn.
+            except Exception as problem:  # Whatever it is: the other outboxes are flushed.
                 outbox.fail(problem)
 
 
@@ -68,8 +68,8 @@ class Outbox:
 
     Args:
         transport: where they go.
-        on_stuck: called once, when the reader is given up; not after `close`.
-        on_failure: called when writing fails in a way that nobody expects; it shall hang up.
+        on_stuck: called once, when the client is given up; not after `close`.
+        on_failure: called on an unexpected error of a write; it must abort the connection.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class Outbox:
         return len(self._frames)
 
     def send(self, frame: bytes) -> None:
-        """Send a frame after all those before it, or give the reader up."""
+        """Send a frame after all those before it, or give the client up."""
         frames = self._frames
         if self.paused:
             self._bytes += len(frame)
@@ -136,7 +136,7 @@ class Outbox:
             self.write(data)
 
     def write(self, data: bytes) -> None:
-        """Write at once, past what waits here; nothing when the connection is at its end."""
+        """Write at once, before the frames that wait here; nothing after the end."""
         if self._ended or self._transport.is_closing():
             return
         if self.paused:
@@ -147,7 +147,7 @@ class Outbox:
             self._on_failure(problem)
 
     def write_eof(self) -> None:
-        """Say that nothing follows. Hangs up where the two directions cannot end one by one."""
+        """End our direction of the connection; end both where that is not possible (TLS)."""
         transport = self._transport
         if self._ended or transport.is_closing():
             return
@@ -163,11 +163,11 @@ class Outbox:
             self._on_failure(problem)
 
     def fail(self, problem: Exception) -> None:
-        """Tell whose outbox this is that it failed."""
+        """Report an error to the owner of this outbox."""
         self._on_failure(problem)
 
     def pause(self) -> None:
-        """The transport is full: hold frames back, and start the deadline."""
+        """Hold frames back, because the transport is full, and start the deadline."""
         self.paused = True
         self._stop_deadline()
         if self._on_stuck is not None:
@@ -175,13 +175,13 @@ class Outbox:
             self._look_again(LOOKS)
 
     def resume(self) -> None:
-        """The transport has room again."""
+        """Write again, because the transport has room."""
         self.paused = False
         self._stop_deadline()
         self.flush()
 
     def close(self) -> None:
-        """Forget what is left, and take no more frames. Idempotent."""
+        """Drop the frames that wait, and the deadline. Idempotent."""
         self._stop_deadline()
         self._on_stuck = None
         self._frames.clear()
@@ -190,7 +190,7 @@ class Outbox:
     # --- the write deadline ------------------------------------------------------------------
 
     def _look_again(self, looks: int) -> None:
-        """Look so many times more whether the reader takes anything, before it is given up."""
+        """Check so many times more whether the client takes bytes, before it is given up."""
         self._looks = looks
         self._deadline = asyncio.get_running_loop().call_later(
             self._limits.write_deadline_s / LOOKS, self._look
@@ -199,8 +199,8 @@ class Outbox:
     def _look(self) -> None:
         left, self._left = self._left, self._not_taken()
         if self._left < left:
-            # It has taken something since the last look, and is counted as if that had been just
-            # behind that look: who takes nothing is gone by the deadline, and not a look later.
+            # It has taken something since the last look. We do not know when, so we count from
+            # that look: a client that takes nothing is gone at the deadline, and not later.
             self._look_again(LOOKS - 1)
         elif self._looks > 1:
             self._look_again(self._looks - 1)
@@ -208,10 +208,10 @@ class Outbox:
             self._give_up(Stuck.DEADLINE)
 
     def _not_taken(self) -> int:
-        """Return how many bytes the reader has still to take, here and in the kernel.
+        """Return how many bytes the client has still to take, here and in the kernel.
 
-        The transport hears from the kernel only when a good part of its buffer is free, which may
-        be megabytes: a reader on a slow line would look as if it took nothing for a long time.
+        The transport hears from the kernel only when a large part of its buffer is free, which may
+        be megabytes: a client on a slow line would seem to take nothing for a long time.
         """
         transport = self._transport
         left = transport.get_write_buffer_size()

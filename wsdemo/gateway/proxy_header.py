@@ -1,8 +1,9 @@
-"""Whose connection is it, says a proxy before the first byte of it?
+"""PROXY protocol: for which client has a proxy opened this connection?
 
-The PROXY protocol, versions 1 (a line of text) and 2 (binary), as HAProxy's specification has it.
-What follows the header belongs to somebody else, to TLS perhaps, so nobody may read too far:
-`missing` says how many bytes are certainly still part of the header. Pure: no I/O.
+The header comes before the first byte of the client, in version 1 (a line of text) or 2 (binary),
+as HAProxy's specification says. What follows it belongs to another reader, for example TLS, so we
+must not read too far: `missing` says how many bytes are certainly still part of the header. Pure:
+no I/O.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class BadHeader(Exception):
     """This is no header of the PROXY protocol. The text says why."""
 
 
-class Announced(NamedTuple):
-    """What a header says."""
+class ProxyHeader(NamedTuple):
+    """What a PROXY header says."""
 
     address: str
-    """The client's; '' when the proxy does not know it, or speaks for itself."""
+    """The client's; '' when the proxy does not know it, or when the connection is its own."""
     is_local: bool
-    """The proxy speaks for itself: it looks whether we are there."""
+    """The connection is the proxy's own: a health check."""
 
 
 def looks_like_one(data: bytes) -> bool:
@@ -92,7 +93,7 @@ def _missing_of_block(data: bytes) -> int:
     return max(0, _FIXED_BYTES + length - len(data))
 
 
-def read(data: bytes) -> Announced:
+def read(data: bytes) -> ProxyHeader:
     """Return what a whole header says.
 
     Raises:
@@ -101,9 +102,9 @@ def read(data: bytes) -> Announced:
     return _read_block(data) if data.startswith(SIGNATURE) else _read_line(data)
 
 
-def _read_line(data: bytes) -> Announced:
+def _read_line(data: bytes) -> ProxyHeader:
     if _UNKNOWN.fullmatch(data):
-        return Announced("", False)
+        return ProxyHeader("", False)
     found = _LINE.fullmatch(data)
     if found is None:
         raise BadHeader("a line that is malformed")
@@ -114,14 +115,14 @@ def _read_line(data: bytes) -> Announced:
         raise BadHeader("an address that is none") from None
     if max(int(found[4]), int(found[5])) > 65535:
         raise BadHeader("a port that is none")
-    return Announced(str(source), False)
+    return ProxyHeader(str(source), False)
 
 
-def _read_block(data: bytes) -> Announced:
+def _read_block(data: bytes) -> ProxyHeader:
     """Read a header of version 2. What stands behind the addresses (TLVs) is nobody's business."""
     command, family, transport = data[12] & 0x0F, data[13] >> 4, data[13] & 0x0F
     if command == _LOCAL:
-        return Announced("", True)
+        return ProxyHeader("", True)
     if command != _PROXY:
         raise BadHeader(f"command {command}")
     if family not in _ADDRESS_BYTES or transport > 2:
@@ -129,7 +130,7 @@ def _read_block(data: bytes) -> Announced:
     if len(data) - _FIXED_BYTES < _ADDRESS_BYTES[family]:
         raise BadHeader("addresses that are cut off")
     if family == 1:
-        return Announced(str(ipaddress.IPv4Address(data[16:20])), False)
+        return ProxyHeader(str(ipaddress.IPv4Address(data[16:20])), False)
     if family == 2:
-        return Announced(str(ipaddress.IPv6Address(data[16:32])), False)
-    return Announced("", False)
+        return ProxyHeader(str(ipaddress.IPv6Address(data[16:32])), False)
+    return ProxyHeader("", False)

@@ -1,12 +1,12 @@
-"""Who is connected to this gateway?
+"""Session registry: who is connected to this gateway?
 
-Two maps, user to session and connection to session, that agree. They are a cache of the sockets
-of this process and nothing more: where a user *is*, Redis says. No lock: between two awaits the
-event loop is ours. Removal is by identity, so the end of an old session never takes away the
-newer session of the same user.
+Two maps, user to session and connection to session, that agree. They only index the connections
+of this process; where a user *is* in the cluster, Redis says. There is no lock: no other code runs
+between two awaits. Removal compares identity, so the end of an old session never removes the newer
+session of the same user.
 
-Whoever does something with many connections in one go does it with `each`: the failure of one is
-its own end, and the others have their turn.
+Code that acts on many connections in one go uses `each`: an error ends that one connection, and
+the others are handled.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, ValuesView
 from typing import Generic, Protocol, TypeVar
 
 
-class Bound(Protocol):
-    """What the registry needs to know of a session."""
+class Registrable(Protocol):
+    """What the registry needs of a session."""
 
     @property
     def user(self) -> str: ...
@@ -25,18 +25,18 @@ class Bound(Protocol):
 
 
 class Fallible(Protocol):
-    """What may fail alone."""
+    """A connection that can fail without the others."""
 
     def fail(self, problem: Exception) -> None:
-        """Hang up because of this. Must not raise."""
+        """Abort the connection because of this error. Must not raise."""
 
 
-S = TypeVar("S", bound=Bound)
+S = TypeVar("S", bound=Registrable)
 F = TypeVar("F", bound=Fallible)
 
 
 def each(connections: Iterable[F], act: Callable[[F], None]) -> None:
-    """Do something with every one of several sessions or sockets, whatever becomes of each."""
+    """Act on each of several sessions or sockets; an error ends only the one that it is about."""
     for connection in connections:
         try:
             act(connection)
@@ -45,7 +45,7 @@ def each(connections: Iterable[F], act: Callable[[F], None]) -> None:
 
 
 class Registry(Generic[S]):
-    """The registered sessions of one gateway, and those about to be."""
+    """The registered sessions of one gateway, and those whose register is under way."""
 
     def __init__(self) -> None:
         self._by_user: dict[str, S] = {}
@@ -72,12 +72,12 @@ class Registry(Generic[S]):
         return self._by_conn.get(conn_id) or self._expected.get(conn_id)
 
     def expect(self, session: S) -> None:
-        """A register of this session is under way."""
+        """Take note that a register of this session is under way."""
         self._expected[session.conn_id] = session
 
     def bind(self, session: S) -> S | None:
-        """The session is registered now. Return the user's earlier session here, if there is one;
-        it is no longer found.
+        """Take note that the session is registered. Return the user's earlier session on this
+        gateway, if there is one; it is no longer found.
         """
         self._expected.pop(session.conn_id, None)
         earlier = self._by_user.get(session.user)
@@ -90,7 +90,7 @@ class Registry(Generic[S]):
         return earlier
 
     def remove(self, session: S) -> bool:
-        """Forget a session; True when it was bound. Idempotent."""
+        """Remove a session; True when it was bound. Idempotent."""
         if self._expected.get(session.conn_id) is session:
             del self._expected[session.conn_id]
         if self._by_conn.get(session.conn_id) is session:

@@ -1,8 +1,9 @@
-"""How does a gateway start, serve and stop?
+"""Life cycle: how does a gateway start, serve and stop?
 
-The composition root: here, and only here, the parts meet. It starts from the inside out (Redis,
-subscription, then the door) and stops from the outside in (the door, the clients, what belongs to
-them in Redis, and the subscription last, so that what was sent to us before is still heard).
+This is the composition root: only here, the parts are put together. It starts from the inside out
+(Redis, subscription, then the listening sockets) and stops from the outside in (the listening
+sockets, the clients, their presence in Redis, and the subscription last, so that messages which
+were sent to us before are still received).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Coroutine, KeysView, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Self
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -23,19 +24,20 @@ from prometheus_client.core import Metric
 from websockets.http11 import Request
 
 from wsdemo.addresses import RedisAddress
-from wsdemo.events import Emit, Event, Kind
-from wsdemo.gateway.announced import Entrance
+from wsdemo.events import Emit, Kind
+from wsdemo.gateway.access_control import AccessControl, Answer
 from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, registry_of
 from wsdemo.gateway.delivery import Delivery
-from wsdemo.gateway.door import Answer, Door
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
-from wsdemo.gateway.listening import Bind, Bound, Listening, bind, is_everywhere, listen
+from wsdemo.gateway.listening import Bind, BoundAddress, Listeners, bind, is_everywhere, listen
+from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.outbox import Flusher
+from wsdemo.gateway.proxy_acceptor import ProxyAcceptor
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
-from wsdemo.gateway.session import Desk, Session
-from wsdemo.gateway.socket import Front, Socket
+from wsdemo.gateway.session import Backlog, Session, SessionServices
+from wsdemo.gateway.socket import Socket, SocketServices
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.protocol import Code
@@ -69,9 +71,9 @@ class Gateway:
     Args:
         settings: everything it is told.
         presence: makes its presence from its link to Redis; the laboratory passes other policies.
-        emit: hears of everything that happens; when None, nothing is built to be heard.
-        journal: gets the lines that are written for every message and user; a process of its own
-            passes a cheaper one.
+        emit: takes an event for everything that happens; with None, no event is built.
+        journal: writes the log lines of every message and user; a gateway process passes a
+            cheaper one.
         clock: monotonic seconds.
         time_of_day: Unix seconds; asked about the end of tokens, and nothing else.
         new_id: makes the ids of connections and of this process, never the same twice.
@@ -99,11 +101,11 @@ class Gateway:
         self.boot_id = new_id()
         """Tells this process from another one with the same gateway id."""
         self.port = settings.port
-        """Where it listens, once started; the operating system's choice if 0 was asked for. The
-        first port, if there are several; 0 if there are only unix sockets."""
+        """Where it listens, once started; the operating system's choice if 0 was asked for. Of
+        several ports the first; 0 if there are only unix sockets."""
         self.replaced = asyncio.Event()
-        """Set when another process has taken this gateway's place; its owner shall stop it."""
-        self._emit = emit
+        """Set when another process has taken over this gateway's id; its owner must stop it."""
+        self._observer = Observer(settings.gateway_id, clock, emit)
         self._journal = journal or LoggingJournal()
         self._clock = clock
         self._started_at = clock()
@@ -111,16 +113,16 @@ class Gateway:
         self.url = _expected_url(settings)
         """Where clients of this machine connect; before the start, as far as it is known."""
         self._bind = bind
-        self._server: Listening | None = None
+        self._server: Listeners | None = None
         self._on_notice = False
         self._hurry = asyncio.Event()
         self._stopped: asyncio.Future[None] | None = None
-        self._door = Door(settings, self.counters)
-        self._entrance: Entrance | None = None
+        self._access = AccessControl(settings, self.counters)
+        self._acceptor: ProxyAcceptor | None = None
         self._warnings: list[str] = []
         self._was_ready = False
         self._was_up = False
-        self._front: Front | None = None
+        self._socket_services: SocketServices | None = None
         self._resync_due = False
         self._resyncing: asyncio.Task[None] | None = None
         self._link = RedisLink(
@@ -133,54 +135,49 @@ class Gateway:
             rng=rng,
         )
         self.presence = presence(self._link, settings)
-        self._delivery = Delivery(
-            settings.gateway_id,
-            self.registry,
-            self.presence,
-            self.counters,
-            self._journal,
-            self._spawn,
-            clock,
-            emit,
-        )
-        self._router = self._delivery.router = Router(
+        self._router = Router(
             self._link,
             settings,
             self.boot_id,
-            on_envelope=self._delivery.receive,
             on_malformed=self._on_malformed,
             on_replaced=self._on_replaced,
             on_state=self._check_ready,
             emit=emit,
             rng=rng,
         )
-        self._desk = Desk(
+        self._delivery = Delivery(
+            settings.gateway_id,
+            self.registry,
+            self.presence,
+            self._router,
+            self.counters,
+            self._journal,
+            self._spawn,
+            self._observer,
+        )
+        self._session_services = SessionServices(
             settings=settings,
             registry=self.registry,
             presence=self.presence,
             delivery=self._delivery,
             counters=self.counters,
             journal=self._journal,
-            admission=asyncio.Semaphore(settings.limits.concurrent_registers),
+            observer=self._observer,
             spawn=self._spawn,
             clock=clock,
             time_of_day=time_of_day,
             new_id=new_id,
             rng=rng,
-            emit=emit,
-            message_rate=Rate.of(settings.limits.messages_per_s, settings.limits.message_burst),
-            loop_lag=loop_lag(),
-            user_ids=settings.user_ids(),
+            backlog=Backlog(asyncio.Semaphore(settings.limits.concurrent_registers)),
         )
-        self._health = Health(self._desk)
-        self._metrics = registry_of(
-            CountersCollector(self.counters, self._gauges(), [self._desk.loop_lag])
-        )
+        lag = loop_lag()
+        self._health = Health(self._session_services, lag)
+        self._metrics = registry_of(CountersCollector(self.counters, self._gauges(), [lag]))
 
     # --- life --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Connect, subscribe, then open the door.
+        """Connect, subscribe, then listen.
 
         Raises:
             RedisUnavailable, DuplicateGateway, TLSUnusable, CannotListen: it did not start; nothing
@@ -190,8 +187,8 @@ class Gateway:
         try:
             await self._link.start(self.settings.limits.redis_start_s)
             await self._examine_redis()
-            await self._router.start()
-            places = await self._open_the_door(tls)
+            await self._router.start(self._delivery.receive)
+            places = await self._listen(tls)
         except BaseException:
             await self._router.stop()
             await self._link.stop()
@@ -207,19 +204,19 @@ class Gateway:
             )
         if tls is None and not all(place.is_local for place in places):
             _log.warning(
-                "[Gateway] %s is reachable from other machines without TLS: whoever is on the way "
-                "reads and writes along (see --certfile)",
+                "[Gateway] %s is reachable from other machines without TLS: anybody on the network "
+                "path can read and change messages (see --certfile)",
                 self.settings.gateway_id,
             )
         told = ", ".join(place.told(_scheme(self.settings)) for place in places)
         _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, told)
 
-    async def _open_the_door(self, tls: ssl.SSLContext | None) -> Sequence[Bound]:
-        self._front = front = self._make_front(asyncio.get_running_loop())
+    async def _listen(self, tls: ssl.SSLContext | None) -> Sequence[BoundAddress]:
+        self._socket_services = services = self._make_socket_services(asyncio.get_running_loop())
         # Ports before files, whichever were asked for first: most can connect to the former only.
         bound = sorted(await self._bind(self.settings), key=lambda place: bool(place.path))
         self.port, self.url = bound[0].port, bound[0].url(_scheme(self.settings))
-        factory, encryption = self._protocols(front, tls)
+        factory, encryption = self._protocols(services, tls)
         timeout_s = self.settings.limits.handshake_timeout_s
         self._server = await listen(bound, factory, encryption, timeout_s)
         return bound
@@ -235,25 +232,25 @@ class Gateway:
             _log.warning("[Gateway] Redis: %s", warning)
 
     def _protocols(
-        self, front: Front, tls: ssl.SSLContext | None
+        self, services: SocketServices, tls: ssl.SSLContext | None
     ) -> tuple[Callable[[], asyncio.BaseProtocol], ssl.SSLContext | None]:
         """Return what makes the protocol of a new connection, and how a listener encrypts."""
         if self.settings.proxy_protocol:
-            # The header comes before TLS, so TLS begins when the header has been read.
-            self._entrance = self._entrance or Entrance(front, tls, self._spawn)
-            return self._entrance.protocol, None
-        return lambda: Socket(front), tls
+            # The PROXY header comes before TLS, so TLS begins when the header has been read.
+            self._acceptor = self._acceptor or ProxyAcceptor(services, tls, self._spawn)
+            return self._acceptor.protocol, None
+        return lambda: Socket(services), tls
 
-    def _make_front(self, loop: asyncio.AbstractEventLoop) -> Front:
+    def _make_socket_services(self, loop: asyncio.AbstractEventLoop) -> SocketServices:
         limits = self.settings.limits
-        return Front(
+        return SocketServices(
             loop=loop,
             clock=self._clock,
             limits=limits,
             counters=self.counters,
             flusher=Flusher(loop),
             fast_frames=self.settings.fast_frames,
-            door=self._door,
+            access=self._access,
             control_rate=Rate.of(limits.control_frames_per_s, limits.control_burst),
             answer=self._answer,
             welcome=self._welcome,
@@ -263,19 +260,19 @@ class Gateway:
         )
 
     def _welcome(self, socket: Socket) -> Session:
-        """Make the session of a new connection; on notice, it ends politely before it begins."""
-        session = Session(socket, self._desk)
+        """Make the session of a new connection; during the drain notice it is closed at once."""
+        session = Session(socket, self._session_services)
         if self._on_notice:
-            session.end(Code.RESTART, self._desk.retry_after_ms())
+            session.end(Code.RESTART, self._session_services.retry_after_ms())
         return session
 
     async def stop(self) -> None:
         """Drain and stop, within `limits.drain_s` and a little. Idempotent; waits for the end.
 
-        Not ready; for `limits.drain_notice_s`, users are served on while balancers take note, and
-        newcomers are told to come back (1012). Then no new connections, clients told to come back
-        elsewhere (1012, jittered, in batches), their presence released, the subscription left
-        last.
+        First it is not ready: for `limits.drain_notice_s`, users are still served while balancers
+        take note, and new clients are told to come back (1012). Then it listens no more, clients
+        are told to reconnect elsewhere (1012, with jitter, in batches), their presence is released,
+        and the subscription ends last.
         """
         if self._stopped is not None:
             await asyncio.shield(self._stopped)
@@ -288,8 +285,8 @@ class Gateway:
             self._stopped.set_result(None)
 
     def hurry(self) -> bool:
-        """Skip what is left of the notice, or the notice to come; say whether there was one."""
-        is_over = self._hurry.is_set() or self._door.draining
+        """Skip the drain notice, or what is left of it; say whether there was one to skip."""
+        is_over = self._hurry.is_set() or self._access.draining
         self._hurry.set()
         return not is_over and self.settings.limits.drain_notice_s > 0
 
@@ -308,25 +305,25 @@ class Gateway:
 
     async def _stop(self) -> None:
         ends_at = self._clock() + self.settings.limits.drain_s
-        self._door.draining = True
+        self._access.draining = True
         self._check_ready()
-        self._observe(Kind.DRAIN)
+        self._observer.gateway(Kind.DRAIN)
         if self._server is not None:
             self._server.close()
-        if self._entrance is not None:
-            self._entrance.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         await self._say_goodbye(ends_at)
         await self._finish_tasks(ends_at)
         await self._router.stop()
         await self._link.stop()
-        self._observe(Kind.STOPPED)
+        self._observer.gateway(Kind.STOPPED)
         _log.info("[Gateway] %s stopped", self.settings.gateway_id)
 
     async def _say_goodbye(self, ends_at: float) -> None:
-        """Tell the clients to leave, batch by batch; hang up on those that do not."""
-        if self._front is None:
+        """Close all clients, batch by batch; abort those that do not close in time."""
+        if self._socket_services is None:
             return
-        sockets, limits = self._front.sockets, self.settings.limits
+        sockets, limits = self._socket_services.sockets, self.settings.limits
         sessions = list(self.registry)
         for start in range(0, len(sessions), limits.drain_batch):
             if start:
@@ -334,18 +331,21 @@ class Gateway:
                 await asyncio.sleep(max(0.0, min(DRAIN_STEP_S, left_s)))
             each(
                 sessions[start : start + limits.drain_batch],
-                lambda session: session.end(Code.RESTART, self._desk.retry_after_ms()),
+                lambda session: session.end(Code.RESTART, self._session_services.retry_after_ms()),
             )
-        each(list(sockets), lambda socket: socket.close(Code.RESTART, self._desk.retry_after_ms()))
+        each(
+            list(sockets),
+            lambda socket: socket.close(Code.RESTART, self._session_services.retry_after_ms()),
+        )
         hang_up_at = min(ends_at, self._clock() + limits.close_timeout_s)
         if sockets:
-            idle = asyncio.ensure_future(self._front.idle.wait())
+            idle = asyncio.ensure_future(self._socket_services.idle.wait())
             await asyncio.wait([idle], timeout=max(0.0, hang_up_at - self._clock()))
             idle.cancel()
         each(list(sockets), Socket.abort)
 
     async def _finish_tasks(self, ends_at: float) -> None:
-        """Let the releases end, within what time is left; end the loops, which never would."""
+        """Cancel the health loops, and wait for the releases within the time that is left."""
         loops = {task for task in self._tasks if task.get_name().startswith("Health.")}
         for task in loops:
             task.cancel()
@@ -371,9 +371,9 @@ class Gateway:
         return not self.unready_because()
 
     def unready_because(self) -> list[str]:
-        """Return why not, in words; empty when ready."""
+        """Return the reasons why not, in words; empty when ready."""
         reasons = {
-            "draining": self._on_notice or self._door.draining,
+            "draining": self._on_notice or self._access.draining,
             "not listening": self._server is None,
             "no connection to Redis": not self._link.open,
             "Redis refuses writes": self._link.open and not self._link.up,
@@ -383,7 +383,7 @@ class Gateway:
         return [*because, *self._what_redis_says()]
 
     def _what_redis_says(self) -> list[str]:
-        """Return the words in which Redis, or the network, says why; the same words once."""
+        """Return the reasons that Redis, or the network, gives; each one once."""
         troubles = (self._link.trouble, self._router.trouble)
         said = [f"Redis: {trouble}" for trouble in troubles if trouble is not None]
         return list(dict.fromkeys(said))
@@ -411,8 +411,8 @@ class Gateway:
     def _ask_journal(self) -> None:
         self.counters.log_lines_dropped = self._journal.dropped
 
-    def _sockets(self) -> KeysView[Socket]:
-        return (self._front.sockets if self._front is not None else {}).keys()
+    def _sockets(self) -> dict[Socket, None]:
+        return self._socket_services.sockets if self._socket_services is not None else {}
 
     def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {
@@ -424,11 +424,11 @@ class Gateway:
             ),
             "admission_waiting": (
                 "Registers that wait for their turn",
-                lambda: self._desk.waiting,
+                lambda: self._session_services.backlog.waiting,
             ),
             "releases_owed": (
                 "Ended sessions that Redis has not been told of",
-                lambda: len(self._desk.owed),
+                lambda: len(self._session_services.backlog.owed),
             ),
             "repairs": ("Stale entries that are being removed", lambda: self._delivery.repairs),
             "redis_pending": (
@@ -440,7 +440,7 @@ class Gateway:
         }
 
     def _on_link_trouble(self, trouble: Trouble) -> None:
-        """Say once why Redis is of no use, and stop listening at a server that we have left."""
+        """Log why Redis cannot be used, and end the subscription at a server that we leave."""
         if self._stopped is not None:
             return
         if self._server is None:
@@ -449,30 +449,30 @@ class Gateway:
             return
         what = "refuses writes" if self._link.open else "is away"
         _log.warning(
-            "[Gateway] Redis %s (%s): sockets stay, newcomers shall come back", what, trouble
+            "[Gateway] Redis %s (%s): sockets stay, new users are told to come back", what, trouble
         )
         if trouble.outcome.cure is Cure.DIAL and trouble.outcome is not Outcome.UNREACHABLE:
             self._router.leave(trouble)
         self._check_ready()
 
     def _on_link_state(self, up: bool) -> None:
-        """Hear that Redis works, or no longer does. It may be told twice that it does: then what
-        was refused in between, which was too short to be called an outage, can be made good.
+        """Take note that Redis works, or no longer does. It may be called with True twice in a
+        row: then Redis has refused writes for a moment, and those can be made up for now.
         """
         was_up, self._was_up = self._was_up, up
         if up != was_up:
-            self._observe(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
+            self._observer.gateway(Kind.REDIS_UP if up else Kind.REDIS_DOWN)
         if up and not was_up and self._server is not None and self._stopped is None:
             _log.info("[Gateway] Redis is back, after %.1f s", self._link.away_s)
-        if up and (self._desk.owed or (len(self.registry) and not was_up)):
-            # What Redis knows of our users may be old, or nothing: tell it, at a measured pace.
+        if up and (self._session_services.backlog.owed or (len(self.registry) and not was_up)):
+            # What Redis knows of our users may be old, or nothing: renew it, at a limited rate.
             self._resync_soon()
         if up:
             self._router.link_is_back()
         self._check_ready()
 
     def _resync_soon(self) -> None:
-        """Resync, or once more when the one under way is over: never two at a time."""
+        """Resync now, or again after the one that is under way: never two at a time."""
         self._resync_due = True
         if self._resyncing is None or self._resyncing.done():
             self._resyncing = self._spawn(self._resync())
@@ -488,34 +488,31 @@ class Gateway:
         ready = self._server is not None and self.ready
         if ready != self._was_ready:
             self._was_ready = ready
-            self._observe(Kind.READY if ready else Kind.UNREADY)
+            self._observer.gateway(Kind.READY if ready else Kind.UNREADY)
 
     def _on_replaced(self) -> None:
-        """Two gateways of one name must not serve side by side: no notice, then."""
+        """Ask the owner to stop; without a drain notice, because two gateways with one id must not
+        serve side by side.
+        """
         self.replaced.set()
         self.hurry()
 
     def _on_malformed(self) -> None:
         self.counters.malformed_envelopes += 1
-        self._observe(Kind.MALFORMED)
-
-    def _observe(self, kind: Kind) -> None:
-        if self._emit is not None:
-            gateway_id = self.settings.gateway_id
-            self._emit(Event(kind, self._clock(), gateway_id, gateway=gateway_id))
+        self._observer.gateway(Kind.MALFORMED)
 
     # --- tasks -------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that this gateway owns; it ends before `stop` does."""
+        """Run a task that this gateway owns; it ends before `stop` does."""
         task = asyncio.get_running_loop().create_task(work, name=getattr(work, "__qualname__", "?"))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def note_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Count an error that nobody has caught, and log it as usual: the exception handler of a
-        loop that belongs to this gateway.
+        """Count and log an error that no code has caught. This is the exception handler of an
+        event loop that belongs to this gateway.
         """
         self.counters.unhandled_errors += 1
         loop.default_exception_handler(context)
@@ -546,14 +543,14 @@ class Gateway:
         return page()
 
     def _refusal(self, request: Request, socket: Socket) -> Answer | None:
-        socket.recognise(",".join(request.headers.get_all(self._door.forwarded_header)))
-        refusal = self._door.refusal(socket.visitor, len(self._sockets()))
-        if refusal is not None and not self._door.draining:
+        socket.recognise(",".join(request.headers.get_all(self._access.forwarded_header)))
+        refusal = self._access.refusal(socket.slot, len(self._sockets()))
+        if refusal is not None and not self._access.draining:
             self.counters.connections_refused += 1
         return refusal
 
     def _page_health(self) -> Answer:
-        return Answer(200, "OK", {})  # Alive, to the letter of the demo; /ready says more.
+        return Answer(200, "OK", {})  # Exactly the demo's answer; /ready says more.
 
     def _page_ready(self) -> Answer:
         reasons = self.unready_because()
@@ -595,5 +592,5 @@ def _tls(settings: GatewaySettings) -> ssl.SSLContext | None:
 
 
 def _no_passphrase() -> str:
-    """A server that asks at a terminal would wait for ever where there is none."""
+    """Refuse a key with a passphrase: a prompt would wait for ever where there is no terminal."""
     raise ValueError("the key has a passphrase; only a key without one can be used")

@@ -1,14 +1,14 @@
-"""What happens between hello and goodbye?
+"""Session: what happens on one connection between its register and its close?
 
-A session is what one connection says and is told. `ping` and `message` are answered before the
-callback that brought their bytes returns; only `register`, which is rare, takes a coroutine, and
-frames that arrive behind it wait for it.
+`ping` and `message` are answered before the callback that brought their bytes returns. Only
+`register`, which is rare, takes a coroutine; frames that arrive after it wait for it.
 
-The order around a register is what keeps ghosts out of Redis: mint, is the socket still open?,
-register, is it *still* open? If not, or if nobody knows what became of the register, release.
+The order of steps in a register keeps entries without a connection out of Redis: mint a token;
+is the socket still open?; register; is it *still* open? If it is not, or if the outcome of the
+register is unknown, release.
 
-What others call (`send`, `deliver`, `end`) never raises: a sender, a drain or a scan must not pay
-for what is wrong with somebody else's connection.
+What others call (`send`, `deliver`, `end`) never raises: an error of one connection must not
+reach the sender, the drain or the scan that called it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
 
-from wsdemo.events import Emit, Event, Kind
+from wsdemo.events import Kind
 from wsdemo.gateway.auth import NotAuthentic, expiry_of
-from wsdemo.gateway.counters import Counters, Histogram
+from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal
+from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry
 from wsdemo.gateway.socket import Socket
@@ -35,12 +36,11 @@ from wsdemo.presence import Register as Outcome
 from wsdemo.protocol import (
     PONG_TEXT,
     Code,
-    Kick,
-    Message,
+    MessageRequest,
     NotText,
     Ping,
     ProtocolError,
-    Register,
+    RegisterRequest,
     Say,
     Status,
     ack_text,
@@ -55,8 +55,8 @@ from wsdemo.user_ids import UserIds
 _log = logging.getLogger(GATEWAY_LOG)
 
 
-class State(Enum):
-    """Where a session stands."""
+class SessionState(Enum):
+    """The states of a session."""
 
     NEW = auto()
     REGISTERING = auto()
@@ -65,8 +65,23 @@ class State(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Desk:
-    """What all sessions of a gateway share. `new_id` returns ids that are never the same twice."""
+class Backlog:
+    """The state that all sessions of a gateway share: what is still to be done in Redis."""
+
+    admission: asyncio.Semaphore
+    """Bounds how many registers are under way at the same time."""
+    waiting: int = 0
+    """Registers that wait for `admission`."""
+    owed: dict[str, Claim] = field(default_factory=dict)
+    """Sessions whose release did not reach Redis, by connection id: for when it is back."""
+
+
+@dataclass(slots=True, eq=False)
+class SessionServices:
+    """The services that all sessions of a gateway share.
+
+    `new_id` returns ids that are never the same twice; `rng` is the source of all jitter.
+    """
 
     settings: GatewaySettings
     registry: Registry[Session]
@@ -74,52 +89,49 @@ class Desk:
     delivery: Delivery
     counters: Counters
     journal: Journal
-    admission: asyncio.Semaphore
+    observer: Observer
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     clock: Callable[[], float]
     time_of_day: Callable[[], float]
     new_id: Callable[[], str]
     rng: random.Random
-    emit: Emit | None
-    message_rate: Rate
-    loop_lag: Histogram
-    user_ids: UserIds
-    waiting: int = 0
-    """Registers that wait for their turn."""
-    owed: dict[str, Claim] = field(default_factory=dict)
-    """Sessions whose release did not reach Redis, by their connection ids: for when it is back."""
+    backlog: Backlog
+    message_rate: Rate = field(init=False)
+    user_ids: UserIds = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.settings.limits
+        self.message_rate = Rate.of(limits.messages_per_s, limits.message_burst)
+        self.user_ids = self.settings.user_ids()
 
     def retry_after_ms(self) -> int:
-        """Return when to come back; spread, so that not all come at once."""
+        """Return after how long to reconnect; with jitter, so that not all come at once."""
         return round(1000 * self.settings.limits.retry_after_s * self.rng.uniform(0.5, 1.5))
 
     def next_refresh_s(self) -> float:
-        """Return how long a fresh lease is left alone; spread, so that there are no waves."""
+        """Return how long a new lease is not renewed; with jitter, so that there are no waves."""
         return self.settings.timing.heartbeat_s * self.rng.uniform(0.25, 0.5)
 
 
 @dataclass(slots=True, eq=False)
 class _Excess:
-    """A client that says more than it may. Times as those of the session."""
+    """A client that is above its rate. Times as those of the session."""
 
     since: float
     told_at: float
 
 
 class Session:
-    """One connection's conversation.
-
-    Times are in seconds on the gateway's monotonic clock.
-    """
+    """The session of one connection. Times are in seconds on the gateway's monotonic clock."""
 
     __slots__ = (
-        "_desk",
         "_excess",
         "_held",
         "_in_flight",
         "_malformed",
         "_paid_until",
         "_queueing",
+        "_services",
         "_socket",
         "_waiting",
         "claim",
@@ -130,9 +142,9 @@ class Session:
         "state",
     )
 
-    def __init__(self, socket: Socket, desk: Desk) -> None:
+    def __init__(self, socket: Socket, services: SessionServices) -> None:
         self._socket = socket
-        self._desk = desk
+        self._services = services
         self._held: list[bytes] | None = None
         self._waiting: list[bytes] | None = None
         self._in_flight = 0
@@ -140,20 +152,19 @@ class Session:
         self._paid_until = 0.0
         self._excess: _Excess | None = None
         self._queueing: asyncio.Task[None] | None = None
-        """The register, while it waits for its turn and may be called off."""
+        """The register, while it waits for its turn and may be cancelled."""
         self.expires_at = math.inf
         """When the user's token ends (Unix seconds)."""
         self.claim: Claim | None = None
-        self.state = State.NEW
-        self.last_life = desk.clock()
-        """When the client last showed that it is alive: a ping or a message, not a mere pong."""
+        self.state = SessionState.NEW
+        self.last_life = services.clock()
+        """When the last sign of life came: a `ping` or a message, not a WebSocket pong."""
         self.last_refresh = 0.0
-        """When its lease was last renewed, counted from the sign of life that it was for."""
+        """The sign of life for which its lease was last renewed."""
         self.refresh_after = 0.0
-        """Not before this is the lease renewed again; differs from session to session."""
-        socket.deadline(desk.settings.limits.register_deadline_s, self._register_missed)
-        if desk.emit is not None:
-            self._emit(Kind.WS_OPEN)
+        """The lease is not renewed again before this; with jitter."""
+        socket.deadline(services.settings.limits.register_deadline_s, self._register_missed)
+        services.observer.session(Kind.WS_OPEN, None)
 
     @property
     def user(self) -> str:
@@ -167,25 +178,27 @@ class Session:
     def socket(self) -> Socket:
         return self._socket
 
-    # --- what the client says ----------------------------------------------------------------
+    # --- from the client ---------------------------------------------------------------------
 
     def on_text(self, data: bytes) -> None:
         """Answer one message of the client."""
-        if self.state is State.ENDED:
+        if self.state is SessionState.ENDED:
             return
-        if self.state is State.REGISTERING:
+        if self.state is SessionState.REGISTERING:
             self._hold(data)
             return
-        desk, now = self._desk, self._socket.last_read
-        paid_until = desk.message_rate.take(self._paid_until, now)
+        services, now = self._services, self._socket.last_read
+        paid_until = services.message_rate.take(self._paid_until, now)
         if paid_until is None or self._excess is not None:
-            if self._is_too_much(paid_until, now):
+            if self._note_excess(paid_until, now):
                 self._say_too_much(data, now)
                 return
         else:
             self._paid_until = paid_until
         try:
-            message = decode(data, desk.settings.limits.max_content_bytes, desk.user_ids.possible)
+            message = decode(
+                data, services.settings.limits.max_content_bytes, services.user_ids.possible
+            )
         except ProtocolError as problem:
             self._refuse(problem)
             return
@@ -193,64 +206,66 @@ class Session:
             self._socket.close(Code.NOT_UTF8)
             return
         match message:
-            case Message():
-                if self.state is State.REGISTERED:
+            case MessageRequest():
+                if self.state is SessionState.REGISTERED:
                     self.last_life = now
-                    desk.delivery.submit(self, message)
+                    services.delivery.submit(self, message)
                 else:
                     self.send(error_text(Say.NOT_REGISTERED, "not_registered", message.id))
             case Ping():
                 self._pong()
-            case Register():
+            case RegisterRequest():
                 self._register(message)
 
     def _pong(self) -> None:
-        if self.state is State.REGISTERED:
-            self.last_life = self._desk.clock()
-            if self._desk.emit is not None:
-                self._emit(Kind.PING)
+        if self.state is SessionState.REGISTERED:
+            self.last_life = self._services.clock()
+            self._services.observer.session(Kind.PING, self.claim)
         self.send(PONG_TEXT)
 
     def _refuse(self, problem: ProtocolError) -> None:
         if problem.say is Say.USER_NOT_FOUND and problem.msg_id is not None:
-            # To the letter what is said of a name that is allowed and absent.
+            # The same answer as for a user who is allowed and not online.
             self.send(ack_text(problem.msg_id, Status.OFFLINE))
             return
         self.send(error_text(problem.say, _CODES[problem.say], problem.msg_id))
         if problem.say is not Say.INVALID:
             return
-        desk, now = self._desk, self._desk.clock()
-        desk.counters.malformed_messages += 1
-        if desk.emit is not None:
-            self._emit(Kind.MALFORMED, ok=False)
-        limits = desk.settings.limits
+        services, now = self._services, self._services.clock()
+        services.counters.malformed_messages += 1
+        services.observer.session(Kind.MALFORMED, self.claim, ok=False)
+        limits = services.settings.limits
         recent = [t for t in self._malformed or () if now - t < limits.malformed_window_s]
         self._malformed = [*recent, now]
         if len(self._malformed) > limits.max_malformed:
             self._socket.close(Code.MALFORMED)
 
-    def _is_too_much(self, paid_until: float | None, now: float) -> bool:
-        """Say whether a message is above the rate; note when that begins, and when it is over."""
+    def _note_excess(self, paid_until: float | None, now: float) -> bool:
+        """Note when a client begins to exceed its rate, and when it is back within it.
+
+        Returns:
+            Whether this message exceeds the rate.
+        """
         if paid_until is None:
             if self._excess is None:
                 self._excess = _Excess(now, -math.inf)
             return True
         self._paid_until = paid_until
-        if self._desk.message_rate.has_calmed_down(paid_until, now):
+        if self._services.message_rate.has_calmed_down(paid_until, now):
             self._excess = None
         return False
 
     def _say_too_much(self, data: bytes, now: float) -> None:
-        """Refuse a message unread: a sender that gave an id is told each time, others now and
-        then. Who goes on and on is closed.
+        """Refuse a message. A message with an id gets an ack each time, others an error frame now
+        and then. A client that stays above its rate is closed.
         """
-        desk, excess, limits = self._desk, self._excess, self._desk.settings.limits
+        services, excess, limits = self._services, self._excess, self._services.settings.limits
         assert excess is not None
-        desk.counters.rate_limited += 1
+        services.counters.rate_limited += 1
         if now - excess.since > limits.rate_patience_s:
             self.end(Code.RATE_LIMIT)
             return
-        msg_id = _id_of(data, limits.max_content_bytes, desk.user_ids)
+        msg_id = _id_of(data, limits.max_content_bytes, services.user_ids)
         if msg_id is not None:
             self.send(ack_text(msg_id, Status.BUSY))
         elif now - excess.told_at >= RATE_NOTICE_S:
@@ -258,50 +273,50 @@ class Session:
             self.send(error_text(Say.RATE_LIMITED, "rate_limited"))
 
     def _hold(self, data: bytes) -> None:
-        """Keep what arrives behind a register; too much of it stops the reading, not the client."""
+        """Keep what arrives during a register; too much of it pauses reading (back-pressure)."""
         if self._held is None:
             self._held = []
         self._held.append(data)
-        if len(self._held) >= self._desk.settings.limits.held_frames:
+        if len(self._held) >= self._services.settings.limits.held_frames:
             self._socket.pause_reading()
 
-    # --- what it is told ---------------------------------------------------------------------
+    # --- to the client -----------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        """Send a text to the client; nothing when it is gone."""
+        """Send a text to the client; does nothing when it is gone."""
         try:
             self._socket.send(payload)
         except Exception as problem:
             self.fail(problem)
 
     def deliver(self, payload: bytes) -> None:
-        """Send a message of another user; it waits while the register is under way."""
-        if self.state is State.REGISTERED:
+        """Send a message of another user; it waits until the register has ended."""
+        if self.state is SessionState.REGISTERED:
             try:
                 self._socket.send(payload)
             except Exception as problem:
                 self.fail(problem)
-        elif self.state is State.REGISTERING:
-            # Redis knows this session already, its client does not: first `registered`, then this.
+        elif self.state is SessionState.REGISTERING:
+            # Redis may know this session already, its client does not: `registered` comes first.
             if self._waiting is None:
                 self._waiting = []
-            if len(self._waiting) < self._desk.settings.limits.outbox_messages:
+            if len(self._waiting) < self._services.settings.limits.outbox_messages:
                 self._waiting.append(payload)
 
     def sent_one(self) -> None:
-        """A message of this client is on its way through Redis."""
+        """Count a message of this client that was sent to Redis; too many pause reading."""
         self._in_flight += 1
-        if self._in_flight >= self._desk.settings.limits.in_flight:
+        if self._in_flight >= self._services.settings.limits.in_flight:
             self._socket.pause_reading()
 
     def answered_one(self) -> None:
-        """Redis has answered for one of them."""
+        """Count the answer for one of them."""
         self._in_flight -= 1
-        if self._in_flight == self._desk.settings.limits.in_flight // 2:
+        if self._in_flight == self._services.settings.limits.in_flight // 2:
             self._socket.resume_reading()
 
     def end(self, code: Code, retry_after_ms: int | None = None) -> None:
-        """Say goodbye to the client. From now on nobody finds this session any more."""
+        """Close the connection with a code. From now on the session is not found any more."""
         try:
             self._leave()
             self._socket.close(code, retry_after_ms)
@@ -309,65 +324,65 @@ class Session:
             self.fail(problem)
 
     def fail(self, problem: Exception) -> None:
-        """Hang up because of an error that nobody expected; counted and logged once."""
+        """Abort the connection because of an unexpected error; counted and logged once."""
         self._socket.fail(problem)
         self._leave()
 
     # --- register ----------------------------------------------------------------------------
 
-    def _register(self, request: Register) -> None:
-        if self.state is State.REGISTERED:
+    def _register(self, request: RegisterRequest) -> None:
+        if self.state is SessionState.REGISTERED:
             self._register_again(request)
             return
-        if not self._desk.user_ids.may_register(request.userId):
+        if not self._services.user_ids.may_register(request.userId):
             self.end(Code.USER_FORBIDDEN)
             return
         if not self._is_authentic(request):
             self._turn_away()
             return
         self._socket.no_deadline()
-        self.state = State.REGISTERING
-        desk = self._desk
+        self.state = SessionState.REGISTERING
+        services = self._services
         self.claim = Claim(
             request.userId,
-            desk.new_id(),
-            desk.settings.gateway_id,
+            services.new_id(),
+            services.settings.gateway_id,
             inst=request.inst,
             att=request.att,
         )
-        desk.spawn(self._settle_register())
+        services.spawn(self._settle_register())
 
-    def _register_again(self, request: Register) -> None:
-        """The same user again is told so again; another one cannot share the connection."""
+    def _register_again(self, request: RegisterRequest) -> None:
+        """Answer the same user again; another user cannot share the connection."""
         if request.userId != self.user:
             self.end(Code.OTHER_USER)
             return
         if not self._is_authentic(request):
             self._turn_away()
             return
-        self.last_life = self._desk.clock()
+        self.last_life = self._services.clock()
         self._say_registered()
 
-    def _is_authentic(self, request: Register) -> bool:
-        """Check the token of a register, if this gateway wants one; note until when it is good."""
-        desk = self._desk
-        secret = desk.settings.auth_secret
+    def _is_authentic(self, request: RegisterRequest) -> bool:
+        """Check the token of a register, if tokens are required; keep when it expires."""
+        services = self._services
+        secret = services.settings.auth_secret
         if secret is None:
             return True
         try:
             token = request.token or self._socket.token
-            self.expires_at = expiry_of(secret, token, request.userId, desk.time_of_day())
+            self.expires_at = expiry_of(secret, token, request.userId, services.time_of_day())
         except NotAuthentic:
             return False
         return True
 
     def _turn_away(self) -> None:
-        """Answer every failed authentication alike: with the same words, after the same time."""
-        desk = self._desk
-        desk.counters.registers_unauthenticated += 1
+        """Answer every failed authentication alike: same words, same delay (no timing oracle)."""
+        services = self._services
+        services.counters.registers_unauthenticated += 1
         self._leave()
-        limits = desk.settings.limits
-        late_s = desk.clock() - self._socket.last_read
+        limits = services.settings.limits
+        late_s = services.clock() - self._socket.last_read
         self._socket.deadline(
             max(0.0, limits.auth_delay_s - late_s), lambda: self._socket.close(Code.AUTH)
         )
@@ -377,47 +392,49 @@ class Session:
 
     async def _settle_register(self) -> None:
         """Wait for a turn, register, and end in one of two states: REGISTERED or ENDED."""
-        desk = self._desk
+        services = self._services
         if not await self._admitted():
             return
         try:
             await self._try_register()
         except Exception:
             self.end(Code.INTERNAL)
-            raise  # Its witness is the owner of this task.
+            raise  # The owner of this task reports it.
         finally:
-            desk.admission.release()
-            if self.state is State.REGISTERING:
+            services.backlog.admission.release()
+            if self.state is SessionState.REGISTERING:
                 self._come_back_later()  # Its client is gone, or this task was cancelled.
 
     async def _admitted(self) -> bool:
-        """Wait for a turn to register; False when there is none, or nobody to register any more.
+        """Wait for a turn to register.
 
-        Who hangs up while it waits is cancelled: others wait behind it.
+        Returns:
+            False when there was none in time, or when the client is gone. A client that goes
+            while it waits gives up its place at once: others wait behind it.
         """
-        desk = self._desk
-        if self.state is not State.REGISTERING:
+        services = self._services
+        if self.state is not SessionState.REGISTERING:
             return False
-        desk.waiting += 1
+        services.backlog.waiting += 1
         self._queueing = asyncio.current_task()
         try:
-            async with asyncio.timeout(desk.settings.limits.register_queue_s):
-                await desk.admission.acquire()
+            async with asyncio.timeout(services.settings.limits.register_queue_s):
+                await services.backlog.admission.acquire()
             return True
         except TimeoutError:
-            desk.counters.registers_shed += 1
+            services.counters.registers_shed += 1
         finally:
             self._queueing = None
-            desk.waiting -= 1
+            services.backlog.waiting -= 1
         self._come_back_later()
         return False
 
     async def _try_register(self) -> None:
         """Mint and register, and leave nothing behind if the client is gone meanwhile (P7)."""
-        desk, claim = self._desk, self.claim
+        services, claim = self._services, self.claim
         assert claim is not None
         try:
-            token = await desk.presence.mint(claim.user)
+            token = await services.presence.mint(claim.user)
         except LINK_ERRORS as problem:
             self._register_failed(problem)
             return
@@ -426,11 +443,11 @@ class Session:
         claim = self.claim = Claim(
             claim.user, claim.conn_id, claim.gateway_id, token, claim.inst, claim.att
         )
-        desk.registry.expect(self)
+        services.registry.expect(self)
         # Until the answer is here it may have been executed, whatever comes: then it is taken back.
         owns = True
         try:
-            registration = await desk.presence.register(claim)
+            registration = await services.presence.register(claim)
             if registration.outcome is Outcome.STALE:
                 owns = False
                 self._rejected(registration.previous)
@@ -440,143 +457,110 @@ class Session:
         except LINK_ERRORS as problem:
             self._register_failed(problem)
         finally:
-            if self.state is not State.REGISTERED:
-                desk.registry.remove(self)
+            if self.state is not SessionState.REGISTERED:
+                services.registry.remove(self)
             if owns:
-                await release(desk, claim)
+                await release(services, claim)
 
     def _accepted(self, previous: Claim | None) -> None:
-        desk, claim = self._desk, self.claim
+        services, claim = self._services, self.claim
         assert claim is not None
-        self.state = State.REGISTERED
-        desk.counters.registers_ok += 1
-        now = desk.clock()
-        if self._socket.visitor is not None:
-            self._socket.visitor.settle()
+        self.state = SessionState.REGISTERED
+        services.counters.registers_ok += 1
+        now = services.clock()
+        if self._socket.slot is not None:
+            self._socket.slot.mark_registered()
         self.last_life = self.last_refresh = now
-        self.refresh_after = now + desk.next_refresh_s()
-        earlier = desk.registry.bind(self)
+        self.refresh_after = now + services.next_refresh_s()
+        earlier = services.registry.bind(self)
         if earlier is not None:
             earlier.end(Code.REPLACED)
         if previous is not None and previous.gateway_id != claim.gateway_id:
-            self._kick(previous)
-        if desk.emit is not None:
-            self._emit(Kind.PRESENCE_SET, peer=previous.gateway_id if previous else "")
-        desk.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
+            services.delivery.kick(previous, claim.token)
+        peer = previous.gateway_id if previous is not None else ""
+        services.observer.session(Kind.PRESENCE_SET, claim, peer=peer)
+        services.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
         self._say_registered()
         waiting, self._waiting = self._waiting, None
         for payload in waiting or ():
             self._socket.send(payload)
         self._release_held()
 
-    def _kick(self, previous: Claim) -> None:
-        """Tell the session that lost its place, which may sit on a gateway that slept."""
-        claim, router = self.claim, self._desk.delivery.router
-        assert claim is not None and router is not None
-        self._desk.counters.kicks_sent += 1
-        router.tell(
-            previous.gateway_id,
-            Kick(user=previous.user, connId=previous.conn_id, token=claim.token),
-        )
-
     def _say_registered(self) -> None:
-        timing = self._desk.settings.timing
+        timing = self._services.settings.timing
         self.send(
             registered_text(
-                self._desk.settings.gateway_id, self.conn_id, round(timing.heartbeat_s * 1000)
+                self._services.settings.gateway_id, self.conn_id, round(timing.heartbeat_s * 1000)
             )
         )
 
     def _release_held(self) -> None:
-        """Take up what the client said while its register was under way."""
+        """Handle the frames that arrived during the register."""
         held, self._held = self._held, None
         for data in held or ():
-            if self.state is not State.REGISTERED:
+            if self.state is not SessionState.REGISTERED:
                 return
             self.on_text(data)
-        if held and self._in_flight < self._desk.settings.limits.in_flight:
+        if held and self._in_flight < self._services.settings.limits.in_flight:
             self._socket.resume_reading()
 
     def _rejected(self, owner: Claim | None) -> None:
-        """A newer session exists. This one owns nothing, so it cleans up nothing."""
-        desk = self._desk
-        desk.counters.registers_stale += 1
-        if desk.emit is not None:
-            self._emit(
-                Kind.PRESENCE_REJECT,
-                ok=False,
-                reason="stale register",
-                peer=owner.gateway_id if owner else "",
-            )
+        """End because a newer session exists. This one owns nothing and cleans up nothing."""
+        services = self._services
+        services.counters.registers_stale += 1
+        peer = owner.gateway_id if owner is not None else ""
+        services.observer.session(
+            Kind.PRESENCE_REJECT, self.claim, ok=False, reason="stale register", peer=peer
+        )
         self.end(Code.STALE)
 
     def _register_failed(self, problem: Exception) -> None:
-        desk = self._desk
-        desk.counters.registers_failed += 1
-        if desk.emit is not None:
-            self._emit(Kind.REGISTER, ok=False, reason=type(problem).__name__)
+        services = self._services
+        services.counters.registers_failed += 1
+        reason = type(problem).__name__
+        services.observer.session(Kind.REGISTER, self.claim, ok=False, reason=reason)
         _log.warning("[Gateway] register of %s failed: %s", self.user, problem)
         self._come_back_later()
 
     def _come_back_later(self) -> None:
-        retry_after_ms = self._desk.retry_after_ms()
+        retry_after_ms = self._services.retry_after_ms()
         self.send(error_text(Say.REGISTER_FAILED, "unavailable", retry_after_ms=retry_after_ms))
         self.end(Code.TRY_LATER, retry_after_ms)
 
-    # --- goodbye -----------------------------------------------------------------------------
+    # --- the end -----------------------------------------------------------------------------
 
     def on_closing(self) -> None:
-        """Nothing reaches the client any more, though it may take its time to hang up: whoever
-        writes to it from now on shall be told, and its presence ends.
+        """End the presence as soon as nothing reaches the client any more, although the
+        connection may stay for a while: senders must get an error from now on.
         """
         self._leave()
 
     def on_closed(self) -> None:
-        """The connection is gone."""
-        if self._desk.emit is not None:
-            self._emit(Kind.WS_CLOSE)
+        """Take note that the connection is gone."""
+        self._services.observer.session(Kind.WS_CLOSE, self.claim)
         self._leave()
 
     def _leave(self) -> None:
-        """Forget the session here, and in Redis if it is still its own. Idempotent.
+        """Remove the session here, and in Redis if the entry is still its own. Idempotent.
 
-        A session that never was registered leaves nothing in Redis; the register that may be
-        under way sees that its socket has gone.
+        A session that was never registered has no entry; a register that is under way sees that
+        its socket is gone.
         """
-        state, self.state = self.state, State.ENDED
+        state, self.state = self.state, SessionState.ENDED
         self._held = self._waiting = None
         if self._queueing is not None:
             self._queueing.cancel()
-        desk, claim = self._desk, self.claim
-        if state is State.REGISTERED and claim is not None:
-            desk.registry.remove(self)
-            desk.journal.left(claim.user, claim.conn_id)
-            desk.spawn(release(desk, claim))
-
-    def _emit(self, kind: Kind, ok: bool = True, reason: str = "", peer: str = "") -> None:
-        emit, claim = self._desk.emit, self.claim
-        assert emit is not None
-        gateway_id = self._desk.settings.gateway_id
-        emit(
-            Event(
-                kind,
-                self._desk.clock(),
-                gateway_id,
-                user=self.user,
-                gateway=gateway_id,
-                peer=peer,
-                conn_id=self.conn_id,
-                ok=ok,
-                reason=reason,
-                token=claim.token if claim is not None else 0,
-            )
-        )
+        services, claim = self._services, self.claim
+        if state is SessionState.REGISTERED and claim is not None:
+            services.registry.remove(self)
+            services.journal.left(claim.user, claim.conn_id)
+            services.spawn(release(services, claim))
 
 
 MAX_OWED: Final = 10_000
-"""Releases that are kept for a Redis that is away; entries beyond it end with their TTL."""
+"""Releases that are kept while Redis is away; entries beyond this number end with their TTL."""
 RATE_NOTICE_S: Final = 1.0
-"""How often a client above its rate is told so."""
+"""A client above its rate gets an error frame at most once in this time."""
 
 _CODES: Final[dict[Say, str]] = {
     Say.INVALID: "invalid",
@@ -590,46 +574,34 @@ _CODES: Final[dict[Say, str]] = {
 
 
 def _id_of(data: bytes, max_content_bytes: int, user_ids: UserIds) -> str | None:
-    """Return the id that a refused message was given, if it is one."""
+    """Return the id of a refused message, if it is a message and has one."""
     try:
         message = decode(data, max_content_bytes, user_ids.possible)
     except ProtocolError as problem:
         return problem.msg_id
     except NotText:
         return None
-    return message.id if isinstance(message, Message) else None
+    return message.id if isinstance(message, MessageRequest) else None
 
 
-async def release(desk: Desk, claim: Claim) -> None:
+async def release(services: SessionServices, claim: Claim) -> None:
     """End a session in Redis. When that fails, the entry ends with its TTL, or when Redis is back.
 
-    A register of unknown outcome makes this the rule and not the exception: what is unknown is so
-    because the connection was given up just now, and there is no other one yet.
+    After a register of unknown outcome it usually fails: the outcome is unknown because the
+    connection to Redis was given up just now, and there is no new one yet.
     """
-    counters = desk.counters
+    counters = services.counters
     try:
-        removed = await desk.presence.release(claim)
+        removed = await services.presence.release(claim)
     except LINK_ERRORS as problem:
         counters.releases_failed += 1
-        if may_work_later(problem) and len(desk.owed) < MAX_OWED:
-            desk.owed[claim.conn_id] = claim
+        owed = services.backlog.owed
+        if may_work_later(problem) and len(owed) < MAX_OWED:
+            owed[claim.conn_id] = claim
         _log.warning("[Gateway] release of %s failed: %s", claim.user, problem)
         return
     if removed:
         counters.releases_removed += 1
     else:
         counters.releases_not_owner += 1
-    if desk.emit is not None:
-        desk.emit(
-            Event(
-                Kind.PRESENCE_DEL if removed else Kind.PRESENCE_REJECT,
-                desk.clock(),
-                claim.gateway_id,
-                user=claim.user,
-                gateway=claim.gateway_id,
-                conn_id=claim.conn_id,
-                ok=removed,
-                reason="" if removed else "not owner",
-                token=claim.token,
-            )
-        )
+    services.observer.released(claim, removed)

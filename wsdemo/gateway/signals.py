@@ -1,14 +1,14 @@
-"""Who has told this process to stop, and how often?
+"""Signals: who has told this process to stop, and how often?
 
-SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal was closed) ask for a drain. Whoever asks again
-with one of the first two has less patience: the second time skips the notice, if there is one that
-lasts, and the next time ends the process at once. A SIGHUP never hurries: terminals and service
-managers send it in addition to another one.
+SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal was closed) ask for a drain. When SIGTERM or
+SIGINT comes again, the second one skips the rest of the drain notice, if there is one, and the next
+one ends the process at once. A SIGHUP never shortens the drain: terminals and service managers
+send it in addition to another signal.
 
-Before there is anything to drain, a signal ends the process with code 0 on the spot; after the
-drain it is ignored, since the process ends in any case. As process 1 of a container this needs a
-handler of our own: there, the kernel discards signals that have none. So this module is imported
-before all others, and imports next to nothing.
+Before there is anything to drain, a signal ends the process with code 0 at once. After the drain
+it is ignored, since the process ends in any case. In a container, as process 1, this needs a
+handler of our own: there the kernel discards signals without one. So this module is imported
+before all others, and imports almost nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 HANG_UP: Final[int | None] = getattr(signal, "SIGHUP", None)
 END_S: Final = 1.0
-"""How long the interpreter may take to tidy up."""
+"""How long the interpreter may take to shut down."""
 ONE_REQUEST_S: Final = 0.02
-"""Signals that are closer together are one request: timeout(1) signals a process and its group."""
+"""Signals within this time are one request: timeout(1) signals a process and its group."""
 
 
 def numbers() -> list[int]:
@@ -47,16 +47,16 @@ def leave_at_once() -> None:
 
 
 def take_back() -> None:
-    """From now on, signals do what they do to any Python program."""
+    """Give signals Python's usual handlers again."""
     for number in numbers():
         ctrl_c = number == signal.SIGINT
         signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
 
 
 def end_soon(problem: BaseException | None) -> None:
-    """End the process a little later, with the code that it would end with anyway, if it has not
-    come to its end by then: a name that is being looked up cannot be told to stop, and the
-    interpreter waits for it. A traceback that is still to be printed is waited for.
+    """End the process after `END_S`, with the exit code that it would have anyway, if it still
+    runs then: a name lookup cannot be cancelled, and the interpreter waits for it. When a traceback
+    is still to be printed, nothing is cut short.
     """
     if problem is None or isinstance(problem, SystemExit):
         import threading
@@ -77,7 +77,7 @@ class Requests:
 
     Args:
         on_first: called at the first one.
-        hurry: called at each later one; returns whether there was something to hurry up. When
+        hurry: called at each later one; returns whether there was a wait to cut short. When
             there was not, the process ends at once, with code 1.
         end: ends the process with a code.
     """
@@ -93,14 +93,13 @@ class Requests:
         self._end = end
         self._last = float("-inf")
         self.asked = False
-        """Whether anybody has asked."""
+        """Whether a stop was requested."""
 
     @contextlib.contextmanager
     def heard_on(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Hear signals on this loop, which runs in the main thread. Afterwards there is nothing
-        left to drain: the process is about to end with its own code, and signals are ignored. (A
-        handler of Python's would be taken back while the interpreter ends, and a late signal would
-        end the process with a code of its own.)
+        """Handle signals on this loop, which runs in the main thread. Afterwards signals are
+        ignored: the process is about to end with its own exit code. (Python removes its handlers
+        while the interpreter ends, and a late signal would change the exit code.)
         """
         heard = numbers()
         for number in heard:
@@ -113,7 +112,7 @@ class Requests:
                 signal.signal(number, signal.SIG_IGN)
 
     def hear(self, number: int) -> None:
-        """Take one signal."""
+        """Handle one signal."""
         now, last = time.monotonic(), self._last
         if self.asked and (number == HANG_UP or now - last < ONE_REQUEST_S):
             return
@@ -122,4 +121,4 @@ class Requests:
             self.asked = True
             self._on_first()
         elif not self._hurry():
-            self._end(1)  # Asked twice: whoever asks has no patience for a drain.
+            self._end(1)  # Requested again: do not drain any longer.

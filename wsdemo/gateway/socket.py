@@ -1,14 +1,13 @@
-"""How do bytes become messages, and messages bytes?
+"""WebSocket framing: how do bytes become messages, and messages bytes?
 
 One object per TCP connection, between asyncio's transport and the sans-I/O protocol of
 websockets, which does the handshake, the frames, the closing and the control frames. There is no
 task and no queue per connection: what arrives is handled before the event loop's callback
 returns.
 
-Beside the general parser stand two short paths for what nearly all traffic is: the handshake that
-every client sends, and a whole, short, unfragmented text frame. The latter is taken only at a
-frame boundary, when the general parser holds nothing back. Tests feed both ways with the same
-bytes.
+Beside the general parser there are two fast paths, for nearly all traffic: the handshake that
+most clients send, and a complete, short, unfragmented text frame. The second is taken only at a
+frame boundary, when the general parser holds no bytes. Tests give both ways the same bytes.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ try:
 except ImportError:  # pragma: no cover - a build of websockets without its C extension
     from websockets.utils import apply_mask
 
+from wsdemo.gateway.access_control import AccessControl, AddressSlot, Answer
 from wsdemo.gateway.counters import Counters
-from wsdemo.gateway.door import Answer, Door, Visitor
 from wsdemo.gateway.handshake import (
     acceptance,
     choose_upgrade,
@@ -64,7 +63,7 @@ BAD_OFFERS: Final = Answer(
 )
 TCP_USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
-# The library logs each connection at INFO; who runs a gateway wants to hear of trouble only.
+# The library logs each connection at INFO; operators want warnings only.
 _library_log = logging.getLogger("wsdemo.websockets")
 _library_log.setLevel(logging.WARNING)
 
@@ -72,25 +71,25 @@ _library_log.setLevel(logging.WARNING)
 _log = logging.getLogger("wsdemo.gateway")
 
 NOTHING_YET: Final[Conversation] = ServerProtocol(logger=_library_log)
-"""The state of every connection that has not said anything: connecting. It is never fed."""
+"""The state of every connection that has sent nothing yet: connecting. It is never fed."""
 OVER: Final[Conversation] = Conversation(SERVER, state=CLOSED, logger=_library_log)
-"""The state of every connection that is gone, or is being hung up on. It is never fed either."""
+"""The state of every connection that is lost or aborted. It is never fed either."""
 
 
 class _InOrder(Conversation):
-    """The library's conversation, which hands each frame over before it reads the next one.
+    """The library's protocol, but each frame is handled before the next one is read.
 
     By itself the library reads all that has arrived. A broken frame would then end the connection
-    before the good ones in front of it were answered. (`recv_frame` is undocumented, which is why
-    the minor version of websockets is pinned.)
+    before the valid frames in front of it were answered. (`recv_frame` is undocumented, which is
+    why the minor version of websockets is pinned.)
     """
 
     take: Callable[[Frame], None]
 
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
-            # It may come between fragments (RFC 6455, section 5.4), and then is a goodbye like any
-            # other. The library would call it an unfinished message.
+            # It may come between fragments (RFC 6455, section 5.4), and is a normal close then.
+            # The library would call it an unfinished message.
             self.current_size = None
         super().recv_frame(frame)
         self.events.clear()
@@ -98,19 +97,19 @@ class _InOrder(Conversation):
 
 
 class _InOrderFromRequest(_InOrder, ServerProtocol):
-    """The same, beginning with a request that the library has to judge."""
+    """The same, beginning with a request that the library has to parse."""
 
     is_http = False
-    """Whether a line has come that asks for something in HTTP: then a malformed header is
-    answered. Before, nothing that we could say would be understood."""
+    """Whether a request line of HTTP has come: then a malformed header gets an answer. Before, the
+    client would not understand one."""
 
 
 def _nobody(frame: Frame) -> None:
-    """Takes the frames of a connection that is gone."""
+    """Ignore the frames of a connection that is gone."""
 
 
 def text_frame(payload: bytes) -> bytes:
-    """Return a text frame as a server sends it: unmasked, in one piece."""
+    """Return a text frame as a server sends it: unmasked, not fragmented."""
     length = len(payload)
     if length < LONG:
         return b"%c%c%b" % (TEXT_FIN, length, payload)
@@ -119,24 +118,24 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", TEXT_FIN, LONG + 1, length) + payload
 
 
-class Talker(Protocol):
-    """Who speaks over a socket: the session."""
+class MessageHandler(Protocol):
+    """What a socket needs of its session."""
 
     def on_text(self, data: bytes) -> None:
-        """A whole text message has arrived."""
+        """Handle a complete text message."""
 
     def on_closing(self) -> None:
-        """Nothing reaches the client any more: a goodbye has been said, or the connection is being
-        hung up on. May be called again.
+        """Take note that nothing reaches the client any more: a close frame was sent, or the
+        connection is aborted. May be called again.
         """
 
     def on_closed(self) -> None:
-        """The connection is gone. Called once."""
+        """Take note that the connection is gone. Called once."""
 
 
 @dataclass(slots=True, eq=False)
-class Front:
-    """What all sockets of a gateway share.
+class SocketServices:
+    """The services that all sockets of a gateway share.
 
     `answer` returns the plain HTTP answer to a request for a path, or None when it may become a
     WebSocket; `welcome` makes the session of a socket whose handshake is done. `idle` is set when
@@ -149,15 +148,15 @@ class Front:
     counters: Counters
     flusher: Flusher
     fast_frames: bool
-    door: Door
+    access: AccessControl
     control_rate: Rate
     answer: Callable[[Request, str, Socket], Answer | None]
-    welcome: Callable[[Socket], Talker]
+    welcome: Callable[[Socket], MessageHandler]
     sockets: dict[Socket, None]
     """In the order in which they came, which is also the order in which a drain ends them."""
     idle: asyncio.Event
     subprotocols: Collection[str] = ()
-    """Those that are known beside our own."""
+    """Subprotocols that are known beside our own."""
 
 
 class Socket(asyncio.Protocol):
@@ -168,34 +167,34 @@ class Socket(asyncio.Protocol):
         "_closed_here",
         "_control_paid_until",
         "_fragments",
-        "_front",
+        "_handler",
         "_peer",
         "_reading_paused",
         "_said_goodbye",
-        "_talker",
+        "_services",
         "_timer",
         "_transport",
         "_ws",
         "last_read",
         "outbox",
         "pinged_at",
+        "slot",
         "token",
-        "visitor",
     )
 
     outbox: Outbox
     _transport: asyncio.Transport
 
     def __init__(
-        self, front: Front, peer: str | None = None, visitor: Visitor | None = None
+        self, services: SocketServices, peer: str | None = None, slot: AddressSlot | None = None
     ) -> None:
-        """`peer` is whose connection it is, if a proxy has announced that; `visitor` is then what
-        it counts as.
+        """`peer` is the client's address when a PROXY header has named it; `slot` is then the slot
+        of that address.
         """
-        self._front = front
+        self._services = services
         self._peer = peer
         self._ws = NOTHING_YET
-        self._talker: Talker | None = None
+        self._handler: MessageHandler | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fragments: list[bytes] | None = None
         self._at_boundary = False
@@ -204,35 +203,37 @@ class Socket(asyncio.Protocol):
         self._reading_paused = False
         self._control_paid_until = 0.0
         self.token = ""
-        """What was offered at the handshake in proof of who this is; '' when nothing was."""
-        self.visitor = visitor
-        """What counts against the limits of its address; None when nothing does."""
-        self.last_read = front.clock()
+        """The token that was sent with the handshake; '' when none was."""
+        self.slot = slot
+        """Its slot under the limits of its address; None when no limit holds."""
+        self.last_read = services.clock()
         """When the last byte arrived (s, the gateway's clock)."""
         self.pinged_at = 0.0
-        """When the last WebSocket ping left that has not been answered; 0 when there is none."""
+        """When the last WebSocket ping was sent that is not answered yet; 0 when there is none."""
 
     # --- asyncio.Protocol --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        front = self._front
+        services = self._services
         # uvloop's transports have all the methods, but not the base class.
         self._transport = transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=front.limits.write_high_water_bytes)
-        _set_user_timeout(transport, front.limits.tcp_user_timeout_s)
-        self.outbox = Outbox(transport, front.flusher, front.limits, self._on_stuck, self.fail)
-        front.sockets[self] = None
-        front.idle.clear()
+        transport.set_write_buffer_limits(high=services.limits.write_high_water_bytes)
+        _set_user_timeout(transport, services.limits.tcp_user_timeout_s)
+        self.outbox = Outbox(
+            transport, services.flusher, services.limits, self._on_stuck, self.fail
+        )
+        services.sockets[self] = None
+        services.idle.clear()
         if self._peer is None:
-            self.visitor = front.door.enter(self.address)
-        if front.door.is_overrun(self.visitor, len(front.sockets)):
-            front.counters.connections_refused += 1
+            self.slot = services.access.take_slot(self.address)
+        if services.access.is_overrun(self.slot, len(services.sockets)):
+            services.counters.connections_refused += 1
             self.abort()
             return
-        self._arm(front.limits.handshake_timeout_s, self.abort)
+        self._arm(services.limits.handshake_timeout_s, self.abort)
 
     def data_received(self, data: bytes) -> None:
-        self.last_read = self._front.clock()
+        self.last_read = self._services.clock()
         self.pinged_at = 0.0
         if self._at_boundary:
             data = self._read_short_frames(data)
@@ -240,7 +241,7 @@ class Socket(asyncio.Protocol):
                 return
         elif self._ws is NOTHING_YET:
             if self._closed_here:
-                return  # Refused: whatever else was sent, nobody reads it.
+                return  # Refused: what follows is not read.
             data = self._begin(data)
             if not data:
                 return
@@ -259,24 +260,24 @@ class Socket(asyncio.Protocol):
         self.outbox.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        front = self._front
-        front.sockets.pop(self, None)
-        if not front.sockets:
-            front.idle.set()
-        if self.visitor is not None:
-            self.visitor.leave()
+        services = self._services
+        services.sockets.pop(self, None)
+        if not services.sockets:
+            services.idle.set()
+        if self.slot is not None:
+            self.slot.release()
         self._break_off()
-        talker, self._talker = self._talker, None
-        if talker is not None:
-            talker.on_closed()
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.on_closed()
 
     # --- reading -----------------------------------------------------------------------------
 
     def _read_short_frames(self, data: bytes) -> bytes:
         """Handle the short text frames at the head of `data`; return what is left of it.
 
-        A frame is left to the general parser unless all of it is here, and whenever anything
-        about it is not of the common kind.
+        A frame is left to the general parser when it is not complete, or not of the common kind
+        in any way.
         """
         start, size = 0, len(data)
         while size - start >= 6 and data[start] == TEXT_FIN:
@@ -303,17 +304,17 @@ class Socket(asyncio.Protocol):
         ws.receive_data(data)  # Calls `_take_frame` for each frame.
         self._write_replies()
         self._at_boundary = (
-            self._front.fast_frames
+            self._services.fast_frames
             and self._ws.state is OPEN
             and self._fragments is None
             and _between_frames(ws)
         )
 
     def _read_request(self, data: bytes) -> bytes:
-        """Feed the general parser a request and answer it; return what is behind the request.
+        """Feed the general parser a request and answer it; return what follows the request.
 
         Line by line, because the parser would go on and answer frames (a pong, a close) that
-        stand behind a request before we have answered the request itself.
+        follow the request before we have answered the request itself.
         """
         ws, start = self._ws, 0
         assert isinstance(ws, _InOrderFromRequest)
@@ -331,8 +332,8 @@ class Socket(asyncio.Protocol):
         return data[start:]
 
     def _take_frame(self, frame: Frame) -> None:
-        if self._closed_here or self._talker is None:
-            return  # We have said goodbye, and listen no more.
+        if self._closed_here or self._handler is None:
+            return  # The connection is closing: nothing more is read.
         opcode = frame.opcode
         if opcode is Opcode.TEXT:
             if frame.fin:
@@ -349,7 +350,7 @@ class Socket(asyncio.Protocol):
     def _take_fragment(self, frame: Frame) -> None:
         assert self._fragments is not None
         self._fragments.append(bytes(frame.data))
-        if len(self._fragments) > self._front.limits.max_fragments:
+        if len(self._fragments) > self._services.limits.max_fragments:
             self._fragments = None
             self.close(Code.TOO_BIG)
         elif frame.fin:
@@ -357,28 +358,28 @@ class Socket(asyncio.Protocol):
             self._say(text)
 
     def _take_control(self) -> None:
-        """The library has answered it already; too many are not answered any more."""
-        front = self._front
-        paid_until = front.control_rate.take(self._control_paid_until, self.last_read)
+        """Apply the rate limit to a control frame, which the library has answered already."""
+        services = self._services
+        paid_until = services.control_rate.take(self._control_paid_until, self.last_read)
         if paid_until is None:
-            front.counters.rate_limited += 1
+            services.counters.rate_limited += 1
             self.close(Code.RATE_LIMIT)
         else:
             self._control_paid_until = paid_until
 
     def _say(self, text: bytes) -> None:
-        """Hand a message to the session. A bug there ends this connection, and no other."""
-        assert self._talker is not None
+        """Hand a message to the session. An error there ends this connection, and no other."""
+        assert self._handler is not None
         try:
-            self._talker.on_text(text)
+            self._handler.on_text(text)
         except Exception as problem:
-            self._front.loop.call_exception_handler(
+            self._services.loop.call_exception_handler(
                 {"message": "a session failed", "exception": problem, "protocol": self}
             )
             self.close(Code.INTERNAL)
 
     def pause_reading(self) -> None:
-        """Take no more bytes from this client for now."""
+        """Read no more bytes from this client for now (back-pressure)."""
         if not self._reading_paused and not self._is_lost:
             self._reading_paused = True
             self._transport.pause_reading()
@@ -392,21 +393,21 @@ class Socket(asyncio.Protocol):
     # --- the handshake -----------------------------------------------------------------------
 
     def _begin(self, data: bytes) -> bytes:
-        """Take the first bytes: a usual handshake, or whatever it is. Return what is left."""
-        front = self._front
-        max_size = front.limits.max_message_bytes, front.limits.max_frame_bytes
-        usual = usual_request(data, front.door.header_name) if front.fast_frames else None
+        """Handle the first bytes: a usual handshake, or anything else. Return what is left."""
+        services = self._services
+        max_size = services.limits.max_message_bytes, services.limits.max_frame_bytes
+        usual = usual_request(data, services.access.header_name) if services.fast_frames else None
         if usual is None and looks_like_one(data):
-            front.door.not_announced(self.address)  # The parser will hang up: this is no HTTP.
+            services.access.not_announced(self.address)  # The parser will end it: this is no HTTP.
         if usual is not None:
             self.recognise(usual.forwarded)
-            full = front.door.refusal(self.visitor, len(front.sockets))
+            full = services.access.refusal(self.slot, len(services.sockets))
             if full is not None:
                 self._refuse(full)
                 return b""
-        if usual is None or not front.door.allows_origin(usual.origin, usual.host):
+        if usual is None or not services.access.allows_origin(usual.origin, usual.host):
             self._ws = ws = _InOrderFromRequest(
-                origins=[None, *front.door.origins], max_size=max_size, logger=_library_log
+                origins=[None, *services.access.origins], max_size=max_size, logger=_library_log
             )
             ws.take = self._take_frame
             return data
@@ -415,28 +416,28 @@ class Socket(asyncio.Protocol):
         chosen = ""
         if usual.offers:
             self.token = token_of(usual.offers)
-            chosen = chosen_of(usual.offers, front.subprotocols)
+            chosen = chosen_of(usual.offers, services.subprotocols)
         self.outbox.write(acceptance(usual.key, chosen))
         self._at_boundary = True
         self._welcome()
         return self._read_short_frames(data[usual.end :])
 
     def _refuse(self, answer: Answer) -> None:
-        """Send a usual handshake away at once: who has too many connections has them cheaply."""
-        front = self._front
-        front.counters.connections_refused += not front.door.draining
+        """Refuse a usual handshake at once: too many connections of one client must cost little."""
+        services = self._services
+        services.counters.connections_refused += not services.access.draining
         self._closed_here = True
         self.outbox.write(refusal(answer.status, answer.body, answer.headers))
         self._end()
 
     def recognise(self, forwarded: str) -> None:
-        """Learn from what a proxy says ('' without it) whose connection this is."""
-        self.visitor = self._front.door.recognise(self.visitor, self.address, forwarded)
+        """Take the slot of the client that a proxy's header names ('' without a header)."""
+        self.slot = self._services.access.recognise(self.slot, self.address, forwarded)
 
     def _welcome(self) -> None:
-        self._front.counters.connections_accepted += 1
+        self._services.counters.connections_accepted += 1
         self._disarm()
-        self._talker = self._front.welcome(self)
+        self._handler = self._services.welcome(self)
 
     def _shake_hands(self, request: Request) -> None:
         ws = self._ws
@@ -444,7 +445,7 @@ class Socket(asyncio.Protocol):
         target, offers = target_of(request), offers_in(request.headers)
         answer: Answer | None = BAD_TARGET
         if target is not None:
-            answer = self._front.answer(request, target.path, self)
+            answer = self._services.answer(request, target.path, self)
             if answer is None and offers is None:
                 answer = BAD_OFFERS  # The library would repeat them, and a token among them.
         if answer is not None:
@@ -458,64 +459,64 @@ class Socket(asyncio.Protocol):
         response = ws.accept(request)
         if response.status_code == 101:
             self.token = token_of(offers)
-            if chosen := chosen_of(offers, self._front.subprotocols):
+            if chosen := chosen_of(offers, self._services.subprotocols):
                 response.headers["Sec-WebSocket-Protocol"] = chosen
         elif response.status_code in {400, 426}:
             _say_what_we_speak(response)
         ws.send_response(response)
         if response.status_code == 101:
-            self._write_replies()  # Whatever the session has to say comes after it.
+            self._write_replies()  # Before anything that the session sends.
             self._welcome()
 
     # --- writing -----------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        """Send a text message (UTF-8), in order; nothing once the connection is closing.
+        """Send a text message (UTF-8), in order; does nothing when the connection is closing.
 
-        Like all that writes it never raises: what goes wrong ends this connection, and no other.
+        Never raises: an error ends this connection, and no other.
         """
         if self._ws.state is OPEN:
             self.outbox.send(text_frame(payload))
 
     def ping(self, now: float) -> None:
-        """Ask for a sign of life below the protocol of messages."""
+        """Send a WebSocket ping."""
         if self._ws.state is OPEN:
             self.pinged_at = now
             self.outbox.send(PING_FRAME)
 
     def _write_replies(self) -> None:
-        """Write what the library has to say: handshakes, pongs, closes.
+        """Write what the library has to send: handshakes, pongs, closes.
 
-        It bypasses the outbox, since control frames may overtake messages. A client that asks for
-        pongs and does not read them is bounded by the hard cap. A close is the last word, however:
-        messages go before it or not at all.
+        It bypasses the outbox, since control frames may overtake messages. The hard cap bounds a
+        client that sends pings and does not read the pongs. A close frame is the last one, however:
+        messages that wait are sent before it, or not at all.
         """
         if self._ws.state in {CLOSING, CLOSED}:
             self.outbox.flush()
             self.outbox.close()
-            if self._talker is not None:
-                self._talker.on_closing()
+            if self._handler is not None:
+                self._handler.on_closing()
         said = self._ws.data_to_send()
-        words = b"".join(said)  # In one write: a bye and its close frame belong together.
+        words = b"".join(said)  # In one write: `bye` and its close frame belong together.
         if words and not self._said_goodbye:  # Or the library goes on answering pings.
             self.outbox.write(words)
         if said and not said[-1]:
             self._end()
         if self._is_lost:
             return
-        if self._transport.get_write_buffer_size() > self._front.limits.write_hard_cap_bytes:
-            self._front.counters.slow_consumers += 1
+        if self._transport.get_write_buffer_size() > self._services.limits.write_hard_cap_bytes:
+            self._services.counters.slow_consumers += 1
             self.abort()
 
     def _end(self) -> None:
-        """Everything is said; the client shall hang up, soon."""
+        """End our direction of the connection; abort if the client does not end its own soon."""
         self._at_boundary = False
-        self.resume_reading()  # To see it hang up.
-        self._arm(self._front.limits.close_timeout_s, self.abort)
+        self.resume_reading()  # To see the end of the connection.
+        self._arm(self._services.limits.close_timeout_s, self.abort)
         self.outbox.write_eof()
 
     def close(self, code: Code, retry_after_ms: int | None = None) -> None:
-        """Say goodbye, after all that is waiting; hang up soon. Idempotent."""
+        """Send a close frame, after all that is waiting; abort soon after. Idempotent."""
         self._closed_here = True
         if self._ws.state is not OPEN:
             return
@@ -529,35 +530,35 @@ class Socket(asyncio.Protocol):
         self._ws.send_close(code, close_reason(code, retry_after_ms))
         self._write_replies()
         self._said_goodbye = True
-        self.resume_reading()  # To see the goodbye of the client.
-        self._arm(self._front.limits.close_timeout_s, self.abort)
+        self.resume_reading()  # To see the client's close frame.
+        self._arm(self._services.limits.close_timeout_s, self.abort)
 
     def abort(self) -> None:
-        """Hang up at once. Idempotent."""
+        """End the connection at once, without a close frame. Idempotent."""
         self._transport.abort()
         self._break_off()
 
     def fail(self, problem: Exception) -> None:
-        """Hang up because of an error that nobody expected; counted and logged once."""
+        """Abort the connection because of an unexpected error; counted and logged once."""
         if self._ws is not OVER:
-            self._front.counters.connection_failures += 1
-            _log.error("[Gateway] a connection failed and is hung up on", exc_info=problem)
+            self._services.counters.connection_failures += 1
+            _log.error("[Gateway] a connection failed and is aborted", exc_info=problem)
             self.abort()
 
     def _break_off(self) -> None:
-        """Nothing is said or heard any more, whoever still tries. Idempotent."""
+        """Stop reading and writing for good. Idempotent."""
         if self._ws is OVER:
             return
         if isinstance(self._ws, _InOrder):
-            self._ws.take = _nobody  # Or each would keep the other alive.
+            self._ws.take = _nobody  # Breaks a reference cycle.
         self._ws = OVER
         self._closed_here = True
         self._at_boundary = False
         self._fragments = None
         self._disarm()
         self.outbox.close()
-        if self._talker is not None:
-            self._talker.on_closing()
+        if self._handler is not None:
+            self._handler.on_closing()
 
     def deadline(self, after_s: float, action: Callable[[], None]) -> None:
         """Call `action` after this long, unless `no_deadline` is called before."""
@@ -572,30 +573,28 @@ class Socket(asyncio.Protocol):
 
     @property
     def _is_lost(self) -> bool:
-        """Whether the transport is going or gone: on uvloop, most of its methods raise then."""
+        """Whether the transport is closing or closed: on uvloop, most of its methods raise then."""
         return self._ws is OVER or self._transport.is_closing()
 
     @property
     def address(self) -> str:
-        """The address of whoever opened the connection, or for whom a proxy says that it did; ''
-        when it has none.
-        """
+        """The client's address, from a PROXY header if there was one; '' when it has none."""
         return peer_of(self._transport) if self._peer is None else self._peer
 
     def _on_stuck(self, why: Stuck) -> None:
-        self._front.counters.slow_consumers += 1
-        self._front.counters.outbox_overflows += why is Stuck.OVERFLOW
+        self._services.counters.slow_consumers += 1
+        self._services.counters.outbox_overflows += why is Stuck.OVERFLOW
         if why is Stuck.DEADLINE:
-            self.abort()  # A goodbye would only join the bytes that are not read.
+            self.abort()  # A close frame would not be read either.
         else:
             self.close(Code.SLOW_CONSUMER)
 
-    # --- one timer, for whatever comes next --------------------------------------------------
+    # --- one timer, for the next deadline ----------------------------------------------------
 
     def _arm(self, after_s: float, action: Callable[[], None]) -> None:
         self._disarm()
         if self._ws is not OVER:
-            self._timer = self._front.loop.call_later(after_s, action)
+            self._timer = self._services.loop.call_later(after_s, action)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -610,15 +609,15 @@ def peer_of(transport: asyncio.BaseTransport) -> str:
 
 
 def _set_user_timeout(transport: asyncio.Transport, seconds: float) -> None:
-    """Let the kernel give up a peer that confirms nothing, even when we have nothing to write."""
+    """Let the kernel drop a peer that acknowledges no bytes for so long."""
     end = transport.get_extra_info("socket")
     if end is not None and TCP_USER_TIMEOUT is not None:
-        with contextlib.suppress(OSError):  # It may be gone already, or no TCP.
+        with contextlib.suppress(OSError):  # It may be closed already, or no TCP.
             end.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, round(1000 * seconds))
 
 
 def _between_frames(ws: Conversation) -> bool:
-    """Say whether the library's parser stands between two frames and holds no byte back.
+    """Say whether the library's parser is between two frames and holds no bytes.
 
     It is a generator: there, it waits in `StreamReader.at_eof`; within a frame, in `read_exact`.
     (Undocumented, which is why the minor version of websockets is pinned.)
@@ -632,7 +631,7 @@ def _between_frames(ws: Conversation) -> bool:
 
 
 def _say_what_we_speak(response: Response) -> None:
-    """Add to a refusal what would not have been refused (RFC 6455, section 4.4)."""
+    """Add to a refusal which version we accept (RFC 6455, section 4.4)."""
     response.headers["Sec-WebSocket-Version"] = "13"
     if "Upgrade" in response.headers:
         del response.headers["Connection"]

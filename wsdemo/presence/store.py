@@ -1,12 +1,12 @@
-"""Where in the cluster is user X, and who may say so?
+"""Presence lease and fencing token: where in the cluster is user X, and who may say so?
 
 The answer is a hash `presence:{user}` with a TTL: a lease. Four scripts change it, each in one
-step on the server: mint, register, refresh, release. A session gets a token from Redis before its
-first write, and every later write shows it; the script, not the gateway, decides whether the
-write still counts. So a cleanup that comes too late, a refresh from a gateway that slept, or a
-register that was under way for a minute changes nothing that is newer than itself.
+step on the server: mint, register, refresh, release. A session gets a fencing token from Redis
+before its first write, and sends it with every later write; the script, not the gateway, decides
+whether the write still counts. So a cleanup that comes too late, a refresh from a gateway that was
+suspended, or a register that took a minute changes nothing that is newer than itself.
 
-Tokens are ordered by Redis' clock. No gateway's clock is ever asked (guarantees P1-P8).
+Tokens are ordered by Redis' clock. No gateway's clock is used (promises P1 to P8).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCRIPTS = (MINT, REGISTER, REFRESH, RELEASE)
 
 
 class Register(StrEnum):
-    """What became of a register."""
+    """The outcome of a register."""
 
     OK = "ok"
     STALE = "stale"
@@ -37,11 +37,11 @@ class Register(StrEnum):
 
 
 class Refresh(StrEnum):
-    """What became of a refresh."""
+    """The outcome of a refresh."""
 
     OK = "ok"
     SUPERSEDED = "superseded"
-    """A newer session has registered: this one has to go."""
+    """A newer session has registered: this one has to end."""
     CLOSED = "closed"
     """This session was released: the refresh came too late."""
     RECLAIMED = "reclaimed"
@@ -50,10 +50,10 @@ class Refresh(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a session shows with each write.
+    """What a session sends with each write.
 
-    `token` is 0 until it is minted. `inst` and `att` are the client's own count of its attempts,
-    '' and 0 when it keeps none.
+    `token` is 0 until it is minted. `inst` and `att` number the client's own attempts; they are ''
+    and 0 when the client does not count them.
     """
 
     user: str
@@ -65,7 +65,9 @@ class Claim:
 
 
 class Renewal(NamedTuple):
-    """A claim, and how long from now its lease may last (ms): TTL less the age of the evidence."""
+    """A claim, and how long its lease may last from now (ms): TTL less the age of the last sign of
+    life.
+    """
 
     claim: Claim
     ttl_ms: int
@@ -73,8 +75,8 @@ class Renewal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """The outcome of a register. `previous` is whoever was found there: with OK the session that
-    lost its place (it is to be told), with STALE the one that keeps it.
+    """The outcome of a register. `previous` is the session that was found: with OK the one that
+    was replaced (it has to be told), with STALE the one that stays.
     """
 
     outcome: Register
@@ -83,7 +85,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What Redis believes about a user. `ts` is in Unix seconds, `ttl_ms` what is left of it."""
+    """What Redis knows about a user. `ts` is in Unix seconds; `ttl_ms` is the rest of the lease."""
 
     user: str
     gateway_id: str
@@ -101,7 +103,7 @@ class Presence(Protocol):
     """
 
     async def mint(self, user: str) -> int:
-        """Return a token for a session about to register: larger than all before it."""
+        """Return a fencing token for a new session: larger than all before it."""
         ...
 
     async def register(self, claim: Claim) -> Registration:
@@ -109,8 +111,8 @@ class Presence(Protocol):
         ...
 
     async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
-        """Renew leases, all in one batch; one result each, in order. Raises nothing: what went
-        wrong with one lease, also what nobody expected, is the result of that one.
+        """Renew leases, all in one batch; one result each, in order. Never raises: any error of
+        one lease is the result of that lease.
         """
         ...
 
@@ -145,7 +147,7 @@ class RedisPresence:
     def _start_refresh(self, claim: Claim, ttl_ms: int) -> asyncio.Future[Any]:
         try:
             return self._link.start_script(REFRESH, self._keys(claim), *self._write(claim, ttl_ms))
-        except Exception as problem:  # Not sent. Whatever it is, it is this one's result.
+        except Exception as problem:  # Not sent; whatever it is, it is the result of this lease.
             refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             refused.set_exception(problem)
             return refused
@@ -159,7 +161,7 @@ class RedisPresence:
     # --- looking -----------------------------------------------------------------------------
 
     async def lookup(self, user: str) -> Entry | None:
-        """Return what Redis believes about a user; None when offline or malformed."""
+        """Return what Redis knows about a user; None when offline or malformed."""
         key = self._keyspace.presence(user)
         fields, ttl_ms = await asyncio.gather(
             self._link.call("HMGET", key, "gwId", "connId", "ts", "epoch"),
@@ -171,8 +173,8 @@ class RedisPresence:
         return Entry(user, gateway_id, conn_id, _number(ts), _number(token), int(ttl_ms))
 
     async def online(self) -> AsyncIterator[str]:
-        """Iterate over the users with an entry. SCAN, so a large keyspace blocks nobody; a user
-        who comes or goes meanwhile may or may not be seen.
+        """Iterate over the users with an entry. It uses SCAN, so a large keyspace does not block
+        the server; a user who comes or goes meanwhile may or may not be seen.
         """
         prefix = self._keyspace.presence("")
         pattern = f"{_escape(prefix)}*"
@@ -212,7 +214,7 @@ def _refreshed(reply: Any) -> Refresh | Exception:
     try:
         return Refresh(_text(reply[0]))
     except (ValueError, TypeError, LookupError, AttributeError) as problem:
-        return problem  # A reply that our script does not give, and no harm to the others.
+        return problem  # Our script does not reply like this; the other leases are not affected.
 
 
 def _text(value: bytes | None) -> str:

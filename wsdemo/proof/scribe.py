@@ -65,7 +65,7 @@ def record_of(event: Event, *, t: float, user: str, id_of: IdOf = id_on_the_wire
             msg_id = id_of(event.peer, event.msg_id)
             return Received(t=t, user=user, conn=conn, id=msg_id, sender=event.peer)
         case Kind.WS_CLOSE:
-            return Closed(t=t, user=user, conn=conn, code=close_code(event.reason))
+            return Closed(t=t, user=user, conn=conn, code=event.close_code or 0)
         case _:
             return None
 
@@ -81,9 +81,3 @@ def answer(
     """
     phase = _PHASES.get(status, Phase.FAIL)
     return Sent(t=t, user=user, phase=phase, id=msg_id, to=to, status=status.value, told=told)
-
-
-def close_code(reason: str) -> int:
-    """Return the close code in the reason that a client gives; 0 when there was no close frame."""
-    words = reason.removeprefix("closed with ").split()
-    return int(words[0]) if words and words[0].isdigit() else 0

@@ -1,1 +1,1 @@
-"""How do we speak to Redis?"""
+"""Redis: how do we speak to it, and how do we start one?"""

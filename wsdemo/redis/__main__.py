@@ -1,8 +1,8 @@
-"""How do I get a Redis without Docker? `python -m wsdemo.redis --port 6379`
+"""Redis server: how do I get one without Docker? `python -m wsdemo.redis --port 6379`
 
-It runs in the foreground until Ctrl-C or SIGTERM and keeps nothing. It listens on the loopback
-address only, where by default it asks for no password, so that `localhost:6379` is all that the
-gateways need to know.
+It runs in the foreground until Ctrl-C or SIGTERM and keeps no data. It listens on the loopback
+address only, and by default needs no password, so that `localhost:6379` is all that the gateways
+need to know.
 
 `--call HGETALL presence:alice` asks a running server instead, for people without redis-cli.
 """
@@ -30,7 +30,7 @@ PROGRAM: Final = "wsdemo.redis"
 DEFAULT: Final = "localhost:6379"
 CALL_TIMEOUT_S: Final = 5.0
 PASSWORD_VARIABLE: Final = "WSDEMO_REDIS_PASSWORD"
-"""Where a password comes from, if one is wanted: `ps` shows everybody the arguments."""
+"""Where a password comes from, if there is one: `ps` shows arguments to everybody."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,10 +72,10 @@ def _call(address: str, words: Sequence[str]) -> int:
         with one_line():
             reply = _ask(url, words)
     except (SettingsError, RedisUnavailable) as problem:
-        # Redis repeats the words of a command that it does not know; AUTH may have been meant.
+        # Redis repeats the words of an unknown command, which may be a mistyped AUTH.
         _say(str(problem).partition(", with args beginning")[0])
         return 2
-    # In a pipe it is the value itself; a terminal must not obey it.
+    # A pipe gets the value itself; for a terminal, control characters are escaped.
     lines = [printable(line) if sys.stdout.isatty() else line for line in _lines(reply)]
     unsaid = say("\n".join(lines)) if lines else None
     if unsaid is not None:
@@ -85,7 +85,7 @@ def _call(address: str, words: Sequence[str]) -> int:
 
 def _ask(url: str, words: Sequence[str]) -> object:
     with redis.Redis.from_url(url, socket_timeout=CALL_TIMEOUT_S, protocol=2) as client:
-        # Below the client's commands, which make True of OK and dictionaries of lists.
+        # Not through the client's commands, which turn OK into True and lists into dictionaries.
         connection = client.connection_pool.get_connection()
         connection.send_command(*(os.fsencode(word) for word in words))
         return connection.read_response()

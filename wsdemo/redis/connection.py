@@ -1,16 +1,16 @@
-"""How does one connection to Redis live, die and come back?
+"""Connection to Redis: how is it made, how does it break, and how does it come back?
 
-redis-py's `Connection` does what it does well (addresses, TLS, AUTH, the first words), then hands
-its transport to us. From there on every byte that arrives is parsed by hiredis within the event
-loop's own callback: no task is woken and nothing is awaited per reply. Measured against
-`redis.asyncio`'s client, that is a tenth of the time a command.
+redis-py's `Connection` connects (addresses, TLS, AUTH, the first commands), then hands its
+transport to us. From then on hiredis parses every byte within the event loop's own callback: no
+task is woken and nothing is awaited per reply. Measured, a command takes a tenth of the time that
+it takes with `redis.asyncio`'s client.
 
-The library's retries are off. It runs a write that timed out a second time and reports one
-success; whoever sends a command here hears of each failure and decides.
+The library's retries are off. It would run a write that timed out a second time and report one
+success; here, the sender of a command gets each failure and decides.
 
 A server that answers may still be of no use: a replica, one that loads its data, one that cannot
-save. So a connection is open first, and up when the server has shown that it does what we need of
-it. Why it is not up is kept, in Redis' own words, and told once for each reason.
+save. So a connection is first open, and up when the server has shown that it does what we need.
+The reason why it is not up is kept, in Redis' own words, and each reason is reported once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["CommandError", "RedisConnection", "RedisUnavailable", "pack_command"
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_CAP_S: Final = 2.0
 MAX_TOLD: Final = 16
-"""Reasons told in one outage: a server whose words differ each time must not fill the log."""
+"""Reasons reported in one outage: a server with a new text each time must not fill the log."""
 NOT_YET: Final = Trouble(Outcome.UNREACHABLE, "not connected")
 GIVEN_UP: Final = Trouble(Outcome.UNREACHABLE, "the connection was given up")
 CLOSED: Final = "Redis closed the connection"
@@ -50,7 +50,7 @@ pack_command = cast(Callable[[tuple[str | bytes | int, ...]], bytes], hiredis.pa
 class RedisUnavailable(Exception):
     """Redis cannot be reached, or refuses us; the text says why, in one line.
 
-    `answered` says whether somebody was there.
+    `answered` says whether a server has answered.
     """
 
     def __init__(self, words: str, *, answered: bool = False) -> None:
@@ -59,9 +59,9 @@ class RedisUnavailable(Exception):
 
 
 class Backoff:
-    """Pauses that double up to a cap, each somewhere within its size.
+    """Exponential backoff: pauses that double up to a cap, with jitter.
 
-    Full jitter: the gateways of a cluster all lost the same server at the same moment.
+    The jitter spreads the gateways of a cluster, which all lost the server at the same moment.
 
     Args:
         rng: source of the jitter; None makes one of its own.
@@ -151,22 +151,22 @@ class RedisConnection(asyncio.Protocol):
         self.away_s = 0.0
         """How long the last outage lasted, when it was over."""
 
-    # --- what a subclass says ----------------------------------------------------------------
+    # --- for subclasses ----------------------------------------------------------------------
 
     async def _greet(self) -> Trouble | None:
         """Make a new connection ready for use.
 
         Returns:
-            None when it is; otherwise why the server is of no use at present, if it is worth
-            staying connected to.
+            None when it is ready; otherwise why the server cannot be used now, although it makes
+            sense to stay connected.
 
         Raises:
-            Refused, ConnectionError: it is not.
+            Refused, ConnectionError: it makes no sense to stay connected.
         """
         return None
 
     def _reply(self, reply: Any) -> None:
-        """Take one reply."""
+        """Handle one reply."""
         raise NotImplementedError
 
     def _broken(self, why: str) -> None:
@@ -178,8 +178,8 @@ class RedisConnection(asyncio.Protocol):
         """Connect, and stay connected from here on.
 
         Args:
-            patience_s: how long a server is asked again that is there and says "not now": one
-                that loads its data, or is a replica until a failover has ended.
+            patience_s: how long to retry when the server answers "not now": it loads its data, or
+                is a replica until a failover has ended.
 
         Raises:
             RedisUnavailable: it could not be; nothing is left running.
@@ -201,14 +201,14 @@ class RedisConnection(asyncio.Protocol):
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await end(keeper)
-        self._on_trouble = _say_nothing  # Whoever stops it knows.
+        self._on_trouble = _say_nothing  # The caller knows why it ends.
         self._disconnect()
         self._become(False, NOT_YET)
 
     def reset(self, trouble: Trouble = GIVEN_UP) -> None:
-        """Give up the present connection; the keeper makes a new one."""
+        """Give up this connection; the keeper task makes a new one."""
         if self.open:
-            self._become(False, trouble)  # First: nobody uses what is about to be torn down.
+            self._become(False, trouble)  # First, so that nobody uses it any more.
         self._disconnect(trouble.words)
         self._lost.set()
 
@@ -238,8 +238,8 @@ class RedisConnection(asyncio.Protocol):
             with one_line():
                 connection = await _connected(self._url, self._limits)
         self._adopt(connection)
-        # On its own: redis-py may swallow the cancellation by which a timeout ends what it is
-        # around (see `wsdemo.tasks`), and a timeout cancels once.
+        # A timeout of its own: redis-py may swallow the cancellation of the first one (see
+        # `wsdemo.tasks`), and a timeout cancels only once.
         async with asyncio.timeout_at(gives_up_at):
             trouble = await self._greet()
         if self._lost.is_set():
@@ -247,18 +247,18 @@ class RedisConnection(asyncio.Protocol):
         return trouble
 
     def _adopt(self, connection: Connection) -> None:
-        """Take the transport over from redis-py, which has said hello and awaits nothing."""
+        """Take the transport over from redis-py, which has connected and awaits nothing now."""
         reader, writer = connection._reader, connection._writer
         assert reader is not None and writer is not None
         # uvloop's transports have all the methods, but not the base class.
         transport = cast(asyncio.Transport, writer.transport)
-        self._connection = connection  # Kept alive: it closes its transport when collected.
+        self._connection = connection  # A reference, since it closes its transport when collected.
         self._transport = transport
         self._reader = hiredis.Reader(
             replyError=CommandError, notEnoughData=_INCOMPLETE, protocolError=ConnectionError
         )
         transport.set_protocol(self)
-        # A server with no room for us says so unasked, and hangs up; redis-py has not looked.
+        # A server without room for us says so unasked, and closes; redis-py has not read that.
         early, ended = bytes(reader._buffer), reader.at_eof()  # type: ignore[attr-defined]
         if early:
             self._reader.feed(early)
@@ -279,7 +279,7 @@ class RedisConnection(asyncio.Protocol):
         self._broken(why)
 
     def _become(self, is_open: bool, trouble: Trouble | None) -> None:
-        """Take note of how the connection is; whoever is interested hears of what is new."""
+        """Set the state of the connection, and report what has changed."""
         up, was_up = trouble is None, self.up
         self.open, self.trouble, self.up = is_open, trouble, up
         now = self._now()
@@ -321,7 +321,7 @@ class RedisConnection(asyncio.Protocol):
 
 
 _FAILURES = (OSError, RedisUnavailable, CommandError, Refused)
-"""What an attempt to connect can end with; a TimeoutError is an OSError."""
+"""The exceptions of an attempt to connect; a TimeoutError is an OSError."""
 
 
 # --- redis-py --------------------------------------------------------------------------------
@@ -331,9 +331,9 @@ _FAILURES = (OSError, RedisUnavailable, CommandError, Refused)
 def one_line() -> Iterator[None]:
     """Turn whatever redis-py raises into `RedisUnavailable`, whose text is one line.
 
-    The seam to that library: its own exceptions, those of sockets and of TLS, and what becomes of
-    an option or a host name that it does not like (ValueError, TypeError, AttributeError) all mean
-    that there is no connection. Nothing of ours runs within.
+    The boundary to that library: its own exceptions, those of sockets and TLS, and those for an
+    option or a host name that it does not accept (ValueError, TypeError, AttributeError) all mean
+    that there is no connection. No code of ours runs within.
     """
     try:
         yield
@@ -367,18 +367,18 @@ def _library_connection(url: str, limits: Limits) -> Connection:
 
 
 def unasked(reply: Any) -> Refused:
-    """Return what a reply means that no command was sent for: usually a reason to hang up."""
+    """Return the meaning of a reply without a command: usually why the server will disconnect."""
     if isinstance(reply, CommandError):
         return Refused(trouble_of(reply))
     return Refused(Trouble(Outcome.UNFIT, "what answers there speaks unasked"))
 
 
 def _say_nothing(trouble: Trouble) -> None:
-    """Nobody wants to know."""
+    """Ignore a trouble."""
 
 
 def library_url(address: str) -> str:
-    """Return an address as redis-py may be given it: without the options that are none of ours.
+    """Return an address for redis-py: without the options that have no effect here.
 
     Raises:
         SettingsError: it cannot be read, or asks for something that cannot be.

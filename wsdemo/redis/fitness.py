@@ -1,9 +1,9 @@
-"""Is this Redis fit for us?
+"""Version and eviction policy: can this Redis be used?
 
-It must be new enough for the scripts (they declare flags in their first line, which is an error
-before version 7), and it must not throw away keys of its own accord: a server that evicts under
-memory pressure takes users offline who are there. The first is a reason not to start, the second
-one to warn. A server that does not let us ask is taken as it is.
+It must be new enough for the scripts (their first line declares flags, which is an error before
+version 7). And it must not evict keys: a server that does so under memory pressure takes users
+offline who are there. Without the first, the gateway does not start; without the second, it warns.
+A server that does not let us ask is used as it is.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _REFUSALS: Final = frozenset({"NOAUTH", "WRONGPASS"})
 
 
 async def examine(link: RedisLink) -> list[str]:
-    """Return what should be told about the server behind a link, in words; usually nothing.
+    """Return warnings about the server behind a link; usually none.
 
     Raises:
-        RedisUnavailable: it is too old, or wants a password.
+        RedisUnavailable: it is too old, or needs a password.
         LinkDown, LinkBusy, LinkTimeout: it could not be asked.
     """
     version = await _version(link)
@@ -57,5 +57,5 @@ async def _eviction(link: RedisLink) -> str:
     try:
         reply = await link.call("CONFIG", "GET", "maxmemory-policy")
     except CommandError:
-        return SAFE_POLICY  # A managed server keeps its settings to itself.
+        return SAFE_POLICY  # A managed server does not show its settings.
     return reply[1].decode(errors="replace") if len(reply) == 2 else SAFE_POLICY

@@ -1,14 +1,14 @@
-"""How does a command reach Redis, and its answer come back, cheaply?
+"""Pipelining: how does a command reach Redis, and its reply come back, cheaply?
 
-One connection for all commands of a gateway. What one turn of the event loop issues leaves in
-one write; replies come back in order and find their callback at the head of a queue. Nothing is
-retried: a command either has its reply, or was refused before it left (`LinkDown`, `LinkBusy`),
-or its outcome is unknown (`LinkTimeout`).
+One connection carries all commands of a gateway. The commands of one turn of the event loop leave
+in one write; replies come back in order, each for the callback at the head of a queue. Nothing is
+retried: a command either gets its reply, or was refused before it was sent (`LinkDown`,
+`LinkBusy`), or its outcome is unknown (`LinkTimeout`).
 
-"Answers" is not "works". A `Trial` is a script that needs of the server all that we need of it; a
-connection is up when one has been accepted on it. Any reply that speaks of the server's state
-(READONLY, MISCONF, ...) is a reason for another trial, and so is the clock (`check`). Only trials
-decide: a command may be refused for reasons of its own.
+A server that answers does not always work. A `Trial` is a script that needs everything that we need
+of a server; a connection is up when the server has accepted one. A reply about the state of the
+server (READONLY, MISCONF, ...) leads to another trial, and so does a timer (`check`). Only trials
+decide: a single command may be refused for reasons of its own.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from wsdemo.settings import Limits
 
 Arg = str | bytes | int
 Callback = Callable[[Any], None]
-"""Takes the reply, or the exception that stands in its place."""
+"""Takes the reply, or an exception in its place."""
 
 STALL_S = 0.25
-"""A timer this late means that our own loop stood still: read first, judge afterwards."""
+"""A timer this late means that our own event loop stood still: first read, then decide."""
 DOUBT_PAUSE_S = 0.25
-"""After a trial, refusals are no reason for another one for so long."""
+"""For so long after a trial, refusals lead to no other one."""
 REDIAL_S = 10.0
-"""A server that has refused writes for so long is dialled anew: somebody may have replaced it."""
+"""When a server has refused writes for so long, we connect anew: it may have been replaced."""
 
 
 class LinkDown(Exception):
@@ -57,17 +57,17 @@ NO_REDIS: Final = Trouble(Outcome.UNFIT, "what answers there is no Redis")
 
 
 def may_work_later(problem: Exception) -> bool:
-    """Say whether a command failed for the state that Redis is in, and not for its own."""
+    """Say whether a command failed because of the state of Redis, and not because it is wrong."""
     if isinstance(problem, CommandError):
         return problem.outcome.cure is not Cure.NONE
     return isinstance(problem, LinkDown | LinkTimeout)
 
 
 class Trial(NamedTuple):
-    """What a server must accept to be of use: a script that may write, on keys of ours.
+    """What a server must accept to be used: a script that may write, on keys of ours.
 
-    The link adds one more argument: '1' for all of it, '0' when it was fine a moment ago. The
-    script returns 'ok'.
+    The link adds one more argument: '1' for the whole trial, '0' when the server was fine a moment
+    ago. The script returns 'ok'.
     """
 
     script: Script
@@ -110,7 +110,7 @@ class RedisLink(RedisConnection):
         self._write_paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        """When the timer rings. (uvloop's handle does not know it when that is less than 1 ms.)"""
+        """When the timer is due. (uvloop's handle does not know it for less than 1 ms.)"""
         self._missing: list[_Pending] = []
         self._held: list[_Pending] = []
         self._greeting: asyncio.Future[Trouble | None] | None = None
@@ -130,7 +130,7 @@ class RedisLink(RedisConnection):
         """How many commands wait for an answer, or to be sent again."""
         return len(self._pending) + len(self._missing) + len(self._held)
 
-    # --- asking ------------------------------------------------------------------------------
+    # --- commands ----------------------------------------------------------------------------
 
     def submit(self, callback: Callback, *args: Arg) -> None:
         """Send a command; `callback` gets its reply.
@@ -169,7 +169,7 @@ class RedisLink(RedisConnection):
 
         def settle(reply: Any) -> None:
             if future.done():
-                return  # Whoever asked has gone away; the command was executed all the same.
+                return  # The caller was cancelled; the command was executed all the same.
             if isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
@@ -230,7 +230,7 @@ class RedisLink(RedisConnection):
         self._write_paused = False
         self._flush()
 
-    # --- being answered ----------------------------------------------------------------------
+    # --- replies -----------------------------------------------------------------------------
 
     def _reply(self, reply: Any) -> None:
         try:
@@ -255,9 +255,8 @@ class RedisLink(RedisConnection):
             self._doubt()
 
     def _send_missing(self) -> None:
-        """Send again, whole, the scripts that the server had forgotten: they were not executed.
-
-        Commands issued meanwhile were held back, and follow: order is kept.
+        """Send the scripts that the server had forgotten again, with their text: they were not
+        executed. Commands issued meanwhile were held back, and follow: order is kept.
         """
         missing, self._missing = self._missing, []
         held, self._held = self._held, []
@@ -270,7 +269,7 @@ class RedisLink(RedisConnection):
         try:
             entry.callback(reply)
         except Exception as problem:
-            # One bad callback must not cost the others their replies; it does get a witness.
+            # An error of one callback is reported, and the others get their replies.
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a callback of a Redis command failed", "exception": problem}
             )
@@ -278,15 +277,15 @@ class RedisLink(RedisConnection):
     # --- does it work? -----------------------------------------------------------------------
 
     def check(self) -> None:
-        """Ask, without being asked for it, whether the server still does what we need of it.
+        """Start a trial, to see whether the server still does what we need.
 
-        What is found out is told by `on_state` and `on_trouble`. Cheap; writes nothing.
+        The result is reported by `on_state` and `on_trouble`. It is cheap and writes nothing.
         """
         if self.up and self._trial is not None and not self._trying:
             self._try(whole=False)
 
     def _doubt(self) -> None:
-        """A command was refused as everything would be: find out."""
+        """Start a trial, because a command was refused for the state of the server."""
         now = self._now()
         if self._trial is None or self._trying or now < self._doubted_at + DOUBT_PAUSE_S:
             return
@@ -294,7 +293,7 @@ class RedisLink(RedisConnection):
         self._try()
 
     def _try(self, whole: bool = True) -> None:
-        """Put the server to the trial. What was sent before is answered before it decides."""
+        """Start a trial. All commands before it are answered before it decides."""
         self._again = None
         self._trying = True
         self._role = None
@@ -306,7 +305,7 @@ class RedisLink(RedisConnection):
             self._put(self._hear_last, trial.script, args)
 
     def _put(self, callback: Callback, script: Script | None, args: tuple[Arg, ...]) -> None:
-        """Send a command of our own, whether or not others may send theirs."""
+        """Send a command of this module, also while other commands are refused."""
         entry = _Pending(self._now() + self._limits.redis_timeout_s, callback, script, args)
         if self._missing:
             self._held.append(entry)
@@ -319,7 +318,7 @@ class RedisLink(RedisConnection):
             self._asks_role = False
 
     def _hear_last(self, reply: Any) -> None:
-        """The trial is over."""
+        """Handle the last reply of a trial."""
         self._trying = False
         if self._trial is None:
             self._hear_role(reply)
@@ -327,7 +326,7 @@ class RedisLink(RedisConnection):
         greeting, self._greeting = self._greeting, None
         if greeting is not None:
             if greeting.done():
-                return  # It took too long, and nobody waits for it any more.
+                return  # It took too long; nobody waits for it any more.
             if isinstance(reply, LinkTimeout):
                 greeting.set_exception(reply)
             else:
@@ -346,7 +345,7 @@ class RedisLink(RedisConnection):
             self._waits.reset()
             was_refused, self._was_refused = self._was_refused, False
             if self.up and was_refused:
-                self._on_state(True)  # What was refused meanwhile can be made good.
+                self._on_state(True)  # Refused commands can be made up for now.
             self._become(True, None)
             return
         now = self._now()
@@ -366,10 +365,10 @@ class RedisLink(RedisConnection):
         self._again = self._loop.call_later(self._waits.next_s(), self._try)
 
     def _leave(self, trouble: Trouble) -> None:
-        """Send nothing more to this server, hear what it still has to answer, then hang up."""
+        """Send nothing more to this server, wait for the replies that are due, then disconnect."""
         self._become(False, trouble)
         if self._pending or self._held:
-            # Whatever the answer, everything before it has been answered.
+            # Whatever this reply is, all before it have arrived.
             self._put(lambda reply: self.reset(trouble), None, ("ROLE",))
         else:
             self.reset(trouble)
@@ -411,7 +410,7 @@ class RedisLink(RedisConnection):
         refusals: list[CommandError] = []
 
         def note(reply: Any) -> None:
-            # A right that is missing is no trouble yet: there is EVAL as well.
+            # A missing right to load scripts is no trouble yet: EVAL may work.
             if isinstance(reply, CommandError) and _may_ask(reply):
                 refusals.append(reply)
 
@@ -424,7 +423,7 @@ class RedisLink(RedisConnection):
         try:
             trouble = await greeting
         except LinkTimeout:
-            # A server with no room says so, and hangs up.
+            # A server without room says so, and closes.
             if refusals or self._role is not None:
                 raise Refused(self._role or trouble_of(refusals[0])) from None
             raise ConnectionError(self._why) from None
@@ -437,7 +436,7 @@ class RedisLink(RedisConnection):
 
 
 def role_trouble(reply: Any) -> Trouble | None:
-    """Return what an answer to ROLE says against a server; None also where we may not ask."""
+    """Return why a server with this reply to ROLE is of no use; None also where we may not ask."""
     if isinstance(reply, CommandError):
         return trouble_of(reply) if _may_ask(reply) else None
     if isinstance(reply, list) and reply and reply[0] in (b"slave", b"sentinel"):

@@ -1,9 +1,9 @@
-"""What does an error of Redis say about the server, and what helps?
+"""Errors of Redis: what does one say about the server, and what helps?
 
-A reply such as WRONGTYPE belongs to its command: the server is as good as before. READONLY or
-MISCONF belong to the server: every later write would meet the same. One table says which is
-which, and what helps then: another connection, time, or a person. Whoever builds on the link asks
-`Outcome`, and compares no text of Redis'.
+A reply such as WRONGTYPE is about its command: the server is fine. READONLY or MISCONF are about
+the server: every later write would fail as well. One table says which is which, and what helps:
+another connection, time, or a person. Code above the link uses `Outcome`, and compares no text of
+Redis.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ class Cure(Enum):
     WAIT = "wait"
     """This server may accept writes later: keep the connection and ask again."""
     DIAL = "dial anew"
-    """The same address may lead to another server, or to this one in another state."""
+    """A new connection to the same address may reach another server, or this one in another
+    state."""
 
 
 class Outcome(StrEnum):
-    """What became of a command, or of a connection, that did not succeed."""
+    """Why a command, or a connection, did not succeed."""
 
     OWN = "own"
     """The command's own failure: WRONGTYPE, a wrong argument, an error of a script."""
@@ -41,10 +42,10 @@ class Outcome(StrEnum):
     MASTERDOWN = "masterdown"
     CLUSTERDOWN = "clusterdown"
     MISCONF = "misconf"
-    """Redis cannot save its data, and is told to refuse writes then."""
+    """Redis cannot save its data, and is configured to refuse writes then."""
     NOREPLICAS = "noreplicas"
     OOM = "oom"
-    """No memory for new keys. What is there can still be refreshed, read and removed."""
+    """No memory for new keys. Existing ones can still be refreshed, read and removed."""
     BUSY = "busy"
     """A script runs for too long; everything else is refused meanwhile."""
     MAXCLIENTS = "maxclients"
@@ -52,15 +53,15 @@ class Outcome(StrEnum):
     NOAUTH = "noauth"
     WRONGPASS = "wrongpass"
     UNKNOWN_COMMAND = "unknown_command"
-    """A command that this server does not have, as some proxies have no scripts."""
+    """A command that this server does not have; some proxies, for example, have no scripts."""
     TOO_OLD = "too_old"
-    """It cannot read our scripts, which say in their first line what they do."""
+    """It cannot read our scripts, whose first line declares flags."""
     OTHER_SLOT = "other_slot"
     """A cluster, in which our keys are not on one server."""
     UNFIT = "unfit"
-    """It refuses what must work, in words that we do not know (a proxy's, for example)."""
+    """It refuses what must work, with a text that we do not know (a proxy's, for example)."""
     UNREACHABLE = "unreachable"
-    """No connection: nobody there, no answer in time, or it broke."""
+    """No connection: no server there, no answer in time, or it broke."""
 
     @property
     def cure(self) -> Cure:
@@ -68,7 +69,7 @@ class Outcome(StrEnum):
 
     @property
     def passes(self) -> bool:
-        """Whether a server that says so may accept us in a while, with the settings we have."""
+        """Whether such a server may accept us later, without a change of our settings."""
         return self not in _FOR_GOOD
 
 
@@ -101,7 +102,7 @@ _FOR_GOOD: Final = frozenset(
         Outcome.UNKNOWN_COMMAND,
         Outcome.TOO_OLD,
         Outcome.OTHER_SLOT,
-        # Nobody there is not for good either, but a person at a terminal wants to know at once.
+        # A server may come later, too, but a person at a terminal wants to know at once.
         Outcome.UNREACHABLE,
     }
 )
@@ -128,7 +129,7 @@ _BY_CODE: Final[Mapping[str, Outcome]] = {
 
 _BY_TEXT: Final[tuple[tuple[re.Pattern[str], Outcome], ...]] = (
     (re.compile(r"max number of clients"), Outcome.MAXCLIENTS),
-    # Within a script, a missing right has no code of its own: so say Valkey, and Redis 7.0.
+    # Within a script, Valkey and Redis 7.0 have no code of their own for a missing right.
     (re.compile(r"ACL failure in script|The user executing the script can't"), Outcome.NOPERM),
     (re.compile(r"(unknown|unsupported) (redis )?command", re.IGNORECASE), Outcome.UNKNOWN_COMMAND),
     (re.compile(r"AUTH <password> called without|invalid password"), Outcome.WRONGPASS),
@@ -162,11 +163,11 @@ class CommandError(Exception):
 
 
 class Trouble(NamedTuple):
-    """Why a connection cannot be used, and in whose words."""
+    """Why a connection cannot be used."""
 
     outcome: Outcome
     words: str
-    """One line for people: Redis' own where it said something. Holds no password."""
+    """One line for people: Redis' own text where there is one. Contains no password."""
 
     def __str__(self) -> str:
         return self.words
@@ -187,11 +188,11 @@ def trouble_of(problem: BaseException) -> Trouble:
     if isinstance(problem, CommandError):
         return _refusal(text_of(problem))
     for cause in _causes(problem):
-        # redis-py takes the code off the words of Redis, and keeps it apart.
+        # redis-py removes the code from the text of Redis, and keeps it as an attribute.
         code = getattr(cause, "status_code", None)
         if isinstance(cause, RedisError) and code:
             return _refusal(f"{code} {text_of(problem)}")
-        # The loops have words of their own for a socket that cannot be connected.
+        # Event loops have texts of their own for a socket that cannot be connected.
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError):
             number = cause.errno or 0
             if number > 0:

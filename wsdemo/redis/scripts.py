@@ -1,7 +1,7 @@
-"""Which rules does Redis itself enforce?
+"""Lua scripts: which rules does Redis itself enforce?
 
-A rule is a `.lua` file beside the Python that uses it: one script, one decision. This module
-reads such a file and knows the name (SHA-1) under which the server caches it.
+Each rule is a `.lua` file beside the Python that uses it: one script, one decision. This module
+reads such a file and computes the name (SHA-1) under which the server caches it.
 """
 
 from __future__ import annotations

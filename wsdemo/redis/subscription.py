@@ -1,9 +1,9 @@
-"""How does a gateway hear what others publish for it, and notice that it is deaf?
+"""Subscription: how does a gateway receive what others publish for it?
 
-A connection of its own that does nothing but listen. It counts as up only when the server is no
+It has a connection of its own that does nothing else. It counts as up only when the server is no
 replica (where we may ask), and has confirmed every channel. A confirmation after the first round
-means that the connection had been lost in between and that messages may have been missed: a gap,
-counted and told.
+means that the connection was lost in between and that messages may have been missed: a gap, which
+is counted and logged.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Handler = Callable[[bytes, bytes], None]
 
 
 class Subscription(RedisConnection):
-    """The listening connection of one gateway.
+    """The subscribed connection of one gateway.
 
     Args:
-        channels: what it listens to.
+        channels: the channels that it subscribes to.
         on_message: called for each message, in the order of publishing.
         on_gap: called for each renewed subscription.
     """
@@ -51,15 +51,15 @@ class Subscription(RedisConnection):
         self._waiting: set[bytes] = set()
         self._role_asked = False
         self.rounds = 0
-        """How many times all channels were confirmed; all but the first are gaps."""
+        """How many times all channels were confirmed; each one after the first is a gap."""
 
     async def _greet(self) -> Trouble | None:
         assert self._transport is not None and self._loop is not None
         confirmed = self._confirmed = self._loop.create_future()
         self._waiting = {channel.encode() for channel in self._channels}
         self._role_asked = True
-        # In one write: a subscription takes no other commands. A replica hears what its primary
-        # hears, but nobody who publishes at the primary counts it as a listener.
+        # In one write, because a subscribed connection takes no other commands. A replica gets
+        # what is published at its primary, but PUBLISH there does not count our subscription.
         self._transport.write(
             pack_command(("ROLE",)) + pack_command(("SUBSCRIBE", *self._channels))
         )
@@ -100,7 +100,7 @@ class Subscription(RedisConnection):
             self._unsubscribed.set_result(None)
 
     async def unsubscribe(self) -> None:
-        """Leave all channels, if the server can be asked; what was published before still comes."""
+        """Unsubscribe, if the server can be asked; what was published before still arrives."""
         if self._transport is None or self._loop is None:
             return
         unsubscribed = self._unsubscribed = self._loop.create_future()
@@ -111,5 +111,5 @@ class Subscription(RedisConnection):
         for future in (self._confirmed, self._unsubscribed):
             if future is not None and not future.done():
                 future.set_exception(ConnectionError(why))
-                future.exception()  # Taken note of: whoever waits for it gets it as well.
+                future.exception()  # Marked as retrieved; a task that waits for it still gets it.
         self._confirmed = self._unsubscribed = None

@@ -240,7 +240,7 @@ class ClientUser:
         """Forget sessions that were closed for good; register again if none is left."""
         async with self._acting:
             for client in [one for one in self.clients if one.state is State.CLOSED]:
-                self._ended(client.conn_id, scribe.close_code(client.closed_because))
+                self._ended(client.conn_id, client.close_code or 0)
                 self.clients.remove(client)
                 if not self.clients and self.online and not self._stopping:
                     text = (
@@ -291,5 +291,5 @@ class ClientUser:
             self._note_left(client)
         await asyncio.gather(*(client.close() for client in clients))
         for client in clients:
-            # `closed_because` may be of an earlier attempt, so it is not used here.
+            # `close_code` may be of an earlier attempt, so it is not used here.
             self._ended(client.conn_id)

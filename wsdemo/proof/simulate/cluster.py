@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from wsdemo.gateway.session import State
+from wsdemo.gateway.session import SessionState
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.proof.history import Counted, Looked
 from wsdemo.proof.simulate.gateways import RETRY_S, GatewayFleet
@@ -89,7 +89,7 @@ class SimulatedCluster:
         believed: dict[str, list[str]] = defaultdict(list)
         for _, gateway in self.gateways.serving():
             for session in gateway.registry:
-                if session.state is State.REGISTERED:
+                if session.state is SessionState.REGISTERED:
                     believed[session.user].append(session.conn_id)
         for user in USERS:
             self._look_at(user, believed[user])

@@ -80,8 +80,7 @@ class Device:
         """Why its client has given up, if it should not have; '' otherwise."""
         if self.given_up or self.host.dead or not self.ended:
             return ""
-        why = self.client.closed_because
-        return "" if any(f"closed with {code}" in why for code in _FINE) else why
+        return "" if self.client.close_code in _FINE else self.client.closed_because
 
     @property
     def registered(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from wsdemo.gateway.listening import Bound
+from wsdemo.gateway.listening import BoundAddress
 from wsdemo.gateway.server import Gateway
 from wsdemo.presence import Presence, RedisPresence
 from wsdemo.proof.simulate.hosts import SimulatedHost
@@ -53,9 +53,9 @@ class _BoundSocket:
         return self.name
 
 
-async def _bind(settings: GatewaySettings) -> list[Bound]:
+async def _bind(settings: GatewaySettings) -> list[BoundAddress]:
     end = cast(Any, _BoundSocket((settings.host, settings.port)))
-    return [Bound([end], host=settings.host)]
+    return [BoundAddress([end], host=settings.host)]
 
 
 class GatewayFleet:

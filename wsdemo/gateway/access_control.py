@@ -1,14 +1,14 @@
-"""Who may come in?
+"""Access control: who may connect?
 
-Decided at the handshake, before anything is spent on a connection: not the pages of strangers (a
-browser sends along whose page it shows), not more connections than there is room for, and not
-more from one address than one address should need. Addresses of this machine are exempt, since a
-laboratory or a class comes from one; behind a proxy, the address is what a *trusted* proxy says.
-When it says nothing that can be read, the connection counts under the proxy's own address: what is
-not understood never opens the door, and a line in the log says what to do.
+Decided at the handshake, before a connection costs much. Three things are checked: the origin of
+the page (a browser sends it along), how many connections there are in all, and how many there are
+from one address. Addresses of this machine are exempt, because a laboratory or a class uses one.
+Behind a proxy, the address is what a *trusted* proxy says. When what it says cannot be read, the
+connection counts under the proxy's own address: an unreadable header never lifts a limit, and a
+line in the log says what to do.
 
-Beyond twice as many connections as there may be, of an address or in all, the next is hung up on
-without a word: so many that never ask for anything would otherwise cost as much as if they did.
+With more than twice the allowed connections, of one address or in all, a new one is aborted without
+an answer: connections that never send a request would otherwise cost as much as those that do.
 """
 
 from __future__ import annotations
@@ -31,51 +31,51 @@ _log = logging.getLogger("wsdemo.gateway")
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 V6_PREFIX: Final = 64
-"""One customer has at least so large a network of IPv6 addresses: they count as one."""
+"""IPv6 addresses of one /64 network count as one: one customer has at least such a network."""
 SPARE_SOCKETS: Final = 16
-"""However few connections are wanted, so many more may come and ask for a page, or get a 503."""
+"""So many connections more than allowed may ask for a page, or get a 503, even when few are."""
 COME_BACK: Final = {"Retry-After": "1"}
 MAX_TOLD: Final = 100
-"""Lines about proxies and what they send; what goes on is counted, not told again."""
+"""Log lines about proxies and what they send; after that they are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A plain HTTP answer, for whoever came without asking for a WebSocket, or gets none."""
+    """A plain HTTP answer: to a request that asks for no WebSocket, or does not get one."""
 
     status: int
     body: str
     headers: Mapping[str, str]
 
 
-class Visitor:
-    """One connection that counts against the limits of its address."""
+class AddressSlot:
+    """The slot of one connection: it counts against the limits of its address."""
 
-    __slots__ = ("_door", "_registered", "address", "is_stand_in")
+    __slots__ = ("_access", "_registered", "address", "is_stand_in")
 
-    def __init__(self, door: Door, address: str) -> None:
-        self._door = door
+    def __init__(self, access: AccessControl, address: str) -> None:
+        self._access = access
         self._registered = False
         self.address = address
         self.is_stand_in = False
-        """It is a proxy's, which has announced that it does not know its client."""
-        door.present[address] += 1
-        door.unregistered[address] += 1
+        """The address is a proxy's that has said in a PROXY header that it knows no client."""
+        access.present[address] += 1
+        access.unregistered[address] += 1
 
-    def settle(self) -> None:
-        """Somebody has registered on this connection. Idempotent."""
+    def mark_registered(self) -> None:
+        """Take note that a user has registered on this connection. Idempotent."""
         if not self._registered:
             self._registered = True
-            _decrement(self._door.unregistered, self.address)
+            _decrement(self._access.unregistered, self.address)
 
-    def leave(self) -> None:
-        """The connection is gone. Called once."""
-        self.settle()
-        _decrement(self._door.present, self.address)
+    def release(self) -> None:
+        """Give the slot back, because the connection is gone. Called once."""
+        self.mark_registered()
+        _decrement(self._access.present, self.address)
 
 
-class Door:
-    """The entrance of one gateway."""
+class AccessControl:
+    """The access rules of one gateway, and who is connected by address."""
 
     def __init__(self, settings: GatewaySettings, counters: Counters | None = None) -> None:
         self._limits = settings.limits
@@ -88,84 +88,82 @@ class Door:
             if proxy != LOCAL_SOCKETS
         ]
         self.forwarded_header = Header(settings.forwarded_header)
-        """The one header that a trusted proxy is believed."""
+        """The one header of a trusted proxy that is read."""
         self.header_name = self.forwarded_header.encode()
         self._told: set[tuple[str, str]] = set()
         self.origins: Sequence[re.Pattern[str]] = [origin_pattern(o) for o in settings.origins]
         self.present: Counter[str] = Counter()
-        """Connections by address, exempt ones aside."""
+        """Connections by address, without the exempt ones."""
         self.unregistered: Counter[str] = Counter()
         """Those among them on which nobody has registered yet."""
         self.draining = False
 
     # --- at the first packet -----------------------------------------------------------------
 
-    def enter(self, peer: str) -> Visitor | None:
-        """Take note of a connection from an address; None when it does not count against any.
+    def take_slot(self, peer: str) -> AddressSlot | None:
+        """Return the slot of a new connection; None when no limit holds for its address.
 
-        A proxy's own address does not: `recognise` will tell whose connection it is.
+        None for a proxy's own address as well: `recognise` will tell whose connection it is.
         """
         if self._is_exempt(peer) or self.is_proxy(peer):
             return None
-        return Visitor(self, _counted(peer))
+        return AddressSlot(self, _counted(peer))
 
     def is_proxy(self, peer: str) -> bool:
-        """Say whether what this peer ('' on a socket of this machine) says of others is true."""
+        """Say whether this peer ('' on a unix socket) is a trusted proxy."""
         return self._is_trusted(_parse(peer))
 
-    def is_overrun(self, visitor: Visitor | None, sockets: int) -> bool:
+    def is_overrun(self, slot: AddressSlot | None, sockets: int) -> bool:
         """Say whether there are so many connections, of this address or in all (`sockets`), that
-        one more gets no answer.
+        a new one is aborted without an answer.
         """
         limits = self._limits
         if sockets > 2 * limits.max_connections + SPARE_SOCKETS:
             return True
-        return visitor is not None and (
-            self.present[visitor.address] > 2 * limits.connections_per_ip
-        )
+        return slot is not None and (self.present[slot.address] > 2 * limits.connections_per_ip)
 
     # --- at the handshake --------------------------------------------------------------------
 
-    def recognise(self, visitor: Visitor | None, peer: str, forwarded: str) -> Visitor | None:
-        """Return whose connection it is, now that its headers are here; None when nobody's limit
+    def recognise(self, slot: AddressSlot | None, peer: str, forwarded: str) -> AddressSlot | None:
+        """Return the slot of a connection, now that its headers are known; None when no limit
         holds for it. Only a trusted proxy is believed.
 
         Args:
             forwarded: what `forwarded_header` says, its lines joined with commas; '' without one.
         """
-        if visitor is not None and visitor.is_stand_in:
-            visitor.is_stand_in = False
+        if slot is not None and slot.is_stand_in:
+            slot.is_stand_in = False
             self._count_unrecognised(peer, Hop(None, Unrecognised.HIDDEN, "PROXY UNKNOWN"))
-        if visitor is not None or not self.is_proxy(peer):
-            return visitor
+        if slot is not None or not self.is_proxy(peer):
+            return slot
         hop = deciding_hop(forwarded, self.forwarded_header, self._is_trusted)
         if hop.why is not None:
             self._count_unrecognised(peer, hop)
-            return Visitor(self, _counted(peer))
+            return AddressSlot(self, _counted(peer))
         client = str(hop.address)
         if self._is_exempt(client) and self._is_exempt(peer):
             return None  # Of this machine both. "127.0.0.1" of another one is not.
-        return Visitor(self, _counted(client))
+        return AddressSlot(self, _counted(client))
 
-    def announced(self, proxy: str, address: str, is_local: bool) -> Visitor | None:
-        """Return whose connection it is that a trusted proxy has announced with a PROXY header;
-        None when nobody's limit holds for it, or (it is a proxy's again) its headers will tell.
+    def announced(self, proxy: str, address: str, is_local: bool) -> AddressSlot | None:
+        """Return the slot of a connection for which a trusted proxy has sent a PROXY header; None
+        when no limit holds for it, or when the client is a proxy itself, whose headers will tell.
 
         Args:
-            address: what the header says; '' when it says nothing. The headers of such a client
-                are not believed: its proxy adds none.
-            is_local: the proxy speaks for itself.
+            address: what the PROXY header says; '' when it says nothing. HTTP headers of such a
+                client are not believed: its proxy adds none.
+            is_local: the connection is the proxy's own (a health check).
         """
         if not address:
-            visitor = Visitor(self, _counted(proxy))
-            visitor.is_stand_in = not is_local
-            return visitor
+            slot = AddressSlot(self, _counted(proxy))
+            slot.is_stand_in = not is_local
+            return slot
         if self.is_proxy(address) or (self._is_exempt(address) and self._is_exempt(proxy)):
             return None
-        return Visitor(self, _counted(address))
+        return AddressSlot(self, _counted(address))
 
     def not_announced(self, peer: str) -> None:
-        """Take note that a connection began with a PROXY header, and that it may not."""
+        """Count and log a connection that began with a PROXY header although none is expected."""
         if self.is_proxy(peer):
             self._counters.proxied_unexpected += 1
             advice = "start the gateway with --proxy-protocol"
@@ -175,12 +173,12 @@ class Door:
         self._tell(
             peer,
             "PROXY",
-            "begins with a header of the PROXY protocol, which is not expected of it, and is hung "
-            f"up on: let it send none, or {advice}",
+            "begins with a header of the PROXY protocol, which is not expected of it, and its "
+            f"connection is closed: let it send none, or {advice}",
         )
 
     def _count_unrecognised(self, proxy: str, hop: Hop) -> None:
-        """Take note that a proxy does not tell whose connection it is: it counts as the proxy's."""
+        """Count and log that a proxy does not name its client; the connection counts as its own."""
         why, limits = hop.why, self._limits
         assert why is not None
         name = f"unrecognised_{why}"
@@ -196,16 +194,17 @@ class Door:
         )
 
     def _tell(self, peer: str, kind: str, what: str) -> None:
-        """Log it: once of each peer and kind, and not for ever."""
+        """Log it once for each peer and kind, and at most `MAX_TOLD` times."""
         if (peer, kind) not in self._told and len(self._told) < MAX_TOLD:
             self._told.add((peer, kind))
             _log.warning("[Gateway] %s %s", peer or LOCAL_SOCKETS, what)
 
     def allows_origin(self, origin: str | None, host: str) -> bool:
-        """Say whether a page of this origin may connect; None is no page, and may.
+        """Say whether a page of this origin may connect. Requests without Origin (non-browsers)
+        are allowed.
 
         Args:
-            host: what the client calls us, the Host header: our own pages may connect as well.
+            host: the Host header of the request: pages of our own host may connect as well.
         """
         return (
             origin is None
@@ -213,18 +212,18 @@ class Door:
             or is_own_page(origin, host)
         )
 
-    def refusal(self, visitor: Visitor | None, sockets: int) -> Answer | None:
-        """Return the answer to a connection that there is no room for; None when there is."""
+    def refusal(self, slot: AddressSlot | None, sockets: int) -> Answer | None:
+        """Return the answer that refuses a connection; None when there is room for it."""
         limits = self._limits
         if self.draining:
             return Answer(503, "Draining.\n", COME_BACK)
         if sockets > limits.max_connections:
             return Answer(503, "Too many connections.\n", COME_BACK)
-        if visitor is None:
+        if slot is None:
             return None
         if (
-            self.present[visitor.address] > limits.connections_per_ip
-            or self.unregistered[visitor.address] > limits.unregistered_per_ip
+            self.present[slot.address] > limits.connections_per_ip
+            or self.unregistered[slot.address] > limits.unregistered_per_ip
         ):
             return Answer(429, "Too many connections from this address.\n", COME_BACK)
         return None
@@ -238,7 +237,7 @@ class Door:
         return parsed is None or parsed.is_loopback  # No address: a socket of this machine.
 
     def _is_trusted(self, address: IPAddress | None) -> bool:
-        """Say whether this is a trusted proxy; None is somebody on a socket of this machine."""
+        """Say whether this is a trusted proxy; None stands for a peer on a unix socket."""
         if address is None:
             return self._trusts_local_sockets
         return bool(self._proxies) and _within(address, self._proxies)
@@ -250,7 +249,7 @@ _SAYS: Final = {
     Unrecognised.HIDDEN: "is a trusted proxy and hides the address of its client ({text!r})",
     Unrecognised.PROXIES: "is a trusted proxy, and so are too many hops of its {header}",
 }
-"""What is told of a proxy whose clients are not recognised."""
+"""What is logged about a proxy whose clients cannot be told apart."""
 
 
 def _within(address: IPAddress, networks: Sequence[IPNetwork]) -> bool:
@@ -258,7 +257,7 @@ def _within(address: IPAddress, networks: Sequence[IPNetwork]) -> bool:
 
 
 def _counted(address: str) -> str:
-    """Return what connections of an address are counted under."""
+    """Return the key under which connections of an address are counted."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, V6_PREFIX), strict=False))
@@ -266,7 +265,7 @@ def _counted(address: str) -> str:
 
 
 def _decrement(counter: Counter[str], key: str) -> None:
-    """Count down, and forget what is down to nothing: addresses come and go for ever."""
+    """Count down, and remove a key at zero: new addresses come for ever."""
     counter[key] -= 1
     if counter[key] <= 0:
         del counter[key]
