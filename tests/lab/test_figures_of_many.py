@@ -19,7 +19,8 @@ from tests.lab.readable import (
     words,
 )
 from wsdemo.drawing.show import to_html, to_png
-from wsdemo.drawing.style import Picture, duration, number
+from wsdemo.drawing.style import Picture
+from wsdemo.drawing.words import duration, number
 from wsdemo.lab import Lab
 from wsdemo.lab.figures.herd import attempts
 from wsdemo.lab.leases import false_offline_rate, simulated_false_offline_rate

@@ -14,14 +14,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar
 
-import pandas as pd
 import redis as redis_client
 
 from wsdemo.client import Client
 from wsdemo.client.connection import Message, Receipt, State
-from wsdemo.drawing.style import Picture, counted
+from wsdemo.drawing.style import Picture
+from wsdemo.drawing.words import counted
 from wsdemo.lab.cluster.cluster import POLL_S, Cluster
 from wsdemo.lab.cluster.crowd import Life
 from wsdemo.lab.cluster.directors import Verb
@@ -43,6 +43,9 @@ from wsdemo.lab.trace.journeys import moves
 from wsdemo.lab.trace.shiviz import to_shiviz
 from wsdemo.rig.wire import Bundle, Direction
 from wsdemo.terminal import printable, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CALL_TIMEOUT_S: Final = 30.0
 """No cell waits longer for the lab than this, unless it asked for something longer."""
@@ -303,6 +306,9 @@ class Lab:
 
     def where(self) -> pd.DataFrame:
         """Return, for each user, the gateway of its socket and the gateway that Redis names."""
+
+        import pandas as pd
+
         records = self._run(self.cluster.records(self.users))
         return pd.DataFrame(
             [
@@ -344,6 +350,9 @@ class Lab:
 
     def hops(self, receipt: Receipt) -> pd.DataFrame:
         """Return the way of one message: from, to, what, and when (µs after it was sent)."""
+
+        import pandas as pd
+
         trace = self.trace()
         way = trace[(trace["msg_id"] == receipt.id) & (trace["peer"] != "")]
         start = way["t"].min()

@@ -17,9 +17,8 @@ import secrets
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import pandas as pd
 import psutil
 import redis.asyncio as redis_client
 
@@ -43,6 +42,9 @@ from wsdemo.rig.policies.go_demo import SeedPresence
 from wsdemo.rig.policies.timestamp import TimestampPresence
 from wsdemo.rig.wire import Bundle, Wire
 from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
     "fenced": lambda link, keyspace, timing, _: RedisPresence(link, keyspace, timing),

@@ -23,14 +23,11 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    measured_at,
-    number,
     picture,
-    plain,
 )
+from wsdemo.drawing.words import counted, measured_at, number, plain
 from wsdemo.lab.figures.fault_lines import faults, mark_faults
 from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.frames import Stay

@@ -25,11 +25,10 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
     in_house_style,
     picture,
-    plain,
 )
+from wsdemo.drawing.words import counted, plain
 from wsdemo.lab.races.orders import End, Exploration
 
 ENDS: Final[dict[End, Role]] = {

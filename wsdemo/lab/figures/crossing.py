@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wsdemo.drawing.style import Picture, counted, fill, in_house_style
+from wsdemo.drawing.style import Picture, fill, in_house_style
+from wsdemo.drawing.words import counted
 from wsdemo.lab.figures.spacetime import spacetime
 from wsdemo.lab.races.orders import WRITES, Action, Played, distance, named
 

@@ -15,12 +15,11 @@ from wsdemo.drawing.style import (
     ORANGE,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    measured_at,
     picture,
 )
+from wsdemo.drawing.words import counted, measured_at
 from wsdemo.lab.trace import frames
 
 SAMPLES: Final = 400

@@ -25,12 +25,11 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    number,
     picture,
 )
+from wsdemo.drawing.words import counted, number
 from wsdemo.lab.leases import false_offline_rate, fatal_losses
 
 RATIOS: Final = (2, 5)

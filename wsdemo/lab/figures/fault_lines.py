@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wsdemo.drawing.labels import Placer, Spot
-from wsdemo.drawing.style import INK, plain
+from wsdemo.drawing.style import INK
+from wsdemo.drawing.words import plain
 from wsdemo.lab.trace.frames import REDIS, gateways
 
 WORDS: Final = {

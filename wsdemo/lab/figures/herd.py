@@ -24,13 +24,11 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    number,
     picture,
-    plain,
 )
+from wsdemo.drawing.words import counted, number, plain
 from wsdemo.lab.figures.fault_lines import faults
 from wsdemo.lab.trace import frames
 

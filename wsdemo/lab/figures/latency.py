@@ -21,13 +21,11 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    duration,
     freeze_layout,
     in_house_style,
-    number,
     picture,
-    plain,
 )
+from wsdemo.drawing.words import duration, number, plain
 from wsdemo.lab.trace.journeys import ACROSS, LOCAL, latencies
 
 ROLES: Final = (

@@ -29,10 +29,9 @@ from wsdemo.drawing.style import (
     Role,
     claim,
     in_house_style,
-    measured_at,
-    number,
     picture,
 )
+from wsdemo.drawing.words import measured_at, number
 from wsdemo.lab.trace import frames
 
 ACCEPTED: Final = {

@@ -20,16 +20,12 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    listed,
-    measured_at,
-    number,
     picture,
-    plain,
     roles_of,
 )
+from wsdemo.drawing.words import counted, listed, measured_at, number, plain
 from wsdemo.lab.figures.fault_lines import mark_faults
 from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.frames import Gap, Stay

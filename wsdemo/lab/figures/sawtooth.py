@@ -24,14 +24,11 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    listed,
-    measured_at,
     picture,
-    plain,
 )
+from wsdemo.drawing.words import counted, listed, measured_at, plain
 from wsdemo.lab.figures.fault_lines import mark_faults
 from wsdemo.lab.trace import frames
 

@@ -24,9 +24,9 @@ from wsdemo.drawing.style import (
     claim,
     in_house_style,
     note,
-    number,
     picture,
 )
+from wsdemo.drawing.words import number
 
 CELLS: Final = (12, 8)
 """Of the map, across and upwards."""

@@ -24,14 +24,11 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
-    duration,
     freeze_layout,
     in_house_style,
-    listed,
     picture,
-    plain,
 )
+from wsdemo.drawing.words import counted, duration, listed, plain
 from wsdemo.lab.trace import frames
 
 MAX_ARROWS: Final = 25

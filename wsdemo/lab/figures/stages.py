@@ -18,10 +18,10 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    duration,
     in_house_style,
     picture,
 )
+from wsdemo.drawing.words import duration
 from wsdemo.lab.trace.journeys import ACROSS, LOCAL, STAGES, latencies
 
 ROLES: Final = {

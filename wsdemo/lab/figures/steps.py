@@ -21,11 +21,10 @@ from wsdemo.drawing.style import (
     ORANGE,
     Picture,
     claim,
-    counted,
     in_house_style,
     picture,
-    plain,
 )
+from wsdemo.drawing.words import counted, plain
 from wsdemo.lab.trace import frames
 
 LINE_CHARS: Final = 22

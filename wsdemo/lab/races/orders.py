@@ -16,11 +16,12 @@ import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from wsdemo.lab.trace.frames import REDIS, normal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Action = Literal["h_ts", "h_set", "c_read", "c_del", "r_ts", "r_set"]
 Order = tuple[Action, ...]
@@ -167,6 +168,9 @@ class Played:
         """Return the order as a trace: an arrow leaves when a gateway looks, and arrives when it
         writes. One step a (production) second.
         """
+
+        import pandas as pd
+
         rows: list[dict[str, Any]] = []
         for step, action in enumerate(self.order):
             thread = THREAD_OF[action]
@@ -254,6 +258,9 @@ class Exploration:
 
     def table(self) -> pd.DataFrame:
         """Return a row for each order: its end, and what Redis named after each step."""
+
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "order": [" ".join(one.order) for one in self.played],
@@ -295,6 +302,9 @@ class Exploration:
 
 def summary(explorations: Iterable[Exploration]) -> pd.DataFrame:
     """Return a row for each exploration, and how its orders ended."""
+
+    import pandas as pd
+
     rows = [
         {
             "policy": one.policy,

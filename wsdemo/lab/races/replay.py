@@ -16,9 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final
 
 from wsdemo.client import Client
 from wsdemo.lab.cluster.cluster import Cluster
@@ -30,6 +28,9 @@ from wsdemo.lab.races.stage import HandClock, Stage
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.settings import GatewaySettings, Timing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIMING: Final = Timing(heartbeat_s=6.0, presence_ttl_s=1800.0)
 """Production seconds. At the lab's pace a heartbeat comes within a tenth of a second, and a lease
@@ -61,6 +62,8 @@ def replay(
     """Play one order on two running gateways; otherwise as `interleavings.explore`."""
 
     async def run() -> Replayed:
+        import pandas as pd
+
         entries, trace = [], pd.DataFrame()
         async for _, entry, cluster in replay_steps(order, policy, skew_s, redis=redis):
             entries.append(entry)

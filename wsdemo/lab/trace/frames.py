@@ -12,9 +12,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 COLUMNS: Final[dict[str, Any]] = {
     "seq": 0,
@@ -43,6 +45,9 @@ _TIMES: Final = ("t", "t_recv", "ts_claimed", "ts_current")
 
 def normal(trace: pd.DataFrame) -> pd.DataFrame:
     """Return a copy with every column, defaults in the gaps, in the order of time."""
+
+    import pandas as pd
+
     out = pd.DataFrame(index=range(len(trace)))
     for name, default in COLUMNS.items():
         known = name in trace.columns
@@ -60,6 +65,9 @@ def normal(trace: pd.DataFrame) -> pd.DataFrame:
 
 def empty() -> pd.DataFrame:
     """Return a trace in which nothing happened."""
+
+    import pandas as pd
+
     return normal(pd.DataFrame(columns=list(COLUMNS)))
 
 
@@ -393,6 +401,9 @@ def verdicts(
 
     The reason of a release that found nothing to remove is "no entry": nothing was compared.
     """
+
+    import pandas as pd
+
     named = named_at(trace)
     # What goes on at the end of the trace goes on at its last row, too.
     stays = _by_user(truth(trace, math.inf))

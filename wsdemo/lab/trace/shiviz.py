@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import Any, Final, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsdemo.lab.trace.frames import arrows, normal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARSER: Final = r"(?<host>\S+) (?<clock>{.*?}) (?<event>.*)"
 """How ShiViz shall read a line; it stands on the first line of the file."""

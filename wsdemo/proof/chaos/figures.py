@@ -17,11 +17,11 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     in_house_style,
     note,
     picture,
 )
+from wsdemo.drawing.words import counted
 from wsdemo.proof.chaos.nemesis import FAULTS, REDIS, Fault, Injection
 from wsdemo.proof.chaos.run import PROMISED_S, Outcome
 from wsdemo.proof.chaos.watch import converged_after_s

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from wsdemo.drawing.style import counted, duration
-from wsdemo.proof.chaos import figures
+from wsdemo.drawing.words import counted, duration
 from wsdemo.proof.chaos.nemesis import FAULTS
 from wsdemo.proof.chaos.run import (
     ALLOWANCE_S,
@@ -48,18 +47,14 @@ def write(outcome: Outcome, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "history.jsonl").write_text(to_jsonl(outcome.history))
     (directory / "summary.json").write_text(json.dumps(summary(outcome), indent=1) + "\n")
-    for name, draw in _FIGURES.items():
-        draw(outcome).savefig(directory / f"{name}.png")
+    # Only who draws loads a plotting library.
+    from wsdemo.proof.chaos import figures
+
+    for draw in (figures.timeline, figures.convergence, figures.losses):
+        draw(outcome).savefig(directory / f"{draw.__name__}.png")
     page = directory / "report.md"
     page.write_text("\n".join(_page(outcome)) + "\n")
     return page
-
-
-_FIGURES: Final = {
-    "timeline": figures.timeline,
-    "convergence": figures.convergence,
-    "losses": figures.losses,
-}
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
@@ -180,6 +175,8 @@ def _after(outcome: Outcome) -> Iterable[str]:
 
 
 def _per_fault(outcome: Outcome) -> Iterable[str]:
+    from wsdemo.proof.chaos import figures
+
     counts, found = _faults(outcome), figures.convergences(outcome)
     lost = by_fault(outcome.history)
     yield "\n## Faults\n"
