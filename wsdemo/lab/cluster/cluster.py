@@ -34,24 +34,16 @@ from wsdemo.lab.cluster.watch import Watch
 from wsdemo.lab.progress import Count
 from wsdemo.lab.trace.frames import REDIS
 from wsdemo.lab.trace.recorder import Recorder
-from wsdemo.presence import Presence, RedisPresence
+from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
 from wsdemo.rig.clocks import WallClock
-from wsdemo.rig.policies.go_demo import SeedPresence
-from wsdemo.rig.policies.timestamp import TimestampPresence
+from wsdemo.rig.policies import PRODUCT, policy_named
 from wsdemo.rig.wire import Bundle, Wire
 from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
 
 if TYPE_CHECKING:
     import pandas as pd
-
-POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
-    "fenced": lambda link, keyspace, timing, _: RedisPresence(link, keyspace, timing),
-    "seed": SeedPresence,
-    "timestamp": TimestampPresence,
-}
-"""Rules of presence that a lab can run under: the product's, and the Go demo's."""
 
 PAGE_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.005
@@ -66,7 +58,7 @@ class Cluster:
         gateways: how many; they are called gateway-01, gateway-02, ...
         scale: how many times faster than in production time passes for heartbeats and leases.
         seed: of all randomness of the users.
-        policy: a key of `POLICIES`.
+        policy: the name of one of `wsdemo.rig.policies`.
         timing: production timings other than the product's, e.g. `Timing(heartbeat_s=20)`.
         clocks: gateway id -> by how many production seconds its wall clock is wrong.
         wires: put a wire between each gateway and Redis.
@@ -84,7 +76,7 @@ class Cluster:
         *,
         scale: float = 60.0,
         seed: int = 7,
-        policy: str = "fenced",
+        policy: str = PRODUCT,
         timing: Timing | None = None,
         clocks: Mapping[str, float] | None = None,
         wires: bool = False,
@@ -93,8 +85,7 @@ class Cluster:
     ) -> None:
         if not 1 <= gateways <= 20:
             raise ValueError(f"a lab has 1 to 20 gateways, not {gateways}")
-        if policy not in POLICIES:
-            raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
+        policy_named(policy)
         self._wanted = [f"gateway-{n:02}" for n in range(1, gateways + 1)]
         for name in [*(clocks or {}), *freezable]:
             if name not in self._wanted:
@@ -254,7 +245,7 @@ class Cluster:
             ValueError: it is running, or the lab's policy is not that of the product.
         """
         self._require_gone(name)
-        if self.policy != "fenced":
+        if self.policy != PRODUCT:
             raise ValueError(f"a real process has the product's presence, not {self.policy!r}")
         process = Process(await self._settings(name))
         await process.start()
@@ -293,7 +284,7 @@ class Cluster:
     def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
         name = settings.gateway_id
         clock = self.clocks.setdefault(name, WallClock(self.timing.scale))
-        presence = POLICIES[self.policy](link, settings.keyspace, settings.timing, clock)
+        presence = policy_named(self.policy).make(link, settings.keyspace, settings.timing, clock)
         mortal = self._mortals[name] = Mortal(presence)
         director = self.directors[name] = HeldVerbs(mortal)
         return director

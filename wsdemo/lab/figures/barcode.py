@@ -28,8 +28,9 @@ from wsdemo.drawing.style import (
     in_house_style,
     picture,
 )
-from wsdemo.drawing.words import counted, plain
+from wsdemo.drawing.words import clock_error, counted, plain
 from wsdemo.lab.races.orders import End, Exploration
+from wsdemo.rig.policies import POLICIES
 
 ENDS: Final[dict[End, Role]] = {
     End.CORRECT: Role(SKY, marker=""),
@@ -41,14 +42,6 @@ WORDS: Final = {
     End.LOST: "alice is lost",
     End.DEAD: "Redis still says gateway-01",
 }
-NAMES: Final = {
-    "plain": "plain SET + DEL",
-    "seed": "the demo: CAS on SET only",
-    "check-then-delete": "the demo, check then DEL",
-    "timestamp": "CAS by timestamp",
-    "fenced": "fencing token",
-}
-"""What a policy is called in the figure."""
 
 
 @in_house_style
@@ -92,15 +85,17 @@ def barcode(
 
 def label(one: Exploration) -> str:
     """Return what to call a row."""
-    name = NAMES.get(one.policy, plain(one.policy))
-    if not one.skew_s:
-        return name
-    return f"… clock {abs(one.skew_s):g} s {'slow' if one.skew_s < 0 else 'fast'}"
+    return f"… {clock_error(one.skew_s)}" if one.skew_s else _title(one.policy)
 
 
 def _long_label(one: Exploration) -> str:
-    name = NAMES.get(one.policy, plain(one.policy))
-    return name if not one.skew_s else f"{name}, {label(one)[2:]}"
+    name = _title(one.policy)
+    return f"{name}, {clock_error(one.skew_s)}" if one.skew_s else name
+
+
+def _title(policy: str) -> str:
+    """Return what a policy is called; a model of a reader's own has only its name."""
+    return POLICIES[policy].title if policy in POLICIES else plain(policy)
 
 
 def _matrix(explorations: Sequence[Exploration]) -> np.ndarray[Any, Any]:
@@ -201,7 +196,7 @@ def _alt(
         f"{one.count(End.DEAD)} pointing at gateway-01)"
         for one in explorations
     )
-    guesses = "".join(f" You said {n} for {NAMES.get(k, k)}." for k, n in said.items())
+    guesses = "".join(f" You said {n} for {_title(k)}." for k, n in said.items())
     return (
         f"Barcode with {counted(len(explorations), 'row')}, one a policy, and {facts['orders']} "
         f"columns, one an order. {rows}.{guesses}"

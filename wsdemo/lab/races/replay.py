@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Final
 from wsdemo.client import Client
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.directors import Gates, HeldLink, HeldVerbs, Place
-from wsdemo.lab.races.interleavings import POLICIES, in_a_thread, require_policy
+from wsdemo.lab.races.interleavings import in_a_thread
 from wsdemo.lab.races.models import QUIET_S, STEP_S
 from wsdemo.lab.races.orders import NEW, OLD, THREAD_OF, USER, Action, Played
 from wsdemo.lab.races.stage import HandClock, Stage
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
+from wsdemo.rig.policies import policy_named
 from wsdemo.settings import GatewaySettings, Timing
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def replay(
             trace = cluster.trace()
         return Replayed(Played(tuple(order), policy, skew_s, tuple(entries)), trace)
 
-    require_policy(policy)
+    policy_named(policy)
     return in_a_thread(run())
 
 
@@ -78,7 +79,7 @@ async def replay_steps(
     order: Sequence[Action], policy: str, skew_s: float = 0.0, *, redis: str | None = None
 ) -> AsyncIterator[tuple[Action, dict[str, str], Cluster]]:
     """Play one order on two running gateways; yield each step, alice's entry after it, the lab."""
-    require_policy(policy)
+    policy_named(policy)
     clocks = {OLD: HandClock(), NEW: HandClock(skew_s)}
     async with _StagedCluster(policy, clocks, redis) as cluster:
         alice = await cluster.connect(USER, to=OLD)
@@ -122,7 +123,7 @@ class _StagedCluster(Cluster):
     def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
         name, gates = settings.gateway_id, Gates()
         held: Any = HeldLink(link, gates)
-        presence = POLICIES[self.policy](
+        presence = policy_named(self.policy).make(
             held, settings.keyspace, settings.timing, self._hand_clocks[name]
         )
         director = self.directors[name] = HeldVerbs(presence, gates)
