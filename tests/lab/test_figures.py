@@ -720,7 +720,7 @@ def test_the_figures_know_what_became_of_a_real_late_cleanup(moved: tuple[str, L
     said = [stay.gateway for stay in belief if stay.end >= end]
     assert said == ([named_by_redis] if named_by_redis else [])
     # While she was on her way between the two, both policies were wrong about her for a moment.
-    wrong = [gap for gap in frames.gaps(frames.truth(trace), belief) if gap.end >= end]
+    wrong = [gap for gap in frames.mismatches(frames.truth(trace), belief) if gap.end >= end]
     assert bool(wrong) == (policy == "seed")
 
 

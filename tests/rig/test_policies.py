@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.waiting import until
-from wsdemo.lab.cluster.cluster import Cluster, late_cleanup
+from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.late_cleanup import late_cleanup
 from wsdemo.presence import Claim, Refresh, Register, Renewal
 from wsdemo.redis.link import LinkDown, RedisLink
 from wsdemo.redis.server import BundledServer

@@ -19,7 +19,7 @@ import redis as redis_client
 from wsdemo.client import Client
 from wsdemo.client.connection import Receipt
 from wsdemo.drawing.words import counted
-from wsdemo.lab.cluster.cluster import POLL_S, Cluster
+from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.crowd import Life
 from wsdemo.lab.cluster.directors import Verb
 from wsdemo.lab.handles import RedisHandle, User, WireHandle
@@ -28,6 +28,7 @@ from wsdemo.lab.loop import CALL_TIMEOUT_S, LabLoop, LoopKind, require_kind
 from wsdemo.lab.plots import Plots
 from wsdemo.lab.progress import Count
 from wsdemo.lab.trace.shiviz import to_shiviz
+from wsdemo.rig.waiting import POLL_S
 from wsdemo.terminal import say
 
 RECORD_TIMEOUT_S: Final = 5.0

@@ -28,7 +28,7 @@ from wsdemo.drawing.style import (
 from wsdemo.drawing.words import counted, listed, measured_at, number, plain
 from wsdemo.lab.figures.fault_lines import mark_faults
 from wsdemo.lab.trace import frames
-from wsdemo.lab.trace.frames import Gap, Stay
+from wsdemo.lab.trace.frames import Mismatch, Stay
 
 HEIGHT: Final = 0.28
 GAP: Final = 0.06
@@ -72,7 +72,7 @@ def ribbons(
     first, last = _window(trace, t0, t1, scale)
     gaps = [
         seen
-        for gap in frames.lies(trace, real, said, LEAST_S)
+        for gap in frames.wrong_beliefs(trace, real, said, LEAST_S)
         if gap.user in shown and (seen := _within(gap, first / scale, last / scale)) is not None
     ]
     wrong = {user: sum(g.end - g.start for g in gaps if g.user == user) for user in shown}
@@ -108,7 +108,7 @@ def ribbons(
     return fig
 
 
-def _within(gap: Gap, first: float, last: float) -> Gap | None:
+def _within(gap: Mismatch, first: float, last: float) -> Mismatch | None:
     """Return the part of a gap that is drawn: the title claims no more than can be seen."""
     part = gap._replace(start=max(gap.start, first), end=min(gap.end, last))
     return part if part.end > part.start else None
@@ -171,7 +171,7 @@ def _bars(
             )
 
 
-def _frames(ax: Axes, placer: Placer, gaps: list[Gap], rows: list[str], scale: float) -> None:
+def _frames(ax: Axes, placer: Placer, gaps: list[Mismatch], rows: list[str], scale: float) -> None:
     """Frame the lies, then label them, the longest first, where there is room."""
     low, high = ax.get_xlim()
     for gap in gaps:
@@ -203,7 +203,7 @@ def _alt(
     rows: list[str],
     real: Sequence[Stay],
     said: Sequence[Stay],
-    gaps: list[Gap],
+    gaps: list[Mismatch],
     facts: dict[str, Any],
     scale: float,
 ) -> str:
