@@ -181,6 +181,12 @@ def claim(fig: Picture, template: str, facts: Mapping[str, Any]) -> None:
     fit(text, fig.bbox.width * 0.984, lines=2)
 
 
+def tell(fig: Picture, *, caption: str, alt: str) -> Picture:
+    """Give a figure the words under it and those in its place, and return it."""
+    fig.wsdemo_caption, fig.wsdemo_alt = caption, alt
+    return fig
+
+
 def fill(template: str, facts: Mapping[str, Any]) -> str:
     """Put facts into a title such as "{lost} of {sent} lost"."""
     try:

@@ -52,8 +52,9 @@ def number(value: float) -> str:
 
 
 def whole_or_tenths(value: float) -> float | int:
-    """Round a number: to a whole one from 10 on, to one decimal below."""
-    return round(value) if value >= 10 else round(value, 1)
+    """Round a number: to a whole one from 10 on, to one decimal below (but 8, not 8.0)."""
+    rounded = round(value, 1) if value < 10 else float(round(value))
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def percent(share: float) -> str:

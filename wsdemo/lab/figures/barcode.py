@@ -1,4 +1,4 @@
-"""F5: under which policy do how many of all possible orders end wrong?
+"""Interleavings: under which policy do how many of all possible orders end wrong?
 
 A row for each policy, a column for each order, a cell for how it ended. The columns are sorted so
 that equal ends stand together: what a policy repairs is a stripe that turns blank, what it breaks
@@ -27,6 +27,7 @@ from wsdemo.drawing.style import (
     claim,
     in_house_style,
     picture,
+    tell,
 )
 from wsdemo.drawing.words import clock_error, counted, plain
 from wsdemo.lab.races.orders import End, Exploration
@@ -75,12 +76,11 @@ def barcode(
         _draw_count(ax, row, one, said.get(one.policy) if not one.skew_s else None)
     _dress(ax, explorations, ends.shape[1])
     _draw_legend(fig)
-    fig.wsdemo_caption = (
+    caption = (
         f"Each column is one of {facts['orders']} orders of the same steps, sorted so that equal "
         f"ends stand together. Played by {explorations[0].by}."
     )
-    fig.wsdemo_alt = _alt(explorations, facts, said)
-    return fig
+    return tell(fig, caption=caption, alt=_alt(explorations, facts, said))
 
 
 def label(one: Exploration) -> str:
