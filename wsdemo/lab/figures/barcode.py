@@ -30,18 +30,18 @@ from wsdemo.drawing.style import (
     tell,
 )
 from wsdemo.drawing.words import clock_error, counted, plain
-from wsdemo.lab.races.orders import End, Exploration
+from wsdemo.lab.races.orders import Exploration, OrderEnd
 from wsdemo.rig.policies import POLICIES
 
-ENDS: Final[dict[End, Role]] = {
-    End.CORRECT: Role(SKY, marker=""),
-    End.LOST: Role(ORANGE, marker="o"),
-    End.DEAD: Role(VERMILLION, marker="x"),
+ENDS: Final[dict[OrderEnd, Role]] = {
+    OrderEnd.CORRECT: Role(SKY, marker=""),
+    OrderEnd.LOST: Role(ORANGE, marker="o"),
+    OrderEnd.DEAD: Role(VERMILLION, marker="x"),
 }
 WORDS: Final = {
-    End.CORRECT: "correct: Redis says gateway-02",
-    End.LOST: "alice is lost",
-    End.DEAD: "Redis still says gateway-01",
+    OrderEnd.CORRECT: "correct: Redis says gateway-02",
+    OrderEnd.LOST: "alice is lost",
+    OrderEnd.DEAD: "Redis still says gateway-01",
 }
 
 
@@ -192,8 +192,8 @@ def _alt(
     explorations: Sequence[Exploration], facts: Mapping[str, Any], said: Mapping[str, int]
 ) -> str:
     rows = "; ".join(
-        f"{_long_label(one)}: {len(one.wrong)} wrong ({one.count(End.LOST)} lost, "
-        f"{one.count(End.DEAD)} pointing at gateway-01)"
+        f"{_long_label(one)}: {len(one.wrong)} wrong ({one.count(OrderEnd.LOST)} lost, "
+        f"{one.count(OrderEnd.DEAD)} pointing at gateway-01)"
         for one in explorations
     )
     guesses = "".join(f" You said {n} for {_title(k)}." for k, n in said.items())

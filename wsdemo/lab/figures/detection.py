@@ -29,6 +29,9 @@ from wsdemo.lab.trace import frames
 
 Values = np.ndarray[Any, Any]
 
+TITLE: Final = (
+    "A user who has vanished stays listed for {mean_s} s on average, {longest_s} s at most"
+)
 SAMPLES: Final = 400
 """Points of each of the two uniform distributions whose sum is the rule."""
 
@@ -59,7 +62,7 @@ def detection(
     heartbeat_s: float = 30.0,
     scan_s: float = 60.0,
     event: str = "cleanup",
-    title: str = "A user who has vanished stays listed for {mean_s} s on average, {longest_s} s at most",
+    title: str = TITLE,
 ) -> Picture:
     """Draw the eCDF of the delays, and the rule: timeout - U(0, heartbeat) + U(0, scan).
 

@@ -61,6 +61,9 @@ LEAD: Final = 0.1
 """How much of what came before is drawn, as a share of the story; but at least `LEAST_LEAD_S`."""
 LEAST_LEAD_S: Final = 15.0
 KEYS_A_ROW: Final = 5
+TITLE: Final = (
+    "{rejected} late writes rejected: live users were kept {saved} times, lost {lost} times"
+)
 CAPTION: Final = (
     "Accepted and rejected writes of presence, as the gateways were told. A marker: in this bin "
     "there was a write that mattered, known from where the users' sockets really were. "
@@ -77,7 +80,7 @@ def ledger(
     ttl_s: float = 90.0,
     bin_s: float | None = None,
     since: float | None = None,
-    title: str = "{rejected} late writes rejected: live users were kept {saved} times, lost {lost} times",
+    title: str = TITLE,
 ) -> Picture:
     """Draw the ledger of compare-and-set.
 
