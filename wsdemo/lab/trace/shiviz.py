@@ -1,4 +1,4 @@
-"""What could have known of what? The trace as a log with vector clocks, for ShiViz.
+"""Vector clocks: what could each event have known of? The trace as a log for ShiViz.
 
 ShiViz (https://bestchai.bitbucket.io/shiviz/) draws a space-time diagram that one can search,
 fold and compare with another. It does not look at times: every event carries a vector clock, how
@@ -36,6 +36,16 @@ class Stamp(NamedTuple):
     host: str
     clock: dict[str, int]
     text: str
+
+
+def happened_before(one: Stamp, other: Stamp) -> bool:
+    """Say whether the first event can have influenced the second: its clock is smaller.
+
+    Two events neither of which happened before the other are concurrent.
+    """
+    return one.clock != other.clock and all(
+        count <= other.clock.get(host, 0) for host, count in one.clock.items()
+    )
 
 
 class _Event(NamedTuple):
