@@ -130,8 +130,8 @@ print("gateway-01 releases alice: ", release.clock)
 assert not happened_before(register, release) and not happened_before(release, register)
 
 # %% [markdown]
-# An event *happened before* another one if none of its numbers is larger. Here neither did: the two are
-# **concurrent**. No chain of arrows leads from the registration to the release, so gateway-01 could not
+# An event *happened before* another one if none of its numbers is larger (a lane that is missing counts
+# as 0). Here neither did: the two are **concurrent**. No chain of arrows leads from the registration to the release, so gateway-01 could not
 # have known, however fast it is. Redis sees both writes, and nobody else does: that is where they have to
 # be compared.
 #
