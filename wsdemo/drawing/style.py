@@ -1,4 +1,4 @@
-"""How does every figure of the kit look?
+"""Style: how does every figure of the kit look?
 
 The roles are fixed: a gateway, a lost message or a late cleanup has the same colour in every
 figure, and never the colour alone, because one reader in twelve cannot tell them apart and a

@@ -1,4 +1,4 @@
-"""Is everything here that the lessons need?"""
+"""Set-up: is everything here that the lessons need?"""
 
 from __future__ import annotations
 

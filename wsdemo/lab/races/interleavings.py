@@ -1,4 +1,4 @@
-"""What do the real scripts do in every order there is?
+"""Interleavings: what do the real scripts do in every order there is?
 
 Each order is played by the very classes that gateways use, over a real link to a real server: a
 policy for gateway-01, one for gateway-02, and a director that lets one step happen at a time. No

@@ -1,4 +1,4 @@
-"""What is a policy, without Redis, gateways or clocks of one's own?
+"""Models: what is a presence policy, without Redis, gateways or clocks of one's own?
 
 A function `step(state, action)`, which changes a dict. That is enough to play every order, and it
 is what a reader can write in ten minutes. What a model says about the real thing is worth as much

@@ -1,4 +1,4 @@
-"""In how many orders can three things happen, and which of them end badly?
+"""Interleavings: in how many orders can three things happen, and which of them end badly?
 
 Three threads of two steps each, as the two gateways of a moved user run them: gateway-01 renews
 her lease, gateway-01 cleans up after her, gateway-02 registers her. First each looks (at its

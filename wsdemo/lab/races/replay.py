@@ -1,4 +1,4 @@
-"""Does an order that ends badly on paper end so on running gateways?
+"""Replay: does an order that ends badly on paper end so on running gateways?
 
 Two real gateways, a real client that moves from one to the other. Her heartbeat, her clean-up and
 her new registration are begun by the gateways themselves, as always; a director stops each one

@@ -1,4 +1,4 @@
-"""How long was each message on its way, and on which part of it?"""
+"""Latency: how long was each message on its way, and on which part of it?"""
 
 from __future__ import annotations
 

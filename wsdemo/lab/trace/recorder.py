@@ -1,4 +1,4 @@
-"""What happened, in which order, and who saw it?
+"""Tracing: what happened, in which order, and who saw it?
 
 Gateways and clients of one process report events on one monotonic clock. The recorder keeps
 them, and turns them into a trace: a table with one row for each arrow between two lanes and for
