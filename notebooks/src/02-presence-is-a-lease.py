@@ -67,7 +67,9 @@ lab.wait_until("everybody was heard again", lambda: heartbeats(lab.trace()) >= 4
 
 # %%
 trace = lab.trace()
-lab.plot.sawtooth(*names, title="{lapsed} of {users} live users lose their lease: {who}")
+lab.plot.sawtooth(
+    *names, title="Two lost heartbeats in a row are enough: the lease of a live user ends"
+)
 
 # %%
 from wsdemo.lab.learn import reveal
@@ -109,7 +111,9 @@ with Lab(gateways=1) as doomed:
     doomed.crash("gateway-01")
     doomed.wait_until("Redis forgets her", lambda: not doomed.record("alice"))
     doomed.let_pass(5)
-    crashed = doomed.plot.sawtooth("alice", title="Presence lies for {ghost_s} s after the crash")
+    crashed = doomed.plot.sawtooth(
+        "alice", title="After the crash, she stays listed for {ghost_s} s"
+    )
 crashed
 
 # %%

@@ -118,7 +118,9 @@ for laptop in laptops:
 demo.wait_until("all are found", lambda: demo.stats("gateway-01")["connections"] == 0)
 
 # %%
-demo.plot.detection(title="Without pings a dead user is believed in for {mean_s} s on average")
+demo.plot.detection(
+    title="Without pings, a user who has vanished stays listed for {mean_s} s on average"
+)
 
 # %%
 found = demo.plot.detection()

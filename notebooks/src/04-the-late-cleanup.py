@@ -109,6 +109,38 @@ print(lab.record("alice"))
 # </details>
 
 # %% [markdown]
+# **See it in another tool (optional).** The picture above shows *when* things happened. What could
+# gateway-01 have *known* when it deleted the entry? A **vector clock** says of how many events of each
+# lane an event can have known. The next cell writes this run as a log with a vector clock for each
+# event, and shows two of them.
+
+# %%
+from pathlib import Path
+
+from wsdemo.lab.trace.shiviz import happened_before, stamps
+
+Path("late-cleanup.shiviz.log").write_text(lab.shiviz(), encoding="utf-8")
+events = stamps(lab.trace())
+register = next(
+    e for e in events if e.host == "gateway-02" and e.text.startswith("presence_set to")
+)
+release = next(e for e in events if e.host == "gateway-01" and e.text.startswith("presence_del to"))
+print("gateway-02 registers alice:", register.clock)
+print("gateway-01 releases alice: ", release.clock)
+assert not happened_before(register, release) and not happened_before(release, register)
+
+# %% [markdown]
+# An event *happened before* another one if none of its numbers is larger (a lane that is missing counts
+# as 0). Here neither did: the two are **concurrent**. No chain of arrows leads from the registration to the release, so gateway-01 could not
+# have known, however fast it is. Redis sees both writes, and nobody else does: that is where they have to
+# be compared.
+#
+# The file `late-cleanup.shiviz.log` beside this notebook is for
+# [ShiViz](https://bestchai.bitbucket.io/shiviz/), which draws such logs in a browser (that page needs a
+# network; nothing in this lesson does). Open the file there, and follow the lines upwards from
+# `presence_del to redis` of gateway-01: you never come to gateway-02.
+
+# %% [markdown]
 # ## Modify
 #
 # The same train ride, the same director, the same order of events. One thing differs: presence is now

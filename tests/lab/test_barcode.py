@@ -10,7 +10,7 @@ from wsdemo.drawing.style import Picture
 from wsdemo.lab.figures.barcode import barcode
 from wsdemo.lab.figures.crossing import crossing
 from wsdemo.lab.races.models import MODELS, explore_model
-from wsdemo.lab.races.orders import End, Exploration, all_orders
+from wsdemo.lab.races.orders import Exploration, OrderEnd, all_orders
 
 ROWS = [(p, s) for p in MODELS for s in (0.0, -10.0, 10.0)]
 
@@ -77,7 +77,7 @@ def test_every_cell_is_one_order(drawn: dict[str, Picture]) -> None:
     one = explored()[3]
     fig = drawn["one row"]
     marks = {line.get_marker(): len(line.get_xdata()) for line in fig.axes[0].lines}
-    assert marks == {"o": one.count(End.LOST), "x": one.count(End.DEAD)}
+    assert marks == {"o": one.count(OrderEnd.LOST), "x": one.count(OrderEnd.DEAD)}
     (mesh,) = fig.axes[0].collections
     ends = mesh.get_array().ravel().tolist()
     assert ends == sorted(ends) and len(ends) == 45

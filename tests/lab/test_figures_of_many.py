@@ -19,7 +19,8 @@ from tests.lab.readable import (
     words,
 )
 from wsdemo.drawing.show import to_html, to_png
-from wsdemo.drawing.style import Picture, duration, number
+from wsdemo.drawing.style import Picture
+from wsdemo.drawing.words import duration, number
 from wsdemo.lab import Lab
 from wsdemo.lab.figures.herd import attempts
 from wsdemo.lab.leases import false_offline_rate, simulated_false_offline_rate
@@ -66,7 +67,7 @@ def by_hand(trace: pd.DataFrame) -> dict[str, list[float]]:
 
 
 class TestMessages:
-    """F4: latencies and their stages."""
+    """Latencies and their stages."""
 
     def test_every_message_that_arrived_has_a_latency_and_a_way(self, talked: pd.DataFrame) -> None:
         """What found nobody has none; the stages add up to the whole."""
@@ -185,7 +186,7 @@ def runs() -> dict[str, pd.DataFrame]:
 
 
 class TestHerd:
-    """F6: attempts and accepted ones."""
+    """Attempts and accepted ones."""
 
     def test_the_figures_can_be_read(self, runs: dict[str, pd.DataFrame]) -> None:
         """Several rows, one, a user who never comes back, and a capacity that is never reached."""
@@ -285,7 +286,7 @@ def measured(wrong: int = 0) -> pd.DataFrame:
 
 
 class TestSkewMap:
-    """F11: gap, skew, rejected or not."""
+    """Gap, skew, rejected or not."""
 
     def test_the_figures_can_be_read(self) -> None:
         """Many points, one, all of one end, and another rule."""
@@ -336,7 +337,7 @@ def suffered(*rows: tuple[float, float, float, int, float]) -> pd.DataFrame:
 
 
 class TestFalseOffline:
-    """F13: rates over TTL and loss."""
+    """Rates over TTL and loss."""
 
     def test_the_figures_can_be_read(self) -> None:
         """The demo's ring, one in each corner, with dots on it and beside it."""

@@ -10,8 +10,9 @@ import asyncio
 
 import pytest
 
-from wsdemo.lab.cluster.cluster import Cluster, late_cleanup
+from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.directors import HeldVerbs
+from wsdemo.lab.cluster.late_cleanup import late_cleanup
 
 
 async def entries(policy: str) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ import IPython.display
 import nbformat
 import pytest
 
-from tools import build_notebooks as build
+from tools import notebook_runner as runner
 from wsdemo.lab import check, learn, predict
 from wsdemo.lab.learn import buttons, predicted, reveal
 from wsdemo.lab.lessons import QUESTIONS
@@ -86,7 +86,7 @@ def test_what_our_builder_executes_has_no_buttons_in_it() -> None:
         "from wsdemo.lab import predict\npredict('q04')"
     )
     notebook = nbformat.v4.new_notebook(cells=[cell])  # type: ignore[no-untyped-call]
-    assert build.execute(notebook) == ""
+    assert runner.execute(notebook) == ""
     (output,) = notebook.cells[0].outputs
     assert WORDS in output.text
     assert "widget" not in nbformat.writes(notebook)  # type: ignore[no-untyped-call]

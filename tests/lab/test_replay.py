@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wsdemo.lab.races.interleavings import explore, explore_all
-from wsdemo.lab.races.orders import CALM, End, Order, Played, all_orders
+from wsdemo.lab.races.orders import CALM, Order, OrderEnd, Played, all_orders
 from wsdemo.lab.races.replay import replay, replay_steps
 from wsdemo.lab.trace import frames
 from wsdemo.redis.server import BundledServer
@@ -33,7 +33,7 @@ def test_every_minimal_failing_order_fails_on_running_gateways_too(
     for bad, near in pairs:
         live = replay(bad.order, bad.policy, bad.skew_s, redis=shared_server.url)
         assert live.agrees_with(bad), (live, bad)
-        assert live.played.end is bad.end is not End.CORRECT
+        assert live.played.end is bad.end is not OrderEnd.CORRECT
         good = replay(near.order, near.policy, near.skew_s, redis=shared_server.url)
         assert good.agrees_with(near), (good, near)
 
@@ -49,9 +49,9 @@ def test_wrong_orders_end_wrong_on_running_gateways_and_right_when_fenced(
     for bad in random.Random(5).sample(explored[policy, skew_s], 5):
         live = replay(bad.order, policy, skew_s, redis=shared_server.url)
         assert live.agrees_with(bad), (live, bad)
-        assert live.played.end is not End.CORRECT
+        assert live.played.end is not OrderEnd.CORRECT
         fenced = replay(bad.order, "fenced", skew_s, redis=shared_server.url)
-        assert fenced.played.end is End.CORRECT, fenced
+        assert fenced.played.end is OrderEnd.CORRECT, fenced
 
 
 def test_good_orders_end_well_on_running_gateways(shared_server: BundledServer) -> None:
@@ -59,7 +59,7 @@ def test_good_orders_end_well_on_running_gateways(shared_server: BundledServer) 
     good = [one for one in explore("seed", redis=shared_server.url).played if one.end == "correct"]
     for played in [*random.Random(7).sample(good, 3)]:
         assert replay(played.order, "seed", redis=shared_server.url).agrees_with(played)
-    assert replay(CALM, "seed", redis=shared_server.url).played.end is End.CORRECT
+    assert replay(CALM, "seed", redis=shared_server.url).played.end is OrderEnd.CORRECT
 
 
 async def test_a_replay_is_recorded_like_everything_in_a_lab(

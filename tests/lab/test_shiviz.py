@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsdemo.lab import Lab
+from wsdemo.lab.cluster.late_cleanup import late_cleanup
 from wsdemo.lab.trace.frames import arrows, empty, normal
-from wsdemo.lab.trace.shiviz import PARSER, Stamp, stamps, to_shiviz
+from wsdemo.lab.trace.shiviz import PARSER, Stamp, happened_before, stamps, to_shiviz
 
 LINE = re.compile(PARSER.replace("(?<", "(?P<"))
 
@@ -34,13 +35,6 @@ def recorded() -> Iterator[pd.DataFrame]:
         bob.disconnect()
         trace = lab.trace()
     yield trace
-
-
-def before(one: Stamp, other: Stamp) -> bool:
-    """Say whether the first clock is smaller: nowhere greater, and not the same."""
-    return one.clock != other.clock and all(
-        count <= other.clock.get(host, 0) for host, count in one.clock.items()
-    )
 
 
 def reachable(events: list[Stamp]) -> set[tuple[int, int]]:
@@ -69,14 +63,17 @@ def assert_happened_before(events: list[Stamp]) -> None:
     """Clock order is reachability, in both directions: what is concurrent is incomparable."""
     reached = reachable(events)
     for n, m in itertools.permutations(range(len(events)), 2):
-        assert before(events[n], events[m]) == ((n, m) in reached), (events[n], events[m])
+        assert happened_before(events[n], events[m]) == ((n, m) in reached), (events[n], events[m])
 
 
 def test_the_clocks_of_a_real_run_are_the_relation_happened_before(recorded: pd.DataFrame) -> None:
     """Every arrow rises, every lane rises, and nothing else is ordered."""
     events = stamps(recorded)
     assert_happened_before(events)
-    assert any(not before(a, b) and not before(b, a) for a, b in itertools.combinations(events, 2))
+    assert any(
+        not happened_before(a, b) and not happened_before(b, a)
+        for a, b in itertools.combinations(events, 2)
+    )
 
 
 def test_every_arrow_of_a_real_run_has_both_ends(recorded: pd.DataFrame) -> None:
@@ -86,7 +83,7 @@ def test_every_arrow_of_a_real_run_has_both_ends(recorded: pd.DataFrame) -> None
     ends = {event.seq: event for event in events if event.arrives}
     starts = {event.seq: event for event in events if not event.arrives}
     assert len(ends) == (~there["lost"]).sum() > 10
-    assert all(before(starts[seq], end) for seq, end in ends.items())
+    assert all(happened_before(starts[seq], end) for seq, end in ends.items())
 
 
 def test_a_message_is_a_chain_through_all_its_lanes(recorded: pd.DataFrame) -> None:
@@ -94,8 +91,22 @@ def test_a_message_is_a_chain_through_all_its_lanes(recorded: pd.DataFrame) -> N
     events = stamps(recorded)
     wrote = next(e for e in events if e.host == "alice" and e.text.startswith("message to"))
     read = next(e for e in events if e.host == "bob" and e.text.startswith("deliver from"))
-    assert before(wrote, read)
+    assert happened_before(wrote, read)
     assert {"alice", "gateway-01", "redis", "gateway-02", "bob"} <= set(read.clock)
+
+
+async def test_a_late_release_is_concurrent_with_the_newer_registration() -> None:
+    """What lesson 04 says of the log: neither gateway could have known of the other's write."""
+    async for _, _, cluster in late_cleanup("seed"):
+        trace = cluster.trace()
+    events = stamps(trace)
+    register = next(
+        e for e in events if e.host == "gateway-02" and e.text.startswith("presence_set to")
+    )
+    release = next(
+        e for e in events if e.host == "gateway-01" and e.text.startswith("presence_del to")
+    )
+    assert not happened_before(register, release) and not happened_before(release, register)
 
 
 HOSTS = ("alice", "gateway-01", "gateway-02", "redis")

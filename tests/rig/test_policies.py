@@ -1,22 +1,26 @@
-"""Does compare-and-set by timestamps keep what it promises, for as long as clocks agree?
+"""Presence policies: does each serve one user, and what does compare-and-set by timestamps keep?
 
-The claims are those of the product's scripts as far as timestamps can keep them; the last ones
-are what they cannot keep. On a real server.
+The claims about timestamps are those of the product's scripts, as far as timestamps can keep them;
+the last ones are what they cannot keep. On a real server.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.waiting import until
-from wsdemo.lab.cluster.cluster import Cluster, late_cleanup
+from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.late_cleanup import late_cleanup
 from wsdemo.presence import Claim, Refresh, Register, Renewal
 from wsdemo.redis.link import LinkDown, RedisLink
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.clocks import WallClock
+from wsdemo.rig.policies import POLICIES, PRODUCT, policy_named
 from wsdemo.rig.policies.timestamp import TimestampPresence
 from wsdemo.settings import Keyspace, Limits, Timing
 
@@ -70,6 +74,27 @@ async def key(redis_db: Any, keyspace: Keyspace) -> AsyncIterator[str]:
 async def refreshed(presence: TimestampPresence, claim: Claim, ttl_ms: int = 90_000) -> Any:
     (result,) = await presence.refresh([Renewal(claim, ttl_ms)])
     return result
+
+
+@pytest.mark.parametrize("name", POLICIES)
+async def test_every_policy_serves_a_single_user(
+    name: str, link: RedisLink, keyspace: Keyspace, redis_db: Any, key: str
+) -> None:
+    """Without a race they all do the same: she is there, stays there, and is gone."""
+    presence = policy_named(name).make(link, keyspace, Timing(), WallClock(1.0))
+    claim = replace(OLD, token=await presence.mint("alice"))
+    assert (await presence.register(claim)).outcome is Register.OK
+    assert await redis_db.hget(key, "gwId") == "gateway-01"
+    assert await presence.refresh([Renewal(claim, 90_000)]) == [Refresh.OK]
+    assert await presence.release(claim) is True
+    assert not await redis_db.exists(key)
+
+
+def test_the_policy_of_the_product_is_in_the_table() -> None:
+    """A name that is not there is answered with those that are."""
+    assert PRODUCT in POLICIES
+    with pytest.raises(ValueError, match="there is no policy 'sead'; choose one of plain, seed"):
+        policy_named("sead")
 
 
 async def test_the_later_registration_wins(pair: Pair, redis_db: Any, key: str) -> None:

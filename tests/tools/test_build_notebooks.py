@@ -18,6 +18,9 @@ import nbformat
 import pytest
 
 from tools import build_notebooks as build
+from tools import lessons
+from tools import notebook as notebooks
+from tools import notebook_reset as resetting
 
 TODAY = datetime.date(2025, 3, 4)
 LATE = "04-the-late-cleanup"
@@ -54,7 +57,7 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the notebooks, which is what `build` works on; a checkout of its own."""
-    return work_on(copied(build.ROOT, tmp_path), monkeypatch)
+    return work_on(copied(lessons.ROOT, tmp_path), monkeypatch)
 
 
 def copied(notebooks: Path, to: Path) -> Path:
@@ -65,8 +68,7 @@ def copied(notebooks: Path, to: Path) -> Path:
 
 def work_on(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """Let `build` work on a folder, and make a checkout of it if it is none."""
-    patch.setattr(build, "ROOT", folder)
-    patch.setattr(build, "INDEX", folder / "README.md")
+    patch.setattr(lessons, "ROOT", folder)
     # A hook or an identity of this machine must not matter.
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         patch.delenv(name, raising=False)
@@ -88,12 +90,12 @@ def commit_all(folder: Path) -> None:
 
 
 def source_of(stem: str) -> Path:
-    return build.ROOT / "src" / f"{stem}.py"
+    return lessons.ROOT / "src" / f"{stem}.py"
 
 
 def change(path: Path, how: Callable[[Any], None]) -> None:
     """Do something to a notebook as an editor does: read, change, save."""
-    notebook = build.read(path)
+    notebook = notebooks.read(path)
     how(notebook)
     path.write_text(nbformat.writes(notebook), encoding="utf-8")  # type: ignore[no-untyped-call]
 
@@ -153,10 +155,10 @@ def spoil_the_stamp(notebook: Any) -> None:
 def test_work_in_a_notebook_is_noticed(folder: Path, edit: Callable[[Any], None]) -> None:
     """Whatever is written, added, removed or moved, in any lesson."""
     for stem in (LATE, "00-start-here"):
-        assert not build.is_edited(source_of(stem), solved=False)
+        assert not notebooks.is_edited(source_of(stem), solved=False)
         change(folder / f"{stem}.ipynb", edit)
-        assert build.is_edited(source_of(stem), solved=False)
-        assert not build.is_edited(source_of(stem), solved=True)
+        assert notebooks.is_edited(source_of(stem), solved=False)
+        assert not notebooks.is_edited(source_of(stem), solved=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"<<<<<<< HEAD\n", b"\xff", b"null"])
@@ -165,11 +167,11 @@ def test_a_file_that_is_no_notebook_any_more_is_somebody_s_work(
 ) -> None:
     """Nobody knows what is in it, so it is not thrown away, and it is no traceback either."""
     (folder / f"{LATE}.ipynb").write_bytes(content)
-    assert build.is_edited(source_of(LATE), solved=False)
-    assert not build.is_fresh(source_of(LATE), solved=False)
-    build.reset(source_of(LATE), TODAY)
+    assert notebooks.is_edited(source_of(LATE), solved=False)
+    assert not notebooks.is_fresh(source_of(LATE), solved=False)
+    resetting.reset(source_of(LATE), TODAY)
     assert (folder / f"{LATE}-my-copy-2025-03-04.ipynb").read_bytes() == content
-    assert build.is_fresh(source_of(LATE), solved=False)
+    assert notebooks.is_fresh(source_of(LATE), solved=False)
 
 
 def run(notebook: Any) -> None:
@@ -188,19 +190,19 @@ def test_who_only_runs_a_notebook_has_written_nothing(folder: Path) -> None:
     """Outputs are made again; then a build may write a newer version of the lesson."""
     path = folder / f"{LATE}.ipynb"
     change(path, run)
-    assert not build.is_edited(source_of(LATE), solved=False)
+    assert not notebooks.is_edited(source_of(LATE), solved=False)
     newer = source_of(LATE).read_text() + "\n# %% [markdown]\n# One more thing.\n"
     source_of(LATE).write_text(newer)
-    assert not build.is_fresh(source_of(LATE), solved=False)
-    assert not build.is_edited(source_of(LATE), solved=False)
+    assert not notebooks.is_fresh(source_of(LATE), solved=False)
+    assert not notebooks.is_edited(source_of(LATE), solved=False)
 
 
 def test_all_notebooks_of_the_repository_are_as_they_were_built() -> None:
     """Each carries the fingerprint of its own cells."""
-    for source in build.lessons():
+    for source in lessons.sources():
         for solved in (False, True):
-            notebook = build.read(build.target(source, solved=solved))
-            assert notebook.metadata["wsdemo"]["cells_sha"] == build.cells_fingerprint(notebook)
+            notebook = notebooks.read(lessons.target(source, solved=solved))
+            assert notebook.metadata["wsdemo"]["cells_sha"] == notebooks.cells_fingerprint(notebook)
 
 
 # --- make notebooks ----------------------------------------------------------------------------
@@ -210,7 +212,7 @@ def test_all_notebooks_of_the_repository_are_as_they_were_built() -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one lesson, whose notebooks have been built and committed."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = work_on(copied(build.ROOT, tmp_path_factory.mktemp("built")), patch)
+        folder = work_on(copied(lessons.ROOT, tmp_path_factory.mktemp("built")), patch)
         for path in [*folder.glob("*.ipynb"), *folder.glob("src/*"), *folder.glob("solutions/*")]:
             path.unlink()
         source_of(SMALL).write_text(SOURCE)
@@ -268,7 +270,7 @@ def test_reset_keeps_a_copy_and_restores_what_was_committed(
     for again in ("", "-2", "-3"):
         change(path, answer)
         mine = path.read_bytes()
-        build.reset(source_of(LATE), TODAY)
+        resetting.reset(source_of(LATE), TODAY)
         assert path.read_bytes() == original
         kept.append(folder / f"{LATE}-my-copy-2025-03-04{again}.ipynb")
         assert kept[-1].read_bytes() == mine
@@ -286,11 +288,11 @@ def test_reset_of_a_solution_with_work_in_it_keeps_that_too(folder: Path) -> Non
     original = solved.read_bytes()
     change(solved, run)
     ran = solved.read_bytes()
-    build.reset(source_of(LATE), TODAY)
+    resetting.reset(source_of(LATE), TODAY)
     assert solved.read_bytes() == ran
     change(solved, note)
     mine = solved.read_bytes()
-    build.reset(source_of(LATE), TODAY)
+    resetting.reset(source_of(LATE), TODAY)
     assert solved.read_bytes() == original
     copy = folder / "solutions" / f"{LATE}-my-copy-2025-03-04.ipynb"
     assert copy.read_bytes() == mine
@@ -302,10 +304,10 @@ def test_reset_of_a_notebook_without_work_in_it_makes_no_copy(folder: Path) -> N
     path = folder / f"{LATE}.ipynb"
     original = path.read_bytes()
     change(path, run)
-    (line,) = build.reset(source_of(LATE), TODAY)
+    (line,) = resetting.reset(source_of(LATE), TODAY)
     assert "nothing of yours" in line and path.read_bytes() == original
     path.unlink()
-    build.reset(source_of(LATE), TODAY)
+    resetting.reset(source_of(LATE), TODAY)
     assert path.read_bytes() == original
     assert not list(folder.glob("*-my-copy-*"))
 
@@ -322,8 +324,8 @@ def test_reset_builds_the_original_anew_when_git_has_none(small: Path, how: str)
         if how == "never committed":
             commit(small, "init", "-q")
     mine = path.read_bytes()
-    build.reset(source_of(SMALL), TODAY)
-    assert build.is_fresh(source_of(SMALL), solved=False)
+    resetting.reset(source_of(SMALL), TODAY)
+    assert notebooks.is_fresh(source_of(SMALL), solved=False)
     outputs = json.loads(path.read_text())["cells"][-1]["outputs"]
     assert "the answer is None" in json.dumps(outputs), "it has been run"
     assert (small / f"{SMALL}-my-copy-2025-03-04.ipynb").read_bytes() == mine

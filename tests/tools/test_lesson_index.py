@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tools import build_notebooks as build
 from tools import lesson_index as index
+from tools import lessons
 from tools.lesson_index import BEGIN, END, TRACKS, Lesson, Track, planned
 
 
@@ -19,7 +19,9 @@ LESSONS = [lesson("00", 9, 10), lesson("01", 14, 25), lesson("02", 19, 30), less
 
 def test_the_committed_page_is_what_the_lessons_say() -> None:
     """A header that changes changes the page."""
-    assert build.INDEX.read_text(encoding="utf-8") == build.indexed(), "run `make notebooks`"
+    assert lessons.index_page().read_text(encoding="utf-8") == lessons.indexed(), (
+        "run `make notebooks`"
+    )
 
 
 def test_every_lesson_is_listed_once_with_its_minutes() -> None:
@@ -45,7 +47,7 @@ def test_a_level_is_named_and_not_explained() -> None:
 @pytest.mark.parametrize("track", TRACKS, ids=lambda track: track.name)
 def test_a_track_fits_into_its_time(track: Track) -> None:
     """With the lessons that there are."""
-    found = [index.Lesson.of(source.stem, build.about(source)) for source in build.lessons()]
+    found = [index.Lesson.of(source.stem, lessons.about(source)) for source in lessons.sources()]
     parts = planned(track, found)
     assert parts
     assert track.minutes is None or sum(part.minutes for part in parts) <= track.minutes

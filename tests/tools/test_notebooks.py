@@ -13,8 +13,10 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 
 from tools import build_notebooks as build
+from tools import lessons
+from tools import notebook as notebooks
 
-SOURCES = build.lessons()
+SOURCES = lessons.sources()
 COPIES = [(source, solved) for source in SOURCES for solved in (False, True)]
 IDS = [f"{source.stem}{'-solved' if solved else ''}" for source, solved in COPIES]
 BEATS = ["Story", "Predict", "Run", "Observe", "Explain", "Modify", "Make", "Keep"]
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def committed(source: Path, solved: bool) -> Any:
-    return build.read(build.target(source, solved=solved))
+    return notebooks.read(lessons.target(source, solved=solved))
 
 
 def test_there_is_a_first_lesson() -> None:
@@ -35,13 +37,13 @@ def test_there_is_a_first_lesson() -> None:
 @pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
 def test_a_committed_notebook_is_what_its_source_gives(source: Path, solved: bool) -> None:
     """Its cells equal a rebuild, and its outputs come from this state of the source."""
-    assert build.is_fresh(source, solved=solved), "run `make notebooks` and commit the result"
+    assert notebooks.is_fresh(source, solved=solved), "run `make notebooks` and commit the result"
 
 
 @pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
 def test_a_committed_notebook_is_whole_and_small(source: Path, solved: bool) -> None:
     """Counts 1..n, no error, no widget state, valid, no machine's path, at most 400 kB."""
-    path = build.target(source, solved=solved)
+    path = lessons.target(source, solved=solved)
     notebook = committed(source, solved)
     nbformat.validate(notebook)  # type: ignore[no-untyped-call]
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
@@ -57,7 +59,7 @@ def test_a_committed_notebook_is_whole_and_small(source: Path, solved: bool) -> 
 @pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
 def test_every_figure_of_a_notebook_has_an_alt_text(source: Path, solved: bool) -> None:
     """At least 40 characters that say what it shows."""
-    html = "".join(build.html_outputs(committed(source, solved)))
+    html = "".join(notebooks.html_outputs(committed(source, solved)))
     alts = re.findall(r'<img alt="([^"]*)"', html)
     assert len(alts) == html.count("<figure") >= 1
     assert all(len(alt) >= 40 for alt in alts)
@@ -69,7 +71,8 @@ def test_the_check_of_a_lesson_accepts_its_solution_and_waits_for_the_learner(
 ) -> None:
     """In the solved copy the verdict is ok; in the learner's, that it is not written yet."""
     verdicts = {
-        solved: "".join(build.html_outputs(committed(source, solved))) for solved in (True, False)
+        solved: "".join(notebooks.html_outputs(committed(source, solved)))
+        for solved in (True, False)
     }
     exercise = f"ex{source.stem[:2]}"
     assert f"✔ <b>{exercise}</b>: ok" in verdicts[True]
@@ -79,10 +82,10 @@ def test_the_check_of_a_lesson_accepts_its_solution_and_waits_for_the_learner(
 def test_the_readme_shows_figures_of_the_lessons() -> None:
     """The very pictures that the committed notebooks hold."""
     for stem, figures in build.PUBLISHED.items():
-        pictures = build.pictures(build.read(build.ROOT / f"{stem}.ipynb"))
+        pictures = notebooks.pictures(notebooks.read(lessons.ROOT / f"{stem}.ipynb"))
         for number, name in figures.items():
-            assert (build.ROOT / "figures" / name).read_bytes() == pictures[number - 1]
-            assert f"notebooks/figures/{name}" in (build.ROOT.parent / "README.md").read_text()
+            assert (lessons.ROOT / "figures" / name).read_bytes() == pictures[number - 1]
+            assert f"notebooks/figures/{name}" in (lessons.ROOT.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -115,9 +118,9 @@ async def run_all_at_once(client: AsyncKernelClient, notebook: Any) -> list[str]
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 async def test_all_cells_queued_at_once_run_and_run_again(source: Path) -> None:
     """Run All loses no cell, and running everything again in the same kernel is safe."""
-    notebook = build.build(source, solved=False)
+    notebook = notebooks.build(source, solved=False)
     manager = AsyncKernelManager(kernel_name="python3")
-    await manager.start_kernel(cwd=str(build.ROOT))
+    await manager.start_kernel(cwd=str(lessons.ROOT))
     client = manager.client()
     client.start_channels()
     try:

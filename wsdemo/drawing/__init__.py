@@ -1,1 +1,1 @@
-"""How does every figure look, and where do its words go?"""
+"""Drawing: how does every figure look, and where do its words go?"""

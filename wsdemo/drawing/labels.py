@@ -1,4 +1,4 @@
-"""Where does a label go, so that it covers no other one?
+"""Label placement: where does a label go, so that it covers no other one?
 
 A label has a list of places in which it would make sense, the best first, and sometimes shorter
 wordings. The first place whose box (as the renderer measures it) touches no other label wins;

@@ -1,4 +1,4 @@
-"""How does a figure reach the reader, with its words?
+"""Alt texts and captions: how does a figure reach the reader, with its words?
 
 As HTML: a picture with an alt text and a caption under it. The PNG output of a notebook cannot
 carry an alt text that its exporters keep, HTML can.

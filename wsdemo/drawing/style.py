@@ -1,4 +1,4 @@
-"""How does every figure of the kit look?
+"""Style: how does every figure of the kit look?
 
 The roles are fixed: a gateway, a lost message or a late cleanup has the same colour in every
 figure, and never the colour alone, because one reader in twelve cannot tell them apart and a
@@ -8,15 +8,12 @@ are those of Okabe and Ito.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Final, ParamSpec
 
-import pandas as pd
 from matplotlib import rcParamsDefault
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
@@ -184,6 +181,12 @@ def claim(fig: Picture, template: str, facts: Mapping[str, Any]) -> None:
     fit(text, fig.bbox.width * 0.984, lines=2)
 
 
+def tell(fig: Picture, *, caption: str, alt: str) -> Picture:
+    """Give a figure the words under it and those in its place, and return it."""
+    fig.wsdemo_caption, fig.wsdemo_alt = caption, alt
+    return fig
+
+
 def fill(template: str, facts: Mapping[str, Any]) -> str:
     """Put facts into a title such as "{lost} of {sent} lost"."""
     try:
@@ -231,58 +234,3 @@ def note(ax: Axes, x: float, y: float, words: str, **kwargs: Any) -> Text:
     text = ax.text(x, y, words, path_effects=HALO, **style)
     text.set_in_layout(False)
     return text
-
-
-_BLANKS = re.compile(r"\s+")
-
-
-def plain(name: object, limit: int = 24) -> str:
-    """Return a name that can stand in a figure: one line, no control characters, not too long."""
-    shown = "".join(
-        c if unicodedata.category(c)[0] != "C" else " " for c in _BLANKS.sub(" ", str(name))
-    ).strip()
-    return shown if len(shown) <= limit else shown[: limit - 1].rstrip() + "…"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: 85 µs, 1.2 ms, 3.4 s, 85 s."""
-    size = abs(seconds)
-    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
-        if size * factor < 999.5:
-            return f"{number(seconds * factor)} {unit}"
-    return f"{number(seconds)} s"
-
-
-def number(value: float) -> str:
-    """Return a number with two or three significant digits and no needless zeros."""
-    size = abs(value)
-    if size >= 100 or value == round(value):
-        return f"{value:,.0f}"
-    if size >= 9.95:
-        return f"{value:.0f}"
-    if size >= 0.995:
-        return f"{value:.1f}"
-    return f"{value:.2g}"
-
-
-def listed(things: Iterable[object], limit: int = 8) -> str:
-    """Return names as a sentence part: a, b and c."""
-    names = [plain(thing) for thing in things]
-    if len(names) > limit:
-        names = [*names[:limit], f"{len(names) - limit} more"]
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def counted(n: int, thing: str, things: str | None = None) -> str:
-    """Return "1 arrow", "3 arrows"."""
-    return f"{n} {thing if n == 1 else things or thing + 's'}"
-
-
-def measured_at(trace: pd.DataFrame, scale: float) -> str:
-    """Return the sentence of a caption that says how much faster than production time ran."""
-    if scale == 1 or trace.empty:
-        return "Measured in real time."
-    wall_s = float(trace["t"].max() - trace["t"].min())
-    return f"Measured in {number(wall_s)} s, by a clock {number(scale)} times as fast."

@@ -1,12 +1,39 @@
-"""The laboratory: real gateways and users in one process, accidents on purpose."""
+"""What is in the laboratory? Real gateways and users in one process, accidents on purpose.
 
+`from wsdemo.lab import Lab, check, predict` is all that a notebook needs. What is named here is
+imported when it is asked for: whoever uses a part, such as a cluster, does not load pandas and
+matplotlib.
+"""
+
+import importlib
 import logging
+from typing import TYPE_CHECKING, Any, Final
 
-from wsdemo.lab.cluster.cluster import Cluster
-from wsdemo.lab.lab import Lab
-from wsdemo.lab.learn import check, predict
+if TYPE_CHECKING:
+    from wsdemo.lab.cluster.cluster import Cluster
+    from wsdemo.lab.lab import Lab
+    from wsdemo.lab.learn import check, predict
 
 __all__ = ["Cluster", "Lab", "check", "predict"]
 
+_HOME: Final = {
+    "Cluster": "wsdemo.lab.cluster.cluster",
+    "Lab": "wsdemo.lab.lab",
+    "check": "wsdemo.lab.learn",
+    "predict": "wsdemo.lab.learn",
+}
+"""In which module each name lives."""
+
 # Without a handler, Python prints warnings to stderr: from a thread, into the wrong cell.
 logging.getLogger("wsdemo").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from wsdemo.command_line import Parser, fail
-from wsdemo.lab.cluster.cluster import Cluster, late_cleanup
+from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.late_cleanup import late_cleanup
 from wsdemo.redis.server import ServerError
 from wsdemo.terminal import printable, say
 

@@ -1,18 +1,23 @@
-"""Is everything here that the lessons need?"""
+"""Set-up: is everything here that the lessons need?"""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from wsdemo.redis.server import ServerError, find_server
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def doctor() -> pd.DataFrame:
     """Return what was looked at, what was found, and whether it will do."""
+
+    import pandas as pd
+
     rows = [("Python", platform.python_version(), "ok")]
     for name in ("wsdemo", "websockets", "redis", "ipykernel", "matplotlib", "pandas"):
         try:

@@ -1,4 +1,4 @@
-"""On which loop does a lab live, and how does a cell wait for it?
+"""Event loops: on which one does a lab live, and how does a cell wait for it?
 
 `ThreadDriver`: a loop in a thread of its own. A cell that computes for two seconds delays nobody.
 `KernelDriver`: the loop of the notebook's kernel, nested by nest-asyncio while a cell waits. Then

@@ -1,4 +1,4 @@
-"""What did the reader think, and is the reader's code right?
+"""Predictions and checks: what did the reader think, and is the reader's code right?
 
 Plain text in and out; where somebody watches, an answer can be clicked as well. A prediction is
 written down before the run, because only those who say first what will happen learn from what

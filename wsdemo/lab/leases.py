@@ -1,4 +1,4 @@
-"""How often does a lease run out although its user is there, and how long does it outlive her?
+"""Leases: how often does one run out although its user is there, and how long does it outlive her?
 
 A user says every heartbeat that she is there, and each heartbeat may get lost. Her lease counts
 from the last one that was heard. After k lost heartbeats in a row, the next one that is heard

@@ -1,6 +1,19 @@
-"""How do we show what happened? Each figure is a pure function of a trace."""
+"""Figures: how is shown what happened?
 
+Each figure is a pure function of a trace, and has a file of its own in `wsdemo.lab.figures`; this
+module names them all. `Plots` draws them from the trace of a lab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from wsdemo.client.connection import Receipt
 from wsdemo.drawing.show import show
+from wsdemo.drawing.style import Picture
 from wsdemo.lab.figures.availability import availability
 from wsdemo.lab.figures.detection import detection
 from wsdemo.lab.figures.false_offline import false_offline
@@ -13,8 +26,11 @@ from wsdemo.lab.figures.skew import skew_map
 from wsdemo.lab.figures.spacetime import spacetime
 from wsdemo.lab.figures.stages import stages
 from wsdemo.lab.figures.steps import steps
+from wsdemo.lab.trace.journeys import moves
+from wsdemo.settings import Timing
 
 __all__ = [
+    "Plots",
     "availability",
     "detection",
     "false_offline",
@@ -29,3 +45,75 @@ __all__ = [
     "stages",
     "steps",
 ]
+
+
+class Plots:
+    """The figures of a lab, drawn from its trace: `lab.plot.spacetime(receipt)`.
+
+    Args:
+        trace: returns what happened so far.
+        timing: that of the lab, scaled.
+    """
+
+    def __init__(self, trace: Callable[[], pd.DataFrame], timing: Timing) -> None:
+        self._trace = trace
+        self._timing = timing
+
+    def spacetime(self, receipt: Receipt, **options: Any) -> Picture:
+        """Draw the way of one message."""
+        return spacetime(self._trace(), msg_id=receipt.id, **options)
+
+    def story(self, *users: str, **options: Any) -> Picture:
+        """Draw everything that happened to these users, refreshes aside."""
+        return spacetime(self._trace(), users=users, **options)
+
+    def ribbons(self, *users: str, **options: Any) -> Picture:
+        """Draw where these users were (or those about whom Redis was wrong longest), and where
+        Redis said that they were.
+        """
+        return ribbons(self._trace(), users or None, **self._clock(), **options)
+
+    def sawtooth(self, *users: str, **options: Any) -> Picture:
+        """Draw what was left of the leases of watched users."""
+        return sawtooth(self._trace(), users, **self._clock(), **options)
+
+    def availability(self, *users: str, **options: Any) -> Picture:
+        """Draw when each user was served, and the curve of their outages."""
+        return availability(self._trace(), users or None, **self._clock(), **options)
+
+    def ledger(self, **options: Any) -> Picture:
+        """Draw what presence accepted and rejected, and whom that saved or lost."""
+        return ledger(self._trace(), **self._clock(), **options)
+
+    def detection(self, **options: Any) -> Picture:
+        """Draw how long users who vanished were believed in, and the rule that acted."""
+        timing, scale = self._timing, self._timing.scale
+        ping_s, pong_s = timing.ws_ping_interval_s, timing.ws_ping_timeout_s
+        # Whichever doubts first: the ping that stays unanswered, or the scan for silence.
+        if ping_s + pong_s < timing.idle_timeout_s:
+            silence_s = (ping_s + pong_s, min(ping_s, timing.heartbeat_s), min(ping_s, pong_s) / 5)
+        else:
+            silence_s = (timing.idle_timeout_s, timing.heartbeat_s, timing.health_check_s)
+        names = ("timeout_s", "heartbeat_s", "scan_s")
+        rule: dict[str, Any] = {k: s * scale for k, s in zip(names, silence_s, strict=True)}
+        return detection(self._trace(), scale=scale, **{**rule, **options})
+
+    def latency(self, **options: Any) -> Picture:
+        """Draw how long messages took, within one gateway and across two."""
+        return latency(self._trace(), **options)
+
+    def stages(self, **options: Any) -> Picture:
+        """Draw on which part of their way messages spent their time."""
+        return stages(self._trace(), **options)
+
+    def skew_map(self, **options: Any) -> Picture:
+        """Draw which moves were refused because of a clock."""
+        return skew_map(moves(self._trace(), self._timing.scale), **options)
+
+    def _clock(self) -> dict[str, Any]:
+        timing = self._timing
+        return {"scale": timing.scale, "ttl_s": timing.presence_ttl_s * timing.scale}
+
+    def steps(self, receipt: Receipt, **options: Any) -> Picture:
+        """Draw what each table held before, during and after one message."""
+        return steps(self._trace(), receipt.id, **options)

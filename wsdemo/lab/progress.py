@@ -1,4 +1,7 @@
-"""How far is the long work? One line that is overwritten, or nothing where nobody watches."""
+"""Progress: how far is the long work?
+
+One line that is overwritten, or nothing where nobody watches.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What time is it, according to this gateway?
+"""Wall clock: what time is it, according to this gateway?
 
 Presence that compares timestamps asks its gateway's own clock, and those of two machines differ.
 A wall clock of the laboratory runs as much faster as everything else in it, so that a minute of

@@ -1,6 +1,6 @@
-"""What lies between two real things, and how does it fail?
+"""TCP relay: what lies between two processes, and how does it fail?
 
-A wire is a TCP relay: one end listens on loopback, the other dials the real target. Bytes pass
+A wire is such a relay: one end listens on loopback, the other dials the real target. Bytes pass
 unchanged until the wire is told otherwise, in one direction or both: held back and later let go,
 delayed, sliced, dropped while the connection stays open (half-open), cut or reset without a
 goodbye, if need be in the middle of a message.
@@ -18,18 +18,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, Self
 
 Direction = Literal["up", "down"]
-"""up: from whoever dialled to the target. down: from the target back."""
+"""up: from the side that dialled to the target. down: from the target back."""
 
 BOTH: Final[tuple[Direction, Direction]] = ("up", "down")
 CHUNK: Final = 64 * 1024
 ON_THE_WAY: Final = 256
 """Chunks that a held or slow direction keeps; beyond it the sender feels back-pressure."""
 SAID: Final = 4096
-"""How much of what a strand said at first is kept, to tell strands apart."""
+"""How many of the first bytes of a connection are kept, to tell connections apart."""
 
 
-class _Manner:
-    """How one direction of one strand, or of all to come, treats bytes. Durations in seconds."""
+class _Impairment:
+    """What is done to the bytes of one direction, of one connection or of all to come (seconds)."""
 
     def __init__(self, rng: random.Random) -> None:
         self.open = asyncio.Event()
@@ -39,9 +39,9 @@ class _Manner:
         self.slice_bytes = 0
         self._rng = rng
 
-    def like(self) -> _Manner:
+    def like(self) -> _Impairment:
         """Return another one that begins as this one is now."""
-        other = _Manner(self._rng)
+        other = _Impairment(self._rng)
         if not self.open.is_set():
             other.open.clear()
         other.dropping, other.delay_s, other.jitter_s = self.dropping, self.delay_s, self.jitter_s
@@ -52,29 +52,29 @@ class _Manner:
         return self.delay_s + self.jitter_s * self._rng.random()
 
 
-class _Tellable:
-    """Whatever has manners can be told to hold, release, drop, delay and slice."""
+class _Impairable:
+    """Something that can be told to hold, release, drop, delay and slice bytes."""
 
-    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+    def _impairments(self, directions: Iterable[Direction]) -> Iterator[_Impairment]:
         raise NotImplementedError
 
     def hold(self, *directions: Direction) -> None:
         """Keep what comes from now on, in order, until `release`."""
-        for manner in self._manners(directions or BOTH):
-            manner.open.clear()
+        for impairment in self._impairments(directions or BOTH):
+            impairment.open.clear()
 
     def release(self, *directions: Direction) -> None:
         """Let go what was held, and everything after it; drop, delay and slice nothing more."""
-        for manner in self._manners(directions or BOTH):
-            manner.dropping = False
-            manner.delay_s = manner.jitter_s = 0.0
-            manner.slice_bytes = 0
-            manner.open.set()
+        for impairment in self._impairments(directions or BOTH):
+            impairment.dropping = False
+            impairment.delay_s = impairment.jitter_s = 0.0
+            impairment.slice_bytes = 0
+            impairment.open.set()
 
     def drop(self, *directions: Direction) -> None:
         """Lose what comes from now on, while the connection looks alive."""
-        for manner in self._manners(directions or BOTH):
-            manner.dropping = True
+        for impairment in self._impairments(directions or BOTH):
+            impairment.dropping = True
 
     def delay(self, seconds: float, *directions: Direction, jitter_s: float = 0.0) -> None:
         """Let everything from now on arrive this much later, and up to `jitter_s` more, in order.
@@ -84,8 +84,8 @@ class _Tellable:
         """
         if seconds < 0 or jitter_s < 0:
             raise ValueError(f"a delay is not negative: {seconds:g} s, jitter {jitter_s:g} s")
-        for manner in self._manners(directions or BOTH):
-            manner.delay_s, manner.jitter_s = seconds, jitter_s
+        for impairment in self._impairments(directions or BOTH):
+            impairment.delay_s, impairment.jitter_s = seconds, jitter_s
 
     def slice(self, size_bytes: int, *directions: Direction) -> None:
         """Let everything from now on arrive in pieces of at most this size, each in a segment of
@@ -96,21 +96,21 @@ class _Tellable:
         """
         if size_bytes < 1:
             raise ValueError(f"a piece has at least one byte, not {size_bytes}")
-        for manner in self._manners(directions or BOTH):
-            manner.slice_bytes = size_bytes
+        for impairment in self._impairments(directions or BOTH):
+            impairment.slice_bytes = size_bytes
 
 
-class Strand(_Tellable):
+class Strand(_Impairable):
     """One connection through a wire."""
 
-    def __init__(self, up: _Manner, down: _Manner) -> None:
+    def __init__(self, up: _Impairment, down: _Impairment) -> None:
         self.said = b""
         """The first bytes that went up."""
-        self._ways: dict[Direction, _Manner] = {"up": up, "down": down}
+        self._ways: dict[Direction, _Impairment] = {"up": up, "down": down}
         self._writers: list[asyncio.StreamWriter] = []
         self._last_bytes: dict[Direction, int] = {}
 
-    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+    def _impairments(self, directions: Iterable[Direction]) -> Iterator[_Impairment]:
         return (self._ways[direction] for direction in directions)
 
     def cut(self) -> None:
@@ -141,7 +141,7 @@ class Strand(_Tellable):
         try:
             await self._pass_on(direction, on_the_way, writer)
         except ConnectionError:
-            pass  # Whom it was for is gone; who sends it will be told when the strand ends.
+            pass  # The receiver is gone; the sender is told when this connection ends.
         finally:
             taking.cancel()
             await asyncio.wait([taking])
@@ -152,7 +152,7 @@ class Strand(_Tellable):
         reader: asyncio.StreamReader,
         on_the_way: asyncio.Queue[tuple[float, bytes]],
     ) -> None:
-        loop, manner, due = asyncio.get_running_loop(), self._ways[direction], 0.0
+        loop, impairment, due = asyncio.get_running_loop(), self._ways[direction], 0.0
         while True:
             try:
                 data = await reader.read(CHUNK)
@@ -161,7 +161,7 @@ class Strand(_Tellable):
             if direction == "up" and len(self.said) < SAID:
                 self.said += data[: SAID - len(self.said)]
             # Jitter must not let later bytes overtake earlier ones: this is TCP.
-            due = max(due, loop.time() + manner.lateness_s())
+            due = max(due, loop.time() + impairment.lateness_s())
             await on_the_way.put((due, data))
             if not data:
                 return
@@ -172,20 +172,20 @@ class Strand(_Tellable):
         on_the_way: asyncio.Queue[tuple[float, bytes]],
         writer: asyncio.StreamWriter,
     ) -> None:
-        loop, manner = asyncio.get_running_loop(), self._ways[direction]
+        loop, impairment = asyncio.get_running_loop(), self._ways[direction]
         while True:
             due, data = await on_the_way.get()
             if (early_s := due - loop.time()) > 0:
                 await asyncio.sleep(early_s)
-            await manner.open.wait()
+            await impairment.open.wait()
             if writer.is_closing():
-                return  # Written to all the same, it would raise on uvloop.
-            if not manner.dropping:
+                return  # On uvloop, a write to a closing transport raises.
+            if not impairment.dropping:
                 if data and direction in self._last_bytes:
                     await self._write(data[: self._last_bytes[direction]], 0, writer)
                     self.reset()
                 elif data:
-                    await self._write(data, manner.slice_bytes, writer)
+                    await self._write(data, impairment.slice_bytes, writer)
                 elif writer.can_write_eof():
                     writer.write_eof()
             if not data:
@@ -200,7 +200,7 @@ class Strand(_Tellable):
                 await writer.drain()
 
 
-class Wire(_Tellable):
+class Wire(_Impairable):
     """A TCP relay on loopback: `async with Wire(host, port) as wire`, then dial `wire.port`.
 
     What the wire is told holds for the connections that are open, and for those to come.
@@ -215,14 +215,14 @@ class Wire(_Tellable):
         self._tasks: set[asyncio.Task[None]] = set()
         self._strands: list[Strand] = []
         rng = rng or random.Random()
-        self._to_come: dict[Direction, _Manner] = {way: _Manner(rng) for way in BOTH}
+        self._to_come: dict[Direction, _Impairment] = {way: _Impairment(rng) for way in BOTH}
         self.port = 0
 
-    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+    def _impairments(self, directions: Iterable[Direction]) -> Iterator[_Impairment]:
         chosen = list(directions)
         yield from (self._to_come[direction] for direction in chosen)
         for strand in list(self._strands):
-            yield from strand._manners(chosen)
+            yield from strand._impairments(chosen)
 
     @property
     def target_port(self) -> int:
@@ -291,22 +291,22 @@ class Wire(_Tellable):
         await self.stop()
 
 
-class Bundle(_Tellable):
-    """Several wires that are told the same, and whose accidents are recorded.
+class Bundle(_Impairable):
+    """Several wires that are told the same; what is done to them is recorded.
 
     Args:
         wires: told together.
-        note: hears in words what was done to them.
+        note: is told in words what was done to them.
     """
 
     def __init__(self, wires: Iterable[Wire], note: Callable[[str], None]) -> None:
         self.wires = list(wires)
         self._note = note
 
-    def _manners(self, directions: Iterable[Direction]) -> Iterator[_Manner]:
+    def _impairments(self, directions: Iterable[Direction]) -> Iterator[_Impairment]:
         chosen = list(directions)
         for wire in self.wires:
-            yield from wire._manners(chosen)
+            yield from wire._impairments(chosen)
 
     def hold(self, *directions: Direction) -> None:
         super().hold(*directions)

@@ -1,1 +1,1 @@
-"""How do several real gateways, their users and a Redis live in one process?"""
+"""Cluster: how do several real gateways, their users and a Redis live in one process?"""

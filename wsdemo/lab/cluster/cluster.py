@@ -1,4 +1,4 @@
-"""How do several real gateways, their users and a Redis live in one process?
+"""Cluster: how do several real gateways, their users and a Redis live in one process?
 
 `Cluster` is the asynchronous half of the laboratory: tests and scripts use it as it is, notebooks
 through `wsdemo.lab.Lab`. Everything is real; what is special is only that it is all in one place,
@@ -9,52 +9,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import math
 import random
 import secrets
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Final, Self
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import pandas as pd
 import psutil
 import redis.asyncio as redis_client
 
-from wsdemo.addresses import RedisAddress
 from wsdemo.client import Client
-from wsdemo.events import Event, Kind
+from wsdemo.events import Kind
 from wsdemo.gateway.server import Gateway
-from wsdemo.lab.cluster.crowd import Heartbeats, Life, live
+from wsdemo.lab.cluster.crowd import Life, live
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
-from wsdemo.lab.cluster.hosts import Ear, Host, Mortal, OwnLoop, Process, SharedLoop
+from wsdemo.lab.cluster.entries import Entries
+from wsdemo.lab.cluster.hosts import (
+    CrashablePresence,
+    EventTap,
+    GatewayHost,
+    OwnLoop,
+    Process,
+    SharedLoop,
+)
+from wsdemo.lab.cluster.lease_sampler import LeaseSampler
 from wsdemo.lab.cluster.outage import Outage
-from wsdemo.lab.cluster.watch import Watch
+from wsdemo.lab.cluster.population import AT_A_TIME, Population
+from wsdemo.lab.cluster.wires import ClusterWires
 from wsdemo.lab.progress import Count
-from wsdemo.lab.trace.frames import REDIS
 from wsdemo.lab.trace.recorder import Recorder
-from wsdemo.presence import Presence, RedisPresence
+from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
 from wsdemo.rig.clocks import WallClock
-from wsdemo.rig.policies.go_demo import SeedPresence
-from wsdemo.rig.policies.timestamp import TimestampPresence
-from wsdemo.rig.wire import Bundle, Wire
+from wsdemo.rig.pages import http_get
+from wsdemo.rig.policies import PRODUCT, policy_named
+from wsdemo.rig.waiting import Condition, wait_until
+from wsdemo.rig.wire import Bundle
 from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
 
-POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
-    "fenced": lambda link, keyspace, timing, _: RedisPresence(link, keyspace, timing),
-    "seed": SeedPresence,
-    "timestamp": TimestampPresence,
-}
-"""Rules of presence that a lab can run under: the product's, and the Go demo's."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAGE_TIMEOUT_S: Final = 5.0
-POLL_S: Final = 0.005
-AT_A_TIME: Final = 100
-"""Users of a crowd who connect at the same time."""
 
 
 class Cluster:
@@ -64,7 +64,7 @@ class Cluster:
         gateways: how many; they are called gateway-01, gateway-02, ...
         scale: how many times faster than in production time passes for heartbeats and leases.
         seed: of all randomness of the users.
-        policy: a key of `POLICIES`.
+        policy: the name of one of `wsdemo.rig.policies`.
         timing: production timings other than the product's, e.g. `Timing(heartbeat_s=20)`.
         clocks: gateway id -> by how many production seconds its wall clock is wrong.
         wires: put a wire between each gateway and Redis.
@@ -82,7 +82,7 @@ class Cluster:
         *,
         scale: float = 60.0,
         seed: int = 7,
-        policy: str = "fenced",
+        policy: str = PRODUCT,
         timing: Timing | None = None,
         clocks: Mapping[str, float] | None = None,
         wires: bool = False,
@@ -91,8 +91,7 @@ class Cluster:
     ) -> None:
         if not 1 <= gateways <= 20:
             raise ValueError(f"a lab has 1 to 20 gateways, not {gateways}")
-        if policy not in POLICIES:
-            raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
+        policy_named(policy)
         self._wanted = [f"gateway-{n:02}" for n in range(1, gateways + 1)]
         for name in [*(clocks or {}), *freezable]:
             if name not in self._wanted:
@@ -109,8 +108,7 @@ class Cluster:
         self.recorder = Recorder()
         self.keyspace = Keyspace(f"lab:{secrets.token_hex(4)}:")
         """Two labs on one server do not meet."""
-        self.hosts: dict[str, Host] = {}
-        self.users: dict[str, Client] = {}
+        self.hosts: dict[str, GatewayHost] = {}
         self.directors: dict[str, HeldVerbs] = {}
         """Of each gateway: who holds its verbs."""
         self.clocks = {
@@ -121,17 +119,14 @@ class Cluster:
         self._freezable = frozenset(freezable)
         self._address = redis
         self._resources = contextlib.AsyncExitStack()
-        self._database: redis_client.Redis | None = None
+        self._entries: Entries | None = None
         self.redis_url = ""
         """Where Redis is, its password included; empty before the start."""
         self._outage: Outage | None = None
-        self._watch: Watch | None = None
-        self._wires: dict[tuple[str, str], list[Wire]] = {}
-        self._mortals: dict[str, Mortal] = {}
-        self._ears: dict[str, Ear] = {}
-        self._heartbeats: dict[str, Heartbeats] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._crowd = 0
+        self._sampler: LeaseSampler | None = None
+        self.wires = ClusterWires(self.recorder, self._rng)
+        self.population = Population(self.client_settings, self.recorder, self._rng)
+        self._presences: dict[str, CrashablePresence] = {}
         self._ended_at = math.inf
         self._ports: set[int] = set()
         self._pids: set[int] = set()
@@ -153,10 +148,12 @@ class Cluster:
         self._resources.push_async_callback(asyncio.to_thread, server.stop)
         self.redis_source, self.redis_url = server.source, server.url
         self._outage = Outage(server, self.recorder)
-        self._database = redis_client.Redis.from_url(server.url, decode_responses=True)
-        self._resources.push_async_callback(self._forget_keys)
-        self._watch = Watch(self._database, self.keyspace, self.recorder, self.timing.scale)
-        self._resources.push_async_callback(self._watch.stop)
+        database = redis_client.Redis.from_url(server.url, decode_responses=True)
+        self._resources.push_async_callback(database.aclose)
+        self._entries = Entries(database, self.keyspace)
+        self._resources.push_async_callback(self._remove_keys)
+        self._sampler = LeaseSampler(database, self.keyspace, self.recorder, self.timing.scale)
+        self._resources.push_async_callback(self._sampler.stop)
         await asyncio.gather(*(self.start_gateway(name) for name in self._wanted))
         self.hosts = {name: self.hosts[name] for name in self._wanted}
 
@@ -167,18 +164,11 @@ class Cluster:
             await host.thaw()
             if name in self.directors:
                 await host.on_its_loop(self.directors[name].let_go)
-        for wires in self._wires.values():
-            for wire in wires:
-                wire.release()
-        users, self.users = list(self.users.values()), {}
-        await asyncio.gather(*(user.close() for user in users))
-        if self._leaving:
-            await asyncio.wait(self._leaving)
+        self.wires.release()
+        await self.population.stop()
         hosts, self.hosts = list(self.hosts.values()), {}
         await asyncio.gather(*(host.stop() for host in hosts))
-        self._ports |= {wire.port for wires in self._wires.values() for wire in wires}
-        wired, self._wires = [wire for wires in self._wires.values() for wire in wires], {}
-        await asyncio.gather(*(wire.stop() for wire in wired))
+        self._ports |= await self.wires.stop()
         await self._resources.aclose()
 
     def leaks(self) -> list[str]:
@@ -193,20 +183,9 @@ class Cluster:
         alive = [f"process {pid}" for pid in self._pids if psutil.pid_exists(pid)]
         return self._left + sockets + alive
 
-    async def _forget_keys(self) -> None:
-        """Remove what this lab wrote, and nothing else: the server may be somebody's own."""
-        assert self._database is not None
-        pattern = f"{self.keyspace.prefix}*"
-        try:
-            keys = [key async for key in self._database.scan_iter(pattern)]
-            if keys:
-                await self._database.delete(*keys)
-            # Whatever is there now was written by somebody who should have been gone.
-            late = [key async for key in self._database.scan_iter(pattern)]
-            self._left += [f"key {key.removeprefix(self.keyspace.prefix)}" for key in late]
-        except (redis_client.ConnectionError, redis_client.TimeoutError):
-            pass  # A Redis that the lab has killed remembers nothing.
-        await self._database.aclose()
+    async def _remove_keys(self) -> None:
+        assert self._entries is not None
+        self._left += [f"key {key}" for key in await self._entries.remove_all()]
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -236,9 +215,9 @@ class Cluster:
         settings = await self._settings(name)
 
         def make() -> SharedLoop:
-            ear = Ear(self.recorder.emit)
-            gateway = Gateway(settings, presence=self._directed, emit=ear)
-            return SharedLoop(gateway, ear, lambda: self._die(name))
+            tap = EventTap(self.recorder.emit)
+            gateway = Gateway(settings, presence=self._directed, emit=tap)
+            return SharedLoop(gateway, tap, lambda: self._cut_off(name))
 
         host = OwnLoop(name, make) if name in self._freezable else make()
         await host.start()
@@ -252,7 +231,7 @@ class Cluster:
             ValueError: it is running, or the lab's policy is not that of the product.
         """
         self._require_gone(name)
-        if self.policy != "fenced":
+        if self.policy != PRODUCT:
             raise ValueError(f"a real process has the product's presence, not {self.policy!r}")
         process = Process(await self._settings(name))
         await process.start()
@@ -267,7 +246,7 @@ class Cluster:
     async def _settings(self, name: str) -> GatewaySettings:
         url = self.redis_url
         if self._wired:
-            url = await self._by_wire(name, url)
+            url = await self.wires.to_redis(name, url)
         return GatewaySettings(
             gateway_id=name,
             port=0,
@@ -277,38 +256,25 @@ class Cluster:
             keyspace=self.keyspace,
         )
 
-    async def _by_wire(self, name: str, url: str) -> str:
-        """Return an address under which Redis is found at the far end of a wire."""
-        address = RedisAddress.parse(url)
-        if address.scheme != "redis":
-            raise ValueError(f"no wire leads to a Redis at a {address.scheme}:// address")
-        known = self._wires.get((name, REDIS))
-        if known is None:
-            wire = Wire(address.host, address.port, self._rng(f"{name} wire"))
-            known = self._wires[name, REDIS] = [await wire.start()]
-        return dataclasses.replace(address, host="127.0.0.1", port=known[0].port).url
-
     def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
         name = settings.gateway_id
         clock = self.clocks.setdefault(name, WallClock(self.timing.scale))
-        presence = POLICIES[self.policy](link, settings.keyspace, settings.timing, clock)
-        mortal = self._mortals[name] = Mortal(presence)
-        director = self.directors[name] = HeldVerbs(mortal)
+        presence = policy_named(self.policy).make(link, settings.keyspace, settings.timing, clock)
+        crashable = self._presences[name] = CrashablePresence(presence)
+        director = self.directors[name] = HeldVerbs(crashable)
         return director
 
-    def _die(self, name: str) -> None:
-        self._mortals[name].dead = True
+    def _cut_off(self, name: str) -> None:
+        """Let nothing of a crashed gateway reach Redis, and let nothing of it wait any more."""
+        self._presences[name].crashed = True
         self.directors[name].let_go()
 
     def urls_of(self, user: str) -> dict[str, str]:
         """Return where a user finds each gateway: at the far end of her wires, if she has some."""
-        if (user, "") not in self._wires:
-            return self.urls
-        ports = {host.port: name for name, host in self.hosts.items()}
-        wires = {ports[w.target_port]: w for w in self._wires[user, ""] if w.target_port in ports}
-        return {name: f"ws://127.0.0.1:{wire.port}/ws" for name, wire in wires.items()}
+        wired = self.wires.urls_of(user, {host.port: name for name, host in self.hosts.items()})
+        return self.urls if wired is None else wired
 
-    def host(self, name: str) -> Host:
+    def host(self, name: str) -> GatewayHost:
         """Return where a gateway lives."""
         if name not in self.hosts:
             known = ", ".join(self.hosts) or "none: the lab is closed"
@@ -357,9 +323,9 @@ class Cluster:
     async def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
         """Let a verb go on that was held, and wait until Redis has answered it."""
         director, what = self.director(at), f"{verb} of {user}"
-        await self.until(f"a {what} waits", lambda: _now(director.waiting(user, verb) > 0))
+        await self.until(f"a {what} waits", lambda: director.waiting(user, verb) > 0)
         await self.host(at).on_its_loop(lambda: director.let_go(user, verb))
-        await self.until(f"the {what} is done", lambda: _now(director.is_done(user, verb)))
+        await self.until(f"the {what} is done", lambda: director.is_done(user, verb))
 
     async def let_all_go(self) -> None:
         """Let everything go on that is held at any gateway, and hold nothing more."""
@@ -392,12 +358,7 @@ class Cluster:
         Raises:
             ValueError: there is none.
         """
-        known = self._wires.get((one, other)) or self._wires.get((other, one))
-        if not known:
-            how = "Lab(wires=True)" if REDIS in (one, other) else f'connect("{one}", wired=True)'
-            raise ValueError(f"there is no wire at {one!r}: it takes {how}")
-        lane = other if one == REDIS else one
-        return Bundle(known, lambda what: self.recorder.note(Kind.FAULT, lane, reason=what))
+        return self.wires.bundle(one, other)
 
     @property
     def redis(self) -> Outage:
@@ -408,6 +369,11 @@ class Cluster:
 
     # --- users -------------------------------------------------------------------------------
 
+    @property
+    def users(self) -> Mapping[str, Client]:
+        """The users who are here, by their names."""
+        return self.population.clients
+
     async def connect(
         self, user: str, to: str = "gateway-01", *, wired: bool = False, drop_pings: float = 0.0
     ) -> Client:
@@ -417,46 +383,19 @@ class Cluster:
             wired: put a wire between the user and each gateway.
             drop_pings: the probability that a heartbeat gets lost.
         """
-        if user in self.users:
-            raise ValueError(f"{user} is here already, at {self.users[user].gateway_id}")
-        if not 0 <= drop_pings <= 1:
-            raise ValueError(f"drop_pings is a probability, not {drop_pings!r}")
+        self.population.require_new(user, drop_pings)
         self.host(to)
         names = [to, *(name for name in self.hosts if name != to)]
-        urls = await self._wired_urls(user, names) if wired else [self.urls[n] for n in names]
-        ear = self._ears[user] = Ear(self.recorder.emit)
-        heartbeats = Heartbeats(user, self._rng(f"{user} heartbeats"), ear, time.monotonic)
-        heartbeats.loss = drop_pings
-        self._heartbeats[user] = heartbeats
-        client = Client(
-            user,
-            urls,
-            settings=self.client_settings,
-            emit=ear,
-            rng=self._rng(user),
-            should_ping=heartbeats,
-        )
-        self.users[user] = client
-        try:
-            await client.start()
-        except BaseException:
-            self.users.pop(user, None)
-            raise
-        return client
+        if wired:
+            ports = [self.host(name).port for name in names]
+            urls = await self.wires.to_gateways(user, ports)
+        else:
+            urls = [self.urls[name] for name in names]
+        return await self.population.connect(user, urls, drop_pings)
 
     def _rng(self, of: str) -> random.Random:
         """Return randomness of its own for each, whatever the order in which they come."""
         return random.Random(zlib.crc32(f"{self.seed}:{of}".encode()))
-
-    async def _wired_urls(self, user: str, names: list[str]) -> list[str]:
-        wires = []
-        for name in names:
-            host = self.host(name)
-            wires.append(await Wire("127.0.0.1", host.port, self._rng(f"{user} wire")).start())
-        for wire in self._wires.pop((user, ""), []):
-            await wire.stop()
-        self._wires[user, ""] = wires
-        return [f"ws://127.0.0.1:{wire.port}/ws" for wire in wires]
 
     async def connect_many(self, users: int, count: Count | None = None) -> list[Client]:
         """Connect a crowd: user001, user002, ..., in turn to each gateway.
@@ -465,18 +404,17 @@ class Cluster:
             users: how many.
             count: told how many have arrived.
         """
-        names = list(self.hosts)
+        gateways = list(self.hosts)
         turn = asyncio.Semaphore(AT_A_TIME)
 
         async def come(number: int) -> Client:
             async with turn:
-                client = await self.connect(f"user{number:03}", names[number % len(names)])
+                client = await self.connect(f"user{number:03}", gateways[number % len(gateways)])
             if count is not None:
                 count.done += 1
             return client
 
-        first, self._crowd = self._crowd + 1, self._crowd + users
-        return list(await asyncio.gather(*(come(first + n) for n in range(users))))
+        return list(await asyncio.gather(*map(come, self.population.next_numbers(users))))
 
     async def live(
         self,
@@ -500,64 +438,34 @@ class Cluster:
 
     def drop_pings(self, user: str, probability: float = 0.0, *, following: int = 0) -> None:
         """From now on heartbeats of a user get lost: so many following ones, or each by chance."""
-        if not 0 <= probability <= 1 or following < 0:
-            raise ValueError("a probability lies between 0 and 1, and a count is not negative")
-        heartbeats = self._heartbeats[user]
-        heartbeats.loss, heartbeats.lose_next = probability, following
+        self.population.drop_pings(user, probability, following)
 
     async def disconnect(self, user: str) -> None:
         """The user says goodbye."""
-        await self.users.pop(user).close()
+        await self.population.disconnect(user)
 
     async def vanish(self, user: str) -> None:
-        """The lid closes: no goodbye, no FIN, and nothing is heard of a wired user any more.
+        """Shut a laptop: no goodbye, no FIN, and nothing is heard of a wired user any more.
 
         Raises:
             ValueError: she is not here, or not wired.
         """
         if user not in self.users:
             raise ValueError(f"{user} is not here")
-        wire = self.wire(user)
-        client = self.users.pop(user)
-        self._ears[user].close()
-        wire.drop()
-        self.recorder.emit(
-            Event(
-                Kind.WS_CLOSE,
-                time.monotonic(),
-                user,
-                user=user,
-                gateway=client.gateway_id,
-                conn_id=client.conn_id,
-                reason="vanished",
-            )
-        )
-        # The client's own goodbye goes into the void as well.
-        task = asyncio.create_task(client.close(), name=f"{user} vanishes")
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self.population.vanish(user, self.wire(user))
 
     def watch(self, *users: str) -> None:
         """From now on, sample what Redis says about these users, and how long it will."""
-        if self._watch is None:
+        if self._sampler is None:
             raise ValueError("the lab has no Redis: it was never started")
-        self._watch.add(users)
+        self._sampler.add(users)
 
     # --- looking -----------------------------------------------------------------------------
 
     async def page(self, gateway: str, path: str) -> str:
         """Fetch a page of a gateway over HTTP, as curl would."""
-        port = self.host(gateway).port
-        async with asyncio.timeout(PAGE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(
-                    f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-                )
-                _, _, body = (await reader.read()).partition(b"\r\n\r\n")
-            finally:
-                writer.close()
-        return body.decode()
+        _, body = await http_get(self.host(gateway).port, path, PAGE_TIMEOUT_S)
+        return body
 
     async def stats(self, gateway: str) -> dict[str, Any]:
         """Return what `/stats` of a gateway says."""
@@ -570,29 +478,17 @@ class Cluster:
 
     async def records(self, users: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the entries of many users, asked in one go."""
-        if self._database is None:
+        if self._entries is None:
             raise ValueError("the lab has no Redis: it is closed, or was never started")
-        names = list(users)
-        pipeline = self._database.pipeline(transaction=False)
-        for name in names:
-            pipeline.hgetall(self.keyspace.presence(name))
-        return dict(zip(names, await pipeline.execute(), strict=True))
+        return await self._entries.of(users)
 
-    async def until(
-        self, what: str, holds: Callable[[], Awaitable[bool]], timeout_s: float = 10.0
-    ) -> None:
+    async def until(self, what: str, holds: Condition, timeout_s: float = 10.0) -> None:
         """Wait until a condition holds.
 
         Raises:
             TimeoutError: it did not, in time; the text says what was waited for.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                # Redis tells nobody when a key goes: it has to be asked.
-                while not await holds():  # noqa: ASYNC110
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            raise TimeoutError(f"not within {timeout_s:g} s: {what}") from None
+        await wait_until(what, holds, timeout_s)
 
     def trace(self) -> pd.DataFrame:
         """Return what happened so far; see `wsdemo.lab.trace.frames` for the columns.
@@ -600,26 +496,3 @@ class Cluster:
         What the end of the cluster itself does to users and gateways is not part of it.
         """
         return self.recorder.trace(self._ended_at)
-
-
-async def _now(holds: bool) -> bool:
-    """Let `until` ask a question that needs no waiting."""
-    return holds
-
-
-async def late_cleanup(policy: str) -> AsyncIterator[tuple[str, dict[str, str], Cluster]]:
-    """Play the late clean-up under a policy; yield each step, alice's entry after it, the lab.
-
-    alice is at gateway-01; her link breaks; the clean-up of gateway-01 is held; she registers with
-    gateway-02; only then the clean-up goes on.
-    """
-    async with Cluster(gateways=2, policy=policy) as cluster:
-        alice = await cluster.connect("alice", to="gateway-01")
-        yield "alice registers with gateway-01", await cluster.record("alice"), cluster
-        director = cluster.directors["gateway-01"]
-        director.hold("alice")
-        await alice.move(cluster.gateway("gateway-02").url)
-        yield "she moves to gateway-02", await cluster.record("alice"), cluster
-        director.let_go("alice")
-        await asyncio.wait_for(director.done("alice"), 5.0)
-        yield "the late clean-up of gateway-01", await cluster.record("alice"), cluster

@@ -1,4 +1,7 @@
-"""What do many users do all day? They talk, they move, they lose heartbeats; seeded."""
+"""Load: what do many users do all day?
+
+They talk, they move, they lose heartbeats; all of it seeded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does the rare race happen every time?
+"""Deterministic scheduling: how does the rare race happen every time?
 
 A director stands between a gateway and its presence and lets a verb of a user wait until it is
 let go. The gateway does not know: it is passed in where the real presence would be.

@@ -26,8 +26,8 @@ from wsdemo.settings import GatewaySettings
 T = TypeVar("T")
 
 
-class Ear:
-    """Hears what a gateway or a client reports until it is closed: the dead report nothing."""
+class EventTap:
+    """Passes on what a gateway or a client reports, until it is closed: a crashed one is silent."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit: Emit | None = emit
@@ -40,33 +40,33 @@ class Ear:
             emit(event)
 
 
-class Mortal:
-    """A presence that dies with its gateway: from then on none of its verbs reaches Redis."""
+class CrashablePresence:
+    """A presence that a crash cuts off: from then on none of its verbs reaches Redis."""
 
     def __init__(self, presence: Presence) -> None:
         self.presence = presence
-        self.dead = False
+        self.crashed = False
 
-    def _living(self) -> Presence:
-        if self.dead:
+    def _alive(self) -> Presence:
+        if self.crashed:
             raise LinkDown("the gateway has crashed")
         return self.presence
 
     async def mint(self, user: str) -> int:
-        return await self._living().mint(user)
+        return await self._alive().mint(user)
 
     async def register(self, claim: Claim) -> Registration:
-        return await self._living().register(claim)
+        return await self._alive().register(claim)
 
     async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
-        return await self._living().refresh(renewals)
+        return await self._alive().refresh(renewals)
 
     async def release(self, claim: Claim) -> bool:
-        return await self._living().release(claim)
+        return await self._alive().release(claim)
 
 
-class Host(Protocol):
-    """A gateway in one of its three homes."""
+class GatewayHost(Protocol):
+    """Where a gateway runs: on a shared loop, on a loop of its own, or as a process."""
 
     name: str
     gateway: Gateway | None
@@ -107,15 +107,15 @@ class SharedLoop:
 
     Args:
         gateway: not started yet.
-        ear: what it reports to.
+        tap: what it reports to.
         before_crash: called when it is dead already and its tasks are still to be ended.
     """
 
-    def __init__(self, gateway: Gateway, ear: Ear, before_crash: Callable[[], None]) -> None:
+    def __init__(self, gateway: Gateway, tap: EventTap, before_crash: Callable[[], None]) -> None:
         self.name = gateway.settings.gateway_id
         self.gateway: Gateway | None = gateway
         self._gateway = gateway
-        self._ear = ear
+        self._tap = tap
         self._before_crash = before_crash
 
     @property
@@ -133,7 +133,7 @@ class SharedLoop:
         await self._gateway.stop()
 
     async def crash(self) -> None:
-        self._ear.close()
+        self._tap.close()
         self._before_crash()
         for session in self._gateway.registry:
             session.socket.abort()
@@ -177,13 +177,13 @@ class OwnLoop:
 
     @property
     def url(self) -> str:
-        return self._living().url
+        return self._alive().url
 
     @property
     def port(self) -> int:
-        return self._living().port
+        return self._alive().port
 
-    def _living(self) -> SharedLoop:
+    def _alive(self) -> SharedLoop:
         if self._host is None:
             raise ValueError(f"{self.name} has not been started")
         return self._host
@@ -204,13 +204,13 @@ class OwnLoop:
     async def stop(self) -> None:
         if self._thread.is_alive():
             await self.thaw()
-            await self._run(self._living().stop())
+            await self._run(self._alive().stop())
             await self._end()
 
     async def crash(self) -> None:
         if self._thread.is_alive():
-            host = self._living()
-            host._ear.close()
+            host = self._alive()
+            host._tap.close()
             await self.thaw()
             await self._run(host.crash())
             await self._end()

@@ -1,4 +1,4 @@
-"""How does Redis go away, and come back?"""
+"""Redis outage: how does Redis go away, and come back?"""
 
 from __future__ import annotations
 

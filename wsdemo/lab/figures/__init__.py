@@ -1,1 +1,1 @@
-"""How do we show what happened? One figure a file."""
+"""Figures: how is shown what happened? One figure a file."""

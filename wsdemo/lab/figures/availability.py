@@ -1,9 +1,12 @@
-"""F15: for how long was each user without service? A row a user, and the curve of their outages."""
+"""Availability: for how long was each user without service?
+
+A row for each user, and the cumulative distribution of their outages.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median_low
 from typing import Any, Final, NamedTuple
 
@@ -23,14 +26,12 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    measured_at,
-    number,
     picture,
-    plain,
+    tell,
 )
+from wsdemo.drawing.words import counted, measured_at, number, plain
 from wsdemo.lab.figures.fault_lines import faults, mark_faults
 from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.frames import Stay
@@ -48,16 +49,38 @@ NAMED: Final = 12
 LEAST_S: Final = 0.005
 
 
-class _Span(NamedTuple):
+class ServiceSpan(NamedTuple):
+    """A user was in this state from `start` to `end`."""
+
     start: float
     end: float
     state: str
 
 
-class _Row(NamedTuple):
+class ServiceRow(NamedTuple):
+    """The states of one user, one after the other."""
+
     user: str
-    spans: list[_Span]
-    outage_s: float
+    spans: list[ServiceSpan]
+
+    @property
+    def outage_s(self) -> float:
+        """For how long she was not served."""
+        return sum(span.end - span.start for span in self.spans if span.state != "served")
+
+
+class Service(NamedTuple):
+    """What is drawn: rows sorted by outage, between two times (s of the trace)."""
+
+    rows: list[ServiceRow]
+    first: float
+    last: float
+
+    @property
+    def states(self) -> list[str]:
+        """The states that occur, in the order of `ROLES`."""
+        seen = {span.state for row in self.rows for span in row.spans}
+        return [state for state in ROLES if state in seen]
 
 
 @in_house_style
@@ -86,51 +109,47 @@ def availability(
         ValueError: nobody was ever registered, or was there in this time.
     """
     trace = frames.normal(trace)
-    real = frames.truth(trace)
-    said = frames.belief(trace, scale=scale, ttl_s=ttl_s)
-    wanted = frames.users(trace) if users is None else list(users)
-    known = [user for user in wanted if any(stay.user == user for stay in real)]
+    service = service_of(trace, users, scale=scale, ttl_s=ttl_s, since=since)
+    facts = _facts(service.rows, scale)
+    fig = _draw(service, trace, scale, facts, title)
+    return tell(fig, caption=_caption(trace, scale), alt=_alt(service, facts))
+
+
+# --- compute -----------------------------------------------------------------------------------
+
+
+def service_of(
+    trace: pd.DataFrame,
+    users: Collection[str] | None = None,
+    *,
+    scale: float = 1.0,
+    ttl_s: float = 90.0,
+    since: float | None = None,
+) -> Service:
+    """Return when each user was in which state; the arguments are those of `availability`."""
+    real = _by_user(frames.truth(trace))
+    said = _by_user(frames.belief(trace, scale=scale, ttl_s=ttl_s))
+    known = [user for user in (frames.users(trace) if users is None else users) if user in real]
     if not known:
         raise ValueError("nobody of these was ever registered: there is no service to look at")
     first, last = _window(trace, since, scale)
-    frozen = _frozen(trace, last)
-    by_user: dict[str, tuple[list[Stay], list[Stay]]] = {user: ([], []) for user in known}
-    for which, stays in enumerate((real, said)):
-        for stay in stays:
-            if stay.user in by_user:
-                by_user[stay.user][which].append(stay)
-    left = frames.departures(trace)
+    frozen, left = _frozen(trace, last), frames.departures(trace)
     rows = []
-    for user, (true, told) in by_user.items():
-        wants = max(first, true[0].start), min(last, left.get(user, last))
-        if wants[1] > wants[0]:
-            rows.append(_row(user, true, told, frozen, wants))
+    for user in known:
+        # Before she comes and after she leaves by herself, a user is not without service.
+        begin, end = max(first, real[user][0].start), min(last, left.get(user, last))
+        if end > begin:
+            rows.append(_row(user, real[user], said.get(user, []), frozen, (begin, end)))
     if not rows:
         raise ValueError("nobody was there in this time: choose an earlier since")
-    rows.sort(key=lambda row: row.outage_s)
-    facts = _facts(rows, scale)
-    fig = picture(height_in=min(5.2, 2.0 + 0.16 * max(len(rows), 6)))
-    strip, curve = fig.subplots(1, 2, width_ratios=[3, 1.15])
-    claim(fig, title, facts)
-    _draw_rows(strip, rows, scale, (first * scale, last * scale))
-    _draw_curve(curve, [row.outage_s * scale for row in rows])
-    seen = {span.state for row in rows for span in row.spans}
-    keys = [
-        Patch(facecolor=role.colour, hatch=role.hatch, edgecolor="white", label=state)
-        for state, role in ROLES.items()
-        if state in seen
-    ]
-    fig.legend(handles=keys, loc="outside lower left", ncols=len(keys))
-    freeze_layout(fig)
-    mark_faults(strip, Placer(strip), trace, scale, (first * scale, last * scale))
-    _label_curve(curve, [row.outage_s * scale for row in rows], facts)
-    fig.wsdemo_caption = (
-        "A user is served while her socket is open, its gateway runs, and Redis names that "
-        "gateway. Blank: she had not come yet, or had left by herself; that does not count. "
-        f"{measured_at(trace, scale)}"
-    )
-    fig.wsdemo_alt = _alt(rows, facts, seen)
-    return fig
+    return Service(sorted(rows, key=lambda row: row.outage_s), first, last)
+
+
+def _by_user(stays: Sequence[Stay]) -> dict[str, list[Stay]]:
+    out: dict[str, list[Stay]] = {}
+    for stay in stays:
+        out.setdefault(stay.user, []).append(stay)
+    return out
 
 
 def _window(trace: pd.DataFrame, since: float | None, scale: float) -> tuple[float, float]:
@@ -165,23 +184,20 @@ def _row(
     said: Sequence[Stay],
     frozen: dict[str, list[tuple[float, float]]],
     window: tuple[float, float],
-) -> _Row:
+) -> ServiceRow:
     first, last = window
-    # Before her first word, a user is not without service: she is not there.
-    first = max(first, min(stay.start for stay in real))
     edges = {first, last}
     edges |= {edge for stay in (*real, *said) for edge in (stay.start, stay.end)}
     edges |= {edge for spells in frozen.values() for spell in spells for edge in spell}
     times = sorted(edge for edge in edges if first <= edge <= last)
-    spans: list[_Span] = []
+    spans: list[ServiceSpan] = []
     for start, end in itertools.pairwise(times):
         state = _state(real, said, frozen, (start + end) / 2, end - start)
         if spans and spans[-1].state == state:
             spans[-1] = spans[-1]._replace(end=end)
         else:
-            spans.append(_Span(start, end, state))
-    outage_s = sum(span.end - span.start for span in spans if span.state != "served")
-    return _Row(user, spans, outage_s)
+            spans.append(ServiceSpan(start, end, state))
+    return ServiceRow(user, spans)
 
 
 def _state(
@@ -201,7 +217,7 @@ def _state(
     return "served"
 
 
-def _facts(rows: Sequence[_Row], scale: float) -> dict[str, Any]:
+def _facts(rows: Sequence[ServiceRow], scale: float) -> dict[str, Any]:
     outages = [row.outage_s * scale for row in rows]
     wanted_s = sum(span.end - span.start for row in rows for span in row.spans) * scale
     return {
@@ -213,7 +229,41 @@ def _facts(rows: Sequence[_Row], scale: float) -> dict[str, Any]:
     }
 
 
-def _draw_rows(ax: Axes, rows: Sequence[_Row], scale: float, window: tuple[float, float]) -> None:
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(
+    service: Service, trace: pd.DataFrame, scale: float, facts: Mapping[str, Any], title: str
+) -> Picture:
+    rows, window = service.rows, (service.first * scale, service.last * scale)
+    outages_s = [row.outage_s * scale for row in rows]
+    fig = picture(height_in=min(5.2, 2.0 + 0.16 * max(len(rows), 6)))
+    strip, curve = fig.subplots(1, 2, width_ratios=[3, 1.15])
+    claim(fig, title, facts)
+    _draw_rows(strip, rows, scale)
+    _dress_rows(strip, rows, window)
+    _draw_curve(curve, outages_s)
+    _draw_legend(fig, service.states)
+    freeze_layout(fig)
+    mark_faults(strip, Placer(strip), trace, scale, window)
+    _label_curve(curve, outages_s, facts)
+    return fig
+
+
+def _draw_legend(fig: Picture, states: Sequence[str]) -> None:
+    keys = [
+        Patch(
+            facecolor=ROLES[state].colour,
+            hatch=ROLES[state].hatch,
+            edgecolor="white",
+            label=state,
+        )
+        for state in states
+    ]
+    fig.legend(handles=keys, loc="outside lower left", ncols=len(keys))
+
+
+def _draw_rows(ax: Axes, rows: Sequence[ServiceRow], scale: float) -> None:
     height = 0.84 if len(rows) <= GAPS_BETWEEN else 1.0
     for state, role in ROLES.items():
         pieces = [
@@ -229,6 +279,10 @@ def _draw_rows(ax: Axes, rows: Sequence[_Row], scale: float, window: tuple[float
             ),
             autolim=False,
         )
+
+
+def _dress_rows(ax: Axes, rows: Sequence[ServiceRow], window: tuple[float, float]) -> None:
+    # Above the rows there is room for the names of the faults.
     room = max(2.0, 0.16 * len(rows))
     ax.set_ylim(len(rows) - 0.4, -0.6 - room)
     ax.set_xlim(*window)
@@ -255,7 +309,7 @@ def _draw_curve(ax: Axes, outages_s: Sequence[float]) -> None:
     ax.set_title("share of users back by then", fontsize=9.5, fontweight="normal")
 
 
-def _label_curve(ax: Axes, outages_s: Sequence[float], facts: dict[str, Any]) -> None:
+def _label_curve(ax: Axes, outages_s: Sequence[float], facts: Mapping[str, Any]) -> None:
     placer = Placer(ax)
     steps = [(t, n / len(outages_s)) for k, t in enumerate(outages_s) for n in (k, k + 1)]
     placer.line(*[(float(x), float(y)) for x, y in ax.transData.transform([(0, 0), *steps])])
@@ -272,11 +326,23 @@ def _label_curve(ax: Axes, outages_s: Sequence[float], facts: dict[str, Any]) ->
         placer.put(words, spots)
 
 
-def _alt(rows: Sequence[_Row], facts: dict[str, Any], seen: set[str]) -> str:
-    states = ", ".join(state for state in ROLES if state in seen)
-    who = f"; {plain(rows[-1].user)} was out longest" if rows[-1].outage_s else ""
+# --- words -------------------------------------------------------------------------------------
+
+
+def _caption(trace: pd.DataFrame, scale: float) -> str:
     return (
-        f"Availability of {facts['whom']}, one row each, sorted by outage ({states}); "
-        f"served {facts['availability']} of the time. The curve of their outages has its median "
-        f"at {facts['median']} and its end at {facts['longest']} production seconds{who}."
+        "A user is served while her socket is open, its gateway runs, and Redis names that "
+        "gateway. Blank: she had not come yet, or had left by herself; that does not count. "
+        f"{measured_at(trace, scale)}"
+    )
+
+
+def _alt(service: Service, facts: Mapping[str, Any]) -> str:
+    worst = service.rows[-1]
+    who = f"; {plain(worst.user)} was out longest" if worst.outage_s else ""
+    return (
+        f"Availability of {facts['whom']}, one row each, sorted by outage "
+        f"({', '.join(service.states)}); served {facts['availability']} of the time. The curve of "
+        f"their outages has its median at {facts['median']} and its end at {facts['longest']} "
+        f"production seconds{who}."
     )

@@ -1,4 +1,4 @@
-"""F5: under which policy do how many of all possible orders end wrong?
+"""Interleavings: under which policy do how many of all possible orders end wrong?
 
 A row for each policy, a column for each order, a cell for how it ended. The columns are sorted so
 that equal ends stand together: what a policy repairs is a stripe that turns blank, what it breaks
@@ -25,31 +25,24 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
     in_house_style,
     picture,
-    plain,
+    tell,
 )
-from wsdemo.lab.races.orders import End, Exploration
+from wsdemo.drawing.words import clock_error, counted, plain
+from wsdemo.lab.races.orders import Exploration, OrderEnd
+from wsdemo.rig.policies import POLICIES
 
-ENDS: Final[dict[End, Role]] = {
-    End.CORRECT: Role(SKY, marker=""),
-    End.LOST: Role(ORANGE, marker="o"),
-    End.DEAD: Role(VERMILLION, marker="x"),
+ENDS: Final[dict[OrderEnd, Role]] = {
+    OrderEnd.CORRECT: Role(SKY, marker=""),
+    OrderEnd.LOST: Role(ORANGE, marker="o"),
+    OrderEnd.DEAD: Role(VERMILLION, marker="x"),
 }
 WORDS: Final = {
-    End.CORRECT: "correct: Redis says gateway-02",
-    End.LOST: "alice is lost",
-    End.DEAD: "Redis still says gateway-01",
+    OrderEnd.CORRECT: "correct: Redis says gateway-02",
+    OrderEnd.LOST: "alice is lost",
+    OrderEnd.DEAD: "Redis still says gateway-01",
 }
-NAMES: Final = {
-    "plain": "plain SET + DEL",
-    "seed": "the demo: CAS on SET only",
-    "check-then-delete": "the demo, check then DEL",
-    "timestamp": "CAS by timestamp",
-    "fenced": "fencing token",
-}
-"""What a policy is called in the figure."""
 
 
 @in_house_style
@@ -83,25 +76,26 @@ def barcode(
         _draw_count(ax, row, one, said.get(one.policy) if not one.skew_s else None)
     _dress(ax, explorations, ends.shape[1])
     _draw_legend(fig)
-    fig.wsdemo_caption = (
+    caption = (
         f"Each column is one of {facts['orders']} orders of the same steps, sorted so that equal "
         f"ends stand together. Played by {explorations[0].by}."
     )
-    fig.wsdemo_alt = _alt(explorations, facts, said)
-    return fig
+    return tell(fig, caption=caption, alt=_alt(explorations, facts, said))
 
 
 def label(one: Exploration) -> str:
     """Return what to call a row."""
-    name = NAMES.get(one.policy, plain(one.policy))
-    if not one.skew_s:
-        return name
-    return f"… clock {abs(one.skew_s):g} s {'slow' if one.skew_s < 0 else 'fast'}"
+    return f"… {clock_error(one.skew_s)}" if one.skew_s else _title(one.policy)
 
 
 def _long_label(one: Exploration) -> str:
-    name = NAMES.get(one.policy, plain(one.policy))
-    return name if not one.skew_s else f"{name}, {label(one)[2:]}"
+    name = _title(one.policy)
+    return f"{name}, {clock_error(one.skew_s)}" if one.skew_s else name
+
+
+def _title(policy: str) -> str:
+    """Return what a policy is called; a model of a reader's own has only its name."""
+    return POLICIES[policy].title if policy in POLICIES else plain(policy)
 
 
 def _matrix(explorations: Sequence[Exploration]) -> np.ndarray[Any, Any]:
@@ -198,11 +192,11 @@ def _alt(
     explorations: Sequence[Exploration], facts: Mapping[str, Any], said: Mapping[str, int]
 ) -> str:
     rows = "; ".join(
-        f"{_long_label(one)}: {len(one.wrong)} wrong ({one.count(End.LOST)} lost, "
-        f"{one.count(End.DEAD)} pointing at gateway-01)"
+        f"{_long_label(one)}: {len(one.wrong)} wrong ({one.count(OrderEnd.LOST)} lost, "
+        f"{one.count(OrderEnd.DEAD)} pointing at gateway-01)"
         for one in explorations
     )
-    guesses = "".join(f" You said {n} for {NAMES.get(k, k)}." for k, n in said.items())
+    guesses = "".join(f" You said {n} for {_title(k)}." for k, n in said.items())
     return (
         f"Barcode with {counted(len(explorations), 'row')}, one a policy, and {facts['orders']} "
         f"columns, one an order. {rows}.{guesses}"

@@ -1,4 +1,4 @@
-"""F1 of one order: how do three commands cross on their way?
+"""Interleaving: how do three commands cross on their way, in one order?
 
 A space-time diagram of the six steps. An arrow leaves its gateway when that looks (at its clock,
 or at Redis) and arrives when it writes; between the two, others write. Under the axis stands what
@@ -8,10 +8,17 @@ Redis says after each write.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from wsdemo.drawing.style import Picture, counted, fill, in_house_style
+from wsdemo.drawing.style import Picture, fill, in_house_style, tell
+from wsdemo.drawing.words import counted
 from wsdemo.lab.figures.spacetime import spacetime
 from wsdemo.lab.races.orders import WRITES, Action, Played, distance, named
+
+CAPTION: Final = (
+    "One step a second. An arrow leaves when a gateway looks, and arrives when it writes; under a "
+    "write stands what Redis says after it."
+)
 
 
 @in_house_style
@@ -38,12 +45,8 @@ def crossing(
     ax.set_xticks(ticks, [_tick(played, step) for step in ticks])
     ax.set_xlabel("")
     ax.set_xlim(0.75, len(played.order) + 0.5)  # Room for the words under the last step.
-    fig.wsdemo_caption = (
-        "One step a second. An arrow leaves when a gateway looks, and arrives when it writes; "
-        "under a write stands what Redis says after it."
-    )
-    fig.wsdemo_alt = f"{fig.wsdemo_alt} {'. '.join(played.words())}. The end: {played.end.value}."
-    return fig
+    alt = f"{fig.wsdemo_alt} {'. '.join(played.words())}. The end: {played.end.value}."
+    return tell(fig, caption=CAPTION, alt=alt)
 
 
 def _tick(played: Played, step: int) -> str:

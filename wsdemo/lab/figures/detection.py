@@ -1,8 +1,12 @@
-"""F10: how long is a dead user believed in? Measured delays beside the rule that explains them."""
+"""Failure detection: how long is a user who is gone still believed in?
+
+Measured delays beside the rule that explains them.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,14 +19,19 @@ from wsdemo.drawing.style import (
     ORANGE,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    measured_at,
     picture,
+    tell,
 )
+from wsdemo.drawing.words import counted, measured_at
 from wsdemo.lab.trace import frames
 
+Values = np.ndarray[Any, Any]
+
+TITLE: Final = (
+    "A user who has vanished stays listed for {mean_s} s on average, {longest_s} s at most"
+)
 SAMPLES: Final = 400
 """Points of each of the two uniform distributions whose sum is the rule."""
 
@@ -53,7 +62,7 @@ def detection(
     heartbeat_s: float = 30.0,
     scan_s: float = 60.0,
     event: str = "cleanup",
-    title: str = "A dead user is believed in for {mean_s} s on average, {longest_s} s at most",
+    title: str = TITLE,
 ) -> Picture:
     """Draw the eCDF of the delays, and the rule: timeout - U(0, heartbeat) + U(0, scan).
 
@@ -70,57 +79,78 @@ def detection(
     Raises:
         ValueError: nobody vanished and was found, or `event` ends no belief.
     """
-    trace = frames.normal(trace)
     if event not in ENDS:
         raise ValueError(f"event is one of {', '.join(ENDS)}, not {event!r}")
+    trace = frames.normal(trace)
     delays = np.sort(detection_delays(trace, event).to_numpy()) * scale
     if not len(delays):
         raise ValueError("nobody has vanished and been found: there is no delay to draw")
-    share = (np.arange(SAMPLES) + 0.5) / SAMPLES
-    rule = np.sort((timeout_s - heartbeat_s * share[:, None] + scan_s * share[None, :]).ravel())
-    facts = {
+    rule = Rule(timeout_s, heartbeat_s, scan_s)
+    facts = _facts(delays, rule.delays())
+    fig = _draw(delays, rule, ENDS[event], facts, title)
+    caption = f"{_caption(rule, ENDS[event])} {measured_at(trace, scale)}"
+    return tell(fig, caption=caption, alt=_alt(facts, rule.delays()))
+
+
+# --- compute -----------------------------------------------------------------------------------
+
+
+class Rule(NamedTuple):
+    """When a silence is noticed: timeout - U(0, heartbeat) + U(0, scan), production seconds."""
+
+    timeout_s: float
+    heartbeat_s: float
+    scan_s: float
+
+    def delays(self) -> Values:
+        """Return the delays of this distribution, evenly spread over its probabilities, sorted."""
+        share = (np.arange(SAMPLES) + 0.5) / SAMPLES
+        early, late = self.heartbeat_s * share[:, None], self.scan_s * share[None, :]
+        return np.sort((self.timeout_s - early + late).ravel())
+
+    def __str__(self) -> str:
+        return f"{self.timeout_s:g} s − U(0, {self.heartbeat_s:g}) + U(0, {self.scan_s:g})"
+
+
+def _facts(delays: Values, rule: Values) -> dict[str, int]:
+    return {
         "users": len(delays),
         "mean_s": round(float(delays.mean())),
         "longest_s": round(float(delays.max())),
         "rule_s": round(float(rule.mean())),
     }
+
+
+def _shares(values: Values) -> Values:
+    return (np.arange(len(values)) + 1) / len(values)
+
+
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(delays: Values, rule: Rule, end: str, facts: Mapping[str, int], title: str) -> Picture:
+    expected = rule.delays()
     fig = picture(width_in=7.6, height_in=3.7)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     ax.ecdf(delays, color=BLUE, lw=2.2, label=f"measured, {counted(len(delays), 'user')}")
-    ax.plot(
-        rule,
-        (np.arange(len(rule)) + 1) / len(rule),
-        color=ORANGE,
-        ls=(0, (5, 2)),
-        lw=1.8,
-        label=f"rule: {timeout_s:g} s − U(0, {heartbeat_s:g}) + U(0, {scan_s:g})",
-    )
+    dashed: dict[str, Any] = {"color": ORANGE, "ls": (0, (5, 2)), "lw": 1.8}
+    ax.plot(expected, _shares(expected), label=f"rule: {rule}", **dashed)
     ax.plot(delays, np.full(len(delays), -0.03), "|", color=BLUE, ms=8, clip_on=False)
     ax.set_ylim(-0.06, 1.03)
-    ax.set_xlim(min(delays.min(), rule.min()) - 8, max(delays.max(), rule.max()) + 8)
-    ax.set_xlabel(f"production seconds from the shut lid to {ENDS[event]}")
+    ax.set_xlim(min(delays.min(), expected.min()) - 8, max(delays.max(), expected.max()) + 8)
+    ax.set_xlabel(f"production seconds from the shut lid to {end}")
     ax.set_ylabel("share of users found by then")
     fig.legend(loc="outside lower left", ncols=2)
     freeze_layout(fig)
-    _label(ax, facts, delays, rule)
-    fig.wsdemo_caption = (
-        f"Solid: from the moment at which a lid was shut to {ENDS[event]}; ticks: one a user. "
-        f"Dashed: the rule. A silence of {timeout_s:g} s is borne, counted from the last sign of "
-        f"life, up to {heartbeat_s:g} s before the lid was shut; so a delay may be shorter than "
-        f"that. {measured_at(trace, scale)}"
-    )
-    fig.wsdemo_alt = _alt(facts, rule)
+    _label(ax, facts, delays, expected)
     return fig
 
 
-def _label(
-    ax: Axes, facts: dict[str, Any], delays: np.ndarray[Any, Any], rule: np.ndarray[Any, Any]
-) -> None:
+def _label(ax: Axes, facts: Mapping[str, int], delays: Values, rule: Values) -> None:
     placer = Placer(ax)
     for values in (delays, rule[:: SAMPLES * 4]):
-        shares = (np.arange(len(values)) + 1) / len(values)
-        points = ax.transData.transform(np.column_stack([values, shares]))
+        points = ax.transData.transform(np.column_stack([values, _shares(values)]))
         placer.line(*[(float(x), float(y)) for x, y in points])
     for words, value in (("mean", facts["mean_s"]), ("longest", facts["longest_s"])):
         ax.axvline(value, color=INK, ls=":", lw=1)
@@ -131,7 +161,18 @@ def _label(
         placer.put(f"{words} {value} s", spots)
 
 
-def _alt(facts: dict[str, Any], rule: np.ndarray[Any, Any]) -> str:
+# --- words -------------------------------------------------------------------------------------
+
+
+def _caption(rule: Rule, end: str) -> str:
+    return (
+        f"Solid: from the moment at which a lid was shut to {end}; ticks: one a user. Dashed: the "
+        f"rule. A silence of {rule.timeout_s:g} s is borne, counted from the last sign of life, up "
+        f"to {rule.heartbeat_s:g} s before the lid was shut; so a delay may be shorter than that."
+    )
+
+
+def _alt(facts: Mapping[str, int], rule: Values) -> str:
     return (
         f"Distribution of how long {counted(facts['users'], 'user')} who had vanished "
         f"{'was' if facts['users'] == 1 else 'were'} believed in: mean {facts['mean_s']}, longest "

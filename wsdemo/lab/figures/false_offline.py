@@ -1,13 +1,13 @@
-"""F13: how often does a live user seem to be offline? The rule, over TTL and loss.
+"""False positives: how often does a live user seem to be offline, for each TTL and loss?
 
-Between two whole numbers of heartbeats nothing changes: what counts is how many heartbeats in a
-row may get lost, and that is a whole number.
+The rule, as a map. Between two whole numbers of heartbeats nothing changes: what counts is how
+many heartbeats in a row may get lost, and that is a whole number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -25,12 +25,12 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    number,
     picture,
+    tell,
 )
+from wsdemo.drawing.words import counted, number, percent
 from wsdemo.lab.leases import false_offline_rate, fatal_losses
 
 RATIOS: Final = (2, 5)
@@ -45,7 +45,7 @@ SHADES: Final = colormaps["cividis"].resampled(24)
 STEPS: Final = 120
 """Cells from the least loss to the greatest."""
 TITLE: Final = (
-    "At {loss} % loss, a lease of {ratio} heartbeats calls a live user offline {rate} times an hour"
+    "At {loss} % loss, a lease of {ratio} heartbeats takes a live user offline {rate} times an hour"
 )
 
 
@@ -82,41 +82,11 @@ def false_offline(
     dots = _dots(measured)
     _require_on_map([(ttl_s / heartbeat_s, loss), *((dot.ratio, dot.loss) for dot in dots)])
     facts = _facts(heartbeat_s, ttl_s, loss, dots, measured)
-    fig = picture(width_in=8.6, height_in=4.5)
-    ax = fig.add_subplot()
-    claim(fig, title, facts)
-    norm = LogNorm(LEAST, 3600 / heartbeat_s)
-    _draw_rule(fig, ax, heartbeat_s, norm)
-    _dress(ax)
-    ring: dict[str, Any] = {
-        "marker": "o",
-        "ms": 17,
-        "mfc": "none",
-        "mec": VERMILLION,
-        "mew": 3,
-        "ls": "",
-    }
-    around = {**ring, "mec": "white", "mew": 6}
-    for style in (around, ring):
-        ax.plot(ttl_s / heartbeat_s, loss, **style, zorder=6, clip_on=False)
-    dot_style: dict[str, Any] = {"marker": "D", "ms": 9, "mec": BLACK, "mew": 1.4, "ls": ""}
-    for dot in dots:
-        colour = SHADES(norm(max(dot.rate, LEAST)))
-        ax.plot(dot.ratio, dot.loss, **dot_style, mfc=colour, zorder=7, clip_on=False)
-    words = f"heartbeat {heartbeat_s:g} s, TTL {ttl_s:g} s, {100 * loss:g} % lost"
-    keys = [Line2D([], [], **{**ring, "ms": 11, "mew": 2}, label=words)]
-    if dots:
-        keys.append(Line2D([], [], **dot_style, mfc="white", label="measured"))
-    fig.legend(handles=keys, loc="outside lower left", ncols=2)
-    freeze_layout(fig)
-    _label(ax, heartbeat_s, (ttl_s / heartbeat_s, loss), facts, dots)
-    fig.wsdemo_caption = (
-        f"The rule, for a heartbeat of {heartbeat_s:g} production seconds of which each gets lost "
-        "by chance: how often per hour a live user is offline; dashed: lines of equal rate. In a "
-        "lease of exactly 3 heartbeats, the third comes too late."
-    )
-    fig.wsdemo_alt = _alt(heartbeat_s, loss, facts, dots)
-    return fig
+    fig = _draw(heartbeat_s, (ttl_s / heartbeat_s, loss), dots, facts, title)
+    return tell(fig, caption=_caption(heartbeat_s), alt=_alt(heartbeat_s, loss, facts, dots))
+
+
+# --- compute -----------------------------------------------------------------------------------
 
 
 def _dots(measured: pd.DataFrame | None) -> list[_Measured]:
@@ -165,6 +135,52 @@ def _facts(
     return facts
 
 
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(
+    heartbeat_s: float,
+    ringed: tuple[float, float],
+    dots: Sequence[_Measured],
+    facts: Mapping[str, Any],
+    title: str,
+) -> Picture:
+    """Draw the map; ring one point of it, (TTL in heartbeats, loss)."""
+    fig = picture(width_in=8.6, height_in=4.5)
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    norm = LogNorm(LEAST, 3600 / heartbeat_s)
+    _draw_rule(fig, ax, heartbeat_s, norm)
+    _dress(ax)
+    for style in (_AROUND, _RING):
+        ax.plot(*ringed, **style, zorder=6, clip_on=False)
+    for dot in dots:
+        colour = SHADES(norm(max(dot.rate, LEAST)))
+        ax.plot(dot.ratio, dot.loss, **_DOT, mfc=colour, zorder=7, clip_on=False)
+    ttl_s = ringed[0] * heartbeat_s
+    words = f"heartbeat {heartbeat_s:g} s, TTL {ttl_s:g} s, {percent(ringed[1])} lost"
+    keys = [Line2D([], [], **{**_RING, "ms": 11, "mew": 2}, label=words)]
+    if dots:
+        keys.append(Line2D([], [], **_DOT, mfc="white", label="measured"))
+    fig.legend(handles=keys, loc="outside lower left", ncols=2)
+    freeze_layout(fig)
+    _label(ax, heartbeat_s, ringed, facts, dots)
+    return fig
+
+
+_RING: Final[dict[str, Any]] = {
+    "marker": "o",
+    "ms": 17,
+    "mfc": "none",
+    "mec": VERMILLION,
+    "mew": 3,
+    "ls": "",
+}
+_AROUND: Final = {**_RING, "mec": "white", "mew": 6}
+"""Under the ring, so that it can be seen on every colour."""
+_DOT: Final[dict[str, Any]] = {"marker": "D", "ms": 9, "mec": BLACK, "mew": 1.4, "ls": ""}
+
+
 def _draw_rule(fig: Picture, ax: Axes, heartbeat_s: float, norm: LogNorm) -> None:
     columns = np.arange(RATIOS[0], RATIOS[1] + 1)
     edges = np.geomspace(*LOSSES, STEPS + 1)
@@ -190,7 +206,7 @@ def _dress(ax: Axes) -> None:
     ticks = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     ax.yaxis.set_major_locator(FixedLocator(ticks))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
     ax.set_xlabel("TTL in heartbeats")
     ax.set_ylabel("heartbeats lost (log)")
 
@@ -199,7 +215,7 @@ def _label(
     ax: Axes,
     heartbeat_s: float,
     ring: tuple[float, float],
-    facts: dict[str, Any],
+    facts: Mapping[str, Any],
     dots: Sequence[_Measured],
 ) -> None:
     placer = Placer(ax)
@@ -234,7 +250,20 @@ def _loss_at(heartbeat_s: float, ratio: float, level: float) -> float | None:
     return math.exp(np.interp(math.log(level), np.log(rates[rising]), np.log(losses[rising])))
 
 
-def _alt(heartbeat_s: float, loss: float, facts: dict[str, Any], dots: Sequence[_Measured]) -> str:
+# --- words -------------------------------------------------------------------------------------
+
+
+def _caption(heartbeat_s: float) -> str:
+    return (
+        f"The rule, for a heartbeat of {heartbeat_s:g} production seconds of which each gets lost "
+        "by chance: how often per hour a live user is offline; dashed: lines of equal rate. In a "
+        "lease of exactly 3 heartbeats, the third comes too late."
+    )
+
+
+def _alt(
+    heartbeat_s: float, loss: float, facts: Mapping[str, Any], dots: Sequence[_Measured]
+) -> str:
     columns = "; ".join(
         f"above {right - 1} and up to {right} heartbeats: {number(_rate(heartbeat_s, right, loss))}"
         for right in range(RATIOS[0] + 1, RATIOS[1] + 1)

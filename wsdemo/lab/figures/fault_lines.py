@@ -1,4 +1,4 @@
-"""When did the laboratory do something to somebody? Labelled lines across a time axis."""
+"""Fault injection: when did the laboratory break something? Labelled lines across a time axis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wsdemo.drawing.labels import Placer, Spot
-from wsdemo.drawing.style import INK, plain
+from wsdemo.drawing.style import INK
+from wsdemo.drawing.words import lane_name, plain
 from wsdemo.lab.trace.frames import REDIS, gateways
 
 WORDS: Final = {
@@ -29,7 +30,7 @@ ROW_PX: Final = 19.0
 
 
 @dataclass(slots=True)
-class Fault:
+class FaultMark:
     """Something was done at a moment (s of the trace) to one or several."""
 
     t: float
@@ -39,25 +40,25 @@ class Fault:
     @property
     def words(self) -> str:
         """As in "gateway-01 crashes" or "gateway-01 and 2 more: crashes"."""
-        name = "Redis" if self.lanes[0] == REDIS else plain(self.lanes[0])
+        name = lane_name(self.lanes[0])
         if len(self.lanes) > 1:
             return f"{name} and {len(self.lanes) - 1} more: {self.what}"
         return f"{name} {self.what}" if self.what in WORDS.values() else f"{name}: {self.what}"
 
 
-def faults(trace: pd.DataFrame) -> list[Fault]:
+def faults(trace: pd.DataFrame) -> list[FaultMark]:
     """Return the accidents of a trace, in the order of time."""
     vanished = trace[(trace["kind"] == "ws_close") & (trace["reason"] == "vanished")]
     lids = {(row.lane, row.t) for row in vanished.itertuples()}
     done = trace["kind"].isin(["crash", "freeze", "thaw", "drain", "fault"])
-    out: list[Fault] = []
+    out: list[FaultMark] = []
     for row in trace[done | trace.index.isin(vanished.index)].itertuples():
         if row.kind == "fault" and _part_of_a_lid(row, lids):
             continue
         what = plain(row.reason, 32) if row.kind == "fault" else WORDS[row.kind]
         same = [one for one in out if one.what == what and row.t - one.t < TOGETHER_S]
         if not same:
-            out.append(Fault(float(row.t), what))
+            out.append(FaultMark(float(row.t), what))
         (same or out)[-1].lanes.append(str(row.lane))
     return out
 

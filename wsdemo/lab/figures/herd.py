@@ -1,4 +1,4 @@
-"""F6: when many users come back at once, how often does each have to try, and who waits longest?
+"""Thundering herd: when many users come back at once, how often does each try, and who waits?
 
 A row for each policy: attempts behind, accepted ones before them. Below the capacity the axis is
 linear, above it logarithmic: a herd is many times larger than what it tramples.
@@ -24,13 +24,12 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    number,
     picture,
-    plain,
+    tell,
 )
+from wsdemo.drawing.words import counted, number, plain
 from wsdemo.lab.figures.fault_lines import faults
 from wsdemo.lab.trace import frames
 
@@ -45,7 +44,9 @@ TITLE: Final = "The last user is back {best_end} with “{best}”, {worst_end} 
 TITLE_OF_ONE: Final = "The last user is back {best_end}, with {attempts} a user"
 
 
-class _Row(NamedTuple):
+class HerdRow(NamedTuple):
+    """The attempts of one policy."""
+
     name: str
     attempts: np.ndarray[Any, Any]
     """When (s)."""
@@ -156,21 +157,20 @@ def herd(
     freeze_layout(fig)
     for ax, row in zip(axes, rows, strict=True):
         _label(ax, row, ends_s)
-    fig.wsdemo_caption = (
+    caption = (
         f"Attempts to connect and those that were accepted, in bins of {bin_s:g} s, since the "
         f"users were cut off. Capacity: {number(capacity)} accepted a second; above it the axis is "
         "logarithmic."
     )
-    fig.wsdemo_alt = _alt(rows, capacity, bin_s)
-    return fig
+    return tell(fig, caption=caption, alt=_alt(rows, capacity, bin_s))
 
 
-def _row(name: str, run: pd.DataFrame) -> _Row:
+def _row(name: str, run: pd.DataFrame) -> HerdRow:
     if run.empty:
         raise ValueError(f"nobody tried to come back under {name!r}: there is no herd to draw")
     accepted = run[run["accepted"].astype(bool)]
     known = run[run["user"] != ""]
-    return _Row(
+    return HerdRow(
         plain(name, 40),
         run["t"].to_numpy(float),
         accepted["t"].to_numpy(float),
@@ -179,18 +179,18 @@ def _row(name: str, run: pd.DataFrame) -> _Row:
     )
 
 
-def _end(rows: Sequence[_Row]) -> float:
+def _end(rows: Sequence[HerdRow]) -> float:
     """Return where the axis ends: no outlier makes the others too small to see."""
     lasts = [row.last_s if row.last_s < math.inf else row.attempts.max() for row in rows]
     return ROOM * max(last for last in lasts if last <= OUTLIER * min(lasts))
 
 
-def _peak(row: _Row, bin_s: float) -> float:
+def _peak(row: HerdRow, bin_s: float) -> float:
     """Return attempts a second in the busiest bin."""
     return float(np.bincount((row.attempts / bin_s).astype(int).clip(0)).max()) / bin_s
 
 
-def _facts(rows: Sequence[_Row], bin_s: float) -> dict[str, Any]:
+def _facts(rows: Sequence[HerdRow], bin_s: float) -> dict[str, Any]:
     ranked = sorted(rows, key=lambda row: (row.last_s, row.each))
     best, worst = ranked[0], ranked[-1]
     return {
@@ -209,7 +209,7 @@ def _facts(rows: Sequence[_Row], bin_s: float) -> dict[str, Any]:
     }
 
 
-def _draw(ax: Axes, row: _Row, edges: np.ndarray[Any, Any], capacity: float) -> float:
+def _draw(ax: Axes, row: HerdRow, edges: np.ndarray[Any, Any], capacity: float) -> float:
     """Draw one row; return how high it goes."""
     width = edges[1] - edges[0]
     tried = np.histogram(row.attempts, edges)[0] / width
@@ -237,7 +237,7 @@ def _dress(axes: Sequence[Axes], capacity: float, highest: float, ends_s: float)
     axes[-1].set_xlabel("production seconds since the users were cut off")
 
 
-def _label(ax: Axes, row: _Row, ends_s: float) -> None:
+def _label(ax: Axes, row: HerdRow, ends_s: float) -> None:
     placer = Placer(ax)
     top = ax.bbox.y1 - 3
     shown = row.last_s <= ends_s
@@ -249,7 +249,7 @@ def _label(ax: Axes, row: _Row, ends_s: float) -> None:
     placer.put(words, spots, color=VERMILLION, fontweight="bold", linespacing=1.3)
 
 
-def _alt(rows: Sequence[_Row], capacity: float, bin_s: float) -> str:
+def _alt(rows: Sequence[HerdRow], capacity: float, bin_s: float) -> str:
     each = "; ".join(
         f"{row.name}: {len(row.attempts):,} attempts of {counted(row.users, 'user')}, at most "
         f"{number(_peak(row, bin_s))} a second, {row.words()}".replace("\n", ", ")

@@ -1,4 +1,7 @@
-"""F4: how long does a message take? A curve for each kind of way, and its tail in plain sight."""
+"""Latency: how long does a message take?
+
+The cumulative distribution (eCDF) for each kind of way, with its tail marked.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,12 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    duration,
     freeze_layout,
     in_house_style,
-    number,
     picture,
-    plain,
+    tell,
 )
+from wsdemo.drawing.words import duration, number, plain
 from wsdemo.lab.trace.journeys import ACROSS, LOCAL, latencies
 
 ROLES: Final = (
@@ -94,13 +96,12 @@ def latency(
     if said_s is not None:
         ax.axvline(said_s, color=GREY, ls="--", lw=1.6, zorder=2)
         _label_prediction(ax, placer, said_s, f"you said {prediction:g} ×")
-    fig.wsdemo_caption = (
+    caption = (
         "From the moment a user's client sends until the other user's client has it; circle: "
         "half of the messages, diamond: 99 of 100. Measured in real time, on one machine: no "
         "network in between."
     )
-    fig.wsdemo_alt = _alt(curves, facts, prediction)
-    return fig
+    return tell(fig, caption=caption, alt=_alt(curves, facts, prediction))
 
 
 def _curves(table: pd.DataFrame, groups: Mapping[str, Collection[str]] | None) -> list[_Curve]:

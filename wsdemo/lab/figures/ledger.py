@@ -1,4 +1,4 @@
-"""F7: what did presence accept and reject, and whom did that save or lose?
+"""Compare-and-set: what did presence accept and reject, and whom did that save or lose?
 
 Accepted writes go up, rejected ones down, in bins of production time. Above and below stand the
 writes that mattered: a live user kept by a rejection, or lost by a release that was not checked.
@@ -6,6 +6,7 @@ writes that mattered: a live user kept by a rejection, or lost by a release that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -29,10 +30,10 @@ from wsdemo.drawing.style import (
     Role,
     claim,
     in_house_style,
-    measured_at,
-    number,
     picture,
+    tell,
 )
+from wsdemo.drawing.words import measured_at, number
 from wsdemo.lab.trace import frames
 
 ACCEPTED: Final = {
@@ -60,6 +61,15 @@ LEAD: Final = 0.1
 """How much of what came before is drawn, as a share of the story; but at least `LEAST_LEAD_S`."""
 LEAST_LEAD_S: Final = 15.0
 KEYS_A_ROW: Final = 5
+TITLE: Final = (
+    "{rejected} late writes rejected: live users were kept {saved} times, lost {lost} times"
+)
+CAPTION: Final = (
+    "Accepted and rejected writes of presence, as the gateways were told. A marker: in this bin "
+    "there was a write that mattered, known from where the users' sockets really were. "
+)
+
+Numbers = np.ndarray[Any, Any]
 
 
 @in_house_style
@@ -70,7 +80,7 @@ def ledger(
     ttl_s: float = 90.0,
     bin_s: float | None = None,
     since: float | None = None,
-    title: str = "Late writes rejected: {rejected}; a live user kept {saved}×, lost {lost}×",
+    title: str = TITLE,
 ) -> Picture:
     """Draw the ledger of compare-and-set.
 
@@ -91,45 +101,32 @@ def ledger(
     book = frames.verdicts(trace, scale=scale, ttl_s=ttl_s)
     if book.empty:
         raise ValueError("presence was never asked: there is nothing to account for")
-    book = book[book["t"] * scale >= (_begin(book, scale) if since is None else since)]
+    book = book.assign(t=book["t"] * scale)
+    book = book[book["t"] >= (_begin(book) if since is None else since)]
     if book.empty:
         raise ValueError(f"since ({since}) lies behind the last write")
-    t = book["t"].to_numpy() * scale
-    width = bin_s or max(float(t.max() - t.min()) / BINS, LEAST_BIN_S)
-    edges = t.min() + width * np.arange(int((t.max() - t.min()) / width) + 2)
     facts = _facts(book)
-    fig = picture(height_in=3.9)
-    ax = fig.add_subplot()
-    claim(fig, title, facts)
-    up = _stack(ax, book[book["ok"]], "verb", ACCEPTED, edges, scale, 1)
-    down = _stack(ax, book[~book["ok"]], "reason", REJECTED, edges, scale, -1)
-    ax.axhline(0, color=INK, lw=1)
-    seen = _mark(ax, book, edges, scale, up, down)
-    room = ROOM * float(up.max() + down.max())
-    ax.set_ylim(-down.max() - (room if down.any() else 0), up.max() + room)
-    ax.set_ylabel("← rejected   accepted →" if down.any() else "accepted →")
-    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
-    ax.set_xlabel(f"production seconds since the lab began (bins of {number(width)} s)")
-    ax.set_xlim(edges[0], edges[-1])
-    keys = _keys(book, seen)
-    fig.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), KEYS_A_ROW))
-    fig.wsdemo_caption = (
-        "Accepted and rejected writes of presence, as the gateways were told. A marker: in this "
-        "bin there was a write that mattered, known from where the users' sockets really were. "
-        + measured_at(trace, scale)
-    )
-    fig.wsdemo_alt = _alt(book, facts)
-    return fig
+    fig = _draw(book, _bins(book, bin_s), facts, title)
+    return tell(fig, caption=CAPTION + measured_at(trace, scale), alt=_alt(book, facts))
 
 
-def _begin(book: pd.DataFrame, scale: float) -> float:
+# --- compute -----------------------------------------------------------------------------------
+
+
+def _bins(book: pd.DataFrame, bin_s: float | None) -> Numbers:
+    """Return the edges of bins of this width, by default a sixtieth of the time."""
+    first, last = float(book["t"].min()), float(book["t"].max())
+    width = bin_s or max((last - first) / BINS, LEAST_BIN_S)
+    return first + width * np.arange(int((last - first) / width) + 2)
+
+
+def _begin(book: pd.DataFrame) -> float:
     """Return where the story begins (production seconds)."""
-    first, last = float(book["t"].min()) * scale, float(book["t"].max()) * scale
+    first, last = float(book["t"].min()), float(book["t"].max())
     told = book[~book["ok"] | (book["effect"] != "")]
     if told.empty:
         return first
-    began = float(told["t"].min()) * scale
+    began = float(told["t"].min())
     return max(first, began - max(LEAD * (last - began), LEAST_LEAD_S))
 
 
@@ -147,19 +144,46 @@ def _facts(book: pd.DataFrame) -> dict[str, int]:
     }
 
 
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(book: pd.DataFrame, edges: Numbers, facts: Mapping[str, int], title: str) -> Picture:
+    fig = picture(height_in=3.9)
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    up = _stack(ax, book[book["ok"]], "verb", ACCEPTED, edges, 1)
+    down = _stack(ax, book[~book["ok"]], "reason", REJECTED, edges, -1)
+    ax.axhline(0, color=INK, lw=1)
+    seen = _mark(ax, book, edges, up, down)
+    _dress(ax, edges, up, down)
+    keys = _keys(book, seen)
+    fig.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), KEYS_A_ROW))
+    return fig
+
+
+def _dress(ax: Axes, edges: Numbers, up: Numbers, down: Numbers) -> None:
+    room = ROOM * float(up.max() + down.max())
+    ax.set_ylim(-down.max() - (room if down.any() else 0), up.max() + room)
+    ax.set_ylabel("← rejected   accepted →" if down.any() else "accepted →")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
+    width = number(float(edges[1] - edges[0]))
+    ax.set_xlabel(f"production seconds since the lab began (bins of {width} s)")
+    ax.set_xlim(edges[0], edges[-1])
+
+
 def _stack(
     ax: Axes,
     book: pd.DataFrame,
     column: str,
     roles: dict[str, Role],
-    edges: np.ndarray[Any, Any],
-    scale: float,
+    edges: Numbers,
     sign: int,
-) -> np.ndarray[Any, Any]:
+) -> Numbers:
     """Draw one half; return its heights."""
     base = np.zeros(len(edges) - 1)
     for name, role in roles.items():
-        heights, _ = np.histogram(book[book[column] == name]["t"] * scale, edges)
+        heights, _ = np.histogram(book[book[column] == name]["t"], edges)
         if heights.any():
             ax.stairs(
                 sign * (base + heights),
@@ -178,16 +202,15 @@ def _stack(
 def _mark(
     ax: Axes,
     book: pd.DataFrame,
-    edges: np.ndarray[Any, Any],
-    scale: float,
-    up: np.ndarray[Any, Any],
-    down: np.ndarray[Any, Any],
+    edges: Numbers,
+    up: Numbers,
+    down: Numbers,
 ) -> list[str]:
     """Put a marker on each bin in which a write mattered; return the effects that occur."""
     pad = ROOM / 2 * float(up.max() + down.max())
     seen = []
     for effect, (marker, colour, _) in EFFECTS.items():
-        heights, _edges = np.histogram(book[book["effect"] == effect]["t"] * scale, edges)
+        heights, _edges = np.histogram(book[book["effect"] == effect]["t"], edges)
         (where,) = np.nonzero(heights)
         if len(where):
             seen.append(effect)
@@ -217,7 +240,10 @@ def _keys(book: pd.DataFrame, seen: list[str]) -> list[Patch | Line2D]:
     return keys
 
 
-def _alt(book: pd.DataFrame, facts: dict[str, Any]) -> str:
+# --- words -------------------------------------------------------------------------------------
+
+
+def _alt(book: pd.DataFrame, facts: Mapping[str, int]) -> str:
     accepted = book[book["ok"]]["verb"].value_counts()
     rejected = book[~book["ok"]]["reason"].value_counts()
     ups = ", ".join(f"{count} {verb}" for verb, count in accepted.items()) or "none"

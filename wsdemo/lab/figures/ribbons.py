@@ -1,13 +1,13 @@
-"""F3: where was each user really, and where did Redis say that she was?
+"""Truth and belief: where was each user really, and where did Redis say that she was?
 
-Two bars a user: above, where her socket was; below, what Redis said. A frame marks when the two
-differed.
+Two bars for each user: above, where her socket was; below, what Redis said. A frame marks when the
+two differed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,19 +20,16 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    listed,
-    measured_at,
-    number,
     picture,
-    plain,
     roles_of,
+    tell,
 )
+from wsdemo.drawing.words import counted, listed, measured_at, number, plain, whole_or_tenths
 from wsdemo.lab.figures.fault_lines import mark_faults
 from wsdemo.lab.trace import frames
-from wsdemo.lab.trace.frames import Gap, Stay
+from wsdemo.lab.trace.frames import Mismatch, Stay
 
 HEIGHT: Final = 0.28
 GAP: Final = 0.06
@@ -66,6 +63,46 @@ def ribbons(
         ValueError: nobody of these was ever registered.
     """
     trace = frames.normal(trace)
+    compared = compare(trace, users, scale=scale, ttl_s=ttl_s, t0=t0, t1=t1)
+    facts = _facts(compared, scale)
+    rows = compared.most_wrong(limit)
+    fig = _draw(compared, rows, trace, scale, facts, title)
+    return tell(fig, caption=_caption(trace, scale), alt=_alt(compared, rows, facts, scale))
+
+
+# --- compute -----------------------------------------------------------------------------------
+
+
+class Compared(NamedTuple):
+    """Truth and belief about some users, and where they differed. Times in s of the trace."""
+
+    users: list[str]
+    real: list[Stay]
+    said: list[Stay]
+    wrong: list[Mismatch]
+    """No more than what is drawn: the title claims no more than can be seen."""
+    first: float
+    last: float
+
+    def wrong_s(self, user: str) -> float:
+        """For how long Redis was wrong about a user."""
+        return sum(gap.end - gap.start for gap in self.wrong if gap.user == user)
+
+    def most_wrong(self, limit: int) -> list[str]:
+        """The users about whom Redis was wrong longest."""
+        return sorted(self.users, key=lambda user: -self.wrong_s(user))[:limit]
+
+
+def compare(
+    trace: pd.DataFrame,
+    users: Collection[str] | None = None,
+    *,
+    scale: float = 1.0,
+    ttl_s: float = 90.0,
+    t0: float | None = None,
+    t1: float | None = None,
+) -> Compared:
+    """Return what is drawn; the arguments are those of `ribbons`."""
     real = frames.truth(trace)
     said = frames.belief(trace, scale=scale, ttl_s=ttl_s)
     wanted = list(users) if users is not None else frames.users(trace)
@@ -74,73 +111,86 @@ def ribbons(
     if not shown:
         raise ValueError("nobody of these was ever registered: there is nothing to compare")
     first, last = _window(trace, t0, t1, scale)
-    gaps = [
+    wrong = [
         seen
-        for gap in frames.lies(trace, real, said, LEAST_S)
-        if gap.user in shown and (seen := _within(gap, first / scale, last / scale)) is not None
+        for gap in frames.wrong_beliefs(trace, real, said, LEAST_S)
+        if gap.user in shown and (seen := _within(gap, first, last)) is not None
     ]
-    wrong = {user: sum(g.end - g.start for g in gaps if g.user == user) for user in shown}
-    rows = sorted(shown, key=lambda user: -wrong[user])[:limit]
-    facts = _facts(shown, wrong, scale)
+    return Compared(shown, real, said, wrong, first, last)
+
+
+def _within(gap: Mismatch, first: float, last: float) -> Mismatch | None:
+    """Return the part of a mismatch that is drawn."""
+    part = gap._replace(start=max(gap.start, first), end=min(gap.end, last))
+    return part if part.end > part.start else None
+
+
+def _facts(compared: Compared, scale: float) -> dict[str, Any]:
+    seconds = [compared.wrong_s(user) * scale for user in compared.users]
+    return {
+        "users": len(compared.users),
+        "wrong_users": sum(s > 0 for s in seconds),
+        "wrong_s": whole_or_tenths(sum(seconds)),
+        "longest_s": whole_or_tenths(max(seconds)),
+    }
+
+
+def _window(
+    trace: pd.DataFrame, t0: float | None, t1: float | None, scale: float
+) -> tuple[float, float]:
+    first, last = frames.span(trace)
+    begin = first if t0 is None else t0 / scale
+    end = last if t1 is None else t1 / scale
+    if begin >= end:
+        raise ValueError(f"t0 ({begin * scale:g}) must lie before t1 ({end * scale:g})")
+    return begin, end
+
+
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(
+    compared: Compared,
+    rows: Sequence[str],
+    trace: pd.DataFrame,
+    scale: float,
+    facts: Mapping[str, Any],
+    title: str,
+) -> Picture:
+    window = (compared.first * scale, compared.last * scale)
+    roles = roles_of(frames.gateways(trace))
     fig = picture(height_in=1.35 + 0.72 * len(rows))
     ax = fig.add_subplot()
     claim(fig, title, facts)
-    roles = roles_of(frames.gateways(trace))
     for y, user in enumerate(rows):
-        _bars(ax, real, user, y - HEIGHT / 2 - GAP / 2, roles, scale, (first, last))
-        _bars(ax, said, user, y + HEIGHT / 2 + GAP / 2, roles, scale, (first, last))
+        _bars(ax, compared.real, user, y - (HEIGHT + GAP) / 2, roles, scale, window)
+        _bars(ax, compared.said, user, y + (HEIGHT + GAP) / 2, roles, scale, window)
+    _dress(ax, rows, window)
+    _draw_legend(fig, compared, rows, roles)
+    freeze_layout(fig)
+    placer = Placer(ax)
+    mark_faults(ax, placer, trace, scale, window)
+    _frames(ax, placer, [gap for gap in compared.wrong if gap.user in rows], rows, scale)
+    return fig
+
+
+def _dress(ax: Axes, rows: Sequence[str], window: tuple[float, float]) -> None:
     labels = [name for user in rows for name in (f"{plain(user, 14)}: truth", "Redis says")]
     places = [y + side * (HEIGHT + GAP) / 2 for y in range(len(rows)) for side in (-1, 1)]
     ax.set_yticks(places, labels)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_ylim(len(rows) - 0.5, -1.05)
-    ax.set_xlim(first, last)
+    ax.set_xlim(*window)
     ax.set_xlabel("production seconds since the lab began")
-    used = sorted({s.gateway for s in (*real, *said) if s.user in rows})
+
+
+def _draw_legend(
+    fig: Picture, compared: Compared, rows: Sequence[str], roles: Mapping[str, Role]
+) -> None:
+    used = sorted({s.gateway for s in (*compared.real, *compared.said) if s.user in rows})
     keys = [_key(roles[name], name) for name in used] + [Patch(facecolor=OFFLINE, label="nowhere")]
     fig.legend(handles=keys, loc="outside lower right", ncols=len(keys))
-    freeze_layout(fig)
-    placer = Placer(ax)
-    mark_faults(ax, placer, trace, scale, (first, last))
-    _frames(ax, placer, [g for g in gaps if g.user in rows], rows, scale)
-    fig.wsdemo_caption = (
-        "Truth: what the clients saw, and crashes. Redis says: accepted writes, sampled entries "
-        f"and leases that ran out. {measured_at(trace, scale)}"
-    )
-    fig.wsdemo_alt = _alt(rows, real, said, gaps, facts, scale)
-    return fig
-
-
-def _within(gap: Gap, first: float, last: float) -> Gap | None:
-    """Return the part of a gap that is drawn: the title claims no more than can be seen."""
-    part = gap._replace(start=max(gap.start, first), end=min(gap.end, last))
-    return part if part.end > part.start else None
-
-
-def _facts(shown: list[str], wrong: dict[str, float], scale: float) -> dict[str, Any]:
-    seconds = [wrong[user] * scale for user in shown]
-    return {
-        "users": len(shown),
-        "wrong_users": sum(s > 0 for s in seconds),
-        "wrong_s": _rounded(sum(seconds)),
-        "longest_s": _rounded(max(seconds)),
-    }
-
-
-def _rounded(seconds: float) -> float | int:
-    return round(seconds) if seconds >= 10 else round(seconds, 1)
-
-
-def _window(
-    trace: pd.DataFrame, t0: float | None, t1: float | None, scale: float
-) -> tuple[float, float]:
-    first, last = (t * scale for t in frames.span(trace))
-    begin = first if t0 is None else t0
-    end = last if t1 is None else t1
-    if begin >= end:
-        raise ValueError(f"t0 ({begin:g}) must lie before t1 ({end:g})")
-    return begin, end
 
 
 def _key(role: Role, name: str) -> Patch:
@@ -152,7 +202,7 @@ def _bars(
     stays: Sequence[Stay],
     user: str,
     y: float,
-    roles: dict[str, Role],
+    roles: Mapping[str, Role],
     scale: float,
     window: tuple[float, float],
 ) -> None:
@@ -175,8 +225,10 @@ def _bars(
             )
 
 
-def _frames(ax: Axes, placer: Placer, gaps: list[Gap], rows: list[str], scale: float) -> None:
-    """Frame the lies, then label them, the longest first, where there is room."""
+def _frames(
+    ax: Axes, placer: Placer, gaps: list[Mismatch], rows: Sequence[str], scale: float
+) -> None:
+    """Frame the mismatches, then label them, the longest first, where there is room."""
     low, high = ax.get_xlim()
     for gap in gaps:
         begin, end = max(low, gap.start * scale), min(high, gap.end * scale)
@@ -197,28 +249,30 @@ def _frames(ax: Axes, placer: Placer, gaps: list[Gap], rows: list[str], scale: f
         begin, end = max(low, gap.start * scale), min(high, gap.end * scale)
         top = rows.index(gap.user) - HEIGHT - GAP - 0.02
         x, y = ax.transData.transform(((begin + end) / 2, top))
-        words = f"wrong {_rounded((gap.end - gap.start) * scale)} s"
+        words = f"wrong {whole_or_tenths((gap.end - gap.start) * scale)} s"
         # Always above its frame: further away it would seem to be another's.
         spots = [Spot(x, y + 1, ha, "bottom") for ha in ("center", "left", "right")]
         placer.put(words, spots, color=VERMILLION, fontweight="bold")
 
 
-def _alt(
-    rows: list[str],
-    real: Sequence[Stay],
-    said: Sequence[Stay],
-    gaps: list[Gap],
-    facts: dict[str, Any],
-    scale: float,
-) -> str:
+# --- words -------------------------------------------------------------------------------------
+
+
+def _caption(trace: pd.DataFrame, scale: float) -> str:
+    return (
+        "Truth: what the clients saw, and crashes. Redis says: accepted writes, sampled entries "
+        f"and leases that ran out. {measured_at(trace, scale)}"
+    )
+
+
+def _alt(compared: Compared, rows: Sequence[str], facts: Mapping[str, Any], scale: float) -> str:
     parts = []
     for user in rows:
-        true = [s.gateway for s in real if s.user == user]
-        told = [s.gateway for s in said if s.user == user]
-        wrong = sum(g.end - g.start for g in gaps if g.user == user) * scale
+        true = [stay.gateway for stay in compared.real if stay.user == user]
+        told = [stay.gateway for stay in compared.said if stay.user == user]
         parts.append(
             f"{plain(user)} was at {listed(true) or 'no gateway'}; Redis said "
-            f"{listed(told) or 'nothing'}; wrong for {number(wrong)} s"
+            f"{listed(told) or 'nothing'}; wrong for {number(compared.wrong_s(user) * scale)} s"
         )
     return (
         f"Two ribbons for each of {counted(len(rows), 'user')}, truth above what Redis says, "

@@ -1,12 +1,13 @@
-"""F2: how much of a lease was left, moment by moment? Sampled from Redis, not computed.
+"""Lease: how much of each user's lease was left, moment by moment?
 
-One strip a user, with a shared time axis. A triangle marks each write that began the lease anew;
-where presence lies, because its user is gone, the strip is shaded.
+Sampled from Redis, not computed. One strip for each user, with a shared time axis. A triangle
+marks each write that began the lease anew; where Redis lists a user who is gone, the strip is
+shaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -24,14 +25,12 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     freeze_layout,
     in_house_style,
-    listed,
-    measured_at,
     picture,
-    plain,
+    tell,
 )
+from wsdemo.drawing.words import counted, listed, measured_at, plain
 from wsdemo.lab.figures.fault_lines import mark_faults
 from wsdemo.lab.trace import frames
 
@@ -40,8 +39,8 @@ SAME_S: Final = 5.0
 """Two signs of a lost lease within so many production seconds are of the same loss."""
 LEAST_LIE_S: Final = 2.0
 """Production seconds: what is shorter lies within two samples."""
-ABOUT_GHOSTS: Final = "Presence lies for {ghost_s} s about who is gone"
-ABOUT_LAPSES: Final = "{lapsed} of {users} live users lose their lease"
+ABOUT_GHOSTS: Final = "A user who is gone stays listed for {ghost_s} s"
+ABOUT_LAPSES: Final = "The leases of {lapsed} of {users} live users ended: {who}"
 TICKS: Final = 3
 """Steps of the lease axis: a third of the lease each, which is one heartbeat."""
 
@@ -90,53 +89,42 @@ def sawtooth(
     Raises:
         ValueError: nobody of these was watched, or they are too many.
     """
-    trace = frames.normal(trace)
     if len(users) > MAX_USERS:
         raise ValueError(f"{len(users)} strips are too many to read; choose up to {MAX_USERS}")
+    trace = frames.normal(trace)
+    strips = strips_of(trace, users, scale)
+    facts = _facts(strips, prediction)
+    fig = _draw(strips, trace, scale, ttl_s, facts, title)
+    return tell(fig, caption=_caption(trace, scale), alt=_alt(strips, facts))
+
+
+# --- compute -----------------------------------------------------------------------------------
+
+
+def strips_of(trace: pd.DataFrame, users: Sequence[str], scale: float = 1.0) -> list[_Strip]:
+    """Return what is drawn of each user who was watched.
+
+    Raises:
+        ValueError: nobody was.
+    """
     real = frames.truth(trace)
     strips = [_strip(trace, user, [s for s in real if s.user == user], scale) for user in users]
     strips = [strip for strip in strips if len(strip.t)]
     if not strips:
         raise ValueError("nobody of these was watched: call lab.watch(user) before")
+    return strips
+
+
+def _facts(strips: Sequence[_Strip], prediction: float | None) -> dict[str, Any]:
     lapsed = [strip.user for strip in strips if strip.lapses]
-    ghosts = [ghost for strip in strips for ghost in strip.ghosts]
-    facts: dict[str, Any] = {
+    lengths = [ghost.end - ghost.start for strip in strips for ghost in strip.ghosts]
+    return {
         "users": len(strips),
         "lapsed": len(lapsed),
         "who": listed(lapsed) or "nobody",
-        "ghost_s": round(max((ghost.end - ghost.start for ghost in ghosts), default=0.0)),
+        "ghost_s": round(max(lengths, default=0.0)),
         "predicted": prediction,
     }
-    fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else 1.15 * len(strips)))
-    axes = list(fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0])
-    claim(fig, title or (ABOUT_GHOSTS if ghosts else ABOUT_LAPSES), facts)
-    begins = min(min([s.t[0], *s.renewed]) for s in strips)
-    ends = max(s.t[-1] for s in strips)
-    window = (begins - 0.015 * (ends - begins), ends)
-    for ax, strip in zip(axes, strips, strict=True):
-        _draw(ax, strip, ttl_s, window)
-    axes[-1].set_xlabel("production seconds since the lab began")
-    fig.supylabel("seconds left of the lease", fontsize=10.5, color=INK)
-    freeze_layout(fig)
-    for ax, strip in zip(axes, strips, strict=True):
-        placer = Placer(ax)
-        _keep_clear(ax, placer, strip, ttl_s)
-        _label(ax, placer, strip, ttl_s)
-        mark_faults(ax, placer, _about(trace, strip.user, real), scale, window, low=True)
-    if prediction is not None:
-        _draw_prediction(axes, strips, prediction, facts["ghost_s"])
-    fig.wsdemo_caption = (
-        "Line: what Redis answered to PTTL. Triangle: a write that began the lease anew. Shaded: "
-        f"listed, and gone. Cross: no entry any more. {measured_at(trace, scale)}"
-    )
-    fig.wsdemo_alt = _alt(strips, facts)
-    return fig
-
-
-def _about(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay]) -> pd.DataFrame:
-    """Return the accidents of a user, and of the gateways where she was."""
-    places = {stay.gateway for stay in real if stay.user == user}
-    return trace[trace["lane"].isin({user, frames.REDIS, *places})]
 
 
 def _strip(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay], scale: float) -> _Strip:
@@ -190,7 +178,51 @@ def _ghosts(
     return out
 
 
-def _draw(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, float]) -> None:
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(
+    strips: Sequence[_Strip],
+    trace: pd.DataFrame,
+    scale: float,
+    ttl_s: float,
+    facts: Mapping[str, Any],
+    title: str,
+) -> Picture:
+    fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else 1.15 * len(strips)))
+    axes = list(fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0])
+    ghosts = any(strip.ghosts for strip in strips)
+    claim(fig, title or (ABOUT_GHOSTS if ghosts else ABOUT_LAPSES), facts)
+    window = _window(strips)
+    for ax, strip in zip(axes, strips, strict=True):
+        _draw_strip(ax, strip, ttl_s, window)
+    axes[-1].set_xlabel("production seconds since the lab began")
+    fig.supylabel("seconds left of the lease", fontsize=10.5, color=INK)
+    freeze_layout(fig)
+    real = frames.truth(trace)
+    for ax, strip in zip(axes, strips, strict=True):
+        placer = Placer(ax)
+        _keep_clear(ax, placer, strip, ttl_s)
+        _label(ax, placer, strip, ttl_s)
+        mark_faults(ax, placer, _about(trace, strip.user, real), scale, window, low=True)
+    if facts["predicted"] is not None:
+        _draw_prediction(axes, strips, facts["predicted"], facts["ghost_s"])
+    return fig
+
+
+def _window(strips: Sequence[_Strip]) -> tuple[float, float]:
+    begins = min(min([s.t[0], *s.renewed]) for s in strips)
+    ends = max(s.t[-1] for s in strips)
+    return begins - 0.015 * (ends - begins), ends
+
+
+def _about(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay]) -> pd.DataFrame:
+    """Return the accidents of a user, and of the gateways where she was."""
+    places = {stay.gateway for stay in real if stay.user == user}
+    return trace[trace["lane"].isin({user, frames.REDIS, *places})]
+
+
+def _draw_strip(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, float]) -> None:
     ax.axhline(ttl_s * (1 - 1 / TICKS), color=LANE, ls=":", lw=1.2, zorder=1)
     ax.plot(strip.t, strip.left_s, color=BLUE, lw=1.8, zorder=3)
     renewed = [moment for moment in strip.renewed if moment <= window[1]]
@@ -230,7 +262,7 @@ def _label(ax: Axes, placer: Placer, strip: _Strip, ttl_s: float) -> None:
         beside, _ = ax.transData.transform((ghost.end, 0))
         spots = [Spot(x, y + dy, "center") for dy in (0, 14, -14)]
         spots += [Spot(beside + 6, y), Spot(beside + 6, y - 14)]
-        placer.put([f"presence lies for {lies_s}", lies_s], spots, fontweight="bold")
+        placer.put([f"still listed for {lies_s}", lies_s], spots, fontweight="bold")
     for lapse in strip.lapses:
         x, y = ax.transData.transform((lapse, 0.16 * ttl_s))
         spots = [Spot(x + 10, y), Spot(x - 10, y, "right"), Spot(x + 10, y + 14)]
@@ -253,7 +285,17 @@ def _draw_prediction(
             ax.axvline(start + said_s, color=GREY, ls="--", lw=1.6, zorder=4)
 
 
-def _alt(strips: Sequence[_Strip], facts: dict[str, Any]) -> str:
+# --- words -------------------------------------------------------------------------------------
+
+
+def _caption(trace: pd.DataFrame, scale: float) -> str:
+    return (
+        "Line: what Redis answered to PTTL. Triangle: a write that began the lease anew. Shaded: "
+        f"listed, and gone. Cross: no entry any more. {measured_at(trace, scale)}"
+    )
+
+
+def _alt(strips: Sequence[_Strip], facts: Mapping[str, Any]) -> str:
     parts = []
     for strip in strips:
         lowest = float(np.min(strip.left_s))

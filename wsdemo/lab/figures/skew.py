@@ -1,12 +1,13 @@
-"""F11: whose registration does a slow clock reject? The rule as a map, and what was measured on it.
+"""Clock skew: whose registration does a slow clock reject?
 
-Under a policy that compares timestamps, a user who changes gateways is refused when the new
-gateway's clock is slower than the old one's by more than the time that the change took.
+The rule as a map, and what was measured on it. Under a policy that compares timestamps, a user who
+changes gateways is refused when the new gateway's clock is slower than the old one's by more than
+the time that the change took.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +25,10 @@ from wsdemo.drawing.style import (
     claim,
     in_house_style,
     note,
-    number,
     picture,
+    tell,
 )
+from wsdemo.drawing.words import number
 
 CELLS: Final = (12, 8)
 """Of the map, across and upwards."""
@@ -36,17 +38,20 @@ OUTLINE: Final = [withStroke(linewidth=4, foreground=GREY)]
 """Of a white line on white ground."""
 FINE: Final = 8
 """A cell's share is the mean of so many by so many points in it."""
+CAPTION: Final = (
+    "Background: the share of registrations that the rule rejects, cell by cell. Marks: "
+    "registrations that were measured; where a cell holds several, it says how many."
+)
 TITLE: Final = (
     "Rejected when the new clock is slower by more than the gap: "
     "true of {agree} of {attempts} registrations"
 )
 
-Share = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+Numbers = np.ndarray[Any, Any]
+Share = Callable[[Numbers, Numbers], Numbers]
 
 
-def rejected_share(
-    gap_s: np.ndarray[Any, Any], skew_s: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
+def rejected_share(gap_s: Numbers, skew_s: Numbers) -> Numbers:
     """Return the share of registrations that the timestamp policy rejects: all of them, or none."""
     return np.asarray(skew_s > gap_s, dtype=float)
 
@@ -74,11 +79,19 @@ def skew_map(
     if points.empty:
         raise ValueError("no registration was measured: there is nothing to put on the map")
     points = points.assign(rejected=points["rejected"].astype(bool))
-    gap, skew = points["gap_s"].to_numpy(float), points["skew_s"].to_numpy(float)
-    foretold = share(gap, skew) >= 0.5
+    facts = _facts(points, share)
+    fig = _draw(points, share, facts, title)
+    return tell(fig, caption=CAPTION, alt=_alt(points, facts))
+
+
+# --- compute -----------------------------------------------------------------------------------
+
+
+def _facts(points: pd.DataFrame, share: Share) -> dict[str, int]:
+    foretold = share(points["gap_s"].to_numpy(float), points["skew_s"].to_numpy(float)) >= 0.5
     agree = int((foretold == points["rejected"]).sum())
     rejected = int(points["rejected"].sum())
-    facts = {
+    return {
         "attempts": len(points),
         "rejected": rejected,
         "accepted": len(points) - rejected,
@@ -86,10 +99,22 @@ def skew_map(
         "differ": len(points) - agree,
         "share": round(100 * rejected / len(points)),
     }
+
+
+def _grid(points: pd.DataFrame) -> tuple[Numbers, Numbers]:
+    """Return the edges of the cells, across and upwards; all points lie inside."""
+    gap, skew = points["gap_s"].to_numpy(float), points["skew_s"].to_numpy(float)
     x = np.linspace(0.0, 1.06 * max(1.0, gap.max()), CELLS[0] + 1)
     low, high = min(0.0, skew.min()), max(1.0, skew.max())
     room = 0.06 * (high - low)
-    y = np.linspace(low - room, high + room, CELLS[1] + 1)
+    return x, np.linspace(low - room, high + room, CELLS[1] + 1)
+
+
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(points: pd.DataFrame, share: Share, facts: Mapping[str, int], title: str) -> Picture:
+    x, y = _grid(points)
     fig = picture(width_in=8.6, height_in=4.6)
     ax = fig.add_subplot()
     claim(fig, title, facts)
@@ -98,17 +123,10 @@ def skew_map(
     ax.set_xlabel("gap before the registration (production seconds)")
     ax.set_ylabel("new clock slower by (s)")
     fig.legend(handles=_keys(facts), loc="outside lower left", ncols=4)
-    fig.wsdemo_caption = (
-        "Background: the share of registrations that the rule rejects, cell by cell. Marks: "
-        "registrations that were measured; where a cell holds several, it says how many."
-    )
-    fig.wsdemo_alt = _alt(points, facts)
     return fig
 
 
-def _draw_rule(
-    fig: Picture, ax: Axes, share: Share, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
-) -> None:
+def _draw_rule(fig: Picture, ax: Axes, share: Share, x: Numbers, y: Numbers) -> None:
     gaps, skews = _inside(x), _inside(y)
     fine = share(*np.meshgrid(gaps, skews))
     cells = fine.reshape(len(y) - 1, FINE, len(x) - 1, FINE).mean(axis=(1, 3))
@@ -124,15 +142,13 @@ def _draw_rule(
     ax.set_ylim(y[0], y[-1])
 
 
-def _inside(edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _inside(edges: Numbers) -> Numbers:
     """Return places in the cells between edges, evenly spread."""
     steps = (np.arange(FINE) + 0.5) / FINE
     return np.asarray((edges[:-1, None] + np.diff(edges)[:, None] * steps).ravel())
 
 
-def _draw_points(
-    ax: Axes, points: pd.DataFrame, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
-) -> None:
+def _draw_points(ax: Axes, points: pd.DataFrame, x: Numbers, y: Numbers) -> None:
     for rejected, style in _MARKS.items():
         some = points[points["rejected"] == rejected]
         ax.plot(some["gap_s"], some["skew_s"], **style)
@@ -149,7 +165,7 @@ _MARKS: Final[dict[bool, dict[str, Any]]] = {
 }
 
 
-def _keys(facts: dict[str, Any]) -> list[Line2D]:
+def _keys(facts: Mapping[str, int]) -> list[Line2D]:
     return [
         Line2D([], [], **_MARKS[False], label=f"accepted ({facts['accepted']})"),
         Line2D([], [], **_MARKS[True], label=f"rejected ({facts['rejected']})"),
@@ -158,7 +174,10 @@ def _keys(facts: dict[str, Any]) -> list[Line2D]:
     ]
 
 
-def _alt(points: pd.DataFrame, facts: dict[str, Any]) -> str:
+# --- words -------------------------------------------------------------------------------------
+
+
+def _alt(points: pd.DataFrame, facts: Mapping[str, int]) -> str:
     gap, skew = points["gap_s"], points["skew_s"]
     return (
         f"Map of rejected registrations: gaps from {number(gap.min())} to {number(gap.max())} "

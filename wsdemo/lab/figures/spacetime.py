@@ -1,4 +1,4 @@
-"""F1: who sent what to whom, and when? A space-time diagram after Lamport.
+"""Space-time diagram: who sent what to whom, and when? After Lamport.
 
 Lanes from top to bottom, time from left to right. Hops within one machine take microseconds, and
 their lengths differ by a factor of a hundred; with `even` each event is one step, and a note says
@@ -7,7 +7,7 @@ that the axis is not to scale.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import pandas as pd
@@ -24,17 +24,19 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    counted,
-    duration,
     freeze_layout,
     in_house_style,
-    listed,
     picture,
-    plain,
+    tell,
 )
+from wsdemo.drawing.words import counted, duration, lane_name, listed, plain
 from wsdemo.lab.trace import frames
 
 MAX_ARROWS: Final = 25
+CAPTION: Final = (
+    "Measured on running gateways. Solid light: WebSocket; solid dark: Redis command; dashed: "
+    "Pub/Sub. Times on the Redis lane lie half-way between what the gateways saw."
+)
 
 SOCKET: Final = Role(SKY, dash="-")
 COMMAND: Final = Role(BLUE, dash="-")
@@ -81,7 +83,18 @@ def spacetime(
         ValueError: there is nothing to draw, or too much to be read.
     """
     trace = frames.window(frames.normal(trace), t0, t1)
-    arrows = frames.arrows(trace)
+    arrows = _chosen(frames.arrows(trace), users, msg_id)
+    lanes = _lanes(arrows)
+    facts = _facts(arrows, lanes, prediction)
+    fig = _draw(arrows, lanes, facts, title, even=even)
+    return tell(fig, caption=CAPTION, alt=_alt(arrows, lanes, facts))
+
+
+# --- compute -----------------------------------------------------------------------------------
+
+
+def _chosen(arrows: pd.DataFrame, users: Collection[str] | None, msg_id: str) -> pd.DataFrame:
+    """Return the arrows that are drawn."""
     if users is not None:
         about = arrows["user"].isin(users) | arrows["lane"].isin(users)
         arrows = arrows[about & (arrows["kind"] != "presence_refresh")]
@@ -94,29 +107,7 @@ def spacetime(
             f"{len(arrows)} arrows are too many to read; choose a part with t0 and t1 "
             f"(at most {MAX_ARROWS})"
         )
-    lanes = _lanes(arrows)
-    begins, ends = _places(arrows, even)
-    facts = _facts(arrows, lanes, prediction)
-    fig = picture(height_in=1.3 + 0.72 * len(lanes))
-    ax = fig.add_subplot()
-    claim(fig, title, facts)
-    _draw_lanes(ax, lanes, min(begins), max(*ends, *begins))
-    for row, begin, end in zip(arrows.itertuples(), begins, ends, strict=True):
-        _draw_arrow(ax, row, lanes, begin, end)
-    ax.set_xlabel("one step an event, not to scale" if even else "seconds since the lab began")
-    if even:
-        ax.set_xticks([])
-    freeze_layout(fig)
-    _label(ax, arrows, lanes, begins, ends, even)
-    if prediction is not None:
-        words = f"you said {prediction:g}, measured {facts['hops']}"
-        ax.text(1.0, 1.0, words, transform=ax.transAxes, ha="right", va="bottom", color=INK)
-    fig.wsdemo_caption = (
-        "Measured on running gateways. Solid light: WebSocket; solid dark: Redis command; dashed: "
-        "Pub/Sub. Times on the Redis lane lie half-way between what the gateways saw."
-    )
-    fig.wsdemo_alt = _alt(arrows, lanes, facts)
-    return fig
+    return arrows
 
 
 def _lanes(arrows: pd.DataFrame) -> list[str]:
@@ -161,10 +152,34 @@ def _facts(arrows: pd.DataFrame, lanes: list[str], prediction: float | None) -> 
     }
 
 
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(
+    arrows: pd.DataFrame, lanes: list[str], facts: Mapping[str, Any], title: str, *, even: bool
+) -> Picture:
+    begins, ends = _places(arrows, even)
+    fig = picture(height_in=1.3 + 0.72 * len(lanes))
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
+    _draw_lanes(ax, lanes, min(begins), max(*ends, *begins))
+    for row, begin, end in zip(arrows.itertuples(), begins, ends, strict=True):
+        _draw_arrow(ax, row, lanes, begin, end)
+    ax.set_xlabel("one step an event, not to scale" if even else "seconds since the lab began")
+    if even:
+        ax.set_xticks([])
+    freeze_layout(fig)
+    _label(ax, arrows, lanes, begins, ends)
+    if facts["predicted"] is not None:
+        words = f"you said {facts['predicted']:g}, measured {facts['hops']}"
+        ax.text(1.0, 1.0, words, transform=ax.transAxes, ha="right", va="bottom", color=INK)
+    return fig
+
+
 def _draw_lanes(ax: Axes, lanes: list[str], first: float, last: float) -> None:
     for y in range(len(lanes)):
         ax.axhline(y, color=LANE, lw=1, zorder=1)
-    ax.set_yticks(range(len(lanes)), ["Redis" if n == frames.REDIS else plain(n) for n in lanes])
+    ax.set_yticks(range(len(lanes)), [lane_name(lane) for lane in lanes])
     ax.set_ylim(len(lanes) - 0.6, -0.5)
     margin = 0.03 * (last - first)
     ax.set_xlim(first - margin, last + margin)
@@ -202,7 +217,6 @@ def _label(
     lanes: list[str],
     begins: list[float],
     ends: list[float],
-    even: bool,
 ) -> None:
     placer = Placer(ax)
     rows = list(arrows.itertuples())
@@ -230,7 +244,10 @@ def _label(
         placer.put([full, word], spots)
 
 
-def _alt(arrows: pd.DataFrame, lanes: list[str], facts: dict[str, Any]) -> str:
+# --- words -------------------------------------------------------------------------------------
+
+
+def _alt(arrows: pd.DataFrame, lanes: list[str], facts: Mapping[str, Any]) -> str:
     way = "; ".join(
         f"{plain(row.lane)} to {plain(row.peer)}: {WORDS.get(row.kind, row.kind)}"
         + (" (lost)" if row.lost else f" ({row.reason})" if row.reason else "")

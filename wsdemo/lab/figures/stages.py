@@ -1,7 +1,9 @@
-"""F4, its companion: on which part of its way does a message spend the time?"""
+"""Latency by stage: on which part of its way does a message spend the time?"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pandas as pd
@@ -18,10 +20,11 @@ from wsdemo.drawing.style import (
     Picture,
     Role,
     claim,
-    duration,
     in_house_style,
     picture,
+    tell,
 )
+from wsdemo.drawing.words import duration
 from wsdemo.lab.trace.journeys import ACROSS, LOCAL, STAGES, latencies
 
 ROLES: Final = {
@@ -32,7 +35,12 @@ ROLES: Final = {
 }
 
 TITLE: Final = "Redis takes {redis_share} % of the time of a message across gateways"
-TITLE_OF_LOCAL: Final = "A message takes {local_p50}, most of it {longest_stage}"
+LOCAL_TITLE: Final = "A message takes {local_p50}, most of it {longest_stage}"
+CAPTION: Final = (
+    "Medians of each stage; what a gateway does belongs to the stage that it begins. The line is "
+    "the median of the whole way. Nobody can measure inside Redis: that moment is put half-way "
+    "between what the two gateways saw. Measured in real time."
+)
 
 
 @in_house_style
@@ -49,26 +57,24 @@ def stages(trace: pd.DataFrame, *, title: str = "") -> Picture:
     table = latencies(trace)
     if table.empty:
         raise ValueError("no message has arrived: send some before asking where the time went")
-    ways = [way for way in (LOCAL, ACROSS) if (table["way"] == way).any()]
-    # A median is that of a message, here and in the curves, and not a mean of two.
-    halves = table.groupby("way")[[*STAGES, "latency_s"]].quantile(0.5, interpolation="lower")
-    medians = halves.loc[ways]
-    counts = table["way"].value_counts()
+    medians, counts = medians_of(table), table["way"].value_counts()
     facts = _facts(medians, len(table))
-    fig = picture(height_in=1.55 + 0.5 * len(ways))
-    ax = fig.add_subplot()
-    claim(fig, title or (TITLE if ACROSS in ways else TITLE_OF_LOCAL), facts)
-    _draw(ax, medians)
-    ax.set_yticks(range(len(ways)), [f"{way}\nn = {counts[way]:,}" for way in ways])
-    ax.set_xlabel("median time on each stage (µs)")
-    fig.legend(loc="outside lower left", ncols=len(STAGES))
-    fig.wsdemo_caption = (
-        "Medians of each stage; what a gateway does belongs to the stage that it begins. The line "
-        "is the median of the whole way. Nobody stands inside Redis with a clock: that moment is "
-        "put half-way between what the two gateways saw. Measured in real time."
-    )
-    fig.wsdemo_alt = _alt(medians, counts)
-    return fig
+    default = TITLE if ACROSS in medians.index else LOCAL_TITLE
+    fig = _draw(medians, counts, facts, title or default)
+    return tell(fig, caption=CAPTION, alt=_alt(medians, counts))
+
+
+# --- compute -----------------------------------------------------------------------------------
+
+
+def medians_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the median of each stage, a row for each kind of way that occurs.
+
+    A median is that of a message, here and in the curves, and not a mean of two.
+    """
+    ways = [way for way in (LOCAL, ACROSS) if (table["way"] == way).any()]
+    halves = table.groupby("way")[[*STAGES, "latency_s"]].quantile(0.5, interpolation="lower")
+    return halves.loc[ways]
 
 
 def _facts(medians: pd.DataFrame, messages: int) -> dict[str, Any]:
@@ -87,45 +93,58 @@ def _facts(medians: pd.DataFrame, messages: int) -> dict[str, Any]:
     return facts
 
 
-def _draw(ax: Axes, medians: pd.DataFrame) -> None:
+# --- draw --------------------------------------------------------------------------------------
+
+
+def _draw(
+    medians: pd.DataFrame, counts: pd.Series[int], facts: Mapping[str, Any], title: str
+) -> Picture:
+    fig = picture(height_in=1.55 + 0.5 * len(medians))
+    ax = fig.add_subplot()
+    claim(fig, title, facts)
     for y, (_, row) in enumerate(medians.iterrows()):
-        left = 0.0
-        for stage, role in ROLES.items():
-            width = 1e6 * row[stage]
-            if width != width:
-                continue
-            ax.barh(
-                y,
-                width,
-                0.62,
-                left,
-                color=role.colour,
-                hatch=role.hatch,
-                edgecolor="white",
-                lw=1,
-            )
-            left += width
-        whole = 1e6 * row["latency_s"]
-        ax.plot([whole, whole], [y - 0.4, y + 0.4], color=BLACK, lw=2)
-        ax.annotate(
-            duration(row["latency_s"]),
-            (max(left, whole), y),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=NOTE_PT,
-            color=INK,
-        )
+        _draw_bar(ax, y, row)
     for stage, role in ROLES.items():
         if medians[stage].notna().any():
-            ax.barh(
-                0, 0, color=role.colour, hatch=role.hatch, edgecolor="white", label=STAGES[stage]
-            )
+            ax.barh(0, 0, label=STAGES[stage], **_filled(role))
+    ways = [f"{way}\nn = {counts[way]:,}" for way in medians.index]
+    ax.set_yticks(range(len(medians)), ways)
+    ax.set_xlabel("median time on each stage (µs)")
     ax.margins(x=0.1)
     ax.set_xlim(left=0)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
+    fig.legend(loc="outside lower left", ncols=len(STAGES))
+    return fig
+
+
+def _draw_bar(ax: Axes, y: int, row: pd.Series[float]) -> None:
+    """Draw the stages of one kind of way, and the median of the whole."""
+    left = 0.0
+    for stage, role in ROLES.items():
+        width = 1e6 * row[stage]
+        if not math.isnan(width):
+            ax.barh(y, width, 0.62, left, lw=1, **_filled(role))
+            left += width
+    whole = 1e6 * row["latency_s"]
+    ax.plot([whole, whole], [y - 0.4, y + 0.4], color=BLACK, lw=2)
+    ax.annotate(
+        duration(row["latency_s"]),
+        (max(left, whole), y),
+        (6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=NOTE_PT,
+        color=INK,
+    )
+
+
+def _filled(role: Role) -> dict[str, Any]:
+    return {"color": role.colour, "hatch": role.hatch, "edgecolor": "white"}
+
+
+# --- words -------------------------------------------------------------------------------------
 
 
 def _alt(medians: pd.DataFrame, counts: pd.Series[int]) -> str:

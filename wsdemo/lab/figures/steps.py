@@ -1,4 +1,4 @@
-"""F12: what did each table hold at the moments that matter? The notional machine, step by step.
+"""Notional machine: what did each table hold, step by step, on the way of a message?
 
 Panels from left to right, each with the same boxes: a table for every gateway, and the record in
 Redis. What has changed since the panel before is framed.
@@ -7,6 +7,7 @@ Redis. What has changed since the panel before is framed.
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from typing import Final, NamedTuple
 
@@ -21,15 +22,20 @@ from wsdemo.drawing.style import (
     ORANGE,
     Picture,
     claim,
-    counted,
     in_house_style,
     picture,
-    plain,
+    tell,
 )
+from wsdemo.drawing.words import counted, lane_name, plain
 from wsdemo.lab.trace import frames
+from wsdemo.lab.trace.frames import Stay
 
 LINE_CHARS: Final = 22
 MAX_LINES: Final = 3
+CAPTION: Final = (
+    "Each column is one moment, derived from the recorded events; a framed box has changed since "
+    "the column to its left."
+)
 
 
 class Panel(NamedTuple):
@@ -69,12 +75,7 @@ def steps(
     axes = fig.subplots(1, len(panels), squeeze=False)[0]
     for k, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
         _draw(ax, k + 1, panel, changes[k - 1] if k else set())
-    fig.wsdemo_caption = (
-        "Each column is one moment, derived from the recorded events; a framed box has changed "
-        "since the column to its left."
-    )
-    fig.wsdemo_alt = in_words(panels)
-    return fig
+    return tell(fig, caption=CAPTION, alt=in_words(panels))
 
 
 def panels_of(trace: pd.DataFrame, msg_id: str) -> list[Panel]:
@@ -83,33 +84,50 @@ def panels_of(trace: pd.DataFrame, msg_id: str) -> list[Panel]:
     if way.empty:
         raise ValueError(f"the trace knows no message {msg_id!r}")
     real, said = frames.truth(trace), frames.belief(trace)
-    names = frames.gateways(trace)
-    panels = []
-    first = way.iloc[0]
-    moments = [("before", float(first["t"]), "", "")]
+    gateways = frames.gateways(trace)
+    return [
+        Panel(moment.headline, _boxes(moment, gateways, real, said)) for moment in _moments(way)
+    ]
+
+
+class _Moment(NamedTuple):
+    """When a panel is, and where the message is then."""
+
+    headline: str
+    t: float
+    place: str = ""
+    """On its way: where it has come to."""
+    reader: str = ""
+    """Read: by whom."""
+
+
+def _moments(way: pd.DataFrame) -> list[_Moment]:
+    moments = [_Moment("before", float(way.iloc[0]["t"]))]
     for row in way.itertuples():
-        t = row.t_recv if row.t_recv == row.t_recv else row.t
-        read = row.peer if row.kind == "deliver" and row.t_recv == row.t_recv else ""
-        place = f"at {_shown(row.peer)}" if row.t_recv == row.t_recv else "lost"
-        moments.append(
-            (f"{_shown(row.lane)} → {_shown(row.peer)}", float(t), "" if read else place, read)
-        )
-    for headline, t, flying, read in moments:
-        boxes = {
-            name: tuple(sorted(s.user for s in real if s.gateway == name and s.start <= t < s.end))
-            for name in names
-        }
-        boxes["Redis"] = tuple(
-            sorted(f"{s.user}: {s.gateway}" for s in said if s.start <= t < s.end)
-        )
-        boxes["on its way"] = (flying,) if flying else ()
-        boxes["recipient read"] = (f"{read}: 1 message",) if read else ()
-        panels.append(Panel(headline, boxes))
-    return panels
+        arrived = not math.isnan(row.t_recv)
+        headline = f"{lane_name(row.lane)} → {lane_name(row.peer)}"
+        if arrived and row.kind == "deliver":
+            moments.append(_Moment(headline, float(row.t_recv), reader=row.peer))
+        elif arrived:
+            moments.append(_Moment(headline, float(row.t_recv), f"at {lane_name(row.peer)}"))
+        else:
+            moments.append(_Moment(headline, float(row.t), "lost"))
+    return moments
 
 
-def _shown(lane: str) -> str:
-    return "Redis" if lane == frames.REDIS else lane
+def _boxes(
+    moment: _Moment, gateways: list[str], real: list[Stay], said: list[Stay]
+) -> dict[str, tuple[str, ...]]:
+    """Return what each table holds at a moment, and where the message is."""
+    here = [stay for stay in real if stay.start <= moment.t < stay.end]
+    told = [stay for stay in said if stay.start <= moment.t < stay.end]
+    boxes = {
+        name: tuple(sorted(stay.user for stay in here if stay.gateway == name)) for name in gateways
+    }
+    boxes["Redis"] = tuple(sorted(f"{stay.user}: {stay.gateway}" for stay in told))
+    boxes["on its way"] = (moment.place,) if moment.place else ()
+    boxes["recipient read"] = (f"{moment.reader}: 1 message",) if moment.reader else ()
+    return boxes
 
 
 def in_words(panels: list[Panel]) -> str:

@@ -10,7 +10,13 @@ from typing import Any, Final
 import redis
 
 from wsdemo.lab.lessons.orders import in_short
-from wsdemo.lab.lessons.question import Judgement, NotJudged, Question, database_for
+from wsdemo.lab.lessons.question import (
+    Judgement,
+    NotJudged,
+    Question,
+    WrongAnswer,
+    database_for,
+)
 from wsdemo.lab.races.orders import NEW, OLD, Order, all_orders
 
 QUESTION: Final = Question(
@@ -46,42 +52,38 @@ return 0
 """What goes with a register that gives out tokens: a write counts if it shows the entry's token."""
 
 
-class _Refused(Exception):
-    """The answer is wrong; the text is the hint."""
-
-
 def judge_register(script: str) -> Judgement:
     """Run the reader's script on a real server."""
     with database_for(script) as database:
         return judge_on(database, script)
 
 
-def judge_on(database: redis.Redis, script: str) -> Judgement:
+def judge_on(database: redis.Redis, source: str) -> Judgement:
     """Judge a script on a server; what it wrote is removed."""
-    desk = _Desk(database, script)
+    script = _ScriptUnderTest(database, source)
     try:
-        _registers(desk)
-        _counts(desk)
-        _survives(desk)
-        _leaves_others_alone(desk)
-        _ends_well(desk)
-    except _Refused as hint:
-        return Judgement(False, str(hint), desk.shown())
+        _registers(script)
+        _counts(script)
+        _survives(script)
+        _leaves_others_alone(script)
+        _ends_well(script)
+    except WrongAnswer as hint:
+        return Judgement(False, str(hint), script.shown())
     except redis.ResponseError as problem:
         words = " ".join(str(problem).split())[:160]
         what = f"What it left in Redis is no hash with fields: {words}"
-        return Judgement(False, what, desk.shown())
+        return Judgement(False, what, script.shown())
     finally:
-        desk.clean_up()
+        script.clean_up()
     return Judgement(True, f"Tokens rise, also after the lease; 0 wrong of {len(all_orders())}.")
 
 
-class _Desk:
+class _ScriptUnderTest:
     """Registers users with the reader's script."""
 
-    def __init__(self, database: redis.Redis, script: str) -> None:
+    def __init__(self, database: redis.Redis, source: str) -> None:
         self.database = database
-        self._script = script
+        self._source = source
         self._prefix = f"check:{secrets.token_hex(4)}:"
         self._users: set[str] = set()
         self._latest = ""
@@ -100,16 +102,16 @@ class _Desk:
         keys = (self.presence(user), self.fence(user))
         try:
             answer: Any = self.database.eval(
-                self._script, len(keys), *keys, conn_id, gateway, lease_ms, FENCE_MS
+                self._source, len(keys), *keys, conn_id, gateway, lease_ms, FENCE_MS
             )
         except redis.TimeoutError:
             raise NotJudged("It did not come to an end within 5 s.") from None
         except redis.ResponseError as problem:
             words = " ".join(str(problem).split())[:160]
-            raise _Refused(f"Redis says: {words}") from None
+            raise WrongAnswer(f"Redis says: {words}") from None
         token = _number(answer)
         if token is None:
-            raise _Refused(
+            raise WrongAnswer(
                 f"It answered {answer!r}. The gateway needs its token, a whole number above 0: it "
                 "shows it with every later write."
             )
@@ -121,12 +123,12 @@ class _Desk:
     def _check_entry(self, user: str, said: dict[str, str], token: int) -> None:
         entry = self.database.hgetall(self.presence(user))
         if not said.items() <= entry.items():
-            raise _Refused(
+            raise WrongAnswer(
                 "After a registration Redis must say where she is now, whoever was there before. "
                 "Which fields name the connection and the gateway?"
             )
         if entry.get("epoch") != str(token):
-            raise _Refused(
+            raise WrongAnswer(
                 f"It answered {token}, and the field epoch of the entry is {entry.get('epoch')!r}. "
                 "A later write shows the one and is compared with the other, as text."
             )
@@ -159,63 +161,67 @@ def _number(answer: Any) -> int | None:
 # --- one thing after the other -----------------------------------------------------------------
 
 
-def _registers(desk: _Desk) -> None:
+def _registers(script: _ScriptUnderTest) -> None:
     user = _somebody()
-    desk.register(user)
-    left_ms = desk.database.pttl(desk.presence(user))
+    script.register(user)
+    left_ms = script.database.pttl(script.presence(user))
     if not 0 < left_ms <= LEASE_MS:
-        raise _Refused("The entry has no end: a user whose gateway dies would be online for ever.")
+        raise WrongAnswer(
+            "The entry has no end: a user whose gateway dies would be online for ever."
+        )
 
 
-def _counts(desk: _Desk) -> None:
+def _counts(script: _ScriptUnderTest) -> None:
     user = _somebody()
-    tokens = [desk.register(user, gateway) for gateway in (OLD, NEW, NEW, OLD, NEW, OLD)]
+    tokens = [script.register(user, gateway) for gateway in (OLD, NEW, NEW, OLD, NEW, OLD)]
     for before, after in itertools.pairwise(tokens):
         if after == before:
-            raise _Refused(
+            raise WrongAnswer(
                 f"Two registrations got the same token, {after}: then neither is the newer one. "
                 "A clock does not tell apart what happens within one tick of it."
             )
         if after < before:
-            raise _Refused("A later registration got a smaller token, so it looks like the older.")
+            raise WrongAnswer(
+                "A later registration got a smaller token, so it looks like the older."
+            )
 
 
-def _survives(desk: _Desk) -> None:
+def _survives(script: _ScriptUnderTest) -> None:
     user = _somebody()
-    before = max(desk.register(user) for _ in range(3))
-    last = desk.register(user, lease_ms=SHORT_MS)
-    counter_ms = desk.database.pttl(desk.fence(user))
+    before = max(script.register(user) for _ in range(3))
+    last = script.register(user, lease_ms=SHORT_MS)
+    counter_ms = script.database.pttl(script.fence(user))
     deadline = time.monotonic() + EXPIRY_TIMEOUT_S
-    while desk.database.exists(desk.presence(user)):
+    while script.database.exists(script.presence(user)):
         if time.monotonic() > deadline:
             raise NotJudged("The lease of the entry did not end.")
-    again = desk.register(user, NEW)
+    again = script.register(user, NEW)
     if again <= max(before, last):
         where = (
             "The counter ended with it: it has a lease that is as short."
             if 0 <= counter_ms <= SHORT_MS
             else "Where is the counter kept, and what else is kept there?"
         )
-        raise _Refused(f"Her lease ended, she came back, and the tokens began again. {where}")
-    if not desk.database.exists(desk.fence(user)):
-        raise _Refused(
+        raise WrongAnswer(f"Her lease ended, she came back, and the tokens began again. {where}")
+    if not script.database.exists(script.fence(user)):
+        raise WrongAnswer(
             "Nothing is remembered in KEYS[2]. A clock alone can be set back, and a counter under "
             "a name of its own is nobody's."
         )
-    if desk.database.pttl(desk.fence(user)) == -1:
-        raise _Refused(
+    if script.database.pttl(script.fence(user)) == -1:
+        raise WrongAnswer(
             "The counter of a user who never comes back is kept for ever. The last argument says "
             "how long it may live."
         )
 
 
-def _leaves_others_alone(desk: _Desk) -> None:
+def _leaves_others_alone(script: _ScriptUnderTest) -> None:
     alice, bob = _somebody(), _somebody()
-    desk.register(bob)
-    mark = desk.database.hgetall(desk.presence(bob))
-    desk.register(alice)
-    if desk.database.hgetall(desk.presence(bob)) != mark:
-        raise _Refused("It touched another user's entry. Keys only through KEYS.")
+    script.register(bob)
+    mark = script.database.hgetall(script.presence(bob))
+    script.register(alice)
+    if script.database.hgetall(script.presence(bob)) != mark:
+        raise WrongAnswer("It touched another user's entry. Keys only through KEYS.")
 
 
 def _somebody() -> str:
@@ -225,24 +231,24 @@ def _somebody() -> str:
 # --- all at once -------------------------------------------------------------------------------
 
 
-def _ends_well(desk: _Desk) -> None:
-    wrong = [order for order in all_orders() if not _keeps_her(desk, order)]
+def _ends_well(script: _ScriptUnderTest) -> None:
+    wrong = [order for order in all_orders() if not _keeps_her(script, order)]
     if wrong:
-        raise _Refused(
+        raise WrongAnswer(
             f"With a refresh and a release that show the token, {len(wrong)} of "
             f"{len(all_orders())} orders end wrong. For example: {in_short(wrong[0])}."
         )
 
 
-def _keeps_her(desk: _Desk, order: Order) -> bool:
-    user, database = _somebody(), desk.database
-    key = desk.presence(user)
-    old = desk.register(user, OLD)
+def _keeps_her(script: _ScriptUnderTest, order: Order) -> bool:
+    user, database = _somebody(), script.database
+    key = script.presence(user)
+    old = script.register(user, OLD)
     for action in order:
         if action == "h_set":
             database.eval(REFRESH, 1, key, old, LEASE_MS)
         elif action == "c_del":
             database.eval(RELEASE, 1, key, old)
         elif action == "r_set":
-            desk.register(user, NEW)
+            script.register(user, NEW)
     return bool(database.hget(key, "gwId") == NEW)

@@ -6,17 +6,17 @@ from typing import Any, Final
 
 from wsdemo.drawing.style import Picture
 from wsdemo.lab.figures.crossing import crossing
-from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
-from wsdemo.lab.races.models import State, Step, World, explore_model
+from wsdemo.lab.lessons.question import Judgement, NotJudged, Question, WrongAnswer
+from wsdemo.lab.races.models import ModelCluster, State, Step, explore_model
 from wsdemo.lab.races.orders import (
     GATEWAY_OF,
     OLD,
     THREAD_OF,
     WRITES,
     Action,
-    End,
     Exploration,
     Order,
+    OrderEnd,
     Played,
     all_orders,
 )
@@ -47,14 +47,6 @@ SHOWN: Final[dict[Action, str]] = {
 }
 
 
-class _Refused(Exception):
-    """The answer is wrong; the text is the hint."""
-
-    def __init__(self, hint: str, evidence: Picture | str = "") -> None:
-        super().__init__(hint)
-        self.evidence = evidence
-
-
 def judge_step(step: Step) -> Judgement:
     """Play the reader's policy in everyday life, then in every order and under every skew."""
     if not callable(step):
@@ -65,8 +57,8 @@ def judge_step(step: Step) -> Judgement:
             examine(step)
         for skew_s in SKEWS:
             _ends_well(step, skew_s)
-    except _Refused as wrong:
-        return Judgement(False, str(wrong), wrong.evidence)
+    except WrongAnswer as wrong:
+        return wrong.judgement
     count = len(all_orders())
     return Judgement(True, f"0 wrong of {count} orders, for each of {len(SKEWS)} skews.")
 
@@ -81,12 +73,12 @@ def _guarded(step: Step) -> Step:
             raise
         except Exception as problem:
             words = f"{type(problem).__name__}: {problem}"
-            raise _Refused(
+            raise WrongAnswer(
                 f"In {action!r} it raised {words}. What is there already in that moment?"
             ) from None
         entry = (answer if isinstance(answer, dict) else state)["redis"].get("alice")
         if entry is not None and not isinstance(entry, dict):
-            raise _Refused(
+            raise WrongAnswer(
                 f"After {action!r} alice's entry is {entry!r}: it must be a dict, or None."
             )
         return answer
@@ -98,33 +90,33 @@ def _guarded(step: Step) -> Step:
 
 
 def _registers(step: Step) -> None:
-    world = World(step)
-    if world.entry().get("gwId") != OLD:
-        raise _Refused(
+    cluster = ModelCluster(step)
+    if cluster.entry().get("gwId") != OLD:
+        raise WrongAnswer(
             "alice has registered with gateway-01, and Redis does not say so. What has to be in "
             'state["redis"]["alice"] then?'
         )
-    world.play(["h_ts", "h_set"])
-    if world.entry().get("gwId") != OLD:
-        raise _Refused("A heartbeat of a user who has not moved made her disappear.")
+    cluster.play(["h_ts", "h_set"])
+    if cluster.entry().get("gwId") != OLD:
+        raise WrongAnswer("A heartbeat of a user who has not moved made her disappear.")
 
 
 def _cleans_up(step: Step) -> None:
-    world = World(step)
-    world.play(["h_ts", "h_set", "c_read", "c_del"])
-    if world.entry():
-        raise _Refused(
+    cluster = ModelCluster(step)
+    cluster.play(["h_ts", "h_set", "c_read", "c_del"])
+    if cluster.entry():
+        raise WrongAnswer(
             "alice closed her laptop and went nowhere else, and after the clean-up she is still "
             "listed. A policy that never deletes is full of ghosts."
         )
 
 
 def _heals(step: Step) -> None:
-    world = World(step)
-    world.redis["alice"] = None
-    world.play(["h_ts", "h_set"])
-    if world.entry().get("gwId") != OLD:
-        raise _Refused(
+    cluster = ModelCluster(step)
+    cluster.redis["alice"] = None
+    cluster.play(["h_ts", "h_set"])
+    if cluster.entry().get("gwId") != OLD:
+        raise WrongAnswer(
             "Redis had lost alice's entry, and her heartbeat did not bring it back. Whole, with "
             "the name of her gateway."
         )
@@ -132,21 +124,21 @@ def _heals(step: Step) -> None:
 
 def _stays_within_bounds(step: Step) -> None:
     for order in all_orders():
-        world = World(step)
+        cluster = ModelCluster(step)
         for action in order:
-            before = world.entry()
-            world.play([action])
-            after = world.entry()
+            before = cluster.entry()
+            cluster.play([action])
+            after = cluster.entry()
             gateway = GATEWAY_OF[THREAD_OF[action]]
             if after == before:
                 continue
             if action not in WRITES:
-                raise _Refused(
+                raise WrongAnswer(
                     f"In {action!r} alice's entry changed. Looking must not write it: between "
                     "looking and writing, others write."
                 )
             if after.get("gwId", gateway) not in (gateway, before.get("gwId")):
-                raise _Refused(
+                raise WrongAnswer(
                     f"In {action!r}, {gateway} wrote the name of another gateway. It knows of its "
                     "own users only."
                 )
@@ -155,14 +147,14 @@ def _stays_within_bounds(step: Step) -> None:
 def _keeps_to_state(step: Step) -> None:
     """Two worlds side by side must not know of each other."""
     for order in all_orders()[::7]:
-        alone = World(step)
+        alone = ModelCluster(step)
         alone.play(order)
-        together, beside = World(step), World(step)
+        together, beside = ModelCluster(step), ModelCluster(step)
         for action in order:
             together.play([action])
             beside.play([action])
         if alone.entry() != together.entry():
-            raise _Refused(
+            raise WrongAnswer(
                 "It remembers something outside of `state`, which two gateways could not share. "
                 'What a gateway remembers goes into state["mine"].'
             )
@@ -178,13 +170,13 @@ def _ends_well(step: Step, skew_s: float) -> None:
     count = f"{len(found.wrong)} of {len(found.played)} orders"
     if skew_s:
         speed = "slow" if skew_s < 0 else "fast"
-        raise _Refused(
+        raise WrongAnswer(
             f"With right clocks all orders end well; with gateway-02's clock {abs(skew_s):g} s "
             f"{speed}, {count} end wrong. What does it compare that two gateways see differently?",
             _picture(_simplest(found)),
         )
     bad = _simplest(found)
-    raise _Refused(f"{count} end wrong. {_why(bad)}", _picture(bad))
+    raise WrongAnswer(f"{count} end wrong. {_why(bad)}", _picture(bad))
 
 
 def _simplest(found: Exploration) -> Played:
@@ -198,7 +190,7 @@ def _picture(bad: Played) -> Picture:
 
 def _why(bad: Played) -> str:
     entry = bad.entries[-1]
-    if bad.end is End.DEAD:
+    if bad.end is OrderEnd.DEAD:
         why = "gateway-01 has the last word, although alice has left it. Who may write?"
     elif entry:
         why = "What is left is half an entry, which names nobody. Who wrote into nothing?"

@@ -1,4 +1,4 @@
-"""What is a question, and what does a judge say?"""
+"""Exercises: what is a question, and what does a judge say?"""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ class Judgement(NamedTuple):
     ok: bool
     hint: str = ""
     evidence: Picture | str = ""
+
+
+class WrongAnswer(Exception):
+    """An answer is wrong; the text is the hint, `evidence` the case in which it is."""
+
+    def __init__(self, hint: str, evidence: Picture | str = "") -> None:
+        super().__init__(hint)
+        self.evidence = evidence
+
+    @property
+    def judgement(self) -> Judgement:
+        return Judgement(False, str(self), self.evidence)
 
 
 class NotJudged(Exception):

@@ -1,4 +1,4 @@
-"""What do the real scripts do in every order there is?
+"""Interleavings: what do the real scripts do in every order there is?
 
 Each order is played by the very classes that gateways use, over a real link to a real server: a
 policy for gateway-01, one for gateway-02, and a director that lets one step happen at a time. No
@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from wsdemo.lab.cluster.cluster import POLICIES as OF_A_LAB
 from wsdemo.lab.cluster.directors import Gates, HeldLink, HeldVerbs
 from wsdemo.lab.races.models import QUIET_S, STEP_S
 from wsdemo.lab.races.orders import (
@@ -32,21 +31,11 @@ from wsdemo.lab.races.stage import HandClock, Stage
 from wsdemo.presence import Claim, Presence, Refresh, Register, Registration, Renewal
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
-from wsdemo.rig.clocks import WallClock
-from wsdemo.rig.policies.first_tries import CheckThenDeletePresence, PlainPresence
+from wsdemo.rig.policies import POLICIES, policy_named
 from wsdemo.settings import Keyspace, Limits, Timing
 
 SKEWS: Final = (0.0, -10.0, 10.0)
 """By how much gateway-02's clock is wrong, in seconds."""
-
-POLICIES: Final[dict[str, Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]]] = {
-    "plain": PlainPresence,
-    "seed": OF_A_LAB["seed"],
-    "check-then-delete": CheckThenDeletePresence,
-    "timestamp": OF_A_LAB["timestamp"],
-    "fenced": OF_A_LAB["fenced"],
-}
-"""From no protection to all of it."""
 
 OLD_CLAIM: Final = Claim(USER, "old-connection", OLD)
 NEW_CLAIM: Final = Claim(USER, "new-connection", NEW)
@@ -64,7 +53,7 @@ def explore(
     """Play every order under a policy.
 
     Args:
-        policy: a key of `POLICIES`.
+        policy: the name of one of `wsdemo.rig.policies`.
         skew_s: by how many seconds gateway-02's clock is ahead.
         orders: which; by default all that are feasible.
         redis: address of a Redis to use; by default the search of `wsdemo.redis.server`.
@@ -86,16 +75,10 @@ def explore_all(
 ) -> list[Exploration]:
     """Play every order under every policy and skew, on one server; otherwise as `explore`."""
     for policy in policies:
-        require_policy(policy)
+        policy_named(policy)
     chosen = all_orders() if orders is None else tuple(orders)
     cases = [(policy, skew_s) for policy in policies for skew_s in skews]
     return in_a_thread(_explore_all(cases, chosen, redis))
-
-
-def require_policy(policy: str) -> None:
-    """Complain about a policy that does not exist."""
-    if policy not in POLICIES:
-        raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
 
 
 def in_a_thread(work: Coroutine[Any, Any, T]) -> T:
@@ -162,7 +145,8 @@ class _Play:
     def _directed(self, gateway: str) -> HeldVerbs:
         gates = Gates()
         link: Any = HeldLink(self._link, gates)
-        presence = POLICIES[self._policy](link, self._keyspace, Timing(), self._clocks[gateway])
+        make, clock = policy_named(self._policy).make, self._clocks[gateway]
+        presence = make(link, self._keyspace, Timing(), clock)
         return HeldVerbs(presence, gates)
 
     async def play(self, order: Sequence[Action]) -> Played:

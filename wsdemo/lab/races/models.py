@@ -1,4 +1,4 @@
-"""What is a policy, without Redis, gateways or clocks of one's own?
+"""Models: what is a presence policy, without Redis, gateways or clocks of one's own?
 
 A function `step(state, action)`, which changes a dict. That is enough to play every order, and it
 is what a reader can write in ten minutes. What a model says about the real thing is worth as much
@@ -134,7 +134,7 @@ MODELS: Final[dict[str, Step]] = {
 """What the real policies do, as far as orders are concerned."""
 
 
-class World:
+class ModelCluster:
     """Redis, two gateways that cannot see each other, and two clocks; alice has been registered
     with gateway-01 for a while.
     """
@@ -178,7 +178,7 @@ class World:
 
 def play(step: Step, order: Sequence[Action], skew_s: float = 0.0, name: str = "") -> Played:
     """Play one order with a model."""
-    world, entries = World(step, skew_s), []
+    world, entries = ModelCluster(step, skew_s), []
     for action in order:
         world.play([action])
         entries.append(world.entry())

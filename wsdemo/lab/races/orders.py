@@ -1,4 +1,4 @@
-"""In how many orders can three things happen, and which of them end badly?
+"""Interleavings: in how many orders can three things happen, and which of them end badly?
 
 Three threads of two steps each, as the two gateways of a moved user run them: gateway-01 renews
 her lease, gateway-01 cleans up after her, gateway-02 registers her. First each looks (at its
@@ -16,11 +16,12 @@ import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from wsdemo.lab.trace.frames import REDIS, normal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Action = Literal["h_ts", "h_set", "c_read", "c_del", "r_ts", "r_set"]
 Order = tuple[Action, ...]
@@ -115,7 +116,7 @@ def distance(one: Sequence[Action], other: Sequence[Action]) -> int:
 # --- how it ended ------------------------------------------------------------------------------
 
 
-class End(StrEnum):
+class OrderEnd(StrEnum):
     """What Redis says about alice in the end. She is at gateway-02."""
 
     CORRECT = "correct"
@@ -125,9 +126,9 @@ class End(StrEnum):
     """The entry names gateway-01, where nobody is any more."""
 
 
-def end_of(entry: Mapping[str, Any]) -> End:
+def end_of(entry: Mapping[str, Any]) -> OrderEnd:
     """Return what an entry means, at the end."""
-    return {NEW: End.CORRECT, OLD: End.DEAD}.get(entry.get("gwId", ""), End.LOST)
+    return {NEW: OrderEnd.CORRECT, OLD: OrderEnd.DEAD}.get(entry.get("gwId", ""), OrderEnd.LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Played:
     """The threads whose write did not count."""
 
     @property
-    def end(self) -> End:
+    def end(self) -> OrderEnd:
         return end_of(self.entries[-1])
 
     def words(self) -> list[str]:
@@ -167,6 +168,9 @@ class Played:
         """Return the order as a trace: an arrow leaves when a gateway looks, and arrives when it
         writes. One step a (production) second.
         """
+
+        import pandas as pd
+
         rows: list[dict[str, Any]] = []
         for step, action in enumerate(self.order):
             thread = THREAD_OF[action]
@@ -240,7 +244,7 @@ class Exploration:
     @property
     def wrong(self) -> tuple[Played, ...]:
         """The orders after which Redis does not say where alice is."""
-        return tuple(one for one in self.played if one.end is not End.CORRECT)
+        return tuple(one for one in self.played if one.end is not OrderEnd.CORRECT)
 
     def __getitem__(self, order: Sequence[Action]) -> Played:
         for one in self.played:
@@ -248,12 +252,15 @@ class Exploration:
                 return one
         raise KeyError(f"this order was not played: {' '.join(order)}")
 
-    def count(self, end: End) -> int:
+    def count(self, end: OrderEnd) -> int:
         """Return how many orders ended so."""
         return sum(one.end is end for one in self.played)
 
     def table(self) -> pd.DataFrame:
         """Return a row for each order: its end, and what Redis named after each step."""
+
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "order": [" ".join(one.order) for one in self.played],
@@ -272,7 +279,7 @@ class Exploration:
         several, the one that is nearest to the calm order in which one thing follows the other.
         None when all orders end well, or none does.
         """
-        good = [one for one in self.played if one.end is End.CORRECT]
+        good = [one for one in self.played if one.end is OrderEnd.CORRECT]
         calm = [action for action in CALM if action in self.played[0].order]
         pairs = [
             (distance(bad.order, near.order), distance(bad.order, calm), i, j)
@@ -288,21 +295,24 @@ class Exploration:
         return (
             f"<Exploration of {self.policy}, gateway-02's clock {self.skew_s:+g} s: "
             f"{len(self.wrong)} of {len(self.played)} orders end wrong "
-            f"({self.count(End.LOST)} lost, {self.count(End.DEAD)} at the dead gateway); "
+            f"({self.count(OrderEnd.LOST)} lost, {self.count(OrderEnd.DEAD)} at the dead gateway); "
             f"by {self.by}>"
         )
 
 
 def summary(explorations: Iterable[Exploration]) -> pd.DataFrame:
     """Return a row for each exploration, and how its orders ended."""
+
+    import pandas as pd
+
     rows = [
         {
             "policy": one.policy,
             "skew (s)": one.skew_s,
             "orders": len(one.played),
             "wrong": len(one.wrong),
-            "lost": one.count(End.LOST),
-            "dead gateway": one.count(End.DEAD),
+            "lost": one.count(OrderEnd.LOST),
+            "dead gateway": one.count(OrderEnd.DEAD),
         }
         for one in explorations
     ]

@@ -1,4 +1,4 @@
-"""Does an order that ends badly on paper end so on running gateways?
+"""Replay: does an order that ends badly on paper end so on running gateways?
 
 Two real gateways, a real client that moves from one to the other. Her heartbeat, her clean-up and
 her new registration are begun by the gateways themselves, as always; a director stops each one
@@ -16,20 +16,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final
 
 from wsdemo.client import Client
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.directors import Gates, HeldLink, HeldVerbs, Place
-from wsdemo.lab.races.interleavings import POLICIES, in_a_thread, require_policy
+from wsdemo.lab.races.interleavings import in_a_thread
 from wsdemo.lab.races.models import QUIET_S, STEP_S
 from wsdemo.lab.races.orders import NEW, OLD, THREAD_OF, USER, Action, Played
 from wsdemo.lab.races.stage import HandClock, Stage
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
+from wsdemo.rig.policies import policy_named
 from wsdemo.settings import GatewaySettings, Timing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIMING: Final = Timing(heartbeat_s=6.0, presence_ttl_s=1800.0)
 """Production seconds. At the lab's pace a heartbeat comes within a tenth of a second, and a lease
@@ -61,13 +63,15 @@ def replay(
     """Play one order on two running gateways; otherwise as `interleavings.explore`."""
 
     async def run() -> Replayed:
+        import pandas as pd
+
         entries, trace = [], pd.DataFrame()
         async for _, entry, cluster in replay_steps(order, policy, skew_s, redis=redis):
             entries.append(entry)
             trace = cluster.trace()
         return Replayed(Played(tuple(order), policy, skew_s, tuple(entries)), trace)
 
-    require_policy(policy)
+    policy_named(policy)
     return in_a_thread(run())
 
 
@@ -75,7 +79,7 @@ async def replay_steps(
     order: Sequence[Action], policy: str, skew_s: float = 0.0, *, redis: str | None = None
 ) -> AsyncIterator[tuple[Action, dict[str, str], Cluster]]:
     """Play one order on two running gateways; yield each step, alice's entry after it, the lab."""
-    require_policy(policy)
+    policy_named(policy)
     clocks = {OLD: HandClock(), NEW: HandClock(skew_s)}
     async with _StagedCluster(policy, clocks, redis) as cluster:
         alice = await cluster.connect(USER, to=OLD)
@@ -119,7 +123,7 @@ class _StagedCluster(Cluster):
     def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
         name, gates = settings.gateway_id, Gates()
         held: Any = HeldLink(link, gates)
-        presence = POLICIES[self.policy](
+        presence = policy_named(self.policy).make(
             held, settings.keyspace, settings.timing, self._hand_clocks[name]
         )
         director = self.directors[name] = HeldVerbs(presence, gates)

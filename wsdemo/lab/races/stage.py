@@ -1,4 +1,4 @@
-"""How do three verbs that are under way at once happen in exactly this order?
+"""Schedule: how do three concurrent verbs happen in exactly this order?
 
 All three are begun and stopped before they start; then one step of one of them is let go at a
 time, and the next one follows when it has been answered. Between steps the hand clocks of the

@@ -1,12 +1,13 @@
-"""How long was each message on its way, and on which part of it?"""
+"""Latency: how long was each message on its way, and on which part of it?"""
 
 from __future__ import annotations
 
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from wsdemo.lab.trace import frames
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOCAL: Final = "same gateway"
 ACROSS: Final = "across gateways"
@@ -27,6 +28,9 @@ def latencies(trace: pd.DataFrame) -> pd.DataFrame:
     stage that was not on the way. Seconds of the trace: messages travel at their own pace, no
     matter how fast the clock of the laboratory is.
     """
+
+    import pandas as pd
+
     trace = frames.normal(trace)
     arrived = trace[(trace["msg_id"] != "") & trace["t_recv"].notna()]
     sent, asked, told, delivered = (
@@ -61,6 +65,9 @@ def moves(trace: pd.DataFrame, scale: float = 1.0) -> pd.DataFrame:
     Args:
         scale: production seconds per second of the trace.
     """
+
+    import pandas as pd
+
     ahead: dict[str, float] = {}
     last: dict[str, tuple[str, float]] = {}
     rows = []

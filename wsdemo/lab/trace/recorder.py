@@ -1,4 +1,4 @@
-"""What happened, in which order, and who saw it?
+"""Tracing: what happened, in which order, and who saw it?
 
 Gateways and clients of one process report events on one monotonic clock. The recorder keeps
 them, and turns them into a trace: a table with one row for each arrow between two lanes and for
@@ -16,12 +16,13 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final
 
 from wsdemo.events import Event, Kind
 from wsdemo.lab.trace.frames import REDIS, normal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LIMIT: Final = 1_000_000
 """Events kept; the oldest go first, so that a lab left running over night stays small."""
@@ -73,6 +74,9 @@ class Recorder:
         Args:
             until: leave out what happened later than this (on the recorder's clock).
         """
+
+        import pandas as pd
+
         samples = [dict(sample) for sample in list(self._samples)]
         rows = [row for row in _rows(self.events) + samples if row["t"] <= until]
         rows.sort(key=lambda row: row["t"])

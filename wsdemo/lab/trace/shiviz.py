@@ -1,4 +1,4 @@
-"""What could have known of what? The trace as a log with vector clocks, for ShiViz.
+"""Vector clocks: what could each event have known of? The trace as a log for ShiViz.
 
 ShiViz (https://bestchai.bitbucket.io/shiviz/) draws a space-time diagram that one can search,
 fold and compare with another. It does not look at times: every event carries a vector clock, how
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import Any, Final, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsdemo.lab.trace.frames import arrows, normal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARSER: Final = r"(?<host>\S+) (?<clock>{.*?}) (?<event>.*)"
 """How ShiViz shall read a line; it stands on the first line of the file."""
@@ -35,6 +36,16 @@ class Stamp(NamedTuple):
     host: str
     clock: dict[str, int]
     text: str
+
+
+def happened_before(one: Stamp, other: Stamp) -> bool:
+    """Say whether the first event can have influenced the second: its clock is smaller.
+
+    Two events neither of which happened before the other are concurrent.
+    """
+    return one.clock != other.clock and all(
+        count <= other.clock.get(host, 0) for host, count in one.clock.items()
+    )
 
 
 class _Event(NamedTuple):

@@ -16,11 +16,11 @@ from wsdemo.drawing.style import (
     VERMILLION,
     Picture,
     claim,
-    counted,
     in_house_style,
     note,
     picture,
 )
+from wsdemo.drawing.words import counted
 from wsdemo.proof.chaos.bounds import PROMISED_S
 from wsdemo.proof.chaos.cluster import SCALE
 from wsdemo.proof.chaos.convergence import convergences, promised_s

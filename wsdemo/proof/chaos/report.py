@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from wsdemo.drawing.style import counted, duration
+from wsdemo.drawing.words import counted, duration
 from wsdemo.proof.chaos.bounds import (
     ALLOWANCE_S,
     CALM_S,

@@ -10,9 +10,7 @@ import html
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from wsdemo.proof.checker.invariants import Invariant
 from wsdemo.proof.checker.machine import OUTCOMES
@@ -29,6 +27,9 @@ from wsdemo.proof.checker.states import (
     renamed,
     tokens_of,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOBODY: Final = "-"
 
@@ -125,6 +126,9 @@ class Counterexample:
 
     def table(self) -> pd.DataFrame:
         """Return a row for each step: who, what, answer, owner after, token, fence."""
+
+        import pandas as pd
+
         cells = [{"step": n, **one.cells()} for n, one in enumerate(self.rows, 1)]
         for one in cells[len(self) :]:
             one["what"] = f"{one['what']}, nothing else happens"

@@ -1,1 +1,52 @@
-"""Who may say where a user is? Each policy is one file."""
+"""Presence policies: which rules of who may say where a user is can a gateway run under?
+
+This table is the only list of them. A policy is one file beside this one, with the four verbs of
+`wsdemo.presence.Presence`, and one line here; the laboratory, the exploration of orders and the
+figures take it from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from wsdemo.presence import Presence
+from wsdemo.redis.link import RedisLink
+from wsdemo.rig.clocks import WallClock
+from wsdemo.rig.policies.check_then_delete import CheckThenDeletePresence
+from wsdemo.rig.policies.fenced import fenced_presence
+from wsdemo.rig.policies.go_demo import SeedPresence
+from wsdemo.rig.policies.plain import PlainPresence
+from wsdemo.rig.policies.timestamp import TimestampPresence
+from wsdemo.settings import Keyspace, Timing
+
+
+class PresencePolicy(NamedTuple):
+    """How the presence of a gateway is made, and what it is called in a figure."""
+
+    make: Callable[[RedisLink, Keyspace, Timing, WallClock], Presence]
+    title: str
+
+
+PRODUCT: Final = "fenced"
+"""The policy of the product: the only one under which a gateway runs as a process of its own."""
+
+POLICIES: Final[dict[str, PresencePolicy]] = {
+    "plain": PresencePolicy(PlainPresence, "plain SET + DEL"),
+    "seed": PresencePolicy(SeedPresence, "the demo: CAS on SET only"),
+    "check-then-delete": PresencePolicy(CheckThenDeletePresence, "the demo, check then DEL"),
+    "timestamp": PresencePolicy(TimestampPresence, "CAS by timestamp"),
+    PRODUCT: PresencePolicy(fenced_presence, "fencing token"),
+}
+"""From no protection at all to full protection."""
+
+
+def policy_named(name: str) -> PresencePolicy:
+    """Return a policy by its name.
+
+    Raises:
+        ValueError: there is no such policy; the text lists those that there are.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"there is no policy {name!r}; choose one of {', '.join(POLICIES)}")
+    return POLICIES[name]

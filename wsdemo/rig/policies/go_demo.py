@@ -1,4 +1,4 @@
-"""What does the Go demo's presence do, to the letter?
+"""The Go demo: what does its presence do, to the letter?
 
 The demo says that its compare-and-set keeps a late clean-up from removing a newer session. Its
 code compares on one of three verbs only:

@@ -1,4 +1,4 @@
-"""What would a careful engineer write who trusts clocks?
+"""Compare-and-set by timestamp: what would a careful engineer write who trusts clocks?
 
 Every verb compares before it writes, each in one script, and the newest timestamp wins. This is
 what the Go demo begins with `register`, carried through to the end:

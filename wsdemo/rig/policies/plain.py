@@ -1,6 +1,7 @@
-"""What does presence look like before anybody thinks of races, and after the first thought?
+"""No compare-and-set: what does presence look like before anybody thinks of races?
 
-Two policies for lesson 05, behind the four verbs like all others. Nobody should use them.
+Register and refresh write, release deletes. For lesson 05, behind the four verbs like all others.
+Nobody should use it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable, Sequence
 
 from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
 from wsdemo.redis.link import LINK_ERRORS, RedisLink
-from wsdemo.rig.policies.go_demo import SeedPresence
 from wsdemo.settings import Keyspace, Timing
 
 
@@ -56,15 +56,3 @@ class PlainPresence:
         await asyncio.gather(
             self._link.call("HSET", key, *entry), self._link.call("PEXPIRE", key, self._ttl_ms)
         )
-
-
-class CheckThenDeletePresence(SeedPresence):
-    """The demo's presence with the first fix that comes to mind: look whose entry it is, and
-    delete it if it is ours. Right, but for what happens in between.
-    """
-
-    async def release(self, claim: Claim) -> bool:
-        key = self._keyspace.presence(claim.user)
-        if await self._link.call("HGET", key, "connId") != claim.conn_id.encode():
-            return False
-        return bool(await self._link.call("DEL", key))

@@ -1,5 +1,6 @@
-"""What does Redis say about a user, moment by moment? Nobody is told when a lease runs down, so
-it has to be asked.
+"""Lease samples: what does Redis say about a user, moment by moment?
+
+Redis tells nobody how a lease runs down, so it has to be asked again and again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ EVERY_S: Final = 1.0
 """Production seconds between two samples."""
 
 
-class Watch:
+class LeaseSampler:
     """Samples the entries of chosen users and what is left of their leases, into the record."""
 
     def __init__(
@@ -33,13 +34,13 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, users: Iterable[str]) -> None:
-        """From now on, watch these as well."""
+        """From now on, sample these as well."""
         self._users |= dict.fromkeys(users)
         if self._task is None and self._users:
-            self._task = asyncio.create_task(self._look(), name="watch")
+            self._task = asyncio.create_task(self._look(), name="lease sampler")
 
     async def stop(self) -> None:
-        """Watch nobody any more. Idempotent."""
+        """Sample nobody any more. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -1,0 +1,90 @@
+"""Reset: how does a learner get the original back, and keep what was written?
+
+`make reset LESSON=04`: what somebody has written is kept under another name, which nothing had
+before. The original is the notebook as it was committed, or else one that is built and run anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import subprocess
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from tools import lessons
+from tools.notebook import build, comes_from, is_edited, read_if_any, text_of, write
+from tools.notebook_runner import execute, take_timing
+
+GIT_TIMEOUT_S: Final = 20.0
+
+
+def reset(source: Path, today: date) -> list[str]:
+    """Restore both copies of a lesson; return what was done, in words.
+
+    What somebody has written is kept under another name, which nothing had before.
+
+    Raises:
+        RuntimeError: the lesson does not run here, so its original cannot be made.
+    """
+    done = []
+    for solved in (False, True):
+        path = lessons.target(source, solved=solved)
+        edited = is_edited(source, solved=solved)
+        if solved and not edited:
+            continue  # It was not asked for, and nothing is wrong with it.
+        original = _committed(source, solved=solved) or _made_anew(source, solved=solved)
+        kept = _keep(path, today) if edited else None
+        write(path, original)
+        name = path.relative_to(lessons.ROOT)
+        if kept is not None:
+            done.append(f"{name} is the original again; yours is {kept.relative_to(lessons.ROOT)}")
+        else:
+            done.append(f"{name} is the original again; nothing of yours was in it")
+    return done
+
+
+def _keep(path: Path, today: date) -> Path:
+    """Copy a file to a name that is free, and return it."""
+    content = path.read_bytes()
+    for number in itertools.count(1):
+        again = f"-{number}" if number > 1 else ""
+        copy = path.with_name(f"{path.stem}-my-copy-{today.isoformat()}{again}{path.suffix}")
+        with contextlib.suppress(FileExistsError), copy.open("xb") as file:
+            file.write(content)
+            return copy
+    raise AssertionError("numbers do not end")
+
+
+def _committed(source: Path, *, solved: bool) -> bytes | None:
+    """Return a copy as it was committed; None without git, or when it is of another source."""
+    path = lessons.target(source, solved=solved)
+    try:
+        shown: bytes = subprocess.run(
+            ["git", "show", f"HEAD:./{path.name}"],
+            cwd=path.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=GIT_TIMEOUT_S,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        committed = Path(folder, path.name)
+        committed.write_bytes(shown)
+        notebook = read_if_any(committed)
+    if notebook is None:
+        return None
+    return shown if comes_from(notebook, source, solved) else None
+
+
+def _made_anew(source: Path, *, solved: bool) -> bytes:
+    notebook = build(source, solved=solved)
+    problem = execute(notebook)
+    if problem:
+        raise RuntimeError(f"{source.stem} does not run here: {problem}")
+    take_timing(notebook)
+    return text_of(notebook).encode()

@@ -1,0 +1,127 @@
+"""Users: how do the clients of a cluster come, lose heartbeats and go?
+
+Each user is a real client with randomness of its own, whatever the order in which they come. The
+record hears each one through a tap that can be closed: who has vanished reports nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from wsdemo.client import Client
+from wsdemo.events import Event, Kind
+from wsdemo.lab.cluster.crowd import Heartbeats
+from wsdemo.lab.cluster.hosts import EventTap
+from wsdemo.lab.trace.recorder import Recorder
+from wsdemo.rig.wire import Bundle
+from wsdemo.settings import ClientSettings
+
+AT_A_TIME: Final = 100
+"""Users of a crowd who connect at the same time."""
+
+
+class Population:
+    """The users of a cluster, by their names.
+
+    Args:
+        settings: of their clients.
+        recorder: hears what they report.
+        rng: gives each user randomness of its own, by a name.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, recorder: Recorder, rng: Callable[[str], random.Random]
+    ) -> None:
+        self.clients: dict[str, Client] = {}
+        self._settings = settings
+        self._recorder = recorder
+        self._rng = rng
+        self._taps: dict[str, EventTap] = {}
+        self._heartbeats: dict[str, Heartbeats] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._crowd = 0
+
+    def require_new(self, user: str, drop_pings: float) -> None:
+        """Refuse a user who is here already, and a loss that is no probability.
+
+        Raises:
+            ValueError: one of the two.
+        """
+        if user in self.clients:
+            raise ValueError(f"{user} is here already, at {self.clients[user].gateway_id}")
+        if not 0 <= drop_pings <= 1:
+            raise ValueError(f"drop_pings is a probability, not {drop_pings!r}")
+
+    async def connect(self, user: str, urls: Sequence[str], drop_pings: float) -> Client:
+        """Connect a user to the first of these addresses; the others are for failover."""
+        tap = self._taps[user] = EventTap(self._recorder.emit)
+        heartbeats = Heartbeats(user, self._rng(f"{user} heartbeats"), tap, time.monotonic)
+        heartbeats.loss = drop_pings
+        self._heartbeats[user] = heartbeats
+        client = Client(
+            user,
+            urls,
+            settings=self._settings,
+            emit=tap,
+            rng=self._rng(user),
+            should_ping=heartbeats,
+        )
+        self.clients[user] = client
+        try:
+            await client.start()
+        except BaseException:
+            self.clients.pop(user, None)
+            raise
+        return client
+
+    def next_numbers(self, users: int) -> range:
+        """Return numbers for so many more users of a crowd; the first one ever is 1."""
+        first, self._crowd = self._crowd + 1, self._crowd + users
+        return range(first, first + users)
+
+    def drop_pings(self, user: str, probability: float, following: int) -> None:
+        """From now on heartbeats of a user get lost: so many following ones, or each by chance.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        if not 0 <= probability <= 1 or following < 0:
+            raise ValueError("a probability lies between 0 and 1, and a count is not negative")
+        heartbeats = self._heartbeats[user]
+        heartbeats.loss, heartbeats.lose_next = probability, following
+
+    async def disconnect(self, user: str) -> None:
+        """The user says goodbye."""
+        await self.clients.pop(user).close()
+
+    def vanish(self, user: str, wire: Bundle) -> None:
+        """Nothing more is heard of a user, in either direction; her client does not report it."""
+        client = self.clients.pop(user)
+        self._taps[user].close()
+        wire.drop()
+        self._recorder.emit(
+            Event(
+                Kind.WS_CLOSE,
+                time.monotonic(),
+                user,
+                user=user,
+                gateway=client.gateway_id,
+                conn_id=client.conn_id,
+                reason="vanished",
+            )
+        )
+        # The wire drops the client's own goodbye as well.
+        task = asyncio.create_task(client.close(), name=f"{user} vanishes")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def stop(self) -> None:
+        """Let all users say goodbye. Idempotent."""
+        clients, self.clients = list(self.clients.values()), {}
+        await asyncio.gather(*(client.close() for client in clients))
+        if self._leaving:
+            await asyncio.wait(self._leaving)

@@ -1,0 +1,50 @@
+"""Trace: what does a recorded run say about who was where, and who believed what?
+
+Everything here takes the trace as a DataFrame and returns new frames; nothing is changed in place.
+Times are those of the trace (measured seconds) unless a name says otherwise. A trace has a row for
+each observed event, with the columns of `COLUMNS`.
+"""
+
+from wsdemo.lab.trace.frames.columns import (
+    COLUMNS,
+    NOT_LOST,
+    REDIS,
+    arrows,
+    empty,
+    gateways,
+    is_lane,
+    moments,
+    normal,
+    span,
+    users,
+    window,
+)
+from wsdemo.lab.trace.frames.mismatch import Mismatch, mismatches, wrong_beliefs
+from wsdemo.lab.trace.frames.stays import Stay, belief, departures, named_at, truth, where
+from wsdemo.lab.trace.frames.verdict import NO_ENTRY, verdicts
+
+__all__ = [
+    "COLUMNS",
+    "NOT_LOST",
+    "NO_ENTRY",
+    "REDIS",
+    "Mismatch",
+    "Stay",
+    "arrows",
+    "belief",
+    "departures",
+    "empty",
+    "gateways",
+    "is_lane",
+    "mismatches",
+    "moments",
+    "named_at",
+    "normal",
+    "span",
+    "truth",
+    "users",
+    "verdicts",
+    "where",
+    "window",
+    "wrong_beliefs",
+]

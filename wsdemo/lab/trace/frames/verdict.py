@@ -1,0 +1,97 @@
+"""Verdicts: what did presence answer to each write, and what did the answer mean for the user?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from wsdemo.lab.trace.frames.columns import seen_at
+from wsdemo.lab.trace.frames.stays import Stay, belief, named_at, truth
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def verdicts(
+    trace: pd.DataFrame, *, scale: float = 1.0, ttl_s: float | None = None
+) -> pd.DataFrame:
+    """Return what presence said to each write, and what that meant for the user.
+
+    Columns: t, user, gateway, verb (register, refresh, release), ok, reason, and `effect`, which
+    is known from truth and belief just before:
+
+    * saved: a late write of an old connection was rejected, while Redis named the gateway at
+      which the user lived on a newer one; without the comparison she would have been lost;
+    * lost: a release of an old connection was accepted, which until then was so;
+    * refused: a register was rejected although the user was nowhere else;
+    * empty: it made no difference.
+
+    The reason of a release that found nothing to remove is "no entry": nothing was compared.
+    """
+
+    import pandas as pd
+
+    named = named_at(trace)
+    # What goes on at the end of the trace goes on at its last row, too.
+    stays = _by_user(truth(trace, math.inf))
+    listed = _by_user(belief(trace, scale=scale, ttl_s=ttl_s, until=math.inf))
+    rows = []
+    for row in trace[trace["kind"].isin(_VERBS)].itertuples():
+        t = seen_at(row)
+        verb = _VERBS[row.kind] or _REJECTED.get(row.reason, "register")
+        # Whoever is rejected was so because of the newer one, even if that is yet to be told.
+        early = {} if row.ok else named
+        home = next(
+            (
+                stay
+                for stay in stays.get(row.user, ())
+                if min(stay.start, early.get(stay.conn_id, stay.start)) <= t < stay.end
+            ),
+            None,
+        )
+        said = next((s.gateway for s in listed.get(row.user, ()) if s.start < t <= s.end), "")
+        found = row.ok or verb != "release" or bool(said)
+        rows.append(
+            {
+                "t": t,
+                "user": row.user,
+                "gateway": row.gateway,
+                "verb": verb,
+                "ok": row.ok,
+                "reason": "" if row.ok else row.reason if found else NO_ENTRY,
+                "effect": _effect(verb, row.ok, row.conn_id, home, said),
+            }
+        )
+    columns = ["t", "user", "gateway", "verb", "ok", "reason", "effect"]
+    return pd.DataFrame(rows, columns=columns).sort_values("t", ignore_index=True)
+
+
+NO_ENTRY: Final = "no entry"
+"""A release was not rejected by a rule: there was nothing to remove."""
+
+_VERBS: Final = {
+    "presence_set": "register",
+    "presence_refresh": "refresh",
+    "presence_del": "release",
+    "presence_reject": "",
+}
+_REJECTED: Final = {"not owner": "release", "superseded": "refresh", "closed": "refresh"}
+"""Which verb is rejected for which reason; the others are registers."""
+
+
+def _by_user(stays: Iterable[Stay]) -> dict[str, list[Stay]]:
+    out: dict[str, list[Stay]] = {}
+    for stay in stays:
+        out.setdefault(stay.user, []).append(stay)
+    return out
+
+
+def _effect(verb: str, ok: bool, conn_id: str, home: Stay | None, said: str) -> str:
+    if verb == "register":
+        return "refused" if not ok and home is None else ""
+    if home is None or home.conn_id == conn_id or said != home.gateway:
+        return ""
+    if not ok:
+        return "saved"
+    return "lost" if verb == "release" else ""

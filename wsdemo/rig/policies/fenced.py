@@ -1,0 +1,20 @@
+"""Fencing tokens: what is the product's own presence, as one policy among the others?
+
+Redis hands out a token before the write, and every later write shows it. No clock of a gateway is
+asked, so the wall clock is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from wsdemo.presence import Presence, RedisPresence
+from wsdemo.redis.link import RedisLink
+from wsdemo.settings import Keyspace, Timing
+
+
+def fenced_presence(
+    link: RedisLink, keyspace: Keyspace, timing: Timing, wall_clock: Callable[[], float]
+) -> Presence:
+    """Return the presence that every gateway of the product has."""
+    return RedisPresence(link, keyspace, timing)
