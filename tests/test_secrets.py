@@ -22,9 +22,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.gateway.cluster import gateway
 from wsdemo import Client
 from wsdemo.addresses import SettingsError, redacted, redis_url, without_secrets
@@ -143,7 +144,7 @@ def placed(place: str, password: str, port: int) -> str:
 
 
 @pytest.mark.parametrize("place", REDIS_PLACES)
-@settings(max_examples=8)
+@examples(8)
 @given(password=PASSWORDS, encoded=st.booleans())
 @example(password=ODD_ONES[0], encoded=False)
 @example(password=ODD_ONES[1], encoded=False)
@@ -182,7 +183,7 @@ def test_no_odd_character_lets_a_password_out(place: str, password: str) -> None
 
 
 @pytest.mark.parametrize("place", REDIS_PLACES)
-@settings(max_examples=3)
+@examples(3)
 @given(password=PASSWORDS)
 def test_no_mistake_on_a_command_line_repeats_an_address(place: str, password: str) -> None:
     """An address in the wrong place, or behind a misspelled flag, is not repeated either."""
@@ -204,7 +205,7 @@ def test_no_mistake_on_a_command_line_repeats_an_address(place: str, password: s
 
 
 @pytest.mark.parametrize("place", GATEWAY_PLACES)
-@settings(max_examples=8)
+@examples(8)
 @given(password=PASSWORDS, encoded=st.booleans())
 def test_no_client_prints_a_password_of_a_gateway(
     place: str, password: str, encoded: bool, closed_port: int

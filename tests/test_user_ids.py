@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.gateway.cluster import Raw, gateway
 from tests.processes import GatewayProcess, User, gateways
 from wsdemo import Client
@@ -196,7 +197,7 @@ def outcome(read: Any, data: bytes) -> Any:
     return message
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(
     st.lists(COLONS, max_size=3).map("".join),
     st.lists(COLONS, max_size=3).map("".join),

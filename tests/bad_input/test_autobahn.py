@@ -22,6 +22,7 @@ import pytest
 
 from tests.bad_input.conftest import Start
 from tests.bad_input.test_frames import close, in_pieces
+from tests.examples import rounds
 from tests.gateway.cluster import Raw, frame
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
@@ -351,14 +352,14 @@ async def test_groups_9_and_10_the_longest_message_comes_through_however_it_is_c
 @pytest.mark.parametrize("size", [len(OURS), 64, 256, 1_024, 4_096])
 async def test_group_9_a_thousand_round_trips_lose_nothing(start: Start, size: int) -> None:
     """One by one, and all in one go."""
-    gateway = await start()
+    gateway, count = await start(), rounds(500)
     async with await Raw.register(gateway, "mallory") as raw:
         said = frame(padded(size))
-        for _ in range(500):
+        for _ in range(count):
             raw.writer.write(said)
             assert await raw.hear() == ANSWER
-        raw.writer.write(said * 500)
-        for _ in range(500):
+        raw.writer.write(said * count)
+        for _ in range(count):
             assert await raw.hear() == ANSWER
 
 

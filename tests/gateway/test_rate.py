@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from wsdemo.gateway.rate import Rate
 
 
@@ -26,7 +27,7 @@ class Bucket:
 
 
 # Powers of two, so that both ways of counting are exact and no rounding decides.
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     st.sampled_from([0.5, 1.0, 4.0, 1024.0]),
     st.integers(1, 12),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 
 from tests.bad_input.test_fields import said
 from tests.conftest import LOOPS
+from tests.examples import examples
 from tests.gateway.cluster import Raw, frame, gateway
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
@@ -291,18 +292,9 @@ class Conversations(RuleBasedStateMachine):
 def test_everybody_hears_what_the_model_says(
     shared_server: BundledServer, fast_frames: bool, loop: str
 ) -> None:
-    """Forty plays of up to thirty steps each, always the same."""
+    """In plays of up to thirty steps each, always the same ones."""
     run_state_machine_as_test(
         lambda: Conversations(shared_server, fast_frames, loop),
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=30,
-            derandomize=True,
-            database=None,
-            deadline=None,
-            print_blob=True,
-            suppress_health_check=[HealthCheck.too_slow],
-            # A step that fails may take its whole deadline to do so: no time to look for less.
-            phases=[Phase.generate],
-        ),
+        # A step that fails may take its whole deadline to do so: no time to look for less.
+        settings=examples(40, stateful_step_count=30, phases=[Phase.generate]),
     )

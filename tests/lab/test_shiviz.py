@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from wsdemo.lab import Lab
 from wsdemo.lab.trace.frames import arrows, empty, normal
 from wsdemo.lab.trace.shiviz import PARSER, Stamp, stamps, to_shiviz
@@ -110,7 +111,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(rows)
 def test_the_clocks_of_any_trace_are_the_relation_happened_before(
     drawn: list[tuple[str, str, int, int | None]],
