@@ -14,6 +14,7 @@ from tests.gateway.cluster import Raw
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 
+NOT_A_COUNT: tuple[Any, ...] = ("1", 1.5, -1, 2**53, None, [], True)
 UNKNOWN = {"type": "error", "error": "Unknown message type", "code": "unknown_type"}
 NO_USER_ID = {
     "type": "error",
@@ -91,7 +92,7 @@ async def test_row_48_who_registers_says_a_name(one: Gateway, case: bytes) -> No
     }
     | {
         f"att {value!r}": said(type="register", userId="mallory", att=value)
-        for value in ("1", 1.5, -1, 2**53, None, [], True)
+        for value in NOT_A_COUNT
     }
     | {"inst of 65": said(type="register", userId="mallory", inst="i" * 65)}
 )

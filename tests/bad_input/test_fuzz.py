@@ -453,10 +453,10 @@ def test_whatever_is_published_reaches_nobody_whom_it_does_not_name(
             await User.register("bob", running.url) as bob,
         ):
             text = data
-            for user in PARTIES:
-                session = running.registry.by_user(user)
+            for party in PARTIES:
+                session = running.registry.by_user(party)
                 assert session is not None
-                text = text.replace(f"CONN-{user}".encode(), session.conn_id.encode())
+                text = text.replace(f"CONN-{party}".encode(), session.conn_id.encode())
             try:
                 decode_envelope(text)
                 malformed = 0

@@ -104,7 +104,7 @@ async def test_what_waits_for_a_client_is_bounded_without_any_deadline(
     shared_server: BundledServer, keyspace: Keyspace, bound: dict[str, int]
 ) -> None:
     """By its number, and by its bytes."""
-    limits = ENDLESS | NO_OUTBOX_LIMIT | bound
+    limits: dict[str, Any] = ENDLESS | NO_OUTBOX_LIMIT | bound
     async with gateway(shared_server, keyspace, write_deadline_s=1e4, **limits) as running:
         await _write_to_a_deaf_one(running, "x" * 15_000)
         assert running.counters.outbox_overflows == 1
@@ -114,7 +114,7 @@ async def test_who_takes_no_byte_is_hung_up_on_although_nothing_overflows(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """The write deadline."""
-    limits = ENDLESS | NO_OUTBOX_LIMIT
+    limits: dict[str, Any] = ENDLESS | NO_OUTBOX_LIMIT
     async with gateway(shared_server, keyspace, write_deadline_s=0.2, **limits) as running:
         await _write_to_a_deaf_one(running, "x" * 1_000)
         assert running.counters.slow_consumers == 1
@@ -155,7 +155,7 @@ async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_
     shared_server: BundledServer, keyspace: Keyspace, slow_mint: asyncio.Event
 ) -> None:
     """1013 with `retryAfterMs`, while the one before it still registers, and succeeds."""
-    limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
+    limits: dict[str, Any] = {"concurrent_registers": 1, "register_queue_s": 0.05}
     async with (
         gateway(shared_server, keyspace, **limits) as running,
         await Raw.open(running) as first,

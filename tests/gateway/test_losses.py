@@ -112,7 +112,7 @@ async def test_neighbours_of_many_resets_get_every_message_and_every_pong(
                 assert talker.pongs == talker.pings > 0
                 await until(
                     f"{names[n]} has heard all that was routed to it",
-                    lambda n=n: talkers[n - 1].routed <= talkers[n].heard,
+                    lambda: talkers[n - 1].routed <= talkers[n].heard,
                 )
             assert not any(reader.done() for reader in readers), "nobody was closed"
         finally:

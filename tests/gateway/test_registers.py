@@ -215,7 +215,7 @@ async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_awa
     shared_server: BundledServer, keyspace: Keyspace, gates: Gates
 ) -> None:
     """The gauge of those who wait for their turn is back at 0."""
-    limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
+    limits: dict[str, Any] = {"concurrent_registers": 1, "register_queue_s": 0.05}
     async with gateway(shared_server, keyspace, **limits) as running:
         await running._desk.admission.acquire()
         async with contextlib.AsyncExitStack() as stack:
@@ -381,7 +381,11 @@ async def test_two_bursts_with_calm_between_them_are_not_closed(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Patience is with who is above its rate all the time; a calm begins it anew."""
-    limits = {"messages_per_s": 100.0, "message_burst": 10, "rate_patience_s": 0.2}
+    limits: dict[str, Any] = {
+        "messages_per_s": 100.0,
+        "message_burst": 10,
+        "rate_patience_s": 0.2,
+    }
     async with (
         gateway(shared_server, keyspace, **limits) as running,
         await Raw.register(running, "alice") as alice,
@@ -390,7 +394,7 @@ async def test_two_bursts_with_calm_between_them_are_not_closed(
         for _ in range(3):
             enough = running.counters.rate_limited + 10
             alice.writer.write(PING * 30)
-            await until("that was too much", lambda n=enough: running.counters.rate_limited > n)
+            await until("that was too much", lambda: running.counters.rate_limited > enough)
             excess = session._excess
             assert excess is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped
@@ -76,10 +77,12 @@ def test_every_cell_is_one_order(drawn: dict[str, Picture]) -> None:
     """The marks in a row are as many as its wrong orders; equal ends stand together."""
     one = explored()[3]
     fig = drawn["one row"]
-    marks = {line.get_marker(): len(line.get_xdata()) for line in fig.axes[0].lines}
+    marks = {line.get_marker(): np.size(line.get_xdata()) for line in fig.axes[0].lines}
     assert marks == {"o": one.count(End.LOST), "x": one.count(End.DEAD)}
     (mesh,) = fig.axes[0].collections
-    ends = mesh.get_array().ravel().tolist()
+    array = mesh.get_array()
+    assert array is not None
+    ends = array.ravel().tolist()
     assert ends == sorted(ends) and len(ends) == 45
 
 

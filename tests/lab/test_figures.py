@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -49,8 +50,8 @@ class Story:
         self._rows.append({"t": t / SCALE, "lane": lane, "kind": kind, **fields})
 
     def write(self, t: float, user: str, gateway: str, conn: str, kind: str, **more: Any) -> None:
-        fields = {"user": user, "gateway": gateway, "conn_id": conn, "peer": frames.REDIS}
-        fields |= {"t_recv": t / SCALE, "token": self._token}
+        fields: dict[str, Any] = {"user": user, "gateway": gateway, "conn_id": conn}
+        fields |= {"peer": frames.REDIS, "t_recv": t / SCALE, "token": self._token}
         self.row(t, gateway, f"presence_{kind}", **{**fields, **more})
 
     def reject(self, t: float, user: str, gateway: str, conn: str, reason: str) -> None:
@@ -463,7 +464,7 @@ def test_the_prediction_stands_on_the_sawtooth() -> None:
     assert "you said 30 s, measured 81 s" in words(fig)
     assert "You said 30 s." in fig.wsdemo_alt
     dashed = [line for line in fig.axes[0].lines if line.get_linestyle() == "--"]
-    assert [round(float(line.get_xdata()[0])) for line in dashed] == [70 + 30]
+    assert [round(float(np.ravel(line.get_xdata())[0])) for line in dashed] == [70 + 30]
 
 
 def test_too_many_strips_are_refused() -> None:

@@ -125,7 +125,7 @@ class TestMessages:
         assert (facts["slow"], facts["slow_p50"]) == (ACROSS, duration(carol))
         assert facts["ratio"] == number(carol / bob) and facts["messages"] == 2 * MESSAGES
         assert facts["slow_p99"] == duration(known["carol"][108])
-        assert f"{facts['ratio']} times" in fig._suptitle.get_text()
+        assert f"{facts['ratio']} times" in fig.get_suptitle()
         assert stages(talked).wsdemo_facts["local_p50"] == facts["fast_p50"]
         assert stages(talked).wsdemo_facts["across_p50"] == facts["slow_p50"]
 
@@ -212,7 +212,7 @@ class TestHerd:
         assert (facts["best"], facts["best_s"]) == (best, last[best])
         assert (facts["worst"], facts["worst_s"]) == (worst, last[worst])
         assert facts["best_end"] == f"after {number(last[best])} s"
-        assert facts["best_end"] in fig._suptitle.get_text()
+        assert facts["best_end"] in fig.get_suptitle()
         assert facts["worst_attempts"] == f"{number(len(runs[worst]) / USERS)} attempts"
         busiest = max(Counter(int(t * 10) for t in runs[worst]["t"]).values())
         assert facts["worst_peak"] == number(busiest * 10)
@@ -310,7 +310,7 @@ class TestSkewMap:
         assert (facts["attempts"], facts["rejected"]) == (60, rejected)
         assert facts["accepted"] == 60 - rejected
         assert (facts["agree"], facts["differ"]) == (56, 4)
-        assert "56 of 60" in fig._suptitle.get_text()
+        assert "56 of 60" in fig.get_suptitle()
         assert f"{rejected} were rejected" in fig.wsdemo_alt
 
     def test_a_cell_shows_the_share_of_it_that_the_rule_rejects(self) -> None:
@@ -365,7 +365,7 @@ class TestFalseOffline:
         assert facts["longer_rate"] == number(120 * 0.8 * 0.2**3)
         assert (facts["losses"], facts["ratio"], facts["loss"]) == (2, "3", "20")
         assert (facts["events"], facts["measured_rate"]) == (30, "2.5")
-        assert f"{facts['rate']} times an hour" in fig._suptitle.get_text()
+        assert f"{facts['rate']} times an hour" in fig.get_suptitle()
 
     def test_three_heartbeats_belong_to_the_column_of_less(self) -> None:
         """The column that ends at 3 holds the rate of exactly 3, and the next one that of more."""

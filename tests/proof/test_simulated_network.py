@@ -83,7 +83,8 @@ def test_writing_after_the_loss_of_a_connection_raises() -> None:
         end.write(b"too late")
         await asyncio.sleep(1.0)
         assert near.heard == [type(None)]
-        for late in (lambda: end.write(b"later"), end.write_eof):
+        writes: list[Callable[[], object]] = [lambda: end.write(b"later"), end.write_eof]
+        for late in writes:
             with pytest.raises(RuntimeError, match="the handler is closed"):
                 late()
 

@@ -60,6 +60,9 @@ async def test_replies_come_back_in_the_order_of_the_commands(link: RedisLink) -
 
 async def test_an_error_reply_belongs_to_its_own_command_only(link: RedisLink) -> None:
     """The one before and the one after have theirs."""
+    before: Any
+    error: Any
+    after: Any
     before, error, after = await asyncio.gather(
         link.call("ECHO", "a"),
         link.call("NOSUCHCOMMAND"),
@@ -497,7 +500,7 @@ async def test_what_was_published_before_unsubscribing_is_heard(
         leaving = asyncio.create_task(subscription.unsubscribe(), name="leaving")
 
         async def has_left() -> bool:
-            return await link.call("PUBSUB", "NUMSUB", "news") == [b"news", 0]
+            return bool(await link.call("PUBSUB", "NUMSUB", "news") == [b"news", 0])
 
         await until("the server knows that it has left", has_left)
         assert not leaving.done()

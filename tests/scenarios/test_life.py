@@ -54,7 +54,7 @@ async def drains(process: GatewayProcess) -> None:
     """Wait until it says that it is on its way out, and nothing else is wrong."""
 
     async def says_so() -> bool:
-        return (await readiness(process))["reasons"] == ["draining"]
+        return bool((await readiness(process))["reasons"] == ["draining"])
 
     await until(f"{process.gateway_id} says that it drains", says_so)
 

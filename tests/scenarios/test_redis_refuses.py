@@ -25,7 +25,7 @@ from tests.redis_states import SLOW_TO_LOAD, STATES, load_quickly, many_keys, re
 from tests.waiting import until
 from wsdemo import Client
 from wsdemo.gateway.server import Gateway
-from wsdemo.protocol import Code
+from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
@@ -86,10 +86,10 @@ async def register(of: Gateway, user: str) -> int | None:
         return connection.close_code
 
 
-async def talk(alice: Client, seconds: float) -> set[str]:
+async def talk(alice: Client, seconds: float) -> set[Status | None]:
     """Let alice write to bob for a while; return what became of her messages."""
     ends_at = time.monotonic() + seconds
-    statuses: set[str] = set()
+    statuses: set[Status | None] = set()
     while time.monotonic() < ends_at:
         statuses.add((await alice.send("bob", "x")).status)
         await asyncio.sleep(0.05)
@@ -115,8 +115,8 @@ async def test_users_outlive_a_redis_that_answers_and_refuses(
         assert (await alice.send("bob", "x")).status == "routed"
         async with state(server, database):
             for running in (first, second):
-                await until("it is not ready", lambda running=running: not running.ready)
-                await until("it knows why", lambda running=running: word in str(reasons(running)))
+                await until("it is not ready", lambda: not running.ready)
+                await until("it knows why", lambda: word in str(reasons(running)))
                 status, because = await readiness(running)
                 assert status == 503 and word in because
                 assert word in str(running.stats()["reasons"])
@@ -125,7 +125,7 @@ async def test_users_outlive_a_redis_that_answers_and_refuses(
             assert statuses <= ({"routed"} if name == "full" else {"routed", "busy"})
             assert not first.ready and not second.ready
         for running in (first, second):
-            await until("it is ready again", lambda running=running: running.ready)
+            await until("it is ready again", lambda: running.ready)
             assert await readiness(running) == (200, "")
         assert await register(first, "carol") is None
         await until("all are present again", lambda: are_present(database, alice, bob))

@@ -43,7 +43,7 @@ def test_a_committed_notebook_is_whole_and_small(source: Path, solved: bool) -> 
     """Counts 1..n, no error, no widget state, valid, no machine's path, at most 400 kB."""
     path = build.target(source, solved=solved)
     notebook = committed(source, solved)
-    nbformat.validate(notebook)  # type: ignore[no-untyped-call]
+    nbformat.validate(notebook)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
     kinds = {output.output_type for cell in notebook.cells for output in cell.get("outputs", [])}
