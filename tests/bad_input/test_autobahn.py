@@ -4,7 +4,7 @@ That suite wants an echo server. Here texts are JSON, so an echo is the answer t
 a message that a user sends to itself; binary frames are refused (1003), and nothing is compressed,
 so groups 12 and 13 have nothing to find. Where RFC 6455 leaves a choice, this is ours: a text that
 is not UTF-8 is found when it ends, not before (1007), and a frame longer than it has to be encoded
-is read (row 33).
+is read (bad input 33).
 
 Each case is said in one packet, and again in small ones. What must come is all that may come: a
 case that leaves the connection open ends with a message to oneself, which must come next. Pongs may

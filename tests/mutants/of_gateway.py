@@ -128,7 +128,7 @@ _SESSIONS: Final = (
         "        if msg_id is not None:\n            self.send(ack_text(msg_id, Status.BUSY))\n",
         "        if msg_id is not None and now - excess.told_at >= RATE_NOTICE_S:\n"
         "            excess.told_at = now\n            self.send(ack_text(msg_id, Status.BUSY))\n",
-        _in("bad_input/test_rate_and_auth", "row_77_who_asks_for_many_names_meets_the_same_rate"),
+        _in("bad_input/test_rate_and_auth", "messages_to_unknown_users_count_for_the_rate"),
     ),
     Mutant(
         "an excess is never over",
@@ -143,7 +143,10 @@ _SESSIONS: Final = (
         "            if self._excess is None:\n"
         "                self._excess = _Excess(now, -math.inf)\n",
         "            self._excess = _Excess(now, -math.inf)\n",
-        _in("bad_input/test_rate_and_auth", "row_69_who_is_above_the_rate_is_told_and_then_let_go"),
+        _in(
+            "bad_input/test_rate_and_auth",
+            "a_client_above_its_rate_is_warned_and_then_closed_with_4008",
+        ),
     ),
     Mutant(
         "what is said behind a register is kept without a bound",
@@ -234,7 +237,7 @@ _SESSIONS: Final = (
         _SESSION,
         "        self._socket.no_deadline()\n",
         "",
-        _in("bad_input/test_rate_and_auth", "row_67_who_does_not_register_is_let_go"),
+        _in("bad_input/test_rate_and_auth", "a_client_that_does_not_register_is_closed_with_4001"),
     ),
     Mutant(
         "a release that Redis did not answer is not owed",
@@ -267,7 +270,7 @@ _SESSIONS: Final = (
         _SESSION,
         "max(0.0, limits.auth_delay_s - late_s)",
         "max(0.0, limits.auth_delay_s / 1000 - late_s)",
-        _in("bad_input/test_rate_and_auth", "row_71_every_bad_token_has_the_same_answer"),
+        _in("bad_input/test_rate_and_auth", "every_bad_token_gets_the_same_answer"),
     ),
 )
 
@@ -348,7 +351,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "        self.last_read = self._front.clock()\n        self.pinged_at = 0.0\n",
         "        self.last_read = self._front.clock()\n",
-        _in("bad_input/test_rate_and_auth", "row_75_who_answers_no_ping_is_forgotten"),
+        _in("bad_input/test_rate_and_auth", "a_client_that_answers_no_ping_is_closed_with_4009"),
     ),
     Mutant(
         "a whole frame that is short is left to wait for a byte more",
@@ -369,7 +372,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "            self._control_paid_until = paid_until\n",
         "            pass\n",
-        _in("bad_input/test_frames", "row_36_control_frames_have_a_rate_of_their_own"),
+        _in("bad_input/test_frames", "a_flood_of_control_frames_is_closed_with_4008"),
     ),
     Mutant(
         "who is over-run at the door is armed and kept",
@@ -1024,7 +1027,7 @@ _LIVES: Final = (
         _SERVER,
         '        if request.method not in {"GET", "HEAD"}:\n',
         '        if request.method == "PUT":\n',
-        _in("bad_input/test_handshake", "row_20_pages_are_read_and_nothing_else"),
+        _in("bad_input/test_handshake", "a_page_answers_get_and_head_and_405_to_other_methods"),
     ),
     Mutant(
         "the last drop of a draining gateway is a code that says never",
@@ -1242,7 +1245,7 @@ EQUIVALENT_IN_GATEWAY: Final[tuple[Equivalent, ...]] = (
             _SOCKET,
             "            if not self._at_boundary:\n                break  # The session",
             "            if self._talker is None:\n                break  # The session",
-            _in("bad_input/test_frames", "row_32_what_is_said_behind_a_goodbye_is_not_heard"),
+            _in("bad_input/test_frames", "frames_after_a_close_frame_are_ignored"),
         ),
         "Whatever closes a socket tells its session in the same call, and a session that has ended "
         "hears nothing. What is left of the data is read and dropped, the one way or the other.",
@@ -1275,7 +1278,10 @@ EQUIVALENT_IN_GATEWAY: Final[tuple[Equivalent, ...]] = (
             _SOCKET,
             "        self._front.counters.connections_accepted += 1\n        self._disarm()\n",
             "        self._front.counters.connections_accepted += 1\n",
-            _in("bad_input/test_rate_and_auth", "row_67_who_does_not_register_is_let_go"),
+            _in(
+                "bad_input/test_rate_and_auth",
+                "a_client_that_does_not_register_is_closed_with_4001",
+            ),
         ),
         "A session begins with a deadline of its own, in the same call, and a socket has one timer "
         "only: the new one takes the place of the old one.",

@@ -323,7 +323,7 @@ _OUTCOME: Final = (
         "redis/fitness.py",
         "version[0] < OLDEST_VERSION",
         "version[0] <= OLDEST_VERSION",
-        _tests("scenarios/test_faults", "row_54_a_redis_that_is_too_old_is_one_line"),
+        _tests("scenarios/test_faults", "a_redis_that_is_too_old_is_refused_at_the_start"),
     ),
     Mutant(
         "a server that keeps its settings to itself is warned of",
@@ -720,7 +720,7 @@ _VOCABULARY: Final = (
         "protocol.py",
         "len(keys) > MAX_KEYS",
         "len(keys) > MAX_KEYS + 1",
-        _tests("bad_input/test_json", "row_43_an_object_has_not_too_many_keys"),
+        _tests("bad_input/test_json", "too_many_keys_are_answered_with_invalid"),
     ),
 )
 
