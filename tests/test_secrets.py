@@ -8,8 +8,6 @@ no part of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import json
 import logging
 import os
@@ -17,7 +15,7 @@ import socket
 import string
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +25,7 @@ from hypothesis import strategies as st
 
 from tests.examples import examples
 from tests.gateway.cluster import gateway
+from tests.programs import said_by
 from wsdemo import Client
 from wsdemo.addresses import SettingsError, redacted, redis_url, without_secrets
 from wsdemo.client import __main__ as client_program
@@ -98,32 +97,6 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
-
-
-@contextlib.contextmanager
-def all_that_is_written() -> Iterator[io.StringIO]:
-    """Collect stdout, stderr and the log; leave logging as it was."""
-    root, written = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers[:], root.level
-    try:
-        with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
-            yield written
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
-def said_by(program: Callable[[list[str]], int | None], *arguments: str) -> str:
-    """Run a program in this process, to its end, which must be a mistake; return all it said."""
-    with all_that_is_written() as written:
-        try:
-            code = program(list(arguments))
-        except SystemExit as ended:
-            code = ended.code  # type: ignore[assignment]
-    said = written.getvalue()
-    assert code == 2, said
-    assert len(said.splitlines()) == 1, said
-    return said
 
 
 AMBIGUOUS = {
@@ -300,15 +273,18 @@ def test_the_laboratory_tells_where_redis_is_and_no_more(
 @pytest.mark.parametrize(
     ("program", "arguments", "odd"),
     [
-        ("gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[0]), "/"),
-        ("gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[1]), "@"),
-        ("gateway", ("-id", "g", "-port", "0"), "#"),
-        ("gateway", ("-id", "g", "-port", "0"), "%2F"),
-        ("redis", ("-redis", REDIS_PLACES[0], "--call", "PING"), "?"),
-        ("redis", ("--call", "PING"), ":"),
-        *[("client", ("-user", "a", "-gateway", place), "/") for place in GATEWAY_PLACES[5:]],
-        ("lab.demo", (), "%23"),
-        ("lab.build", ("--rest", REDIS_PLACES[0]), " "),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[0]), "/"),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[1]), "@"),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0"), "#"),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0"), "%2F"),
+        ("wsdemo.redis", ("-redis", REDIS_PLACES[0], "--call", "PING"), "?"),
+        ("wsdemo.redis", ("--call", "PING"), ":"),
+        *[
+            ("wsdemo.client", ("-user", "a", "-gateway", place), "/")
+            for place in GATEWAY_PLACES[5:]
+        ],
+        ("wsdemo.lab.demo", (), "%23"),
+        ("tools.build_notebooks", ("--rest", REDIS_PLACES[0]), " "),
     ],
 )
 @pytest.mark.timeout(120)
@@ -321,7 +297,7 @@ def test_no_process_prints_a_password(
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     environment["WSDEMO_REDIS_URL"] = placed(REDIS_PLACES[0], password, closed_port)
     ended = subprocess.run(
-        [sys.executable, "-m", f"wsdemo.{program}", *words],
+        [sys.executable, "-m", program, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -27,7 +27,7 @@ from tests.gateway.cluster import Raw, frame
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 
-pytestmark = [pytest.mark.both_loops, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.both_loops, pytest.mark.timeout(120)]
 
 Frames = list[tuple[int, bytes]]
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10

@@ -90,6 +90,7 @@ def violated(**world: object) -> set[str]:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_the_simulation_finds_the_bugs_of_the_go_demo() -> None:
     """Under the demo's presence, users who are there have the wrong entry or none (P8), and
     entries are not whole (P4).
@@ -98,6 +99,7 @@ def test_the_simulation_finds_the_bugs_of_the_go_demo() -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_the_simulation_finds_a_release_that_deletes_what_is_not_its_own() -> None:
     """One comparison less in release.lua, and P1 is violated within a few seeds."""
     assert RELEASE.text != BOGUS_RELEASE
@@ -137,6 +139,7 @@ def _runs(process: psutil.Process) -> bool:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+@pytest.mark.slow
 async def test_no_worker_outlives_the_command(number: signal.Signals) -> None:
     """However it ends in the middle of many seeds, its processes end as well."""
     command = [sys.executable, "-m", "wsdemo.proof.simulate", "--seeds", "1000", "--processes", "2"]

@@ -199,6 +199,7 @@ def _skip(
         ("every fifth message is not delivered", {"lost", "calm"}),
     ],
 )
+@pytest.mark.slow
 def test_the_simulation_sees(
     mistake: str, claims: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

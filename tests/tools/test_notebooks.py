@@ -112,7 +112,13 @@ async def run_all_at_once(client: AsyncKernelClient, notebook: Any) -> list[str]
     return [statuses[message] for message in asked]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(source, marks=[pytest.mark.slow] if number else [], id=source.stem)
+        for number, source in enumerate(SOURCES)
+    ],
+)
 async def test_all_cells_queued_at_once_run_and_run_again(source: Path) -> None:
     """Run All loses no cell, and running everything again in the same kernel is safe."""
     notebook = build.build(source, solved=False)
