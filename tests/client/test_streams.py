@@ -315,6 +315,7 @@ async def test_a_gateway_that_does_not_answer_is_named_within_a_second() -> None
         assert await alice.ended() == 0
 
 
+@pytest.mark.slow
 async def test_nobody_to_be_reached_is_one_line_and_exit_code_2() -> None:
     """After the lines that said so at once, and without the password of the address."""
     async with Piped("-user", "alice", "-gateway", "ws://me:s3cr3t@127.0.0.1:1/ws") as alice:

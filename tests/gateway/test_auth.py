@@ -245,6 +245,7 @@ async def test_a_token_from_the_command_line_opens_a_gateway_of_the_command_line
     assert SECRET.decode() not in log and "WRONG-TOKEN" not in log and token.strip() not in log
 
 
+@pytest.mark.slow
 async def test_a_secret_from_the_command_line_is_its_owner_s_and_is_not_overwritten(
     tmp_path: Path,
 ) -> None:

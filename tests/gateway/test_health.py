@@ -18,7 +18,7 @@ from wsdemo.redis.connection import CommandError
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace, Timing
 
-pytestmark = pytest.mark.both_loops
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.both_loops]
 
 PING = frame(b'{"type":"ping"}')
 PONG = {"type": "pong"}

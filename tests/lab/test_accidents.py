@@ -15,6 +15,8 @@ from wsdemo.lab.cluster.hosts import Process
 from wsdemo.lab.trace import frames
 from wsdemo.protocol import Status
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 
 def kinds(cluster: Cluster, lane: str) -> list[str]:
     trace = cluster.trace()

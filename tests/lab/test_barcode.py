@@ -13,6 +13,8 @@ from wsdemo.lab.figures.crossing import crossing
 from wsdemo.lab.races.models import MODELS, explore_model
 from wsdemo.lab.races.orders import End, Exploration, all_orders
 
+pytestmark = pytest.mark.xdist_group("barcode")
+
 ROWS = [(p, s) for p in MODELS for s in (0.0, -10.0, 10.0)]
 
 
@@ -86,6 +88,7 @@ def test_every_cell_is_one_order(drawn: dict[str, Picture]) -> None:
     assert ends == sorted(ends) and len(ends) == 45
 
 
+@pytest.mark.slow
 def test_the_same_figure_gives_the_same_bytes() -> None:
     """A pure function of the explorations."""
     one, two = (to_png(barcode(explored()[:6])) for _ in range(2))

@@ -18,6 +18,8 @@ from wsdemo.lab.races.models import MODELS, State, Step
 from wsdemo.lab.races.orders import Action, all_orders
 from wsdemo.redis.server import BundledServer
 
+pytestmark = pytest.mark.xdist_group("checks_orders_and_clocks")
+
 fenced = MODELS["fenced"]
 
 

@@ -30,6 +30,8 @@ from wsdemo.lab.figures.ledger import ACCEPTED, REJECTED
 from wsdemo.lab.plots import availability, detection, ledger, ribbons, sawtooth
 from wsdemo.lab.trace import frames
 
+pytestmark = pytest.mark.xdist_group("figures")
+
 SCALE = 60.0
 TTL_S = 90.0
 HEARTBEAT_S = 30.0
@@ -216,6 +218,7 @@ def test_words_agree_with_their_number(drawn: Mapping[str, Picture]) -> None:
             assert "1 users" not in said.replace("of 1 users", "")
 
 
+@pytest.mark.slow
 def test_the_same_trace_gives_the_same_bytes() -> None:
     """Each figure is a pure function of the trace."""
     once, again = ([to_png(fig) for fig in figures(["alice"]).values()] for _ in range(2))

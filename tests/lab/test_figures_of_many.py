@@ -27,6 +27,8 @@ from wsdemo.lab.plots import false_offline, herd, latency, skew_map, stages
 from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.journeys import ACROSS, LOCAL, STAGES, latencies, moves
 
+pytestmark = pytest.mark.xdist_group("figures_of_many")
+
 MESSAGES = 110
 
 
@@ -136,6 +138,7 @@ class TestMessages:
         share = (middle["to_redis_s"] + middle["from_redis_s"]) / sum(middle.values())
         assert stages(talked).wsdemo_facts["redis_share"] == round(100 * share)
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self, talked: pd.DataFrame) -> None:
         """Pure functions of the trace."""
         for draw in (latency, stages):
@@ -256,6 +259,7 @@ class TestHerd:
         assert found["user"].tolist() == ["alice", "", "alice"]
         assert found["accepted"].tolist() == [False, False, True]
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self, runs: dict[str, pd.DataFrame]) -> None:
         """A pure function of the runs."""
         assert to_png(herd(runs, CAPACITY)) == to_png(herd(runs, CAPACITY))
@@ -321,6 +325,7 @@ class TestSkewMap:
         assert shares[-1, 0] == 1 and shares[0, -1] == 0
         assert shares.mean() == pytest.approx(0.5, abs=0.06)
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self) -> None:
         """A pure function of the points."""
         assert to_png(skew_map(measured())) == to_png(skew_map(measured()))
@@ -377,6 +382,7 @@ class TestFalseOffline:
         assert rates[row, 0] == pytest.approx(false_offline_rate(30, 90, loss))
         assert rates[row, 1] == pytest.approx(false_offline_rate(30, 91, loss))
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self) -> None:
         """A pure function of its arguments."""
         assert to_png(false_offline()) == to_png(false_offline())

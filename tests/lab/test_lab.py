@@ -15,6 +15,8 @@ import pytest
 from wsdemo.lab import Lab, progress
 from wsdemo.redis.server import BundledServer, ServerError
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:

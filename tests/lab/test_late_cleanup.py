@@ -13,6 +13,8 @@ import pytest
 from wsdemo.lab.cluster.cluster import Cluster, late_cleanup
 from wsdemo.lab.cluster.directors import HeldVerbs
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 
 async def entries(policy: str) -> list[dict[str, str]]:
     return [entry async for _, entry, _ in late_cleanup(policy)]

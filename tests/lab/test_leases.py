@@ -18,6 +18,8 @@ from wsdemo.lab.leases import (
 )
 from wsdemo.settings import Timing
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 
 @pytest.mark.parametrize(
     ("ttl_s", "losses"), [(30, 0), (59, 1), (60, 1), (61, 2), (90, 2), (90.5, 3), (120, 3)]

@@ -14,6 +14,8 @@ from wsdemo.lab.races.replay import replay, replay_steps
 from wsdemo.lab.trace import frames
 from wsdemo.redis.server import BundledServer
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 SEEDED = [("seed", 0.0), ("seed", -10.0), ("timestamp", -10.0)]
 
 
@@ -24,6 +26,7 @@ def explored(shared_server: BundledServer) -> dict[tuple[str, float], tuple[Play
     return {(one.policy, one.skew_s): one.wrong for one in found}
 
 
+@pytest.mark.slow
 def test_every_minimal_failing_order_fails_on_running_gateways_too(
     shared_server: BundledServer,
 ) -> None:

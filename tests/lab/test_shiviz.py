@@ -17,6 +17,8 @@ from wsdemo.lab import Lab
 from wsdemo.lab.trace.frames import arrows, empty, normal
 from wsdemo.lab.trace.shiviz import PARSER, Stamp, stamps, to_shiviz
 
+pytestmark = pytest.mark.xdist_group("shiviz")
+
 LINE = re.compile(PARSER.replace("(?<", "(?P<"))
 
 

@@ -59,6 +59,8 @@ from wsdemo.proof.history import (
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.process import CONTEXT, TROUBLES, GatewayProcess, Log
 
+pytestmark = pytest.mark.xdist_group("chaos")
+
 SEED = 7
 WITHIN_S = 400
 """A minute, and what a busy machine makes of it."""

@@ -17,7 +17,7 @@ import pytest
 from tests.processes import GatewayDied, GatewayProcess, User, gateways
 from wsdemo.redis.server import BundledServer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 
 # Thirty times faster than production: a heartbeat a second, a lease of three.
 FAST = (

@@ -29,7 +29,7 @@ from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 
 
 # --- a gateway dies at a precise moment ----------------------------------------------------------

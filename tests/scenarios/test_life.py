@@ -23,7 +23,7 @@ from tests.processes import GatewayDied, GatewayProcess, User, gateways
 from tests.waiting import until
 from wsdemo.redis.server import BundledServer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 
 LONG = ("--drain-notice-s", "300")
 """A notice that only ends when it is told to."""

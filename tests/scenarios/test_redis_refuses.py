@@ -30,7 +30,7 @@ from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
-pytestmark = [pytest.mark.both_loops, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.both_loops, pytest.mark.timeout(90)]
 
 FAST = Timing().scaled(60)
 KEYSPACE = Keyspace("t:")
@@ -103,7 +103,13 @@ async def are_present(database: Any, *clients: Client) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if number > 1 else [])
+        for number, name in enumerate(STATES)
+    ],
+)
 async def test_users_outlive_a_redis_that_answers_and_refuses(
     server: BundledServer, database: Any, name: str
 ) -> None:
