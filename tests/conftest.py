@@ -49,7 +49,11 @@ def pytest_asyncio_loop_factories(
     has one loop: that of a gateway as people start it.
     """
     if item.get_closest_marker("both_loops"):
-        return dict([*LOOPS.items()][-1:]) if PROFILE == "fast" else LOOPS
+        asyncio_mark = item.get_closest_marker("asyncio")
+        names_its_own = asyncio_mark is not None and "loop_factories" in asyncio_mark.kwargs
+        if PROFILE == "fast" and not names_its_own:
+            return dict([*LOOPS.items()][-1:])
+        return LOOPS
     return {"asyncio": LOOPS["asyncio"]}
 
 

@@ -318,7 +318,7 @@ async def test_a_client_of_the_kit_takes_such_names(pair: tuple[Gateway, Gateway
         assert (receipt.status, message.sender, message.content) == ("routed", "auth0|x", "你好")
 
 
-async def test_who_does_not_match_is_turned_away_and_never_looked_for(
+async def test_an_id_that_does_not_match_the_pattern_is_refused_and_never_looked_up(
     pair: tuple[Gateway, Gateway],
 ) -> None:
     """4513 for who wants in; for who is written to, the answer of an absent user."""

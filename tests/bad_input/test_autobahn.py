@@ -304,7 +304,7 @@ GOOD_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 
 BAD_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
 
 
-async def test_group_7_a_goodbye_is_answered_with_its_own_code(start: Start) -> None:
+async def test_group_7_a_close_frame_is_answered_with_its_own_code(start: Start) -> None:
     """Also between the fragments of a message; 1002 for a code that means nothing."""
     begun = part(b"a", first=True)
     cases = {

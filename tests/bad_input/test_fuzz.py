@@ -439,7 +439,7 @@ def named(data: bytes) -> set[str]:
 
 @examples(500)
 @given(data=ENVELOPES)
-def test_whatever_is_published_reaches_nobody_whom_it_does_not_name(
+def test_a_published_envelope_reaches_only_the_user_it_names(
     loop: asyncio.AbstractEventLoop, stage: Stage, data: bytes
 ) -> None:
     """What is not ours is counted, and the next envelope is heard. (A well-formed kick or bounce

@@ -473,7 +473,7 @@ async def test_a_refused_token_whose_successor_is_good_is_no_end_at_the_start(
 
 
 @pytest.mark.slow
-async def test_who_gets_ever_new_tokens_that_are_refused_does_not_hammer() -> None:
+async def test_a_client_whose_new_tokens_are_refused_backs_off() -> None:
     """A function that mints them without end: each refusal doubles the pause."""
     dialled_at: list[float] = []
 

@@ -69,7 +69,7 @@ async def test_a_bye_goes_before_the_codes_that_libraries_cannot_read_and_before
         assert await last_words(alice) == [*said, (code, reason)]
 
 
-async def test_who_has_not_registered_yet_is_told_as_well(one: Gateway) -> None:
+async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> None:
     """A drain meets connections in every state; each that is a WebSocket hears a bye."""
     async with await Raw.open(one) as raw:
         await until("it has a session", lambda: one._front and one._front.sockets)

@@ -124,7 +124,7 @@ values = (
 
 @examples(600)
 @given(st.lists(st.tuples(tokens, values), max_size=4), st.permutations(list(USUAL.items())))
-def test_whatever_takes_the_short_way_is_accepted_by_the_long_one(
+def test_a_handshake_on_the_fast_path_is_accepted_by_the_general_parser(
     changes: list[tuple[str, str]], usual: list[tuple[str, str]]
 ) -> None:
     """Changed, added and shuffled headers: never does the short way accept what the library does

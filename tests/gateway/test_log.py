@@ -515,7 +515,7 @@ async def test_a_gateway_lives_without_its_standard_streams(
 
 
 @pytest.mark.slow
-async def test_what_cannot_start_says_so_to_nobody_and_ends() -> None:
+async def test_a_gateway_that_cannot_start_ends_even_without_streams() -> None:
     """Exit code 2 within a moment, whatever is wrong with stderr."""
     command = [sys.executable, "-m", "wsdemo.gateway", "--id", "gateway-01", "--port", "nowhere"]
     read_end, write_end = os.pipe()

@@ -84,7 +84,7 @@ def session_of(running: Gateway, user: str) -> Session:
 
 @pytest.mark.parametrize("how", ["reset", "half-close", "goodbye"])
 @pytest.mark.parametrize("where", ["mint", "register", "registered"])
-async def test_who_goes_while_it_registers_leaves_nothing(
+async def test_a_client_that_leaves_while_it_registers_leaves_nothing(
     running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str, how: str
 ) -> None:
     """Gone during mint: no register is sent. Gone during register: no entry here nor in Redis."""
@@ -109,7 +109,7 @@ async def test_who_goes_while_it_registers_leaves_nothing(
     await raw.leave()
 
 
-async def test_who_goes_while_it_waits_for_its_turn_waits_no_longer(
+async def test_a_client_that_leaves_the_register_queue_frees_its_place(
     running: Gateway, gates: Gates
 ) -> None:
     """Those behind it move up, and nothing is asked of Redis for it."""
@@ -129,7 +129,7 @@ async def test_who_goes_while_it_waits_for_its_turn_waits_no_longer(
     await until("nothing is left", lambda: nothing_is_left(running))
 
 
-async def test_who_goes_at_the_very_moment_of_its_turn_gives_it_back(
+async def test_a_client_that_leaves_at_its_turn_to_register_frees_the_slot(
     running: Gateway, gates: Gates
 ) -> None:
     """The turn has been given to it, and it does not know yet."""

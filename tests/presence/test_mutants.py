@@ -47,7 +47,7 @@ def test_the_shipped_scripts_live_where_mutants_die(
 
 @pytest.mark.parametrize("change", EQUIVALENT, ids=str)
 @pytest.mark.slow
-def test_what_is_said_to_change_nothing_is_not_killed(
+def test_a_change_known_as_equivalent_is_not_killed(
     change: Equivalent, shared_server: BundledServer
 ) -> None:
     """Else it belongs to the mutants."""

@@ -144,7 +144,7 @@ async def test_the_time_that_our_own_loop_stood_still_is_not_counted_against_red
     assert (replies, link.timeouts, link.up) == ([b"x"], 0, True)
 
 
-async def test_what_waits_for_a_stalled_server_is_bounded(
+async def test_the_queue_for_a_stalled_server_is_bounded(
     link: RedisLink, own_server: BundledServer
 ) -> None:
     """The thousand and first command is refused as busy."""
@@ -423,7 +423,9 @@ async def test_a_connection_that_breaks_while_it_is_greeted_is_not_up(last_words
         (b"", r"closed the connection|reset by peer"),
     ],
 )
-async def test_what_is_no_redis_is_refused_with_what_it_says(says: bytes, reason: str) -> None:
+async def test_a_server_that_is_not_redis_is_refused_with_its_own_words(
+    says: bytes, reason: str
+) -> None:
     """Another program at the port, or a proxy without a server behind it: in one line."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -511,7 +513,7 @@ async def test_what_was_published_before_unsubscribing_is_heard(
         await link.stop()
 
 
-async def test_who_may_not_unsubscribe_leaves_all_the_same(own_server: BundledServer) -> None:
+async def test_a_gateway_that_may_not_unsubscribe_still_leaves(own_server: BundledServer) -> None:
     """At once, and not after a timeout."""
     link = RedisLink(own_server.url, Limits(), lambda up: None)
     await link.start()

@@ -282,7 +282,7 @@ async def test_a_server_without_room_for_another_client_says_so(password: bool) 
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
-async def test_what_a_server_says_before_we_have_said_anything_is_read(
+async def test_an_early_error_of_redis_is_read(
     hangs_up: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may arrive before the connection is ours: then it waits where nobody looks."""

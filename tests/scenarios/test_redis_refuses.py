@@ -250,7 +250,7 @@ async def _arrives(alice: Client, bob: Client) -> bool:
     return (await asyncio.wait_for(bob.receive(), 10)).content == "hello"
 
 
-async def test_who_leaves_while_redis_refuses_is_gone_when_it_takes_writes_again(
+async def test_a_user_who_leaves_while_redis_refuses_writes_is_offline_afterwards(
     server: BundledServer, database: Any
 ) -> None:
     """Her entry does not wait for its TTL, which is a minute and a half."""
