@@ -200,7 +200,9 @@ class Browser:
         )
         x, y = await self.until(what, place)
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            button = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
+            button: dict[str, Any] = (
+                {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
+            )
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     async def picture(self, path: Path) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 import redis.asyncio as redis_client
-from hypothesis import HealthCheck, settings
 
+from tests.examples import PROFILE
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
 
@@ -24,33 +23,36 @@ else:
 """The loops that a gateway runs on. Their transports differ in what they do to who writes to a
 connection that is gone, and a gateway as people start it runs on uvloop's."""
 
-# The same examples on every run: a test that fails now and then says little about the last change.
-# HYPOTHESIS_PROFILE=random looks at others, and at more of them; what it finds can be repeated
-# with the blob that it prints.
-_ALWAYS: dict[str, Any] = {
-    "deadline": None,  # The machine may be busy.
-    "database": None,
-    "print_blob": True,
-    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-}
-settings.register_profile("steady", derandomize=True, **_ALWAYS)
-settings.register_profile("random", max_examples=1_000, **_ALWAYS)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C back: a shell that starts a run in the background has it ignored, and whatever
     a test starts would inherit that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line("markers", "both_loops: run on each loop that a gateway may run on")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out of the fast profile, and take the time limits from the deep one."""
+    if PROFILE == "fast":
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+    if PROFILE == "deep":
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)
 
 
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run what is marked `both_loops` on each of them, and all else on asyncio's."""
+    """Run what is marked `both_loops` on each of them, and all else on asyncio's. The fast profile
+    has one loop: that of a gateway as people start it.
+    """
     if item.get_closest_marker("both_loops"):
+        asyncio_mark = item.get_closest_marker("asyncio")
+        names_its_own = asyncio_mark is not None and "loop_factories" in asyncio_mark.kwargs
+        if PROFILE == "fast" and not names_its_own:
+            return dict([*LOOPS.items()][-1:])
         return LOOPS
     return {"asyncio": LOOPS["asyncio"]}
 

@@ -95,7 +95,8 @@ async def busy(server: BundledServer, database: Any) -> AsyncIterator[None]:
     """A server that runs somebody's script and does nothing else."""
     await database.config_set("busy-reply-threshold", "10")
     hold = redis_client.Redis.from_url(server.url)
-    runs = asyncio.create_task(hold.eval("while true do end", 0), name="somebody's script")
+    forever: Any = hold.eval("while true do end", 0)
+    runs: asyncio.Task[Any] = asyncio.create_task(forever, name="somebody's script")
 
     async def refuses() -> bool:
         try:

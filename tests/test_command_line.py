@@ -221,7 +221,7 @@ def test_a_mistake_in_the_environment_is_one_line_too(
         (("SELECT", "99999"), "out of range"),
     ],
 )
-def test_what_redis_refuses_is_one_line(
+def test_a_command_refused_by_redis_is_one_line(
     words: tuple[str, ...], says: str, shared_server: BundledServer
 ) -> None:
     """`--call` passes on whatever it is given, as bytes, and repeats no secret."""

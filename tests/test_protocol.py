@@ -11,9 +11,10 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from wsdemo.protocol import (
     CLOSE_POLICIES,
     BadEnvelope,
@@ -69,7 +70,7 @@ def outcome(read: Any, data: bytes) -> Any:
 
 
 @given(DOCUMENTS | NEARLY, st.booleans(), st.booleans())
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 def test_the_fast_way_and_the_strict_way_agree_on_documents(
     document: dict[str, Any], ascii_only: bool, spaces: bool
 ) -> None:
@@ -87,7 +88,7 @@ def test_the_fast_way_and_the_strict_way_agree_on_documents(
 @example(b'{"type":"message","to":"bob","content":"x","x":NaN}')
 @example(b'{"type":"message","to":"alice","to":"bob"}')
 @example(b'{"type":"message","to":"bob","id":"1","id":"2"}')
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_the_fast_way_and_the_strict_way_agree_on_bytes(data: bytes) -> None:
     """Whatever they are, nothing but the documented refusals comes out."""
     assert outcome(decode, data) == outcome(decode_strict, data)
@@ -133,7 +134,6 @@ def test_the_id_of_a_message_has_1_to_64_characters(length: int) -> None:
 
 
 @given(st.text(max_size=30))
-@settings(deadline=None)
 def test_content_survives_gateway_redis_and_gateway(content: str) -> None:
     """From the sender's JSON through the envelope to the recipient's JSON, any text."""
     try:
@@ -157,7 +157,6 @@ def test_content_survives_gateway_redis_and_gateway(content: str) -> None:
 
 
 @given(st.binary(max_size=80) | DOCUMENTS.map(lambda d: json.dumps(d).encode()))
-@settings(deadline=None)
 def test_a_foreign_envelope_is_refused_in_one_way(data: bytes) -> None:
     """`BadEnvelope` and nothing else, so that one place can count it."""
     with contextlib.suppress(BadEnvelope):

@@ -8,8 +8,6 @@ no part of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import json
 import logging
 import os
@@ -17,15 +15,17 @@ import socket
 import string
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.gateway.cluster import gateway
+from tests.programs import said_by
 from wsdemo import Client
 from wsdemo.addresses import SettingsError, redacted, redis_url, without_secrets
 from wsdemo.client import __main__ as client_program
@@ -99,32 +99,6 @@ def closed_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-@contextlib.contextmanager
-def all_that_is_written() -> Iterator[io.StringIO]:
-    """Collect stdout, stderr and the log; leave logging as it was."""
-    root, written = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers[:], root.level
-    try:
-        with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
-            yield written
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
-def said_by(program: Callable[[list[str]], int | None], *arguments: str) -> str:
-    """Run a program in this process, to its end, which must be a mistake; return all it said."""
-    with all_that_is_written() as written:
-        try:
-            code = program(list(arguments))
-        except SystemExit as ended:
-            code = ended.code  # type: ignore[assignment]
-    said = written.getvalue()
-    assert code == 2, said
-    assert len(said.splitlines()) == 1, said
-    return said
-
-
 AMBIGUOUS = {
     "redis://{}@127.0.0.1:{port}": {":": "%3A"},
     "ws://{}@127.0.0.1:{port}/ws": {":": "%3A"},
@@ -143,7 +117,7 @@ def placed(place: str, password: str, port: int) -> str:
 
 
 @pytest.mark.parametrize("place", REDIS_PLACES)
-@settings(max_examples=8)
+@examples(8)
 @given(password=PASSWORDS, encoded=st.booleans())
 @example(password=ODD_ONES[0], encoded=False)
 @example(password=ODD_ONES[1], encoded=False)
@@ -182,7 +156,7 @@ def test_no_odd_character_lets_a_password_out(place: str, password: str) -> None
 
 
 @pytest.mark.parametrize("place", REDIS_PLACES)
-@settings(max_examples=3)
+@examples(3)
 @given(password=PASSWORDS)
 def test_no_mistake_on_a_command_line_repeats_an_address(place: str, password: str) -> None:
     """An address in the wrong place, or behind a misspelled flag, is not repeated either."""
@@ -204,7 +178,7 @@ def test_no_mistake_on_a_command_line_repeats_an_address(place: str, password: s
 
 
 @pytest.mark.parametrize("place", GATEWAY_PLACES)
-@settings(max_examples=8)
+@examples(8)
 @given(password=PASSWORDS, encoded=st.booleans())
 def test_no_client_prints_a_password_of_a_gateway(
     place: str, password: str, encoded: bool, closed_port: int
@@ -299,15 +273,18 @@ def test_the_laboratory_tells_where_redis_is_and_no_more(
 @pytest.mark.parametrize(
     ("program", "arguments", "odd"),
     [
-        ("gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[0]), "/"),
-        ("gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[1]), "@"),
-        ("gateway", ("-id", "g", "-port", "0"), "#"),
-        ("gateway", ("-id", "g", "-port", "0"), "%2F"),
-        ("redis", ("-redis", REDIS_PLACES[0], "--call", "PING"), "?"),
-        ("redis", ("--call", "PING"), ":"),
-        *[("client", ("-user", "a", "-gateway", place), "/") for place in GATEWAY_PLACES[5:]],
-        ("lab.demo", (), "%23"),
-        ("lab.build", ("--rest", REDIS_PLACES[0]), " "),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[0]), "/"),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0", "-redis", REDIS_PLACES[1]), "@"),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0"), "#"),
+        ("wsdemo.gateway", ("-id", "g", "-port", "0"), "%2F"),
+        ("wsdemo.redis", ("-redis", REDIS_PLACES[0], "--call", "PING"), "?"),
+        ("wsdemo.redis", ("--call", "PING"), ":"),
+        *[
+            ("wsdemo.client", ("-user", "a", "-gateway", place), "/")
+            for place in GATEWAY_PLACES[5:]
+        ],
+        ("wsdemo.lab.demo", (), "%23"),
+        ("tools.build_notebooks", ("--rest", REDIS_PLACES[0]), " "),
     ],
 )
 @pytest.mark.timeout(120)
@@ -320,7 +297,7 @@ def test_no_process_prints_a_password(
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     environment["WSDEMO_REDIS_URL"] = placed(REDIS_PLACES[0], password, closed_port)
     ended = subprocess.run(
-        [sys.executable, "-m", f"wsdemo.{program}", *words],
+        [sys.executable, "-m", program, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -166,6 +166,7 @@ def test_constraints_pin_every_direct_dependency() -> None:
 # --- what is shipped ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_wheel_has_the_scripts_and_the_type_marker(tmp_path: Path) -> None:
     """The wheel has every .lua file of the sources, py.typed, and the licence."""
     run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)])

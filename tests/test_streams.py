@@ -411,7 +411,7 @@ with LineWriter(descriptor) as writer:
     assert path.read_text() == f"line number 0\nline number\n{dropped_note(4)}\nafter\n"
 
 
-def test_who_has_waited_in_vain_does_not_wait_again(pipe: Pipe, writer: LineWriter) -> None:
+def test_a_flush_that_timed_out_is_not_waited_for_again(pipe: Pipe, writer: LineWriter) -> None:
     """Until something moves: the end of a process is not held up once for each who wants it."""
     for _ in range(5_000):
         writer.add("x" * 60)
@@ -434,7 +434,7 @@ def test_who_has_waited_in_vain_does_not_wait_again(pipe: Pipe, writer: LineWrit
     assert not writer.stuck and writer.dropped == 0
 
 
-def test_who_logs_wrongly_reads_so_and_does_not_fail(pipe: Pipe, writer: LineWriter) -> None:
+def test_a_wrong_logging_call_is_reported_and_does_not_fail(pipe: Pipe, writer: LineWriter) -> None:
     """A record whose arguments do not fit its text."""
     logger = logging.Logger("careless")
     logger.addHandler(LineHandler(writer))

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.gateway.cluster import Raw, gateway
 from tests.processes import GatewayProcess, User, gateways
 from wsdemo import Client
@@ -196,7 +197,7 @@ def outcome(read: Any, data: bytes) -> Any:
     return message
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(
     st.lists(COLONS, max_size=3).map("".join),
     st.lists(COLONS, max_size=3).map("".join),
@@ -317,7 +318,7 @@ async def test_a_client_of_the_kit_takes_such_names(pair: tuple[Gateway, Gateway
         assert (receipt.status, message.sender, message.content) == ("routed", "auth0|x", "你好")
 
 
-async def test_who_does_not_match_is_turned_away_and_never_looked_for(
+async def test_an_id_that_does_not_match_the_pattern_is_refused_and_never_looked_up(
     pair: tuple[Gateway, Gateway],
 ) -> None:
     """4513 for who wants in; for who is written to, the answer of an absent user."""

@@ -1,12 +1,12 @@
-"""What does a gateway do with bad input? One test a row of the table in the design's section 5.
+"""Bad input: what does a gateway answer to it? One test for each row of docs/bad-input.md.
 
-A test is named after its row (`test_row_23_...`) and has all inputs of that row as parameters; each
-is tried with the short ways of the gateway and without, beside a neighbour who must not notice.
-What the table does not have is named `test_beyond_...`.
-`python -m tests.bad_input` counts them.
+The docstring of a test ends with its row, as in "(bad input 50)"; the parameters of the test are
+the inputs of that row. Each input is tried with the gateway's fast paths and without them, beside
+another user who must not notice. A test whose docstring ends with "(bad input, not in the list)"
+tries what the list does not have. `python -m tests.bad_input` counts the inputs.
 
-Rows 63 and 64 (an ack or a resume with a garbage offset) are of a durable mode, which this gateway
-does not have: there, `ack` and `resume` are unknown types (row 61).
+`bad input 63` and `bad input 64` (an ack or a resume with an invalid offset) belong to a durable
+mode that this gateway does not have: it answers `ack` and `resume` as `bad input 61`.
 """
 
 from typing import Final

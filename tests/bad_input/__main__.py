@@ -1,6 +1,6 @@
-"""python -m tests.bad_input: how many bad inputs are tried, row by row?
+"""Bad input: how many inputs are tried for each row of the list? (python -m tests.bad_input)
 
-Counted by pytest's own collection, so the number is that of what runs.
+pytest's own collection counts them, so the number is that of what runs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+ROW = re.compile(r"\(bad input(?: (\d+)|, not in the list)\)")
+
 
 class Rows:
-    """A plugin that notes which inputs are collected for which row, or beyond the table."""
+    """A pytest plugin that notes which inputs are collected for which row of the list."""
 
     def __init__(self) -> None:
         self.inputs: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -25,13 +27,16 @@ class Rows:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
-            found = re.match(r"test_(?:row_(\d+)_|beyond_(\w+))", item.name)
-            if found is None or not isinstance(item, pytest.Function):
+            if not isinstance(item, pytest.Function):
+                continue
+            found = ROW.search(item.function.__doc__ or "")
+            if found is None:
                 continue
             self.tests += 1
-            # One input with the short ways and without is one input.
+            # One input with the fast paths and without them is one input.
             name = re.sub(r"(^|-)(fast|general)(?=-|$)", "", item.callspec.id, count=1)
-            group = f"row {int(found[1]):2}" if found[1] else found[2].replace("_", " ")
+            ours = item.originalname.removeprefix("test_").replace("_", " ")
+            group = f"bad input {int(found[1]):2}" if found[1] else ours
             self.inputs[group].add((item.originalname, name))
 
 

@@ -1,4 +1,4 @@
-"""Rows 46 to 66: whose words are JSON, and still not right?"""
+"""Message fields: how does a gateway refuse JSON with wrong fields? (bad input 46 to 66)"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.gateway.cluster import Raw
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 
+NOT_A_COUNT: tuple[Any, ...] = ("1", 1.5, -1, 2**53, None, [], True)
 UNKNOWN = {"type": "error", "error": "Unknown message type", "code": "unknown_type"}
 NO_USER_ID = {
     "type": "error",
@@ -47,8 +48,8 @@ NOT_TEXT: dict[str, Any] = {
     {name: said(type=value) for name, value in NOT_TEXT.items()}
     | {"none": b"{}", "empty": said(type=""), "another field": said(kind="ping")}
 )
-async def test_row_46_a_message_has_a_type_that_is_text(one: Gateway, case: bytes) -> None:
-    """ "Invalid message format"."""
+async def test_a_missing_or_wrong_type_is_answered_with_invalid(one: Gateway, case: bytes) -> None:
+    """ "Invalid message format" (bad input 46)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -59,8 +60,8 @@ async def test_row_46_a_message_has_a_type_that_is_text(one: Gateway, case: byte
     }
     | {"60,000 letters": said(type="x" * 60_000), "HTML": said(type="<script>alert(1)</script>")}
 )
-async def test_row_47_an_unknown_type_is_not_repeated(one: Gateway, case: bytes) -> None:
-    """ "Unknown message type", and nothing of what was said."""
+async def test_an_unknown_type_is_answered_without_repeating_it(one: Gateway, case: bytes) -> None:
+    """ "Unknown message type", and nothing of what the client sent (bad input 47)."""
     assert await answer_to(one, case) == UNKNOWN
 
 
@@ -73,8 +74,10 @@ async def test_row_47_an_unknown_type_is_not_repeated(one: Gateway, case: bytes)
         "another case": said(type="register", userid="mallory"),
     }
 )
-async def test_row_48_who_registers_says_a_name(one: Gateway, case: bytes) -> None:
-    """The demo's text, and one may try again."""
+async def test_register_without_user_id_is_refused_and_may_be_repeated(
+    one: Gateway, case: bytes
+) -> None:
+    """With the text of the Go demo (bad input 48)."""
     async with await Raw.open(one) as raw:
         raw.frame(case)
         assert await raw.answer() == NO_USER_ID
@@ -91,12 +94,14 @@ async def test_row_48_who_registers_says_a_name(one: Gateway, case: bytes) -> No
     }
     | {
         f"att {value!r}": said(type="register", userId="mallory", att=value)
-        for value in ("1", 1.5, -1, 2**53, None, [], True)
+        for value in NOT_A_COUNT
     }
     | {"inst of 65": said(type="register", userId="mallory", inst="i" * 65)}
 )
-async def test_row_49_a_register_s_fields_are_of_their_types(one: Gateway, case: bytes) -> None:
-    """ "Invalid message format", and one may try again."""
+async def test_register_with_a_field_of_a_wrong_type_is_answered_with_invalid(
+    one: Gateway, case: bytes
+) -> None:
+    """ "Invalid message format"; the client may try again (bad input 49)."""
     async with await Raw.open(one) as raw:
         raw.frame(case)
         assert await raw.answer() == INVALID
@@ -145,8 +150,8 @@ async def register_closes(gateway: Gateway, name: str) -> int:
 
 
 @inputs(FORBIDDEN)
-async def test_row_50_a_name_is_of_letters_that_cannot_be_mistaken(one: Gateway, case: str) -> None:
-    """4513: it would become part of a key, a channel or a line of a log."""
+async def test_invalid_user_id_is_closed_with_4513(one: Gateway, case: str) -> None:
+    """It would become part of a key, a channel or a log line (bad input 50)."""
     assert await register_closes(one, case) == 4513
     assert len(one.registry) == 1
 
@@ -157,8 +162,8 @@ async def test_row_50_a_name_is_of_letters_that_cannot_be_mistaken(one: Gateway,
         for name in ("*", "gateway-01", "gateway-", "gateway-99x", "__probe__", "____", "__x__")
     }
 )
-async def test_row_51_some_names_are_taken(one: Gateway, case: str) -> None:
-    """4513: they would be mistaken for a gateway or for one of our own probes."""
+async def test_reserved_user_id_is_closed_with_4513(one: Gateway, case: str) -> None:
+    """It would look like a gateway, or like one of our own probes (bad input 51)."""
     assert await register_closes(one, case) == 4513
     assert len(one.registry) == 1
 
@@ -174,8 +179,12 @@ async def test_row_51_some_names_are_taken(one: Gateway, case: str) -> None:
         "another case": (said(type="register", userId="Mallory"), 4505),
     }
 )
-async def test_row_52_a_connection_is_of_one_user(one: Gateway, case: tuple[bytes, Any]) -> None:
-    """The same user again is told so again; another one is 4505, and the first one is gone."""
+async def test_a_second_register_is_confirmed_or_closed_with_4505(
+    one: Gateway, case: tuple[bytes, Any]
+) -> None:
+    """The same user is confirmed again; for another one: 4505, and the first one is gone
+    (bad input 52).
+    """
     again, expected = case
     async with await Raw.register(one, "mallory") as raw:
         raw.frame(again)
@@ -196,8 +205,8 @@ async def test_row_52_a_connection_is_of_one_user(one: Gateway, case: tuple[byte
         "empty": said(type="message", to="neighbour-0"),
     }
 )
-async def test_row_53_who_has_not_registered_sends_nothing(one: Gateway, case: bytes) -> None:
-    """ "Not registered", with the id if there was one; and one may register."""
+async def test_a_message_before_register_is_refused(one: Gateway, case: bytes) -> None:
+    """ "Not registered", with its id if it had one; then it may register (bad input 53)."""
     msg_id = json.loads(case).get("id")
     async with await Raw.open(one) as raw:
         raw.frame(case)
@@ -215,8 +224,8 @@ async def test_row_53_who_has_not_registered_sends_nothing(one: Gateway, case: b
         "with an id": said(type="message", to="", content="x", id="42"),
     }
 )
-async def test_row_54_a_message_is_for_somebody(one: Gateway, case: bytes) -> None:
-    """ "Recipient is required", with the id if there was one."""
+async def test_a_message_without_recipient_is_refused(one: Gateway, case: bytes) -> None:
+    """ "Recipient is required", with its id if it had one (bad input 54)."""
     msg_id = json.loads(case).get("id")
     assert await answer_to(one, case) == NO_RECIPIENT | ({"id": msg_id} if msg_id else {})
 
@@ -226,10 +235,12 @@ NOBODY = {name: value for name, value in NOT_TEXT.items() if value is not None} 
 
 @inputs(NOBODY | {"absent": "nobody", "another case": "Mallory", "a gateway": "gateway-01"})
 @pytest.mark.parametrize("msg_id", [None, "42"], ids=["", "id"])
-async def test_row_55_an_impossible_name_is_as_absent_as_an_absent_one(
+async def test_an_invalid_recipient_gets_the_same_answer_as_an_absent_one(
     one: Gateway, case: Any, msg_id: str | None
 ) -> None:
-    """The same answer to the letter, with an id and without: the rules for names are not told."""
+    """To the letter, with an id and without: the answer does not tell the rules for names
+    (bad input 55).
+    """
     fields = {"type": "message", "to": case, "content": "x"}
     if msg_id is None:
         assert await answer_to(one, said(**fields)) == NOT_FOUND
@@ -239,8 +250,8 @@ async def test_row_55_an_impossible_name_is_as_absent_as_an_absent_one(
 
 
 @inputs({"once": 1, "a hundred times": 100})
-async def test_row_56_one_may_write_to_oneself(one: Gateway, case: int) -> None:
-    """Delivered like any other."""
+async def test_a_message_to_oneself_is_delivered(one: Gateway, case: int) -> None:
+    """Like any other (bad input 56)."""
     async with await Raw.register(one, "mallory") as raw:
         for n in range(case):
             raw.frame(said(type="message", to="mallory", content=str(n)))
@@ -262,8 +273,10 @@ async def test_row_56_one_may_write_to_oneself(one: Gateway, case: int) -> None:
         ),
     }
 )  # fmt: skip
-async def test_row_57_content_is_text(one: Gateway, case: tuple[bytes, Any]) -> None:
-    """None is empty, as in the demo; anything else but text is "Invalid message format"."""
+async def test_content_of_another_type_is_answered_with_invalid(
+    one: Gateway, case: tuple[bytes, Any]
+) -> None:
+    """ "Invalid message format"; without content it is empty, as in the Go demo (bad input 57)."""
     text, expected = case
     assert await answer_to(one, text) == expected
 
@@ -281,8 +294,8 @@ async def test_row_57_content_is_text(one: Gateway, case: tuple[bytes, Any]) -> 
         "to nobody": said(type="message", to="nobody", content="x" * 16_385),
     }
 )
-async def test_row_58_content_is_not_too_large(one: Gateway, case: bytes) -> None:
-    """ "Message too large", counted in bytes of UTF-8; the recipient hears nothing."""
+async def test_too_large_content_is_refused(one: Gateway, case: bytes) -> None:
+    """ "Message too large", counted in UTF-8 bytes; the recipient gets nothing (bad input 58)."""
     msg_id = json.loads(case).get("id")
     assert await answer_to(one, case) == TOO_LARGE | ({"id": msg_id} if msg_id else {})
 
@@ -313,10 +326,10 @@ CONTENTS: dict[str, str] = {
 
 
 @inputs(CONTENTS)
-async def test_row_59_content_is_delivered_unchanged_and_not_logged(
+async def test_content_is_delivered_unchanged_and_not_logged(
     start: Start, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To a user of the same gateway, and through Redis to one of another."""
+    """To a user of the same gateway, and through Redis to a user of another (bad input 59)."""
     here, there = await start(), await start("gateway-02")
     with caplog.at_level(logging.DEBUG):
         async with (
@@ -342,8 +355,8 @@ async def test_row_59_content_is_delivered_unchanged_and_not_logged(
         "other fields of an envelope": {"fromGw": "x", "fromConn": "x", "toConn": "x", "epoch": 1},
     }
 )
-async def test_row_60_a_sender_cannot_say_who_it_is(one: Gateway, case: dict[str, Any]) -> None:
-    """The gateway says it; what the client says of it is ignored."""
+async def test_a_sender_given_by_the_client_is_ignored(one: Gateway, case: dict[str, Any]) -> None:
+    """The gateway knows the sender (bad input 60)."""
     answer = await answer_to(one, said(type="message", to="mallory", content="x", **case))
     assert answer == {"type": "message", "from": "mallory", "content": "x"}
 
@@ -357,10 +370,8 @@ async def test_row_60_a_sender_cannot_say_who_it_is(one: Gateway, case: dict[str
         )
     }
 )
-async def test_row_61_what_gateways_say_is_not_for_clients_to_say(
-    one: Gateway, case: bytes
-) -> None:
-    """ "Unknown message type", also for what gateways tell one another."""
+async def test_types_that_only_gateways_send_are_unknown_types(one: Gateway, case: bytes) -> None:
+    """ "Unknown message type", also for what gateways send to one another (bad input 61)."""
     assert await answer_to(one, case) == UNKNOWN
 
 
@@ -368,8 +379,8 @@ async def test_row_61_what_gateways_say_is_not_for_clients_to_say(
     {name: value for name, value in NOT_TEXT.items() if value is not None}
     | {"empty": "", "65 letters": "i" * 65, "30,000 letters": "i" * 30_000}
 )
-async def test_row_62_an_id_that_is_none_is_not_repeated(one: Gateway, case: Any) -> None:
-    """ "Invalid message format" without an id, and the message is not sent."""
+async def test_an_invalid_message_id_is_refused_and_not_repeated(one: Gateway, case: Any) -> None:
+    """ "Invalid message format" without an id, and the message is not sent (bad input 62)."""
     message = said(type="message", to="neighbour-0", content="x", id=case)
     assert await answer_to(one, message) == INVALID
     assert one.counters.messages_received == 0
@@ -383,14 +394,14 @@ async def test_row_62_an_id_that_is_none_is_not_repeated(one: Gateway, case: Any
         "content": said(type="ping", to="neighbour-0", content="x"),
     }
 )
-async def test_row_65_a_pong_carries_nothing_back(one: Gateway, case: bytes) -> None:
-    """The same pong for every ping."""
+async def test_a_pong_repeats_nothing_of_its_ping(one: Gateway, case: bytes) -> None:
+    """The same pong for every ping (bad input 65)."""
     assert await answer_to(one, case) == PONG
 
 
 @inputs({"one": 1, "ten": 10})
-async def test_row_66_a_ping_before_register_buys_no_time(start: Start, case: int) -> None:
-    """A pong, and the deadline to register stays where it was."""
+async def test_a_ping_before_register_does_not_extend_the_deadline(start: Start, case: int) -> None:
+    """It is answered, and the deadline to register stays (bad input 66)."""
     gateway = await start(register_deadline_s=0.3)
     async with await Raw.open(gateway) as raw:
         for _ in range(case):

@@ -1,4 +1,4 @@
-"""Rows 21 to 36: whose frames are not frames?
+"""WebSocket frames: how does a gateway refuse malformed ones? (bad input 21 to 36)
 
 Each is said by a registered user; the connection ends with the code that says why, and its user
 is gone from the gateway at once, so that nobody is sent to a dead connection.
@@ -54,8 +54,8 @@ async def goodbye(gateway: Gateway, said: bytes) -> int:
         "behind a good one": frame(PING) + frame(PING, mask=False),
     }
 )
-async def test_row_21_frames_of_clients_are_masked(one: Gateway, case: bytes) -> None:
-    """1002."""
+async def test_an_unmasked_frame_is_closed_with_1002(one: Gateway, case: bytes) -> None:
+    """Clients must mask their frames (bad input 21)."""
     assert await goodbye(one, case) == 1002
 
 
@@ -64,14 +64,14 @@ async def test_row_21_frames_of_clients_are_masked(one: Gateway, case: bytes) ->
      for op in (1, 9)}
     | {"in a fragment": frame(b"a", fin=False) + frame(b"b", opcode=0, rsv=4)}
 )  # fmt: skip
-async def test_row_22_reserved_bits_are_zero(one: Gateway, case: bytes) -> None:
-    """1002."""
+async def test_a_reserved_bit_is_closed_with_1002(one: Gateway, case: bytes) -> None:
+    """No extension was agreed on, so RSV1 to RSV3 must be 0 (bad input 22)."""
     assert await goodbye(one, case) == 1002
 
 
 @inputs({f"opcode {op}": frame(b"x", opcode=op) for op in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)})
-async def test_row_23_reserved_opcodes_mean_nothing(one: Gateway, case: bytes) -> None:
-    """1002."""
+async def test_a_reserved_opcode_is_closed_with_1002(one: Gateway, case: bytes) -> None:
+    """Opcodes 3 to 7 and 11 to 15 have no meaning (bad input 23)."""
     assert await goodbye(one, case) == 1002
 
 
@@ -84,8 +84,10 @@ async def test_row_23_reserved_opcodes_mean_nothing(one: Gateway, case: bytes) -
         "start within a text": frame(b"a", fin=False) + frame(b"b", fin=False),
     }
 )
-async def test_row_24_a_message_is_finished_before_the_next(one: Gateway, case: bytes) -> None:
-    """1002."""
+async def test_a_fragment_out_of_order_is_closed_with_1002(one: Gateway, case: bytes) -> None:
+    """A message must end before the next one begins, and a continuation must continue something
+    (bad input 24).
+    """
     assert await goodbye(one, case) == 1002
 
 
@@ -96,8 +98,10 @@ async def test_row_24_a_message_is_finished_before_the_next(one: Gateway, case: 
        (("ping", 9), ("pong", 10), ("close", 8))}
     | {"a ping of 60,000 bytes": frame(b"x" * 60_000, opcode=9)}
 )  # fmt: skip
-async def test_row_25_control_frames_are_short_and_whole(one: Gateway, case: bytes) -> None:
-    """1002."""
+async def test_a_long_or_fragmented_control_frame_is_closed_with_1002(
+    one: Gateway, case: bytes
+) -> None:
+    """A control frame is one frame of at most 125 bytes (bad input 25)."""
     assert await goodbye(one, case) == 1002
 
 
@@ -125,8 +129,8 @@ def within_content(data: bytes) -> bytes:
     | {"in the second fragment": frame(b'{"x":"', fin=False) + frame(b"\xff", opcode=0)}
     | {"in a long frame": frame(b"x" * 200 + b"\xff")}
 )
-async def test_row_26_text_is_utf8(one: Gateway, case: bytes) -> None:
-    """1007."""
+async def test_text_that_is_not_utf8_is_closed_with_1007(one: Gateway, case: bytes) -> None:
+    """RFC 6455 wants valid UTF-8 in text frames (bad input 26)."""
     assert await goodbye(one, case) == 1007
 
 
@@ -144,8 +148,8 @@ FINE = json.dumps(
 
 
 @inputs({f"{size} bytes each": in_pieces(FINE, size) for size in (1, 2, 3, 7, 40)})
-async def test_row_27_a_character_may_be_split_over_fragments(one: Gateway, case: bytes) -> None:
-    """UTF-8 is a matter of the message, not of its fragments."""
+async def test_a_character_split_over_fragments_is_accepted(one: Gateway, case: bytes) -> None:
+    """The whole message must be UTF-8, not each of its fragments (bad input 27)."""
     async with await Raw.register(one, "mallory") as raw:
         raw.writer.write(case)
         assert (await raw.answer())["content"] == "é日本🎉"
@@ -163,8 +167,8 @@ async def test_row_27_a_character_may_be_split_over_fragments(one: Gateway, case
         "binary of 65,537": frame(b"x" * 65_537, opcode=2),
     }
 )
-async def test_row_28_a_message_has_an_end(one: Gateway, case: bytes) -> None:
-    """1009, as soon as it is known, which is before any of its bytes has been kept."""
+async def test_a_too_large_message_is_closed_with_1009(one: Gateway, case: bytes) -> None:
+    """As soon as its length is known, before any of its bytes is kept (bad input 28)."""
     assert await goodbye(one, case) == 1009
 
 
@@ -176,8 +180,8 @@ async def test_row_28_a_message_has_an_end(one: Gateway, case: bytes) -> None:
         + (frame(b"", opcode=9) + frame(b" ", opcode=0, fin=False) * 30) * 10,
     }
 )
-async def test_row_29_a_message_has_not_too_many_fragments(one: Gateway, case: bytes) -> None:
-    """1009, although the bytes are few."""
+async def test_too_many_fragments_are_closed_with_1009(one: Gateway, case: bytes) -> None:
+    """Even when their bytes are few (bad input 29)."""
     assert await goodbye(one, case) == 1009
 
 
@@ -194,10 +198,9 @@ def deflated(data: bytes) -> bytes:
         "in fragments": frame(deflated(b"x" * 10_000), rsv=4, fin=False) + frame(b"", opcode=0),
     }
 )
-async def test_row_30_nothing_is_unpacked(one: Gateway, case: bytes) -> None:
-    """1002: compression is off, so a bomb is a frame with a reserved bit, and costs nothing.
-
-    The table's 1009 is the answer of a server that unpacks up to its limit.
+async def test_a_compressed_frame_is_closed_with_1002(one: Gateway, case: bytes) -> None:
+    """No compression was agreed on, so a zip bomb is a frame with a reserved bit: it costs nothing
+    (bad input 30). A server that does decompress would answer with 1009 at its limit.
     """
     assert await goodbye(one, case) == 1002
 
@@ -210,10 +213,10 @@ async def test_row_30_nothing_is_unpacked(one: Gateway, case: bytes) -> None:
         "a reason that is not UTF-8": (close(1000, b"\xff"), 1007),
     }
 )
-async def test_row_31_a_goodbye_has_a_code_that_means_something(
+async def test_an_invalid_close_frame_is_closed_with_1002_or_1007(
     one: Gateway, case: tuple[bytes, int]
 ) -> None:
-    """1002, or 1007 for its reason."""
+    """1002 for its code or its length, 1007 for a reason that is not UTF-8 (bad input 31)."""
     said, code = case
     assert await goodbye(one, said) == code
 
@@ -231,8 +234,8 @@ MESSAGE = b'{"type":"message","to":"mallory","content":"x"}'
         "a register": frame(b'{"type":"register","userId":"mallory"}'),
     }
 )
-async def test_row_32_what_is_said_behind_a_goodbye_is_not_heard(one: Gateway, case: bytes) -> None:
-    """The answer is the goodbye that was said, once; a ping before it still counts."""
+async def test_frames_after_a_close_frame_are_ignored(one: Gateway, case: bytes) -> None:
+    """The close frame is answered once; a ping before it is still answered (bad input 32)."""
     before = one.counters.messages_received
     assert await goodbye(one, frame(PING) + close(1000) + case) == 1000
     assert one.counters.messages_received == before
@@ -245,8 +248,10 @@ async def test_row_32_what_is_said_behind_a_goodbye_is_not_heard(one: Gateway, c
         "eight bytes for a middle length": frame(MESSAGE[:-2] + b" " * 200 + b'"}', width=8),
     }
 )
-async def test_row_33_a_length_may_be_longer_than_it_must(one: Gateway, case: bytes) -> None:
-    """RFC 6455 wants the shortest form; the library is generous, and nothing hangs on it."""
+async def test_a_length_in_a_longer_form_than_needed_is_accepted(one: Gateway, case: bytes) -> None:
+    """RFC 6455 wants the shortest form; the library accepts the others, and nothing depends on it
+    (bad input 33).
+    """
     async with await Raw.register(one, "mallory") as raw:
         raw.writer.write(case)
         assert (await raw.answer())["type"] == "message"
@@ -265,8 +270,10 @@ async def test_row_33_a_length_may_be_longer_than_it_must(one: Gateway, case: by
         "a goodbye, cut": close(1000, b"bye")[:-1],
     }
 )
-async def test_row_34_who_hangs_up_amid_a_frame_is_forgotten(one: Gateway, case: bytes) -> None:
-    """No goodbye for it, no session, no socket, and no entry in Redis."""
+async def test_a_connection_lost_within_a_frame_leaves_nothing_behind(
+    one: Gateway, case: bytes
+) -> None:
+    """No close frame, no session, no socket, and no entry in Redis (bad input 34)."""
     async with await Raw.register(one, "mallory") as raw:
         raw.writer.write(case)
         raw.writer.write_eof()
@@ -291,8 +298,8 @@ async def test_row_34_who_hangs_up_amid_a_frame_is_forgotten(one: Gateway, case:
         "a long one": frame(b"x" * 60_000, opcode=2),
     }
 )
-async def test_row_35_only_text_is_understood(one: Gateway, case: bytes) -> None:
-    """1003."""
+async def test_a_binary_message_is_closed_with_1003(one: Gateway, case: bytes) -> None:
+    """The protocol has text messages only (bad input 35)."""
     assert await goodbye(one, case) == 1003
 
 
@@ -308,10 +315,12 @@ async def test_row_35_only_text_is_understood(one: Gateway, case: bytes) -> None
     }
 )
 @pytest.mark.parametrize("reads", [True, False], ids=["who reads", "who does not read"])
-async def test_row_36_control_frames_have_a_rate_of_their_own(
+async def test_a_flood_of_control_frames_is_closed_with_4008(
     start: Start, case: bytes, reads: bool
 ) -> None:
-    """Closed with 4008; who does not read the goodbye is hung up on."""
+    """They have a rate limit of their own; a client that does not read the close frame is cut off
+    (bad input 36).
+    """
     gateway = await start(close_timeout_s=0.2, max_malformed=10_000)
     async with await Raw.register(gateway, "mallory") as raw:
         if not reads:

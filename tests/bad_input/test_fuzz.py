@@ -1,8 +1,8 @@
 """Is there any input at all that a gateway does not know how to answer?
 
 Hypothesis looks for one: texts, frames, handshakes and envelopes, mutated and cut anywhere. The
-runs of the suite are bounded and always the same; `WSDEMO_FUZZ=20` looks twenty times longer, and
-anew each time.
+runs of the suite are bounded and always the same; `WSDEMO_TESTS=deep` looks twenty times longer,
+with other inputs each time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import random
 import re
 import tracemalloc
@@ -21,12 +20,13 @@ from typing import Any
 
 import pytest
 import redis.asyncio as redis_client
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tests.bad_input.offline import Offline, cut
 from tests.bad_input.test_fields import CONTENTS, FORBIDDEN, said
 from tests.bad_input.test_redis_side import NOT_FOR_US, NOT_OURS
+from tests.examples import examples, rounds
 from tests.gateway.cluster import USUAL, Raw, frame, gateway, request
 from tests.processes import User
 from wsdemo.gateway.outbox import Outbox
@@ -37,22 +37,7 @@ from wsdemo.protocol import BadEnvelope, Code, Say, Status, decode_envelope
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
 
-TIMES = int(os.environ.get("WSDEMO_FUZZ", "0"))
-
-
-def fuzz(examples: int) -> Any:
-    """The settings of a search: the same every time, unless somebody asks for a longer one."""
-    return settings(
-        max_examples=examples * max(TIMES, 1),
-        derandomize=not TIMES,
-        database=None,
-        deadline=None,
-        print_blob=True,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    )
-
-
-pytestmark = pytest.mark.timeout(60 * max(TIMES, 2))
+pytestmark = pytest.mark.timeout(120)
 
 
 # --- without a network: the short ways and the long one, byte for byte ----------------------------
@@ -130,7 +115,7 @@ def undated(answer: bytes) -> bytes:
     return re.sub(rb"Date: [^\r]+\r\n", b"Date\r\n", answer)
 
 
-@fuzz(1_500)
+@examples(1_500)
 @given(frames=ANY_FRAMES, places=PLACES, start=st.sampled_from([HELLO, REGISTERED]))
 @example([frame(b"", opcode=9), frame(b"hi")], [], HELLO)
 @example([frame(said(type="ping")) * 200 + frame(opcode=9) * 30], [500], REGISTERED)
@@ -147,7 +132,7 @@ def test_any_frames_cut_anywhere_get_the_same_bytes_with_the_short_way_and_witho
     assert fast.startswith(b"HTTP/1.1 101 ") or not b"".join(chunks).startswith(HELLO)
 
 
-@fuzz(800)
+@examples(800)
 @given(frames=GOOD_FRAMES, places=st.lists(st.integers(0, 20_000), max_size=30))
 def test_good_frames_get_the_same_bytes_wherever_they_are_cut(
     loop: asyncio.AbstractEventLoop, frames: list[bytes], places: list[int]
@@ -217,7 +202,7 @@ REQUESTS = st.sampled_from(
 )
 
 
-@fuzz(2_500)
+@examples(2_500)
 @given(base=REQUESTS, edits=EDITS, frames=ANY_FRAMES, places=PLACES)
 @example(request(USUAL | {f"X{n}": "" for n in range(129 - len(USUAL))}), [], [], [])
 @example(request(USUAL | {"Sec-WebSocket-Protocol": ",;"}), [], [], [])
@@ -361,7 +346,7 @@ def stage(
     run(loop, stack.aclose())
 
 
-@fuzz(350)
+@examples(350)
 @given(text=DOCUMENTS, opcode=st.sampled_from([1, 1, 1, 1, 2]))
 def test_whatever_one_client_says_its_answer_is_documented_and_its_neighbour_stays(
     loop: asyncio.AbstractEventLoop, stage: Stage, text: bytes, opcode: int
@@ -384,7 +369,7 @@ def test_whatever_one_client_says_its_answer_is_documented_and_its_neighbour_sta
     run(loop, say_it())
 
 
-@fuzz(150)
+@examples(150)
 @given(frames=ANY_FRAMES, places=PLACES)
 def test_whatever_bytes_one_client_sends_its_neighbour_stays(
     loop: asyncio.AbstractEventLoop, stage: Stage, frames: list[bytes], places: list[int]
@@ -452,9 +437,9 @@ def named(data: bytes) -> set[str]:
     return {document[key] for key in ("to", "user") if isinstance(document.get(key), str)}
 
 
-@fuzz(500)
+@examples(500)
 @given(data=ENVELOPES)
-def test_whatever_is_published_reaches_nobody_whom_it_does_not_name(
+def test_a_published_envelope_reaches_only_the_user_it_names(
     loop: asyncio.AbstractEventLoop, stage: Stage, data: bytes
 ) -> None:
     """What is not ours is counted, and the next envelope is heard. (A well-formed kick or bounce
@@ -468,10 +453,10 @@ def test_whatever_is_published_reaches_nobody_whom_it_does_not_name(
             await User.register("bob", running.url) as bob,
         ):
             text = data
-            for user in PARTIES:
-                session = running.registry.by_user(user)
+            for party in PARTIES:
+                session = running.registry.by_user(party)
                 assert session is not None
-                text = text.replace(f"CONN-{user}".encode(), session.conn_id.encode())
+                text = text.replace(f"CONN-{party}".encode(), session.conn_id.encode())
             try:
                 decode_envelope(text)
                 malformed = 0
@@ -551,7 +536,7 @@ def test_thousands_of_bad_inputs_leave_nothing_behind(
 
     The first round warms caches up; a second and a third of the same inputs add nothing.
     """
-    inputs = random_inputs(2_000 * max(TIMES, 1))
+    inputs = random_inputs(rounds(2_000))
 
     async def begin() -> Offline:
         return Offline(fast_frames)
@@ -575,5 +560,6 @@ def test_thousands_of_bad_inputs_leave_nothing_behind(
     finally:
         tracemalloc.stop()
     counters = offline.gateway.counters
-    assert counters.registers_ok > 1_000 and counters.malformed_messages > 500, "not vacuous"
+    assert counters.registers_ok > len(inputs) / 2, "not vacuous"
+    assert counters.malformed_messages > len(inputs) / 8, "not vacuous"
     assert after - before < 32 * 1024, f"{(after - before) / len(inputs):.1f} bytes an input"

@@ -1,4 +1,4 @@
-"""Rows 1 to 20: who knocks in the wrong way?
+"""Handshake: how does a gateway refuse a wrong HTTP request? (bad input 1 to 20)
 
 Whatever is asked, an answer of HTTP or none at all, and the connection is closed. "Closed, no
 bytes" is for who does not speak HTTP: an answer would help nobody but a scanner. Who does, and says
@@ -50,8 +50,8 @@ PLAIN = {"Host": "localhost"}
         "a key and no upgrade": request(USUAL, without="Upgrade"),
     }
 )
-async def test_row_01_without_an_upgrade_the_answer_is_426(one: Gateway, case: bytes) -> None:
-    """It says what to come with (RFC 9110, section 7.8; RFC 6455, section 4.4)."""
+async def test_a_request_without_upgrade_is_answered_with_426(one: Gateway, case: bytes) -> None:
+    """With what is needed (RFC 9110, section 7.8; RFC 6455, section 4.4) (bad input 1)."""
     status, answer = await ask(one, case)
     assert status == 426
     for said in (
@@ -69,8 +69,8 @@ async def test_row_01_without_an_upgrade_the_answer_is_426(one: Gateway, case: b
         for path in ("/", "/w", "/ws/", "/WS", "//ws", "/ws/../ws", "/%77s", "*", "ws", "/ws%00")
     }
 )
-async def test_row_02_there_is_one_door(one: Gateway, case: bytes) -> None:
-    """404 for every path that is not /ws, to the letter."""
+async def test_a_path_other_than_ws_is_answered_with_404(one: Gateway, case: bytes) -> None:
+    """It must be /ws to the letter (bad input 2)."""
     assert (await ask(one, case))[0] == 404
 
 
@@ -80,8 +80,8 @@ async def test_row_02_there_is_one_door(one: Gateway, case: bytes) -> None:
         for method in ("POST", "HEAD", "PUT", "DELETE", "OPTIONS", "get", "CONNECT", "\x7f")
     }
 )
-async def test_row_03_a_websocket_is_asked_for_with_get(one: Gateway, case: bytes) -> None:
-    """405, and it says which method there is."""
+async def test_a_method_other_than_get_is_answered_with_405(one: Gateway, case: bytes) -> None:
+    """With the method that is allowed (bad input 3)."""
     status, answer = await ask(one, case)
     assert status == 405
     assert b"\r\nAllow: GET\r\n" in answer
@@ -93,8 +93,8 @@ async def test_row_03_a_websocket_is_asked_for_with_get(one: Gateway, case: byte
         "no upgrade": request(PLAIN, "GET /ws HTTP/1.0"),
     }
 )
-async def test_row_04_http_1_0_cannot_upgrade(one: Gateway, case: bytes) -> None:
-    """505."""
+async def test_http_1_0_is_answered_with_505(one: Gateway, case: bytes) -> None:
+    """Upgrade is a feature of HTTP/1.1 (bad input 4)."""
     assert (await ask(one, case))[0] == 505
 
 
@@ -107,8 +107,8 @@ async def test_row_04_http_1_0_cannot_upgrade(one: Gateway, case: bytes) -> None
         "version with more behind it": request(USUAL, "GET /ws HTTP/1.1 x"),
     }
 )
-async def test_row_05_another_version_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
-    """Nothing that we could say would be understood."""
+async def test_another_http_version_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
+    """The client could not read an answer (bad input 5)."""
     assert await ask(one, case) == (0, b"")
 
 
@@ -128,8 +128,8 @@ USUAL_BYTES = request(USUAL)
         "an order for Redis": b"*1\r\n$4\r\nPING\r\n",
     }
 )
-async def test_row_06_what_is_not_http_is_closed_without_a_byte(one: Gateway, case: bytes) -> None:
-    """And nothing of it in the log above debug."""
+async def test_bytes_that_are_not_http_are_closed_without_a_byte(one: Gateway, case: bytes) -> None:
+    """Above the debug level, the log does not mention them (bad input 6)."""
     assert await ask(one, case) == (0, b"")
 
 
@@ -148,8 +148,8 @@ MALFORMED = {
 
 
 @inputs(MALFORMED)
-async def test_beyond_a_malformed_header_is_said_to_be_one(one: Gateway, case: bytes) -> None:
-    """400, once, in one packet or byte by byte."""
+async def test_a_malformed_header_is_answered_with_400(one: Gateway, case: bytes) -> None:
+    """Once, in one packet or byte by byte (bad input, not in the list)."""
     for chunks in ([case], [bytes([byte]) for byte in case]):
         status, answer = await ask(one, *chunks)
         assert status == 400
@@ -172,8 +172,8 @@ AGAIN = USUAL_BYTES[:-2] + f"{KEY}: {USUAL[KEY]}\r\n\r\n".encode()
         "twice, and different": USUAL_BYTES[:-2] + f"{KEY.lower()}: {'A' * 22}==\r\n\r\n".encode(),
     }
 )
-async def test_row_07_the_key_must_be_sixteen_bytes_in_base64(one: Gateway, case: bytes) -> None:
-    """400."""
+async def test_an_invalid_websocket_key_is_answered_with_400(one: Gateway, case: bytes) -> None:
+    """It must be 16 bytes in base64 (bad input 7)."""
     assert (await ask(one, case))[0] == 400
 
 
@@ -190,8 +190,10 @@ VERSION = "Sec-WebSocket-Version"
         },
     }
 )
-async def test_row_08_the_version_must_be_13(one: Gateway, case: bytes) -> None:
-    """400, and it says which version there is (RFC 6455, section 4.2.2)."""
+async def test_a_websocket_version_other_than_13_is_answered_with_400(
+    one: Gateway, case: bytes
+) -> None:
+    """With the version that is spoken (RFC 6455, section 4.2.2) (bad input 8)."""
     status, answer = await ask(one, case)
     assert status == 400
     assert answer.count(b"\r\nSec-WebSocket-Version: 13\r\n") == 1
@@ -211,8 +213,10 @@ async def test_row_08_the_version_must_be_13(one: Gateway, case: bytes) -> None:
         "an Upgrade that is no list": request(USUAL | {"Upgrade": ";"}),
     }
 )
-async def test_row_09_upgrade_and_connection_must_ask_for_it(one: Gateway, case: bytes) -> None:
-    """426, or 400 when the header is malformed, which an empty one is."""
+async def test_wrong_upgrade_or_connection_headers_are_answered_with_426_or_400(
+    one: Gateway, case: bytes
+) -> None:
+    """400 where the header is malformed; an empty one is (bad input 9)."""
     malformed = any(line in case for line in (b"Upgrade: \r", b"Connection: \r", b"Upgrade: ;\r"))
     assert (await ask(one, case))[0] == (400 if malformed else 426)
 
@@ -231,10 +235,8 @@ async def test_row_09_upgrade_and_connection_must_ask_for_it(one: Gateway, case:
         "options on two lines": request(USUAL | {"connection": "keep-alive"}),
     }
 )
-async def test_beyond_an_upgrade_may_be_one_of_several_and_oddly_written(
-    one: Gateway, case: bytes
-) -> None:
-    """101: both headers are lists, their words are not case-sensitive."""
+async def test_upgrade_and_connection_are_lists_in_any_case(one: Gateway, case: bytes) -> None:
+    """101: their words are not case-sensitive (bad input, not in the list)."""
     status, answer = await ask(one, case)
     assert status == 101
     assert answer.count(b"\r\nUpgrade: websocket\r\n") == 1
@@ -255,8 +257,10 @@ ORIGIN = "Origin"
         )
     }
 )
-async def test_row_10_a_stranger_s_page_is_not_let_in(one: Gateway, case: bytes) -> None:
-    """403: the whole of the origin has to match, not its beginning."""
+async def test_an_origin_that_is_not_allowed_is_answered_with_403(
+    one: Gateway, case: bytes
+) -> None:
+    """The whole origin is compared, not its beginning (bad input 10)."""
     assert (await ask(one, case))[0] == 403
 
 
@@ -269,8 +273,8 @@ async def test_row_10_a_stranger_s_page_is_not_let_in(one: Gateway, case: bytes)
         + b"Origin: http://evil.example\r\nOrigin: http://localhost\r\n\r\n",
     }
 )
-async def test_row_11_there_is_one_origin(one: Gateway, case: bytes) -> None:
-    """400."""
+async def test_several_origins_are_answered_with_400(one: Gateway, case: bytes) -> None:
+    """A request has at most one Origin header (bad input 11)."""
     assert (await ask(one, case))[0] == 400
 
 
@@ -288,8 +292,10 @@ async def test_row_11_there_is_one_origin(one: Gateway, case: bytes) -> None:
         )
     }
 )
-async def test_row_12_nobody_asks_which_host(one: Gateway, case: bytes) -> None:
-    """101. We serve one site; what a foreign page may do is decided by its origin (row 10)."""
+async def test_any_host_header_is_accepted(one: Gateway, case: bytes) -> None:
+    """101. There is one site; Origin decides what a foreign page may do, see bad input 10
+    (bad input 12).
+    """
     assert (await ask(one, case))[0] == 101
 
 
@@ -307,8 +313,10 @@ async def test_row_12_nobody_asks_which_host(one: Gateway, case: bytes) -> None:
         },
     }
 )
-async def test_beyond_a_request_names_one_host(one: Gateway, case: bytes) -> None:
-    """400, for a page as well (RFC 9112, section 3.2)."""
+async def test_a_missing_or_second_host_header_is_answered_with_400(
+    one: Gateway, case: bytes
+) -> None:
+    """For a page as well (RFC 9112, section 3.2) (bad input, not in the list)."""
     assert (await ask(one, case))[0] == 400
 
 
@@ -326,8 +334,8 @@ async def test_http_1_0_knew_no_host(one: Gateway) -> None:
         "a long method": request(USUAL, "G" * 8_192 + " /ws HTTP/1.1"),
     }
 )
-async def test_row_13_a_request_line_has_an_end(one: Gateway, case: bytes) -> None:
-    """414."""
+async def test_a_too_long_request_line_is_answered_with_414(one: Gateway, case: bytes) -> None:
+    """Its length has a limit (bad input 13)."""
     assert (await ask(one, case))[0] == 414
 
 
@@ -340,8 +348,10 @@ async def test_row_13_a_request_line_has_an_end(one: Gateway, case: bytes) -> No
         "1,000 headers": request(USUAL | {f"X{n}": "" for n in range(1_000)}),
     }
 )
-async def test_row_14_headers_have_an_end(one: Gateway, case: bytes) -> None:
-    """431."""
+async def test_too_many_or_too_long_headers_are_answered_with_431(
+    one: Gateway, case: bytes
+) -> None:
+    """Their number and their length have limits (bad input 14)."""
     assert (await ask(one, case))[0] == 431
 
 
@@ -356,8 +366,10 @@ async def test_row_14_headers_have_an_end(one: Gateway, case: bytes) -> None:
         "a page with a body": request(PLAIN | {"Content-Length": "3"}, "GET /health HTTP/1.1"),
     }
 )
-async def test_row_15_nothing_here_takes_a_body(one: Gateway, case: bytes) -> None:
-    """400, and the connection is closed: where a body ends is how requests are smuggled."""
+async def test_a_request_with_a_body_is_answered_with_400_and_closed(
+    one: Gateway, case: bytes
+) -> None:
+    """Doubt about where a body ends is what request smuggling needs (bad input 15)."""
     status, answer = await ask(one, case)
     assert status == 400
     assert answer.count(b"HTTP/1.1 ") == 1
@@ -376,13 +388,11 @@ EXTENSIONS, SUBPROTOCOL = "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"
         "a malformed subprotocol": (SUBPROTOCOL, ", ;,", 400),
     }
 )
-async def test_row_16_extensions_are_not_spoken_here(
+async def test_extensions_and_subprotocols_are_declined(
     one: Gateway, case: tuple[str, str, int]
 ) -> None:
-    """101 without it; 400 when the list of subprotocols is malformed.
-
-    The table has 400 for malformed extensions too. That is the library's answer when it can
-    compress; this gateway has no extension to agree on, so nobody reads that header.
+    """101 without them, and 400 for a malformed list of subprotocols (bad input 16). A malformed
+    list of extensions is not even read: a gateway has no extension that it could agree on.
     """
     name, value, expected = case
     status, answer = await ask(one, request(USUAL | {name: value}))
@@ -411,8 +421,10 @@ async def test_row_16_extensions_are_not_spoken_here(
         }.items()
     }
 )
-async def test_row_17_a_target_may_be_a_whole_url(one: Gateway, case: tuple[bytes, int]) -> None:
-    """It means its path (RFC 9112, section 3.2.2): we are no proxy, whatever host it names."""
+async def test_a_whole_url_as_target_means_its_path(one: Gateway, case: tuple[bytes, int]) -> None:
+    """RFC 9112, section 3.2.2. A gateway is no proxy, so the host in it does not matter
+    (bad input 17).
+    """
     said, expected = case
     assert (await ask(one, said))[0] == expected
 
@@ -428,8 +440,8 @@ async def test_row_17_a_target_may_be_a_whole_url(one: Gateway, case: tuple[byte
         "a cookie of 8,000 bytes": request(USUAL | {"Cookie": "c" * 8_000}),
     }
 )
-async def test_beyond_what_is_odd_and_allowed_is_let_in(one: Gateway, case: bytes) -> None:
-    """101."""
+async def test_an_unusual_but_valid_handshake_is_accepted(one: Gateway, case: bytes) -> None:
+    """101 (bad input, not in the list)."""
     assert (await ask(one, case))[0] == 101
 
 
@@ -443,8 +455,8 @@ async def test_beyond_what_is_odd_and_allowed_is_let_in(one: Gateway, case: byte
         "a header without end": USUAL_BYTES[:-2] + b"X: x",
     }
 )
-async def test_row_18_who_does_not_finish_is_not_waited_for(start: Start, case: bytes) -> None:
-    """Closed when the deadline of the handshake has come, without a byte."""
+async def test_an_unfinished_handshake_is_closed_at_its_deadline(start: Start, case: bytes) -> None:
+    """Without a byte (bad input 18)."""
     gateway = await start(handshake_timeout_s=0.1)
     raw = await Raw.connect(gateway)
     raw.writer.write(case)
@@ -460,10 +472,12 @@ async def test_row_18_who_does_not_finish_is_not_waited_for(start: Start, case: 
         "in all": ({"max_connections": 3}, True, 503),
     }
 )
-async def test_row_19_one_address_has_not_all_the_room(
+async def test_too_many_connections_are_answered_with_429_or_503(
     start: Start, case: tuple[dict[str, int], bool, int]
 ) -> None:
-    """429 for who has too many, 503 when all are too many, with the advice to come back."""
+    """429 when one address has too many, 503 when all together have; both with Retry-After
+    (bad input 19).
+    """
     limits, registers, expected = case
     gateway = await start(settings={"limit_loopback": True}, **limits)
     async with contextlib.AsyncExitStack() as stack:
@@ -502,10 +516,10 @@ HEALTH = request(PLAIN, "GET /health HTTP/1.1")
         "a goodbye in the same packet": (HEALTH + frame(opcode=8), 200),
     }
 )
-async def test_row_20_pages_are_read_and_nothing_else(
+async def test_a_page_answers_get_and_head_and_405_to_other_methods(
     one: Gateway, case: tuple[bytes, int]
 ) -> None:
-    """GET and HEAD in either version of HTTP; for any other method 405 and which there are."""
+    """In both versions of HTTP; 405 names the methods that are allowed (bad input 20)."""
     said, expected = case
     status, answer = await ask(one, said)
     assert status == expected

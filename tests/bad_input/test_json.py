@@ -1,4 +1,4 @@
-"""Rows 37 to 45: what is not JSON, and what is JSON but no message?
+"""JSON: how does a gateway refuse a text that is none, or is no message? (bad input 37 to 45)
 
 The answer is one error frame, always the same, and the connection stays: whoever writes a client
 makes such mistakes. Too many of them end it.
@@ -63,8 +63,8 @@ def message(content: str) -> bytes:
         "a request of HTTP": b"GET / HTTP/1.1\r\n\r\n",
     }
 )
-async def test_row_37_what_is_not_one_json_document_is_refused(one: Gateway, case: bytes) -> None:
-    """To the letter of RFC 8259."""
+async def test_text_that_is_not_json_is_answered_with_invalid(one: Gateway, case: bytes) -> None:
+    """RFC 8259 to the letter: exactly one document (bad input 37)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -75,8 +75,8 @@ async def test_row_37_what_is_not_one_json_document_is_refused(one: Gateway, cas
     }
     | {"a list of messages": b"[%b,%b]" % (PING, PING)}
 )
-async def test_row_38_a_message_is_an_object(one: Gateway, case: bytes) -> None:
-    """Valid JSON, and no message."""
+async def test_json_that_is_no_object_is_answered_with_invalid(one: Gateway, case: bytes) -> None:
+    """Valid JSON, but not a message (bad input 38)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -94,8 +94,8 @@ DEEP = 30_000
         "lists and objects": b'{"type":"ping","x":' + b'[{"a":' * 9_000,
     }
 )
-async def test_row_39_depth_has_an_end(one: Gateway, case: bytes) -> None:
-    """A RecursionError is an answer too."""
+async def test_deeply_nested_json_is_answered_with_invalid(one: Gateway, case: bytes) -> None:
+    """Also where Python's parser raises RecursionError (bad input 39)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -114,10 +114,10 @@ async def test_row_39_depth_has_an_end(one: Gateway, case: bytes) -> None:
         "a leading point": b'{"type":"ping","x":.5}',
     }
 )
-async def test_row_40_numbers_are_not_too_long_and_as_json_writes_them(
+async def test_a_number_that_is_too_long_or_not_json_is_answered_with_invalid(
     one: Gateway, case: bytes
 ) -> None:
-    """A plain ValueError of Python's is an answer too."""
+    """Also where Python's parser raises ValueError (bad input 40)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -133,8 +133,10 @@ async def test_row_40_numbers_are_not_too_long_and_as_json_writes_them(
         }.items()
     }
 )
-async def test_row_41_numbers_are_finite(one: Gateway, case: bytes) -> None:
-    """Python's JSON would take them all."""
+async def test_a_number_that_is_not_finite_is_answered_with_invalid(
+    one: Gateway, case: bytes
+) -> None:
+    """Python's JSON parser would accept them all (bad input 41)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -152,8 +154,10 @@ async def test_row_41_numbers_are_finite(one: Gateway, case: bytes) -> None:
         "two users": b'{"type":"register","userId":"mallory","userId":"neighbour-0"}',
     }
 )
-async def test_row_42_a_key_stands_once(one: Gateway, case: bytes) -> None:
-    """Who reads the first and who reads the last would disagree about what was said."""
+async def test_a_duplicate_key_is_answered_with_invalid(one: Gateway, case: bytes) -> None:
+    """Otherwise, a reader of the first and a reader of the last value would disagree
+    (bad input 42).
+    """
     assert await answer_to(one, case) == INVALID
 
 
@@ -169,8 +173,8 @@ def keys(count: int) -> bytes:
         "33 deep inside": b'{"type":"ping","x":%b}' % keys(33),
     }
 )
-async def test_row_43_an_object_has_not_too_many_keys(one: Gateway, case: bytes) -> None:
-    """32 at most."""
+async def test_too_many_keys_are_answered_with_invalid(one: Gateway, case: bytes) -> None:
+    """32 at most (bad input 43)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -196,8 +200,8 @@ async def test_row_43_an_object_has_not_too_many_keys(one: Gateway, case: bytes)
         }.items()
     }
 )
-async def test_row_44_half_of_a_character_is_refused(one: Gateway, case: bytes) -> None:
-    """It can be escaped into JSON and never be written as UTF-8: it would break its reader."""
+async def test_a_lone_surrogate_is_answered_with_invalid(one: Gateway, case: bytes) -> None:
+    """JSON can escape one, UTF-8 cannot carry it: it would break its recipient (bad input 44)."""
     assert await answer_to(one, case) == INVALID
 
 
@@ -218,10 +222,8 @@ MORE = b'"x":1,"y":[{"z":null}],"from":"neighbour-0","":"","TYPE":"register"'
         "an escaped type": (b'{"type":"p\\u0069ng"}', PONG),
     }
 )
-async def test_row_45_fields_that_nobody_knows_are_ignored(
-    one: Gateway, case: tuple[bytes, object]
-) -> None:
-    """So that clients may be newer than their gateway."""
+async def test_unknown_fields_are_ignored(one: Gateway, case: tuple[bytes, object]) -> None:
+    """So that a client may be newer than its gateway (bad input 45)."""
     said, expected = case
     answer = await answer_to(one, said)
     assert expected in (answer, answer["type"])
@@ -251,6 +253,6 @@ async def test_those_that_are_long_ago_are_forgotten(start: Start) -> None:
                 raw.frame(b"nonsense")
                 assert await raw.answer() == INVALID
             last = gateway._clock()
-            await until("that is long ago", lambda t=last: gateway._clock() - t > 0.05)
+            await until("that is long ago", lambda: gateway._clock() - last > 0.05)
         raw.frame(b'{"type":"ping"}')
         assert await raw.answer() == PONG

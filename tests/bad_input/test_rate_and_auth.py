@@ -1,6 +1,7 @@
-"""Rows 67 to 77: who says too much, too little, or is not who they say?
+"""Rate limit and tokens: what if a client sends too much, too little, or is somebody else?
 
-What is too much for one connection is refused or ends it; nobody else waits meanwhile.
+Bad input 67 to 77. What is too much for one connection is refused or ends it; nobody else waits
+meanwhile.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ RATE_LIMITED = {"type": "error", "error": "Rate limited", "code": "rate_limited"
 
 
 @inputs({"no byte": b"", "a WebSocket ping": frame(b"", opcode=9), "a pong": frame(opcode=10)})
-async def test_row_67_who_does_not_register_is_let_go(start: Start, case: bytes) -> None:
-    """4001 at the deadline, whatever it says below the protocol of messages."""
+async def test_a_client_that_does_not_register_is_closed_with_4001(
+    start: Start, case: bytes
+) -> None:
+    """At the deadline, whatever it sends below the protocol of messages (bad input 67)."""
     gateway = await start(register_deadline_s=0.1)
     async with await Raw.open(gateway) as raw:
         raw.writer.write(case)
@@ -46,8 +49,10 @@ async def test_row_67_who_does_not_register_is_let_go(start: Start, case: bytes)
         "fragments": in_pieces(b" " * 200, 1),
     }
 )
-async def test_row_68_a_byte_now_and_then_buys_no_time(start: Start, case: bytes) -> None:
-    """4001 at the deadline: a frame that does not end is no register."""
+async def test_a_byte_now_and_then_does_not_extend_the_deadline_to_register(
+    start: Start, case: bytes
+) -> None:
+    """4001: a frame that does not end is no register (bad input 68)."""
     gateway = await start(register_deadline_s=0.1)
     async with await Raw.open(gateway) as raw:
         rest = iter(case)
@@ -56,7 +61,7 @@ async def test_row_68_a_byte_now_and_then_buys_no_time(start: Start, case: bytes
             byte = next(rest, None)
             assert byte is not None, "the frame has ended, and nobody was let go"
             raw.writer.write(bytes([byte]))
-            return gateway.stats()["sockets"] == 1
+            return bool(gateway.stats()["sockets"] == 1)
 
         closed = asyncio.ensure_future(raw.closed())
         await until("it is let go", drip, every_s=0.02)
@@ -73,10 +78,10 @@ FLOODS = {
 
 
 @inputs(FLOODS)
-async def test_row_69_who_is_above_the_rate_is_told_and_then_let_go(
+async def test_a_client_above_its_rate_is_warned_and_then_closed_with_4008(
     start: Start, case: tuple[bytes, Any]
 ) -> None:
-    """ "Rate limited", once a second at most; 4008 for who goes on."""
+    """ "Rate limited" once a second at most; 4008 when it goes on (bad input 69)."""
     text, answer = case
     gateway = await start(messages_per_s=1.0, message_burst=5, rate_patience_s=0.1)
     async with await Raw.register(gateway, "mallory") as raw:
@@ -86,7 +91,7 @@ async def test_row_69_who_is_above_the_rate_is_told_and_then_let_go(
         def goes_on() -> bool:
             if not closed:
                 raw.frame(text)
-            return gateway.stats()["sockets"] == 1
+            return bool(gateway.stats()["sockets"] == 1)
 
         heard: list[Any] = []
         going_on = asyncio.ensure_future(until("it is let go", goes_on))
@@ -107,8 +112,8 @@ async def test_row_69_who_is_above_the_rate_is_told_and_then_let_go(
 
 
 @inputs({f"{size} bytes each": size for size in (1, 2, 4)})
-async def test_row_70_a_message_in_many_fragments_is_one_message(start: Start, case: int) -> None:
-    """For the rate as for its reader."""
+async def test_a_message_in_many_fragments_counts_once(start: Start, case: int) -> None:
+    """For the rate limit as for its recipient (bad input 70)."""
     gateway = await start(messages_per_s=1.0, message_burst=5)
     async with await Raw.register(gateway, "mallory") as raw:
         for _ in range(3):
@@ -118,10 +123,10 @@ async def test_row_70_a_message_in_many_fragments_is_one_message(start: Start, c
 
 
 @inputs(BAD | {"half of a frame's size": "x" * 60_000})
-async def test_row_71_every_bad_token_has_the_same_answer(
+async def test_every_bad_token_gets_the_same_answer(
     start: Start, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same code, the same words, and not before the delay that all have in common."""
+    """The same code and text, after the same delay (bad input 71)."""
     gateway = await start(
         time_of_day=lambda: NOW, settings={"auth_secret": SECRET}, auth_delay_s=0.05
     )
@@ -140,10 +145,12 @@ async def test_row_71_every_bad_token_has_the_same_answer(
 
 
 @inputs({"20": 20, "60": 60})
-async def test_row_72_a_flood_of_registers_of_one_address_ends_at_its_door(
+async def test_a_flood_of_registers_from_one_address_is_refused_with_429(
     start: Start, case: int
 ) -> None:
-    """Each as another user: as many as one address may have, and 429 or nothing for the rest."""
+    """Each as another user. One address may have so many connections; the rest get 429 or nothing
+    (bad input 72).
+    """
     gateway = await start(settings={"limit_loopback": True}, connections_per_ip=6)
     let_in = 0
     async with contextlib.AsyncExitStack() as stack:
@@ -176,10 +183,12 @@ async def _head(raw: Raw) -> int:
         "under another name": f"/ws?access_token={GOOD}",
     }
 )
-async def test_row_73_a_token_in_the_address_counts_for_nothing(
+async def test_a_token_in_the_url_is_ignored(
     start: Start, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Addresses land in logs and histories. It is not read, and not in our log either."""
+    """URLs end up in logs and histories. It is not read, and our log does not have it either
+    (bad input 73).
+    """
     gateway = await start(time_of_day=lambda: NOW, settings={"auth_secret": SECRET})
     with caplog.at_level(logging.DEBUG):
         async with await Raw.connect(gateway) as raw:
@@ -193,8 +202,10 @@ async def test_row_73_a_token_in_the_address_counts_for_nothing(
 
 
 @inputs({"ten": 10, "a hundred": 100, "three hundred": 300})
-async def test_row_74_five_may_sit_there_and_say_nothing(start: Start, case: int) -> None:
-    """Of one address; with 429 for the next, and not even that for a crowd. Pages are shown."""
+async def test_at_most_five_connections_from_one_address_wait_to_register(
+    start: Start, case: int
+) -> None:
+    """The next one gets 429, a crowd not even that. Pages are still shown (bad input 74)."""
     gateway = await start(settings={"limit_loopback": True})
     async with contextlib.AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(await Raw.connect(gateway)) for _ in range(case)]
@@ -217,8 +228,10 @@ async def test_row_74_five_may_sit_there_and_say_nothing(start: Start, case: int
         "a heartbeat, once": frame(PING),
     }
 )
-async def test_row_75_who_answers_no_ping_is_forgotten(start: Start, case: bytes) -> None:
-    """4009, if it still listens. The library of the neighbour answers the pings, and it stays."""
+async def test_a_client_that_answers_no_ping_is_closed_with_4009(start: Start, case: bytes) -> None:
+    """If it still reads. The library of its neighbour answers pings, so the neighbour stays
+    (bad input 75).
+    """
     quick = dataclasses.replace(Timing(), ws_ping_interval_s=0.1, ws_ping_timeout_s=0.1)
     gateway = await start(timing=quick)
     async with await Raw.register(gateway, "mallory") as raw:
@@ -229,10 +242,10 @@ async def test_row_75_who_answers_no_ping_is_forgotten(start: Start, case: bytes
 
 
 @inputs({"large": "x" * 15_000, "small": "x"})
-async def test_row_76_who_does_not_read_is_dropped_and_delays_nobody(
-    start: Start, case: str
-) -> None:
-    """Its own outbox overflows, or its write deadline comes; the others hear all meanwhile."""
+async def test_a_slow_consumer_is_dropped_and_delays_nobody(start: Start, case: str) -> None:
+    """Its outbox overflows or its write deadline ends; the others receive everything meanwhile
+    (bad input 76).
+    """
     gateway = await start(
         write_deadline_s=0.5,
         outbox_messages=64,
@@ -261,8 +274,8 @@ async def test_row_76_who_does_not_read_is_dropped_and_delays_nobody(
 
 
 @inputs({"absent names": "user-%d", "impossible names": "no name %d", "one name": "nobody"})
-async def test_row_77_who_asks_for_many_names_meets_the_same_rate(start: Start, case: str) -> None:
-    """An impossible name costs as much as an absent one, and both as much as a user."""
+async def test_messages_to_unknown_users_count_for_the_rate(start: Start, case: str) -> None:
+    """An invalid name costs as much as an absent user, and as a present one (bad input 77)."""
     gateway = await start(messages_per_s=1.0, message_burst=20, rate_patience_s=60.0)
     async with await Raw.register(gateway, "mallory") as raw:
         for n in range(100):

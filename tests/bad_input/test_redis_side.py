@@ -1,7 +1,7 @@
-"""Rows 78 to 80: what if somebody else writes to our Redis?
+"""Redis: what if somebody else writes to it? (bad input 78 to 80)
 
 Whoever may write there is trusted with a lot: a well-formed envelope is believed, so `from` can be
-forged by who can publish (the table's "forged" row), and a valid kick or takeover is obeyed. What
+forged by who can publish ("forged" in the list), and a valid kick or takeover is obeyed. What
 is claimed here is that nothing which is not well formed is believed, and that nothing at all ends
 the loop that listens.
 """
@@ -91,10 +91,12 @@ NOT_FOR_US: dict[str, bytes] = {
     {name: (data, "malformed_envelopes") for name, data in NOT_OURS.items()}
     | {name: (data, "bounces_sent") for name, data in NOT_FOR_US.items()}
 )
-async def test_row_78_what_no_gateway_of_ours_has_sent_is_dropped_and_counted(
+async def test_a_malformed_envelope_is_dropped_and_counted(
     one: Gateway, redis_db: Any, keyspace: Keyspace, case: tuple[bytes, str]
 ) -> None:
-    """And the next envelope is read. What is for nobody here is not delivered to somebody else."""
+    """The next envelope is read; an envelope for somebody else is not delivered here
+    (bad input 78).
+    """
     data, counter = case
     channel = keyspace.gateway_channel("gateway-01")
     async with await User.register("alice", one.url) as alice:
@@ -118,10 +120,10 @@ HALVES: dict[str, dict[str, str]] = {
 
 
 @inputs(HALVES | {"a text": "gateway-01", "a list": ["gateway-01"]})
-async def test_row_79_half_an_entry_names_nobody(
+async def test_a_presence_entry_that_is_not_whole_means_offline(
     one: Gateway, redis_db: Any, keyspace: Keyspace, case: Any
 ) -> None:
-    """Offline, and counted; an entry of another type of Redis' is an error of one message."""
+    """It is counted; a key of another Redis type makes that one message fail (bad input 79)."""
     key = keyspace.presence("ghost")
     match case:
         case dict():
@@ -151,10 +153,12 @@ async def test_row_79_half_an_entry_names_nobody(
     }
     | {"not UTF-8": b"\xff\xfe"}
 )
-async def test_row_80_an_entry_of_an_impossible_gateway_names_nobody(
+async def test_a_presence_entry_with_an_invalid_gateway_id_means_offline(
     one: Gateway, redis_db: Any, keyspace: Keyspace, case: str | bytes
 ) -> None:
-    """Offline and counted: it would be part of a channel's name, which may be everybody's."""
+    """It is counted. The id would become part of a channel's name, perhaps that of the broadcasts
+    (bad input 80).
+    """
     key = keyspace.presence("ghost")
     await redis_db.hset(key, mapping={"gwId": case, "connId": "c", "ts": "1", "epoch": "1"})
     async with await User.register("alice", one.url) as alice:

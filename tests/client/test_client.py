@@ -239,7 +239,7 @@ async def test_a_routed_message_that_comes_back_corrects_its_receipt() -> None:
         await tell(connection, type="ack", id=sent["id"], status="unreachable")
         await hear_nothing(connection)
 
-    quiet = {"should_ping": lambda: False}
+    quiet: dict[str, Any] = {"should_ping": lambda: False}
     async with fake_gateway(behave) as url, Client("alice", [url], **quiet) as alice:
         receipt = await alice.send("bob", "?")
         latency_s = receipt.latency_s
@@ -275,7 +275,7 @@ async def test_a_message_whose_connection_breaks_is_unknown_and_not_sent_again()
             else:
                 await tell(connection, type="ack", id=json.loads(text)["id"], status="routed")
 
-    quiet = {"settings": FAST, "should_ping": lambda: False}
+    quiet: dict[str, Any] = {"settings": FAST, "should_ping": lambda: False}
     async with fake_gateway(behave) as url, Client("alice", [url], **quiet) as alice:
         receipt = await alice.send("bob", "once")
         assert (receipt.status, receipt.error) == (Status.UNKNOWN, "the connection broke")

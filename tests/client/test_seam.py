@@ -92,7 +92,7 @@ async def test_odd_advice_when_to_come_back_is_no_advice(advice: str) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 999 x\r\n\r\n", b"\xff" * 99]
 )
-async def test_what_is_no_gateway_is_one_line(text: bytes) -> None:
+async def test_a_server_that_is_no_gateway_is_one_line(text: bytes) -> None:
     """Whatever it answers."""
     async with answering(text) as url:
         await failure(url)

@@ -73,7 +73,7 @@ def page(status: int, **headers: str) -> Answer:
 
 
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 404, 410, 426, 501, 505])
-async def test_who_answers_like_a_web_server_is_asked_once(status: int) -> None:
+async def test_a_web_server_is_dialled_only_once(status: int) -> None:
     """The start fails at once, and says what it was."""
     async with web_server(page(status)) as url:
         client = Client("alice", [url])
@@ -97,7 +97,7 @@ async def test_who_is_in_trouble_is_asked_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("advice", ["-1", "soon", "1e9", "inf", "9" * 400, "", "\xb2"])
-async def test_advice_of_a_stranger_that_is_none_is_ignored(advice: str) -> None:
+async def test_malformed_retry_advice_is_ignored(advice: str) -> None:
     """`Retry-After` may also be a date, or nonsense."""
     asked = 0
 
@@ -378,7 +378,7 @@ async def test_a_gateway_that_reads_nothing_is_given_up() -> None:
         assert {receipt.status for receipt in receipts} == {Status.UNKNOWN}
 
 
-async def test_a_goodbye_that_nobody_takes_ends_in_time() -> None:
+async def test_a_close_that_is_not_answered_ends_in_time() -> None:
     """Close and move are bounded, whatever the other side does."""
     settings = ClientSettings(ack_timeout_s=60, close_timeout_s=0.1)
     async with deaf_gateway() as url:
@@ -518,7 +518,7 @@ async def test_a_message_without_a_connection_was_not_sent(
         assert (receipt.status, receipt.error) == (Status.BUSY, "not connected")
 
 
-async def test_who_cancels_a_send_leaves_the_client_as_it_was(
+async def test_a_cancelled_send_leaves_the_client_as_it_was(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
     """At whatever moment; what is on its way arrives, and nothing is remembered as pending."""
@@ -587,7 +587,7 @@ async def test_who_waits_to_be_registered_is_not_told_of_a_moment_that_is_over()
         await waiting
 
 
-async def test_who_is_told_that_a_newer_attempt_exists_tries_again(
+async def test_a_client_told_of_a_newer_attempt_tries_again(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
     """4010: its register came too late, behind one of its own that went elsewhere."""
@@ -662,7 +662,7 @@ async def test_a_listener_that_fails_at_whatever_ends_the_client_and_nothing_is_
     await until("the gateway is empty", lambda: not len(gateways[0].registry))
 
 
-async def test_who_gives_up_a_close_has_closed_all_the_same() -> None:
+async def test_a_cancelled_close_still_closes() -> None:
     """Cancelled while it says goodbye: no task and no connection is left."""
     settings = ClientSettings(ack_timeout_s=60, close_timeout_s=60)
     async with deaf_gateway() as url:
@@ -684,7 +684,7 @@ async def test_a_client_is_started_once(gateways: tuple[Gateway, Gateway]) -> No
         assert (await alice.send("alice", "!")).status is Status.ROUTED
 
 
-async def test_who_came_back_and_leaves_was_closed_by_us(
+async def test_a_client_that_came_back_and_leaves_has_a_clean_close(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
     """And not by what had ended an earlier connection."""

@@ -315,6 +315,7 @@ async def test_a_gateway_that_does_not_answer_is_named_within_a_second() -> None
         assert await alice.ended() == 0
 
 
+@pytest.mark.slow
 async def test_nobody_to_be_reached_is_one_line_and_exit_code_2() -> None:
     """After the lines that said so at once, and without the password of the address."""
     async with Piped("-user", "alice", "-gateway", "ws://me:s3cr3t@127.0.0.1:1/ws") as alice:
@@ -426,7 +427,7 @@ def waiting(pipe: int) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
 
-async def test_what_nobody_reads_is_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_lines_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """News that cannot wait is dropped when a thousand lines wait; `room` waits long before."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stdout, os.fdopen(reader, "rb") as pipe:
@@ -543,7 +544,9 @@ async def test_a_reader_that_is_slow_holds_up_its_lines_and_not_the_connection(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_is_a_goodbye(gateway: Gateway, number: signal.Signals) -> None:
+async def test_a_signal_closes_the_connection_cleanly(
+    gateway: Gateway, number: signal.Signals
+) -> None:
     """The exit code is the shell's, no traceback, and the gateway is told."""
     async with (
         Client("bob", [gateway.url]) as bob,
@@ -568,7 +571,7 @@ async def test_a_signal_ends_a_client_that_is_not_connected(number: signal.Signa
         assert len(alice.output.splitlines()) == 1
 
 
-async def test_a_second_signal_does_not_wait_for_a_goodbye() -> None:
+async def test_a_second_signal_does_not_wait_for_close_frames() -> None:
     """A gateway that answers no close is left at once."""
 
     hold = asyncio.Event()
@@ -642,14 +645,16 @@ async def test_signals_that_were_taken_away_stay_so(gateway: Gateway) -> None:
 
 
 async def test_a_client_that_was_stopped_goes_on_where_it_was(gateway: Gateway) -> None:
-    """SIGTSTP and SIGCONT: what came meanwhile is printed."""
+    """SIGSTOP and SIGCONT: what came meanwhile is printed. (Ctrl-Z sends SIGTSTP, which the kernel
+    ignores in an orphaned process group: there, no shell could wake the process up again.)
+    """
     async with (
         Client("bob", [gateway.url]) as bob,
         Piped("-user", "alice", "-gateway", gateway.url) as alice,
     ):
         await alice.prints("registered on gateway-01")
         assert alice._process is not None
-        alice._process.send_signal(signal.SIGTSTP)
+        alice._process.send_signal(signal.SIGSTOP)
         stat = Path(f"/proc/{alice._process.pid}/stat")
         if stat.exists():
             await until("it stands", lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
@@ -680,7 +685,7 @@ async def test_ctrl_c_at_a_terminal_leaves_politely(gateway: Gateway, when: str)
         assert (await bob.send("alice", "gone?")).status is Status.OFFLINE
 
 
-async def test_a_terminal_that_is_closed_is_a_goodbye(gateway: Gateway) -> None:
+async def test_a_closed_terminal_closes_the_connection_cleanly(gateway: Gateway) -> None:
     """SIGHUP, and nothing to write to any more."""
     pytest.importorskip("prompt_toolkit")
     async with (

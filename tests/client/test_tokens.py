@@ -272,6 +272,7 @@ async def test_a_fresh_token_prolongs_the_session_on_its_connection(
         assert (alice.attempts, diary.count[Kind.REGISTERED], told(diary)) == (1, 1, [])
 
 
+@pytest.mark.slow
 async def test_the_token_after_the_fresh_one_is_shown_as_well(guarded: Gateway) -> None:
     """A long life is made of many tokens; the last one ends late by the client's clock."""
     source = Source(*(token(60 + n / 10) for n in range(3)), token(3600))
@@ -280,7 +281,14 @@ async def test_the_token_after_the_fresh_one_is_shown_as_well(guarded: Gateway) 
         assert alice.attempts == 1 and guarded.counters.registers_ok == 1
 
 
-@pytest.mark.parametrize("answer", [token(60), token(59), token(61)[:30], "", wrong(-7200)])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        token(60),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (token(59), token(61)[:30], "")),
+        pytest.param(wrong(-7200), marks=pytest.mark.slow),
+    ],
+)
 async def test_a_token_that_is_no_better_is_not_shown_and_looked_for_again(
     guarded: Gateway, answer: str
 ) -> None:
@@ -299,6 +307,7 @@ async def test_a_token_that_is_no_better_is_not_shown_and_looked_for_again(
         assert alice.attempts == 1
 
 
+@pytest.mark.slow
 async def test_a_source_that_fails_is_asked_again_and_heard_of(guarded: Gateway) -> None:
     """Once for each reason, and the session goes on meanwhile."""
     diary = Diary()
@@ -408,6 +417,7 @@ async def test_a_session_that_ended_with_its_token_comes_back_with_a_fresh_one(
         assert alice.attempts == 2
 
 
+@pytest.mark.slow
 async def test_a_fresh_token_that_is_late_is_waited_for(guarded: Gateway, day: Day) -> None:
     """Who was registered with the refused one hears of the trouble, and dials nobody."""
     diary, source = Diary(), Source(token(60))
@@ -462,7 +472,8 @@ async def test_a_refused_token_whose_successor_is_good_is_no_end_at_the_start(
         assert alice.attempts == 2
 
 
-async def test_who_gets_ever_new_tokens_that_are_refused_does_not_hammer() -> None:
+@pytest.mark.slow
+async def test_a_client_whose_new_tokens_are_refused_backs_off() -> None:
     """A function that mints them without end: each refusal doubles the pause."""
     dialled_at: list[float] = []
 

@@ -236,7 +236,7 @@ async def test_without_a_good_header_a_proxy_is_hung_up_on(
     assert not waiting(running)
 
 
-async def test_a_stranger_needs_no_header_and_may_not_send_one(
+async def test_a_client_that_is_no_trusted_proxy_must_not_send_a_proxy_header(
     start: Start, arrive: Open, caplog: pytest.LogCaptureFixture, tls: tuple[Any, Any]
 ) -> None:
     """It speaks for itself: a monitor, say. A header of its own gets it hung up on."""
@@ -255,7 +255,9 @@ async def test_a_stranger_needs_no_header_and_may_not_send_one(
 
 
 @pytest.mark.parametrize("said", [b"", V1[:20], V2[:16], V2], ids=["nothing", "v1", "v2", "whole"])
-async def test_who_does_not_finish_is_not_waited_for(start: Start, said: bytes) -> None:
+async def test_the_proxy_header_and_the_handshake_each_have_a_deadline(
+    start: Start, said: bytes
+) -> None:
     """The header has the time of a handshake, and what comes behind it has it again."""
     running = await start(handshake_timeout_s=0.1)
     async with await connect(running) as raw:
@@ -268,7 +270,7 @@ async def test_who_does_not_finish_is_not_waited_for(start: Start, said: bytes) 
 
 @pytest.mark.parametrize("said", [b"", V1[:20], V2, V2 + b"\x16\x03\x01"])
 @pytest.mark.parametrize("how", ["reset", "end"])
-async def test_who_goes_at_any_moment_leaves_nothing_behind(
+async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(
     start: Start, said: bytes, how: str
 ) -> None:
     """By a reset or politely, before, within and behind the header."""
@@ -287,7 +289,7 @@ async def test_who_goes_at_any_moment_leaves_nothing_behind(
     assert not counted(running) and not running._access.unregistered
 
 
-async def test_a_gateway_stops_although_somebody_has_not_said_whose_connection_it_is(
+async def test_a_gateway_stops_although_a_proxy_header_is_missing(
     start: Start, tls: tuple[Any, Any]
 ) -> None:
     """It is hung up on, before its header and before its TLS."""

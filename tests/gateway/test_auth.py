@@ -13,10 +13,11 @@ from pathlib import Path
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
+from tests.examples import examples
 from tests.processes import GatewayProcess, User
 from tests.waiting import until
 from wsdemo import Client
@@ -117,7 +118,7 @@ def test_a_bad_token_proves_nothing(kind: str) -> None:
     assert str(failure.value) == "" and failure.value.__cause__ is None
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.text(max_size=200) | st.binary(max_size=60).map(lambda b: b.hex() + "." + b.hex()))
 def test_no_text_is_a_token_by_chance_and_none_is_another_error(text: str) -> None:
     """Whatever is in it."""
@@ -244,6 +245,7 @@ async def test_a_token_from_the_command_line_opens_a_gateway_of_the_command_line
     assert SECRET.decode() not in log and "WRONG-TOKEN" not in log and token.strip() not in log
 
 
+@pytest.mark.slow
 async def test_a_secret_from_the_command_line_is_its_owner_s_and_is_not_overwritten(
     tmp_path: Path,
 ) -> None:

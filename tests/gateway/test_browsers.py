@@ -129,7 +129,7 @@ async def test_who_offers_nothing_is_told_nothing(start: Start) -> None:
         ("", "", 403),
     ],
 )
-async def test_a_page_of_ours_may_connect_and_a_stranger_s_may_not(
+async def test_only_pages_with_an_allowed_origin_may_connect(
     start: Start, origin: str, host: str, status: int
 ) -> None:
     """Ours is what came from the host and port that it connects to, with the defaults of before."""
@@ -332,7 +332,9 @@ async def test_node_gets_its_subprotocol(start: Start) -> None:
     assert said.decode().split() == ["wsdemo.v1", "registered"], problem
 
 
-async def test_the_flags_reach_the_door(shared_server: BundledServer, keyspace: Keyspace) -> None:
+async def test_all_flags_about_browsers_reach_the_gateway(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> None:
     """A process with all of them: an app, a subprotocol, a header of a proxy on this machine."""
     flags = ["--key-prefix", keyspace.prefix, "--origin", "capacitor://localhost",
              "--origin", "null", "--subprotocol", "chat", "--subprotocol", "chat.v2",

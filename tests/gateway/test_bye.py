@@ -62,14 +62,14 @@ async def test_a_bye_goes_before_the_codes_that_libraries_cannot_read_and_before
         (session,) = one.registry
         session.send(b'{"type":"pong"}')
         session.end(code, 1234)
-        said = [{"type": "pong"}]
+        said: list[dict[str, Any]] = [{"type": "pong"}]
         if code in {Code.RESTART, Code.TRY_LATER}:
             said.append({"type": "bye", "code": int(code), "retryAfterMs": 1234})
         reason = f"{CLOSE_POLICIES[code].reason}; retryAfterMs=1234"
         assert await last_words(alice) == [*said, (code, reason)]
 
 
-async def test_who_has_not_registered_yet_is_told_as_well(one: Gateway) -> None:
+async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> None:
     """A drain meets connections in every state; each that is a WebSocket hears a bye."""
     async with await Raw.open(one) as raw:
         await until(
@@ -104,7 +104,7 @@ async def test_on_notice_the_answer_to_the_handshake_comes_first(
             shared_server, keyspace, fast_frames=fast, drain_notice_s=300.0
         ) as running:
             stopping = asyncio.create_task(running.stop())
-            await until("it is on notice", lambda g=running: not g.ready)
+            await until("it is on notice", lambda: not running.ready)
             async with await Raw.connect(running) as raw:
                 raw.writer.write(request() + behind)
                 assert b" 101 " in (await raw.head()).splitlines()[0]

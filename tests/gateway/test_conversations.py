@@ -301,7 +301,7 @@ async def test_a_deaf_subscription_is_found_rebuilt_and_red_meanwhile(
         await until("it is ready again", lambda: running.ready)
 
         async def heard() -> bool:
-            return await redis_db.publish(channel, "{}") == 1
+            return bool(await redis_db.publish(channel, "{}") == 1)
 
         await until("it listens again", heard)
     kinds = [event.kind for event in events]

@@ -183,7 +183,7 @@ def test_the_log_is_not_flooded_by_proxies_and_what_they_send(
         assert len(line) < 700 and line.isprintable()
 
 
-def test_one_header_is_believed_and_no_other() -> None:
+def test_only_the_configured_forwarded_header_is_read() -> None:
     """A client could write the others itself; which one it is, the gateway is told."""
     for name, said in (
         ("x-forwarded-for", f"{STRANGER}:80"),
@@ -239,7 +239,7 @@ def test_a_proxy_on_this_machine_speaks_for_others() -> None:
     assert status(control, slot) == 429
 
 
-def test_the_header_of_a_stranger_is_not_believed() -> None:
+def test_the_forwarded_header_of_an_untrusted_client_is_ignored() -> None:
     """Whoever is not a trusted proxy speaks for itself only."""
     control = access(trusted_proxies=(PROXY,))
     slot = entered(control, STRANGER)

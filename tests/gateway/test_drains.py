@@ -35,7 +35,7 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
         stopping = asyncio.create_task(running.stop())
         for left, raw in zip((3, 2, 1), users, strict=True):
             assert await raw.closed() == 1012
-            await until("who left is gone", lambda n=left: len(running._sockets()) == n)
+            await until("who left is gone", lambda: len(running._sockets()) == left)
             assert not stopping.done(), "there is somebody left"
             await raw.leave()
         await asyncio.wait_for(stopping, 10)
@@ -81,8 +81,8 @@ async def test_whoever_leaves_a_drain_without_a_goodbye_leaves_nothing(
             not running._tasks and not running._access.present and not running._access.unregistered
         )
         assert all(end._timer is None and end.outbox._deadline is None for end in ends)
-        admission, limits = running._session_services.backlog.admission, running.settings.limits
-        assert admission._value == limits.concurrent_registers
+        admission = running._session_services.backlog.admission
+        assert admission._value == running.settings.limits.concurrent_registers
         assert not len(running.registry) and not running.registry._expected
 
 
@@ -95,7 +95,7 @@ async def test_a_register_that_is_under_way_at_the_end_of_a_drain_is_taken_back(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, gates: Gates
 ) -> None:
     """It has taken effect, its answer does not come, and the gateway does not wait for ever."""
-    limits = {"drain_s": 0.1, "close_timeout_s": 0.05}
+    limits: dict[str, Any] = {"drain_s": 0.1, "close_timeout_s": 0.05}
     gates.where = "registered"
     async with gateway(shared_server, keyspace, **limits) as running:
         async with await Raw.open(running) as mallory:

@@ -204,7 +204,7 @@ async def test_sessions_do_not_pay_for_each_other_whatever_it_is_that_fails(
 
 
 @pytest.mark.parametrize("broken", ["write", "close"])
-async def test_who_logs_in_again_does_not_pay_for_its_old_connection(
+async def test_a_new_login_is_not_limited_by_the_old_connection(
     room: Room, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """The old one cannot even be told."""
@@ -245,7 +245,7 @@ async def test_what_comes_from_other_gateways_is_heard_after_one_message_failed(
 
 
 @pytest.mark.parametrize("broken", ["end", "write", "close"])
-async def test_a_drain_says_goodbye_to_all_the_others(
+async def test_a_drain_closes_all_other_connections(
     shared_server: BundledServer,
     keyspace: Keyspace,
     redis_db: Any,

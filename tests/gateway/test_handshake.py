@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -15,6 +15,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from tests.examples import examples
 from tests.gateway.cluster import USUAL, request
 from wsdemo.gateway.handshake import (
     Usual,
@@ -121,9 +122,9 @@ values = (
 )
 
 
-@settings(max_examples=600)
+@examples(600)
 @given(st.lists(st.tuples(tokens, values), max_size=4), st.permutations(list(USUAL.items())))
-def test_whatever_takes_the_short_way_is_accepted_by_the_long_one(
+def test_a_handshake_on_the_fast_path_is_accepted_by_the_general_parser(
     changes: list[tuple[str, str]], usual: list[tuple[str, str]]
 ) -> None:
     """Changed, added and shuffled headers: never does the short way accept what the library does

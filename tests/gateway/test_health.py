@@ -18,7 +18,7 @@ from wsdemo.redis.connection import CommandError
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace, Timing
 
-pytestmark = pytest.mark.both_loops
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.both_loops]
 
 PING = frame(b'{"type":"ping"}')
 PONG = {"type": "pong"}
@@ -176,7 +176,7 @@ async def test_a_single_refusal_of_a_renewal_ends_no_session(
         assert (counters.refreshes_failed, redis.left) == (1, 0)
 
 
-async def test_who_is_refused_for_a_whole_ttl_is_told_so(
+async def test_a_client_refused_for_a_whole_ttl_is_told_so(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """4012, and not before: until then the entry may still be there."""

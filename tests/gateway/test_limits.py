@@ -100,11 +100,11 @@ async def _write_to_a_deaf_one(running: Gateway, content: str) -> None:
 @pytest.mark.parametrize(
     "bound", [{"outbox_messages": 64}, {"outbox_bytes": 262_144}], ids=["messages", "bytes"]
 )
-async def test_what_waits_for_a_client_is_bounded_without_any_deadline(
+async def test_the_outbox_is_bounded_without_any_deadline(
     shared_server: BundledServer, keyspace: Keyspace, bound: dict[str, int]
 ) -> None:
     """By its number, and by its bytes."""
-    limits = ENDLESS | NO_OUTBOX_LIMIT | bound
+    limits: dict[str, Any] = ENDLESS | NO_OUTBOX_LIMIT | bound
     async with gateway(shared_server, keyspace, write_deadline_s=1e4, **limits) as running:
         await _write_to_a_deaf_one(running, "x" * 15_000)
         assert running.counters.outbox_overflows == 1
@@ -114,7 +114,7 @@ async def test_who_takes_no_byte_is_hung_up_on_although_nothing_overflows(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """The write deadline."""
-    limits = ENDLESS | NO_OUTBOX_LIMIT
+    limits: dict[str, Any] = ENDLESS | NO_OUTBOX_LIMIT
     async with gateway(shared_server, keyspace, write_deadline_s=0.2, **limits) as running:
         await _write_to_a_deaf_one(running, "x" * 1_000)
         assert running.counters.slow_consumers == 1
@@ -155,7 +155,7 @@ async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_
     shared_server: BundledServer, keyspace: Keyspace, slow_mint: asyncio.Event
 ) -> None:
     """1013 with `retryAfterMs`, while the one before it still registers, and succeeds."""
-    limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
+    limits: dict[str, Any] = {"concurrent_registers": 1, "register_queue_s": 0.05}
     async with (
         gateway(shared_server, keyspace, **limits) as running,
         await Raw.open(running) as first,
@@ -176,7 +176,7 @@ async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_
         assert (await first.answer())["type"] == "registered"
 
 
-async def test_who_goes_on_behind_its_register_is_read_no_further_for_a_while(
+async def test_a_client_that_sends_on_while_it_registers_is_paused(
     shared_server: BundledServer, keyspace: Keyspace, slow_mint: asyncio.Event
 ) -> None:
     """And loses nothing: each frame is answered once the register is."""
@@ -253,7 +253,7 @@ NOT_READ = ("", "unknown", "_hidden", "198.51.100.7:http", "nonsense", "198.51.1
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "general"])
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "x-real-ip"])
-async def test_no_spelling_of_an_address_opens_the_door(
+async def test_no_spelling_of_an_address_evades_the_limit(
     shared_server: BundledServer, keyspace: Keyspace, fast: bool, header: str
 ) -> None:
     """With a port that is another each time the limit holds as without; what cannot be read, or is

@@ -499,6 +499,7 @@ async def test_a_broken_pipe_stops_nothing(
 
 @pytest.mark.parametrize("first", ["", PLAIN_LOOP], ids=["uvloop", "asyncio"])
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.slow
 async def test_a_gateway_lives_without_its_standard_streams(
     shared_server: BundledServer, prefix: tuple[str, str], closed: str, first: str
 ) -> None:
@@ -513,7 +514,8 @@ async def test_a_gateway_lives_without_its_standard_streams(
         assert await process.end() == 0
 
 
-async def test_what_cannot_start_says_so_to_nobody_and_ends() -> None:
+@pytest.mark.slow
+async def test_a_gateway_that_cannot_start_ends_even_without_streams() -> None:
     """Exit code 2 within a moment, whatever is wrong with stderr."""
     command = [sys.executable, "-m", "wsdemo.gateway", "--id", "gateway-01", "--port", "nowhere"]
     read_end, write_end = os.pipe()

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.examples import rounds
 from tests.gateway.cluster import Gates, Raw, frame, gateway, request
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
@@ -103,7 +104,7 @@ async def test_neighbours_of_many_resets_get_every_message_and_every_pong(
         ]
         readers = [asyncio.create_task(talker.read()) for talker in talkers]
         try:
-            for n in range(100):
+            for n in range(rounds(100)):
                 await _reset_with_answers_under_way(both[n % 2], random.Random(n), names)
             over.set()
             await asyncio.gather(*writers)
@@ -111,7 +112,7 @@ async def test_neighbours_of_many_resets_get_every_message_and_every_pong(
                 assert talker.pongs == talker.pings > 0
                 await until(
                     f"{names[n]} has heard all that was routed to it",
-                    lambda n=n: talkers[n - 1].routed <= talkers[n].heard,
+                    lambda: talkers[n - 1].routed <= talkers[n].heard,
                 )
             assert not any(reader.done() for reader in readers), "nobody was closed"
         finally:

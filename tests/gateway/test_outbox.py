@@ -115,7 +115,7 @@ async def test_so_many_bytes_may_wait_and_no_more() -> None:
     assert not reader.failed
 
 
-async def test_after_the_goodbye_there_is_no_deadline() -> None:
+async def test_after_the_close_frame_there_is_no_write_deadline() -> None:
     """The goodbye has one of its own; a transport that is full because of it begins none."""
     reader = Reader(NEVER)
     reader.outbox.resume()

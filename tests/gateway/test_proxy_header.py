@@ -152,7 +152,7 @@ def test_half_a_header_is_waited_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("most", [1, 1 << 20])
-def test_what_is_no_header_is_refused(name: str, most: int) -> None:
+def test_a_malformed_proxy_header_is_refused(name: str, most: int) -> None:
     """As soon as that is certain; never is it waited for without an end."""
     with pytest.raises(BadHeader):
         fed(BAD[name] + bytes(200), most)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from wsdemo.gateway.rate import Rate
 
 
@@ -26,13 +27,13 @@ class Bucket:
 
 
 # Powers of two, so that both ways of counting are exact and no rounding decides.
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     st.sampled_from([0.5, 1.0, 4.0, 1024.0]),
     st.integers(1, 12),
     st.lists(st.integers(0, 4096), max_size=60),
 )
-def test_a_mark_passes_and_refuses_exactly_what_a_bucket_does(
+def test_the_rate_limit_agrees_with_a_token_bucket(
     per_s: float, burst: int, pauses: list[int]
 ) -> None:
     """Whatever the pauses between messages are."""
@@ -47,7 +48,7 @@ def test_a_mark_passes_and_refuses_exactly_what_a_bucket_does(
 
 
 @pytest.mark.parametrize("burst", [1, 20])
-def test_at_once_comes_what_the_burst_allows_and_no_more(burst: int) -> None:
+def test_at_most_a_whole_burst_passes_at_once(burst: int) -> None:
     """Also when the clock stands at nought."""
     rate, paid_until, passed = Rate.of(8, burst), 0.0, 0
     while (taken := rate.take(paid_until, 0.0)) is not None:
@@ -67,7 +68,7 @@ def test_a_burst_is_whole_whatever_the_clock_says(per_s: float, burst: int) -> N
         assert passed == burst, now
 
 
-def test_who_pauses_has_calmed_down_and_who_goes_on_at_the_rate_has_not() -> None:
+def test_only_a_pause_ends_the_excess() -> None:
     """A flood lets one through now and then; that is not the end of it."""
     rate, paid_until, now = Rate.of(8, 16), 0.0, 0.0
     for _ in range(200):

@@ -84,7 +84,7 @@ def session_of(running: Gateway, user: str) -> Session:
 
 @pytest.mark.parametrize("how", ["reset", "half-close", "goodbye"])
 @pytest.mark.parametrize("where", ["mint", "register", "registered"])
-async def test_who_goes_while_it_registers_leaves_nothing(
+async def test_a_client_that_leaves_while_it_registers_leaves_nothing(
     running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str, how: str
 ) -> None:
     """Gone during mint: no register is sent. Gone during register: no entry here nor in Redis."""
@@ -109,7 +109,7 @@ async def test_who_goes_while_it_registers_leaves_nothing(
     await raw.leave()
 
 
-async def test_who_goes_while_it_waits_for_its_turn_waits_no_longer(
+async def test_a_client_that_leaves_the_register_queue_frees_its_place(
     running: Gateway, gates: Gates
 ) -> None:
     """Those behind it move up, and nothing is asked of Redis for it."""
@@ -131,7 +131,7 @@ async def test_who_goes_while_it_waits_for_its_turn_waits_no_longer(
     await until("nothing is left", lambda: nothing_is_left(running))
 
 
-async def test_who_goes_at_the_very_moment_of_its_turn_gives_it_back(
+async def test_a_client_that_leaves_at_its_turn_to_register_frees_the_slot(
     running: Gateway, gates: Gates
 ) -> None:
     """The turn has been given to it, and it does not know yet."""
@@ -217,7 +217,7 @@ async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_awa
     shared_server: BundledServer, keyspace: Keyspace, gates: Gates
 ) -> None:
     """The gauge of those who wait for their turn is back at 0."""
-    limits = {"concurrent_registers": 1, "register_queue_s": 0.05}
+    limits: dict[str, Any] = {"concurrent_registers": 1, "register_queue_s": 0.05}
     async with gateway(shared_server, keyspace, **limits) as running:
         await running._session_services.backlog.admission.acquire()
         async with contextlib.AsyncExitStack() as stack:
@@ -385,7 +385,11 @@ async def test_two_bursts_with_calm_between_them_are_not_closed(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Patience is with who is above its rate all the time; a calm begins it anew."""
-    limits = {"messages_per_s": 100.0, "message_burst": 10, "rate_patience_s": 0.2}
+    limits: dict[str, Any] = {
+        "messages_per_s": 100.0,
+        "message_burst": 10,
+        "rate_patience_s": 0.2,
+    }
     async with (
         gateway(shared_server, keyspace, **limits) as running,
         await Raw.register(running, "alice") as alice,
@@ -394,7 +398,7 @@ async def test_two_bursts_with_calm_between_them_are_not_closed(
         for _ in range(3):
             enough = running.counters.rate_limited + 10
             alice.writer.write(PING * 30)
-            await until("that was too much", lambda n=enough: running.counters.rate_limited > n)
+            await until("that was too much", lambda: running.counters.rate_limited > enough)
             excess = session._excess
             assert excess is not None
 

@@ -49,7 +49,7 @@ def test_a_lease_is_due_only_after_a_new_sign_of_life() -> None:
     assert due([silent, alive, recent], now=10.0) == [alive]
 
 
-def test_who_is_quiet_is_pinged_once_and_dropped_when_that_stays_unanswered() -> None:
+def test_a_silent_client_is_pinged_once_and_then_dropped() -> None:
     """First a ping, then a deadline for its answer."""
     fresh = Session(last_read=95.0)
     silent = Session(last_read=70.0)

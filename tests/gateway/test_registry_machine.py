@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -23,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.examples import examples
 from wsdemo.gateway.registry import Registry
 
 USERS = ("alice", "bob")
@@ -111,6 +111,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 def test_the_maps_agree_with_a_model_in_any_history() -> None:
     """Who is bound is found under both names; who is expected, by connection; nobody else is."""
-    run_state_machine_as_test(
-        RegistryMachine, settings=settings(max_examples=200, stateful_step_count=40)
-    )
+    run_state_machine_as_test(RegistryMachine, settings=examples(200, stateful_step_count=40))

@@ -13,10 +13,10 @@ import itertools
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 
 from tests.bad_input.test_fields import said
 from tests.conftest import LOOPS
+from tests.examples import examples
 from tests.gateway.cluster import Raw, frame, gateway
 from tests.waiting import until
 from wsdemo.gateway.server import Gateway
@@ -227,7 +228,7 @@ class Conversations(RuleBasedStateMachine):
             for client in self.everybody:
                 await self.check_heard(client)
             for user in USERS:
-                await until(f"all agree about {user}", lambda user=user: self.agree_about(user))
+                await until(f"all agree about {user}", lambda: self.agree_about(user))
 
         self.run(check())
         assert not self.problems, self.problems
@@ -280,9 +281,9 @@ class Conversations(RuleBasedStateMachine):
 
     async def check_nothing_is_left(self) -> None:
         for each in self.gateways:
-            await until("no socket is left", lambda each=each: each.stats()["sockets"] == 0)
+            await until("no socket is left", lambda: each.stats()["sockets"] == 0)
         for user in USERS:
-            await until(f"{user} is offline", lambda user=user: self.agree_about(user))
+            await until(f"{user} is offline", lambda: self.agree_about(user))
 
 
 @pytest.mark.timeout(180)
@@ -291,18 +292,10 @@ class Conversations(RuleBasedStateMachine):
 def test_everybody_hears_what_the_model_says(
     shared_server: BundledServer, fast_frames: bool, loop: str
 ) -> None:
-    """Forty plays of up to thirty steps each, always the same."""
+    """In plays of up to thirty steps each, always the same ones."""
     run_state_machine_as_test(
-        lambda: Conversations(shared_server, fast_frames, loop),
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=30,
-            derandomize=True,
-            database=None,
-            deadline=None,
-            print_blob=True,
-            suppress_health_check=[HealthCheck.too_slow],
-            # A step that fails may take its whole deadline to do so: no time to look for less.
-            phases=[Phase.generate],
-        ),
+        # Any callable that makes a machine will do, whatever its annotation says.
+        cast(Any, lambda: Conversations(shared_server, fast_frames, loop)),
+        # A step that fails may take its whole deadline to do so: no time to look for less.
+        settings=examples(40, stateful_step_count=30, phases=[Phase.generate]),
     )

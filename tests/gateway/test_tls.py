@@ -71,7 +71,7 @@ async def register(url: str, user: str, context: ssl.SSLContext) -> ClientConnec
     return connection
 
 
-async def test_messages_cross_over_tls_and_goodbyes_too(
+async def test_messages_and_close_frames_cross_over_tls(
     secure: Gateway, context: ssl.SSLContext
 ) -> None:
     """wss:// says the same as ws://, up to the close."""
@@ -149,7 +149,7 @@ async def test_who_speaks_no_tls_or_an_old_one_gets_nothing(
     await alice.close()
 
 
-async def test_a_stranger_s_certificate_is_not_believed(secure: Gateway) -> None:
+async def test_a_certificate_of_an_unknown_authority_is_refused(secure: Gateway) -> None:
     """The client checks, too."""
     with pytest.raises(ssl.SSLCertVerificationError):
         await connect(secure.url, proxy=None)

@@ -148,7 +148,7 @@ async def test_p7_a_register_of_unknown_outcome_is_taken_back_when_redis_is_hear
         await connection.close()
 
 
-async def test_who_leaves_while_redis_is_away_is_gone_when_it_is_back(
+async def test_a_user_who_leaves_while_redis_is_away_is_offline_when_it_is_back(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """Her entry need not wait for its TTL; and who came back elsewhere meanwhile stays."""

@@ -154,7 +154,7 @@ async def test_a_slow_but_steady_reader_outlives_the_write_deadline(
         assert running.counters.slow_consumers == 0
 
 
-async def test_who_falls_behind_and_catches_up_again_and_again_is_not_closed(
+async def test_a_client_that_falls_behind_and_catches_up_is_not_closed(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """What waits for it is bounded; what has ever waited for it, in sum, is not."""
@@ -310,7 +310,7 @@ async def test_a_text_of_any_length_is_written_as_a_frame(length: int) -> None:
     assert text_frame(b"x" * length) == frame(b"x" * length, mask=False)
 
 
-async def test_who_does_not_answer_a_goodbye_is_hung_up_on(
+async def test_a_client_that_does_not_answer_a_close_is_cut_off(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """After the time that there is for it, and answered no pings in between."""
@@ -359,7 +359,7 @@ async def test_nothing_of_a_message_in_fragments_is_kept(running: Gateway) -> No
         assert end._fragments is None
 
 
-async def test_what_looks_like_a_frame_within_another_one_is_none(running: Gateway) -> None:
+async def test_a_payload_that_looks_like_a_frame_is_payload(running: Gateway) -> None:
     """Wherever a frame is cut, what follows is the rest of it, byte for byte."""
     inner_key, outer_key = b"\x80" * 4, b"\xc0" * 4
     masked = bytes(byte ^ 0x80 for byte in b'{"type":"ping"}')

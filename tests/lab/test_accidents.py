@@ -9,16 +9,19 @@ import psutil
 import pytest
 
 from tests.waiting import until
-from wsdemo.client.connection import Status
 from wsdemo.events import Kind
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.hosts import Process
 from wsdemo.lab.trace import frames
+from wsdemo.protocol import Status
+
+pytestmark = pytest.mark.xdist_group("clock")
 
 
 def kinds(cluster: Cluster, lane: str) -> list[str]:
     trace = cluster.trace()
-    return trace[trace["lane"] == lane]["kind"].tolist()
+    found: list[str] = trace[trace["lane"] == lane]["kind"].tolist()
+    return found
 
 
 def is_at(cluster: Cluster, user: str, gateway: str) -> Callable[[], bool]:
@@ -193,7 +196,7 @@ async def test_a_cut_wire_of_a_user_makes_her_reconnect() -> None:
         for accident in (cluster.wire("alice").cut, cluster.wire("alice").reset):
             before = alice.conn_id
             accident()
-            await until("she is back", lambda before=before: alice.conn_id != before)
+            await until("she is back", lambda: alice.conn_id != before)
         assert kinds(cluster, "alice").count("ws_close") == 2
 
 

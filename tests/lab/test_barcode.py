@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped
@@ -11,6 +12,8 @@ from wsdemo.lab.figures.barcode import barcode
 from wsdemo.lab.figures.crossing import crossing
 from wsdemo.lab.races.models import MODELS, explore_model
 from wsdemo.lab.races.orders import Exploration, OrderEnd, all_orders
+
+pytestmark = pytest.mark.xdist_group("barcode")
 
 ROWS = [(p, s) for p in MODELS for s in (0.0, -10.0, 10.0)]
 
@@ -76,13 +79,16 @@ def test_every_cell_is_one_order(drawn: dict[str, Picture]) -> None:
     """The marks in a row are as many as its wrong orders; equal ends stand together."""
     one = explored()[3]
     fig = drawn["one row"]
-    marks = {line.get_marker(): len(line.get_xdata()) for line in fig.axes[0].lines}
+    marks = {line.get_marker(): np.size(line.get_xdata()) for line in fig.axes[0].lines}
     assert marks == {"o": one.count(OrderEnd.LOST), "x": one.count(OrderEnd.DEAD)}
     (mesh,) = fig.axes[0].collections
-    ends = mesh.get_array().ravel().tolist()
+    array = mesh.get_array()
+    assert array is not None
+    ends = array.ravel().tolist()
     assert ends == sorted(ends) and len(ends) == 45
 
 
+@pytest.mark.slow
 def test_the_same_figure_gives_the_same_bytes() -> None:
     """A pure function of the explorations."""
     one, two = (to_png(barcode(explored()[:6])) for _ in range(2))

@@ -11,6 +11,8 @@ from wsdemo.lab import check, predict
 from wsdemo.lab.learn import predicted, reveal
 from wsdemo.lab.lessons.start import _compare, _records_of_thirty
 
+pytestmark = pytest.mark.xdist_group("checks")
+
 HINTS: dict[str, tuple[Any, str]] = {
     "forgets the offline user": (lambda r: r["gwId"], "raised KeyError"),
     "names the connection": (lambda r: r.get("connId"), "names the connection"),

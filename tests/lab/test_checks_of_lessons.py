@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.examples import seeds
 from wsdemo.lab import check
 from wsdemo.lab.lessons import CHECKS, QUESTIONS
 from wsdemo.lab.lessons.cost import judge_route
@@ -15,7 +16,7 @@ from wsdemo.lab.lessons.deaths import judge_next_gateway
 from wsdemo.lab.lessons.lease import judge_choose_ttl
 from wsdemo.lab.lessons.maps import judge_cleanup
 
-SEEDS = range(5)
+SEEDS = seeds(5)
 Mutants = dict[str, tuple[Callable[..., Any], str]]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from tests.examples import seeds
 from wsdemo.lab import check, predict
 from wsdemo.lab.learn import reveal
 from wsdemo.lab.lessons import QUESTIONS
@@ -16,6 +17,8 @@ from wsdemo.lab.races.interleavings import explore
 from wsdemo.lab.races.models import MODELS, State, Step
 from wsdemo.lab.races.orders import Action, all_orders
 from wsdemo.redis.server import BundledServer
+
+pytestmark = pytest.mark.xdist_group("checks_orders_and_clocks")
 
 fenced = MODELS["fenced"]
 
@@ -263,7 +266,7 @@ def database(shared_server: BundledServer) -> Iterator[redis.Redis]:
         yield database
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 @pytest.mark.parametrize("good", [script(), HYBRID])
 def test_a_right_script_is_accepted_every_time(good: str, seed: int, database: redis.Redis) -> None:
     """A counter beside the entry, or a clock that never steps back; with any names."""

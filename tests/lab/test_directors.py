@@ -10,6 +10,8 @@ from tests.waiting import until
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 
 async def test_a_held_register_waits_until_it_is_let_go() -> None:
     """Others get in meanwhile."""

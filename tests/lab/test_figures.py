@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -28,6 +29,8 @@ from wsdemo.lab.figures.fault_lines import faults
 from wsdemo.lab.figures.ledger import ACCEPTED, REJECTED
 from wsdemo.lab.plots import availability, detection, ledger, ribbons, sawtooth
 from wsdemo.lab.trace import frames
+
+pytestmark = pytest.mark.xdist_group("figures")
 
 SCALE = 60.0
 TTL_S = 90.0
@@ -49,8 +52,8 @@ class Story:
         self._rows.append({"t": t / SCALE, "lane": lane, "kind": kind, **fields})
 
     def write(self, t: float, user: str, gateway: str, conn: str, kind: str, **more: Any) -> None:
-        fields = {"user": user, "gateway": gateway, "conn_id": conn, "peer": frames.REDIS}
-        fields |= {"t_recv": t / SCALE, "token": self._token}
+        fields: dict[str, Any] = {"user": user, "gateway": gateway, "conn_id": conn}
+        fields |= {"peer": frames.REDIS, "t_recv": t / SCALE, "token": self._token}
         self.row(t, gateway, f"presence_{kind}", **{**fields, **more})
 
     def reject(self, t: float, user: str, gateway: str, conn: str, reason: str) -> None:
@@ -215,6 +218,7 @@ def test_words_agree_with_their_number(drawn: Mapping[str, Picture]) -> None:
             assert "1 users" not in said.replace("of 1 users", "")
 
 
+@pytest.mark.slow
 def test_the_same_trace_gives_the_same_bytes() -> None:
     """Each figure is a pure function of the trace."""
     once, again = ([to_png(fig) for fig in figures(["alice"]).values()] for _ in range(2))
@@ -463,7 +467,7 @@ def test_the_prediction_stands_on_the_sawtooth() -> None:
     assert "you said 30 s, measured 81 s" in words(fig)
     assert "You said 30 s." in fig.wsdemo_alt
     dashed = [line for line in fig.axes[0].lines if line.get_linestyle() == "--"]
-    assert [round(float(line.get_xdata()[0])) for line in dashed] == [70 + 30]
+    assert [round(float(np.ravel(line.get_xdata())[0])) for line in dashed] == [70 + 30]
 
 
 def test_too_many_strips_are_refused() -> None:

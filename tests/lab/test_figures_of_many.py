@@ -28,6 +28,8 @@ from wsdemo.lab.plots import false_offline, herd, latency, skew_map, stages
 from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.journeys import ACROSS, LOCAL, STAGES, latencies, moves
 
+pytestmark = pytest.mark.xdist_group("figures_of_many")
+
 MESSAGES = 110
 
 
@@ -126,7 +128,7 @@ class TestMessages:
         assert (facts["slow"], facts["slow_p50"]) == (ACROSS, duration(carol))
         assert facts["ratio"] == number(carol / bob) and facts["messages"] == 2 * MESSAGES
         assert facts["slow_p99"] == duration(known["carol"][108])
-        assert f"{facts['ratio']} times" in fig._suptitle.get_text()
+        assert f"{facts['ratio']} times" in fig.get_suptitle()
         assert stages(talked).wsdemo_facts["local_p50"] == facts["fast_p50"]
         assert stages(talked).wsdemo_facts["across_p50"] == facts["slow_p50"]
 
@@ -137,6 +139,7 @@ class TestMessages:
         share = (middle["to_redis_s"] + middle["from_redis_s"]) / sum(middle.values())
         assert stages(talked).wsdemo_facts["redis_share"] == round(100 * share)
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self, talked: pd.DataFrame) -> None:
         """Pure functions of the trace."""
         for draw in (latency, stages):
@@ -213,7 +216,7 @@ class TestHerd:
         assert (facts["best"], facts["best_s"]) == (best, last[best])
         assert (facts["worst"], facts["worst_s"]) == (worst, last[worst])
         assert facts["best_end"] == f"after {number(last[best])} s"
-        assert facts["best_end"] in fig._suptitle.get_text()
+        assert facts["best_end"] in fig.get_suptitle()
         assert facts["worst_attempts"] == f"{number(len(runs[worst]) / USERS)} attempts"
         busiest = max(Counter(int(t * 10) for t in runs[worst]["t"]).values())
         assert facts["worst_peak"] == number(busiest * 10)
@@ -257,6 +260,7 @@ class TestHerd:
         assert found["user"].tolist() == ["alice", "", "alice"]
         assert found["accepted"].tolist() == [False, False, True]
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self, runs: dict[str, pd.DataFrame]) -> None:
         """A pure function of the runs."""
         assert to_png(herd(runs, CAPACITY)) == to_png(herd(runs, CAPACITY))
@@ -311,7 +315,7 @@ class TestSkewMap:
         assert (facts["attempts"], facts["rejected"]) == (60, rejected)
         assert facts["accepted"] == 60 - rejected
         assert (facts["agree"], facts["differ"]) == (56, 4)
-        assert "56 of 60" in fig._suptitle.get_text()
+        assert "56 of 60" in fig.get_suptitle()
         assert f"{rejected} were rejected" in fig.wsdemo_alt
 
     def test_a_cell_shows_the_share_of_it_that_the_rule_rejects(self) -> None:
@@ -322,6 +326,7 @@ class TestSkewMap:
         assert shares[-1, 0] == 1 and shares[0, -1] == 0
         assert shares.mean() == pytest.approx(0.5, abs=0.06)
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self) -> None:
         """A pure function of the points."""
         assert to_png(skew_map(measured())) == to_png(skew_map(measured()))
@@ -366,7 +371,7 @@ class TestFalseOffline:
         assert facts["longer_rate"] == number(120 * 0.8 * 0.2**3)
         assert (facts["losses"], facts["ratio"], facts["loss"]) == (2, "3", "20")
         assert (facts["events"], facts["measured_rate"]) == (30, "2.5")
-        assert f"{facts['rate']} times an hour" in fig._suptitle.get_text()
+        assert f"{facts['rate']} times an hour" in fig.get_suptitle()
 
     def test_three_heartbeats_belong_to_the_column_of_less(self) -> None:
         """The column that ends at 3 holds the rate of exactly 3, and the next one that of more."""
@@ -378,6 +383,7 @@ class TestFalseOffline:
         assert rates[row, 0] == pytest.approx(false_offline_rate(30, 90, loss))
         assert rates[row, 1] == pytest.approx(false_offline_rate(30, 91, loss))
 
+    @pytest.mark.slow
     def test_the_same_figure_gives_the_same_bytes(self) -> None:
         """A pure function of its arguments."""
         assert to_png(false_offline()) == to_png(false_offline())

@@ -37,6 +37,8 @@ from wsdemo.rig.policies import POLICIES
 from wsdemo.rig.policies.timestamp import TimestampPresence
 from wsdemo.settings import Keyspace, Limits, Timing
 
+pytestmark = pytest.mark.xdist_group("interleavings")
+
 WRONG = {
     ("plain", 0.0): 25,
     ("plain", -10.0): 25,

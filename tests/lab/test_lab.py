@@ -15,6 +15,8 @@ import pytest
 from wsdemo.lab import Lab, progress
 from wsdemo.redis.server import BundledServer, ServerError
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
@@ -264,7 +266,7 @@ def test_long_work_shows_one_line_and_takes_it_away(monkeypatch: pytest.MonkeyPa
         line.show()
     assert display.shown == []
     monkeypatch.setattr(progress, "watched", lambda: True)
-    monkeypatch.setattr(progress.time, "monotonic", itertools.count(step=0.01).__next__)
+    monkeypatch.setattr("wsdemo.lab.progress.time.monotonic", itertools.count(step=0.01).__next__)
     count = progress.Count("users connected", 1000)
     with progress.ProgressLine(count) as line:
         for count.done in range(1, 101):  # A second of this clock.

@@ -14,6 +14,8 @@ from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.directors import HeldVerbs
 from wsdemo.lab.cluster.late_cleanup import late_cleanup
 
+pytestmark = pytest.mark.xdist_group("clock")
+
 
 async def entries(policy: str) -> list[dict[str, str]]:
     return [entry async for _, entry, _ in late_cleanup(policy)]

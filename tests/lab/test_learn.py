@@ -80,6 +80,7 @@ def test_every_option_can_be_clicked(question: str, capsys: pytest.CaptureFixtur
     assert predicted(question) is None
 
 
+@pytest.mark.slow
 def test_what_our_builder_executes_has_no_buttons_in_it() -> None:
     """A committed notebook is text and figures: no widget, no state of one."""
     cell = nbformat.v4.new_code_cell(  # type: ignore[no-untyped-call]

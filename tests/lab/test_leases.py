@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from tests.examples import seeds
 from wsdemo.events import Kind
 from wsdemo.lab import Lab
 from wsdemo.lab.leases import (
@@ -16,6 +17,8 @@ from wsdemo.lab.leases import (
     simulated_false_offline_rate,
 )
 from wsdemo.settings import Timing
+
+pytestmark = pytest.mark.xdist_group("clock")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +45,7 @@ def test_the_formula_agrees_with_counting(heartbeat_s: float, ttl_s: float, loss
     """Within five standard deviations of a count, on three seeds."""
     exact = false_offline_rate(heartbeat_s, ttl_s, loss)
     hours = 20_000.0
-    for seed in range(3):
+    for seed in seeds(3):
         counted = simulated_false_offline_rate(
             heartbeat_s, ttl_s, loss, user_hours=hours, seed=seed
         )

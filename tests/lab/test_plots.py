@@ -14,6 +14,8 @@ from wsdemo.lab import Lab
 from wsdemo.lab.plots import spacetime, steps
 from wsdemo.lab.trace.frames import empty
 
+pytestmark = pytest.mark.xdist_group("plots")
+
 
 @pytest.fixture(scope="module")
 def recorded() -> Iterator[tuple[Lab, Receipt, Receipt]]:
@@ -72,6 +74,7 @@ def test_the_prediction_stands_on_the_result(recorded: tuple[Lab, Receipt, Recei
     assert any(t.get_text() == "you said 5, measured 4" for t in texts(fig))
 
 
+@pytest.mark.slow
 def test_the_same_figure_gives_the_same_bytes(recorded: tuple[Lab, Receipt, Receipt]) -> None:
     """A pure function of the trace."""
     lab, arrived, _ = recorded

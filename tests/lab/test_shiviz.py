@@ -9,13 +9,16 @@ from collections.abc import Iterator
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from wsdemo.lab import Lab
 from wsdemo.lab.cluster.late_cleanup import late_cleanup
 from wsdemo.lab.trace.frames import arrows, empty, normal
 from wsdemo.lab.trace.shiviz import PARSER, Stamp, happened_before, stamps, to_shiviz
+
+pytestmark = pytest.mark.xdist_group("shiviz")
 
 LINE = re.compile(PARSER.replace("(?<", "(?P<"))
 
@@ -121,7 +124,7 @@ rows = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(rows)
 def test_the_clocks_of_any_trace_are_the_relation_happened_before(
     drawn: list[tuple[str, str, int, int | None]],

@@ -38,14 +38,14 @@ _SESSIONS: Final = (
         _SESSION,
         "        if not self._socket.open:\n            return  # Only the fence",
         "        if self._socket is None:\n            return  # Only the fence",
-        _in("gateway/test_registers", "who_goes_while_it_registers_leaves_nothing"),
+        _in("gateway/test_registers", "a_client_that_leaves_while_it_registers_leaves_nothing"),
     ),
     Mutant(
         "who has gone while Redis registered it counts as registered",
         _SESSION,
         "            elif self._socket.open:\n",
         "            else:\n",
-        _in("gateway/test_registers", "who_goes_while_it_registers_leaves_nothing"),
+        _in("gateway/test_registers", "a_client_that_leaves_while_it_registers_leaves_nothing"),
     ),
     Mutant(
         "a register keeps its turn for ever",
@@ -82,7 +82,7 @@ _SESSIONS: Final = (
         _SESSION,
         "            self._queueing.cancel()\n",
         "            pass\n",
-        _in("gateway/test_registers", "who_goes_while_it_waits_for_its_turn_waits_no_longer"),
+        _in("gateway/test_registers", "a_client_that_leaves_the_register_queue_frees_its_place"),
     ),
     Mutant(
         "a register of unknown outcome is not taken back",
@@ -128,7 +128,7 @@ _SESSIONS: Final = (
         "        if msg_id is not None:\n            self.send(ack_text(msg_id, Status.BUSY))\n",
         "        if msg_id is not None and now - excess.told_at >= RATE_NOTICE_S:\n"
         "            excess.told_at = now\n            self.send(ack_text(msg_id, Status.BUSY))\n",
-        _in("bad_input/test_rate_and_auth", "row_77_who_asks_for_many_names_meets_the_same_rate"),
+        _in("bad_input/test_rate_and_auth", "messages_to_unknown_users_count_for_the_rate"),
     ),
     Mutant(
         "an excess is never over",
@@ -143,25 +143,24 @@ _SESSIONS: Final = (
         "            if self._excess is None:\n"
         "                self._excess = _Excess(now, -math.inf)\n",
         "            self._excess = _Excess(now, -math.inf)\n",
-        _in("bad_input/test_rate_and_auth", "row_69_who_is_above_the_rate_is_told_and_then_let_go"),
+        _in(
+            "bad_input/test_rate_and_auth",
+            "a_client_above_its_rate_is_warned_and_then_closed_with_4008",
+        ),
     ),
     Mutant(
         "what is said behind a register is kept without a bound",
         _SESSION,
         "limits.held_frames:\n            self._socket.pause_reading()\n",
         "limits.held_frames:\n            pass\n",
-        _in(
-            "gateway/test_limits", "who_goes_on_behind_its_register_is_read_no_further_for_a_while"
-        ),
+        _in("gateway/test_limits", "a_client_that_sends_on_while_it_registers_is_paused"),
     ),
     Mutant(
         "who was read no further behind its register is never read again",
         _SESSION,
         "limits.in_flight:\n            self._socket.resume_reading()\n\n    def _rejected",
         "limits.in_flight:\n            pass\n\n    def _rejected",
-        _in(
-            "gateway/test_limits", "who_goes_on_behind_its_register_is_read_no_further_for_a_while"
-        ),
+        _in("gateway/test_limits", "a_client_that_sends_on_while_it_registers_is_paused"),
     ),
     Mutant(
         "what was said behind a register is read on above the bound of what is under way",
@@ -234,7 +233,7 @@ _SESSIONS: Final = (
         _SESSION,
         "        self._socket.no_deadline()\n",
         "",
-        _in("bad_input/test_rate_and_auth", "row_67_who_does_not_register_is_let_go"),
+        _in("bad_input/test_rate_and_auth", "a_client_that_does_not_register_is_closed_with_4001"),
     ),
     Mutant(
         "a release that Redis did not answer is not owed",
@@ -267,7 +266,7 @@ _SESSIONS: Final = (
         _SESSION,
         "max(0.0, limits.auth_delay_s - late_s)",
         "max(0.0, limits.auth_delay_s / 1000 - late_s)",
-        _in("bad_input/test_rate_and_auth", "row_71_every_bad_token_has_the_same_answer"),
+        _in("bad_input/test_rate_and_auth", "every_bad_token_gets_the_same_answer"),
     ),
 )
 
@@ -348,7 +347,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "        self.last_read = self._services.clock()\n        self.pinged_at = 0.0\n",
         "        self.last_read = self._services.clock()\n",
-        _in("bad_input/test_rate_and_auth", "row_75_who_answers_no_ping_is_forgotten"),
+        _in("bad_input/test_rate_and_auth", "a_client_that_answers_no_ping_is_closed_with_4009"),
     ),
     Mutant(
         "a whole frame that is short is left to wait for a byte more",
@@ -362,14 +361,14 @@ _SOCKETS: Final = (
         _SOCKET,
         "            and _between_frames(ws)\n",
         "",
-        _in("gateway/test_writing", "what_looks_like_a_frame_within_another_one_is_none"),
+        _in("gateway/test_writing", "a_payload_that_looks_like_a_frame_is_payload"),
     ),
     Mutant(
         "control frames are not counted",
         _SOCKET,
         "            self._control_paid_until = paid_until\n",
         "            pass\n",
-        _in("bad_input/test_frames", "row_36_control_frames_have_a_rate_of_their_own"),
+        _in("bad_input/test_frames", "a_flood_of_control_frames_is_closed_with_4008"),
     ),
     Mutant(
         "who is over-run at the door is armed and kept",
@@ -395,7 +394,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "        if words and not self._said_goodbye:",
         "        if words:",
-        _in("gateway/test_writing", "who_does_not_answer_a_goodbye_is_hung_up_on"),
+        _in("gateway/test_writing", "a_client_that_does_not_answer_a_close_is_cut_off"),
     ),
     Mutant(
         "who does not answer a goodbye is waited for without an end",
@@ -403,7 +402,7 @@ _SOCKETS: Final = (
         "        self.resume_reading()  # To see the client's close frame.\n"
         "        self._arm(self._services.limits.close_timeout_s, self.abort)\n",
         "        self.resume_reading()  # To see the client's close frame.\n",
-        _in("gateway/test_writing", "who_does_not_answer_a_goodbye_is_hung_up_on"),
+        _in("gateway/test_writing", "a_client_that_does_not_answer_a_close_is_cut_off"),
     ),
     Mutant(
         "a text of 65536 bytes is written with a length of two bytes",
@@ -417,7 +416,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "            self.current_size = None\n",
         "            pass\n",
-        _in("bad_input/test_autobahn", "group_7_a_goodbye_is_answered_with_its_own_code"),
+        _in("bad_input/test_autobahn", "group_7_a_close_frame_is_answered_with_its_own_code"),
     ),
     Mutant(
         "a connection that is lost is told to read on",
@@ -445,9 +444,7 @@ _SOCKETS: Final = (
         _OUTBOX,
         "            frames.clear()\n            self._bytes = 0\n",
         "            frames.clear()\n",
-        _in(
-            "gateway/test_writing", "who_falls_behind_and_catches_up_again_and_again_is_not_closed"
-        ),
+        _in("gateway/test_writing", "a_client_that_falls_behind_and_catches_up_is_not_closed"),
     ),
     Mutant(
         "one frame too many may wait",
@@ -513,7 +510,7 @@ _SOCKETS: Final = (
         _OUTBOX,
         "        if frames and not self.paused:\n",
         "        if frames:\n",
-        _in("gateway/test_limits", "what_waits_for_a_client_is_bounded_without_any_deadline"),
+        _in("gateway/test_limits", "the_outbox_is_bounded_without_any_deadline"),
     ),
     Mutant(
         "something is written behind the end",
@@ -527,7 +524,7 @@ _SOCKETS: Final = (
         _OUTBOX,
         "        if self._on_stuck is not None:\n            self._left",
         "        if self._limits is not None:\n            self._left",
-        _in("gateway/test_outbox", "after_the_goodbye_there_is_no_deadline"),
+        _in("gateway/test_outbox", "after_the_close_frame_there_is_no_write_deadline"),
     ),
     Mutant(
         "a reader is given up without a word to its socket",
@@ -733,7 +730,7 @@ _LEASES: Final = (
         _HEALTH,
         "        elif lost_s > self._timing.presence_ttl_s:\n",
         "        else:\n",
-        _in("gateway/test_health", "who_is_refused_for_a_whole_ttl_is_told_so"),
+        _in("gateway/test_health", "a_client_refused_for_a_whole_ttl_is_told_so"),
     ),
     Mutant(
         "a Redis that refuses everybody ends the sessions of all",
@@ -783,7 +780,7 @@ _LEASES: Final = (
         "        if now - socket.last_read > interval_s:\n",
         _in(
             "gateway/test_registry",
-            "who_is_quiet_is_pinged_once_and_dropped_when_that_stays_unanswered",
+            "a_silent_client_is_pinged_once_and_then_dropped",
         ),
     ),
     Mutant(
@@ -923,7 +920,7 @@ _ENTRANCES: Final = (
         _PROXY_HEADER,
         "    if length > MAX_BLOCK_BYTES:\n",
         "    if length > MAX_BLOCK_BYTES * 1000:\n",
-        _in("gateway/test_proxy_header", "what_is_no_header_is_refused"),
+        _in("gateway/test_proxy_header", "a_malformed_proxy_header_is_refused"),
     ),
     Mutant(
         "who was announced is still hung up on as too late",
@@ -1027,14 +1024,14 @@ _LIVES: Final = (
         _SERVER,
         '        if request.method not in {"GET", "HEAD"}:\n',
         '        if request.method == "PUT":\n',
-        _in("bad_input/test_handshake", "row_20_pages_are_read_and_nothing_else"),
+        _in("bad_input/test_handshake", "a_page_answers_get_and_head_and_405_to_other_methods"),
     ),
     Mutant(
         "the last drop of a draining gateway is a code that says never",
         _SERVER,
         "lambda socket: socket.close(Code.RESTART, ",
         "lambda socket: socket.close(Code.HEARTBEAT_TIMEOUT, ",
-        _in("gateway/test_bye", "who_has_not_registered_yet_is_told_as_well"),
+        _in("gateway/test_bye", "a_client_that_has_not_registered_gets_a_bye_too"),
     ),
     Mutant(
         "the file of another process is removed",
@@ -1120,7 +1117,7 @@ _REST: Final = (
         _RATE,
         "paid_until - now <= self.burst_s else None",
         "paid_until - now < self.burst_s - self.interval_s else None",
-        _in("gateway/test_rate", "at_once_comes_what_the_burst_allows_and_no_more"),
+        _in("gateway/test_rate", "at_most_a_whole_burst_passes_at_once"),
     ),
     Mutant(
         "who paused may save up for a longer burst",
@@ -1134,7 +1131,7 @@ _REST: Final = (
         _RATE,
         "paid_until - now <= self.burst_s / 2",
         "paid_until - now <= self.burst_s",
-        _in("gateway/test_rate", "who_pauses_has_calmed_down_and_who_goes_on_at_the_rate_has_not"),
+        _in("gateway/test_rate", "only_a_pause_ends_the_excess"),
     ),
     Mutant(
         "a token of another user is as good as one's own",
@@ -1245,7 +1242,7 @@ EQUIVALENT_IN_GATEWAY: Final[tuple[Equivalent, ...]] = (
             _SOCKET,
             "            if not self._at_boundary:\n                break  # The session",
             "            if self._handler is None:\n                break  # The session",
-            _in("bad_input/test_frames", "row_32_what_is_said_behind_a_goodbye_is_not_heard"),
+            _in("bad_input/test_frames", "frames_after_a_close_frame_are_ignored"),
         ),
         "Whatever closes a socket tells its session in the same call, and a session that has ended "
         "hears nothing. What is left of the data is read and dropped, the one way or the other.",
@@ -1278,7 +1275,10 @@ EQUIVALENT_IN_GATEWAY: Final[tuple[Equivalent, ...]] = (
             _SOCKET,
             "        self._services.counters.connections_accepted += 1\n        self._disarm()\n",
             "        self._services.counters.connections_accepted += 1\n",
-            _in("bad_input/test_rate_and_auth", "row_67_who_does_not_register_is_let_go"),
+            _in(
+                "bad_input/test_rate_and_auth",
+                "a_client_that_does_not_register_is_closed_with_4001",
+            ),
         ),
         "A session begins with a deadline of its own, in the same call, and a socket has one timer "
         "only: the new one takes the place of the old one.",

@@ -26,7 +26,7 @@ _LINK: Final = (
         "redis/link.py",
         ">= self._limits.redis_max_pending",
         "> self._limits.redis_max_pending",
-        _tests("redis/test_link", "what_waits_for_a_stalled_server_is_bounded"),
+        _tests("redis/test_link", "the_queue_for_a_stalled_server_is_bounded"),
     ),
     Mutant(
         "held commands are forgotten when the link breaks",
@@ -268,7 +268,7 @@ _SUBSCRIPTION: Final = (
         "redis/subscription.py",
         "            self._left()  # Who may not unsubscribe has said goodbye as well as it can.\n",
         "",
-        _tests("redis/test_link", "who_may_not_unsubscribe_leaves_all_the_same"),
+        _tests("redis/test_link", "a_gateway_that_may_not_unsubscribe_still_leaves"),
     ),
     Mutant(
         "the last message before the end is not waited for",
@@ -322,7 +322,7 @@ _OUTCOME: Final = (
         "redis/fitness.py",
         "version[0] < OLDEST_VERSION",
         "version[0] <= OLDEST_VERSION",
-        _tests("scenarios/test_faults", "row_54_a_redis_that_is_too_old_is_one_line"),
+        _tests("scenarios/test_faults", "a_redis_that_is_too_old_is_refused_at_the_start"),
     ),
     Mutant(
         "a server that keeps its settings to itself is warned of",
@@ -615,7 +615,7 @@ _CLIENT: Final = (
         "client/connection.py",
         "        self._refusals = 0\n        self._asked_at",
         "        self._asked_at",
-        _tests("client/test_tokens", "who_gets_ever_new_tokens_that_are_refused_does_not_hammer"),
+        _tests("client/test_tokens", "a_client_whose_new_tokens_are_refused_backs_off"),
     ),
     Mutant(
         "a process that stood still takes its own sleep for silence",
@@ -719,7 +719,7 @@ _VOCABULARY: Final = (
         "protocol.py",
         "len(keys) > MAX_KEYS",
         "len(keys) > MAX_KEYS + 1",
-        _tests("bad_input/test_json", "row_43_an_object_has_not_too_many_keys"),
+        _tests("bad_input/test_json", "too_many_keys_are_answered_with_invalid"),
     ),
 )
 

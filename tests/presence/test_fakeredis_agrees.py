@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import redis
 from fakeredis import FakeServer
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from wsdemo.presence.store import MINT, REFRESH, REGISTER, RELEASE
 from wsdemo.proof.simulate.fake_redis import FakeRedisClient, ReplyError
 from wsdemo.redis.scripts import Script
@@ -149,17 +150,20 @@ def _state(server: Real | Fake) -> dict[str, Any]:
     return state
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(history=st.lists(COMMANDS, min_size=1, max_size=25))
-def _agree(url: str, history: list[Command]) -> None:
-    real, fake = Real(url), Fake()
-    with contextlib.closing(real):
-        real.execute("FLUSHALL")
-        for command in history:
-            name = command[0].name if isinstance(command[0], Script) else command[0]
-            replies = [_comparable(command, _run(server, command)) for server in (real, fake)]
-            assert replies[0] == replies[1], f"{name}: real {replies[0]}, fake {replies[1]}"
-            _same(name, _state(real), _state(fake))
+def _agree(url: str, count: settings) -> None:
+    @count
+    @given(history=st.lists(COMMANDS, min_size=1, max_size=25))
+    def both_play(history: list[Command]) -> None:
+        real, fake = Real(url), Fake()
+        with contextlib.closing(real):
+            real.execute("FLUSHALL")
+            for command in history:
+                name = command[0].name if isinstance(command[0], Script) else command[0]
+                replies = [_comparable(command, _run(server, command)) for server in (real, fake)]
+                assert replies[0] == replies[1], f"{name}: real {replies[0]}, fake {replies[1]}"
+                _same(name, _state(real), _state(fake))
+
+    both_play()
 
 
 def _same(name: str, real: dict[str, Any], fake: dict[str, Any]) -> None:
@@ -173,7 +177,7 @@ def _same(name: str, real: dict[str, Any], fake: dict[str, Any]) -> None:
 
 def test_fakeredis_and_the_real_server_agree_on_every_script(url: str) -> None:
     """Differential: after every command of a random history, replies, hashes and TTLs agree."""
-    _agree(url)
+    _agree(url, examples(150))
 
 
 def test_a_difference_would_be_seen(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +191,7 @@ def test_a_difference_would_be_seen(url: str, monkeypatch: pytest.MonkeyPatch) -
     honest = Fake.execute
     monkeypatch.setattr(Fake, "execute", execute)
     with pytest.raises(AssertionError, match="release"):
-        _agree(url)
+        _agree(url, examples(150, shrinks=False, phases=[Phase.generate]))
 
 
 def test_fakeredis_counts_listeners_as_the_real_server_does(url: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.examples import examples
 from wsdemo.presence import Claim, RedisPresence, Refresh, Register, Renewal, store
 from wsdemo.proof.checker.mutants import MUTANTS
 from wsdemo.redis.link import RedisLink
@@ -270,7 +271,7 @@ def played(shared_server: BundledServer, keyspace: Keyspace) -> Iterator[type[Pr
 
 def test_scripts_agree_with_the_model_in_long_histories(played: type[PresenceMachine]) -> None:
     """Same answers and same entry after each step; and every answer is among them."""
-    run_state_machine_as_test(played, settings=settings(max_examples=100, stateful_step_count=40))
+    run_state_machine_as_test(played, settings=examples(100, stateful_step_count=40))
     assert played.seen == {*Register, *Refresh, True, False}
 
 
@@ -294,6 +295,6 @@ def test_the_machine_notices_a_mistake_in_a_script(
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
     for script, text in mutant.scripts().items():
         monkeypatch.setattr(store, script.upper(), Script(script, text))
-    once = settings(max_examples=100, stateful_step_count=40, phases=[Phase.generate])
+    once = examples(100, shrinks=False, stateful_step_count=40, phases=[Phase.generate])
     with pytest.raises(AssertionError):
         run_state_machine_as_test(played, settings=once)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from wsdemo.proof.checker.machine import SHIPPED
@@ -27,7 +29,13 @@ def test_the_checker_kills_every_mutant(mutant: Mutant, shared_server: BundledSe
     assert len(result.violations[mutant.breaks].table()) >= 1
 
 
-@pytest.mark.parametrize("scenario", sorted({m.scenario for m in MUTANTS}, key=str), ids=str)
+def _deep(scenario: Scenario) -> Any:
+    """Three sessions have many orders."""
+    marks = [pytest.mark.slow] if str(scenario).startswith("3 sessions") else []
+    return pytest.param(scenario, marks=marks, id=str(scenario))
+
+
+@pytest.mark.parametrize("scenario", map(_deep, sorted({m.scenario for m in MUTANTS}, key=str)))
 def test_the_shipped_scripts_live_where_mutants_die(
     scenario: Scenario, shared_server: BundledServer
 ) -> None:
@@ -38,7 +46,8 @@ def test_the_shipped_scripts_live_where_mutants_die(
 
 
 @pytest.mark.parametrize("change", EQUIVALENT, ids=str)
-def test_what_is_said_to_change_nothing_is_not_killed(
+@pytest.mark.slow
+def test_a_change_known_as_equivalent_is_not_killed(
     change: Equivalent, shared_server: BundledServer
 ) -> None:
     """Else it belongs to the mutants."""

@@ -70,7 +70,7 @@ def released(t: float, conn: str) -> Released:
     return Released(t=t, user="bob", conn=conn)
 
 
-def sent(t: float, msg_id: str, conn: str = "a1") -> Sent:
+def sent(t: float, msg_id: str, conn: str = "a1") -> Record:
     return Sent(t=t, user="alice", phase=Phase.INVOKE, id=msg_id, to="bob", conn=conn)
 
 
@@ -396,9 +396,9 @@ def test_time_runs_forward_and_ids_are_unique() -> None:
 
 def test_check_runs_all_checks() -> None:
     """`check` finds what each of the checks finds."""
-    history = [
-        *[*LOST, *fault(50, 51), Healed(t=51), sent(60, "m2"), received(61, "m2", "carol", "c1")],
-        *[owner(62, "b1", 20), owner(63, "b2", 10), looked(90, "b1", "b2", "b1")],
+    history: list[Record] = [
+        *(*LOST, *fault(50, 51), Healed(t=51), sent(60, "m2"), received(61, "m2", "carol", "c1")),
+        *(owner(62, "b1", 20), owner(63, "b2", 10), looked(90, "b1", "b2", "b1")),
     ]
     found = claims(check(history, online_s=30, offline_s=90))
     assert found == ["P5", "wrong user", "lost", "P8"]

@@ -16,16 +16,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.examples import rounds, seeds
 from tests.waiting import until
 from wsdemo.presence.store import RELEASE
 from wsdemo.proof.history import from_jsonl, to_jsonl
 from wsdemo.proof.simulate import faults, simulate, simulate_many
-from wsdemo.proof.simulate.__main__ import main, table
+from wsdemo.proof.simulate.__main__ import MANY, main, table
 from wsdemo.proof.simulate.faults import FAULTS
 from wsdemo.proof.simulate.run import OUTCOMES
 
-SEEDS = 200
-MINUTES = 10.0
+SEEDS = seeds(200, fast=10)
+MINUTES = rounds(10, fast=3)
 FEW = 5
 """Seeds within which a planted bug must be found."""
 
@@ -43,19 +44,20 @@ def collected() -> Iterator[None]:
 
 
 @pytest.mark.timeout(900)
-def test_two_hundred_clusters_live_ten_minutes_and_every_promise_holds() -> None:
-    """P1-P8, FIFO, and the meaning of acks hold after every heal, in 200 seeds x 10 minutes; every
-    fault and every script outcome has occurred in them.
+def test_every_promise_holds_in_many_simulated_clusters() -> None:
+    """P1-P8, FIFO, and the meaning of acks hold after every heal, in 200 seeds of ten minutes each;
+    every fault and every script outcome has occurred in them. (Fast: 10 seeds of three minutes.)
     """
     processes = min(2, os.cpu_count() or 1)
-    report = list(simulate_many(range(1, SEEDS + 1), MINUTES, processes=processes))[-1]
+    report = list(simulate_many(SEEDS, MINUTES, processes=processes))[-1]
     print(table(report))
-    assert report.seeds == SEEDS
-    assert report.virtual_h >= SEEDS * MINUTES / 60
-    assert report.delivered > 100_000
+    assert report.seeds == len(SEEDS)
+    assert report.virtual_h >= len(SEEDS) * MINUTES / 60
+    assert report.delivered > 50 * MINUTES * len(SEEDS)
     assert not report.failures, [texts[0] for texts in report.failures.values()]
-    assert report.missing == []
-    assert set(report.faults) == set(FAULTS) and set(report.outcomes) >= OUTCOMES
+    if len(SEEDS) >= MANY:
+        assert report.missing == []
+        assert set(report.faults) == set(FAULTS) and set(report.outcomes) >= OUTCOMES
 
 
 def history_in_a_process(seed: int, file: Path, hash_seed: str) -> bytes:
@@ -89,6 +91,7 @@ def violated(**world: object) -> set[str]:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_the_simulation_finds_the_bugs_of_the_go_demo() -> None:
     """Under the demo's presence, users who are there have the wrong entry or none (P8), and
     entries are not whole (P4).
@@ -97,6 +100,7 @@ def test_the_simulation_finds_the_bugs_of_the_go_demo() -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_the_simulation_finds_a_release_that_deletes_what_is_not_its_own() -> None:
     """One comparison less in release.lua, and P1 is violated within a few seeds."""
     assert RELEASE.text != BOGUS_RELEASE
@@ -136,6 +140,7 @@ def _runs(process: psutil.Process) -> bool:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+@pytest.mark.slow
 async def test_no_worker_outlives_the_command(number: signal.Signals) -> None:
     """However it ends in the middle of many seeds, its processes end as well."""
     command = [sys.executable, "-m", "wsdemo.proof.simulate", "--seeds", "1000", "--processes", "2"]

@@ -200,6 +200,7 @@ def _skip(
         ("every fifth message is not delivered", {"lost", "calm"}),
     ],
 )
+@pytest.mark.slow
 def test_the_simulation_finds_a_planted_mistake(
     mistake: str, claims: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ async def rude() -> AsyncIterator[int]:
         "http://127.0.0.1:1",
     ],
 )
-async def test_what_cannot_be_reached_is_one_line(url: str) -> None:
+async def test_a_server_that_cannot_be_reached_is_one_line(url: str) -> None:
     """Sockets, names, paths, certificates, and addresses that nobody has checked before."""
     await refused(url)
 
@@ -83,7 +83,7 @@ async def test_what_the_system_says_is_told_in_its_few_words() -> None:
     assert await refused("unix:///no/such/socket") == "no such file or directory"
 
 
-async def test_what_is_no_redis_is_one_line(mute: int, rude: int) -> None:
+async def test_a_server_that_is_not_redis_is_one_line(mute: int, rude: int) -> None:
     """With TLS where there is none, and the other way round."""
     assert "in time" in await refused(f"redis://:pw@127.0.0.1:{mute}")
     assert "in time" in await refused(f"rediss://127.0.0.1:{mute}")

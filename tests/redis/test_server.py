@@ -194,6 +194,7 @@ def test_in_the_foreground_it_serves_and_stops_on_request() -> None:
     finally:
         server.kill()
         server.wait(10)
+        assert server.stdout is not None
         server.stdout.close()
 
 

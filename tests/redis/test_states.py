@@ -282,11 +282,11 @@ async def test_a_server_without_room_for_another_client_says_so(password: bool) 
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
-async def test_what_a_server_says_before_we_have_said_anything_is_read(
+async def test_an_early_error_of_redis_is_read(
     hangs_up: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may arrive before the connection is ours: then it waits where nobody looks."""
-    connect = Connection.connect
+    connect: Any = Connection.connect
 
     async def slowly(self: Any) -> None:
         await connect(self)
@@ -438,5 +438,5 @@ async def test_a_server_that_refuses_writes_for_long_is_dialled_anew(
                 await until("it has asked often", lambda: watched.link._waits._size_s > 1.0)
                 assert connection() is first
             else:
-                await until("another one", lambda first=first: connection() not in (first, None))
+                await until("another one", lambda: connection() not in (first, None))
         await until("it is up again", lambda: watched.link.up)

@@ -17,7 +17,7 @@ import pytest
 from tests.processes import GatewayDied, GatewayProcess, User, gateways
 from wsdemo.redis.server import BundledServer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 
 # Thirty times faster than production: a heartbeat a second, a lease of three.
 FAST = (
@@ -181,10 +181,10 @@ async def test_a_redis_that_comes_back_empty_has_one_owner_per_user_within_a_ref
         ]
         server.kill()
         for gateway in (first, second):
-            await until("the gateway has noticed", lambda g=gateway: _is_unready(g))
+            await until("the gateway has noticed", lambda: _is_unready(gateway))
         server.restart(empty=True)
         for gateway in (first, second):
-            await until("the gateway is ready again", lambda g=gateway: _is_ready(g))
+            await until("the gateway is ready again", lambda: _is_ready(gateway))
         await until("all are back", lambda: _all_present(database, users), 10 * HEARTBEAT_S)
         for n, user in enumerate(users):
             assert await owner(database, user.name) == f"gateway-{n % 2 + 1:02}"

@@ -1,7 +1,7 @@
-"""What do people live through when something breaks at one precise moment?
+"""Faults: what do users notice when something breaks at one precise moment?
 
-Rows of the fault catalogue that need their moment, or a server that is set up wrongly, and so are
-no matter of chance. What may happen at any time is left to the simulation and to chaos.
+Here are the faults of docs/faults.md that need their moment, or a wrongly configured server. Faults
+that may happen at any time are tried by the simulation and by chaos.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 
 
 # --- a gateway dies at a precise moment ----------------------------------------------------------
 
 
-async def test_row_7_a_gateway_that_dies_between_mint_and_register_leaves_only_a_fence(
+async def test_a_gateway_that_dies_between_mint_and_register_leaves_only_a_fence(
     server: BundledServer, database: Any
 ) -> None:
-    """No entry; and the next login, elsewhere, is as good as any."""
+    """No entry; and the user can register at another gateway at once (fault 7)."""
     async with Wire("127.0.0.1", server.port) as wire:
         by_wire = server.url.replace(f":{server.port}", f":{wire.port}")
         async with (
@@ -58,10 +58,12 @@ async def test_row_7_a_gateway_that_dies_between_mint_and_register_leaves_only_a
                 assert int(entry["epoch"]) > int(minted)
 
 
-async def test_row_8_a_gateway_that_dies_before_it_says_registered_is_superseded(
+async def test_a_gateway_that_dies_before_it_answers_register_is_superseded(
     server: BundledServer, database: Any
 ) -> None:
-    """The client has heard nothing and tries elsewhere; the entry moves, and one is left."""
+    """The client has no answer and tries the next gateway; one entry is left, with that gateway
+    (fault 8).
+    """
     async with (
         gateways(2, server.url) as (first, second),
         Wire("127.0.0.1", first.port) as wire,
@@ -80,13 +82,15 @@ async def test_row_8_a_gateway_that_dies_before_it_says_registered_is_superseded
         await client.close()
 
 
-async def test_row_11_a_bug_in_one_session_ends_that_one_and_no_other(
+async def test_a_bug_in_one_session_ends_that_session_only(
     shared_server: BundledServer,
     keyspace: Keyspace,
     monkeypatch: pytest.MonkeyPatch,
     redis_db: Any,
 ) -> None:
-    """1011, its presence goes, its neighbour hears nothing of it, and the bug has a witness."""
+    """1011, its entry is deleted, its neighbour notices nothing, and the exception is reported
+    (fault 11).
+    """
     witnessed: list[BaseException] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: witnessed.append(context["exception"]))
@@ -115,10 +119,12 @@ async def _is_absent(database: Any, key: str) -> bool:
     return not await database.exists(key)
 
 
-async def test_row_6_a_loop_that_stood_still_drops_nobody_for_its_own_silence(
+async def test_a_stalled_event_loop_drops_nobody(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """Longer than a client may be silent; its pings lay unread meanwhile. The stall is counted."""
+    """It stalls for longer than a client may be silent, while pings wait unread. The stall is
+    counted (fault 6).
+    """
     timing = Timing().scaled(60)
     async with gateway(shared_server, keyspace, timing=timing) as running:
         async with Client("alice", [running.url], timing=timing) as alice:
@@ -136,8 +142,10 @@ async def test_row_6_a_loop_that_stood_still_drops_nobody_for_its_own_silence(
 # --- Redis is not as it should be ----------------------------------------------------------------
 
 
-async def test_row_54_a_redis_that_wants_a_password_is_one_line(server: BundledServer) -> None:
-    """Exit code 2 within seconds, and the line has no password in it."""
+async def test_a_redis_that_wants_a_password_is_one_line_and_exit_code_2(
+    server: BundledServer,
+) -> None:
+    """Within seconds, and the line does not contain the password (fault 54)."""
     url = f"redis://:wrong@127.0.0.1:{server.port}/0"
     for address in (url, f"redis://127.0.0.1:{server.port}/0"):
         code, err = await _start(address)
@@ -145,8 +153,10 @@ async def test_row_54_a_redis_that_wants_a_password_is_one_line(server: BundledS
         assert "wrong@" not in err and server.url not in err
 
 
-async def test_row_54_a_redis_that_is_too_old_is_one_line(shared_server: BundledServer) -> None:
-    """Its scripts would fail one by one; it is told at the start instead. 7.0 is new enough."""
+async def test_a_redis_that_is_too_old_is_refused_at_the_start(
+    shared_server: BundledServer,
+) -> None:
+    """Otherwise its scripts would fail one by one. 7.0 is new enough (fault 54)."""
     version = b"6.2.14"
 
     class Old(RedisLink):
@@ -179,10 +189,12 @@ async def test_a_redis_that_does_not_let_us_ask_is_taken_as_it_is(
     await link.stop()
 
 
-async def test_row_28_a_redis_that_evicts_is_warned_of(
+async def test_a_redis_that_may_evict_keys_is_warned_about(
     server: BundledServer, database: Any
 ) -> None:
-    """In the log and in /stats; a user whose entry it threw away is back with her next refresh."""
+    """In the log and in /stats; a user whose entry was evicted has it back after the next refresh
+    (fault 28).
+    """
     await database.config_set("maxmemory-policy", "allkeys-lru")
     timing = Timing().scaled(60)
     settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=server.url, timing=timing)
@@ -195,10 +207,12 @@ async def test_row_28_a_redis_that_evicts_is_warned_of(
             assert await database.hget("presence:alice", "connId") == alice.conn_id
 
 
-async def test_row_32_a_foreign_value_in_the_place_of_an_entry_is_told_and_survived(
+async def test_a_foreign_value_in_place_of_an_entry_is_reported_and_survived(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """An error and 1013 for her; others register, and so does she when it is gone."""
+    """This user gets an error and 1013; others can register, and so can she once it is deleted
+    (fault 32).
+    """
     await redis_db.set(keyspace.presence("alice"), "text")
     async with gateway(shared_server, keyspace) as running:
         async with connect(running.url, proxy=None) as connection:

@@ -22,6 +22,7 @@ from wsdemo.client import Client
 from wsdemo.redis.server import BundledServer
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(120),
     pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed"),
 ]

@@ -24,6 +24,8 @@ from tests.processes import http_get
 from tests.waiting import until
 
 pytestmark = [
+    pytest.mark.xdist_group("jupyterlab"),
+    pytest.mark.slow,
     pytest.mark.timeout(180),
     pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed"),
 ]

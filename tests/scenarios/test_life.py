@@ -23,7 +23,7 @@ from tests.processes import GatewayDied, GatewayProcess, User, gateways
 from tests.waiting import until
 from wsdemo.redis.server import BundledServer
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 
 LONG = ("--drain-notice-s", "300")
 """A notice that only ends when it is told to."""
@@ -54,7 +54,7 @@ async def drains(process: GatewayProcess) -> None:
     """Wait until it says that it is on its way out, and nothing else is wrong."""
 
     async def says_so() -> bool:
-        return (await readiness(process))["reasons"] == ["draining"]
+        return bool((await readiness(process))["reasons"] == ["draining"])
 
     await until(f"{process.gateway_id} says that it drains", says_so)
 

@@ -420,7 +420,7 @@ def test_an_address_is_read_and_written_alike(text: str, address: Address) -> No
         *("unix:", "unix:g.sock", "unix:@g", "unix:/run/", "unix:/a\0b", "ws://h:1", "[::1:80"),
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     """With the three forms that there are, or with what is wrong with a path."""
     with pytest.raises(SettingsError, match=r"cannot listen on .*: (it is none of|unix:/path)"):
         GatewaySettings(gateway_id="g", listen=(text,))

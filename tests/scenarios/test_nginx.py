@@ -22,6 +22,7 @@ from tests.waiting import until
 from wsdemo.redis.server import BundledServer
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(90),
     pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed"),
 ]

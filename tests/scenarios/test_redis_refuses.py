@@ -25,12 +25,12 @@ from tests.redis_states import SLOW_TO_LOAD, STATES, load_quickly, many_keys, re
 from tests.waiting import until
 from wsdemo import Client
 from wsdemo.gateway.server import Gateway
-from wsdemo.protocol import Code
+from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
-pytestmark = [pytest.mark.both_loops, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.both_loops, pytest.mark.timeout(90)]
 
 FAST = Timing().scaled(60)
 KEYSPACE = Keyspace("t:")
@@ -86,10 +86,10 @@ async def register(of: Gateway, user: str) -> int | None:
         return connection.close_code
 
 
-async def talk(alice: Client, seconds: float) -> set[str]:
+async def talk(alice: Client, seconds: float) -> set[Status | None]:
     """Let alice write to bob for a while; return what became of her messages."""
     ends_at = time.monotonic() + seconds
-    statuses: set[str] = set()
+    statuses: set[Status | None] = set()
     while time.monotonic() < ends_at:
         statuses.add((await alice.send("bob", "x")).status)
         await asyncio.sleep(0.05)
@@ -103,7 +103,13 @@ async def are_present(database: Any, *clients: Client) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if number > 1 else [])
+        for number, name in enumerate(STATES)
+    ],
+)
 async def test_users_outlive_a_redis_that_answers_and_refuses(
     server: BundledServer, database: Any, name: str
 ) -> None:
@@ -115,8 +121,8 @@ async def test_users_outlive_a_redis_that_answers_and_refuses(
         assert (await alice.send("bob", "x")).status == "routed"
         async with state(server, database):
             for running in (first, second):
-                await until("it is not ready", lambda running=running: not running.ready)
-                await until("it knows why", lambda running=running: word in str(reasons(running)))
+                await until("it is not ready", lambda: not running.ready)
+                await until("it knows why", lambda: word in str(reasons(running)))
                 status, because = await readiness(running)
                 assert status == 503 and word in because
                 assert word in str(running.stats()["reasons"])
@@ -125,7 +131,7 @@ async def test_users_outlive_a_redis_that_answers_and_refuses(
             assert statuses <= ({"routed"} if name == "full" else {"routed", "busy"})
             assert not first.ready and not second.ready
         for running in (first, second):
-            await until("it is ready again", lambda running=running: running.ready)
+            await until("it is ready again", lambda: running.ready)
             assert await readiness(running) == (200, "")
         assert await register(first, "carol") is None
         await until("all are present again", lambda: are_present(database, alice, bob))
@@ -244,7 +250,7 @@ async def _arrives(alice: Client, bob: Client) -> bool:
     return (await asyncio.wait_for(bob.receive(), 10)).content == "hello"
 
 
-async def test_who_leaves_while_redis_refuses_is_gone_when_it_takes_writes_again(
+async def test_a_user_who_leaves_while_redis_refuses_writes_is_offline_afterwards(
     server: BundledServer, database: Any
 ) -> None:
     """Her entry does not wait for its TTL, which is a minute and a half."""

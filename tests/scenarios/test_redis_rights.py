@@ -25,7 +25,7 @@ from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Timing
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 
 MANUAL: Final = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 
@@ -131,6 +131,7 @@ async def await_scripts(of: Gateway) -> None:
 
 
 @pytest.mark.parametrize("missing", ["+eval +evalsha +script|load", "+hset", "&app1:gateway:*"])
+@pytest.mark.slow
 async def test_a_process_without_a_right_ends_with_one_line_and_code_2(
     server: BundledServer, database: Any, missing: str
 ) -> None:

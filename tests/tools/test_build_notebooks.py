@@ -51,7 +51,7 @@ answer = 2
 print("the answer is", answer)
 """
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.xdist_group("build_notebooks"), pytest.mark.timeout(120)]
 
 
 @pytest.fixture

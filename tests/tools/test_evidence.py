@@ -9,12 +9,12 @@ import sys
 from typing import Any
 
 import pytest
-from wsdemo.proof.simulate.nemesis import FAULTS as SIMULATED_FAULTS
 
 from tests.bad_input.__main__ import count
 from tools import evidence
 from wsdemo.proof.chaos.faults import FAULTS as CHAOS_FAULTS
 from wsdemo.proof.checker.mutants import MUTANTS
+from wsdemo.proof.simulate.faults import FAULTS as SIMULATED_FAULTS
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_a_committed_notebook_is_whole_and_small(source: Path, solved: bool) -> 
     """Counts 1..n, no error, no widget state, valid, no machine's path, at most 400 kB."""
     path = lessons.target(source, solved=solved)
     notebook = committed(source, solved)
-    nbformat.validate(notebook)  # type: ignore[no-untyped-call]
+    nbformat.validate(notebook)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
     kinds = {output.output_type for cell in notebook.cells for output in cell.get("outputs", [])}
@@ -115,7 +115,13 @@ async def run_all_at_once(client: AsyncKernelClient, notebook: Any) -> list[str]
     return [statuses[message] for message in asked]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(source, marks=[pytest.mark.slow] if number else [], id=source.stem)
+        for number, source in enumerate(SOURCES)
+    ],
+)
 async def test_all_cells_queued_at_once_run_and_run_again(source: Path) -> None:
     """Run All loses no cell, and running everything again in the same kernel is safe."""
     notebook = notebooks.build(source, solved=False)

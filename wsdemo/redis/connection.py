@@ -344,7 +344,7 @@ def one_line() -> Iterator[None]:
 async def _connected(url: str, limits: Limits) -> Connection:
     connection = _library_connection(url, limits)
     try:
-        await connection.connect()  # type: ignore[no-untyped-call]
+        await connection.connect()
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
