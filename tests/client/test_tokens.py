@@ -19,8 +19,9 @@ from websockets.asyncio.server import ServerConnection
 
 from tests.client.test_client import FAST, Diary, fake_gateway, hear_nothing, tell, welcome
 from tests.client.test_prompt import Piped, lines_of
+from tests.gateway.cluster import gateway
 from tests.waiting import until
-from wsdemo import Gateway, GatewaySettings
+from wsdemo import Gateway
 from wsdemo.client import Client, ConnectFailed, State
 from wsdemo.client.tokens import (
     MAX_TOKEN_BYTES,
@@ -34,7 +35,7 @@ from wsdemo.events import Kind
 from wsdemo.gateway.auth import mint_token
 from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
-from wsdemo.settings import ClientSettings, Keyspace, Limits, Timing
+from wsdemo.settings import ClientSettings, Keyspace, Timing
 
 pytestmark = pytest.mark.both_loops
 
@@ -64,16 +65,15 @@ async def guarded(
     shared_server: BundledServer, keyspace: Keyspace, day: Day
 ) -> AsyncIterator[Gateway]:
     """A gateway that wants tokens, and looks often whether they have ended."""
-    settings = GatewaySettings(
-        gateway_id="gateway-01",
-        port=0,
-        redis_url=shared_server.url,
-        keyspace=keyspace,
-        auth_secret=SECRET,
+    async with gateway(
+        shared_server,
+        keyspace,
         timing=Timing().scaled(20),
-        limits=Limits(retry_after_s=0.05, auth_delay_s=0.01),
-    )
-    async with Gateway(settings, time_of_day=day) as running:
+        time_of_day=day,
+        settings={"auth_secret": SECRET},
+        retry_after_s=0.05,
+        auth_delay_s=0.01,
+    ) as running:
         yield running
 
 
@@ -531,14 +531,7 @@ async def test_a_start_without_a_token_fails_with_the_reason() -> None:
 @pytest.fixture
 async def strict(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterator[Gateway]:
     """A gateway that wants tokens, by the real time of day."""
-    settings = GatewaySettings(
-        gateway_id="gateway-01",
-        port=0,
-        redis_url=shared_server.url,
-        keyspace=keyspace,
-        auth_secret=SECRET,
-    )
-    async with Gateway(settings) as running:
+    async with gateway(shared_server, keyspace, settings={"auth_secret": SECRET}) as running:
         yield running
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
 from tests.examples import examples
+from tests.gateway.cluster import gateway
 from tests.processes import GatewayProcess, User
 from tests.waiting import until
 from wsdemo import Client
@@ -26,7 +27,7 @@ from wsdemo.gateway.auth import NotAuthentic, expiry_of, mint_token, read_secret
 from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import Code
 from wsdemo.redis.server import BundledServer
-from wsdemo.settings import GatewaySettings, Keyspace, SettingsError, Timing
+from wsdemo.settings import Keyspace, SettingsError, Timing
 
 SECRET = b"a secret of more than thirty-two bytes"
 NOW = 1_700_000_000.0
@@ -53,15 +54,9 @@ async def guarded(
     shared_server: BundledServer, keyspace: Keyspace, clock: Clock
 ) -> AsyncIterator[Gateway]:
     """A gateway that wants tokens."""
-    settings = GatewaySettings(
-        gateway_id="gateway-01",
-        port=0,
-        redis_url=shared_server.url,
-        keyspace=keyspace,
-        timing=FAST,
-        auth_secret=SECRET,
-    )
-    async with Gateway(settings, time_of_day=clock) as running:
+    async with gateway(
+        shared_server, keyspace, timing=FAST, time_of_day=clock, settings={"auth_secret": SECRET}
+    ) as running:
         yield running
 
 

@@ -46,14 +46,7 @@ def certfile(authority: trustme.CA, tmp_path: Path) -> Path:
 async def secure(
     shared_server: BundledServer, keyspace: Keyspace, certfile: Path
 ) -> AsyncIterator[Gateway]:
-    settings = GatewaySettings(
-        gateway_id="gateway-01",
-        port=0,
-        redis_url=shared_server.url,
-        keyspace=keyspace,
-        certfile=str(certfile),
-    )
-    async with Gateway(settings) as running:
+    async with gateway(shared_server, keyspace, settings={"certfile": str(certfile)}) as running:
         yield running
 
 

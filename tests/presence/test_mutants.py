@@ -35,7 +35,9 @@ def _deep(scenario: Scenario) -> Any:
     return pytest.param(scenario, marks=marks, id=str(scenario))
 
 
-@pytest.mark.parametrize("scenario", map(_deep, sorted({m.scenario for m in MUTANTS}, key=str)))
+@pytest.mark.parametrize(
+    "scenario", [_deep(one) for one in sorted({m.scenario for m in MUTANTS}, key=str)]
+)
 def test_the_shipped_scripts_live_where_mutants_die(
     scenario: Scenario, shared_server: BundledServer
 ) -> None:
