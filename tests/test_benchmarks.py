@@ -49,6 +49,8 @@ def benchmarks(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_a_smoke_run_measures_everything(tmp_path: Path) -> None:
     """A short round of everything: phases, floors, idle users, growth, attacks, pictures."""

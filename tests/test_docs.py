@@ -166,7 +166,7 @@ def chaos_faults() -> dict[str, set[int]]:
 
 def simulated_faults() -> set[str]:
     """Return the names of the faults that the simulation injects."""
-    return {*importlib.import_module("wsdemo.proof.simulate.nemesis").FAULTS}
+    return {*importlib.import_module("wsdemo.proof.simulate.faults").FAULTS}
 
 
 def claimed() -> Iterator[tuple[int, str, str]]:

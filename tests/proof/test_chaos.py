@@ -87,6 +87,7 @@ def history(run_of_a_minute: tuple[Path, Any]) -> list[Record]:
 
 @pytest.mark.timeout(WITHIN_S + 20)
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_minute_of_everything_breaks_no_promise(run_of_a_minute: tuple[Path, Any]) -> None:
     """No violation; every fault that is due in it, and what comes of them; nothing left."""
     out, done = run_of_a_minute
@@ -107,6 +108,7 @@ def test_a_minute_of_everything_breaks_no_promise(run_of_a_minute: tuple[Path, A
 
 @pytest.mark.timeout(WITHIN_S + 20)
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_report_has_its_figures_and_tells_how_to_run_it_again(
     run_of_a_minute: tuple[Path, Any],
 ) -> None:
@@ -128,6 +130,7 @@ END_S = 60.0
 @pytest.mark.timeout(4 * END_S)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_run_that_is_told_to_end_takes_its_processes_with_it(
     number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -328,6 +331,7 @@ def _time_backwards(history: list[Record]) -> None:
     ids=lambda value: value if isinstance(value, str) else value.__name__.strip("_"),
 )
 @pytest.mark.slow
+@pytest.mark.alone
 def test_one_corrupted_record_is_named(history: list[Record], corrupt: Corrupt, claim: str) -> None:
     """The recorded history is allowed. With one change it is not, and the promise is named."""
     assert allowed(history) == []
@@ -339,6 +343,7 @@ def test_one_corrupted_record_is_named(history: list[Record], corrupt: Corrupt, 
 
 @pytest.mark.timeout(WITHIN_S + 20)
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_fault_that_never_came_is_missed(history: list[Record]) -> None:
     """Without the records of one fault, the run would be red for that fault."""
     names = [fault.name for fault in due(SEED)]
@@ -504,6 +509,7 @@ def test_a_machine_that_is_busy_is_told_from_a_gateway_that_is_slow() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_a_mistake_in_a_gateway_is_seen_in_one_calm(mistakes: str, claims: set[str]) -> None:
     """Real processes with a planted mistake, and no faults: the run is red for that mistake."""
     result = await run(10.0, SEED, program=("-m", "tests.planted", mistakes), rounds=0)
@@ -516,6 +522,7 @@ async def test_a_mistake_in_a_gateway_is_seen_in_one_calm(mistakes: str, claims:
 
 @pytest.mark.timeout(90)
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_a_gateway_without_a_mistake_is_seen_to_have_none() -> None:
     """The same run, with nothing planted, is green: it is the mistake that is seen. (That the
     machine was busy with other tests would be said as well, and is not the gateway's.)
@@ -539,6 +546,7 @@ async def test_a_gateway_without_a_mistake_is_seen_to_have_none() -> None:
     ids=lambda value: value if "_" in value else "",
 )
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_a_fault_finds_a_broken_promise_with_its_probe_users(
     mistake: str, fault: str, said: str
 ) -> None:

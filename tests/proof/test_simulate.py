@@ -26,7 +26,7 @@ from wsdemo.proof.simulate.faults import FAULTS
 from wsdemo.proof.simulate.run import OUTCOMES
 
 SEEDS = seeds(200, fast=10)
-MINUTES = rounds(10, fast=3)
+MINUTES = rounds(10, fast=5)
 FEW = 5
 """Seeds within which a planted bug must be found."""
 
@@ -46,7 +46,7 @@ def collected() -> Iterator[None]:
 @pytest.mark.timeout(900)
 def test_every_promise_holds_in_many_simulated_clusters() -> None:
     """P1-P8, FIFO, and the meaning of acks hold after every heal, in 200 seeds of ten minutes each;
-    every fault and every script outcome has occurred in them. (Fast: 10 seeds of three minutes.)
+    every fault and every script outcome has occurred in them. (Fast: 10 seeds of five minutes.)
     """
     processes = min(2, os.cpu_count() or 1)
     report = list(simulate_many(SEEDS, MINUTES, processes=processes))[-1]

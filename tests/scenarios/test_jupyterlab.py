@@ -26,6 +26,7 @@ from tests.waiting import until
 pytestmark = [
     pytest.mark.xdist_group("jupyterlab"),
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(180),
     pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed"),
 ]
