@@ -3,7 +3,8 @@
 A test names its count once, for the full run: `@examples(500)`, `seeds(200)`, `rounds(100)`. The
 environment variable WSDEMO_TESTS chooses what becomes of it:
 
-    WSDEMO_TESTS=fast   A tenth of each count, and the tests marked `slow` are left out.
+    WSDEMO_TESTS=fast   A tenth of each count, one loop, one way to read frames. The tests marked
+                        `slow` are left out.
     WSDEMO_TESTS=all    Each count as it is written. This is also what runs without the variable:
                         `pytest` by itself tests all that a test claims.
     WSDEMO_TESTS=deep   Twenty times each count, with other examples on every run. What it finds
@@ -29,6 +30,10 @@ FACTORS = {"fast": 0.1, "all": 1.0, "deep": 20.0}
 PROFILE = os.environ.get("WSDEMO_TESTS") or "all"
 if PROFILE not in FACTORS:
     raise SystemExit(f"WSDEMO_TESTS is {PROFILE!r}: choose one of {', '.join(FACTORS)}")
+
+FRAME_PATHS = {"fast": True} if PROFILE == "fast" else {"fast": True, "general": False}
+"""By which way a gateway reads frames: its short way for usual ones, which is what people start, or
+the library's for all. What is said of one input holds on both."""
 
 
 def rounds(full: int, *, fast: int | None = None) -> int:

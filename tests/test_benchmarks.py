@@ -110,6 +110,7 @@ def test_a_gateway_that_dies_ends_the_measurement(small: tuple[System, LoadProce
         bench.run_round(2, saturation, lambda text: None)
 
 
+@pytest.mark.slow
 def test_closed_connections_of_users_end_the_measurement(small: tuple[System, LoadProcess]) -> None:
     """A figure of fewer users than planned would be a figure of something else."""
     system, driver = small
@@ -122,6 +123,7 @@ def test_closed_connections_of_users_end_the_measurement(small: tuple[System, Lo
             )
 
 
+@pytest.mark.slow
 def test_users_of_a_load_send_heartbeats() -> None:
     """They send heartbeats, 20 a second of 600 users, and a gateway in a hurry renews leases for
     them: a run is longer than their presence would last without.
@@ -162,6 +164,7 @@ def test_an_output_directory_that_cannot_be_made_is_one_line_and_exit_code_2(
     assert err.startswith("benchmarks: ")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
@@ -198,6 +201,7 @@ async def test_a_run_that_is_told_to_stop_leaves_no_process_behind(
 # --- the attacker --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_slow_reader_counts_how_often_it_is_closed(shared_server: BundledServer) -> None:
     """With a small outbox that takes a moment; its friends find out, and it comes back."""
     flags = ("--key-prefix", "attacker:", "--outbox-bytes", "20000", "--log-level", "info")

@@ -147,6 +147,7 @@ async def test_what_was_published_before_a_gateway_leaves_its_channels_is_heard(
         assert isinstance(envelope, Direct) and bytes(envelope.content) == b'"last words"'
 
 
+@pytest.mark.slow
 async def test_a_probe_that_nobody_counts_is_deafness_though_it_is_heard(
     keyspace: Keyspace,
 ) -> None:

@@ -239,6 +239,7 @@ def test_hooks_before_a_commit_use_the_environment_and_no_network() -> None:
 # --- containers --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compose_file_is_valid() -> None:
     """docker-compose.yml is what the compose specification's schema says it must be."""
     schema = ("--builtin-schema", "vendor.compose-spec")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.examples import FRAME_PATHS
 from tests.gateway.cluster import gateway
 from tests.processes import User
 from wsdemo.gateway.auth import mint_token
@@ -45,7 +46,7 @@ async def still_talks(neighbour: User) -> None:
     assert await neighbour.hear() == {"type": "ack", "id": "n", "status": "routed"}
 
 
-@pytest.fixture(params=[True, False], ids=["fast", "general"])
+@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
 async def start(
     request: pytest.FixtureRequest, shared_server: BundledServer, keyspace: Keyspace
 ) -> AsyncIterator[Start]:

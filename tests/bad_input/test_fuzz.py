@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from tests.bad_input.offline import Offline, cut
 from tests.bad_input.test_fields import CONTENTS, FORBIDDEN, said
 from tests.bad_input.test_redis_side import NOT_FOR_US, NOT_OURS
-from tests.examples import examples, rounds
+from tests.examples import FRAME_PATHS, examples, rounds
 from tests.gateway.cluster import USUAL, Raw, frame, gateway, request
 from tests.processes import User
 from wsdemo.gateway.outbox import Outbox
@@ -324,7 +324,7 @@ class Stage:
         assert heard == {"type": "ack", "id": "mine", "status": "routed"}
 
 
-@pytest.fixture(params=[True, False], ids=["fast", "general"])
+@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
 def stage(
     request: pytest.FixtureRequest,
     loop: asyncio.AbstractEventLoop,
@@ -437,6 +437,7 @@ def named(data: bytes) -> set[str]:
     return {document[key] for key in ("to", "user") if isinstance(document.get(key), str)}
 
 
+@pytest.mark.slow
 @examples(500)
 @given(data=ENVELOPES)
 def test_a_published_envelope_reaches_only_the_user_it_names(
@@ -528,6 +529,7 @@ def left_over(offline: Offline, loop: asyncio.AbstractEventLoop) -> dict[str, in
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast_frames", [True, False], ids=["fast", "general"])
 def test_thousands_of_bad_inputs_leave_nothing_behind(
     loop: asyncio.AbstractEventLoop, fast_frames: bool

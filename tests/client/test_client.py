@@ -568,6 +568,7 @@ async def test_patience_that_lasts_for_several_heartbeats_ends_all_the_same() ->
         assert diary.count[Kind.PING] > 1
 
 
+@pytest.mark.slow
 async def test_an_answer_ends_the_wait_for_one() -> None:
     """Heartbeats that are answered go on for longer than patience lasts."""
     diary = Diary()
@@ -582,6 +583,7 @@ async def test_an_answer_ends_the_wait_for_one() -> None:
         assert alice.attempts == 1
 
 
+@pytest.mark.slow
 async def test_silence_on_the_last_connection_is_not_held_against_the_next_one() -> None:
     """What was asked there is not answered here. Patience is a part of the interval, not all."""
 

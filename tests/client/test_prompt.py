@@ -227,6 +227,7 @@ async def test_a_file_is_as_good_as_a_pipe(gateway: Gateway, tmp_path: Path) -> 
     assert "[Client] alice is registered, gateway gateway-01" in output.decode()
 
 
+@pytest.mark.slow
 async def test_a_lost_gateway_is_reported_and_the_next_one_found(
     gateway: Gateway, shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
@@ -248,6 +249,7 @@ async def test_a_lost_gateway_is_reported_and_the_next_one_found(
 # --- at a terminal ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_half_typed_line_survives_an_incoming_message(gateway: Gateway) -> None:
     """The message is printed above, the line is drawn again, and sends what was typed."""
     pytest.importorskip("prompt_toolkit")
@@ -373,6 +375,7 @@ async def test_a_prompt_without_input_connects_and_leaves(gateway: Gateway, clos
     assert gateway.counters.registers_ok == 1
 
 
+@pytest.mark.slow
 async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
@@ -424,6 +427,7 @@ async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
     assert lines[1:] == [f"[Message] bob: {n} {text}" for n in range(messages)]
 
 
+@pytest.mark.slow
 async def test_the_end_waits_for_a_slow_reader(gateway: Gateway) -> None:
     """All that was said is read in the end, though more than a pipe holds, and late."""
     read_end, write_end = os.pipe()

@@ -417,6 +417,7 @@ async def test_a_gateway_that_never_answers_a_close_does_not_hold_a_client() -> 
         hold.set()
 
 
+@pytest.mark.slow
 async def test_a_process_that_stood_still_asks_again_before_it_gives_up() -> None:
     """The answer came meanwhile, and lies unread: a stall is no reason to hang up."""
     diary, asked = Diary(), 0

@@ -252,6 +252,7 @@ async def test_a_terminal_without_prompt_toolkit_is_one_all_the_same(gateway: Ga
 # --- whom we try to reach ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_without_a_gateway_the_prompt_says_at_once_whom_it_tries(
     gateway: Gateway, settings: GatewaySettings
 ) -> None:
@@ -279,6 +280,7 @@ def _at(settings: GatewaySettings, port: int) -> GatewaySettings:
     return dataclasses.replace(settings, port=port)
 
 
+@pytest.mark.slow
 async def test_a_trouble_that_stays_the_same_is_told_once() -> None:
     """Not once for each attempt."""
     attempts = 0
@@ -504,6 +506,7 @@ async def test_a_reader_that_is_slow_gets_everything(gateway: Gateway) -> None:
         assert await asyncio.wait_for(process.wait(), START_S) == 0
 
 
+@pytest.mark.slow
 async def test_a_reader_that_is_slow_holds_up_its_lines_and_not_the_connection(
     gateway: Gateway,
 ) -> None:

@@ -352,6 +352,7 @@ def test_when_to_look_depends_on_what_is_left_and_is_bounded() -> None:
     asyncio.run(looks())
 
 
+@pytest.mark.slow
 async def test_a_gateway_that_does_not_answer_a_fresh_token_is_shown_it_again() -> None:
     """A register that was lost, or that a full inbox hides, is not taken for granted."""
     hellos: list[dict[str, Any]] = []
@@ -379,6 +380,7 @@ async def test_a_gateway_that_does_not_answer_a_fresh_token_is_shown_it_again() 
         assert alice.attempts == 1
 
 
+@pytest.mark.slow
 async def test_a_token_is_shown_once() -> None:
     """When it was taken, the next look is for the one after it."""
     shown: list[str] = []
@@ -439,6 +441,7 @@ async def test_a_fresh_token_that_is_late_is_waited_for(guarded: Gateway, day: D
         assert told(diary)[1:] == [(True, "")]
 
 
+@pytest.mark.slow
 async def test_a_token_that_is_refused_is_final_when_there_is_no_other(
     guarded: Gateway, day: Day
 ) -> None:
@@ -492,6 +495,7 @@ async def test_a_client_whose_new_tokens_are_refused_backs_off() -> None:
         assert all(b - a >= 2.0 for a, b in itertools.pairwise(dialled_at[1:]))
 
 
+@pytest.mark.slow
 async def test_without_a_token_no_gateway_is_dialled(guarded: Gateway) -> None:
     """The trouble is told once, the list of gateways is not turned, and then it goes on."""
     diary, source = Diary(), Source(token(3600))
@@ -549,6 +553,7 @@ async def test_without_a_token_at_the_start_it_is_one_line_and_exit_code_2(
     assert line.startswith(f"wsdemo.client: token file {path}: ")
 
 
+@pytest.mark.slow
 async def test_a_file_that_is_gone_for_a_moment_is_waited_for(
     strict: Gateway, tmp_path: Path
 ) -> None:

@@ -321,6 +321,7 @@ async def test_who_waits_without_a_header_does_not_take_all_the_room(start: Star
         assert running.counters.connections_refused == 1
 
 
+@pytest.mark.slow
 async def test_the_deadline_of_a_header_ends_when_the_header_is_read(
     start: Start, arrive: Open
 ) -> None:

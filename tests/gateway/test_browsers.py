@@ -20,6 +20,7 @@ from tornado.websocket import websocket_connect
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
+from tests.examples import FRAME_PATHS
 from tests.gateway.cluster import USUAL, Raw, gateway, request
 from tests.processes import GatewayProcess
 from wsdemo.gateway.auth import mint_token
@@ -34,7 +35,7 @@ PROTOCOL = "Sec-WebSocket-Protocol"
 Start = Callable[..., Awaitable[Gateway]]
 
 
-@pytest.fixture(params=[True, False], ids=["fast", "general"])
+@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
 async def start(
     request: pytest.FixtureRequest, shared_server: BundledServer, keyspace: Keyspace
 ) -> AsyncIterator[Start]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.examples import FRAME_PATHS
 from tests.gateway.cluster import Raw, frame, gateway, request
 from tests.processes import GatewayProcess
 from tests.waiting import until
@@ -23,7 +24,7 @@ from wsdemo.settings import Keyspace
 REGISTER = b'{"type":"register","userId":"alice"}'
 
 
-@pytest.fixture(params=[True, False], ids=["fast", "general"])
+@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
 async def one(
     request: pytest.FixtureRequest, shared_server: BundledServer, keyspace: Keyspace
 ) -> AsyncIterator[Gateway]:

@@ -64,6 +64,7 @@ async def test_a_sign_of_life_while_a_lease_is_renewed_renews_it_again(
         assert running.counters.refreshes_reclaimed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tick_s", [0.01, 0.3], ids=["renew first", "keep alive first"])
 async def test_a_ping_from_before_a_stall_is_sent_again_before_anybody_is_dropped(
     shared_server: BundledServer, keyspace: Keyspace, tick_s: float
@@ -90,6 +91,7 @@ async def test_a_ping_from_before_a_stall_is_sent_again_before_anybody_is_droppe
         assert running.registry.by_user("alice") is session
 
 
+@pytest.mark.slow
 async def test_who_speaks_soon_after_a_stall_was_not_silent(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
@@ -117,6 +119,7 @@ async def test_who_speaks_soon_after_a_stall_was_not_silent(
         assert running.registry.by_user("alice") is session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share_of_ttl", [0.4, 0.7])
 async def test_after_a_stall_of_half_a_ttl_presence_is_asked_at_once(
     shared_server: BundledServer, keyspace: Keyspace, share_of_ttl: float

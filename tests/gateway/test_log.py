@@ -341,6 +341,7 @@ async def draining(process: Process) -> bool:
 # --- when it is not ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_pipe_that_nobody_reads_stops_nothing_and_what_is_missing_is_told(
     shared_server: BundledServer, prefix: tuple[str, str]
 ) -> None:
@@ -389,6 +390,7 @@ def read_all(descriptor: int) -> bytes:
     return data
 
 
+@pytest.mark.slow
 async def test_a_reader_that_stands_still_gets_every_line_later(
     shared_server: BundledServer, prefix: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -414,6 +416,7 @@ async def test_a_reader_that_stands_still_gets_every_line_later(
     assert path.read_text().splitlines()[-1].endswith("stopped")
 
 
+@pytest.mark.slow
 async def test_a_stuck_log_does_not_keep_a_process(
     shared_server: BundledServer, prefix: tuple[str, str]
 ) -> None:

@@ -381,6 +381,7 @@ async def test_who_only_writes_keeps_the_lease(
         assert running.counters.refreshes_reclaimed == 0, "it never lapsed"
 
 
+@pytest.mark.slow
 async def test_two_bursts_with_calm_between_them_are_not_closed(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:

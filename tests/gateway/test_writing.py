@@ -127,6 +127,7 @@ async def test_who_takes_no_byte_is_gone_by_the_write_deadline(
         assert await mallory.closed() == 1006, "a goodbye would have joined what is not read"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("send_buffer", [8_192, None], ids=["small buffer", "large buffer"])
 async def test_a_slow_but_steady_reader_outlives_the_write_deadline(
     shared_server: BundledServer, keyspace: Keyspace, send_buffer: int | None

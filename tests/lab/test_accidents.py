@@ -130,6 +130,7 @@ async def test_who_vanishes_says_no_goodbye_and_is_found_out_by_silence() -> Non
         assert found["t"] > stay.end
 
 
+@pytest.mark.slow
 async def test_lost_heartbeats_are_lost_exactly() -> None:
     """So many following ones, or each by chance, from the seed."""
     async with Cluster(gateways=1) as cluster:
@@ -230,6 +231,7 @@ async def test_a_wrong_clock_is_in_the_record() -> None:
         Cluster(gateways=2, clocks={"gateway-07": 1})
 
 
+@pytest.mark.slow
 async def test_a_crowd_talks_and_moves_and_every_message_is_accounted_for() -> None:
     """What was sent has an outcome; what was routed or delivered was received."""
     async with Cluster(gateways=3) as cluster:

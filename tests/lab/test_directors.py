@@ -30,6 +30,7 @@ async def test_a_held_register_waits_until_it_is_let_go() -> None:
         assert director.is_done("alice", "register")
 
 
+@pytest.mark.slow
 async def test_a_held_refresh_lets_a_lease_run_down() -> None:
     """It ends as a lease does, and then her gateway takes it up again."""
     async with Cluster(gateways=1) as cluster:

@@ -189,6 +189,7 @@ def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None
     assert lab.leaks() == []
 
 
+@pytest.mark.slow
 def test_a_crowd_of_cells_connects_lives_and_is_counted(lab: Lab) -> None:
     """One line each, no coroutine in sight."""
     crowd = lab.connect_many(30)

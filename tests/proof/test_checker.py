@@ -132,6 +132,7 @@ BY_HAND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", BY_HAND, ids=str)
 def test_no_counterexample_is_longer_than_it_must_be(
     mutant: Mutant, shared_server: BundledServer

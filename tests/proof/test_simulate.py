@@ -107,6 +107,7 @@ def test_the_simulation_finds_a_release_that_deletes_what_is_not_its_own() -> No
     assert "P1" in violated(mutants={"release": BOGUS_RELEASE})
 
 
+@pytest.mark.slow
 async def test_it_runs_where_a_loop_is_running_already() -> None:
     """As in a notebook. The simulation leaves no task on that loop."""
     before = asyncio.all_tasks()
@@ -117,6 +118,7 @@ async def test_it_runs_where_a_loop_is_running_already() -> None:
     assert from_jsonl(to_jsonl(run.history)) == run.history
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_fails_with_the_seed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +162,7 @@ async def test_no_worker_outlives_the_command(number: signal.Signals) -> None:
     await until("no worker runs", lambda: not any(map(_runs, children)), 30.0, every_s=0.1)
 
 
+@pytest.mark.slow
 def test_hours_are_sixty_minutes_each(capsys: pytest.CaptureFixture[str]) -> None:
     """`--hours`, in place of `--minutes`; rounds are not broken off, so it may be a little more."""
     assert main(["--seed", "2", "--hours", "0.1"]) == 0
@@ -177,6 +180,7 @@ def test_an_amount_that_is_not_positive_is_refused(
     assert f"argument {words[0]}: must be a" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_many_seeds_without_one_of_the_outcomes_fail(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -376,6 +376,7 @@ async def endpoint(talk: Talk) -> AsyncIterator[tuple[str, list[float]]]:
         await server.wait_closed()
 
 
+@pytest.mark.slow
 async def test_a_server_that_does_not_take_us_is_dialled_less_and_less_often(
     own_server: BundledServer,
 ) -> None:

@@ -83,6 +83,7 @@ async def test_what_the_system_says_is_told_in_its_few_words() -> None:
     assert await refused("unix:///no/such/socket") == "no such file or directory"
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_not_redis_is_one_line(mute: int, rude: int) -> None:
     """With TLS where there is none, and the other way round."""
     assert "in time" in await refused(f"redis://:pw@127.0.0.1:{mute}")

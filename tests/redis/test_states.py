@@ -419,6 +419,7 @@ async def test_a_server_that_begins_to_refuse_writes_is_asked_again_first(
     await until("it is up again", lambda: watched.link.up)
 
 
+@pytest.mark.slow
 async def test_a_server_that_refuses_writes_for_long_is_dialled_anew(
     server: BundledServer, database: Any, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

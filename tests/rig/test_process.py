@@ -39,6 +39,7 @@ async def test_a_process_that_ends_keeps_its_exit_code() -> None:
     assert not process.running and not running(process, ENDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "problem"),
     [(SILENT, TimeoutError), (CLOSES_ITS_LOG, GatewayDied)],

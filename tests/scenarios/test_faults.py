@@ -119,6 +119,7 @@ async def _is_absent(database: Any, key: str) -> bool:
     return not await database.exists(key)
 
 
+@pytest.mark.slow
 async def test_a_stalled_event_loop_drops_nobody(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:

@@ -297,6 +297,7 @@ def can_have_its_own_resolver() -> bool:
     return subprocess.run(tried, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_have_its_own_resolver(), reason="needs a mount namespace")
 async def test_a_name_that_is_never_found_holds_nobody_up(tmp_path: Path) -> None:
     """The library's look-up cannot be broken off; a gateway that is told to stop goes anyway."""
@@ -343,6 +344,7 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 @LINUX
 async def test_when_no_more_files_can_be_opened_a_gateway_says_so_at_its_start_and_stays_calm(
     server: BundledServer,

@@ -150,6 +150,7 @@ def slow_server() -> Iterator[BundledServer]:
         yield server
 
 
+@pytest.mark.slow
 async def test_users_are_present_again_when_a_restarted_redis_has_loaded_its_data(
     slow_server: BundledServer,
 ) -> None:
@@ -271,6 +272,7 @@ async def _is_absent(database: Any, key: str) -> bool:
     return not await database.exists(key)
 
 
+@pytest.mark.slow
 async def test_only_a_user_whom_a_working_redis_refuses_is_told_that_presence_is_lost(
     server: BundledServer, database: Any
 ) -> None:

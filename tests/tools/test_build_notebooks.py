@@ -227,6 +227,7 @@ def small(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work_on(copied(built, tmp_path), monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_notebook_with_work_in_it_is_left_alone_and_named(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_notebook_with_work_in_it_is_left_alone_and_named(
     assert not list(small.glob(".*"))[1:], "nothing half-written is left"
 
 
+@pytest.mark.slow
 def test_a_build_of_a_clean_tree_changes_nothing(small: Path) -> None:
     """As in CI; and with other outputs in the notebooks, these stay."""
     before = {path: path.read_bytes() for path in small.rglob("*.ipynb")}

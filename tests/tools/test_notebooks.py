@@ -118,7 +118,9 @@ async def run_all_at_once(client: AsyncKernelClient, notebook: Any) -> list[str]
 @pytest.mark.parametrize(
     "source",
     [
-        pytest.param(source, marks=[pytest.mark.slow, pytest.mark.alone] if number else [], id=source.stem)
+        pytest.param(
+            source, marks=[pytest.mark.slow, pytest.mark.alone] if number else [], id=source.stem
+        )
         for number, source in enumerate(SOURCES)
     ],
 )
