@@ -98,6 +98,7 @@ def small() -> Iterator[tuple[System, LoadProcess]]:
         yield system, driver
 
 
+@pytest.mark.slow
 def test_a_gateway_that_dies_ends_the_measurement(small: tuple[System, LoadProcess]) -> None:
     """What is measured next says which one, and does not wait for messages that cannot come."""
     system, driver = small
@@ -144,6 +145,7 @@ def test_a_load_whose_connection_is_refused_says_so() -> None:
         driver.do("connect", ports=[1], count=1, prefix="u", at_a_time=1)
 
 
+@pytest.mark.slow
 def test_a_load_that_does_not_answer_is_given_up(small: tuple[System, LoadProcess]) -> None:
     """Every wait for a load process is bounded."""
     _, driver = small
@@ -152,6 +154,7 @@ def test_a_load_that_does_not_answer_is_given_up(small: tuple[System, LoadProces
         driver.result(0.05)
 
 
+@pytest.mark.slow
 def test_an_output_directory_that_cannot_be_made_is_one_line_and_exit_code_2(
     tmp_path: Path,
 ) -> None:
@@ -213,6 +216,7 @@ async def test_the_slow_reader_counts_how_often_it_is_closed(shared_server: Bund
     assert ends and sum(ends.values()) >= 1, felt
 
 
+@pytest.mark.slow
 async def test_silent_sockets_are_accepted_up_to_the_limit(shared_server: BundledServer) -> None:
     """What the gateway refuses is counted by its answer."""
     flags = ("--key-prefix", "silent:", "--max-connections", "10", "--log-level", "info")

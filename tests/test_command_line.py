@@ -230,6 +230,7 @@ def test_a_command_refused_by_redis_is_one_line(
     assert "s3cret" not in line
 
 
+@pytest.mark.slow
 def test_a_database_that_is_not_there_is_one_line(shared_server: BundledServer) -> None:
     """Redis says so when asked, and the gateway passes it on."""
     url = shared_server.url.removesuffix("/0") + "/99999"

@@ -69,6 +69,7 @@ def outcome(read: Any, data: bytes) -> Any:
     return message
 
 
+@pytest.mark.slow
 @given(DOCUMENTS | NEARLY, st.booleans(), st.booleans())
 @examples(1500)
 def test_the_fast_way_and_the_strict_way_agree_on_documents(

@@ -280,7 +280,9 @@ def test_the_laboratory_tells_where_redis_is_and_no_more(
         ("wsdemo.redis", ("-redis", REDIS_PLACES[0], "--call", "PING"), "?"),
         ("wsdemo.redis", ("--call", "PING"), ":"),
         *[
-            ("wsdemo.client", ("-user", "a", "-gateway", place), "/")
+            pytest.param(
+                *("wsdemo.client", ("-user", "a", "-gateway", place), "/"), marks=pytest.mark.slow
+            )
             for place in GATEWAY_PLACES[5:]
         ],
         ("wsdemo.lab.demo", (), "%23"),

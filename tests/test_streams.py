@@ -87,6 +87,7 @@ def test_lines_leave_in_the_order_in_which_they_were_said(pipe: Pipe, writer: Li
     assert (writer.dropped, writer.waiting) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_line_alone_is_written_without_another_one(pipe: Pipe, writer: LineWriter) -> None:
     """Again and again: the thread sleeps in between, and no line is left lying when it does."""
     for n in range(20):
@@ -167,6 +168,7 @@ def test_no_line_of_several_threads_is_lost(pipe: Pipe, writer: LineWriter) -> N
     assert writer.flush(PATIENCE_S) and writer.dropped == 0
 
 
+@pytest.mark.slow
 def test_a_line_may_be_said_in_the_middle_of_saying_one(pipe: Pipe, writer: LineWriter) -> None:
     """As by a finaliser or a signal handler, between any two steps: no deadlock, no line lost."""
     said = itertools.count()

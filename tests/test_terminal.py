@@ -88,6 +88,7 @@ def test_every_class_of_the_table_is_escaped_from_its_first_to_its_last_and_no_f
                 assert printable(chr(point)) == chr(point), hex(point)
 
 
+@pytest.mark.slow
 def test_no_category_is_forgotten() -> None:
     """Of all code points: letters, marks, numbers, signs and spaces are shown, controls, line
     separators and surrogates are not, and of the format characters those that turn lines are not.
@@ -189,6 +190,7 @@ async def test_no_socket_takes_the_place_of_a_stream_that_is_closed(closed: str)
 # --- programs ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 async def test_the_demo_is_told_on_every_terminal() -> None:
     """Its µs, too."""

@@ -46,7 +46,7 @@ async def still_talks(neighbour: User) -> None:
     assert await neighbour.hear() == {"type": "ack", "id": "n", "status": "routed"}
 
 
-@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
+@pytest.fixture(params=FRAME_PATHS.values(), ids=[*FRAME_PATHS])
 async def start(
     request: pytest.FixtureRequest, shared_server: BundledServer, keyspace: Keyspace
 ) -> AsyncIterator[Start]:

@@ -324,7 +324,7 @@ class Stage:
         assert heard == {"type": "ack", "id": "mine", "status": "routed"}
 
 
-@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
+@pytest.fixture(params=FRAME_PATHS.values(), ids=[*FRAME_PATHS])
 def stage(
     request: pytest.FixtureRequest,
     loop: asyncio.AbstractEventLoop,

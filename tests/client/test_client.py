@@ -487,6 +487,7 @@ async def test_a_gateways_advice_is_the_shortest_pause() -> None:
         assert dialled_at[1] - dialled_at[0] >= 0.2
 
 
+@pytest.mark.slow
 async def test_a_refusal_with_retry_after_is_the_shortest_pause() -> None:
     """An overloaded gateway answers 503 before there is a WebSocket; its advice counts as well."""
     dialled_at: list[float] = []

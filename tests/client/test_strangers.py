@@ -313,6 +313,7 @@ async def test_a_certificate_of_our_own_authority_is_believed_when_told_so(
                 assert alice.gateway == plain
 
 
+@pytest.mark.slow
 async def test_tls_where_there_is_none_and_the_other_way_round_is_one_line(
     authority: trustme.CA,
 ) -> None:

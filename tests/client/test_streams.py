@@ -329,6 +329,7 @@ async def test_nobody_to_be_reached_is_one_line_and_exit_code_2() -> None:
     assert last == f"wsdemo.client: alice: {address}: Connection refused (within 15 s)"
 
 
+@pytest.mark.slow
 async def test_a_certificate_of_ones_own_is_believed_when_told_so(
     settings: GatewaySettings, tmp_path: Path
 ) -> None:

@@ -252,6 +252,7 @@ async def test_who_is_cancelled_while_asking_is_cancelled() -> None:
 # --- renewing ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
 async def test_a_fresh_token_prolongs_the_session_on_its_connection(
     guarded: Gateway, kind: str
@@ -281,6 +282,7 @@ async def test_the_token_after_the_fresh_one_is_shown_as_well(guarded: Gateway) 
         assert alice.attempts == 1 and guarded.counters.registers_ok == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

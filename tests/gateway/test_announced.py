@@ -117,6 +117,7 @@ def waiting(running: Gateway) -> int:
     return len(running._acceptor.waiting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", [V1, V2, GOOD["v2 with TLVs"][0]], ids=["v1", "v2", "TLVs"])
 async def test_the_limits_are_those_of_the_client_that_the_header_names(
     start: Start, arrive: Open, header: bytes
@@ -289,6 +290,7 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(
     assert not counted(running) and not running._access.unregistered
 
 
+@pytest.mark.slow
 async def test_a_gateway_stops_although_a_proxy_header_is_missing(
     start: Start, tls: tuple[Any, Any]
 ) -> None:

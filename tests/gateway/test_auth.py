@@ -222,6 +222,7 @@ async def run(*arguments: str) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.slow
 async def test_a_token_from_the_command_line_opens_a_gateway_of_the_command_line(
     shared_server: BundledServer, secret_file: Path
 ) -> None:

@@ -35,7 +35,7 @@ PROTOCOL = "Sec-WebSocket-Protocol"
 Start = Callable[..., Awaitable[Gateway]]
 
 
-@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
+@pytest.fixture(params=FRAME_PATHS.values(), ids=[*FRAME_PATHS])
 async def start(
     request: pytest.FixtureRequest, shared_server: BundledServer, keyspace: Keyspace
 ) -> AsyncIterator[Start]:

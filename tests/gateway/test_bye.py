@@ -24,7 +24,7 @@ from wsdemo.settings import Keyspace
 REGISTER = b'{"type":"register","userId":"alice"}'
 
 
-@pytest.fixture(params=FRAME_PATHS.values(), ids=FRAME_PATHS)
+@pytest.fixture(params=FRAME_PATHS.values(), ids=[*FRAME_PATHS])
 async def one(
     request: pytest.FixtureRequest, shared_server: BundledServer, keyspace: Keyspace
 ) -> AsyncIterator[Gateway]:
@@ -70,6 +70,7 @@ async def test_a_bye_goes_before_the_codes_that_libraries_cannot_read_and_before
         assert await last_words(alice) == [*said, (code, reason)]
 
 
+@pytest.mark.slow
 async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> None:
     """A drain meets connections in every state; each that is a WebSocket hears a bye."""
     async with await Raw.open(one) as raw:
@@ -128,6 +129,7 @@ async def test_our_client_takes_a_bye_for_what_it_is(one: Gateway) -> None:
         assert (await alice.receive()).content == "hello"
 
 
+@pytest.mark.slow
 async def test_a_drain_says_bye_on_uvloop_too(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:

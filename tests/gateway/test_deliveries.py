@@ -42,6 +42,7 @@ async def test_a_stale_entry_is_removed_however_many_were_before_it(
         await until("nothing is under repair", lambda: not running._delivery._repairing)
 
 
+@pytest.mark.slow
 async def test_a_sender_is_read_on_after_all_of_its_messages_timed_out(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:

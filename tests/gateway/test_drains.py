@@ -153,6 +153,7 @@ async def _reaches_or_comes_back(raw: Raw, sender: Raw, name: str, told: dict[st
 # --- what is counted by address ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["goodbye", "reset", "half-close"])
 async def test_who_registers_and_leaves_counts_once_as_no_longer_unregistered(
     shared_server: BundledServer, keyspace: Keyspace, how: str

@@ -179,6 +179,7 @@ async def test_a_single_refusal_of_a_renewal_ends_no_session(
         assert (counters.refreshes_failed, redis.left) == (1, 0)
 
 
+@pytest.mark.slow
 async def test_a_client_refused_for_a_whole_ttl_is_told_so(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,6 +292,7 @@ async def test_no_spelling_of_an_address_evades_the_limit(
         assert (counters.unrecognised_absent, counters.unrecognised_hidden) in {(2, 2), (2, 0)}
 
 
+@pytest.mark.slow
 @pytest.mark.both_loops
 async def test_a_proxy_on_a_socket_of_this_machine_speaks_for_its_clients(
     shared_server: BundledServer, keyspace: Keyspace, tmp_path: Path
@@ -338,6 +339,7 @@ async def crowd() -> AsyncIterator[list[Raw]]:
         await raw.leave()
 
 
+@pytest.mark.slow
 async def test_who_says_nothing_does_not_take_all_the_room_either(
     shared_server: BundledServer, keyspace: Keyspace, crowd: list[Raw]
 ) -> None:

@@ -224,6 +224,7 @@ async def test_every_line_is_written_in_order_and_none_holds_what_was_said(
     assert "SECRET" not in path.read_text() + other
 
 
+@pytest.mark.slow
 async def test_with_warning_there_is_no_line_of_a_message(
     shared_server: BundledServer, prefix: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -297,6 +298,7 @@ def test_every_error_of_a_process_arrives_whole_and_in_order(
     assert at == sorted(at) and at[-1] == len(messages) - 1
 
 
+@pytest.mark.slow
 async def test_what_was_said_before_an_impatient_end_is_there(
     shared_server: BundledServer, prefix: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -539,6 +541,7 @@ async def test_a_gateway_that_cannot_start_ends_even_without_streams() -> None:
             os.close(descriptor)
 
 
+@pytest.mark.slow
 @FULL
 def test_a_token_that_cannot_be_printed_is_an_error(tmp_path: Path) -> None:
     """One line, exit code 2: a script must not go on with an empty token."""

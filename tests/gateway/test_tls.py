@@ -148,6 +148,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(secure: Gateway)
         await connect(secure.url, proxy=None)
 
 
+@pytest.mark.slow
 async def test_a_certificate_that_cannot_be_used_is_one_line(
     shared_server: BundledServer, tmp_path: Path
 ) -> None:

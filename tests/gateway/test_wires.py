@@ -40,6 +40,7 @@ def listens(strand: Strand) -> bool:
     return b"SUBSCRIBE" in strand.said.upper()
 
 
+@pytest.mark.slow
 async def test_a_deaf_subscription_is_found_within_two_intervals_and_rebuilt(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:

@@ -117,6 +117,7 @@ async def test_a_process_joins_the_cluster_freezes_and_is_killed() -> None:
         await until("alice is back", is_at(cluster, "alice", "gateway-01"))
 
 
+@pytest.mark.slow
 async def test_who_vanishes_says_no_goodbye_and_is_found_out_by_silence() -> None:
     """No FIN: her gateway believes in her until she has been silent for too long."""
     async with Cluster(gateways=1) as cluster:

@@ -52,6 +52,7 @@ def test_no_two_texts_of_a_figure_overlap_and_none_is_clipped(drawn: dict[str, P
     assert_no_text_is_clipped(drawn)
 
 
+@pytest.mark.slow
 def test_a_figure_says_in_words_what_it_shows(drawn: dict[str, Picture]) -> None:
     """Each row with its numbers; each order with its steps."""
     alt = drawn["all"].wsdemo_alt
@@ -64,6 +65,7 @@ def test_a_figure_says_in_words_what_it_shows(drawn: dict[str, Picture]) -> None
     assert all(fig.wsdemo_caption and '<img alt="' in to_html(fig) for fig in drawn.values())
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_title_are_counted(drawn: dict[str, Picture]) -> None:
     """By policy and speed of the clock, or as the worst and the best."""
     facts = drawn["all"].wsdemo_facts

@@ -192,6 +192,7 @@ def test_no_two_texts_of_a_figure_overlap(drawn: Mapping[str, Picture]) -> None:
     assert_no_text_covers_another(drawn)
 
 
+@pytest.mark.slow
 def test_no_text_leaves_the_figure(drawn: Mapping[str, Picture]) -> None:
     """Nothing is clipped at the edge."""
     assert_no_text_is_clipped(drawn)
@@ -728,6 +729,7 @@ def test_the_figures_know_what_became_of_a_real_late_cleanup(moved: tuple[str, L
     assert bool(wrong) == (policy == "seed")
 
 
+@pytest.mark.slow
 def test_a_lab_draws_the_rule_that_finds_its_dead() -> None:
     """With pings the unanswered one ends the belief, long before the scan; without, the scan."""
     production = Timing()

@@ -171,6 +171,7 @@ def test_users_names_are_escaped_where_a_cell_shows_them(lab: Lab) -> None:
     assert "&lt;Lab" in lab._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None:
     """No thread: gateways live only while the lab is asked something, and heartbeats stop."""
     threads = set(threading.enumerate())
@@ -201,6 +202,7 @@ def test_a_crowd_of_cells_connects_lives_and_is_counted(lab: Lab) -> None:
     lab.wait_until("one is lost", lambda: "drop" in set(lab.trace()["kind"]))
 
 
+@pytest.mark.slow
 def test_accidents_from_cells_are_recorded_and_leave_the_lab_usable() -> None:
     """Crash, drain, freeze, wires and Redis, one after the other."""
     with Lab(gateways=3, wires=True, freezable=["gateway-03"]) as lab:

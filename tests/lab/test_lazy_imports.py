@@ -50,6 +50,7 @@ def test_cluster_races_trace_proof_and_rig_load_neither_pandas_nor_matplotlib() 
     assert loaded_by("\n".join(f"import {name}" for name in names)) == set()
 
 
+@pytest.mark.slow
 def test_the_laboratory_itself_loads_them_when_a_name_is_used() -> None:
     """`import wsdemo.lab` is light; `Lab` is not."""
     assert loaded_by("import wsdemo.lab") == set()

@@ -112,6 +112,7 @@ def answers_after_losses(lab: Lab, losses: int) -> list[str]:
     return list(answers().values())
 
 
+@pytest.mark.slow
 def test_real_leases_bear_as_many_losses_as_the_rule_says() -> None:
     """With the product's timings one lost heartbeat does nothing, two take nearly all offline.
 

@@ -48,6 +48,7 @@ def test_no_text_leaves_the_figure(recorded: tuple[Lab, Receipt, Receipt]) -> No
     assert_no_text_is_clipped(figures(recorded))
 
 
+@pytest.mark.slow
 def test_every_figure_says_in_words_what_it_shows(
     recorded: tuple[Lab, Receipt, Receipt],
 ) -> None:

@@ -58,6 +58,7 @@ def test_wrong_orders_end_wrong_on_running_gateways_and_right_when_fenced(
         assert fenced.played.end is OrderEnd.CORRECT, fenced
 
 
+@pytest.mark.slow
 def test_good_orders_end_well_on_running_gateways(shared_server: BundledServer) -> None:
     """The calm one, and three that a seed draws."""
     good = [one for one in explore("seed", redis=shared_server.url).played if one.end == "correct"]

@@ -67,6 +67,7 @@ def test_every_invariant_kills_a_mutant() -> None:
     assert {mutant.breaks for mutant in MUTANTS} == {i.name for i in (*STEPS, *ENDS)}
 
 
+@pytest.mark.slow
 def test_a_run_without_one_of_the_answers_proves_nothing(shared_server: BundledServer) -> None:
     """Every answer of every script must have occurred, or the result is red."""
     result = check_presence(redis=shared_server.url)

@@ -134,6 +134,7 @@ async def test_a_server_that_stands_still_costs_one_timeout(
     assert replies == [f"new {n}".encode() for n in range(10)]
 
 
+@pytest.mark.slow
 async def test_the_time_that_our_own_loop_stood_still_is_not_counted_against_redis(
     link: RedisLink,
 ) -> None:
@@ -544,6 +545,7 @@ async def test_a_gateway_that_may_not_unsubscribe_still_leaves(own_server: Bundl
     await link.stop()
 
 
+@pytest.mark.slow
 async def test_a_reason_is_told_once_and_the_next_outage_is_a_new_one(
     link: RedisLink, own_server: BundledServer
 ) -> None:

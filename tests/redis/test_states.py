@@ -66,6 +66,7 @@ def slow_server() -> Iterator[BundledServer]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATES)
 async def test_a_link_is_not_up_while_its_server_refuses_writes(
     server: BundledServer, database: Any, watched: Watched, name: str
@@ -138,6 +139,7 @@ async def test_a_refused_command_is_evidence_enough(
         await until("it is not up", lambda: not watched.link.up)
 
 
+@pytest.mark.slow
 async def test_a_server_that_loads_its_data_is_not_up_before_it_has_them(
     slow_server: BundledServer,
 ) -> None:

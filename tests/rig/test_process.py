@@ -112,6 +112,7 @@ async def test_a_log_may_be_left_unread_and_be_read_again(shared_server: Bundled
     assert any("stopped" in line for line in process.log) and process.written.troubles == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 async def test_a_log_may_go_to_a_file(shared_server: BundledServer, tmp_path: Path) -> None:
     """Then it is known to run by its pages, at the port that it had before."""

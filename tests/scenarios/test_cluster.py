@@ -70,6 +70,7 @@ async def _logged(process: GatewayProcess, text: str) -> bool:
     return any(text in line for line in process.log)
 
 
+@pytest.mark.slow
 async def test_a_user_of_a_killed_gateway_is_reached_on_the_next_one(
     server: BundledServer, database: Any
 ) -> None:
@@ -221,6 +222,7 @@ async def test_while_redis_is_away_newcomers_are_told_when_to_come_back(
         await alice.leave()
 
 
+@pytest.mark.slow
 async def test_a_second_gateway_of_the_same_name_refuses_to_start(server: BundledServer) -> None:
     """One line on stderr, exit code 2, and the first one does not notice."""
     async with gateways(1, server.url) as (first,):
@@ -233,6 +235,7 @@ async def test_a_second_gateway_of_the_same_name_refuses_to_start(server: Bundle
         assert await _is_ready(first)
 
 
+@pytest.mark.slow
 async def test_a_takeover_stops_the_gateway_that_it_replaces(server: BundledServer) -> None:
     """--takeover: the old process drains and ends; the new one answers under the same name."""
     async with gateways(1, server.url) as (first,):

@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.xdist_group("clock"), pytest.mark.timeout(90)]
 # --- a gateway dies at a precise moment ----------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_gateway_that_dies_between_mint_and_register_leaves_only_a_fence(
     server: BundledServer, database: Any
 ) -> None:
@@ -143,6 +144,7 @@ async def test_a_stalled_event_loop_drops_nobody(
 # --- Redis is not as it should be ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_redis_that_wants_a_password_is_one_line_and_exit_code_2(
     server: BundledServer,
 ) -> None:

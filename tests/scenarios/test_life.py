@@ -112,6 +112,7 @@ async def test_a_notice_ends_by_itself(start: Any) -> None:
     assert any("users stay for 0.3 s" in line for line in gateway.log)
 
 
+@pytest.mark.slow
 async def test_who_takes_the_place_of_a_gateway_on_notice_ends_the_notice(start: Any) -> None:
     """Two gateways of one name do not serve side by side."""
     old = await start(*LONG)
@@ -167,6 +168,7 @@ async def test_a_signal_that_comes_twice_at_once_is_one_request(start: Any) -> N
     assert await gateway.wait(20) == 0
 
 
+@pytest.mark.slow
 async def test_a_closed_terminal_drains_and_never_hurries(start: Any, database: Any) -> None:
     """SIGHUP: 1012, presence gone, code 0. After a SIGTERM it changes nothing."""
     gateway = await start()
@@ -418,6 +420,7 @@ def in_database(url: str, number: int) -> str:
     return url.rpartition("/")[0] + f"/{number}"
 
 
+@pytest.mark.slow
 async def test_gateways_of_two_databases_know_nothing_of_one_another(
     server: BundledServer, database: Any
 ) -> None:
@@ -448,6 +451,7 @@ async def test_gateways_of_two_databases_know_nothing_of_one_another(
             await gateway.stop()
 
 
+@pytest.mark.slow
 async def test_within_a_database_messages_notices_and_refused_ids_are_as_ever(
     server: BundledServer, database: Any
 ) -> None:

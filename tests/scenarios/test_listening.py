@@ -260,6 +260,7 @@ async def test_the_mode_of_a_unix_socket_can_be_chosen(start: Any, folder: Path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666
 
 
+@pytest.mark.slow
 async def test_the_socket_of_a_dead_process_is_replaced_that_of_a_living_one_is_not(
     unix: tuple[GatewayProcess, Path], start: Any
 ) -> None:

@@ -329,6 +329,7 @@ async def test_a_gateway_that_starts_too_early_waits_a_little_and_says_for_what(
     await process.stop()
 
 
+@pytest.mark.slow
 async def test_a_gateway_that_waits_in_vain_ends_with_the_reason(
     server: BundledServer, database: Any
 ) -> None:

@@ -314,6 +314,7 @@ def test_reset_of_a_notebook_without_work_in_it_makes_no_copy(folder: Path) -> N
     assert not list(folder.glob("*-my-copy-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["no git", "never committed", "committed with work in it"])
 def test_reset_builds_the_original_anew_when_git_has_none(small: Path, how: str) -> None:
     """A download without a history, or a history in which the learner's work is."""
@@ -333,6 +334,7 @@ def test_reset_builds_the_original_anew_when_git_has_none(small: Path, how: str)
     assert (small / f"{SMALL}-my-copy-2025-03-04.ipynb").read_bytes() == mine
 
 
+@pytest.mark.slow
 def test_reset_of_a_lesson_that_does_not_run_touches_nothing(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

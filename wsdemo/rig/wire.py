@@ -17,6 +17,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, Self
 
+from wsdemo.tasks import end
+
 Direction = Literal["up", "down"]
 """up: from the side that dialled to the target. down: from the target back."""
 
@@ -143,8 +145,7 @@ class Strand(_Impairable):
         except ConnectionError:
             pass  # The receiver is gone; the sender is told when this connection ends.
         finally:
-            taking.cancel()
-            await asyncio.wait([taking])
+            await end(taking)
 
     async def _take(
         self,
@@ -244,9 +245,7 @@ class Wire(_Impairable):
         if self._server is not None:
             self._server.close()
             self._server = None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     def strands(self, which: Callable[[Strand], bool] = lambda strand: True) -> Iterator[Strand]:
         """Iterate over the connections that are open now, the oldest first."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from wsdemo.client import Client
 from wsdemo.client.connection import ClientClosed
 from wsdemo.events import Emit, Event, Kind
+from wsdemo.tasks import end
 
 
 class Heartbeats:
@@ -109,9 +110,7 @@ async def live(
                         _hop(client, gateways, rng, hop_every_s / scale, ends_at, life)
                     )
     finally:
-        for listener in listeners:
-            listener.cancel()
-        await asyncio.gather(*listeners, return_exceptions=True)
+        await end(*listeners)
     return life
 
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.settings import Keyspace
+from wsdemo.tasks import end
 
 EVERY_S: Final = 1.0
 """Production seconds between two samples."""
@@ -43,8 +44,7 @@ class LeaseSampler:
         """Sample nobody any more. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            await end(task)
 
     async def _look(self) -> None:
         while True:

@@ -33,6 +33,7 @@ from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
 from wsdemo.rig.policies import POLICIES, policy_named
 from wsdemo.settings import Keyspace, Limits, Timing
+from wsdemo.tasks import end
 
 SKEWS: Final = (0.0, -10.0, 10.0)
 """By how much gateway-02's clock is wrong, in seconds."""
@@ -163,9 +164,7 @@ class _Play:
                 entries.append(await self._entry())
             answers = {thread: await task for thread, task in threads.items()}
         finally:
-            for task in threads.values():
-                task.cancel()
-            await asyncio.wait(threads.values())
+            await end(*threads.values())
         rejected = frozenset(thread for thread, accepted in answers.items() if not accepted)
         return Played(tuple(order), self._policy, self._skew_s, tuple(entries), rejected)
 

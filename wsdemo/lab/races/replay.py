@@ -29,6 +29,7 @@ from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.rig.policies import policy_named
 from wsdemo.settings import GatewaySettings, Timing
+from wsdemo.tasks import end
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +109,7 @@ async def _on_her_way(
             await stage.begun(thread)
         yield
     finally:
-        moving.cancel()
-        await asyncio.wait([moving])
+        await end(moving)
 
 
 class _StagedCluster(Cluster):

@@ -30,6 +30,7 @@ from wsdemo.proof.history import (
     Violation,
 )
 from wsdemo.protocol import Status
+from wsdemo.tasks import end
 
 
 class PlainUser:
@@ -77,8 +78,7 @@ class PlainUser:
         if self.conn:
             self._note(Left(t=self._clock(), user=self.name, conn=self.conn))
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._task)
 
     async def _keep(self) -> None:
         for gateway in itertools.cycle(self._rng.sample(sorted(self.routes.wires), 3)):
@@ -118,9 +118,7 @@ class PlainUser:
             while True:
                 self._take(json.loads(await connection.recv()))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
 
     def _take(self, answer: dict[str, Any]) -> None:
         t = self._heard_at = self._clock()

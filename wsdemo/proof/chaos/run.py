@@ -20,6 +20,7 @@ from wsdemo.proof.chaos.sampling import Sampler
 from wsdemo.proof.chaos.verdict import judge, missed
 from wsdemo.proof.history import Violation
 from wsdemo.rig.process import PROGRAM
+from wsdemo.tasks import end
 
 ALL_LINES: Final = 1_000_000
 Progress = Callable[[str], None]
@@ -55,9 +56,7 @@ async def run(
         try:
             await _live(cluster, sampler, nemesis, result)
         finally:
-            for task in (sampling, telling):
-                task.cancel()
-            await asyncio.gather(sampling, telling, return_exceptions=True)
+            await end(sampling, telling)
             _collect(result, cluster, sampler, nemesis)
     result.took_s = cluster.clock()
     result.finished = True

@@ -31,6 +31,7 @@ from wsdemo.proof.promises import Promise
 from wsdemo.protocol import Status
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import ClientSettings
+from wsdemo.tasks import end
 
 Note = Callable[[Record], None]
 
@@ -127,9 +128,7 @@ class ClientUser:
         """Leave, and stop."""
         self._stopping = True
         self.online = self.roaming = False
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self._close_all()
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:

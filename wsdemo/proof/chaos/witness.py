@@ -26,6 +26,7 @@ import hiredis
 from wsdemo.proof.chaos.monitor_log import MonitorLog, seen_in
 from wsdemo.proof.history import ObservationGap, Record
 from wsdemo.redis.connection import pack_command
+from wsdemo.tasks import end
 
 LINE_BYTES: Final = 8 * 1024 * 1024
 """The longest line: a message of a megabyte, each byte of it escaped."""
@@ -83,8 +84,7 @@ class Witness:
         """
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            await end(task)
             if not task.cancelled():
                 task.result()
         self.monitor_log.settle()

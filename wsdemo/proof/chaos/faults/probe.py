@@ -20,6 +20,7 @@ from wsdemo.proof.chaos.cluster import LIMITS, TIMING
 from wsdemo.proof.chaos.fault import NotArranged, Scene
 from wsdemo.proof.chaos.faults.arrange import BrokenPromise, registered
 from wsdemo.proof.chaos.users import MARK
+from wsdemo.tasks import end
 
 ANSWER_S: Final = LIMITS.redis_timeout_s + 1.0
 """A message with an id is answered within this time, whatever Redis does."""
@@ -67,9 +68,7 @@ class ProbeUser:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         if self._connection is not None:
             self._connection.transport.abort()
 
