@@ -417,7 +417,7 @@ async def lose(raw: Raw, how: str) -> None:
         raw.half_close()
 
 
-@pytest.mark.parametrize("how", ["reset", "half-close"])
+@pytest.mark.parametrize("how", ["reset", pytest.param("half-close", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
 async def test_whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_notices(
     scene: Scene, keyspace: Keyspace, moment: Callable[[Scene], Awaitable[Raw]], how: str

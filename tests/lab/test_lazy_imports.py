@@ -10,6 +10,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import wsdemo.lab
 import wsdemo.lab.cluster
 import wsdemo.lab.races

@@ -43,7 +43,16 @@ from wsdemo.settings import Keyspace, Timing
 # --- the shipped scripts -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scenario", EVERYDAY, ids=str)
+LONG = {str(Scenario(rollbacks=1)), str(Scenario(clock=Clock.FREE, losses=1))}
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        pytest.param(each, id=str(each), marks=pytest.mark.slow if str(each) in LONG else ())
+        for each in EVERYDAY
+    ],
+)
 def test_the_shipped_scripts_keep_every_promise_in_every_order(
     scenario: Scenario, shared_server: BundledServer
 ) -> None:
