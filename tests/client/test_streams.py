@@ -409,6 +409,7 @@ async def test_who_reads_no_more_ends_the_client_as_sigpipe_does(gateway: Gatewa
             await process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--help", "--nonsense", "-user='a b'"])
 @pytest.mark.parametrize("streams", [">/dev/full", ">&-", "2>/dev/full", "2>&-", "| true"])
 async def test_help_and_mistakes_need_no_reader(gateway: Gateway, flag: str, streams: str) -> None:

@@ -42,6 +42,7 @@ def test_every_minimal_failing_order_fails_on_running_gateways_too(
         assert good.agrees_with(near), (good, near)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "skew_s"), SEEDED)
 def test_wrong_orders_end_wrong_on_running_gateways_and_right_when_fenced(
     policy: str,

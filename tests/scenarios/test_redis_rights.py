@@ -146,6 +146,7 @@ async def test_a_process_without_a_right_ends_with_one_line_and_code_2(
     assert "Start one" not in str(problem.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [right for right in RIGHTS if right not in ONLY_AT_THE_START])
 async def test_a_right_that_is_lost_later_makes_a_gateway_not_ready_and_says_so(
     server: BundledServer, database: Any, lost: str
