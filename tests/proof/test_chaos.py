@@ -261,6 +261,13 @@ def _in_calm(history: list[Record]) -> tuple[float, float]:
     return begin, end - 2.0
 
 
+def _said_in_calm(history: list[Record]) -> set[str]:
+    """Return the messages that were sent in it; others may still be under way when it begins."""
+    begin, end = _in_calm(history)
+    sent = [r for r in history if isinstance(r, Sent) and r.phase is Phase.INVOKE]
+    return {r.id for r in sent if begin < r.t < end}
+
+
 def _remove(history: list[Record], fits: Callable[[Any], bool]) -> None:
     """Remove the first such record of the last calm."""
     begin, end = _in_calm(history)
@@ -268,7 +275,8 @@ def _remove(history: list[Record], fits: Callable[[Any], bool]) -> None:
 
 
 def _no_ack(history: list[Record]) -> None:
-    _remove(history, lambda r: isinstance(r, Sent) and r.phase is Phase.OK)
+    said = _said_in_calm(history)
+    _remove(history, lambda r: isinstance(r, Sent) and r.phase is Phase.OK and r.id in said)
 
 
 def _no_pong(history: list[Record]) -> None:
@@ -276,12 +284,13 @@ def _no_pong(history: list[Record]) -> None:
 
 
 def _lost(history: list[Record]) -> None:
-    _remove(history, lambda r: isinstance(r, Received))
+    said = _said_in_calm(history)
+    _remove(history, lambda r: isinstance(r, Received) and r.id in said)
 
 
 def _falsely_offline(history: list[Record]) -> None:
-    begin, end = _in_calm(history)
-    lost = [r for r in history if isinstance(r, Received) and begin < r.t < end]
+    said, (begin, end) = _said_in_calm(history), _in_calm(history)
+    lost = [r for r in history if isinstance(r, Received) and begin < r.t < end and r.id in said]
     n = _index(history, lambda r: isinstance(r, Sent) and bool(r.status) and r.id == lost[0].id)
     history[n] = msgspec.structs.replace(history[n], status="offline", phase=Phase.FAIL)
     history.remove(lost[0])

@@ -46,6 +46,8 @@ class Device:
         host.context.copy().run(self._make, urls)
         self.given_up = False
         """Whether its user has closed it."""
+        self._moves_to = ""
+        """The gateway to which it is moving; '' when it is not."""
         self._told: set[str] = set()
         """Messages for which a gateway has given an answer."""
         host.spawn(self._live(), f"device of {user}")
@@ -110,13 +112,17 @@ class Device:
 
     def move(self, gateway: str) -> None:
         """Go to another gateway."""
-        self._do(self._move(_url(gateway)), "move")
+        self._do(self._move(gateway), "move")
 
-    async def _move(self, url: str) -> None:
+    async def _move(self, gateway: str) -> None:
         self._note_leaving()
+        self._moves_to = gateway
         # When it fails, the client goes on trying, or it is over.
-        with contextlib.suppress(TimeoutError, ClientClosed):
-            await self.client.move(url)
+        try:
+            with contextlib.suppress(TimeoutError, ClientClosed):
+                await self.client.move(_url(gateway))
+        finally:
+            self._moves_to = ""
 
     def leave(self) -> None:
         """Log out."""
@@ -152,6 +158,9 @@ class Device:
         self._recorder.add(
             record_of(event, t=self._recorder.now, user=self.user, id_of=id_with_sender)
         )
+        if event.kind is Kind.REGISTERED and self._moves_to not in ("", event.gateway):
+            # It was registering when it was told to move: this session ends at once.
+            self._note_leaving()
 
 
 def _url(gateway: str) -> str:
