@@ -226,13 +226,16 @@ def _refused_and_delivered(history: list[Record]) -> None:
 
 
 def _overtaken(history: list[Record]) -> None:
-    """Swap two messages of one sender that one session received one after the other."""
+    """Swap two messages of one sender that one session received one after the other; both were sent
+    when it was registered already, because order is promised from then on.
+    """
     left = {r.id: r for r in history if isinstance(r, Sent) and r.phase is Phase.INVOKE}
+    since = {r.conn: r.t for r in history if isinstance(r, Registered) and r.phase is Phase.OK}
     unknown = {r.id for r in history if isinstance(r, Sent) and r.phase is Phase.UNKNOWN}
     received = [(n, r) for n, r in enumerate(history) if isinstance(r, Received)]
     for (n, one), (m, other) in combinations(received, 2):
         same = one.conn == other.conn and left[one.id].conn == left[other.id].conn
-        both_were_sent = left[other.id].t < one.t
+        both_were_sent = since.get(one.conn, one.t) < left[one.id].t and left[other.id].t < one.t
         if same and both_were_sent and not {one.id, other.id} & unknown:
             history[n] = msgspec.structs.replace(one, id=other.id)
             history[m] = msgspec.structs.replace(other, id=one.id)
