@@ -58,6 +58,8 @@ async def test_a_byte_now_and_then_does_not_extend_the_deadline_to_register(
         rest = iter(case)
 
         def drip() -> bool:
+            if closed.done():  # On a busy machine it may be so between two bytes.
+                return True
             byte = next(rest, None)
             assert byte is not None, "the frame has ended, and nobody was let go"
             raw.writer.write(bytes([byte]))
