@@ -17,14 +17,12 @@ because the teaching clock needs leases shorter than a second.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
 from typing import Final
 
 from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
-from wsdemo.redis.link import LINK_ERRORS, RedisLink
+from wsdemo.redis.link import LINK_ERRORS
 from wsdemo.redis.scripts import Script
-from wsdemo.settings import Keyspace, Timing
+from wsdemo.rig.policies.unfenced import UnfencedPresence
 
 REGISTER: Final = Script(
     "seed-register",
@@ -40,28 +38,8 @@ return 1
 )
 
 
-class SeedPresence:
-    """The Go demo's presence, bug for bug, behind the four verbs.
-
-    Args:
-        wall_clock: the gateway's own clock, in Unix seconds; the laboratory skews it.
-    """
-
-    def __init__(
-        self,
-        link: RedisLink,
-        keyspace: Keyspace,
-        timing: Timing,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._link = link
-        self._keyspace = keyspace
-        self._ttl_ms = timing.presence_ttl_ms
-        self._wall_clock = wall_clock
-
-    async def mint(self, user: str) -> int:
-        """The demo has no tokens."""
-        return 0
+class SeedPresence(UnfencedPresence):
+    """The Go demo's presence, bug for bug, behind the four verbs."""
 
     async def register(self, claim: Claim) -> Registration:
         reply = await self._link.run(
@@ -75,11 +53,8 @@ class SeedPresence:
         # The demo does not look who was there before, so nobody is told.
         return Registration(Register.OK if reply else Register.STALE)
 
-    async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
-        return await asyncio.gather(*(self._refresh(renewal.claim) for renewal in renewals))
-
-    async def _refresh(self, claim: Claim) -> Refresh | Exception:
-        key = self._keyspace.presence(claim.user)
+    async def _refresh(self, renewal: Renewal) -> Refresh | Exception:
+        key = self._keyspace.presence(renewal.claim.user)
         try:
             await asyncio.gather(
                 self._link.call("HSET", key, "ts", int(self._wall_clock())),
@@ -88,6 +63,3 @@ class SeedPresence:
         except LINK_ERRORS as problem:
             return problem
         return Refresh.OK
-
-    async def release(self, claim: Claim) -> bool:
-        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))

@@ -7,48 +7,25 @@ Nobody should use it.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
 
 from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
-from wsdemo.redis.link import LINK_ERRORS, RedisLink
-from wsdemo.settings import Keyspace, Timing
+from wsdemo.redis.link import LINK_ERRORS
+from wsdemo.rig.policies.unfenced import UnfencedPresence
 
 
-class PlainPresence:
+class PlainPresence(UnfencedPresence):
     """No comparison anywhere: register and refresh write, release deletes. The last one wins."""
-
-    def __init__(
-        self,
-        link: RedisLink,
-        keyspace: Keyspace,
-        timing: Timing,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._link = link
-        self._keyspace = keyspace
-        self._ttl_ms = timing.presence_ttl_ms
-        self._wall_clock = wall_clock
-
-    async def mint(self, user: str) -> int:
-        return 0
 
     async def register(self, claim: Claim) -> Registration:
         await self._write(claim)
         return Registration(Register.OK)
 
-    async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
-        return await asyncio.gather(*(self._refresh(renewal.claim) for renewal in renewals))
-
-    async def _refresh(self, claim: Claim) -> Refresh | Exception:
+    async def _refresh(self, renewal: Renewal) -> Refresh | Exception:
         try:
-            await self._write(claim)
+            await self._write(renewal.claim)
         except LINK_ERRORS as problem:
             return problem
         return Refresh.OK
-
-    async def release(self, claim: Claim) -> bool:
-        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))
 
     async def _write(self, claim: Claim) -> None:
         key, now = self._keyspace.presence(claim.user), int(self._wall_clock())

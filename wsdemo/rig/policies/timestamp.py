@@ -17,14 +17,14 @@ What it cannot do is in its first argument: the timestamps are those of the gate
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
 from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.redis.scripts import Script
+from wsdemo.rig.policies.unfenced import UnfencedPresence
 from wsdemo.settings import Keyspace, Timing
 
 WRITE: Final = Script(
@@ -57,12 +57,8 @@ return redis.call('DEL', KEYS[1])
 )
 
 
-class TimestampPresence:
-    """Compare-and-set by the gateway's own clock, behind the four verbs.
-
-    Args:
-        wall_clock: the gateway's own clock, in Unix seconds; the laboratory skews it.
-    """
+class TimestampPresence(UnfencedPresence):
+    """Compare-and-set by the gateway's own clock, behind the four verbs."""
 
     def __init__(
         self,
@@ -71,16 +67,9 @@ class TimestampPresence:
         timing: Timing,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._link = link
-        self._keyspace = keyspace
-        self._ttl_ms = timing.presence_ttl_ms
-        self._wall_clock = wall_clock
+        super().__init__(link, keyspace, timing, wall_clock)
         self._heard: dict[str, str] = {}
         """Of each session that is not released yet: the timestamp of its last sign of life."""
-
-    async def mint(self, user: str) -> int:
-        """The timestamp is the token."""
-        return 0
 
     async def register(self, claim: Claim) -> Registration:
         heard = self._heard[claim.conn_id] = self._now()
@@ -89,9 +78,6 @@ class TimestampPresence:
         # Nobody releases a session that never took effect.
         del self._heard[claim.conn_id]
         return Registration(Register.STALE)
-
-    async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
-        return await asyncio.gather(*(self._refresh(renewal) for renewal in renewals))
 
     async def _refresh(self, renewal: Renewal) -> Refresh | Exception:
         claim, heard = renewal.claim, self._now()
