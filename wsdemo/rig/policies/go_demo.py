@@ -63,3 +63,6 @@ class SeedPresence(UnfencedPresence):
         except LINK_ERRORS as problem:
             return problem
         return Refresh.OK
+
+    async def release(self, claim: Claim) -> bool:
+        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))

@@ -27,6 +27,9 @@ class PlainPresence(UnfencedPresence):
             return problem
         return Refresh.OK
 
+    async def release(self, claim: Claim) -> bool:
+        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))
+
     async def _write(self, claim: Claim) -> None:
         key, now = self._keyspace.presence(claim.user), int(self._wall_clock())
         entry = ("gwId", claim.gateway_id, "connId", claim.conn_id, "ts", now)

@@ -16,7 +16,7 @@ from wsdemo.settings import Keyspace, Timing
 
 
 class UnfencedPresence:
-    """The part of the four verbs that needs no comparison.
+    """Mint and refresh; register and release are what a policy is about.
 
     Args:
         wall_clock: the gateway's own clock, in Unix seconds; the laboratory skews it.
@@ -44,7 +44,3 @@ class UnfencedPresence:
     async def _refresh(self, renewal: Renewal) -> Refresh | Exception:
         """Renew one lease."""
         raise NotImplementedError
-
-    async def release(self, claim: Claim) -> bool:
-        """Delete the entry, whoever owns it."""
-        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))
