@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from wsdemo.presence import Claim, Refresh, Renewal
+from wsdemo.presence import Refresh, Renewal
 from wsdemo.redis.link import RedisLink
 from wsdemo.settings import Keyspace, Timing
 
