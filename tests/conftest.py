@@ -24,11 +24,22 @@ else:
 connection that is gone, and a gateway as people start it runs on uvloop's."""
 
 
+IGNORED_BY_STARTERS = [
+    number
+    for number in (getattr(signal, name, None) for name in ("SIGHUP", "SIGQUIT", "SIGTERM"))
+    if number is not None
+]
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Take Ctrl-C back: a shell that starts a run in the background has it ignored, and whatever
-    a test starts would inherit that.
+    """Take back the signals that whoever started this run has ignored: a shell ignores Ctrl-C for a
+    run in the background, and `nohup` the end of a terminal. Whatever a test starts would inherit
+    that, and obey.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in IGNORED_BY_STARTERS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
