@@ -31,7 +31,7 @@ from wsdemo.protocol import (
 from wsdemo.redis.connection import Backoff, RedisUnavailable
 from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink, Trial
 from wsdemo.redis.outcome import CommandError, Outcome, Trouble
-from wsdemo.redis.scripts import Script
+from wsdemo.redis.scripts import Script, bulk
 from wsdemo.redis.subscription import Subscription
 from wsdemo.settings import GATEWAY_ID, GatewaySettings, Keyspace
 from wsdemo.tasks import end
@@ -91,7 +91,9 @@ class Router:
         self._rng = rng
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
         self._prefix = settings.keyspace.channel_prefix
-        self._presence_prefix = settings.keyspace.presence("")
+        self._presence_prefix = settings.keyspace.presence("").encode()
+        self._route_start = ROUTE.command_start(keys=1, args=2)
+        self._route_end = bulk(self._prefix.encode())
         self._subscription = self._new_subscription()
         self._prober: asyncio.Task[None] | None = None
         self._sent = 0
@@ -196,16 +198,23 @@ class Router:
     # --- sending -----------------------------------------------------------------------------
 
     def route(self, user: str, head: bytes, on_reply: Callable[[Any], None]) -> None:
-        """Publish an envelope (`protocol.direct_head`) to the gateway of `user`.
+        """Publish an envelope (`protocol.DirectHeads`) to the gateway of `user`.
 
         `on_reply` gets what `route.lua` returns, or the exception in its place.
 
         Raises:
             LinkDown, LinkBusy: nothing was sent.
         """
-        self._link.submit_script(
-            on_reply, ROUTE, (self._presence_prefix + user,), head, self._prefix
+        key = self._presence_prefix + user.encode()
+        command = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (
+            self._route_start,
+            len(key),
+            key,
+            len(head),
+            head,
+            self._route_end,
         )
+        self._link.submit_packed(on_reply, command, ROUTE, (1, key, head, self._prefix))
 
     def tell(self, gateway_id: str, envelope: Kick | Bounce) -> None:
         """Publish a notice to a gateway. It may be lost: for every notice there is a slower way."""
@@ -224,6 +233,9 @@ class Router:
             envelope: Envelope = decode_envelope(data)
         except BadEnvelope:
             self._on_malformed()
+            return
+        if type(envelope) is Direct:  # Nearly all are.
+            self._on_envelope(envelope)
             return
         match envelope:
             case Probe(boot=boot, n=n):

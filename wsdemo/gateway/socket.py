@@ -475,7 +475,8 @@ class Socket(asyncio.Protocol):
 
         Never raises: an error ends this connection, and no other.
         """
-        if self._ws.state is OPEN:
+        # At a boundary of frames it is open; the library's state costs more to ask for.
+        if self._at_boundary or self._ws.state is OPEN:
             self.outbox.send(text_frame(payload))
 
     def ping(self, now: float) -> None:

@@ -7,7 +7,7 @@ reads such a file and computes the name (SHA-1) under which the server caches it
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 
@@ -17,12 +17,28 @@ class Script:
 
     name: str
     text: str
+    sha: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def sha(self) -> str:
-        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    def __post_init__(self) -> None:
+        sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", sha)
+
+    def command_start(self, keys: int, args: int) -> bytes:
+        """Return the command that runs it, in RESP, without its keys and arguments (`bulk`)."""
+        words = 3 + keys + args
+        return b"*%d\r\n%b%b%b" % (
+            words,
+            bulk(b"EVALSHA"),
+            bulk(self.sha.encode()),
+            bulk(b"%d" % keys),
+        )
 
     @classmethod
     def read(cls, package: str, name: str) -> Script:
         """Read `{name}.lua` of a package, as shipped."""
         return cls(name, files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+
+
+def bulk(word: bytes) -> bytes:
+    """Return one word of a command in RESP."""
+    return b"$%d\r\n%b\r\n" % (len(word), word)
