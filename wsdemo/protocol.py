@@ -222,7 +222,9 @@ def decode(
     try:
         message: ClientMessage = _client_decoder.decode(data)
         if type(message) is MessageRequest:
-            if _is_plain_message(message, data, max_content_bytes, is_user_id):
+            # That it decodes means: it is a string, in UTF-8, without lone surrogates.
+            text = _string_decoder.decode(message.content)
+            if is_user_id(message.to) and _is_plain_message(message, data, text, max_content_bytes):
                 return message
         elif type(message) is RegisterRequest:
             if _is_plain_register(message, data, is_user_id):
@@ -253,41 +255,25 @@ def _is_plain_register(
 
 
 def _is_plain_message(
-    message: MessageRequest,
-    data: bytes,
-    max_content_bytes: int,
-    is_user_id: Callable[[str], object],
+    message: MessageRequest, data: bytes, text: str, max_content_bytes: int
 ) -> bool:
+    """`text` is the content, decoded: where nothing is escaped, it has the colons of its JSON."""
     to, msg_id = message.to, message.id
-    if not is_user_id(to):
-        return False
-    # That it decodes means: it is a string, in UTF-8, without lone surrogates.
-    text = _string_decoder.decode(message.content)
     if b"\\" in data or len(data) > max_content_bytes:
-        return _is_plain_when_escaped(message, data, max_content_bytes)
-    fields = 3 + to.count(":")
+        content = bytes(message.content)
+        if len(content) > max_content_bytes:
+            return False
+        if ":" in to and data.count(b"\\") != content.count(b"\\"):
+            return False
+        colons = content.count(b":")
+    else:
+        colons = text.count(":")
+    colons += 3 + to.count(":")
     if msg_id is not None:
         if not 0 < len(msg_id) <= MAX_ID_CHARS or ":" in msg_id:
             return False
-        fields += 1
-    return data.count(b":") - text.count(":") == fields
-
-
-def _is_plain_when_escaped(message: MessageRequest, data: bytes, max_content_bytes: int) -> bool:
-    """The same where something is escaped: the colons of the content are counted in its JSON."""
-    content, to, msg_id = bytes(message.content), message.to, message.id
-    if len(content) > max_content_bytes:
-        return False
-    fields = 3
-    if msg_id is not None:
-        if not 0 < len(msg_id) <= MAX_ID_CHARS or ":" in msg_id:
-            return False
-        fields = 4
-    if ":" in to:
-        if data.count(b"\\") != content.count(b"\\"):
-            return False
-        fields += to.count(":")
-    return data.count(b":") - content.count(b":") == fields
+        colons += 1
+    return data.count(b":") == colons
 
 
 def decode_strict(

@@ -102,24 +102,12 @@ class Delivery:
         started = 0.0
         if self._observer is not None:
             started = self._observer.hop(Kind.MESSAGE, sender.user, message.to, message.id)
-        local: Endpoint | None = self._registry.by_user(message.to)
+        to, msg_id = message.to, message.id
+        local: Endpoint | None = self._registry.by_user(to)
         if local is not None:
             self._deliver_here(sender, message, local)
-        else:
-            self._forward(sender, message, started)
-
-    def _deliver_here(self, sender: Endpoint, message: MessageRequest, recipient: Endpoint) -> None:
-        counters = self._counters
-        counters.routes_local += 1
-        counters.messages_delivered += 1
-        recipient.deliver(message_text(sender.user, message.content, message.id))
-        if self._observer is not None:
-            self._observer.hop(Kind.DELIVER, message.to, sender.user, message.id)
-        if message.id is not None:
-            sender.send(ack_text(message.id, ROUTED))
-
-    def _forward(self, sender: Endpoint, message: MessageRequest, started: float) -> None:
-        heads, to, msg_id = sender.heads, message.to, message.id
+            return
+        heads = sender.heads
         if heads is None:
             heads = sender.heads = DirectHeads(sender.user, self._gateway_id, sender.conn_id)
         try:
@@ -134,12 +122,26 @@ class Delivery:
             return
         sender.sent_one()
 
+    def _deliver_here(self, sender: Endpoint, message: MessageRequest, recipient: Endpoint) -> None:
+        counters = self._counters
+        counters.routes_local += 1
+        counters.messages_delivered += 1
+        recipient.deliver(message_text(sender.user, message.content, message.id))
+        if self._observer is not None:
+            self._observer.hop(Kind.DELIVER, message.to, sender.user, message.id)
+        if message.id is not None:
+            sender.send(ack_text(message.id, ROUTED))
+
     def _routed(
         self, sender: Endpoint, to: str, msg_id: str | None, started: float, reply: Any
     ) -> None:
         """Tell the sender the result of the route script."""
         sender.answered_one()
-        status = self._status(reply)
+        if type(reply) is list and reply[0] == b"routed":
+            status = ROUTED
+            self._counters.routes_routed += 1
+        else:
+            status = self._failure(reply)
         if self._observer is not None:
             gateway = reply[1].decode() if status is ROUTED else ""
             self._observer.routed(to, gateway, sender.conn_id, msg_id, status, started)
@@ -151,11 +153,9 @@ class Delivery:
         else:
             self._tell(sender, msg_id, status)
 
-    def _status(self, reply: Any) -> Status:
+    def _failure(self, reply: Any) -> Status:
+        """Return why a message was not routed."""
         counters = self._counters
-        if type(reply) is list and reply[0] == b"routed":
-            counters.routes_routed += 1
-            return ROUTED
         if isinstance(reply, Exception):
             if isinstance(reply, LinkTimeout):
                 counters.routes_unknown += 1

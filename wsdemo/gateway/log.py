@@ -43,18 +43,19 @@ class Text:
     """`2026/11/26 07:19:34 [Router] Routed message ...`, as the demo's log looks."""
 
     def __init__(self) -> None:
-        self._second = 0
-        self._stamp = ""
+        self.second = self.next_second = 0
+        """The second for which `stamp_now` was made, and the one after it (Unix time)."""
+        self.stamp_now = ""
 
     def info(self, logger: str, text: str) -> str:
         return self._entry(time.time(), text)
 
     def stamp(self, now: float) -> str:
         """Return the time as it stands at the beginning of an entry; made once a second."""
-        if not self._second <= now < self._second + 1:  # A clock may be set back, too.
-            self._second = int(now)
-            self._stamp = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now))
-        return self._stamp
+        if not self.second <= now < self.next_second:  # A clock may be set back, too.
+            self.second, self.next_second = int(now), int(now) + 1
+            self.stamp_now = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now))
+        return self.stamp_now
 
     def record(self, record: logging.LogRecord) -> str:
         entry = self._entry(record.created, record.getMessage())
@@ -146,16 +147,17 @@ class TextJournal(ProcessJournal):
 
     def __init__(self, writer: LineWriter, shape: Text) -> None:
         super().__init__(writer, shape)
-        self._stamp = shape.stamp
+        self._shape = shape
 
     def routed(self, sender: str, to: str, gateway: bytes) -> None:
         # The sender was checked when it registered, the gateway by the script. A recipient may
         # have registered with a gateway that checks nothing.
         if not to.isprintable():
             to = _escaped(to)
+        shape, now = self._shape, time.time()
+        stamp = shape.stamp_now if shape.second <= now < shape.next_second else shape.stamp(now)
         self._add(
-            f"{self._stamp(time.time())} "
-            f"[Router] Routed message from {sender} to {to} via gateway {gateway.decode()}"
+            f"{stamp} [Router] Routed message from {sender} to {to} via gateway {gateway.decode()}"
         )
 
 

@@ -128,12 +128,18 @@ class Outbox:
 
     def flush(self) -> None:
         """Write what has been collected, unless the transport is full."""
-        frames = self._frames
-        if frames and not self.paused:
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
-            frames.clear()
-            self._bytes = 0
-            self.write(data)
+        frames, transport = self._frames, self._transport
+        if not frames or self.paused:
+            return
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        frames.clear()
+        self._bytes = 0
+        if self._ended or transport.is_closing():
+            return
+        try:
+            transport.write(data)
+        except Exception as problem:
+            self._on_failure(problem)
 
     def write(self, data: bytes) -> None:
         """Write at once, before the frames that wait here; nothing after the end."""

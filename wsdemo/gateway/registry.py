@@ -50,7 +50,12 @@ class Registry(Generic[S]):
     def __init__(self) -> None:
         self._by_user: dict[str, S] = {}
         self._by_conn: dict[str, S] = {}
-        self._expected: dict[str, S] = {}
+        # These two are called for each message: as functions of the maps they cost no more than
+        # a look-up.
+        self.by_user: Callable[[str], S | None] = self._by_user.get
+        self.by_conn: Callable[[str], S | None] = self._by_conn.get
+        """Also finds a session whose register is still under way: Redis may already know it, and
+        messages for it may arrive before the answer to its register does."""
 
     def __len__(self) -> int:
         return len(self._by_user)
@@ -62,24 +67,14 @@ class Registry(Generic[S]):
         """Return a live view; do not bind or remove while iterating over it."""
         return self._by_user.values()
 
-    def by_user(self, user: str) -> S | None:
-        return self._by_user.get(user)
-
-    def by_conn(self, conn_id: str) -> S | None:
-        """Return the session, also one whose register is still under way: Redis may already know
-        it, and messages for it may arrive before the answer to its register does.
-        """
-        return self._by_conn.get(conn_id) or self._expected.get(conn_id)
-
     def expect(self, session: S) -> None:
         """Take note that a register of this session is under way."""
-        self._expected[session.conn_id] = session
+        self._by_conn[session.conn_id] = session
 
     def bind(self, session: S) -> S | None:
         """Take note that the session is registered. Return the user's earlier session on this
         gateway, if there is one; it is no longer found.
         """
-        self._expected.pop(session.conn_id, None)
         earlier = self._by_user.get(session.user)
         if earlier is session:
             return None
@@ -91,8 +86,6 @@ class Registry(Generic[S]):
 
     def remove(self, session: S) -> bool:
         """Remove a session; True when it was bound. Idempotent."""
-        if self._expected.get(session.conn_id) is session:
-            del self._expected[session.conn_id]
         if self._by_conn.get(session.conn_id) is session:
             del self._by_conn[session.conn_id]
         if self._by_user.get(session.user) is session:

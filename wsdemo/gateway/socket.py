@@ -279,7 +279,8 @@ class Socket(asyncio.Protocol):
         A frame is left to the general parser when it is not complete, or not of the common kind
         in any way.
         """
-        start, size = 0, len(data)
+        assert self._handler is not None
+        say, start, size = self._handler.on_text, 0, len(data)
         while size - start >= 6 and data[start] == TEXT_FIN:
             length = data[start + 1] - MASKED
             if not 0 <= length < LONG:
@@ -290,7 +291,10 @@ class Socket(asyncio.Protocol):
                 break
             text = apply_mask(data[mask_at + 4 : end], data[mask_at : mask_at + 4])
             start = end
-            self._say(text)
+            try:
+                say(text)
+            except Exception as problem:
+                self._session_failed(problem)
             if not self._at_boundary:
                 break  # The session has closed the connection.
         return data[start:] if start else data
@@ -368,15 +372,19 @@ class Socket(asyncio.Protocol):
             self._control_paid_until = paid_until
 
     def _say(self, text: bytes) -> None:
-        """Hand a message to the session. An error there ends this connection, and no other."""
+        """Hand a message to the session."""
         assert self._handler is not None
         try:
             self._handler.on_text(text)
         except Exception as problem:
-            self._services.loop.call_exception_handler(
-                {"message": "a session failed", "exception": problem, "protocol": self}
-            )
-            self.close(Code.INTERNAL)
+            self._session_failed(problem)
+
+    def _session_failed(self, problem: Exception) -> None:
+        """End this connection because of an error of its session, and no other."""
+        self._services.loop.call_exception_handler(
+            {"message": "a session failed", "exception": problem, "protocol": self}
+        )
+        self.close(Code.INTERNAL)
 
     def pause_reading(self) -> None:
         """Read no more bytes from this client for now (back-pressure)."""

@@ -137,28 +137,42 @@ class RedisLink(RedisConnection):
         Raises:
             LinkDown, LinkBusy: it was not sent, and `callback` will not be called.
         """
-        self._submit(callback, _packed(None, args), None, args)
+        self.submit_packed(callback, _packed(None, args), None, args)
 
     def submit_script(
         self, callback: Callback, script: Script, keys: Sequence[str], *args: Arg
     ) -> None:
         """Run a script; otherwise as `submit`."""
         words = (len(keys), *keys, *args)
-        self._submit(callback, _packed(script, words), script, words)
+        self.submit_packed(callback, _packed(script, words), script, words)
 
     def submit_packed(
-        self, callback: Callback, command: bytes, script: Script, words: tuple[Arg, ...]
+        self, callback: Callback, command: bytes, script: Script | None, words: tuple[Arg, ...]
     ) -> None:
-        """Run a script whose command the caller has packed; otherwise as `submit`.
+        """Send a command that the caller has packed; otherwise as `submit`.
 
         For the command of each message: packing one in general takes a microsecond more.
 
         Args:
-            command: in RESP, beginning with `script.command_start`.
-            words: the number of keys, the keys and the arguments, for a server that has forgotten
-                the script.
+            command: in RESP, as `script.command_start` begins it.
+            words: what it consists of, in case that the server has forgotten the script: the number
+                of keys, the keys and the arguments.
         """
-        self._submit(callback, command, script, words)
+        loop, pending, out = self._loop, self._pending, self._out
+        if not self.open or loop is None:
+            raise LinkDown("no connection to Redis")
+        if len(pending) + len(self._held) >= self._max_pending:
+            raise LinkBusy("too many commands are waiting for Redis")
+        deadline = loop.time() + self._timeout_s
+        if self._missing:
+            self._held.append((deadline, callback, script, words))
+            return
+        pending.append((deadline, callback, script, words))
+        if not out:
+            loop.call_soon(self._flush)
+        out.append(command)
+        if self._timer is None:
+            self._arm(deadline)
 
     async def call(self, *args: Arg) -> Any:
         """Send a command and wait for its reply.
@@ -189,22 +203,8 @@ class RedisLink(RedisConnection):
             else:
                 future.set_result(reply)
 
-        self._submit(settle, _packed(script, args), script, args)
+        self.submit_packed(settle, _packed(script, args), script, args)
         return future
-
-    def _submit(
-        self, callback: Callback, command: bytes, script: Script | None, args: tuple[Arg, ...]
-    ) -> None:
-        loop = self._loop
-        if not self.open or loop is None:
-            raise LinkDown("no connection to Redis")
-        if len(self._pending) + len(self._held) >= self._max_pending:
-            raise LinkBusy("too many commands are waiting for Redis")
-        entry = (loop.time() + self._timeout_s, callback, script, args)
-        if self._missing:
-            self._held.append(entry)
-        else:
-            self._send(entry, command)
 
     def _send(self, entry: _Pending, command: bytes) -> None:
         out, loop = self._out, self._loop
