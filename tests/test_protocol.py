@@ -20,6 +20,7 @@ from wsdemo.protocol import (
     BadEnvelope,
     Code,
     Direct,
+    DirectHeads,
     MessageRequest,
     NotText,
     Ping,
@@ -32,7 +33,6 @@ from wsdemo.protocol import (
     decode,
     decode_envelope,
     decode_strict,
-    direct_head,
     error_text,
     message_text,
     retry_after_s,
@@ -144,7 +144,7 @@ def test_content_survives_gateway_redis_and_gateway(content: str) -> None:
         assert any("\ud800" <= char <= "\udfff" for char in content)
         return
     assert isinstance(message, MessageRequest)
-    head = direct_head("alice", "bob", bytes(message.content), "7", "gateway-01", "c1")
+    head = DirectHeads("alice", "gateway-01", "c1").head("bob", message.content, "7")
     envelope = decode_envelope(head + b',"toConn":"c2","epoch":5}')
     assert isinstance(envelope, Direct)
     assert (envelope.sender, envelope.to, envelope.toConn, envelope.epoch) == (

@@ -26,12 +26,12 @@ from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import (
     Code,
     Direct,
+    DirectHeads,
     NotText,
     ProtocolError,
     decode,
     decode_envelope,
     decode_strict,
-    direct_head,
     message_text,
 )
 from wsdemo.redis.server import BundledServer
@@ -232,7 +232,7 @@ def test_a_recipient_with_colons_is_read_by_the_short_way(
 @pytest.mark.parametrize("to", WORLD[:6])
 def test_an_envelope_carries_both_names_whole(sender: str, to: str) -> None:
     """It is put together without an encoder."""
-    head = direct_head(sender, to, b'"hi"', "7", "gateway-01", "conn")
+    head = DirectHeads(sender, "gateway-01", "conn").head(to, b'"hi"', "7")
     envelope = decode_envelope(head + b"}")
     assert isinstance(envelope, Direct)
     assert (envelope.sender, envelope.to) == (sender, to)

@@ -44,6 +44,8 @@ RULE: Final = (
     f"none of {''.join(sorted(NEVER_IN_USER_ID))}, and neither gateway-... nor __...__"
 )
 
+REMEMBERED: Final = 1_024
+"""For so many names it is remembered whether there may be such a user."""
 MAX_PATTERN_CHARS: Final = 1_000
 MAX_MATCH_S: Final = 0.001
 """How long a pattern may take for one name (CPU time); usual ones take a microsecond."""
@@ -90,16 +92,20 @@ def user_ids(pattern: str = USER_ID_PATTERN, max_chars: int = USUAL_USER_ID_CHAR
     """
     if pattern == USER_ID_PATTERN:
         # One expression is enough: it allows none of the forbidden characters.
-        usual = re.compile(rf"{USER_ID_PATTERN.removesuffix('+')}{{1,{max_chars}}}")
-        return UserIds(pattern, max_chars, usual.fullmatch)
-    matches = _compiled(pattern).fullmatch
-    _require_quick(matches, pattern)
+        matches = re.compile(rf"{USER_ID_PATTERN.removesuffix('+')}{{1,{max_chars}}}").fullmatch
 
-    def possible(user: str) -> bool:
-        # The length first: it bounds what the pattern can cost.
-        return len(user) <= max_chars and _is_fit(user) and matches(user) is not None
+        def possible(user: str) -> bool:
+            return matches(user) is not None
+    else:
+        matches = _compiled(pattern).fullmatch
+        _require_quick(matches, pattern)
 
-    return UserIds(pattern, max_chars, possible)
+        def possible(user: str) -> bool:
+            # The length first: it bounds what the pattern can cost.
+            return len(user) <= max_chars and _is_fit(user) and matches(user) is not None
+
+    # Most messages go to users to whom one has just gone.
+    return UserIds(pattern, max_chars, functools.lru_cache(maxsize=REMEMBERED)(possible))
 
 
 def valid_user_id(user: str, max_chars: int = USUAL_USER_ID_CHARS) -> bool:

@@ -519,7 +519,6 @@ def left_over(offline: Offline, loop: asyncio.AbstractEventLoop) -> dict[str, in
         "sockets": len(offline.services.sockets),
         "sessions": len(gateway.registry),
         "sessions by connection": len(gateway.registry._by_conn),
-        "sessions expected": len(gateway.registry._expected),
         "addresses": len(gateway._access.present),
         "tasks": len(gateway._tasks) + len(asyncio.all_tasks(loop)),
         "timers": len(timers),

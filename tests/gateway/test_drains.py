@@ -83,7 +83,7 @@ async def test_whoever_leaves_a_drain_without_a_goodbye_leaves_nothing(
         assert all(end._timer is None and end.outbox._deadline is None for end in ends)
         admission = running._session_services.backlog.admission
         assert admission._value == running.settings.limits.concurrent_registers
-        assert not len(running.registry) and not running.registry._expected
+        assert not len(running.registry) and not running.registry._by_conn
 
 
 @pytest.fixture

@@ -389,7 +389,6 @@ def state_of(running: Gateway) -> dict[str, Any]:
         "sockets": len(running._sockets()),
         "users": [session.user for session in running.registry],
         "connections": len(running.registry._by_conn),
-        "expected": len(running.registry._expected),
         "waiting": services.backlog.waiting,
         "turns": services.backlog.admission._value,
         "owed": len(services.backlog.owed),

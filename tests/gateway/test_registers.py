@@ -58,7 +58,7 @@ async def roomy(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterat
 def nothing_is_left(running: Gateway) -> bool:
     """No turn is taken, nobody waits, and no session is bound or expected."""
     services, registry = running._session_services, running.registry
-    left = len(registry) + len(registry._by_conn) + len(registry._expected)
+    left = len(registry) + len(registry._by_conn)
     turns = services.settings.limits.concurrent_registers
     return services.backlog.admission._value == turns and not services.backlog.waiting and not left
 
@@ -172,7 +172,7 @@ async def test_a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry(
         assert (await bob.answer())["type"] == "registered"
         await is_gone(redis_db, keyspace.presence("mallory"))
         assert session.state is SessionState.ENDED
-        assert not running.registry._expected
+        assert running.registry.by_conn(session.conn_id) is None
     await until("nothing is left", lambda: nothing_is_left(running))
     assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
 
@@ -331,7 +331,8 @@ async def test_a_register_that_was_overtaken_is_told_so(roomy: Gateway, gates: G
             gates.open.set()
             assert await older.closed() == 4010
             assert roomy.counters.registers_stale == 1
-            assert stale.state is SessionState.ENDED and not roomy.registry._expected
+            assert stale.state is SessionState.ENDED
+            assert roomy.registry.by_conn(stale.conn_id) is None
             services = roomy._session_services
             turns = services.settings.limits.concurrent_registers
             await until(

@@ -64,7 +64,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(session=sessions)
     def expect(self, session: Session) -> None:
-        """Its register is on its way to Redis."""
+        """Its register is on its way to Redis; once it was accepted, no other one is sent."""
+        if self.bound.get(session.user) is session:
+            return
         self.registry.expect(session)
         self.expected[session.conn_id] = session
 
