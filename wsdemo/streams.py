@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
 
-COLLECT_S: Final = 0.05
+COLLECT_S: Final = 0.1
 """How long lines are collected before they are written together."""
 BOUND_CHARS: Final = 1 << 20
 """How many characters of lines may wait."""
@@ -77,8 +77,8 @@ class LineWriter:
         # Each is written by one side only. Two threads that add at the same time may lose a few
         # characters of the sum, which is corrected whenever the queue is empty.
         self._put = self._taken = 0
-        self._limit = bound_chars
-        """Below it, a line is queued without a lock; unreachable while lines are missing."""
+        self._limit = bound_chars // 2
+        """Up to it, a line is queued without a lock; out of reach while lines are missing."""
         self._gap = 0
         """Lines that are missing behind the last one in the queue."""
         self._refused = self._lost = 0
@@ -117,6 +117,7 @@ class LineWriter:
         """Write a line, given without its newline, within `COLLECT_S`, if the reader reads."""
         if self._put - self._taken > self._limit:
             self._add_if_room(line, self._bound)
+            self._hurry()  # It is half full: the thread does not collect any longer.
             return
         self._put += len(line)
         self._queue.append(line)
@@ -189,7 +190,7 @@ class LineWriter:
         """Mark the place where lines are missing. The lock is held."""
         if self._gap:
             gap, self._gap = self._gap, 0
-            self._limit = self._bound
+            self._limit = self._bound // 2
             self._queue.append(gap)
 
     # --- the thread --------------------------------------------------------------------------
@@ -205,6 +206,8 @@ class LineWriter:
             self._hurried = False
             closing = self._closing
             self._drain()
+            while closing and self._queue:
+                self._drain()
             if closing:
                 return
 
@@ -219,27 +222,32 @@ class LineWriter:
         self._asleep = False
 
     def _drain(self) -> None:
-        while True:
-            batch, mark = self._next()
+        """Write what waits now. What comes meanwhile is collected: to write each line as it comes
+        would take the GIL from the event loop at each write.
+        """
+        left = len(self._queue)
+        while left:
+            batch, mark = self._next(left)
+            left -= len(batch)
             if batch:
                 self._write_lines(batch)
+            if mark is None:
+                continue
+            left -= 1
             if isinstance(mark, int):
                 self._untold += mark
-            elif mark is not None:
+            else:
                 self._write_lines([])
                 mark.set()
-            elif not batch:
-                with self._lock:
-                    self._tell_gap()
-                if not self._queue:
-                    break
+        with self._lock:
+            self._tell_gap()
         self._write_lines([])
 
-    def _next(self) -> tuple[list[str], int | threading.Event | None]:
+    def _next(self, at_most: int) -> tuple[list[str], int | threading.Event | None]:
         """Take some lines, and what comes after them if it is no line."""
         queue = self._queue
         batch: list[str] = []
-        while queue and len(batch) < BATCH_LINES:
+        while len(batch) < min(at_most, BATCH_LINES):
             item = queue.popleft()
             if not isinstance(item, str):
                 return batch, item

@@ -850,7 +850,7 @@ _TERMINAL: Final = (
     Mutant(
         "after a gap no line is added quickly again",
         "streams.py",
-        "            gap, self._gap = self._gap, 0\n            self._limit = self._bound\n",
+        "            gap, self._gap = self._gap, 0\n            self._limit = self._bound // 2\n",
         "            gap, self._gap = self._gap, 0\n",
         _tests("test_streams", "a_line_costs_no_lock_again_after_a_gap"),
     ),
