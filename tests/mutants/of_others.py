@@ -469,7 +469,7 @@ _CLIENT: Final = (
         "now >= self._asked_at + patience_s:",
         "now >= self._asked_at + heartbeat_s:",
         _tests(
-            "client/test_client", "silence_on_the_last_connection_is_not_held_against_the_next_one"
+            "client/test_client", "an_unanswered_heartbeat_does_not_count_on_the_next_connection"
         ),
     ),
     Mutant(
@@ -477,16 +477,14 @@ _CLIENT: Final = (
         "client/connection.py",
         "        if self._asked_at is None:\n            self._asked_at = now\n        self._ob",
         "        self._asked_at = now\n        self._ob",
-        _tests(
-            "client/test_client", "patience_that_lasts_for_several_heartbeats_ends_all_the_same"
-        ),
+        _tests("client/test_client", "a_pong_timeout_longer_than_the_interval_still_expires"),
     ),
     Mutant(
         "an answer does not end the wait for one",
         "client/connection.py",
         "                self._asked_at = None\n                self._observe(Kind.PONG)",
         "                self._observe(Kind.PONG)",
-        _tests("client/test_client", "an_answer_ends_the_wait_for_one"),
+        _tests("client/test_client", "a_pong_resets_the_pong_timeout"),
     ),
     Mutant(
         "a heartbeat of the last connection is waited for on the next one",
@@ -494,7 +492,7 @@ _CLIENT: Final = (
         "        self._asked_at = None\n        self._observe(Kind.REGISTERED)",
         "        self._observe(Kind.REGISTERED)",
         _tests(
-            "client/test_client", "silence_on_the_last_connection_is_not_held_against_the_next_one"
+            "client/test_client", "an_unanswered_heartbeat_does_not_count_on_the_next_connection"
         ),
     ),
     Mutant(
@@ -502,28 +500,28 @@ _CLIENT: Final = (
         "client/connection.py",
         "failures = 0 if ended.registered else failures + 1",
         "failures += 1",
-        _tests("client/test_client", "success_is_registered_and_not_an_open_socket"),
+        _tests("client/test_client", "only_registered_resets_the_reconnect_pause"),
     ),
     Mutant(
         "the gateway's advice when to come back is ignored",
         "client/connection.py",
         "return (advice_s or 0.0) + self._rng.uniform(0, ceiling_s)",
         "return self._rng.uniform(0, ceiling_s)",
-        _tests("client/test_client", "a_gateways_advice_is_the_shortest_pause"),
+        _tests("client/test_client", "the_reconnect_pause_is_at_least_the_gateways_advice"),
     ),
     Mutant(
         "the pauses of a client have no cap",
         "client/connection.py",
         "min(settings.backoff_cap_s, settings.backoff_base_s * 2**failures)",
         "settings.backoff_base_s * 2**failures",
-        _tests("client/test_client", "success_is_registered_and_not_an_open_socket"),
+        _tests("client/test_client", "only_registered_resets_the_reconnect_pause"),
     ),
     Mutant(
         "the same gateway is dialled again and again",
         "client/connection.py",
         "            if ended.url:\n                self._turn += 1\n",
         "",
-        _tests("client/test_client", "a_start_skips_gateways_that_are_not_there"),
+        _tests("client/test_client", "a_start_skips_unreachable_gateways"),
     ),
     Mutant(
         "the gateway behind one that is left out loses its turn",
@@ -532,7 +530,7 @@ _CLIENT: Final = (
         "",
         _tests(
             "client/test_client",
-            "a_gateway_that_forbids_us_is_left_out_and_its_neighbour_is_next",
+            "a_gateway_that_refuses_for_good_is_skipped",
         ),
     ),
     Mutant(
@@ -566,7 +564,7 @@ _CLIENT: Final = (
         "client/connection.py",
         "(settings.token_patience_s if self._known else 0.0)",
         "settings.token_patience_s",
-        _tests("client/test_tokens", "a_token_that_is_refused_is_final_when_there_is_no_other"),
+        _tests("client/test_tokens", "a_refused_token_is_final_when_there_is_no_other"),
     ),
     Mutant(
         "a bye of the last connection ends the next one",
@@ -580,35 +578,37 @@ _CLIENT: Final = (
         "client/connection.py",
         "if bye is not None and code in UNCLEAR:",
         "if bye is not None:",
-        _tests("client/test_bye", "a_code_that_comes_through_counts_more_than_the_bye"),
+        _tests("client/test_bye", "a_received_close_code_overrides_the_bye"),
     ),
     Mutant(
         "a bye before registered is not heard",
         "client/connection.py",
         "                    self._take_bye(answer)\n",
         "                    pass\n",
-        _tests("client/test_bye", "a_bye_before_registered_is_heard_as_well"),
+        _tests("client/test_bye", "a_bye_before_registered_is_accepted"),
     ),
     Mutant(
         "a client remembers all that it ever sent",
         "client/connection.py",
         "        if len(self._recent) > RECENT:\n            self._recent.popitem(last=False)\n",
         "",
-        _tests("client/test_strangers", "what_a_client_remembers_of_its_messages_is_bounded"),
+        _tests("client/test_strangers", "the_memory_of_sent_messages_is_bounded"),
     ),
     Mutant(
         "the newest receipt is forgotten instead of the oldest",
         "client/connection.py",
         "self._recent.popitem(last=False)",
         "self._recent.popitem()",
-        _tests("client/test_strangers", "what_a_client_remembers_of_its_messages_is_bounded"),
+        _tests("client/test_strangers", "the_memory_of_sent_messages_is_bounded"),
     ),
     Mutant(
         "a source of tokens is asked without a pause at the end",
         "client/connection.py",
         "return max(TOKEN_PACE_S, 0.75 * left_s * spread)",
         "return 0.75 * left_s * spread",
-        _tests("client/test_tokens", "when_to_look_depends_on_what_is_left_and_is_bounded"),
+        _tests(
+            "client/test_tokens", "the_renewal_delay_follows_the_remaining_lifetime_and_is_bounded"
+        ),
     ),
     Mutant(
         "refused tokens are counted over the whole life of a client",
@@ -624,7 +624,7 @@ _CLIENT: Final = (
         "                beat_at = now\n",
         _tests(
             "client/test_strangers",
-            "a_process_that_stood_still_asks_again_before_it_gives_up",
+            "after_a_stall_the_client_pings_again_before_it_gives_up",
         ),
     ),
     Mutant(
@@ -632,35 +632,35 @@ _CLIENT: Final = (
         "client/connection.py",
         "        self.attempts += 1\n",
         "        self.attempts = 1\n",
-        _tests("client/test_client", "later_attempts_say_so"),
+        _tests("client/test_client", "each_register_carries_the_number_of_its_attempt"),
     ),
     Mutant(
         "a token that ends at the same time is shown as a fresh one",
         "client/tokens.py",
         "fresh_end > old_end",
         "fresh_end >= old_end",
-        _tests("client/test_tokens", "only_a_later_end_is_worth_a_second_register"),
+        _tests("client/test_tokens", "only_a_token_that_expires_later_is_sent"),
     ),
     Mutant(
         "a file with a token is read once",
         "client/tokens.py",
         "        if not again:\n",
         "        if again:\n",
-        _tests("client/test_tokens", "a_file_is_read_anew_each_time"),
+        _tests("client/test_tokens", "a_token_file_is_read_again_each_time"),
     ),
     Mutant(
         "a token goes wherever a redirect leads",
         "client/dial.py",
         "        return exc\n",
         "        return super().process_redirect(exc)\n",
-        _tests("client/test_strangers", "nobody_sends_a_client_and_its_token_elsewhere"),
+        _tests("client/test_strangers", "a_redirect_is_not_followed_and_gets_no_token"),
     ),
     Mutant(
         "a busy gateway is left out for ever",
         "client/dial.py",
         "frozenset({408, 425, 429, *range(500, 600)})",
         "frozenset({408, 425, *range(501, 600)})",
-        _tests("client/test_strangers", "who_is_in_trouble_is_asked_again"),
+        _tests("client/test_strangers", "a_server_error_is_tried_again"),
     ),
 )
 
