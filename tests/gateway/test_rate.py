@@ -69,7 +69,7 @@ def test_a_burst_is_whole_whatever_the_clock_says(per_s: float, burst: int) -> N
 
 
 def test_only_a_pause_ends_the_excess() -> None:
-    """A flood lets one through now and then; that is not the end of it."""
+    """During a flood single messages still pass; this does not end the excess."""
     rate, paid_until, now = Rate.of(8, 16), 0.0, 0.0
     for _ in range(200):
         now += 1 / 64

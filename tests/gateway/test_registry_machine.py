@@ -109,6 +109,7 @@ class RegistryMachine(RuleBasedStateMachine):
             assert self.registry.by_conn(session.conn_id) is (session if known else None)
 
 
-def test_the_maps_agree_with_a_model_in_any_history() -> None:
-    """Who is bound is found under both names; who is expected, by connection; nobody else is."""
+def test_the_registry_agrees_with_a_model_in_any_history() -> None:
+    """A bound session is found under its user and its connection; an expected one by its
+    connection; no other is found."""
     run_state_machine_as_test(RegistryMachine, settings=examples(200, stateful_step_count=40))

@@ -41,10 +41,10 @@ def listens(strand: Strand) -> bool:
 
 
 @pytest.mark.slow
-async def test_a_deaf_subscription_is_found_within_two_intervals_and_rebuilt(
+async def test_a_silent_subscription_is_found_within_two_intervals_and_rebuilt(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Its connection stays open and says nothing: /ready is red until it is heard again."""
+    """Its connection stays open and delivers nothing: /ready is 503 until a probe arrives again."""
     events: list[Event] = []
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, timing=FAST
@@ -65,10 +65,10 @@ async def test_a_deaf_subscription_is_found_within_two_intervals_and_rebuilt(
             assert (await alice.hear())["content"] == "again"
 
 
-async def test_while_commands_are_stuck_sockets_stay_and_newcomers_are_told_to_come_back(
+async def test_while_redis_does_not_reply_sockets_stay_and_registers_get_1013(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer
 ) -> None:
-    """A half-open link to Redis is a timeout, 1013 for registers, and not the end of anybody."""
+    """A half-open link to Redis is a timeout, 1013 for registers, and closes no session."""
     limits = dataclasses.replace(Limits(), redis_timeout_s=0.3)
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, limits=limits
@@ -95,10 +95,10 @@ async def test_while_commands_are_stuck_sockets_stay_and_newcomers_are_told_to_c
                 assert (await alice.hear())["content"] == "back"
 
 
-async def test_a_cut_link_comes_back_and_everybody_is_where_they_were(
+async def test_after_a_cut_link_to_redis_every_user_is_still_present(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer, redis_db: Any
 ) -> None:
-    """RST on every connection to Redis: no socket of a user is lost, no entry either."""
+    """RST on every connection to Redis: no socket of a user is lost, and no entry."""
     settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
     async with (
         Gateway(settings) as running,
@@ -117,11 +117,12 @@ async def test_a_cut_link_comes_back_and_everybody_is_where_they_were(
             assert await redis_db.hget(keyspace.presence("alice"), "gwId") == "gateway-01"
 
 
-async def test_p7_a_register_of_unknown_outcome_is_taken_back_when_redis_is_heard_again(
+async def test_p7_a_register_of_unknown_outcome_is_released_when_redis_is_back(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """A register lies on a wire until its connection is given up; the release that follows has
-    no connection yet, and must not be forgotten: the late register then finds it, and is stale."""
+    """A register is delayed on the wire until its connection is given up. The release that
+    follows has no connection yet, and must not be forgotten: when the late register arrives, its
+    session is closed already."""
     settings = GatewaySettings(
         gateway_id="gateway-01",
         port=0,
@@ -152,7 +153,7 @@ async def test_p7_a_register_of_unknown_outcome_is_taken_back_when_redis_is_hear
 async def test_a_user_who_leaves_while_redis_is_away_is_offline_when_it_is_back(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Her entry need not wait for its TTL; and who came back elsewhere meanwhile stays."""
+    """Her entry does not wait for its TTL; a user who reconnected elsewhere meanwhile stays."""
     settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
     async with Gateway(settings) as running:
         alice = await User.register("alice", running.url)
