@@ -26,8 +26,8 @@ fenced = MODELS["fenced"]
 # --- questions -----------------------------------------------------------------------------------
 
 
-def test_the_answers_to_the_questions_are_what_is_measured(shared_server: BundledServer) -> None:
-    """And every other option has words of its own."""
+def test_the_correct_options_are_the_measured_ones(shared_server: BundledServer) -> None:
+    """And every other option has its own explanation."""
     seed = explore("seed", redis=shared_server.url)
     assert len(seed.played) == 45 and len(seed.wrong) == 19
     assert 19 in QUESTIONS["q05"].options
@@ -42,7 +42,7 @@ def test_the_answers_to_the_questions_are_what_is_measured(shared_server: Bundle
         assert len(set(words)) == len(words) and all(len(w) > 30 for w in words)
 
 
-def test_a_wrong_prediction_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_prediction_gets_an_explanation(capsys: pytest.CaptureFixture[str]) -> None:
     """With the reason why it was tempting."""
     predict("q05", 15)
     reveal("q05", 19)
@@ -154,7 +154,7 @@ WRONG_STEPS: dict[str, tuple[Step, str]] = {
 }
 
 
-def test_the_right_policies_are_accepted() -> None:
+def test_correct_policies_are_accepted() -> None:
     """The product's, and one that returns its new state instead of changing the old one."""
 
     def pure(state: State, action: Action) -> State:
@@ -169,7 +169,7 @@ def test_the_right_policies_are_accepted() -> None:
 
 @pytest.mark.parametrize("name", WRONG_STEPS)
 def test_a_wrong_policy_gets_its_own_hint(name: str) -> None:
-    """Exact: no order is left out, so nobody passes by luck."""
+    """Exact: no order is left out, so no wrong policy passes by chance."""
     step, words = WRONG_STEPS[name]
     verdict = judge_step(step)
     assert not verdict.ok
@@ -268,7 +268,9 @@ def database(shared_server: BundledServer) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize("seed", seeds(5))
 @pytest.mark.parametrize("good", [script(), HYBRID])
-def test_a_right_script_is_accepted_every_time(good: str, seed: int, database: redis.Redis) -> None:
+def test_a_correct_script_is_accepted_every_time(
+    good: str, seed: int, database: redis.Redis
+) -> None:
     """A counter beside the entry, or a clock that never steps back; with any names."""
     verdict = judge_on(database, good)
     assert verdict.ok, verdict.hint

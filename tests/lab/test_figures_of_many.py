@@ -71,8 +71,8 @@ def by_hand(trace: pd.DataFrame) -> dict[str, list[float]]:
 class TestMessages:
     """Latencies and their stages."""
 
-    def test_every_message_that_arrived_has_a_latency_and_a_way(self, talked: pd.DataFrame) -> None:
-        """What found nobody has none; the stages add up to the whole."""
+    def test_every_delivered_message_has_a_latency_and_a_path(self, talked: pd.DataFrame) -> None:
+        """A message that reached nobody has none; the stages add up to the whole."""
         table = latencies(talked)
         known = by_hand(talked)
         assert len(table) == len(known["bob"]) + len(known["carol"]) == 2 * MESSAGES
@@ -117,7 +117,7 @@ class TestMessages:
             "of 28 messages there is no 99th of a hundred"
         )
 
-    def test_the_numbers_of_the_title_are_the_data_s(self, talked: pd.DataFrame) -> None:
+    def test_the_numbers_of_the_title_come_from_the_data(self, talked: pd.DataFrame) -> None:
         """Medians of messages that were sent, and their ratio."""
         fig = latency(talked)
         known = by_hand(talked)
@@ -133,7 +133,7 @@ class TestMessages:
         assert stages(talked).wsdemo_facts["across_p50"] == facts["slow_p50"]
 
     def test_the_share_of_redis_is_that_of_its_two_stages(self, talked: pd.DataFrame) -> None:
-        """Of the sum of the medians."""
+        """As a part of the sum of the medians."""
         across = latencies(talked).query("way == @ACROSS")
         middle = {stage: sorted(across[stage])[(MESSAGES - 1) // 2] for stage in STAGES}
         share = (middle["to_redis_s"] + middle["from_redis_s"]) / sum(middle.values())
@@ -222,7 +222,7 @@ class TestHerd:
         assert facts["worst_peak"] == number(busiest * 10)
         assert facts["users"] == USERS
 
-    def test_who_never_comes_back_is_the_worst(self, runs: dict[str, pd.DataFrame]) -> None:
+    def test_a_user_who_never_returns_is_the_worst(self, runs: dict[str, pd.DataFrame]) -> None:
         """Whatever the time of the others."""
         cut = runs["full jitter"].iloc[:-1]
         facts = herd({"cut": cut, "slow": runs["exponential"]}, CAPACITY).wsdemo_facts
@@ -245,7 +245,7 @@ class TestHerd:
         assert_readable({"real": fig})
 
     def test_an_attempt_without_a_registration_was_not_accepted(self) -> None:
-        """A socket that no client went on with has no user; one without a welcome has."""
+        """A socket that the client gave up has no user; one without `registered` has one."""
         rows = [
             (1.0, "gateway-01", "ws_open", "", "gateway-01"),
             (1.1, "alice", "ws_open", "alice", ""),
@@ -318,7 +318,7 @@ class TestSkewMap:
         assert "56 of 60" in fig.get_suptitle()
         assert f"{rejected} were rejected" in fig.wsdemo_alt
 
-    def test_a_cell_shows_the_share_of_it_that_the_rule_rejects(self) -> None:
+    def test_a_cell_shows_the_share_that_the_rule_rejects(self) -> None:
         """All of it far above the line, none far below, and about half on it."""
         fig = skew_map(pd.DataFrame({"gap_s": [10.0], "skew_s": [10.0], "rejected": [False]}))
         (mesh,) = (c for c in fig.axes[0].collections if isinstance(c, QuadMesh))
@@ -361,7 +361,7 @@ class TestFalseOffline:
         assert "measured 0.28" in words(drawn["measured"])
         assert "Measured at 4.5 heartbeats and 5.0% loss: 0 an hour" in drawn["many"].wsdemo_alt
 
-    def test_the_numbers_of_the_title_are_the_rule_s_and_the_data_s(self) -> None:
+    def test_the_numbers_of_the_title_come_from_the_rule_and_the_data(self) -> None:
         """As counted in a simulation, and as divided by hand."""
         fig = false_offline(suffered((30, 90, 0.2, 30, 12.0)), loss=0.2)
         facts = fig.wsdemo_facts
@@ -373,7 +373,7 @@ class TestFalseOffline:
         assert (facts["events"], facts["measured_rate"]) == (30, "2.5")
         assert f"{facts['rate']} times an hour" in fig.get_suptitle()
 
-    def test_three_heartbeats_belong_to_the_column_of_less(self) -> None:
+    def test_exactly_three_heartbeats_belong_to_the_lower_column(self) -> None:
         """The column that ends at 3 holds the rate of exactly 3, and the next one that of more."""
         (mesh,) = (c for c in false_offline().axes[0].collections if isinstance(c, QuadMesh))
         rates = np.asarray(mesh.get_array()).reshape(-1, 3)
@@ -400,7 +400,7 @@ class TestFalseOffline:
             false_offline(suffered((30, 90, 0.9, 3, 1.0)))
 
 
-def test_a_trace_says_which_moves_a_clock_refused() -> None:
+def test_a_trace_shows_which_moves_a_clock_refused() -> None:
     """Gap since the old gateway's last write, skew from the record, and the verdict."""
     rows = [
         ("redis", "presence_set", "alice", "gateway-01", 0.0, True, ""),

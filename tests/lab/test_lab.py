@@ -57,8 +57,8 @@ def test_a_message_within_one_gateway_does_not_ask_redis(lab: Lab) -> None:
     assert "redis" not in {*hops["from"], *hops["to"]}
 
 
-def test_where_shows_socket_and_record_of_each_user(lab: Lab) -> None:
-    """Truth beside belief."""
+def test_where_shows_socket_and_entry_of_each_user(lab: Lab) -> None:
+    """The real connection beside the entry in Redis."""
     lab.connect("alice", to="gateway-02")
     assert lab.where().loc["alice"].tolist() == ["gateway-02", "gateway-02"]
 
@@ -93,7 +93,7 @@ def test_a_closed_lab_leaves_no_thread_and_no_process_behind() -> None:
 
 
 def test_a_lab_on_a_shared_server_removes_its_own_keys_only(shared_server: BundledServer) -> None:
-    """A Redis that belongs to somebody else is left as it was found."""
+    """A Redis that belongs to somebody else is left unchanged."""
     import redis
 
     with redis.Redis.from_url(shared_server.url, decode_responses=True) as database:
@@ -106,7 +106,7 @@ def test_a_lab_on_a_shared_server_removes_its_own_keys_only(shared_server: Bundl
         database.delete("somebody")
 
 
-def test_a_cell_that_fails_leaves_the_lab_usable(lab: Lab) -> None:
+def test_a_failed_cell_leaves_the_lab_usable(lab: Lab) -> None:
     """A deadline or a wrong name is an exception in the cell, not the end of the lab."""
     alice = lab.connect("alice")
     with pytest.raises(TimeoutError):
@@ -118,20 +118,20 @@ def test_a_cell_that_fails_leaves_the_lab_usable(lab: Lab) -> None:
     assert lab.connect("bob").gateway == "gateway-01"
 
 
-def test_waiting_for_what_does_not_come_says_what_it_was(lab: Lab) -> None:
+def test_a_timed_out_wait_names_its_condition(lab: Lab) -> None:
     """A deadline has words."""
     with pytest.raises(TimeoutError, match=r"not within 0\.05 s: pigs fly"):
         lab.wait_until("pigs fly", lambda: False, timeout_s=0.05)
 
 
-def test_a_condition_may_ask_the_lab_itself(lab: Lab) -> None:
-    """It is looked at in the cell's thread."""
+def test_a_condition_may_call_the_lab_itself(lab: Lab) -> None:
+    """It is evaluated in the cell's thread."""
     lab.connect("alice", to="gateway-02")
     lab.wait_until("Redis knows alice", lambda: lab.record("alice")["gwId"] == "gateway-02")
 
 
-def test_a_held_cleanup_comes_when_it_is_let_go(lab: Lab) -> None:
-    """And the fenced presence is not impressed."""
+def test_a_held_cleanup_runs_when_it_is_released(lab: Lab) -> None:
+    """And it changes nothing under the fenced presence."""
     alice = lab.connect("alice", to="gateway-01")
     lab.hold_cleanup("alice", at="gateway-01")
     alice.move("gateway-02")
@@ -143,7 +143,7 @@ def test_a_held_cleanup_comes_when_it_is_let_go(lab: Lab) -> None:
 
 
 def test_a_lab_works_in_any_database(shared_server: BundledServer) -> None:
-    """The gateways of a lab in database 3 hear one another, on channels of that database."""
+    """The gateways of a lab in database 3 communicate on channels of that database."""
     import redis
 
     url = shared_server.url.rpartition("/")[0] + "/3"
@@ -172,8 +172,8 @@ def test_users_names_are_escaped_where_a_cell_shows_them(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None:
-    """No thread: gateways live only while the lab is asked something, and heartbeats stop."""
+def test_a_lab_on_the_kernels_loop_stops_while_a_cell_computes() -> None:
+    """There is no thread: gateways run only during calls of the lab, and heartbeats stop."""
     threads = set(threading.enumerate())
     with Lab(gateways=1, loop="kernel") as lab:
         assert all("asyncio" in t.name for t in set(threading.enumerate()) - threads)
@@ -191,7 +191,7 @@ def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None
 
 
 @pytest.mark.slow
-def test_a_crowd_of_cells_connects_lives_and_is_counted(lab: Lab) -> None:
+def test_a_crowd_from_cells_connects_talks_and_is_counted(lab: Lab) -> None:
     """One line each, no coroutine in sight."""
     crowd = lab.connect_many(30)
     assert len({user.gateway for user in crowd}) == 3
@@ -261,8 +261,8 @@ class Display:
         self.shown.append(words["text/plain"])
 
 
-def test_long_work_shows_one_line_and_takes_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most four updates a second where somebody watches, nothing where nobody does."""
+def test_long_work_shows_one_progress_line_and_removes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most four updates a second in an interactive session, none elsewhere."""
     display = Display()
     monkeypatch.setattr("IPython.display.display", display)
     with progress.ProgressLine(progress.Count("users connected", 10)) as line:
@@ -279,14 +279,14 @@ def test_long_work_shows_one_line_and_takes_it_away(monkeypatch: pytest.MonkeyPa
     assert "of 1,000" in display.shown[0]
 
 
-def test_what_a_lab_leaves_behind_is_found(lab: Lab) -> None:
-    """A socket to one of its gateways that is still open, and a key that came late."""
+def test_leftovers_of_a_lab_are_detected(lab: Lab) -> None:
+    """A socket to one of its gateways that is still open, and a key that was written late."""
     with socket.create_connection(("127.0.0.1", lab.cluster.gateway("gateway-01").port)) as held:
         (leak,) = {leak.partition(" ")[0] for leak in lab.cluster.leaks()}
         assert leak == "socket" and held.fileno() > 0
 
 
-def test_an_exception_in_a_lab_s_block_leaks_nothing() -> None:
+def test_an_exception_in_a_labs_block_leaves_nothing_behind() -> None:
     """With a wire held, a gateway frozen and users connected."""
     children = set(psutil.Process().children(recursive=True))
     with (
