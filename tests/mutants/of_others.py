@@ -19,7 +19,7 @@ _LINK: Final = (
         "redis/link.py",
         "if len(self._pending) + len(self._held) >= self._limits",
         "if len(self._pending) >= self._limits",
-        _tests("redis/test_link", "commands_that_are_held_back_count_against_the_bound"),
+        _tests("redis/test_link", "held_commands_count_against_the_bound"),
     ),
     Mutant(
         "one command more than the bound waits",
@@ -33,14 +33,14 @@ _LINK: Final = (
         "redis/link.py",
         "entries = [*self._missing, *self._pending, *self._held]",
         "entries = [*self._missing, *self._pending]",
-        _tests("redis/test_link", "commands_that_are_held_back_are_answered_when_the_link_breaks"),
+        _tests("redis/test_link", "held_commands_are_answered_when_the_link_breaks"),
     ),
     Mutant(
         "scripts to be sent again are forgotten when the link breaks",
         "redis/link.py",
         "entries = [*self._missing, *self._pending, *self._held]",
         "entries = [*self._pending, *self._held]",
-        _tests("redis/test_link", "commands_that_are_held_back_are_answered_when_the_link_breaks"),
+        _tests("redis/test_link", "held_commands_are_answered_when_the_link_breaks"),
     ),
     Mutant(
         "a pause of writing outlives its connection",
@@ -57,7 +57,7 @@ _LINK: Final = (
         "redis/link.py",
         "        self._out.clear()\n        self._write_paused",
         "        self._write_paused",
-        _tests("redis/test_link", "nothing_that_was_not_sent_reaches_the_next_connection"),
+        _tests("redis/test_link", "unsent_commands_do_not_reach_the_next_connection"),
     ),
     Mutant(
         "held commands leave before the script that they waited for",
@@ -66,18 +66,14 @@ _LINK: Final = (
         "        for entry in held:\n            self._send(entry)\n",
         "        for entry in held:\n            self._send(entry)\n"
         "        for entry in missing:\n            self._send(entry, whole_script=True)\n",
-        _tests(
-            "redis/test_link", "what_was_issued_behind_a_forgotten_script_is_executed_behind_it"
-        ),
+        _tests("redis/test_link", "commands_after_a_forgotten_script_keep_their_order"),
     ),
     Mutant(
         "a forgotten script is sent again behind what was sent after it",
         "redis/link.py",
         "if self._missing and not self._pending:",
         "if self._missing:",
-        _tests(
-            "redis/test_link", "what_was_issued_behind_a_forgotten_script_is_executed_behind_it"
-        ),
+        _tests("redis/test_link", "commands_after_a_forgotten_script_keep_their_order"),
     ),
     Mutant(
         "commands are not held while a script is to be sent again",
@@ -85,39 +81,35 @@ _LINK: Final = (
         "script, args)\n        if self._missing:\n            self._held.append(entry)\n"
         "        else:\n            self._send(entry)\n\n    def _send(",
         "script, args)\n        self._send(entry)\n\n    def _send(",
-        _tests(
-            "redis/test_link", "what_was_issued_behind_a_forgotten_script_is_executed_behind_it"
-        ),
+        _tests("redis/test_link", "commands_after_a_forgotten_script_keep_their_order"),
     ),
     Mutant(
         "the time that our own loop stood still counts against Redis",
         "redis/link.py",
         "        if now - due > STALL_S:\n            deadline = max(deadline, now + STALL_S)\n",
         "",
-        _tests(
-            "redis/test_link", "the_time_that_our_own_loop_stood_still_is_not_counted_against_redis"
-        ),
+        _tests("redis/test_link", "a_stall_of_our_own_loop_does_not_count_as_a_redis_timeout"),
     ),
     Mutant(
         "a deadline of a command is in milliseconds",
         "redis/link.py",
         "entry = _Pending(loop.time() + self._limits.redis_timeout_s, ",
         "entry = _Pending(loop.time() + self._limits.redis_timeout_s * 1000, ",
-        _tests("redis/test_link", "a_server_that_stands_still_costs_one_timeout"),
+        _tests("redis/test_link", "a_frozen_server_costs_one_timeout"),
     ),
     Mutant(
         "the deadline is looked at once and never again",
         "redis/link.py",
         "            self._arm(deadline)\n            return\n",
         "            return\n",
-        _tests("redis/test_link", "a_server_that_stands_still_costs_one_timeout"),
+        _tests("redis/test_link", "a_frozen_server_costs_one_timeout"),
     ),
     Mutant(
         "a server is left before it has answered",
         "redis/link.py",
         "if self._pending or self._held:\n            # Whatever",
         "if self._held:\n            # Whatever",
-        _tests("redis/test_states", "what_was_sent_before_a_server_is_left_is_answered_by_it"),
+        _tests("redis/test_states", "commands_sent_before_leaving_a_replica_get_their_replies"),
     ),
     Mutant(
         "a replica is taken for a primary",
@@ -131,7 +123,7 @@ _LINK: Final = (
         "redis/link.py",
         "greeting.set_result(trouble)",
         "greeting.set_result(None)",
-        _tests("redis/test_states", "a_connection_that_is_made_to_such_a_server_is_not_up"),
+        _tests("redis/test_states", "a_new_connection_to_a_server_that_refuses_writes_is_not_up"),
     ),
     Mutant(
         "what was refused in a short outage is never made good",
@@ -140,7 +132,7 @@ _LINK: Final = (
         "            if not self.up and was_refused:\n",
         _tests(
             "redis/test_states",
-            "what_was_refused_in_an_outage_too_short_to_be_one_can_be_made_good",
+            "after_a_very_short_outage_refused_commands_can_be_repeated",
         ),
     ),
     Mutant(
@@ -148,7 +140,10 @@ _LINK: Final = (
         "redis/link.py",
         "        if self.up:\n            self._refusing_since = now\n",
         "",
-        _tests("redis/test_states", "a_server_that_begins_to_refuse_writes_is_asked_again_first"),
+        _tests(
+            "redis/test_states",
+            "a_server_that_begins_to_refuse_writes_is_tried_again_before_a_new_dial",
+        ),
     ),
     Mutant(
         "a server that refuses writes is not asked again",
@@ -162,7 +157,7 @@ _LINK: Final = (
         "redis/link.py",
         "            self._was_refused = True\n            self._doubt()\n",
         "            self._was_refused = True\n",
-        _tests("redis/test_states", "a_refused_command_is_evidence_enough"),
+        _tests("redis/test_states", "a_refused_command_starts_a_check_at_once"),
     ),
 )
 
@@ -195,7 +190,7 @@ _CONNECTION: Final = (
         "        self._lost.clear()\n        self._backoff.reset()\n        try:\n",
         _tests(
             "redis/test_link",
-            "a_server_that_does_not_take_us_is_dialled_less_and_less_often",
+            "a_refusing_server_is_dialled_with_growing_pauses",
         ),
     ),
     Mutant(
@@ -204,7 +199,7 @@ _CONNECTION: Final = (
         "        if self._lost.is_set():\n"
         '            raise ConnectionError("the connection broke at once")\n',
         "",
-        _tests("redis/test_link", "a_connection_that_breaks_while_it_is_greeted_is_not_up"),
+        _tests("redis/test_link", "a_connection_that_breaks_during_its_set_up_is_not_up"),
     ),
     Mutant(
         "who hears of a break may still send",
@@ -215,21 +210,21 @@ _CONNECTION: Final = (
         "        self._disconnect(trouble.words)\n"
         "        if self.open:\n"
         "            self._become(False, trouble)\n",
-        _tests("redis/test_link", "who_sends_from_within_the_break_is_told_that_there_is_no_link"),
+        _tests("redis/test_link", "a_command_sent_during_the_break_gets_link_down"),
     ),
     Mutant(
         "the reason of an outage is not told when it was that of the one before",
         "redis/connection.py",
         "            self._told.clear()\n",
         "",
-        _tests("redis/test_link", "a_reason_is_told_once_and_the_next_outage_is_a_new_one"),
+        _tests("redis/test_link", "a_reason_is_logged_once_for_each_outage"),
     ),
     Mutant(
         "reasons are told without a bound",
         "redis/connection.py",
         "trouble not in self._told and len(self._told) < MAX_TOLD",
         "trouble not in self._told",
-        _tests("redis/test_link", "a_server_whose_words_differ_each_time_does_not_fill_the_log"),
+        _tests("redis/test_link", "changing_error_texts_do_not_fill_the_log"),
     ),
     Mutant(
         "what a server says before it is asked is not looked at",
@@ -237,14 +232,14 @@ _CONNECTION: Final = (
         "        if early:\n            self._reader.feed(early)\n"
         "            raise unasked(self._reader.gets())\n",
         "",
-        _tests("redis/test_states", "a_server_without_room_for_another_client_says_so"),
+        _tests("redis/test_states", "a_full_server_is_reported_with_its_own_words"),
     ),
     Mutant(
         "a start waits although nobody is there",
         "redis/connection.py",
         "if not trouble.outcome.passes or loop.time() >= gives_up_at:",
         "if not trouble.outcome.passes and loop.time() >= gives_up_at:",
-        _tests("redis/test_link", "a_port_where_nobody_is_ends_a_start_at_once"),
+        _tests("redis/test_link", "a_start_fails_at_once_when_nobody_listens"),
     ),
 )
 
@@ -268,14 +263,14 @@ _SUBSCRIPTION: Final = (
         "redis/subscription.py",
         "            self._left()  # Who may not unsubscribe has said goodbye as well as it can.\n",
         "",
-        _tests("redis/test_link", "a_gateway_that_may_not_unsubscribe_still_leaves"),
+        _tests("redis/test_link", "a_gateway_without_the_right_to_unsubscribe_still_stops"),
     ),
     Mutant(
         "the last message before the end is not waited for",
         "redis/subscription.py",
         "        await asyncio.wait([unsubscribed], timeout=self._limits.redis_timeout_s)\n",
         "",
-        _tests("redis/test_link", "what_was_published_before_unsubscribing_is_heard"),
+        _tests("redis/test_link", "messages_published_before_unsubscribing_are_received"),
     ),
     Mutant(
         "a subscription asks for the role and swallows the answer",
@@ -292,21 +287,21 @@ _OUTCOME: Final = (
         "redis/outcome.py",
         "Outcome.LOADING: Cure.DIAL",
         "Outcome.LOADING: Cure.WAIT",
-        _tests("redis/test_manual", "the_manual_has_a_row_for_each_outcome_and_tells_its_cure"),
+        _tests("redis/test_manual", "the_manual_has_a_row_with_a_remedy_for_each_outcome"),
     ),
     Mutant(
         "a cause that was not named by whoever raised is not looked at",
         "redis/outcome.py",
         "problem = problem.__cause__ or problem.__context__",
         "problem = problem.__cause__",
-        _tests("redis/test_seam", "what_the_system_says_is_told_in_its_few_words"),
+        _tests("redis/test_seam", "an_error_of_the_system_is_reported_in_its_short_form"),
     ),
     Mutant(
         "words of a server that are not known are nobody's fault",
         "redis/outcome.py",
         "Trouble(Outcome.UNFIT if outcome is Outcome.OWN else outcome, words)",
         "Trouble(outcome, words)",
-        _tests("redis/test_states", "an_odd_refusal_of_what_must_work_speaks_against_the_server"),
+        _tests("redis/test_states", "an_unknown_refusal_of_the_trial_is_an_outage"),
     ),
     Mutant(
         "a start waits for a server that does not believe our password",
@@ -315,7 +310,9 @@ _OUTCOME: Final = (
         "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n        # ",
         "        Outcome.NOAUTH,\n        Outcome.UNKNOWN_COMMAND,\n"
         "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n        # ",
-        _tests("redis/test_states", "a_start_does_not_wait_for_what_a_person_has_to_put_right"),
+        _tests(
+            "redis/test_states", "a_start_does_not_wait_for_a_mistake_that_a_person_must_correct"
+        ),
     ),
     Mutant(
         "the oldest version that is new enough is too old",
@@ -405,25 +402,21 @@ _STORE: Final = (
         "presence/store.py",
         "*self._write(claim, ttl_ms))\n        except",
         "*self._write(claim, self._ttl_ms))\n        except",
-        _tests("presence/test_claims", "a_refresh_sets_the_lease_that_it_was_given"),
+        _tests("presence/test_claims", "a_refresh_sets_the_given_lease"),
     ),
     Mutant(
         "a released fence lives no longer than a lease",
         "presence/store.py",
         "claim.conn_id, claim.token, self._fence_ttl_ms\n",
         "claim.conn_id, claim.token, self._ttl_ms\n",
-        _tests(
-            "presence/test_claims", "a_fence_outlives_the_last_command_of_its_user_by_its_own_life"
-        ),
+        _tests("presence/test_claims", "every_command_renews_the_ttl_of_the_fence"),
     ),
     Mutant(
         "a minted token is forgotten with the lease",
         "presence/store.py",
         "[self._keyspace.fence(user)], self._fence_ttl_ms)",
         "[self._keyspace.fence(user)], self._ttl_ms)",
-        _tests(
-            "presence/test_claims", "a_fence_outlives_the_last_command_of_its_user_by_its_own_life"
-        ),
+        _tests("presence/test_claims", "every_command_renews_the_ttl_of_the_fence"),
     ),
     Mutant(
         "the number of an attempt is not written",
@@ -437,28 +430,28 @@ _STORE: Final = (
         "presence/store.py",
         'if cursor == b"0":',
         "if not keys:",
-        _tests("presence/test_claims", "everybody_online_is_listed_by_scan"),
+        _tests("presence/test_claims", "scan_lists_every_online_user_once"),
     ),
     Mutant(
         "SCAN takes a prefix for a pattern",
         "presence/store.py",
         'pattern = f"{_escape(prefix)}*"',
         'pattern = f"{prefix}*"',
-        _tests("presence/test_claims", "signs_in_a_prefix_are_no_pattern"),
+        _tests("presence/test_claims", "glob_characters_in_a_prefix_are_matched_literally"),
     ),
     Mutant(
         "one refresh that fails fails all of its batch",
         "presence/store.py",
         "asyncio.gather(*futures, return_exceptions=True)",
         "asyncio.gather(*futures)",
-        _tests("presence/test_claims", "a_lease_that_cannot_be_renewed_costs_no_other_one"),
+        _tests("presence/test_claims", "a_failed_renewal_does_not_stop_the_other_renewals"),
     ),
     Mutant(
         "half an entry names somebody",
         "presence/store.py",
         "if not gateway_id or not conn_id:",
         "if not gateway_id and not conn_id:",
-        _tests("presence/test_claims", "half_an_entry_names_nobody"),
+        _tests("presence/test_claims", "an_incomplete_entry_means_offline"),
     ),
 )
 
