@@ -118,7 +118,7 @@ def test_environment_has_the_bounds_of_pyproject() -> None:
             assert bounds[name] == known[name].specifier, name
 
 
-def test_everybody_asks_for_the_same_python() -> None:
+def test_all_files_require_the_same_python() -> None:
     """pyproject.toml, environment.yml, the README and the Makefile have one oldest Python."""
     oldest = project()["requires-python"].removeprefix(">=")
     conda, _ = environment()
@@ -399,7 +399,7 @@ def test_nginx_accepts_the_shipped_configuration(tmp_path: Path) -> None:
     assert "[emerg]" not in told and "[alert]" not in told
 
 
-def test_rendered_configuration_leaves_nothing_of_the_machine(tmp_path: Path) -> None:
+def test_rendered_configuration_contains_nothing_of_this_machine(tmp_path: Path) -> None:
     """A test's nginx knows only the ports and the directory that the test gave it."""
     text = render([18081, 18082], 18080, tmp_path)
     code = re.sub(r"#.*", "", text)
@@ -444,7 +444,7 @@ def test_haproxy_balances_over_the_gateways_of_the_compose_file() -> None:
     ]
 
 
-def test_haproxy_knows_of_a_drain_before_the_notice_is_over() -> None:
+def test_haproxy_notices_a_drain_before_the_notice_ends() -> None:
     """Its checks are due, and have all failed, within the notice of the compose file; and it cuts
     nobody then."""
     shipped = re.sub(r"#.*", "", text_of("deploy/haproxy.cfg"))

@@ -122,7 +122,7 @@ def undated(answer: bytes) -> bytes:
 @example([frame(b"a", fin=False), frame(b"x", opcode=9), frame(b"b", opcode=0)], [], REGISTERED)
 @example([frame(said(type="ping")), frame(b"", mask=False)], [], REGISTERED)
 @example([frame(said(type="register", userId="a b")), frame(length=65_537)], [], HELLO)
-def test_any_frames_cut_anywhere_get_the_same_bytes_with_the_short_way_and_without(
+def test_any_frames_get_the_same_answer_with_and_without_the_fast_path(
     loop: asyncio.AbstractEventLoop, frames: list[bytes], places: list[int], start: bytes
 ) -> None:
     """Frames of any opcode, flags, mask and length, true or not, in any pieces."""
@@ -134,7 +134,7 @@ def test_any_frames_cut_anywhere_get_the_same_bytes_with_the_short_way_and_witho
 
 @examples(800)
 @given(frames=GOOD_FRAMES, places=st.lists(st.integers(0, 20_000), max_size=30))
-def test_good_frames_get_the_same_bytes_wherever_they_are_cut(
+def test_valid_frames_get_the_same_answer_in_any_pieces(
     loop: asyncio.AbstractEventLoop, frames: list[bytes], places: list[int]
 ) -> None:
     """In one packet or in thirty, with the short way and without."""
@@ -208,7 +208,7 @@ REQUESTS = st.sampled_from(
 @example(request(USUAL | {"Sec-WebSocket-Protocol": ",;"}), [], [], [])
 @example(request(USUAL, "GET /ws?x HTTP/1.1"), [], [frame(b"", opcode=9)], [])
 @example(request({"Host": "x"}, "GET /health HTTP/1.1"), [], [b"GET /health HTTP/1.1\r\n\r\n"], [])
-def test_any_handshake_gets_the_same_bytes_with_the_short_way_and_without(
+def test_any_handshake_gets_the_same_answer_with_and_without_the_fast_path(
     loop: asyncio.AbstractEventLoop,
     base: bytes,
     edits: list[tuple[str, int, bytes]],
@@ -348,7 +348,7 @@ def stage(
 
 @examples(350)
 @given(text=DOCUMENTS, opcode=st.sampled_from([1, 1, 1, 1, 2]))
-def test_whatever_one_client_says_its_answer_is_documented_and_its_neighbour_stays(
+def test_any_json_gets_a_documented_answer_and_other_clients_stay(
     loop: asyncio.AbstractEventLoop, stage: Stage, text: bytes, opcode: int
 ) -> None:
     """JSON of all kinds, mutated messages, depth, width, odd numbers, half characters, bytes."""
@@ -371,7 +371,7 @@ def test_whatever_one_client_says_its_answer_is_documented_and_its_neighbour_sta
 
 @examples(150)
 @given(frames=ANY_FRAMES, places=PLACES)
-def test_whatever_bytes_one_client_sends_its_neighbour_stays(
+def test_any_bytes_of_one_client_leave_other_clients_connected(
     loop: asyncio.AbstractEventLoop, stage: Stage, frames: list[bytes], places: list[int]
 ) -> None:
     """Frames of all kinds in several packets; the connection ends, or answers are documented."""

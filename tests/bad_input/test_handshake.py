@@ -320,7 +320,7 @@ async def test_a_missing_or_second_host_header_is_answered_with_400(
     assert (await ask(one, case))[0] == 400
 
 
-async def test_http_1_0_knew_no_host(one: Gateway) -> None:
+async def test_http_1_0_needs_no_host_header(one: Gateway) -> None:
     """A health check of old times is answered."""
     assert (await ask(one, b"GET /health HTTP/1.0\r\n\r\n"))[0] == 200
 
@@ -421,7 +421,9 @@ async def test_extensions_and_subprotocols_are_declined(
         }.items()
     }
 )
-async def test_a_whole_url_as_target_means_its_path(one: Gateway, case: tuple[bytes, int]) -> None:
+async def test_an_absolute_url_as_target_means_its_path(
+    one: Gateway, case: tuple[bytes, int]
+) -> None:
     """RFC 9112, section 3.2.2. A gateway is no proxy, so the host in it does not matter
     (bad input 17).
     """

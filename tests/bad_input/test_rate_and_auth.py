@@ -49,7 +49,7 @@ async def test_a_client_that_does_not_register_is_closed_with_4001(
         "fragments": in_pieces(b" " * 200, 1),
     }
 )
-async def test_a_byte_now_and_then_does_not_extend_the_deadline_to_register(
+async def test_single_bytes_do_not_extend_the_deadline_to_register(
     start: Start, case: bytes
 ) -> None:
     """4001: a frame that does not end is no register (bad input 68)."""

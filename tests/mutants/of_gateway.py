@@ -212,14 +212,14 @@ _SESSIONS: Final = (
         _SESSION,
         "len(self._malformed) > limits.max_malformed",
         "len(self._malformed) > limits.max_malformed + 1",
-        _in("bad_input/test_json", "too_many_of_them_end_the_connection"),
+        _in("bad_input/test_json", "too_many_invalid_messages_end_the_connection"),
     ),
     Mutant(
         "malformed messages are never forgotten",
         _SESSION,
         "for t in self._malformed or () if now - t < limits.malformed_window_s]",
         "for t in self._malformed or ()]",
-        _in("bad_input/test_json", "those_that_are_long_ago_are_forgotten"),
+        _in("bad_input/test_json", "old_invalid_messages_do_not_count"),
     ),
     Mutant(
         "a new token does not prolong a session",
@@ -363,7 +363,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "            if end > size:\n",
         "            if end > size + 1:\n",
-        _in("bad_input/test_fuzz", "good_frames_get_the_same_bytes_wherever_they_are_cut"),
+        _in("bad_input/test_fuzz", "valid_frames_get_the_same_answer_in_any_pieces"),
     ),
     Mutant(
         "the short way is taken although the parser holds bytes back",
@@ -588,7 +588,7 @@ _DELIVERIES: Final = (
         _DELIVERY,
         "        elif self._router.leases_may_lapse:\n",
         "        elif False:\n",
-        _in("scenarios/test_redis_refuses", "users_outlive_a_redis_that_answers_and_refuses"),
+        _in("scenarios/test_redis_refuses", "users_stay_connected_while_redis_refuses_writes"),
     ),
     Mutant(
         "a message goes to whoever has the connection that it names",
@@ -1021,7 +1021,7 @@ _LIVES: Final = (
         _SERVER,
         "        self.replaced.set()\n        self.hurry()\n",
         "        self.replaced.set()\n",
-        _in("scenarios/test_life", "who_takes_the_place_of_a_gateway_on_notice_ends_the_notice"),
+        _in("scenarios/test_life", "a_takeover_of_a_gateway_on_notice_ends_the_notice"),
     ),
     Mutant(
         "a start that fails leaves its link to Redis",
@@ -1066,7 +1066,7 @@ _LIVES: Final = (
         "                if _identity(self.path):\n",
         _in(
             "scenarios/test_listening",
-            "a_file_that_another_process_has_put_in_place_is_not_removed",
+            "the_socket_file_of_a_successor_is_not_removed",
         ),
     ),
     Mutant(
@@ -1077,7 +1077,7 @@ _LIVES: Final = (
         "        return\n",
         _in(
             "scenarios/test_listening",
-            "the_socket_of_a_dead_process_is_replaced_that_of_a_living_one_is_not",
+            "the_unix_socket_of_a_dead_process_is_replaced_and_a_live_one_is_not",
         ),
     ),
     Mutant(
@@ -1101,7 +1101,7 @@ _LIVES: Final = (
         "socket.IPV6_V6ONLY, True)",
         _in(
             "scenarios/test_listening",
-            "a_gateway_is_reached_where_it_says_and_on_all_that_it_listens_on",
+            "a_gateway_is_reached_at_its_logged_address_and_at_all_others",
         ),
     ),
     Mutant(
@@ -1111,7 +1111,7 @@ _LIVES: Final = (
         "            why =",
         _in(
             "scenarios/test_listening",
-            "what_was_bound_is_closed_when_another_address_cannot_be_had",
+            "a_failed_start_closes_the_addresses_already_bound",
         ),
     ),
     Mutant(
@@ -1119,21 +1119,21 @@ _LIVES: Final = (
         _SIGNALS,
         "(number == HANG_UP or now - last < ONE_REQUEST_S)",
         "(number == HANG_UP and now - last < ONE_REQUEST_S)",
-        _in("scenarios/test_life", "a_closed_terminal_drains_and_never_hurries"),
+        _in("scenarios/test_life", "sighup_drains_and_never_shortens_a_drain"),
     ),
     Mutant(
         "a signal that comes twice at once is two requests",
         _SIGNALS,
         "        self._last = now\n",
         "",
-        _in("scenarios/test_life", "a_signal_that_comes_twice_at_once_is_one_request"),
+        _in("scenarios/test_life", "two_signals_at_the_same_moment_count_as_one"),
     ),
     Mutant(
         "nohup is not obeyed",
         _SIGNALS,
         "HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:",
         "HANG_UP is not None:",
-        _in("scenarios/test_life", "nohup_is_obeyed"),
+        _in("scenarios/test_life", "an_ignored_sighup_stays_ignored"),
     ),
 )
 
