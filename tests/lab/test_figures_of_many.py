@@ -145,7 +145,7 @@ class TestMessages:
         for draw in (latency, stages):
             assert to_png(draw(talked)) == to_png(draw(talked))
 
-    def test_nothing_to_draw_is_an_error_in_words(self, talked: pd.DataFrame) -> None:
+    def test_empty_input_is_an_error_with_a_reason(self, talked: pd.DataFrame) -> None:
         """Nothing arrived, an empty group, too many groups, an unknown fact."""
         for draw in (latency, stages):
             with pytest.raises(ValueError, match="no message has arrived"):
@@ -265,7 +265,7 @@ class TestHerd:
         """A pure function of the runs."""
         assert to_png(herd(runs, CAPACITY)) == to_png(herd(runs, CAPACITY))
 
-    def test_nothing_to_draw_is_an_error_in_words(self, runs: dict[str, pd.DataFrame]) -> None:
+    def test_empty_input_is_an_error_with_a_reason(self, runs: dict[str, pd.DataFrame]) -> None:
         """No run, an empty one, and numbers that cannot be."""
         with pytest.raises(ValueError, match="1 to 6 rows"):
             herd({}, CAPACITY)
@@ -331,7 +331,7 @@ class TestSkewMap:
         """A pure function of the points."""
         assert to_png(skew_map(measured())) == to_png(skew_map(measured()))
 
-    def test_nothing_to_draw_is_an_error_in_words(self) -> None:
+    def test_empty_input_is_an_error_with_a_reason(self) -> None:
         """No points."""
         with pytest.raises(ValueError, match="no registration was measured"):
             skew_map(measured()[:0])
@@ -388,7 +388,7 @@ class TestFalseOffline:
         """A pure function of its arguments."""
         assert to_png(false_offline()) == to_png(false_offline())
 
-    def test_what_cannot_be_drawn_is_an_error_in_words(self) -> None:
+    def test_invalid_input_is_an_error_with_a_reason(self) -> None:
         """Nothing measured, and what lies beyond the map."""
         with pytest.raises(ValueError, match="leave `measured` out"):
             false_offline(suffered())
