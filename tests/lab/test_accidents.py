@@ -226,6 +226,8 @@ async def test_a_wrong_clock_is_in_the_trace() -> None:
         assert two() - one() == pytest.approx(-10, abs=1)
         cluster.set_clock("gateway-02", 5)
         assert two() - one() == pytest.approx(5, abs=1)
+        told = cluster.trace().dropna(subset="clock_error_s")
+        assert list(zip(told["gateway"], told["clock_error_s"], strict=True)) == [("gateway-02", 5)]
         with pytest.raises(ValueError, match="there is no gateway"):
             cluster.set_clock("gateway-07", 1)
     with pytest.raises(ValueError, match="there is no 'gateway-07'"):

@@ -401,7 +401,7 @@ class TestFalseOffline:
 
 
 def test_a_trace_shows_which_moves_a_clock_refused() -> None:
-    """Gap since the old gateway's last write, skew from the record, and the verdict."""
+    """Gap since the old gateway's last write, skew from the trace, and the verdict."""
     rows = [
         ("redis", "presence_set", "alice", "gateway-01", 0.0, True, ""),
         ("gateway-02", "fault", "", "gateway-02", 0.1, True, "clock -10 s"),
@@ -414,7 +414,9 @@ def test_a_trace_shows_which_moves_a_clock_refused() -> None:
         ("redis", "presence_set", "alice", "gateway-01", 1.1, True, ""),
     ]
     names = ["lane", "kind", "user", "gateway", "t", "ok", "reason"]
-    found = moves(pd.DataFrame(rows, columns=names), 60)
+    trace = pd.DataFrame(rows, columns=names)
+    trace.loc[trace["kind"] == "fault", "clock_error_s"] = -10.0
+    found = moves(trace, 60)
     assert found["gap_s"].tolist() == pytest.approx([6.0, 18.0])
     assert found["skew_s"].tolist() == [10.0, 10.0]
     assert found["rejected"].tolist() == [True, False]

@@ -41,7 +41,8 @@ class Recorder:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=LIMIT)
-        self._samples: deque[dict[str, Any]] = deque(maxlen=LIMIT)
+        self._own_rows: deque[dict[str, Any]] = deque(maxlen=LIMIT)
+        """Rows of the trace with columns that no event has."""
         self.started_at = clock()
         self.emit: Callable[[Event], None] = self._events.append
 
@@ -51,7 +52,7 @@ class Recorder:
 
     def sample(self, user: str, gateway: str, conn_id: str, left_ms: float) -> None:
         """Record what Redis says about a user now; `left_ms` of its lease, 0 without an entry."""
-        self._samples.append(
+        self._own_rows.append(
             {
                 "t": self._clock(),
                 "lane": REDIS,
@@ -60,6 +61,19 @@ class Recorder:
                 "gateway": gateway,
                 "conn_id": conn_id,
                 "ts_current": left_ms,
+            }
+        )
+
+    def set_clock(self, gateway: str, error_s: float) -> None:
+        """Record that a gateway's wall clock is wrong by so many production seconds from now on."""
+        self._own_rows.append(
+            {
+                "t": self._clock(),
+                "lane": gateway,
+                "kind": Kind.FAULT.value,
+                "gateway": gateway,
+                "reason": f"clock {error_s:+g} s",
+                "clock_error_s": error_s,
             }
         )
 
@@ -77,8 +91,8 @@ class Recorder:
 
         import pandas as pd
 
-        samples = [dict(sample) for sample in list(self._samples)]
-        rows = [row for row in _rows(self.events) + samples if row["t"] <= until]
+        own_rows = [dict(row) for row in list(self._own_rows)]
+        rows = [row for row in _rows(self.events) + own_rows if row["t"] <= until]
         rows.sort(key=lambda row: row["t"])
         for seq, row in enumerate(rows, 1):
             row["seq"] = seq
