@@ -93,7 +93,7 @@ class Cluster:
         self.policy = policy
         self.seed = seed
         self.timing = (timing or Timing()).scaled(scale)
-        # How long clients are asked to wait, and wait by themselves, is pace as well.
+        # The pauses before a reconnect, asked for or chosen by the client, are scaled as well.
         self.limits = Limits(retry_after_s=Limits().retry_after_s / scale)
         self.client_settings = ClientSettings(
             backoff_base_s=ClientSettings().backoff_base_s / scale,
@@ -101,7 +101,7 @@ class Cluster:
         )
         self.recorder = Recorder()
         self.keyspace = Keyspace(f"lab:{secrets.token_hex(4)}:")
-        """Two labs on one server do not meet."""
+        """Two laboratories on one server use different keys."""
         self.clocks = {
             name: WallClock(scale, (clocks or {}).get(name, 0.0)) for name in self._wanted
         }
@@ -148,7 +148,7 @@ class Cluster:
         self._fleet.put_in_order(self._wanted)
 
     async def stop(self) -> None:
-        """Let users say goodbye, stop the gateways, then Redis. Idempotent."""
+        """Disconnect the users, stop the gateways, then Redis. Idempotent."""
         self._ended_at = min(self._ended_at, time.monotonic())
         for name, host in self.hosts.items():
             await host.thaw()
@@ -246,7 +246,7 @@ class Cluster:
         """Return a gateway of this process by its id."""
         return self._fleet.gateway(name)
 
-    # --- accidents on purpose ----------------------------------------------------------------
+    # --- faults ------------------------------------------------------------------------------
 
     async def crash(self, name: str) -> None:
         """End a gateway at once: SIGKILL for a process, the same for a task."""
@@ -266,11 +266,11 @@ class Cluster:
 
     @property
     def directors(self) -> dict[str, HeldVerbs]:
-        """Of each gateway: who holds its verbs."""
+        """The director of each gateway, which can hold its verbs."""
         return self._holds.directors
 
     def director(self, gateway: str) -> HeldVerbs:
-        """Return who holds the verbs of a gateway."""
+        """Return the director of a gateway, which can hold its verbs."""
         return self._holds.director(gateway)
 
     async def hold(self, user: str, at: str, verb: Verb = "release") -> None:
@@ -278,11 +278,11 @@ class Cluster:
         await self._holds.hold(user, at, verb)
 
     async def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
-        """Let a verb go on that was held, and wait until Redis has answered it."""
+        """Release a held verb, and wait until Redis has answered it."""
         await self._holds.let_go(user, at, verb)
 
     async def let_all_go(self) -> None:
-        """Let everything go on that is held at any gateway, and hold nothing more."""
+        """Release everything that is held at any gateway, and hold nothing more."""
         await self._holds.let_all_go()
 
     def delay_cleanups(self, seconds: float) -> None:
@@ -305,7 +305,7 @@ class Cluster:
 
     @property
     def redis(self) -> Outage:
-        """The accidents of Redis itself."""
+        """The faults of Redis itself."""
         if self._outage is None:
             raise ValueError("the lab has no Redis: it was never started")
         return self._outage
@@ -314,7 +314,7 @@ class Cluster:
 
     @property
     def users(self) -> Mapping[str, Client]:
-        """The users who are here, by their names."""
+        """The connected users, by their names."""
         return self.population.clients
 
     async def connect(
@@ -337,11 +337,11 @@ class Cluster:
         return await self.population.connect(user, urls, drop_pings)
 
     def _rng(self, of: str) -> random.Random:
-        """Return randomness of its own for each, whatever the order in which they come."""
+        """Return a generator for each name, which does not depend on the order of the calls."""
         return random.Random(zlib.crc32(f"{self.seed}:{of}".encode()))
 
     async def connect_many(self, users: int, count: Count | None = None) -> list[Client]:
-        """Connect a crowd: user001, user002, ..., in turn to each gateway.
+        """Connect many users: user001, user002, ..., to the gateways in turn.
 
         Args:
             users: how many.
@@ -384,26 +384,27 @@ class Cluster:
         self.population.drop_pings(user, probability, following)
 
     async def disconnect(self, user: str) -> None:
-        """The user says goodbye."""
+        """Close the connection of a user with a close frame."""
         await self.population.disconnect(user)
 
     async def vanish(self, user: str) -> None:
-        """Shut a laptop: no goodbye, no FIN, and nothing is heard of a wired user any more.
+        """Simulate a closed laptop: no close frame, no FIN; nothing of a wired user arrives any
+        more.
 
         Raises:
-            ValueError: she is not here, or not wired.
+            ValueError: she is not connected, or not wired.
         """
         if user not in self.users:
             raise ValueError(f"{user} is not here")
         self.population.vanish(user, self.wire(user))
 
     def watch(self, *users: str) -> None:
-        """From now on, sample what Redis says about these users, and how long it will."""
+        """From now on, sample the entries of these users and what is left of their leases."""
         if self._sampler is None:
             raise ValueError("the lab has no Redis: it was never started")
         self._sampler.add(users)
 
-    # --- looking -----------------------------------------------------------------------------
+    # --- observation -------------------------------------------------------------------------
 
     async def page(self, gateway: str, path: str) -> str:
         """Fetch a page of a gateway over HTTP, as curl would."""

@@ -18,7 +18,7 @@ STAGES: Final = {
     "from_redis_s": "Redis → gateway",
     "to_client_s": "gateway → client",
 }
-"""The parts of a way, in order. What a gateway does with a message is part of its next stage."""
+"""The stages of the path, in order. The work of a gateway belongs to the stage after it."""
 
 
 def latencies(trace: pd.DataFrame) -> pd.DataFrame:

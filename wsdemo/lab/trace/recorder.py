@@ -4,9 +4,9 @@ Gateways and clients of one process report events on one monotonic clock. The re
 them, and turns them into a trace: a table with one row for each arrow between two lanes and for
 each moment on one lane (columns: `wsdemo.lab.trace.frames.COLUMNS`).
 
-Nobody stands inside Redis with a stopwatch. What a gateway saw of a command is its beginning and
-its answer, so the moment on the Redis lane is put half-way between the two sights of it that we
-have; the other times are measured.
+The time inside Redis is not measured. A gateway knows when it sent a command and when the reply
+came, so the moment on the Redis lane is put half-way between these two; the other times are
+measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LIMIT: Final = 1_000_000
-"""Events kept; the oldest go first, so that a lab left running over night stays small."""
+"""At most so many events are kept; the oldest are removed first, so that a long run stays small."""
 
 _TO_REDIS: Final = frozenset(
     {Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH, Kind.PRESENCE_REJECT, Kind.PRESENCE_DEL}
@@ -51,7 +51,8 @@ class Recorder:
         self.emit(Event(kind, self._clock(), lane, **fields))
 
     def sample(self, user: str, gateway: str, conn_id: str, left_ms: float) -> None:
-        """Record what Redis says about a user now; `left_ms` of its lease, 0 without an entry."""
+        """Record the entry of a user; `left_ms` is what is left of its lease, 0 without an
+        entry."""
         self._own_rows.append(
             {
                 "t": self._clock(),
