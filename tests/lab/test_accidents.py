@@ -1,4 +1,4 @@
-"""Does every accident of the laboratory happen for real, and is it in the record?"""
+"""Faults: does every fault of the laboratory really happen, and is it in the trace?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_at(cluster: Cluster, user: str, gateway: str) -> Callable[[], bool]:
 
 
 async def test_a_crash_releases_nothing_and_its_users_come_back_elsewhere() -> None:
-    """Redis goes on naming the dead gateway until each user has registered again."""
+    """Redis names the crashed gateway until each user has registered again."""
     async with Cluster(gateways=2) as cluster:
         alice = await cluster.connect("alice", to="gateway-01")
         bob = await cluster.connect("bob", to="gateway-02")
@@ -236,7 +236,7 @@ async def test_a_wrong_clock_is_in_the_trace() -> None:
 
 @pytest.mark.slow
 async def test_a_crowd_talks_and_moves_and_every_message_is_accounted_for() -> None:
-    """What was sent has an outcome; what was routed or delivered was received."""
+    """Each sent message has an outcome; each routed or delivered one was received."""
     async with Cluster(gateways=3) as cluster:
         await cluster.connect_many(60)
         life = await cluster.live(60, talk_every_s=10)

@@ -1,4 +1,4 @@
-"""Do the figures of orders say what the orders say, and can they be read?"""
+"""Figures of orders: do they show the results of the orders, and can they be read?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [(p, s) for p in MODELS for s in (0.0, -10.0, 10.0)]
 
 
 def explored(feasible: bool = True) -> list[Exploration]:
-    """A model is as good as the real scripts here, and quicker."""
+    """Here a model is equal to the real scripts, and faster."""
     orders = all_orders(feasible=feasible)
     return [explore_model(MODELS[p], s, orders=orders, name=p) for p, s in ROWS]
 

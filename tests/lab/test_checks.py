@@ -1,4 +1,4 @@
-"""Do checks accept what is right, refuse what is wrong with the right hint, and never crash?"""
+"""Checks: do they accept correct answers, refuse wrong ones with the right hint, and not crash?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Known = list[tuple[dict[str, str], str | None]]
 
 @pytest.fixture(scope="module", params=range(5))
 def known(request: pytest.FixtureRequest) -> Known:
-    """What a check compares with: records of 30 users on running gateways, five times over."""
+    """The data of a check: entries of 30 users on running gateways, five times."""
     return asyncio.run(_records_of_thirty(seed=request.param))
 
 
@@ -38,7 +38,7 @@ def test_the_solution_is_accepted_every_time(known: Known) -> None:
 
 
 def test_a_check_of_its_own_servers_accepts_the_solution_and_refuses_a_mutant() -> None:
-    """The whole way, as from a cell."""
+    """From the call in a cell to the verdict."""
     assert check("ex00", lambda r: r.get("gwId"))
     assert check("ex00", lambda r: r["gwId"]).verdict == "wrong"
 

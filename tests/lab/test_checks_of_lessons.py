@@ -1,4 +1,6 @@
-"""Do the checks of lessons 01, 02, 03 and 07 accept what is right and know what is wrong?"""
+"""Checks of lessons 01, 02, 03 and 07: do they accept correct answers, and name the mistakes of
+wrong ones?
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def route(presence: dict[str, str], me: str) -> tuple[str, str | None]:
 
 
 def cached() -> Callable[[dict[str, str], str], Any]:
-    """The first answer is given to everybody."""
+    """Accepts every client with the first answer."""
     seen: list[Any] = []
 
     def answer(presence: dict[str, str], me: str) -> Any:

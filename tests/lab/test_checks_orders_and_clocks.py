@@ -1,4 +1,4 @@
-"""Do the checks of lessons 05 and 06 accept what is right, and give each mistake its own hint?"""
+"""Checks of lessons 05 and 06: do they accept correct answers, and give each mistake a hint?"""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_wrong_prediction_gets_an_explanation(capsys: pytest.CaptureFixture[st
 
 
 def instead(**changed: Callable[[State], object]) -> Step:
-    """The right policy with some actions done differently."""
+    """The correct policy with some actions changed."""
 
     def step(state: State, action: Action) -> None:
         if action in changed:
@@ -291,7 +291,9 @@ def test_a_wrong_script_gets_its_own_hint(name: str, database: redis.Redis) -> N
 def test_a_check_of_register_runs_on_a_server_of_its_own_and_leaves_nothing(
     database: redis.Redis,
 ) -> None:
-    """The whole way, as from a cell; a stub and something else are not judged."""
+    """From the call in a cell to the verdict; a stub, and an answer that is not a script, are not
+    judged.
+    """
     assert check("ex06", script())
     assert check("ex06", WRONG_SCRIPTS["counts in the entry"][0]).verdict == "wrong"
     assert check("ex06", "-- your script").verdict == "could not judge"

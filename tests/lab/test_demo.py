@@ -1,4 +1,4 @@
-"""Does `make demo` tell the story, and tell it truly?"""
+"""Demo: does `make demo` show both scenarios, as they really happen?"""
 
 from __future__ import annotations
 

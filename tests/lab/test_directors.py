@@ -1,4 +1,4 @@
-"""Can each verb of a running gateway be made to wait?"""
+"""Directors: can each verb of a running gateway be made to wait?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How cells wait: what is too late says where it stands, and a machine that slept is no culprit."""
+"""Waiting cells: does a timeout name the waiting call, and is system sleep left out of the
+count?"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def test_system_sleep_does_not_count_against_a_deadline(
     began = time.monotonic()
 
     def clock() -> float:
-        """Jump by a minute after a tenth of a second, as a laptop's clock does behind its lid."""
+        """Jump by a minute after a tenth of a second, as a laptop's clock does after sleep."""
         now = time.monotonic()
         return now + 60.0 if now - began > 0.1 else now
 

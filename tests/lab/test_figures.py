@@ -1,7 +1,7 @@
-"""Do the figures of leases, truth and belief, verdicts, detection and service say what happened?
+"""Figures of leases, consistency, verdicts, detection and availability: do they show what happened?
 
-Most traces here are written by hand, in production seconds, so that the right answer is known
-without asking the code under test; some are of real gateways.
+Most traces here are written by hand, in production seconds, so that the correct answer does not
+come from the code under test; some are of real gateways.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SCALE = 60.0
 TTL_S = 90.0
 HEARTBEAT_S = 30.0
 MOMENT_S = 0.06
-"""Production seconds between the write of an entry and its owner's being told."""
+"""Production seconds between the write of an entry and `registered` at its client."""
 LONG = "alice-whose-name-does-not-end-for-a-very-long-time"
 ODD = "$bob_{x}$\nand more"
 
@@ -68,7 +68,7 @@ class Story:
         self.row(t, user, "ws_close", user=user, conn_id=conn, reason=reason)
 
     def goodbye(self, t: float, user: str, gateway: str, conn: str) -> None:
-        """Who says goodbye does not report it; her gateway does."""
+        """A client that closes does not report it; its gateway does."""
         self.row(t, gateway, "ws_close", user=user, gateway=gateway, conn_id=conn)
         self.write(t, user, gateway, conn, "del")
 
@@ -81,7 +81,7 @@ class Story:
         self.row(t, gateway, "cleanup", user=user, gateway=gateway, conn_id=conn)
 
     def watch(self, user: str, gateway: str, conn: str, renewed: list[float], until: float) -> None:
-        """Sample a lease each second that is renewed at these moments, and ends or goes on."""
+        """Sample each second a lease that is renewed at these times, and ends or goes on."""
         t = renewed[0]
         while t <= until:
             left_s = max(0.0, max(r for r in renewed if r <= t) + TTL_S - t)
@@ -92,7 +92,7 @@ class Story:
             self.write(moment, user, gateway, conn, "refresh", reason="ok")
 
     def scan(self, t: float) -> None:
-        """Something happens at this moment, so that the trace lasts until then."""
+        """Add an event at this time, so that the trace lasts until then."""
         self.row(t, "gateway-01", "scan", gateway="gateway-01")
 
     def trace(self) -> pd.DataFrame:
@@ -100,7 +100,9 @@ class Story:
 
 
 def crashed(users: list[str], *, back_after_s: float = 4.0, until: float = 120.0) -> pd.DataFrame:
-    """All are at gateway-01, which crashes at 60; one after the other is back, at gateway-02."""
+    """All are at gateway-01, which crashes at 60; they come back one after the other, at
+    gateway-02.
+    """
     story = Story()
     for n, user in enumerate(users):
         story.arrive(1 + 0.1 * n, user, "gateway-01", f"{n} old")
@@ -112,7 +114,9 @@ def crashed(users: list[str], *, back_after_s: float = 4.0, until: float = 120.0
 
 
 def watched(users: list[str]) -> pd.DataFrame:
-    """All are watched and renew thrice; then their gateway crashes at 70, and nobody is back."""
+    """All are watched and renew three times; then their gateway crashes at 70, and nobody comes
+    back.
+    """
     story = Story()
     for n, user in enumerate(users):
         story.arrive(1 + n, user, "gateway-01", f"{n}")
@@ -122,7 +126,7 @@ def watched(users: list[str]) -> pd.DataFrame:
 
 
 def vanished(users: list[str], delays_s: list[float]) -> pd.DataFrame:
-    """One after the other shuts her lid, and is found after so long."""
+    """They vanish one after the other, and each is detected after a given time."""
     story = Story()
     for n, (user, delay_s) in enumerate(zip(users, delays_s, strict=True)):
         story.arrive(1 + n, user, "gateway-01", f"{n}")
@@ -340,7 +344,7 @@ def test_a_refresh_that_reclaims_sets_the_gateway() -> None:
 
 
 def test_a_sampled_half_entry_names_nobody() -> None:
-    """A lease without a gateway is no place."""
+    """A sampled lease without a gateway does not say where she is."""
     story = Story(token=0)
     story.arrive(1, "alice", "gateway-01", "1")
     story.row(10, frames.REDIS, "pttl", user="alice", ts_current=80_000)
@@ -450,7 +454,7 @@ def test_a_wrong_entry_ends_when_the_user_is_back() -> None:
 
 
 def test_a_live_user_who_loses_her_lease_is_named() -> None:
-    """Bob's heartbeats get lost until his lease has ended; he is there all the time."""
+    """Bob's heartbeats are lost until his lease has expired; he is connected all the time."""
     story = Story()
     for user in ("alice", "bob"):
         story.arrive(1, user, "gateway-01", user)
@@ -473,7 +477,7 @@ def test_the_prediction_is_drawn_beside_the_measured_end_of_the_lease() -> None:
 
 
 def test_too_many_strips_are_refused() -> None:
-    """A figure that nobody could read is not drawn."""
+    """A figure that could not be read is not drawn."""
     with pytest.raises(ValueError, match="choose up to 6"):
         sawtooth(watched(named(2)), named(7), scale=SCALE)
 
@@ -540,7 +544,9 @@ def test_an_expired_lease_does_not_count_as_kept() -> None:
 
 
 def between(token: int, *, accepted: bool) -> Story:
-    """The release of the old connection is answered after the newer register, before its word."""
+    """The release of the old connection is answered after the newer register, before `registered`
+    arrives.
+    """
     story = Story(token)
     story.arrive(1, "alice", "gateway-01", "old")
     story.leave(5, "alice", "old", "closed with 1000")
@@ -725,7 +731,7 @@ def test_the_figures_agree_with_redis_after_a_real_late_cleanup(moved: tuple[str
     belief = frames.belief(trace, scale=lab.scale, ttl_s=TTL_S)
     said = [stay.gateway for stay in belief if stay.end >= end]
     assert said == ([named_by_redis] if named_by_redis else [])
-    # While she was on her way between the two, both policies were wrong about her for a moment.
+    # While she moved between the two, her entry was wrong for a moment under both policies.
     wrong = [gap for gap in frames.mismatches(frames.truth(trace), belief) if gap.end >= end]
     assert bool(wrong) == (policy == "seed")
 

@@ -1,4 +1,4 @@
-"""Do the figures of many messages, users and trials say what the data say, and can they be read?"""
+"""Figures of many messages, users and trials: do they agree with the data, and can they be read?"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MESSAGES = 110
 
 
 def assert_readable(drawn: Mapping[str, Picture]) -> None:
-    """No text covers another one, none is clipped, and words say what the picture shows."""
+    """No text covers another one, none is clipped, and an alt text says what the picture shows."""
     assert_no_text_covers_another(drawn)
     assert_no_text_is_clipped(drawn)
     for name, fig in drawn.items():
@@ -44,7 +44,9 @@ def assert_readable(drawn: Mapping[str, Picture]) -> None:
 
 @pytest.fixture(scope="module")
 def talked() -> Iterator[pd.DataFrame]:
-    """alice talks to bob at her own gateway and to carol at another; the last one finds nobody."""
+    """alice writes to bob at her own gateway and to carol at another; the last message has no
+    recipient.
+    """
     with Lab(gateways=2) as lab:
         alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-01")
         carol = lab.connect("carol", to="gateway-02")
@@ -163,7 +165,7 @@ USERS = 400
 
 
 def coming_back(pause_s: Callable[[int, random.Random], float], seed: int = 1) -> pd.DataFrame:
-    """Attempts of users who pause between them, where each tenth of a second has its places."""
+    """Attempts of users with pauses between them; each tenth of a second accepts a fixed number."""
     rng = random.Random(seed)
     trying = [(0.0, user, 0) for user in range(USERS)]
     taken: Counter[int] = Counter()
@@ -180,7 +182,7 @@ def coming_back(pause_s: Callable[[int, random.Random], float], seed: int = 1) -
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, pd.DataFrame]:
-    """Three policies, modelled."""
+    """Models of three policies."""
     return {
         "every second": coming_back(lambda tries, rng: 1.0),
         "exponential": coming_back(lambda tries, rng: min(60.0, 2.0**tries)),
@@ -208,7 +210,7 @@ class TestHerd:
         assert any(words.endswith("→") for words in words(drawn["three"])), "beyond the axis"
 
     def test_the_numbers_of_the_title_are_counted(self, runs: dict[str, pd.DataFrame]) -> None:
-        """Last user back, attempts a user and peaks, from the rows."""
+        """Last user back, attempts per user and peaks, from the rows."""
         fig = herd(runs, CAPACITY)
         facts = fig.wsdemo_facts
         last = {name: max(run[run["accepted"]]["t"]) for name, run in runs.items()}
@@ -276,7 +278,7 @@ class TestHerd:
 
 
 def measured(wrong: int = 0) -> pd.DataFrame:
-    """Registrations as the rule has them, except for so many."""
+    """Registrations that follow the rule, except for a given number."""
     rng = np.random.default_rng(3)
     points = pd.DataFrame(
         {
@@ -293,7 +295,7 @@ class TestSkewMap:
     """Gap, skew, rejected or not."""
 
     def test_the_figures_can_be_read(self) -> None:
-        """Many points, one, all of one end, and another rule."""
+        """Many points, one, all of one result, and another rule."""
         points = measured()
         drawn = {
             "many": skew_map(points),
@@ -307,7 +309,7 @@ class TestSkewMap:
         assert "×60" in {words.strip() for words in words(drawn["thousands"])}
 
     def test_the_numbers_of_the_title_are_counted(self) -> None:
-        """How many were rejected, and how many of all as the rule says."""
+        """How many were rejected, and how many of all agree with the rule."""
         points = measured(wrong=4)
         fig = skew_map(points)
         facts = fig.wsdemo_facts
@@ -345,7 +347,7 @@ class TestFalseOffline:
     """Rates over TTL and loss."""
 
     def test_the_figures_can_be_read(self) -> None:
-        """The demo's ring, one in each corner, with dots on it and beside it."""
+        """The mark of the demo, one in each corner, with dots on it and beside it."""
         demo = (30, 90, 0.05)
         drawn = {
             "the demo's": false_offline(),
@@ -362,7 +364,7 @@ class TestFalseOffline:
         assert "Measured at 4.5 heartbeats and 5.0% loss: 0 an hour" in drawn["many"].wsdemo_alt
 
     def test_the_numbers_of_the_title_come_from_the_rule_and_the_data(self) -> None:
-        """As counted in a simulation, and as divided by hand."""
+        """The same as in a simulation, and as a division by hand."""
         fig = false_offline(suffered((30, 90, 0.2, 30, 12.0)), loss=0.2)
         facts = fig.wsdemo_facts
         counted = simulated_false_offline_rate(30, 90, 0.2, user_hours=50_000)

@@ -1,7 +1,5 @@
-"""Do the real scripts end as the lessons say, in every order there is?
-
-Exact, because nothing here is left to luck: orders are played step by step, and the clocks are
-moved by hand.
+"""Interleavings: do the real scripts end as the lessons say, in every order? The results are exact:
+orders are played step by step, and the test sets the clocks.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ WRONG = {
     ("fenced", -10.0): 0,
     ("fenced", 10.0): 0,
 }
-"""Orders of 45 that end wrong. That timestamps do worse than nothing is lesson 06."""
+"""How many of 45 orders end wrong. Lesson 06 shows that timestamps are worse than no comparison."""
 
 LATE_CLEANUP: tuple[Action, ...] = ("h_ts", "h_set", "c_read", "r_ts", "r_set", "c_del")
 

@@ -1,4 +1,4 @@
-"""Can a cell drive real gateways, run again, and leave nothing behind?"""
+"""Laboratory: can a cell drive real gateways, run again, and leave nothing behind?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_message_crosses_two_gateways_in_four_hops(lab: Lab) -> None:
 
 
 def test_the_times_of_a_message_s_hops_never_go_backwards(lab: Lab) -> None:
-    """One clock for all lanes: what was sent first has left first."""
+    """All lanes use one clock, so times along a path only grow."""
     alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
     for n in range(20):
         receipt = alice.send("bob", str(n))
@@ -80,7 +80,7 @@ def test_a_new_lab_closes_the_one_before() -> None:
 
 
 def test_a_closed_lab_leaves_no_thread_and_no_process_behind() -> None:
-    """Nothing outlives `close`, which may be called twice."""
+    """Nothing is left after `close`, which may be called twice."""
     threads = set(threading.enumerate())
     children = set(psutil.Process().children(recursive=True))
     lab = Lab(gateways=2)
@@ -119,7 +119,7 @@ def test_a_failed_cell_leaves_the_lab_usable(lab: Lab) -> None:
 
 
 def test_a_timed_out_wait_names_its_condition(lab: Lab) -> None:
-    """A deadline has words."""
+    """The text of the TimeoutError has its name."""
     with pytest.raises(TimeoutError, match=r"not within 0\.05 s: pigs fly"):
         lab.wait_until("pigs fly", lambda: False, timeout_s=0.05)
 
@@ -183,7 +183,7 @@ def test_a_lab_on_the_kernels_loop_stops_while_a_cell_computes() -> None:
         ttl_s = lab.cluster.timing.presence_ttl_s
         deadline = time.monotonic() + 1.2 * ttl_s
         while time.monotonic() < deadline:
-            pass  # A cell that computes: the loop of the gateways gets no turn.
+            pass  # A cell that computes: the gateways' loop does not run.
         assert lab.record("alice") == {}
         lab.wait_until("her gateway noticed", lambda: "stall" in set(lab.trace()["kind"]))
         lab.wait_until("she is there again", lambda: lab.record("alice") != {})
@@ -228,7 +228,7 @@ def test_accidents_from_cells_are_recorded_and_leave_the_lab_usable() -> None:
 
 
 def test_an_interrupted_cell_leaves_the_lab_usable(lab: Lab) -> None:
-    """The work is cancelled where it runs; what comes next is served."""
+    """The work is cancelled on its loop; the next call works."""
     alice, bob = lab.connect("alice"), lab.connect("bob", to="gateway-02")
     stop_button = threading.Timer(0.2, _thread.interrupt_main)
     stop_button.start()
@@ -248,7 +248,7 @@ def test_the_record_of_a_lab_can_be_read_by_other_tools(lab: Lab) -> None:
 
 
 class Display:
-    """Stands in for a cell that somebody watches."""
+    """Replaces the display of a live cell."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []

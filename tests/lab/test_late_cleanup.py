@@ -1,7 +1,8 @@
-"""Does the Go demo's presence lose a live user under a script that the fenced one survives?
+"""Late clean-up: does the Go demo's presence lose a live user in a race in which the fenced one
+does not?
 
-One director, one sequence of steps, two policies. If the naive copy stopped losing alice, the
-kit's claim about it would be wrong; if the fenced one started to, the product would be.
+One director, one sequence of steps, two policies. If the copy of the demo did not lose alice, the
+kit's claim about it would be wrong; if the fenced one did, the product would be wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lazy imports: does whoever does not draw load neither pandas nor matplotlib?
+"""Lazy imports: do modules that do not draw load neither pandas nor matplotlib?
 
 Each question is asked in a new interpreter: in this one, other tests have loaded both.
 """

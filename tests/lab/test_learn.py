@@ -1,4 +1,4 @@
-"""Is a question asked in words, and can an answer be clicked where somebody watches?"""
+"""Questions: are they printed as text, and have they buttons in a live notebook?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = "Your options: gateway-01, gateway-02, nothing, both. You have not said 
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a cell would show besides text."""
+    """The objects that a cell would display besides text."""
     out: list[Any] = []
     monkeypatch.setattr(IPython.display, "display", out.append)
     return out

@@ -1,4 +1,4 @@
-"""Is what we say about leases true: by counting, and of real users?"""
+"""Leases: do the formulas agree with a simulation, and with real users?"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_fractions_of_seconds_cause_no_rounding_error() -> None:
     [(30, 90, 0.05), (30, 60, 0.01), (20, 90, 0.3), (30, 120, 0.5), (10, 45, 0.2), (30, 25, 0.1)],
 )
 def test_the_formula_agrees_with_counting(heartbeat_s: float, ttl_s: float, loss: float) -> None:
-    """Within five standard deviations of a count, on three seeds."""
+    """Within five standard deviations of a simulated count, on three seeds."""
     exact = false_offline_rate(heartbeat_s, ttl_s, loss)
     hours = 20_000.0
     for seed in seeds(3):
@@ -57,7 +57,8 @@ def test_the_formula_is_the_sum_over_all_runs_of_losses() -> None:
     for heard in itertools.product((True, False), repeat=beats):
         times = [n for n, one in enumerate(heard) if one]
         weight = (1 - loss) ** len(times) * loss ** (beats - len(times))
-        # Counted at the heartbeat after which it happens, and only where its end is still seen.
+        # Counted at the heartbeat after which it happens, and only if its end is within the
+        # history.
         expected += weight * sum(not any(heard[n + 1 : n + 3]) for n in times if n < beats - 2)
     an_hour = expected / (beats - 2) * 3600 / heartbeat_s
     assert false_offline_rate(heartbeat_s, ttl_s, loss) == pytest.approx(an_hour)
@@ -87,14 +88,15 @@ def test_invalid_numbers_are_an_error_with_a_reason() -> None:
 
 
 def answers_after_losses(lab: Lab, losses: int) -> list[str]:
-    """What presence answers to each user's first heartbeat after so many lost ones."""
+    """Return the answer of presence to each user's first heartbeat after so many lost ones."""
     recorder = lab.cluster.recorder
     seen = len(recorder.events)
     for user in lab.users.values():
         user.lose_heartbeats(following=losses)
 
     def answers() -> dict[str, str]:
-        # Of the events, not of the trace: making one takes time that heartbeats would miss.
+        # From the events, not from the trace: making a trace takes time, and heartbeats would be
+        # late.
         lost: Counter[str] = Counter()
         found: dict[str, str] = {}
         for event in recorder.events[seen:]:

@@ -1,4 +1,4 @@
-"""Do the figures say what the trace says, in words as well, and can they be read?"""
+"""Figures: do they and their alt texts agree with the trace, and can they be read?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("plots")
 
 @pytest.fixture(scope="module")
 def recorded() -> Iterator[tuple[Lab, Receipt, Receipt]]:
-    """A message that arrived, and one to nobody."""
+    """A message that arrived, and one without a recipient."""
     with Lab(gateways=3) as lab:
         alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
         arrived = alice.send("bob", "hello")
@@ -97,7 +97,7 @@ def test_an_empty_trace_is_an_error_with_a_reason() -> None:
 def test_too_many_arrows_are_refused_with_advice(
     recorded: tuple[Lab, Receipt, Receipt],
 ) -> None:
-    """A figure that nobody could read is not drawn."""
+    """A figure that could not be read is not drawn."""
     lab, _, _ = recorded
     with Lab(gateways=1) as other:
         alice, bob = other.connect("alice"), other.connect("bob")

@@ -1,4 +1,4 @@
-"""Does an order end on running gateways as it ends on the scripts alone?"""
+"""Replay: does an order end on running gateways as it ends with the scripts alone?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEEDED = [("seed", 0.0), ("seed", -10.0), ("timestamp", -10.0)]
 
 @pytest.fixture(scope="module")
 def explored(shared_server: BundledServer) -> dict[tuple[str, float], tuple[Played, ...]]:
-    """What ended wrong, by policy and skew."""
+    """The explorations, by policy and clock skew."""
     found = explore_all(redis=shared_server.url)
     return {(one.policy, one.skew_s): one.wrong for one in found}
 

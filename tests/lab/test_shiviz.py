@@ -1,4 +1,4 @@
-"""Do the clocks of the log say exactly what the arrows of the trace say?"""
+"""Vector clocks: do those of the log agree exactly with the arrows of the trace?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = re.compile(PARSER.replace("(?<", "(?P<"))
 
 @pytest.fixture(scope="module")
 def recorded() -> Iterator[pd.DataFrame]:
-    """Users come, write, move and go, on running gateways."""
+    """Users connect, write, move and leave, on running gateways."""
     with Lab(gateways=3) as lab:
         alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
         lab.watch("alice")
@@ -41,7 +41,7 @@ def recorded() -> Iterator[pd.DataFrame]:
 
 
 def reachable(events: list[Stamp]) -> set[tuple[int, int]]:
-    """Return which event can have influenced which, found without any clock: by going along."""
+    """Return which event can have influenced which, by following the arrows, without any clock."""
     steps: dict[int, list[int]] = {n: [] for n in range(len(events))}
     for host in {event.host for event in events}:
         own = [n for n, event in enumerate(events) if event.host == host]
@@ -63,7 +63,9 @@ def reachable(events: list[Stamp]) -> set[tuple[int, int]]:
 
 
 def assert_happened_before(events: list[Stamp]) -> None:
-    """Clock order is reachability, in both directions: what is concurrent is incomparable."""
+    """The order of clocks is reachability, in both directions: concurrent events have incomparable
+    clocks.
+    """
     reached = reachable(events)
     for n, m in itertools.permutations(range(len(events)), 2):
         assert happened_before(events[n], events[m]) == ((n, m) in reached), (events[n], events[m])
@@ -100,7 +102,7 @@ def test_a_message_is_causally_ordered_through_all_its_lanes(recorded: pd.DataFr
 
 
 async def test_a_late_release_is_concurrent_with_the_newer_registration() -> None:
-    """What lesson 04 says of the log: neither gateway could have known of the other's write."""
+    """As lesson 04 says of the log: neither write happened before the other."""
     async for _, _, cluster in late_cleanup("seed"):
         trace = cluster.trace()
     events = stamps(trace)
@@ -147,7 +149,9 @@ def test_the_clocks_of_any_trace_are_the_relation_happened_before(
 
 
 def test_the_log_has_the_format_of_shiviz(recorded: pd.DataFrame) -> None:
-    """The expression, an empty line, and events; each host counts 1, 2, 3 and knows only hosts."""
+    """The expression, an empty line, and events; each host counts 1, 2, 3, and clocks name only
+    hosts.
+    """
     first, second, *lines = to_shiviz(recorded).rstrip("\n").split("\n")
     assert first == PARSER and second == ""
     counts: dict[str, int] = {}
