@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from tests.client.test_client import (
+from tests.client.fakes import (
     FAST,
     Ceilings,
     Diary,

@@ -7,119 +7,32 @@ badly on purpose where it is not.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import math
-import random
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from tests.client.fakes import (
+    FAST,
+    NOBODY,
+    Ceilings,
+    Diary,
+    fake_gateway,
+    hear_nothing,
+    tell,
+    welcome,
+)
 from tests.waiting import until
-from wsdemo import Gateway, GatewaySettings
+from wsdemo import Gateway
 from wsdemo.client import Client, ClientClosed, ConnectFailed, Message, State
 from wsdemo.events import Event, Kind
 from wsdemo.protocol import CLOSE_POLICIES, Code, Status
-from wsdemo.redis.server import BundledServer
-from wsdemo.settings import ClientSettings, Keyspace, Limits, Timing
-
-FAST = ClientSettings(backoff_base_s=0.01, backoff_cap_s=0.05)
-NOBODY = "ws://127.0.0.1:1/ws"
-"""An address where nobody listens."""
-
-
-@pytest.fixture
-async def gateways(
-    shared_server: BundledServer, keyspace: Keyspace
-) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    """Two gateways that share a Redis and send their clients back at once."""
-    first, second = (
-        Gateway(
-            GatewaySettings(
-                gateway_id=f"gateway-0{n}",
-                port=0,
-                redis_url=shared_server.url,
-                keyspace=keyspace,
-                limits=Limits(retry_after_s=0.05),
-            )
-        )
-        for n in (1, 2)
-    )
-    async with first, second:
-        yield first, second
-
-
-class Diary:
-    """What a client observed."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.count: Counter[Kind] = Counter()
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        self.count[event.kind] += 1
-
-    def kinds(self, *kinds: Kind) -> list[Kind]:
-        return [event.kind for event in self.events if event.kind in kinds]
-
-
-class Ceilings(random.Random):
-    """Randomness that is none: remembers the ceilings of pauses, and does not pause."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.asked: list[float] = []
-
-    def uniform(self, a: float, b: float) -> float:
-        self.asked.append(b)
-        return a
-
-
-Behave = Callable[[ServerConnection, int], Awaitable[None]]
-"""What a fake gateway does with a connection, and with the how-manieth one."""
-
-
-@contextlib.asynccontextmanager
-async def fake_gateway(behave: Behave) -> AsyncIterator[str]:
-    """A WebSocket server that does as it is told; yields its URL."""
-    seen = 0
-
-    async def handle(connection: ServerConnection) -> None:
-        nonlocal seen
-        seen += 1
-        with contextlib.suppress(ConnectionClosed):
-            await behave(connection, seen)
-
-    async with serve(handle, "127.0.0.1", 0, ping_interval=None, close_timeout=0.2) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        yield f"ws://127.0.0.1:{port}/ws"
-
-
-async def welcome(connection: ServerConnection, heartbeat_ms: int = 30_000) -> dict[str, Any]:
-    """Take a register and answer it; return what it said."""
-    hello: dict[str, Any] = json.loads(await connection.recv())
-    assert hello["type"] == "register"
-    await tell(connection, type="registered", gatewayId="fake", heartbeatMs=heartbeat_ms)
-    return hello
-
-
-async def tell(connection: ServerConnection, **document: Any) -> None:
-    await connection.send(json.dumps(document))
-
-
-async def hear_nothing(connection: ServerConnection) -> None:
-    """Read and ignore everything, as a host does that has lost its memory of us."""
-    async for _ in connection:
-        pass
-
+from wsdemo.settings import ClientSettings, Keyspace, Timing
 
 # --- messages --------------------------------------------------------------------------------
 

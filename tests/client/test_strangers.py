@@ -23,7 +23,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
-from tests.client.test_client import (
+from tests.client.fakes import (
     FAST,
     Diary,
     fake_gateway,
@@ -37,7 +37,7 @@ from wsdemo.client import Client, ClientClosed, ConnectFailed, State, connection
 from wsdemo.events import Kind
 from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
-from wsdemo.settings import ClientSettings, Keyspace, Limits, Timing
+from wsdemo.settings import ClientSettings, Keyspace, Timing
 
 pytestmark = pytest.mark.both_loops
 
@@ -473,27 +473,6 @@ async def test_after_system_sleep_the_client_pings_at_once(
 
 
 # --- a long life ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def gateways(
-    shared_server: BundledServer, keyspace: Keyspace
-) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    """Two gateways that share a Redis and send their clients back at once."""
-    first, second = (
-        Gateway(
-            GatewaySettings(
-                gateway_id=f"gateway-0{n}",
-                port=0,
-                redis_url=shared_server.url,
-                keyspace=keyspace,
-                limits=Limits(retry_after_s=0.05),
-            )
-        )
-        for n in (1, 2)
-    )
-    async with first, second:
-        yield first, second
 
 
 async def test_the_memory_of_sent_messages_is_bounded(

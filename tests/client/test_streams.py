@@ -24,7 +24,7 @@ import pytest
 import trustme
 from websockets.asyncio.server import ServerConnection
 
-from tests.client.test_client import fake_gateway, hear_nothing, tell, welcome
+from tests.client.fakes import fake_gateway, hear_nothing, tell, welcome
 from tests.client.test_prompt import READY, START_S, Piped, lines_of
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings

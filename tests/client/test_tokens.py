@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection
 
-from tests.client.test_client import FAST, Diary, fake_gateway, hear_nothing, tell, welcome
+from tests.client.fakes import FAST, Diary, fake_gateway, hear_nothing, tell, welcome
 from tests.client.test_prompt import Piped, lines_of
 from tests.gateway.cluster import gateway
 from tests.waiting import until
