@@ -1,4 +1,4 @@
-"""Is an address of Redis read as it was meant, and is nothing of it overlooked?"""
+"""Addresses of Redis: is every part of an address read correctly?"""
 
 from __future__ import annotations
 

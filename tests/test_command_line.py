@@ -1,4 +1,4 @@
-"""What is said to who makes a mistake on a command line, whatever the program?
+"""Command line: how does each program report a mistake?
 
 One line that names the mistake, and exit code 2: no traceback, no usage, nothing at length.
 """

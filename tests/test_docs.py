@@ -215,7 +215,7 @@ def test_every_bad_input_has_a_test() -> None:
 
 
 def test_every_promise_is_cited_by_a_test() -> None:
-    """A promise that no test names is one that nobody looks for."""
+    """A promise that no test cites may be untested."""
     tests = " ".join(text for name, text in TEXTS.items() if name.startswith("tests/"))
     cited = set(re.findall(r"\bP\d\b", tests))
     for first, last in re.findall(r"\bP(\d)(?:-P?| to P?)(\d)\b", tests):
@@ -224,7 +224,7 @@ def test_every_promise_is_cited_by_a_test() -> None:
 
 
 def test_every_room_is_in_the_architecture() -> None:
-    """Each package of `wsdemo`, and nothing that is none."""
+    """Each package of `wsdemo`, and nothing else."""
     rooms = {
         room.strip("`")
         for room, _, _ in table("room", "what is in it", "what belongs there")
@@ -336,6 +336,6 @@ def test_the_site_names_what_is_not_on_it() -> None:
     ],
 )
 def test_resources_of_the_site_from_other_hosts_are_found(tag: str) -> None:
-    """Whoever reads it may have no network, and tells nobody what they read."""
+    """The reader may have no network, and no other host may learn what is read."""
     assert site_hooks.loads_from_elsewhere(f"<p>{tag}</p>") == [tag]
     assert site_hooks.loads_from_elsewhere('<a href="https://x">x</a><script src="y.js">') == []

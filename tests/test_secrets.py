@@ -93,7 +93,7 @@ def no_part_in(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def closed_port() -> Iterator[int]:
-    """A port at which nobody answers, and which nobody else is given meanwhile."""
+    """A reserved port at which nobody answers."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]

@@ -374,7 +374,7 @@ def readiness() -> Iterator[Any]:
 def test_image_is_healthy_when_its_gateway_is_ready(
     readiness: Any, status: int, exit_code: int
 ) -> None:
-    """The image's health check asks /ready, and believes it."""
+    """The image's health check asks /ready, and follows its answer."""
     dockerfile = text_of("deploy/Dockerfile").replace("\\\n", "")
     found = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile, flags=re.MULTILINE)
     assert found

@@ -37,7 +37,7 @@ LONGEST = 65_536
 
 
 class Case(NamedTuple):
-    """What a user sends, what it is told, and the code that it is closed with, if any."""
+    """What a client sends, what it receives, and the code with which it is closed, if any."""
 
     said: bytes
     told: Frames
@@ -130,7 +130,7 @@ async def test_group_1_texts_of_every_length_are_accepted_and_binary_is_refused(
 
 
 async def test_group_2_every_ping_has_its_pong(start: Start) -> None:
-    """With its own payload; a pong that nobody has asked for has no answer."""
+    """With its own payload; an unsolicited pong has no answer."""
     payloads = (b"", b"Hello, world!", bytes([0, 255, 254, 253, 252, 251, 0, 255]), b"\xfe" * 125)
     cases = {f"ping {n}": Case(ping(data), [(PONG, data)]) for n, data in enumerate(payloads)}
     cases |= {
@@ -185,7 +185,9 @@ HALVES = OURS[:7], OURS[7:]
 async def test_group_5_fragments_are_put_together_and_control_frames_come_between(
     start: Start,
 ) -> None:
-    """Whatever continues nothing, or begins within another, ends the connection with 1002."""
+    """A continuation without a first fragment, or a new message within another one, ends the
+    connection with 1002.
+    """
     a, b = HALVES
     first, last = part(a, first=True), part(b, last=True)
     nothing = [("a rest", part(b"rest", last=True)), ("a middle", part(b"middle"))]
@@ -366,6 +368,6 @@ async def test_group_9_a_thousand_round_trips_lose_nothing(start: Start, size: i
 
 
 def test_the_expected_answers_are_valid_json() -> None:
-    """A table of bytes could compare with what nobody says."""
+    """Otherwise the expected bytes might be wrong."""
     assert json.loads(invalid()[1])["code"] == "invalid"
     assert json.loads(echoed("é".encode())[1])["content"] == "é"

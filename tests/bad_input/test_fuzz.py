@@ -106,7 +106,7 @@ REGISTERED = HELLO + frame(said(type="register", userId="mallory"))
 
 
 async def both_ways(chunks: list[bytes], **limits: Any) -> tuple[bytes, bytes]:
-    """Return what a client is told with the short ways and without."""
+    """Return what a client receives with the fast paths and without."""
     fast, general = Offline(True, **limits), Offline(False, **limits)
     return undated(await fast.converse(chunks)), undated(await general.converse(chunks))
 
@@ -137,7 +137,7 @@ def test_any_frames_get_the_same_answer_with_and_without_the_fast_path(
 def test_valid_frames_get_the_same_answer_in_any_pieces(
     loop: asyncio.AbstractEventLoop, frames: list[bytes], places: list[int]
 ) -> None:
-    """In one packet or in thirty, with the short way and without."""
+    """In one packet or in thirty, with the fast path and without."""
     data = REGISTERED + b"".join(frames)
 
     async def compare() -> None:
@@ -291,14 +291,14 @@ def check_documented(answer: dict[str, Any]) -> None:
 
 
 class Stage:
-    """A running gateway, and a neighbour on it who must not notice anything."""
+    """A running gateway, and another client that must not be affected."""
 
     def __init__(self, running: Gateway, neighbour: User, publisher: Any, channel: str) -> None:
         self.running, self.neighbour = running, neighbour
         self.publisher, self.channel = publisher, channel
 
     async def hear_out(self, raw: Raw) -> list[dict[str, Any]]:
-        """Return what mallory is told until its own last message comes back, or a close."""
+        """Return what mallory receives until its own last message comes back, or a close."""
         raw.frame(said(type="message", to="mallory", content="", id="the end"))
         heard: list[dict[str, Any]] = []
         while True:
@@ -314,7 +314,7 @@ class Stage:
             heard.append(answer)
 
     async def check_neighbour(self) -> None:
-        """It hears what mallory wrote to it, if that is what was said, and then itself."""
+        """It receives mallory's message, if that was a valid one, and then its own."""
         await self.neighbour.say(type="message", to="neighbour", content="", id="mine")
         while (heard := await self.neighbour.hear()).get("type") == "message":
             if heard["from"] == "neighbour":
@@ -443,8 +443,8 @@ def named(data: bytes) -> set[str]:
 def test_a_published_envelope_reaches_only_the_user_it_names(
     loop: asyncio.AbstractEventLoop, stage: Stage, data: bytes
 ) -> None:
-    """What is not ours is counted, and the next envelope is heard. (A well-formed kick or bounce
-    that names a session by user and connection is obeyed: those are not tried.)
+    """A malformed envelope is counted, and the next one is handled. (A well-formed kick or bounce
+    that names a session by user and connection is valid: those are not tried.)
     """
 
     async def publish() -> None:

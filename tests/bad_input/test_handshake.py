@@ -1,8 +1,8 @@
 """Handshake: how does a gateway refuse a wrong HTTP request? (bad input 1 to 20)
 
 Whatever is asked, an answer of HTTP or none at all, and the connection is closed. "Closed, no
-bytes" is for who does not speak HTTP: an answer would help nobody but a scanner. Who does, and says
-something malformed, is told so (RFC 9112, sections 3.2, 5.1, 5.2 and 6.3).
+bytes" is for clients that do not speak HTTP: an answer would only help a scanner. Who does, and
+says something malformed, is told so (RFC 9112, sections 3.2, 5.1, 5.2 and 6.3).
 """
 
 from __future__ import annotations
@@ -424,7 +424,7 @@ async def test_extensions_and_subprotocols_are_declined(
 async def test_an_absolute_url_as_target_means_its_path(
     one: Gateway, case: tuple[bytes, int]
 ) -> None:
-    """RFC 9112, section 3.2.2. A gateway is no proxy, so the host in it does not matter
+    """RFC 9112, section 3.2.2. A gateway is not a proxy, so the host in it does not matter
     (bad input 17).
     """
     said, expected = case

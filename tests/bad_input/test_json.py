@@ -1,7 +1,7 @@
-"""JSON: how does a gateway refuse a text that is none, or is no message? (bad input 37 to 45)
+"""JSON: how does a gateway refuse a text that is not JSON, or not a message? (bad input 37 to 45)
 
-The answer is one error frame, always the same, and the connection stays: whoever writes a client
-makes such mistakes. Too many of them end it.
+The answer is one error frame, always the same, and the connection stays: developers of clients make
+such mistakes. Too many of them end it.
 """
 
 from __future__ import annotations

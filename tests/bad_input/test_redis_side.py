@@ -176,7 +176,7 @@ async def test_a_presence_entry_with_an_invalid_gateway_id_means_offline(
 async def test_an_entry_with_an_invalid_token_still_names_its_session(
     start: Start, redis_db: Any, keyspace: Keyspace, case: str
 ) -> None:
-    """Who is told "routed" was not lied to: the session is found by its connection."""
+    """The ack "routed" stays true: the session is found by its connection."""
     here, there = await start(), await start("gateway-02")
     async with (
         await User.register("alice", here.url) as alice,

@@ -1,7 +1,6 @@
-"""Does a client that was told why understand an end that says nothing?
-
-Proxies and some servers lose the code of a close, and a reset has none. A gateway says it in a
-`bye` frame before.
+"""Bye: does a client understand an end without a close code, when a `bye` announced it? Proxies and
+some servers lose the code of a close, and a reset has none. A gateway sends it in a `bye` frame
+before.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def bye(code: Any = 1012, after_ms: Any = None) -> dict[str, Any]:
 
 
 async def said(gateway: Gateway, alice: Client) -> None:
-    """Wait until the client has heard it, then let the gateway end the connection."""
+    """Wait until the client has read it, then let the gateway end the connection."""
     await gateway.said.wait()
     await until("it is heard", lambda: alice._bye is not None)
     gateway.understood.set()

@@ -1,4 +1,4 @@
-"""Does the client stay connected, and tell the truth about what it sent?
+"""Client: does it stay connected, and are its receipts true?
 
 Against real gateways in this process where that is possible, and against a gateway that behaves
 badly on purpose where it is not.
@@ -84,7 +84,8 @@ async def test_iteration_yields_messages_and_ends_with_the_client(
 
 
 async def test_a_message_to_nobody_is_offline(gateways: tuple[Gateway, Gateway]) -> None:
-    """A user who is not there, and one who has left, are both offline; neither is an exception."""
+    """A user who never registered, and one who has left, are both offline; there is no
+    exception."""
     async with Client("alice", [gateways[0].url]) as alice:
         async with Client("bob", [gateways[1].url]):
             assert (await alice.send("bob", "?")).status is Status.ROUTED
@@ -163,7 +164,7 @@ async def test_a_routed_message_that_comes_back_corrects_its_receipt() -> None:
 
 
 async def test_a_message_without_an_answer_is_unknown() -> None:
-    """Gateways of the Go demo never acknowledge: after ack_timeout_s nobody knows."""
+    """Gateways of the Go demo never acknowledge: after ack_timeout_s the status is unknown."""
 
     async def behave(connection: ServerConnection, _: int) -> None:
         await welcome(connection)
@@ -578,7 +579,7 @@ async def test_a_start_where_nobody_listens_fails_with_one_line() -> None:
 
 
 async def test_a_start_where_nobody_answers_fails_in_time() -> None:
-    """An open socket without `registered` is no success; register_timeout_s ends each attempt."""
+    """An open socket without `registered` does not count; register_timeout_s ends each attempt."""
 
     async def behave(connection: ServerConnection, _: int) -> None:
         await hear_nothing(connection)

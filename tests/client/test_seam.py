@@ -1,4 +1,4 @@
-"""Whatever a gateway, a name or a library says to a client: does the client go on?"""
+"""Robustness: does a client survive every answer of a gateway, a resolver or a library?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HASTY = ClientSettings(connect_timeout_s=0.2, backoff_base_s=0.001, backoff_cap_
 
 
 async def failure(url: str) -> str:
-    """Try to register there, in vain, and again; return what is said when it is given up."""
+    """Try to register there again and again; return the error when the start gives up."""
     client = Client("alice", [url], settings=HASTY)
     start = asyncio.create_task(client.start(timeout_s=50), name="start")
     try:

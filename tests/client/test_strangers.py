@@ -1,7 +1,6 @@
-"""What does a client meet that is no gateway of ours, or a gateway in trouble?
-
-Web servers, proxies, redirects, certificates, addresses of several families; and peers that read
-nothing, answer nothing, or stand still.
+"""Other servers: what does a client do with a server that is not a gateway, or that fails? Web
+servers, proxies, redirects, certificates, addresses of several families; and peers that read
+nothing, answer nothing, or are frozen.
 """
 
 from __future__ import annotations

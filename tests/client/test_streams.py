@@ -1,7 +1,7 @@
 """Does the prompt survive its terminal, its pipes and its signals?
 
 With `python -m wsdemo.client` as a process of its own: terminals that know no emoji, streams that
-are closed, full, slow or broken, and whoever wants it to end, at any moment.
+are closed, full, slow or broken, and signals at any moment.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ async def run(
 
 
 async def offline(alice: str, bob: Client) -> None:
-    """Wait until a user is not reachable: her gateway was told, or saw the connection end."""
+    """Wait until a user is not reachable: her gateway got a close frame, or saw the connection
+    end."""
 
     async def gone() -> bool:
         return (await bob.send(alice, "gone?")).status is Status.OFFLINE

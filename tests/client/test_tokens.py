@@ -46,7 +46,7 @@ AT_LAST = NOW + 58.7
 
 
 class Day:
-    """A time of day that stands still until it is told to move."""
+    """A wall clock that stands still until the test sets it."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -86,7 +86,7 @@ def wrong(n: int = 0) -> str:
 
 
 class Source:
-    """A source of tokens that does as it is told, and remembers when it was asked."""
+    """A source of tokens with given answers, which remembers when it was called."""
 
     def __init__(self, *answers: str | Exception) -> None:
         self.answers = [*answers]

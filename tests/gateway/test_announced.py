@@ -1,6 +1,5 @@
-"""Is a connection that a proxy announces the client's, from the first byte behind the header on?
-
-Plain and over TLS, on each loop. The proxy is 127.0.0.1; who comes from 127.0.0.2 is a stranger.
+"""PROXY protocol: does a connection count as the client's that the proxy announces? Plain and over
+TLS, on each loop. The proxy is 127.0.0.1; a client from 127.0.0.2 is not trusted.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def authority() -> trustme.CA:
 def tls(
     request: pytest.FixtureRequest, authority: trustme.CA, tmp_path: Path
 ) -> tuple[dict[str, Any], ssl.SSLContext | None]:
-    """What a gateway is told of TLS, and how to speak to it."""
+    """The TLS settings of a gateway, and the TLS context of its client."""
     if not request.param:
         return {}, None
     path = tmp_path / "gateway.pem"
@@ -59,7 +58,7 @@ Start = Callable[..., Awaitable[Gateway]]
 async def start(
     shared_server: BundledServer, keyspace: Keyspace, tls: tuple[dict[str, Any], Any]
 ) -> AsyncIterator[Start]:
-    """Start a gateway that wants to be told by 127.0.0.1 whose connections it opens."""
+    """Start a gateway that expects a PROXY header on each connection from 127.0.0.1."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(**limits: Any) -> Gateway:

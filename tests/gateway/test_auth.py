@@ -1,4 +1,4 @@
-"""Does a token prove who somebody is, until when, and nothing else?"""
+"""Authentication: does a token prove the user id and its expiry, and nothing else?"""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ async def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, secret_file: 
 
 @pytest.mark.parametrize("content", [b"", b"short", b" " * 64, b"x" * 5000])
 def test_a_secret_that_is_too_short_or_too_long_is_refused(tmp_path: Path, content: bytes) -> None:
-    """White space is no secret."""
+    """White space does not count."""
     path = tmp_path / "secret"
     path.write_bytes(content)
     with pytest.raises(SettingsError):

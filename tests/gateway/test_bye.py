@@ -1,4 +1,4 @@
-"""What is a client told before a close code that its library may not be able to read?"""
+"""Bye: what does a client receive before a close code that its library may not report?"""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_bye_precedes_close_codes_1012_and_1013_only(one: Gateway, code:
 
 @pytest.mark.slow
 async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> None:
-    """A drain meets connections in every state; each that is a WebSocket hears a bye."""
+    """A drain ends connections in every state; each one that is a WebSocket gets a bye."""
     async with await Raw.open(one) as raw:
         await until(
             "it has a session", lambda: one._socket_services and one._socket_services.sockets

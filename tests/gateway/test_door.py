@@ -1,4 +1,4 @@
-"""Does the door count by address, and believe only whom it should?"""
+"""Access control: does it count by address, and trust only the configured proxies?"""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_only_the_configured_forwarded_header_is_read() -> None:
 
 
 def test_a_proxy_on_a_socket_of_this_machine_is_trusted_by_name() -> None:
-    """`unix`; without it, its header is not believed, and it is exempt like this machine."""
+    """`unix`; without it, its header is ignored, and it is exempt like this machine."""
     control = access(trusted_proxies=("unix",))
     assert control.take_slot("") is None
     slot = control.recognise(None, "", f"{OTHER}, {STRANGER}, unix:")

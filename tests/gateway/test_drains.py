@@ -1,4 +1,4 @@
-"""What becomes of clients, messages and entries while a gateway says goodbye?"""
+"""Drain: what happens to clients, messages and entries while a gateway drains?"""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_a_message_for_a_draining_gateway_is_delivered_or_unreachable(
 
 
 async def _reaches_or_comes_back(raw: Raw, sender: Raw, name: str, told: dict[str, Any]) -> None:
-    """`routed` means that it is heard before the goodbye, unless `unreachable` follows."""
+    """`routed` means that it is received before the close frame, unless `unreachable` follows."""
     assert told["status"] in {"routed", "offline"}, told
     opcode, said = await raw.hear()
     heard = opcode == 1 and json.loads(said)["content"] == f"for {name}"

@@ -1,7 +1,6 @@
-"""When something about one connection breaks in a way that nobody expects, who pays for it?
-
-Each test breaks one of several connections, then does what concerns all of them in one go. The
-broken one is hung up on, counted and logged once; the others have what is theirs.
+"""Isolation: which connections does an unexpected exception in one connection affect? Each test
+breaks one of several connections, then does something that concerns all of them at once. The broken
+one is closed, counted and logged once; the others work as usual.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is the client found behind its proxies, and nobody else taken for it?"""
+"""Forwarded headers: is the address of the client found behind its proxies, and no other one?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the short way through a handshake the same as the long one, and never taken by mistake?"""
+"""Handshake: does the fast path give the same answers as the general parser?"""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OFFERS = BROWSER | {"Sec-WebSocket-Protocol": "graphql-ws, wsdemo.v1,bearer.a.b.
 
 
 def short(found: Usual) -> bytes:
-    """The answer of the short way."""
+    """The answer of the fast path."""
     return acceptance(found.key, chosen_of(found.offers, {"chat"}))
 
 

@@ -1,4 +1,6 @@
-"""Are leases renewed for signs of life, and is a silence of our own no reason to drop anybody?"""
+"""Leases and heartbeats: does each frame renew a lease, and does a stall of the gateway drop no
+client?
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What does the loss of one connection cost the others?
-
-A client that resets its connection, or ends its half of it, at any moment of a session: it is
-forgotten, by this gateway and by Redis, nothing of it is left, and its neighbour has not noticed.
-The gateway's log and the exception handler of its loop stay silent meanwhile.
+"""Lost connections: does the loss of one connection affect others? A client resets its connection,
+or ends its half of it, at any moment of a session. This gateway and Redis remove its session,
+nothing of it is left, and other clients are not affected. The gateway's log and the exception
+handler of its loop stay silent meanwhile.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ async def test_clients_beside_many_resets_get_every_message_and_every_pong(
 
 @dataclass
 class _Talker:
-    """One neighbour, who writes one message and one ping at a time, and waits for both answers."""
+    """One neighbour, which sends one message and one ping at a time, and waits for both answers."""
 
     raw: Raw
     pings: int = 0
@@ -177,7 +176,7 @@ async def _reset_with_answers_under_way(
 
 @dataclass
 class Scene:
-    """Two gateways, a neighbour on each, and mallory to come to the first one."""
+    """Two gateways, a neighbour on each; mallory will connect to the first one."""
 
     running: Gateway
     bob: Raw
@@ -325,7 +324,7 @@ async def told_goodbye(scene: Scene) -> Raw:
 
 
 async def saying_goodbye(scene: Scene) -> Raw:
-    """The gateway has answered, and waits for it to hang up."""
+    """The gateway has answered, and waits for the client to close."""
     raw = await registered(scene)
     raw.frame((1000).to_bytes(2, "big"), opcode=8)
     assert await raw.closed() == 1000

@@ -1,4 +1,4 @@
-"""What does a gateway say to who comes without a WebSocket?"""
+"""HTTP pages: what does a gateway answer to requests without a WebSocket?"""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def test_without_redis_a_gateway_is_alive_and_not_ready(keyspace: Keyspace
 async def test_a_full_gateway_refuses_sockets_and_still_shows_its_pages(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """503 with a Retry-After for a WebSocket; monitors are let in."""
+    """503 with a Retry-After for a WebSocket; pages are still served."""
     async with (
         gateway(shared_server, keyspace, max_connections=1) as running,
         await Raw.open(running),

@@ -1,4 +1,4 @@
-"""Whose entry in the maps of a gateway goes, who is silent, whose lease is due?"""
+"""Session registry: which session is removed, which is silent, and whose lease is due?"""
 
 from __future__ import annotations
 

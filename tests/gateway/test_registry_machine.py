@@ -1,4 +1,4 @@
-"""Do the maps of a gateway agree, whatever comes and goes, in any order and twice?
+"""Session registry: do its maps agree with a model in every history?
 
 Hypothesis writes histories of the sessions of two users: they are expected, bound, bound once
 more, replaced and removed, also those that were replaced or removed before. The model is one dict
@@ -88,7 +88,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.bound))
     @rule(data=st.data())
     def kick(self, data: st.DataObject) -> None:
-        """Another gateway has her now: whoever is found is ended, and that twice."""
+        """Another gateway has her now: the session that is found is ended, twice."""
         user = data.draw(st.sampled_from(sorted(self.bound)))
         found = self.registry.by_user(user)
         assert found is self.bound.pop(user)

@@ -1,4 +1,4 @@
-"""Is a gateway with a certificate the same gateway, and nobody on the way can read along?"""
+"""TLS: does a gateway with a certificate behave the same, and refuse everything else?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a gateway do when the wire to Redis fails in ways that no error tells of?"""
+"""Half-open links: what does a gateway do when its connection to Redis fails without an error?"""
 
 from __future__ import annotations
 

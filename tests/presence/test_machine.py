@@ -71,7 +71,9 @@ class Model:
     minted: int = 0
 
     def register(self, claim: Claim) -> tuple[Register, Claim | None]:
-        """Return the outcome, and who lost its place or keeps it, there with the largest token."""
+        """Return the outcome, and the session that lost its place or keeps it, which has the
+        largest token.
+        """
         before = self.owner
         late = claim.token < self.top or claim.token <= self.floor
         if late or self._is_tied(claim) or self._has_dialled_again(claim):
@@ -220,7 +222,7 @@ class PresenceMachine(RuleBasedStateMachine):
         self.models[user] = Model()
 
     def _lose_with_a_clock_ahead(self, user: str) -> None:
-        """Tokens of before are given out once more."""
+        """Earlier tokens are issued again."""
         self._lose(user)
         self._put_a_clock_right(user)
 

@@ -157,7 +157,7 @@ async def test_a_refresh_of_a_lost_entry_writes_a_complete_one(
 
 
 async def test_a_late_release_removes_nothing(pair: Pair, redis_db: Any, key: str) -> None:
-    """The newer entry is newer than anything that the old gateway has heard."""
+    """The newer entry has a later timestamp than the last frame at the old gateway."""
     await pair.one.register(OLD)
     pair.later(1)
     await pair.two.register(NEW)
@@ -169,7 +169,7 @@ async def test_a_late_release_removes_nothing(pair: Pair, redis_db: Any, key: st
 async def test_a_release_removes_its_own_entry_also_after_refreshes(
     pair: Pair, redis_db: Any, key: str
 ) -> None:
-    """Twice is no error, and nothing is remembered of a session that is gone."""
+    """A second release is not an error, and nothing is stored about a session that has ended."""
     await pair.one.register(OLD)
     pair.later(30)
     await refreshed(pair.one, OLD)

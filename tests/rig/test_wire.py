@@ -1,4 +1,4 @@
-"""Does a wire do to bytes what it is told, and nothing else?"""
+"""TCP relay: does a wire do to bytes what the test says, and nothing else?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsdemo.rig.wire import Wire
 
 @pytest.fixture
 async def echo() -> AsyncIterator[int]:
-    """A server that says back what it hears; its port."""
+    """An echo server; yields its port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionResetError):

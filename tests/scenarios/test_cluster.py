@@ -1,7 +1,5 @@
-"""What do people live through with real gateway processes?
-
-Each test is a scenario of the README or a promise of its list, with processes that are killed,
-stopped and told to go.
+"""Cluster: what do users experience with real gateway processes? Each test is a scenario of the
+README or a promise of its list, with processes that are killed, frozen and drained.
 """
 
 from __future__ import annotations
@@ -135,7 +133,7 @@ async def _is_ready(process: GatewayProcess) -> bool:
 
 
 async def _reach(sender: User, recipient: User, content: str) -> None:
-    """Send, and hear it at the other end; both may still have pongs in their way."""
+    """Send, and receive it at the other end; both may still have pongs before it."""
     await sender.say(type="message", to=recipient.name, content=content)
     while (message := await recipient.hear())["type"] != "message":
         assert message["type"] == "pong", message

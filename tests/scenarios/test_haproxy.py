@@ -87,7 +87,7 @@ async def balanced(
 
 
 async def newcomer(url: str, name: str) -> str:
-    """Come, register and leave; return where that was, or "bye" when told to come back."""
+    """Connect, register and leave; return the gateway, or "bye" if it asked to reconnect."""
     async with connect(url, proxy=None, compression=None) as socket:
         with contextlib.suppress(ConnectionClosed):  # A goodbye may have been faster.
             await socket.send(json.dumps({"type": "register", "userId": name}))

@@ -127,7 +127,7 @@ async def test_a_takeover_of_a_gateway_on_notice_ends_the_notice(start: Any) -> 
 
 
 async def stuck(gateway: GatewayProcess) -> User:
-    """A user who reads nothing any more, and so never hangs up: a drain waits for it."""
+    """A client that reads nothing any more, and so never closes: a drain waits for it."""
     user = await User.register("stuck", gateway.url)
     user.connection.transport.pause_reading()
     return user
@@ -387,7 +387,7 @@ async def test_a_gateway_without_free_file_descriptors_warns_and_serves_its_user
 
 
 async def fill(gateway: GatewayProcess) -> list[User]:
-    """Let users come until one is not let in."""
+    """Connect users until one is refused."""
     users: list[User] = []
     for n in range(100):
         try:

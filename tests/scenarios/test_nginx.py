@@ -63,7 +63,7 @@ async def balancer(cluster: list[GatewayProcess], tmp_path: Path) -> AsyncIterat
 
 
 async def listening(port: int) -> None:
-    """Wait until somebody accepts connections on a port of loopback."""
+    """Wait until a process accepts connections on a port of loopback."""
     async with asyncio.timeout(15):
         while True:
             try:

@@ -1,7 +1,6 @@
-"""What do people live through while Redis answers, and refuses?
-
-Their sockets stay, newcomers are told to come back, a message is told the truth, and /ready says
-why. When Redis works again all of them are present again, whatever it was.
+"""Redis outages: what do users experience while Redis answers, but refuses? Their sockets stay, new
+clients are told to reconnect later, every ack is correct, and /ready says why. When Redis works
+again all users are present again, whatever the reason was.
 """
 
 from __future__ import annotations
