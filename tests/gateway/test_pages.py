@@ -83,8 +83,8 @@ async def test_an_upgrade_at_another_path_than_ws_is_404(one: Gateway) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_a_query_changes_no_page(one: Gateway, page: str) -> None:
-    """Monitors like to add one."""
+async def test_a_query_string_does_not_change_a_page(one: Gateway, page: str) -> None:
+    """Monitors often add one."""
     assert (await http_get(one.port, f"{page}?x=1&y=/ws"))[0] == 200
 
 

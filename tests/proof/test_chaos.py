@@ -416,7 +416,7 @@ def test_users_of_a_gateway_are_back_when_another_has_them() -> None:
     assert back_after_s(history, "one", 3.0) == [3.0]
 
 
-def test_a_leak_has_a_slope_and_a_young_process_none() -> None:
+def test_a_leak_is_measured_as_a_slope_after_the_warm_up() -> None:
     """KiB a minute by least squares, after the warm-up."""
     leak = [MemorySample(float(t), "gw", 1, 1024 * (5000 + 20 * t)) for t in range(40)]
     young = [MemorySample(float(t), "gw", 2, 1024 * 10**6 * t) for t in range(10)]
