@@ -308,7 +308,7 @@ def test_no_process_prints_a_password(
         timeout=100,
     )
     assert ended.returncode == 2, ended.stdout
-    # A client says at once whom it tries in vain.
+    # A client says at once which address it cannot reach.
     ends = [line for line in ended.stdout.splitlines() if not line.startswith("[Client]")]
     assert len(ends) == 1, ended.stdout
     no_part_in(ended.stdout)

@@ -192,7 +192,7 @@ def test_nothing_names_a_machine_or_a_registry() -> None:
     """No tracked file has a path of the machine that it was written on, or a registry's host."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("not a git checkout")
-    # A checkout that belongs to somebody else is one that git does not trust unasked.
+    # git does not trust a checkout that belongs to another user without a setting.
     listed = run(["git", "-c", "safe.directory=*", "ls-files", "-z"]).stdout
     found = [
         f"{name}:{number}: {line.strip()[:100]}"

@@ -426,7 +426,7 @@ ENVELOPES = st.one_of(
 def named(data: bytes) -> set[str]:
     """Return whom an envelope is for, and who it says was replaced."""
     try:
-        # Bytes that are not UTF-8 in a field that nobody knows make no difference to the gateway.
+        # Bytes that are not UTF-8 in an unknown field make no difference to the gateway.
         document = json.loads(data.decode(errors="replace"), strict=False)
     except (ValueError, RecursionError):
         return set()

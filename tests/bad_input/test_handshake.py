@@ -28,7 +28,7 @@ async def ask(gateway: Gateway, *said: bytes) -> tuple[int, bytes]:
     try:
         for part in said:
             raw.writer.write(part)
-            with contextlib.suppress(ConnectionError):  # It has heard enough.
+            with contextlib.suppress(ConnectionError):  # The gateway has read enough to answer.
                 await raw.writer.drain()
         answer = b""
         with contextlib.suppress(asyncio.IncompleteReadError):

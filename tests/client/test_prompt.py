@@ -340,7 +340,7 @@ async def test_an_unknown_path_is_one_line_and_exit_code_2(gateway: Gateway) -> 
     assert line == f"wsdemo.client: alice: {gateway.url}x: HTTP 404"
 
 
-# --- whatever becomes of its streams -----------------------------------------------------------
+# --- closed, full and slow streams ---------------------------------------------------------------
 
 
 async def carry_out(

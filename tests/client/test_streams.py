@@ -714,7 +714,7 @@ async def test_ctrl_z_at_a_terminal_suspends_and_comes_back(gateway: Gateway) ->
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("only a shell brings what was suspended back")
-    # Who is alone in its session cannot be suspended: nobody could bring it back.
+    # A process that is alone in its session cannot be suspended: no shell could resume it.
     start = f"{sys.executable} -m wsdemo.client -user alice -gateway {gateway.url}"
     async with (
         Client("bob", [gateway.url]) as bob,

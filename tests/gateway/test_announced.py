@@ -251,7 +251,7 @@ async def test_a_proxy_header_from_an_untrusted_address_is_disconnected(
             with contextlib.suppress(ConnectionError):
                 assert b"HTTP" not in await raw.rest()
     assert not counted(running)
-    if tls[1] is None:  # Within TLS' handshake nobody knows what it was.
+    if tls[1] is None:  # TLS only sees a malformed handshake.
         assert running.counters.proxied_untrusted == 3
         (line,) = [line for line in caplog.messages if "PROXY" in line]
         assert STRANGER in line and "--trusted-proxy 127.0.0.2" in line

@@ -142,7 +142,7 @@ async def test_only_pages_with_an_allowed_origin_may_connect(
     said = request(USUAL | {"Host": host, "Origin": origin}, "GET /ws?x HTTP/1.1")
     assert (await answer(running, said))[0] == status
     if host:
-        # The target has the last word.
+        # The host in the target counts, not the Host header.
         said = request(USUAL | {"Origin": origin}, f"GET http://{host}/ws HTTP/1.1")
         assert (await answer(running, said))[0] == status
 

@@ -28,7 +28,7 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
     """It does not wait for the time that clients would have had."""
     async with gateway(shared_server, keyspace, **PATIENT) as running:
         async with await Raw.open(running):
-            pass  # That nobody was there once is no reason to be quick.
+            pass  # An empty moment before the drain must not shorten it.
         await until("nobody is there", lambda: not running._sockets())
         users = [await Raw.register(running, name) for name in ("alice", "bob")]
         users.append(await Raw.open(running))

@@ -427,7 +427,7 @@ async def test_a_connection_lost_at_any_step_leaves_nothing_and_affects_nobody(
     raw = await moment(scene)
     outbox = scene.end.outbox
     await lose(raw, how)
-    # Its neighbour is answered at once, while mallory's fate is still open.
+    # The neighbour is answered at once, while mallory's session has not ended yet.
     bob.writer.write(PING)
     while (answer := await bob.answer(SOON_S)) != {"type": "pong"}:
         assert answer["type"] == "error", "an answer to what he wrote to mallory"
@@ -453,7 +453,7 @@ async def test_a_connection_lost_at_any_step_leaves_nothing_and_affects_nobody(
     assert outbox._deadline is None, "no timer is left"
     del outbox
     if scene.gates.problem is not None:
-        scene.gates.problem.__traceback__ = None  # The captured log would keep all that it knows.
+        scene.gates.problem.__traceback__ = None  # Else the log keeps it.
     gc.collect()
     alive = sum(type(each) is Socket for each in gc.get_objects())
     assert alive == 2, "bob's and carol's; the lost one is not kept by anything"

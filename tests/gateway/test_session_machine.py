@@ -142,7 +142,7 @@ class Conversations(RuleBasedStateMachine):
         number = str(next(self.sent))
         ids = {"id": number} if with_id else {}
         client.raw.frame(said(type="message", to=to, content=number, **ids))
-        if to == "a b":  # An impossible name is told before anything else is looked at.
+        if to == "a b":  # An invalid name is reported before anything else is checked.
             self.is_told_of(client, "offline", "User not found", ids)
         elif client.user is None:
             error = {"type": "error", "error": "Not registered", "code": "not_registered"}

@@ -158,7 +158,7 @@ async def test_a_user_who_leaves_while_redis_is_away_is_offline_when_it_is_back(
     async with Gateway(settings) as running:
         alice = await User.register("alice", running.url)
         bob = await User.register("bob", running.url)
-        wire.hold("up")  # Nobody comes through, and no new connection is greeted.
+        wire.hold("up")  # No command gets through, and no new connection is answered.
         wire.cut()
         await until("Redis is away", lambda: not running.ready)
         await alice.leave()

@@ -51,7 +51,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
         st.just(RELEASE), st.sampled_from(CONNS), st.sampled_from(TOKENS), st.just(FENCE_TTL_MS)
     ),
     st.just((ROUTE, '{"type":"direct"', "")),
-    # What else happens to the keys: they go, expire, or were written by somebody else.
+    # What else happens to the keys: they are deleted, expire, or are written by another program.
     st.sampled_from(
         [
             ("DEL", PRESENCE),

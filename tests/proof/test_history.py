@@ -423,7 +423,7 @@ def test_a_violation_shows_its_evidence() -> None:
     assert text.startswith("P5 at 2.000 s") and '"conn":"b1"' in text and '"conn":"b2"' in text
 
 
-# --- users who are not touched by a fault ------------------------------------------------------
+# --- effects without a fault near in time ------------------------------------------------------
 
 BOUNDS = Bounds(answer_s=2, arrive_s=2, pong_s=1, settle_s=5, aftermath_s=4, register_s=1.5)
 CAUSES = {1006: None, 1012: frozenset({"drain"})}

@@ -158,7 +158,7 @@ async def test_no_worker_outlives_the_command(number: signal.Signals) -> None:
         finally:
             run.send_signal(number)
     assert run.returncode == -number
-    # Nobody may be there to collect what is left of an orphan that has ended.
+    # An ended orphan may stay a zombie: there may be no process that waits for it.
     await until("no worker runs", lambda: not any(map(_runs, children)), 30.0, every_s=0.1)
 
 

@@ -47,7 +47,7 @@ async def test_a_gateway_that_dies_between_mint_and_register_leaves_only_a_fence
             GatewayProcess("gateway-02", server.url) as second,
             connect(first.url, proxy=None) as connection,
         ):
-            wire.drop("down")  # The mint is carried out, and nobody hears of it.
+            wire.drop("down")  # Redis executes the mint, and its reply is lost.
             await connection.send('{"type":"register","userId":"alice"}')
             minted = await until("minted", lambda: database.hget("fence:alice", "mint"))
             first.signal(signal.SIGKILL)

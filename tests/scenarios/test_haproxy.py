@@ -89,7 +89,7 @@ async def balanced(
 async def newcomer(url: str, name: str) -> str:
     """Connect, register and leave; return the gateway, or "bye" if it asked to reconnect."""
     async with connect(url, proxy=None, compression=None) as socket:
-        with contextlib.suppress(ConnectionClosed):  # A goodbye may have been faster.
+        with contextlib.suppress(ConnectionClosed):  # A close frame may have been faster.
             await socket.send(json.dumps({"type": "register", "userId": name}))
         answer = json.loads(await socket.recv())
         if answer["type"] == "bye":

@@ -246,7 +246,7 @@ async def test_a_signal_during_the_imports_ends_the_process(
     with subprocess.Popen([*prefix, *argv], env=environment, stderr=subprocess.PIPE) as process:
         try:
             pid = await until("it runs", lambda: child_of(process.pid) if prefix else process.pid)
-            # Its first deed, long before its last import. (Python itself catches SIGINT.)
+            # Its first action, long before its last import. (Python itself catches SIGINT.)
             await until("it hears signals", lambda: catches(pid, signal.SIGTERM))
             os.kill(pid, number)
             code = await asyncio.to_thread(process.wait, 20)
@@ -366,7 +366,7 @@ async def test_a_gateway_without_free_file_descriptors_warns_and_serves_its_user
         knocking = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(20)]
         for _ in range(20):
             await is_served(users[0])
-            await asyncio.sleep(0.05)  # Time for whatever would spin.
+            await asyncio.sleep(0.05)  # Time for a busy loop to show itself.
         assert processor_s(gateway.pid) - before < 0.7
         assert len(gateway.log) - lines < 100, "the log is flooded"
         for _, writer in knocking:

@@ -160,7 +160,7 @@ async def test_a_port_that_is_taken_in_the_other_family_is_not_chosen(
 
     def bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
         if family == socket.AF_INET6 and not taken:
-            # Somebody is faster, once.
+            # Another process is faster, once.
             taken.append(real(family, name, both_families))
             taken[0].listen()
         return real(family, name, both_families)

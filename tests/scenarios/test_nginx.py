@@ -122,7 +122,7 @@ async def test_nginx_sends_users_to_a_gateway_on_notice_and_none_to_a_closed_por
 
     async def told() -> bool:
         async with connect(url, proxy=None, compression=None) as newcomer:
-            with contextlib.suppress(ConnectionClosed):  # A goodbye may have been faster.
+            with contextlib.suppress(ConnectionClosed):  # A close frame may have been faster.
                 await newcomer.send('{"type":"register","userId":"late"}')
             return bool(json.loads(await newcomer.recv())["type"] == "bye")
 

@@ -233,7 +233,7 @@ async def test_both_connections_leave_a_demoted_server_at_once(
                 async with Gateway(settings) as running:
                     wire.lead_to(new.port)
                     async with replica(server, database):
-                        # Somebody wants to come in: that is evidence.
+                        # A client registers: its refused command starts a check.
                         assert await register(running, "carol") == Code.TRY_LATER
                         channel = KEYSPACE.gateway_channel("gateway-01")
 

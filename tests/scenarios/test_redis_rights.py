@@ -165,7 +165,7 @@ async def test_a_right_lost_later_makes_the_gateway_not_ready_with_the_reason(
 
         async def is_noticed() -> bool:
             if running.ready:
-                # Somebody tries to come in, and somebody leaves.
+                # One client registers, and another one leaves.
                 await _visit(running.url)
             return "NOPERM" in str(running.unready_because())
 
