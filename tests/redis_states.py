@@ -24,7 +24,7 @@ State = Callable[[BundledServer, Any], AbstractAsyncContextManager[None]]
 
 @contextlib.asynccontextmanager
 async def replica(server: BundledServer, database: Any) -> AsyncIterator[None]:
-    """A primary that was made a replica of a missing server. Its clients stay connected."""
+    """A primary that was made a replica of one that is not there. Nobody cuts its clients."""
     await database.replicaof("127.0.0.1", free_port())
     try:
         yield
@@ -92,7 +92,7 @@ async def lonely(server: BundledServer, database: Any) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def busy(server: BundledServer, database: Any) -> AsyncIterator[None]:
-    """A server that is busy with a long script."""
+    """A server that runs somebody's script and does nothing else."""
     await database.config_set("busy-reply-threshold", "10")
     hold = redis_client.Redis.from_url(server.url)
     forever: Any = hold.eval("while true do end", 0)
@@ -148,7 +148,7 @@ async def load_quickly(database: Any) -> None:
 
 
 def free_port() -> int:
-    """Return a port on which no process listens."""
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

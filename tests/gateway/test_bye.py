@@ -1,4 +1,4 @@
-"""Bye: what does a client receive before a close code that its library may not report?"""
+"""What is a client told before a close code that its library may not be able to read?"""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_bye_says_what_its_close_frame_says() -> None:
 
 @pytest.mark.parametrize("code", list(Code))
 async def test_a_bye_precedes_close_codes_1012_and_1013_only(one: Gateway, code: Code) -> None:
-    """Right before the close frame, after all earlier messages."""
+    """1012 and 1013: right before the close frame, after all that was said before."""
     async with await Raw.register(one, "alice") as alice:
         (session,) = one.registry
         session.send(b'{"type":"pong"}')
@@ -70,7 +70,7 @@ async def test_a_bye_precedes_close_codes_1012_and_1013_only(one: Gateway, code:
 
 @pytest.mark.slow
 async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> None:
-    """A drain ends connections in every state; each one that is a WebSocket gets a bye."""
+    """A drain meets connections in every state; each that is a WebSocket hears a bye."""
     async with await Raw.open(one) as raw:
         await until(
             "it has a session", lambda: one._socket_services and one._socket_services.sockets
@@ -86,7 +86,7 @@ async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> 
 async def test_a_drain_before_the_handshake_closes_without_a_byte(
     one: Gateway, so_far: bytes
 ) -> None:
-    """A connection that is not a WebSocket yet is closed without an answer."""
+    """A drain meets a connection that is no WebSocket yet: it is closed without a byte."""
     async with await Raw.connect(one) as raw:
         raw.writer.write(so_far)
         await until("it is there", lambda: one._socket_services and one._socket_services.sockets)
@@ -99,8 +99,8 @@ async def test_a_drain_before_the_handshake_closes_without_a_byte(
 async def test_on_notice_the_answer_to_the_handshake_comes_first(
     shared_server: BundledServer, keyspace: Keyspace, behind: bytes
 ) -> None:
-    """101, bye, close, in this order, also for a client that sent more in the same packet; and
-    nobody is registered."""
+    """101, bye, close, in this order, also for who has said more in the same packet; and nobody
+    is registered."""
     for fast in (True, False):
         async with gateway(
             shared_server, keyspace, fast_frames=fast, drain_notice_s=300.0
@@ -119,7 +119,7 @@ async def test_on_notice_the_answer_to_the_handshake_comes_first(
 
 
 async def test_the_client_of_the_kit_understands_a_bye(one: Gateway) -> None:
-    """It reports no message and no error, and reconnects by itself."""
+    """It is no message, and no error; the client comes back by itself."""
     async with Client("alice", [one.url]) as alice:
         (session,) = one.registry
         session.end(Code.RESTART, 10)

@@ -1,6 +1,7 @@
-"""Isolation: which connections does an unexpected exception in one connection affect? Each test
-breaks one of several connections, then does something that concerns all of them at once. The broken
-one is closed, counted and logged once; the others work as usual.
+"""When something about one connection breaks in a way that nobody expects, who pays for it?
+
+Each test breaks one of several connections, then does what concerns all of them in one go. The
+broken one is hung up on, counted and logged once; the others have what is theirs.
 """
 
 from __future__ import annotations
@@ -103,8 +104,7 @@ def broadcast(room: Room, redis: Any, keyspace: Keyspace) -> Awaitable[Any]:
 async def test_a_failed_write_does_not_stop_the_other_writes_of_its_turn(
     room: Room, redis_db: Any, keyspace: Keyspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A broadcast is written at the end of a turn of the event loop, to one client after the
-    other."""
+    """A message for everybody is written at the end of a turn, to one after the other."""
     room.break_writes()
     await broadcast(room, redis_db, keyspace)
     await room.others_hear({"content": "hello"})
@@ -121,7 +121,7 @@ async def test_a_failed_flush_does_not_stop_the_flushes_after_it(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also when the error does not come from the transport."""
+    """Also when it is not the transport that fails."""
     flush, broken = Outbox.flush, room.broken.socket.outbox
 
     def fails(outbox: Outbox) -> None:
@@ -138,7 +138,7 @@ async def test_a_failed_flush_does_not_stop_the_flushes_after_it(
 async def test_a_failed_answer_ends_its_own_connection_only(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A pong is not written at the end of the turn: the error happens where its ping is read."""
+    """A pong does not wait for the end of a turn: it fails where its ping is read."""
     room.break_writes()
     room.users["mallory"].frame(b"hello", opcode=9)
     await is_hung_up_on(room, caplog)
@@ -170,7 +170,7 @@ async def test_a_broadcast_reaches_all_but_the_client_that_fails(
 async def test_an_error_of_the_recipient_does_not_end_the_sender(
     room: Room, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
-    """The message is lost with its recipient; the sender gets its acks, and goes on."""
+    """The message is lost with its recipient; the sender has its acks, and goes on."""
     room.break_writes()
     text = b'{"type":"message","to":"mallory","content":"x","id":"1"}'
     room.users["alice"].writer.write(frame(text) * count)
@@ -184,8 +184,7 @@ async def test_an_error_of_the_recipient_does_not_end_the_sender(
 async def test_an_error_in_one_session_does_not_end_another(
     room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """Also when it is not the writing: an error at the recipient, or at a client that waits for
-    an answer."""
+    """Also when it is not the writing: whom a message is for, or whoever waits for an answer."""
     send, broken = Socket.send, room.broken.socket
 
     def fails(end: Socket, payload: bytes) -> None:
@@ -208,7 +207,7 @@ async def test_an_error_in_one_session_does_not_end_another(
 async def test_a_new_login_succeeds_although_the_old_connection_fails(
     room: Room, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """Even the close frame cannot be written to the old one."""
+    """The old one cannot even be told."""
     if broken == "write":
         room.break_writes()
     else:
@@ -231,7 +230,7 @@ async def test_a_new_login_succeeds_although_the_old_connection_fails(
 async def test_the_subscription_goes_on_after_a_message_that_failed(
     room: Room, redis_db: Any, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error while a message is handled is reported, and does not end the subscription."""
+    """An error within the taking of it has its witness, and is not the end of the subscription."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     delivery: Any = room.running._delivery
@@ -253,7 +252,7 @@ async def test_a_drain_closes_all_connections_although_one_fails(
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
 ) -> None:
-    """1012, and their entries are removed; so is the entry of the one that failed."""
+    """1012, and their entries are gone; so is that of the one which could not be told."""
     async with gateway(shared_server, keyspace) as running:
         room = Room(running, {name: await Raw.register(running, name) for name in NAMES})
         if broken == "write":
@@ -359,8 +358,7 @@ async def test_a_round_of_pings_reaches_all_clients_but_the_one_that_fails(
 async def test_a_failed_renewal_does_not_stop_the_other_renewals(
     room: Room, monkeypatch: pytest.MonkeyPatch, redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """Neither when the command cannot be sent, nor when its reply cannot be read: its user stays
-    connected."""
+    """Neither when it cannot be asked for, nor when its answer cannot be read: its user stays."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     presence: Any = room.running.presence
@@ -384,7 +382,7 @@ async def test_a_failed_renewal_does_not_stop_the_other_renewals(
 async def test_the_replies_to_a_batch_of_renewals_are_handled_one_by_one(
     room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The session that fails is closed; the others count as renewed."""
+    """The one that fails is hung up on; the others count as renewed."""
     health = health_of(room.running)
     refreshed = health._refreshed
 
@@ -402,7 +400,7 @@ async def test_the_replies_to_a_batch_of_renewals_are_handled_one_by_one(
 async def test_the_health_loop_goes_on_after_a_failed_round(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise all leases would end one TTL later, without a reason in the log."""
+    """Or all leases would end one TTL later, and nobody would know why."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     async with gateway(shared_server, keyspace, timing=Timing().scaled(100)) as running:
@@ -432,7 +430,7 @@ async def test_the_health_loop_goes_on_after_a_failed_round(
 
 
 def test_each_calls_the_function_for_all_although_one_fails() -> None:
-    """And the one that failed gets its exception."""
+    """And the one that failed is told why."""
 
     class One:
         def __init__(self, n: int) -> None:

@@ -1,7 +1,8 @@
-"""Lost connections: does the loss of one connection affect others? A client resets its connection,
-or ends its half of it, at any moment of a session. This gateway and Redis remove its session,
-nothing of it is left, and other clients are not affected. The gateway's log and the exception
-handler of its loop stay silent meanwhile.
+"""What does the loss of one connection cost the others?
+
+A client that resets its connection, or ends its half of it, at any moment of a session: it is
+forgotten, by this gateway and by Redis, nothing of it is left, and its neighbour has not noticed.
+The gateway's log and the exception handler of its loop stay silent meanwhile.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def a_silent_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 async def test_a_reset_before_its_ack_does_not_stop_the_acks_of_others(
     server: BundledServer, database: Any, keyspace: Keyspace
 ) -> None:
-    """Redis pauses, two clients write, one resets: the other gets its ack and its pong."""
+    """Redis pauses, two clients write, one resets: the other has its ack and its pong."""
     async with (
         gateway(server, keyspace) as running,
         await Raw.register(running, "alice") as alice,
@@ -84,8 +85,8 @@ async def test_clients_beside_many_resets_get_every_message_and_every_pong(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Twenty on two gateways write and ping all the time; a hundred others reset with answers
-    under way. What was `routed` arrives, each ping gets its pong, and none of the twenty is
-    closed."""
+    under way. What was `routed` arrives, each ping has its pong, and nobody is closed.
+    """
     names = [f"user-{n}" for n in range(20)]
     async with contextlib.AsyncExitStack() as stack:
         both = [
@@ -123,7 +124,7 @@ async def test_clients_beside_many_resets_get_every_message_and_every_pong(
 
 @dataclass
 class _Talker:
-    """One neighbour, which sends one message and one ping at a time, and waits for both answers."""
+    """One neighbour, who writes one message and one ping at a time, and waits for both answers."""
 
     raw: Raw
     pings: int = 0
@@ -176,7 +177,7 @@ async def _reset_with_answers_under_way(
 
 @dataclass
 class Scene:
-    """Two gateways, a neighbour on each; mallory will connect to the first one."""
+    """Two gateways, a neighbour on each, and mallory to come to the first one."""
 
     running: Gateway
     bob: Raw
@@ -324,7 +325,7 @@ async def told_goodbye(scene: Scene) -> Raw:
 
 
 async def saying_goodbye(scene: Scene) -> Raw:
-    """The gateway has answered, and waits for the client to close."""
+    """The gateway has answered, and waits for it to hang up."""
     raw = await registered(scene)
     raw.frame((1000).to_bytes(2, "big"), opcode=8)
     assert await raw.closed() == 1000
@@ -421,13 +422,13 @@ async def lose(raw: Raw, how: str) -> None:
 async def test_a_connection_lost_at_any_step_leaves_nothing_and_affects_nobody(
     scene: Scene, keyspace: Keyspace, moment: Callable[[Scene], Awaitable[Raw]], how: str
 ) -> None:
-    """All counts are what they were, its entry is removed, another client gets its answers."""
+    """Counts of every kind are what they were, its entry is gone, its neighbour has its answers."""
     running, bob = scene.running, scene.bob
     before = state_of(running)
     raw = await moment(scene)
     outbox = scene.end.outbox
     await lose(raw, how)
-    # The neighbour is answered at once, while mallory's session has not ended yet.
+    # Its neighbour is answered at once, while mallory's fate is still open.
     bob.writer.write(PING)
     while (answer := await bob.answer(SOON_S)) != {"type": "pong"}:
         assert answer["type"] == "error", "an answer to what he wrote to mallory"
@@ -453,7 +454,7 @@ async def test_a_connection_lost_at_any_step_leaves_nothing_and_affects_nobody(
     assert outbox._deadline is None, "no timer is left"
     del outbox
     if scene.gates.problem is not None:
-        scene.gates.problem.__traceback__ = None  # Else the log keeps it.
+        scene.gates.problem.__traceback__ = None  # The captured log would keep all that it knows.
     gc.collect()
     alive = sum(type(each) is Socket for each in gc.get_objects())
     assert alive == 2, "bob's and carol's; the lost one is not kept by anything"

@@ -1,4 +1,4 @@
-"""Session: does every client receive what a small model predicts, for any actions in any order?
+"""Does everybody hear what a small model says, whatever they do in whatever order?
 
 Hypothesis plays several clients on one or two gateways with a real Redis. The model is this file:
 who owns which name, and what each client has still to hear. After each step everybody must have
@@ -70,7 +70,7 @@ class Client:
 
 
 class Conversations(RuleBasedStateMachine):
-    """Clients that register, write, make mistakes, and leave with a close frame or without."""
+    """Clients who register, write, make mistakes, and leave with a word or without."""
 
     clients = Bundle("clients")
 
@@ -119,7 +119,7 @@ class Conversations(RuleBasedStateMachine):
     @rule(client=clients, user=st.sampled_from([*USERS, *USERS, "a b", "gateway-01"]),
           hasty=st.booleans())  # fmt: skip
     def register(self, client: Client, user: str, hasty: bool) -> None:
-        """For the first time, again, or as another user; with a ping after it or without."""
+        """For the first time, again, or as somebody else; with a ping behind it or without."""
         if client.over:
             return
         client.raw.writer.write(
@@ -136,13 +136,13 @@ class Conversations(RuleBasedStateMachine):
 
     @rule(client=clients, to=st.sampled_from([*USERS, "nobody", "a b"]), with_id=st.booleans())
     def write(self, client: Client, to: str, with_id: bool) -> None:
-        """To a user at this gateway, at the other, at none, or to oneself."""
+        """To somebody here, there, nowhere, or to oneself."""
         if client.over:
             return
         number = str(next(self.sent))
         ids = {"id": number} if with_id else {}
         client.raw.frame(said(type="message", to=to, content=number, **ids))
-        if to == "a b":  # An invalid name is reported before anything else is checked.
+        if to == "a b":  # An impossible name is told before anything else is looked at.
             self.is_told_of(client, "offline", "User not found", ids)
         elif client.user is None:
             error = {"type": "error", "error": "Not registered", "code": "not_registered"}
@@ -180,7 +180,7 @@ class Conversations(RuleBasedStateMachine):
 
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
-        """With a close frame."""
+        """With a goodbye."""
         if not client.over:
             client.raw.frame((1000).to_bytes(2, "big"), opcode=8)
             self.is_closed(client, 1000)
@@ -196,7 +196,7 @@ class Conversations(RuleBasedStateMachine):
     # --- what the model makes of it ----------------------------------------------------------
 
     def becomes_owner(self, client: Client, user: str) -> None:
-        """Each name has one owner: the last session that registered. The one before is closed."""
+        """There is one owner of a name: the last who asked. The one before is told so."""
         client.to_hear.append({"type": "registered"})
         earlier = self.owner.get(user)
         if earlier is not None and earlier is not client:
@@ -234,7 +234,7 @@ class Conversations(RuleBasedStateMachine):
         assert not self.problems, self.problems
 
     async def check_heard(self, client: Client) -> None:
-        """In order, and nothing else: the pong of one more ping, or the close frame, comes next."""
+        """In order, and nothing else: the pong of one more ping, or the goodbye, comes next."""
         while client.to_hear:
             expected, heard = client.to_hear.popleft(), await client.raw.answer()
             if expected["type"] == "registered":
@@ -266,8 +266,7 @@ class Conversations(RuleBasedStateMachine):
         return found == (f"gateway-{owner.at}", owner.conn_id) and here == [owner.at]
 
     def teardown(self) -> None:
-        """No client sends a close frame; nothing is left in the gateways, in Redis or in the
-        loop."""
+        """Nobody says goodbye; nothing is left in the gateways, in Redis or in the loop."""
         try:
             for client in self.everybody:
                 client.raw.writer.transport.abort()
@@ -293,7 +292,7 @@ class Conversations(RuleBasedStateMachine):
 def test_every_client_receives_what_the_model_predicts(
     shared_server: BundledServer, fast_frames: bool, loop: str
 ) -> None:
-    """In histories of up to thirty steps each, always the same ones."""
+    """In plays of up to thirty steps each, always the same ones."""
     run_state_machine_as_test(
         # Any callable that makes a machine will do, whatever its annotation says.
         cast(Any, lambda: Conversations(shared_server, fast_frames, loop)),

@@ -1,4 +1,4 @@
-"""Half-open links: what does a gateway do when its connection to Redis fails without an error?"""
+"""What does a gateway do when the wire to Redis fails in ways that no error tells of?"""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def listens(strand: Strand) -> bool:
 async def test_a_silent_subscription_is_found_within_two_intervals_and_rebuilt(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Its connection stays open and delivers nothing: /ready is 503 until a probe arrives again."""
+    """Its connection stays open and says nothing: /ready is red until it is heard again."""
     events: list[Event] = []
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, timing=FAST
@@ -68,7 +68,7 @@ async def test_a_silent_subscription_is_found_within_two_intervals_and_rebuilt(
 async def test_while_redis_does_not_reply_sockets_stay_and_registers_get_1013(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer
 ) -> None:
-    """A half-open link to Redis is a timeout, 1013 for registers, and closes no session."""
+    """A half-open link to Redis is a timeout, 1013 for registers, and not the end of anybody."""
     limits = dataclasses.replace(Limits(), redis_timeout_s=0.3)
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, limits=limits
@@ -98,7 +98,7 @@ async def test_while_redis_does_not_reply_sockets_stay_and_registers_get_1013(
 async def test_after_a_cut_link_to_redis_every_user_is_still_present(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer, redis_db: Any
 ) -> None:
-    """RST on every connection to Redis: no socket of a user is lost, and no entry."""
+    """RST on every connection to Redis: no socket of a user is lost, no entry either."""
     settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
     async with (
         Gateway(settings) as running,
@@ -120,9 +120,8 @@ async def test_after_a_cut_link_to_redis_every_user_is_still_present(
 async def test_p7_a_register_of_unknown_outcome_is_released_when_redis_is_back(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """A register is delayed on the wire until its connection is given up. The release that
-    follows has no connection yet, and must not be forgotten: when the late register arrives, its
-    session is closed already."""
+    """A register lies on a wire until its connection is given up; the release that follows has
+    no connection yet, and must not be forgotten: the late register then finds it, and is stale."""
     settings = GatewaySettings(
         gateway_id="gateway-01",
         port=0,
@@ -153,12 +152,12 @@ async def test_p7_a_register_of_unknown_outcome_is_released_when_redis_is_back(
 async def test_a_user_who_leaves_while_redis_is_away_is_offline_when_it_is_back(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Her entry does not wait for its TTL; a user who reconnected elsewhere meanwhile stays."""
+    """Her entry need not wait for its TTL; and who came back elsewhere meanwhile stays."""
     settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
     async with Gateway(settings) as running:
         alice = await User.register("alice", running.url)
         bob = await User.register("bob", running.url)
-        wire.hold("up")  # No command gets through, and no new connection is answered.
+        wire.hold("up")  # Nobody comes through, and no new connection is greeted.
         wire.cut()
         await until("Redis is away", lambda: not running.ready)
         await alice.leave()
