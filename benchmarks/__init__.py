@@ -1,1 +1,1 @@
-"""What does a message cost, beside the same work done otherwise, in one run?"""
+"""Benchmark: what does a message cost, compared with other implementations in the same run?"""

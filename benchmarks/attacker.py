@@ -24,7 +24,7 @@ OPEN_TIMEOUT_S = 3.0
 REOPEN_S = 0.25
 """How long an attacker waits after its connection was closed."""
 LISTEN_S = 0.2
-"""How long it listens at the end, to hear why."""
+"""How long it reads at the end, to learn the reason."""
 SMALL_BUFFER_BYTES = 4096
 """Receive buffer of a client that does not read: all else waits in the gateway."""
 FRIENDS = 20
@@ -38,7 +38,7 @@ class AttackConnection(FrameClient):
 
     Args:
         name: whom it registers as; when None, it never does.
-        on_error: hears the code of each error frame.
+        on_error: gets the code of each error frame.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AttackConnection(FrameClient):
         super().__init__()
         self.gone = False
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """Whether it got in."""
+        """Whether it is registered."""
         self._tally = tally
         self._name = name
         self._on_error = on_error
@@ -184,7 +184,7 @@ class Attacker:
                 connection.transport.write(shot)
 
     def _hear(self, code: str) -> None:
-        """A friend is told that the slow reader is gone, which itself reads nothing."""
+        """The slow reader itself reads nothing; one of its senders gets the ack that it is gone."""
         if code in {"offline", "unreachable"}:
             self._reader_is_gone = True
         else:
@@ -230,7 +230,7 @@ class Attacker:
         return connection
 
     async def _part(self, connection: AttackConnection) -> None:
-        """Read at last, to hear whether the gateway has hung up and why; then leave."""
+        """Read at the end, to learn whether and why the gateway has closed; then leave."""
         if not connection.gone:
             connection.transport.resume_reading()
             await asyncio.sleep(LISTEN_S)

@@ -1,9 +1,9 @@
 """Lower bounds: what would a message cost if our own code cost nothing?
 
-`echo` is a WebSocket server that sends back what it hears, on the very socket layer of the
+`echo` is a WebSocket server that sends back what it receives, on the same socket layer as the
 gateway, without Redis. `pubsub` publishes to itself through one Redis, without WebSockets, on the
-very link and subscription of the gateway. A message across two gateways needs a little more than
-both together: it is read, published, heard and written once each.
+same link and subscription as the gateway. A message across two gateways needs a little more than
+both together: it is read, published, received and written once each.
 """
 
 from __future__ import annotations

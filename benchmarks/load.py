@@ -102,7 +102,7 @@ class Load:
     ) -> Any:
         """Connect and register users, spread over the ports; a storm, `at_a_time` at once.
 
-        From then on they live: they send heartbeats.
+        From then on they send heartbeats.
         """
         loop = asyncio.get_running_loop()
         gate = asyncio.Semaphore(at_a_time)
@@ -195,7 +195,7 @@ class Load:
     async def _heartbeats(self) -> None:
         """Let every user send a heartbeat each `HEARTBEAT_S`, evenly spread, until cancelled.
 
-        Without, their presence would end during a run, and messages would find nobody.
+        Without them, their leases would expire during a run, and messages would be `offline`.
         """
         ping = frame(b'{"type":"ping"}')
         owed, turn = 0.0, 0
@@ -269,7 +269,7 @@ async def carry_out_plans(worker: object) -> None:
 
 
 def run_worker(make: Callable[[], object]) -> None:
-    """Be a load process: `make` is called on the event loop."""
+    """The main function of a load process: `make` is called on the event loop."""
 
     async def main() -> None:
         await carry_out_plans(make())

@@ -56,7 +56,7 @@ STORM_PHASE = BenchPhase("registration storm", "connect", {})
 
 @dataclass
 class Measurement:
-    """What one phase came to on one system in one round."""
+    """The measurements of one phase on one system in one round."""
 
     phase: str
     system: str
@@ -201,7 +201,7 @@ class Growth:
     ratio: float
     """Many to few; the median of the rounds' ratios."""
     ratio_of_messages: float
-    """The same without what the many cost anyway, by living: `Idle.heartbeat_cpu_share`."""
+    """The same without the cost of the heartbeats of the many: `Idle.heartbeat_cpu_share`."""
     ratios: list[float]
     """Of each round."""
 
@@ -209,8 +209,8 @@ class Growth:
 def weigh(system: System, driver: LoadProcess, connections: int) -> float:
     """Connect so many users, who stay; return the memory that each takes (bytes).
 
-    The first half are on neither side of the scales: what a process takes once, and what it had
-    freed after its first messages and now uses again, is no user's.
+    The first half are not measured: memory that a process takes once, or had freed after its first
+    messages and now uses again, does not belong to a user.
     """
     plan = {"ports": system.ports, "prefix": "u", "at_a_time": STORM_AT_A_TIME}
     half = connections // 2
@@ -228,9 +228,9 @@ def measure_idle(
     seconds: float,
     say: Say,
 ) -> list[Idle]:
-    """Connect many users to fresh gateways, weigh them, and let them live for a while.
-
-    They live at the same time: nearly all of it is waiting, and CPU is counted by process.
+    """Connect many users to fresh gateways, measure their memory, and let them send heartbeats for
+    a while. All systems run at the same time: nearly all of it is waiting, and CPU is counted by
+    process.
     """
     weights = {}
     for system in systems:
@@ -252,7 +252,7 @@ def measure_idle(
 
 
 def refreshes(system: System) -> int | None:
-    """Return how many leases its gateways have renewed so far; None when they do not count."""
+    """Return how many leases its gateways have renewed so far; None when they do not count them."""
     total = 0
     for port in system.ports:
         try:

@@ -55,7 +55,7 @@ class PlainGateway:
                     case _:
                         await self.say_error(connection, "Unknown message type")
         except ConnectionClosed:
-            pass  # Gone without a goodbye: the same as with one.
+            pass  # A connection that was lost is handled like a closed one.
         finally:
             if self.users.get(user) is connection:
                 del self.users[user]

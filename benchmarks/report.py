@@ -1,4 +1,6 @@
-"""Report: how is a run shown? A table, a JSON file, and figures whose titles say what was found."""
+"""Report: how are the results of a run shown? As a table, a JSON file, and figures whose titles say
+what was found.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ RATES = {"1,000 a second": "latency_at_1000", "4,000 a second": "latency_at_4000
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run has measured. The first system is ours; it is compared with the others."""
+    """All measurements of a run. The first system is ours; it is compared with the others."""
 
     bench: Bench
     idle: Sequence[Idle]

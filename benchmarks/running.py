@@ -39,7 +39,7 @@ class Progress:
 
 @contextlib.contextmanager
 def running() -> Iterator[Progress]:
-    """Give a progress line, and turn what stops a run into one line and an exit code.
+    """Provide a progress line, and turn the end of a run into one line and an exit code.
 
     2 is a measurement that failed, 130 and 143 are the usual ones of SIGINT and SIGTERM.
     """

@@ -33,8 +33,8 @@ class Failed(Exception):
 class System:
     """One implementation: how to start a gateway of it, and which processes of it run.
 
-    `command` has {id}, {port} and {redis} in it. What a gateway logs goes to a file, which is
-    forgotten at the end.
+    `command` has {id}, {port} and {redis} in it. The log of a gateway goes to a file, which is
+    deleted at the end.
     """
 
     name: str
@@ -132,7 +132,7 @@ def _free_port() -> int:
 
 
 def _await_door(name: str, process: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until somebody listens on the port."""
+    """Wait until a process listens on the port."""
     gives_up_at = time.monotonic() + START_S
     while time.monotonic() < gives_up_at:
         if process.poll() is not None:
@@ -165,10 +165,9 @@ class LoadProcess:
         )
 
     def do(self, action: str, **plan: Any) -> dict[str, Any]:
-        """Carry out one plan and return what came of it.
+        """Carry out one plan and return its result.
 
-        Raises:
-            Failed: it did not come to an end, or not in time.
+        Raises: Failed: it did not end, or not in time.
         """
         self.start(action, **plan)
         return self.result(plan.get("seconds", 0.0) + PATIENCE_S)
@@ -238,6 +237,6 @@ def plain() -> System:
 
 
 def echo() -> System:
-    """The floor without Redis: one process that sends back what it hears."""
+    """The lower bound without Redis: one process that sends back what it receives."""
     command = [PYTHON, "-m", "benchmarks.floors", "--port", "{port}"]
     return System("echo", command, gateways=1)

@@ -1,4 +1,4 @@
-"""WebSocket frames: how does a client read and write them at hardly any cost?
+"""WebSocket frames: how does a client read and write them at a very low cost?
 
 Just enough of RFC 6455 for a load whose own cost must be small: a fixed handshake, text frames that
 are masked with zeros, and a parser of what a server sends. The users of a load and the connections
@@ -68,7 +68,7 @@ class FrameClient(asyncio.Protocol):
         self._upgraded = False
 
     def _answered(self, status: str) -> None:
-        """Hear how the handshake was answered (a HTTP status)."""
+        """Take the status of the answer to the handshake (HTTP)."""
         raise NotImplementedError
 
     def _take(self, first: int, payload: bytes) -> None:

@@ -125,7 +125,7 @@ async def nothing_left_behind() -> AsyncIterator[None]:
     loop.set_exception_handler(lambda _, context: problems.append(context))
     yield
     this = asyncio.current_task()
-    # What was told to end may need a few turns of the loop to do so.
+    # A task that is being cancelled may need a few turns of the loop to end.
     for _ in range(50):
         left = [task for task in asyncio.all_tasks() if task is not this and not task.done()]
         if not left:

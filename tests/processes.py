@@ -1,4 +1,4 @@
-"""Gateways as processes of their own, and users who talk to them."""
+"""Processes: how does a test run gateways as processes, and users who speak with them?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["GatewayDied", "GatewayProcess", "User", "gateways", "http_get"]
 
 
 class User:
-    """A user who says exactly what a test tells it to: no reconnect, no heartbeat."""
+    """A user who sends exactly what the test says: no reconnect, no heartbeat."""
 
     def __init__(self, name: str, connection: ClientConnection) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Is an address of Redis read as it was meant, and is nothing of it overlooked?"""
+"""Addresses of Redis: is every part of an address read correctly?"""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_an_address_becomes_a_url_with_a_port(address: str, url: str) -> None:
     assert GatewaySettings(gateway_id="g", redis_url=address).redis_url == url
 
 
-def test_tls_that_was_asked_for_is_kept() -> None:
-    """rediss:// never becomes anything that dials without TLS, wherever the host is."""
+def test_rediss_is_never_changed_to_a_url_without_tls() -> None:
+    """Wherever the host stands in the address."""
     for address in ("rediss://redis", "rediss://rediss", "RedisS://h/1", "rediss://[::1]"):
         options = parse_url(redis_url(address))
         assert options["connection_class"] is SSLConnection
@@ -86,8 +86,8 @@ def test_tls_that_was_asked_for_is_kept() -> None:
         *("redis://:%ff@h", "redis://h?client_name=a%20b", "redis://h?client_name=%0a"),
     ],
 )  # fmt: skip
-def test_an_address_that_cannot_be_meant_is_refused(address: str) -> None:
-    """Before anybody waits for it, as a mistake in the settings, in one line."""
+def test_an_impossible_address_is_refused(address: str) -> None:
+    """Before any connection, as a mistake in the settings, in one line."""
     with pytest.raises(SettingsError) as problem:
         redis_url(address)
     assert len(str(problem.value).splitlines()) == 1
@@ -127,7 +127,7 @@ QUERIES = st.fixed_dictionaries(
     database=st.none() | st.integers(0, 10**6),
     query=QUERIES,
 )
-def test_a_url_says_what_its_address_said(
+def test_a_url_has_all_parts_of_its_address(
     scheme: str,
     user: str,
     password: str,
@@ -176,7 +176,7 @@ def test_a_unix_socket_keeps_its_parts(
 
 @given(st.text(max_size=60))
 def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
-    """And what is taken, the library takes as well."""
+    """And an accepted address is accepted by the library as well."""
     try:
         url = redis_url(text)
     except SettingsError as problem:
@@ -215,8 +215,8 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_an_option_is_used_or_told_to_be_without_effect(name: str) -> None:
-    """None is overlooked, and none reaches redis-py that it does not take."""
+def test_an_option_is_used_or_reported_as_without_effect(name: str) -> None:
+    """None is ignored silently, and none reaches redis-py that it does not accept."""
     text = name not in SAMPLES and OPTIONS[name].wants == "text"
     value = SAMPLES.get(name) or ("some text" if text else "1")
     scheme = "rediss" if name.startswith("ssl_") else "redis"
@@ -250,28 +250,28 @@ def test_an_option_is_used_or_told_to_be_without_effect(name: str) -> None:
         ("db=1&db=2", "db"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_with_its_name(query: str, names: str) -> None:
-    """A slip is found before anybody connects."""
+def test_an_invalid_option_is_refused_with_its_name(query: str, names: str) -> None:
+    """A typing error is found before any connection."""
     with pytest.raises(SettingsError, match=names):
         redis_url(f"redis://h?{query}")
 
 
 @pytest.mark.parametrize("query", ["ssl_cert_reqs=CERT_NONE", "ssl_include_verify_flags=STRICT"])
 def test_options_of_tls_are_checked_too(query: str) -> None:
-    """A misspelled demand on certificates is no demand."""
+    """A misspelt requirement for certificates would have no effect."""
     with pytest.raises(SettingsError, match=query.partition("=")[0]):
         redis_url(f"rediss://h?{query}")
 
 
-def test_options_of_hosts_do_not_fit_unix_sockets() -> None:
-    """redis-py would fall over them."""
+def test_options_of_tcp_are_refused_for_unix_sockets() -> None:
+    """redis-py does not accept them there."""
     for query in ("socket_keepalive=true", "ssl_ca_certs=/x"):
         with pytest.raises(SettingsError, match=query.partition("=")[0]):
             redis_url(f"unix:///run/x?{query}")
 
 
-def test_what_has_no_effect_does_not_reach_the_library() -> None:
-    """Replies are bytes in RESP2, and nothing is sent twice, whatever an address asks for."""
+def test_options_without_effect_do_not_reach_the_library() -> None:
+    """Replies are bytes in RESP2, and no command is repeated, whatever an address asks for."""
     asked = "decode_responses=true&protocol=3&retry_on_timeout=true&encoding=latin-1&timeout=5"
     connection: Any = _library_connection(f"redis://h?{asked}&client_name=chat", Limits())
     assert connection.protocol == 2

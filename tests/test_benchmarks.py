@@ -80,7 +80,7 @@ def test_a_smoke_run_measures_everything(tmp_path: Path) -> None:
 # --- what cannot be measured ---------------------------------------------------------------------
 
 
-def test_a_gateway_that_does_not_start_is_one_line() -> None:
+def test_a_gateway_that_does_not_start_is_reported_in_one_line() -> None:
     """It is named, with its exit code, and nothing is left running."""
     broken = System("broken", [PYTHON, "-c", "raise SystemExit(3)", "{id}{port}{redis}"])
     with pytest.raises(Failed, match=r"^broken ended with exit code 3$"), broken:
@@ -113,7 +113,7 @@ def test_a_gateway_that_dies_ends_the_measurement(small: tuple[System, LoadProce
 
 @pytest.mark.slow
 def test_closed_connections_of_users_end_the_measurement(small: tuple[System, LoadProcess]) -> None:
-    """A figure of fewer users than planned would be a figure of something else."""
+    """A number for fewer users than planned would be misleading."""
     system, driver = small
     with LoadProcess("somebody else") as other:
         # The same users: the newer connection takes over, the older one is closed.
@@ -227,8 +227,8 @@ async def test_silent_sockets_are_accepted_up_to_the_limit(shared_server: Bundle
     assert felt["did"]["answered 503"] > 0
 
 
-def test_the_verdict_names_the_phases_that_are_too_dear() -> None:
-    """As dear as the plain port is too dear; at saturation, half as dear is."""
+def test_the_verdict_names_the_phases_that_cost_too_much() -> None:
+    """A cost equal to the plain port is too much; at saturation, half of it is."""
     bench = Bench([System("ours", []), System("base", [])], {})
     for phase, cost_us in (("saturation", 5.0), ("hot user", 9.9), ("same gateway", 10.0)):
         bench.samples.append(Measurement(phase, "ours", 1, cost_us, 1.0))
@@ -260,8 +260,8 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert percentile([], 0.99) != percentile([], 0.99)
 
 
-def test_a_ratio_is_taken_within_a_round() -> None:
-    """A slow round is slow for all: the median of the ratios does not see it."""
+def test_ratios_are_taken_within_a_round() -> None:
+    """A slow round is slow for all: it does not change the median of the ratios."""
     bench = Bench([System("ours", []), System("base", [])], {})
     for number, slowness in enumerate((1, 10, 1), 1):
         # The order within a round alternates, so a pair is found by its number.

@@ -1,4 +1,4 @@
-"""What is said to who makes a mistake on a command line, whatever the program?
+"""Command line: how does each program report a mistake?
 
 One line that names the mistake, and exit code 2: no traceback, no usage, nothing at length.
 """
@@ -231,15 +231,15 @@ def test_a_command_refused_by_redis_is_one_line(
 
 
 @pytest.mark.slow
-def test_a_database_that_is_not_there_is_one_line(shared_server: BundledServer) -> None:
-    """Redis says so when asked, and the gateway passes it on."""
+def test_a_missing_database_is_one_line(shared_server: BundledServer) -> None:
+    """Redis refuses it, and the gateway passes the reason on."""
     url = shared_server.url.removesuffix("/0") + "/99999"
     arguments = (*GATEWAY[:4], "-redis", url)
     assert "out of range" in one_line_of("wsdemo.gateway", arguments)
 
 
-def test_a_file_that_nobody_may_read_is_one_line(tmp_path: Path) -> None:
-    """A secret of somebody else, a token that is no text."""
+def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
+    """A secret of another user, a token that is not text."""
     (tmp_path / "token").write_bytes(b"\xff\xfe")
     line = one_line_of("wsdemo.client", ("-user", "a", "--token-file", str(tmp_path / "token")))
     assert "token file" in line
@@ -249,8 +249,8 @@ def test_a_file_that_nobody_may_read_is_one_line(tmp_path: Path) -> None:
         assert "Permission denied" in one_line_of("wsdemo.gateway", arguments)
 
 
-def test_what_is_a_file_name_is_found_out_before_the_work(tmp_path: Path) -> None:
-    """A report that cannot be written is no reason to have worked for an hour."""
+def test_output_files_are_checked_before_the_work(tmp_path: Path) -> None:
+    """A report that cannot be written is noticed at the start, not after an hour."""
     made = tmp_path / "report.json"
     assert chaos.parser().read(["--json", str(made)]).json == made
     assert chaos.parser().read(["--out", str(tmp_path / "a" / "b")]).out == tmp_path / "a" / "b"
@@ -276,8 +276,10 @@ def test_version_is_that_of_the_package(program: str, capfd: pytest.CaptureFixtu
         ("wsdemo.redis", ("-redis", b"\xff", "--call", "PING")),
     ],
 )
-def test_a_real_process_says_the_same(program: str, arguments: tuple[str | bytes, ...]) -> None:
-    """Also of bytes that are no text, on a terminal that knows ASCII only."""
+def test_a_real_process_prints_the_same_line(
+    program: str, arguments: tuple[str | bytes, ...]
+) -> None:
+    """Also for bytes that are not text, on a terminal with ASCII only."""
     ended = subprocess.run(
         [sys.executable, "-m", program, *arguments],
         stdin=subprocess.DEVNULL,

@@ -140,8 +140,8 @@ FORBIDDEN: Final = {
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_nothing_refers_to_what_is_not_in_the_repository(what: str) -> None:
-    """Every id is one of those above; figures are called by name."""
+def test_no_text_contains_a_forbidden_kind_of_reference(what: str) -> None:
+    """Every id is one of those above; figures are referred to by name."""
     found = [
         f"{name}: ...{text[max(0, match.start() - 40) : match.end() + 20]}..."
         for name, text in TEXTS.items()
@@ -215,7 +215,7 @@ def test_every_bad_input_has_a_test() -> None:
 
 
 def test_every_promise_is_cited_by_a_test() -> None:
-    """A promise that no test names is one that nobody looks for."""
+    """A promise that no test cites may be untested."""
     tests = " ".join(text for name, text in TEXTS.items() if name.startswith("tests/"))
     cited = set(re.findall(r"\bP\d\b", tests))
     for first, last in re.findall(r"\bP(\d)(?:-P?| to P?)(\d)\b", tests):
@@ -224,7 +224,7 @@ def test_every_promise_is_cited_by_a_test() -> None:
 
 
 def test_every_room_is_in_the_architecture() -> None:
-    """Each package of `wsdemo`, and nothing that is none."""
+    """Each package of `wsdemo`, and nothing else."""
     rooms = {
         room.strip("`")
         for room, _, _ in table("room", "what is in it", "what belongs there")
@@ -238,7 +238,7 @@ def test_every_room_is_in_the_architecture() -> None:
     assert packages <= rooms
 
 
-def test_the_map_is_of_today() -> None:
+def test_the_map_is_up_to_date() -> None:
     """`python -m tools.module_map` makes it anew."""
     assert PAGES["docs/map.md"] == module_map.page()
 
@@ -335,7 +335,7 @@ def test_the_site_names_what_is_not_on_it() -> None:
         '<img alt="" src=http://example/x.png>',
     ],
 )
-def test_what_the_site_would_load_from_elsewhere_is_found(tag: str) -> None:
-    """Whoever reads it may have no network, and tells nobody what they read."""
+def test_resources_of_the_site_from_other_hosts_are_found(tag: str) -> None:
+    """The reader may have no network, and no other host may learn what is read."""
     assert site_hooks.loads_from_elsewhere(f"<p>{tag}</p>") == [tag]
     assert site_hooks.loads_from_elsewhere('<a href="https://x">x</a><script src="y.js">') == []

@@ -1,4 +1,4 @@
-"""Does `make` keep .venv in order, whatever was done to it?
+"""Makefile: does `make` set up and repair .venv?
 
 A script stands in for Python: what is tested is what the Makefile decides, not what pip does, and
 no network is needed. The real thing is what `.ci/run` does.
@@ -52,7 +52,7 @@ class Checkout:
         (self._bin / name).chmod(0o755)
 
     def make(self, *arguments: str, fails: bool = False, **variables: str) -> list[str]:
-        """Run make and return what Python was told; what make said is in `output`."""
+        """Run make and return the arguments of Python; what make printed is in `output`."""
         self._log.write_text("")
         # Under `make check`, the outer make's flags are not for this one.
         environment = {"PATH": self.path, "LOG": str(self._log), **variables}
@@ -165,7 +165,7 @@ def _put_a_file_there(checkout: Checkout) -> None:
     ids=lambda damage: damage.__name__.strip("_"),
 )
 def test_broken_venv_is_made_anew(checkout: Checkout, damage: Callable[[Checkout], None]) -> None:
-    """Whatever happened to .venv, the next make repairs it."""
+    """The next make repairs .venv after any damage."""
     checkout.make("test")
     damage(checkout)
     assert steps(checkout.make("test")) == [MADE, BY_UV, TESTS]
@@ -257,7 +257,7 @@ def test_the_environment_may_be_elsewhere(checkout: Checkout) -> None:
 
 
 def test_the_newest_python_is_tried_where_there_is_one(checkout: Checkout) -> None:
-    """Where there is none, that is said."""
+    """If there is none, the output says so."""
     assert checkout.make("test-newest", PYENV_ROOT=str(checkout.directory)) == []
     assert "Python 3.13 is not here" in checkout.output
     checkout.install("python3.13", STAND_IN)

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "wsdemo"
 
 
 def test_each_class_name_is_used_once() -> None:
-    """Whoever searches for a name finds one class."""
+    """A search for a name finds one class."""
     places: dict[str, list[str]] = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

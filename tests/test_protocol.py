@@ -114,7 +114,7 @@ def test_the_bound_of_a_content_is_in_bytes() -> None:
             read(data, 19)
 
 
-def test_half_of_a_character_is_not_taken_from_another_gateway() -> None:
+def test_a_lone_surrogate_from_another_gateway_is_refused() -> None:
     """It would break the connection of its recipient."""
     with pytest.raises(BadEnvelope):
         decode_envelope(rb'{"type":"direct","from":"a","to":"b","content":"\ud800"}')
@@ -158,13 +158,13 @@ def test_content_survives_gateway_redis_and_gateway(content: str) -> None:
 
 
 @given(st.binary(max_size=80) | DOCUMENTS.map(lambda d: json.dumps(d).encode()))
-def test_a_foreign_envelope_is_refused_in_one_way(data: bytes) -> None:
+def test_a_malformed_envelope_raises_bad_envelope(data: bytes) -> None:
     """`BadEnvelope` and nothing else, so that one place can count it."""
     with contextlib.suppress(BadEnvelope):
         decode_envelope(data)
 
 
-def test_what_a_gateway_says_is_json_whatever_is_in_it() -> None:
+def test_messages_of_a_gateway_are_valid_json_for_any_ids() -> None:
     """Ids come from clients, and may hold anything."""
     assert json.loads(ack_text('a"b', Status.ROUTED)) == {
         "type": "ack",
@@ -186,7 +186,7 @@ def test_every_close_code_says_whether_to_come_back() -> None:
 
 
 @pytest.mark.parametrize("pause_ms", [1, 1500, 60_000])
-def test_the_advice_when_to_come_back_survives_the_close_frame(pause_ms: int) -> None:
+def test_the_retry_advice_fits_into_a_close_frame_and_can_be_read_again(pause_ms: int) -> None:
     """At most 123 bytes, and read as it was written."""
     reason = close_reason(Code.TRY_LATER, pause_ms)
     assert len(reason.encode()) <= 123

@@ -102,7 +102,7 @@ class Process:
         self._process.stdin.write(f"{text}\n".encode())
 
     async def kill(self) -> None:
-        """SIGKILL, which nobody can answer. Idempotent."""
+        """SIGKILL, which a process cannot catch. Idempotent."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
@@ -123,7 +123,7 @@ class Process:
 
 
 class Story:
-    """The reader of the quick start, who does what it says."""
+    """Executes the quick start as a reader would."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -82,7 +82,7 @@ def message(content: str) -> bytes:
     return f'{{"type":"direct","from":"a","to":"b","content":"{content}"}}'.encode()
 
 
-async def test_an_old_probe_does_not_make_a_deaf_gateway_ready(
+async def test_a_probe_from_before_the_failure_does_not_make_a_gateway_ready(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """It was sent before the deafness was found; only the newest says that we hear now."""
@@ -109,7 +109,7 @@ async def test_an_old_probe_does_not_make_a_deaf_gateway_ready(
         await until("it is ready again", lambda: it.router.ready)
 
 
-async def test_a_link_that_is_lost_is_not_deafness(
+async def test_a_lost_link_does_not_count_as_a_failed_subscription(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """A probe that never left says nothing about our ears: no reason to subscribe anew."""
@@ -127,7 +127,7 @@ async def test_a_link_that_is_lost_is_not_deafness(
         assert it.router.ready
 
 
-async def test_what_was_published_before_a_gateway_leaves_its_channels_is_heard(
+async def test_messages_published_before_unsubscribing_are_received(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """Its sender was told "routed"; it may still be on the wire when the gateway stops."""
@@ -148,7 +148,7 @@ async def test_what_was_published_before_a_gateway_leaves_its_channels_is_heard(
 
 
 @pytest.mark.slow
-async def test_a_probe_that_nobody_counts_is_deafness_though_it_is_heard(
+async def test_a_probe_with_no_counted_subscriber_is_a_failure_although_it_arrives(
     keyspace: Keyspace,
 ) -> None:
     """The subscription stayed at the old primary, which repeats what is said at the new one: but
@@ -173,7 +173,7 @@ async def _is_in_step(database: Any) -> bool:
     return bool((await database.info("replication"))["master_link_status"] == "up")
 
 
-async def test_a_notice_goes_to_gateways_only(
+async def test_a_notice_is_published_only_to_valid_gateway_ids(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """What stands in an entry may be anything; a name that no gateway can have is none."""
@@ -188,7 +188,7 @@ async def test_a_notice_goes_to_gateways_only(
                 break
 
 
-async def test_a_probe_that_nobody_counts_is_not_waited_for(
+async def test_a_probe_with_no_counted_subscriber_fails_at_once(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Redis has said that nobody listens: that is known at once, not at the next probe."""
@@ -205,7 +205,7 @@ async def test_a_probe_that_nobody_counts_is_not_waited_for(
             assert not it.router.ready
 
 
-async def test_of_two_gateways_with_one_id_that_start_at_once_one_refuses(
+async def test_of_two_gateways_with_one_id_that_start_together_one_refuses(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Both look before either is there, and see each other afterwards: one of them stays."""

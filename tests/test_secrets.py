@@ -93,7 +93,7 @@ def no_part_in(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def closed_port() -> Iterator[int]:
-    """A port at which nobody answers, and which nobody else is given meanwhile."""
+    """A reserved port at which nobody answers."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
@@ -141,8 +141,8 @@ def test_no_program_prints_a_password_of_redis(
 
 @pytest.mark.parametrize("password", ODD_ONES)
 @pytest.mark.parametrize("place", REDIS_PLACES)
-def test_no_odd_character_lets_a_password_out(place: str, password: str) -> None:
-    """Each of those that mean something in an address, in each place."""
+def test_no_special_character_reveals_a_password(place: str, password: str) -> None:
+    """Each character with a meaning in an address, in each place."""
     address = placed(place, password, 1)
     no_part_in(redacted(address))
     no_part_in(redacted(f" {address} "))
@@ -158,8 +158,8 @@ def test_no_odd_character_lets_a_password_out(place: str, password: str) -> None
 @pytest.mark.parametrize("place", REDIS_PLACES)
 @examples(3)
 @given(password=PASSWORDS)
-def test_no_mistake_on_a_command_line_repeats_an_address(place: str, password: str) -> None:
-    """An address in the wrong place, or behind a misspelled flag, is not repeated either."""
+def test_no_error_of_the_command_line_repeats_an_address(place: str, password: str) -> None:
+    """An address in the wrong place, or after a misspelt flag, is not repeated either."""
     address = placed(place, password, 1)
     mistakes = [
         ["-id", "g", "--reddis", address],
@@ -206,8 +206,8 @@ async def _visit(address: str, seen: list[Any]) -> None:
     assert seen[-1].status is Status.BUSY
 
 
-def test_a_user_who_is_called_like_an_address_is_named() -> None:
-    """`alice@example.com` holds no password, and people look for the name."""
+def test_a_user_id_that_looks_like_an_address_is_shown() -> None:
+    """`alice@example.com` contains no password, and people search for the name."""
     said = said_by(client_program.main, "-user", "alice@example.com x")
     assert "'alice@example.com x' is not valid" in said
 
@@ -215,10 +215,10 @@ def test_a_user_who_is_called_like_an_address_is_named() -> None:
 # --- what a running gateway tells --------------------------------------------------------------
 
 
-async def test_a_running_gateway_tells_nobody_how_it_enters_redis(
+async def test_a_running_gateway_never_shows_its_redis_password(
     keyspace: Keyspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither its pages, nor its log, nor its settings; with Redis and without."""
+    """Neither on its pages, nor in its log, nor in its settings; with Redis and without."""
     caplog.set_level(logging.DEBUG)
     with BundledServer(password=f"{MARKS[0]}/{MARKS[1]}") as server:
         async with gateway(server, keyspace) as running:
@@ -253,7 +253,7 @@ async def test_a_wrong_password_is_not_repeated() -> None:
             no_part_in(str(problem.value))
 
 
-def test_the_laboratory_tells_where_redis_is_and_no_more(
+def test_the_laboratory_shows_the_address_of_redis_without_its_password(
     monkeypatch: pytest.MonkeyPatch, closed_port: int
 ) -> None:
     """The doctor's table, and what it says of a server that is there."""
@@ -308,7 +308,7 @@ def test_no_process_prints_a_password(
         timeout=100,
     )
     assert ended.returncode == 2, ended.stdout
-    # A client says at once whom it tries in vain.
+    # A client says at once which address it cannot reach.
     ends = [line for line in ended.stdout.splitlines() if not line.startswith("[Client]")]
     assert len(ends) == 1, ended.stdout
     no_part_in(ended.stdout)
@@ -334,7 +334,7 @@ def test_no_process_prints_a_password(
         "redis://:a b/{}@host:1/0",
     ],
 )
-def test_whatever_is_spelled_like_a_secret_is_hidden(line: str) -> None:
+def test_text_in_the_form_of_a_secret_is_hidden(line: str) -> None:
     """In texts that others have written."""
     hidden = without_secrets(line.replace("{}", MARKS[0]))
     no_part_in(hidden)
@@ -359,8 +359,8 @@ def test_a_token_is_known_by_its_shape() -> None:
         json.dumps({"gatewayId": "gateway-01", "connections": 2}),
     ],
 )
-def test_a_line_without_secrets_is_left_as_it_is(line: str) -> None:
-    """People look for them, to the letter."""
+def test_a_line_without_secrets_is_unchanged(line: str) -> None:
+    """People search for it, character by character."""
     assert without_secrets(line) == line
 
 
@@ -378,6 +378,6 @@ def test_a_line_without_secrets_is_left_as_it_is(line: str) -> None:
         ("ws://", "ws://"),
     ],
 )
-def test_what_is_left_of_an_address_says_where_it_is(address: str, shown: str) -> None:
+def test_a_redacted_address_still_names_host_port_and_path(address: str, shown: str) -> None:
     """Scheme, user, host, port and path, so that a mistake can be found."""
     assert redacted(address) == shown

@@ -18,7 +18,7 @@ from wsdemo.settings import (
 )
 
 
-def test_the_defaults_are_the_demo_s() -> None:
+def test_the_default_timings_are_those_of_the_go_demo() -> None:
     """30 / 90 / 60."""
     timing = Timing()
     assert (timing.heartbeat_s, timing.presence_ttl_s, timing.health_check_s) == (30, 90, 60)
@@ -48,8 +48,8 @@ def test_timings_that_contradict_each_other_are_refused_with_their_numbers(
 
 
 @pytest.mark.parametrize("k", [0.5, 1, 60, 300])
-def test_scaled_timings_keep_their_relations_and_the_life_of_the_fence(k: float) -> None:
-    """The teaching clock is the same clock, faster."""
+def test_scaled_timings_keep_their_relations_and_the_ttl_of_the_fence(k: float) -> None:
+    """The scaled clock has the same ratios, faster."""
     timing = Timing().scaled(k)
     assert timing.heartbeat_s * k == pytest.approx(30)
     assert timing.presence_ttl_s / timing.heartbeat_s == pytest.approx(3)
@@ -58,8 +58,8 @@ def test_scaled_timings_keep_their_relations_and_the_life_of_the_fence(k: float)
 
 
 @pytest.mark.parametrize("k", [0, -1, float("nan"), float("inf")])
-def test_a_scale_that_is_none_is_refused(k: float) -> None:
-    """Time does not stand still, or go backwards."""
+def test_an_invalid_time_scale_is_refused(k: float) -> None:
+    """Time cannot stop, or run backwards."""
     with pytest.raises(SettingsError):
         Timing().scaled(k)
 
@@ -79,8 +79,8 @@ def test_an_address_becomes_a_url(address: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "host:port", "host:0", "host:65536", "http://x", "a b:1"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
-    """Before anybody waits for it."""
+def test_an_invalid_address_is_refused(address: str) -> None:
+    """Before any connection."""
     with pytest.raises(SettingsError):
         redis_url(address)
 
@@ -106,22 +106,23 @@ def test_names_that_are_not_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "broadcast", "x" * 65])
-def test_gateways_have_names_that_can_be_channels(name: str) -> None:
-    """`gateway:broadcast` belongs to everybody."""
+def test_a_gateway_id_must_be_usable_in_a_channel_name(name: str) -> None:
+    """`gateway:broadcast` belongs to all gateways."""
     with pytest.raises(SettingsError):
         GatewaySettings(gateway_id=name)
 
 
-def test_keys_of_two_prefixes_never_meet() -> None:
-    """Two labs share one server."""
+def test_keys_of_two_prefixes_are_never_equal() -> None:
+    """Two laboratories may share one server."""
     one, two = Keyspace("a:"), Keyspace("b:")
     assert one.presence("x") != two.presence("x")
     assert Keyspace().presence("x") == "presence:x"
     assert Keyspace().broadcast_channel == "gateway:broadcast"
 
 
-def test_channels_of_two_databases_never_meet_and_those_of_database_0_are_as_ever() -> None:
-    """Pub/Sub knows no databases: the number is in the name, in front, with any prefix."""
+def test_channels_of_two_databases_are_never_equal() -> None:
+    """Pub/Sub ignores databases, so the name begins with the number, with any prefix; database 0
+    keeps the names of the demo."""
     assert Keyspace("a:").gateway_channel("g") == "a:gateway:g"
     assert Keyspace("a:", 2).gateway_channel("g") == "db2:a:gateway:g"
     assert Keyspace("", 2).broadcast_channel == "db2:gateway:broadcast"
@@ -131,8 +132,8 @@ def test_channels_of_two_databases_never_meet_and_those_of_database_0_are_as_eve
 
 
 @pytest.mark.parametrize("prefix", ["db2:", "db0:staging:", "db-1:"])
-def test_no_prefix_can_be_mistaken_for_a_database(prefix: str) -> None:
-    """It would be refused, or staging could hear production after all."""
+def test_a_prefix_that_looks_like_a_database_is_refused(prefix: str) -> None:
+    """Otherwise staging could receive messages of production."""
     with pytest.raises(SettingsError, match="must not begin with db and a number"):
         Keyspace(prefix)
 
@@ -162,13 +163,13 @@ def test_the_database_of_a_gateway_is_the_one_that_its_redis_url_selects(url: st
     assert told.keyspace == Keyspace("p:", selected)
 
 
-def test_redis_is_told_lives_in_milliseconds() -> None:
+def test_ttls_for_redis_are_in_milliseconds() -> None:
     """As PEXPIRE wants them."""
     assert (Timing().presence_ttl_ms, Timing().fence_ttl_ms) == (90_000, 3_600_000)
 
 
-def test_a_drain_may_go_without_a_notice_and_without_nothing_else() -> None:
-    """0 is what gateways behind no balancer want; below is a mistake."""
+def test_the_notice_may_be_0_but_no_other_drain_time() -> None:
+    """0 is right for gateways without a load balancer; a negative value is a mistake."""
     assert Limits().drain_notice_s == 0
     for value in (-1.0, float("inf"), float("nan")):
         with pytest.raises(SettingsError, match="drain_notice_s must be"):

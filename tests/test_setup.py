@@ -118,7 +118,7 @@ def test_environment_has_the_bounds_of_pyproject() -> None:
             assert bounds[name] == known[name].specifier, name
 
 
-def test_everybody_asks_for_the_same_python() -> None:
+def test_all_files_require_the_same_python() -> None:
     """pyproject.toml, environment.yml, the README and the Makefile have one oldest Python."""
     oldest = project()["requires-python"].removeprefix(">=")
     conda, _ = environment()
@@ -192,7 +192,7 @@ def test_nothing_names_a_machine_or_a_registry() -> None:
     """No tracked file has a path of the machine that it was written on, or a registry's host."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("not a git checkout")
-    # A checkout that belongs to somebody else is one that git does not trust unasked.
+    # git does not trust a checkout that belongs to another user without a setting.
     listed = run(["git", "-c", "safe.directory=*", "ls-files", "-z"]).stdout
     found = [
         f"{name}:{number}: {line.strip()[:100]}"
@@ -374,7 +374,7 @@ def readiness() -> Iterator[Any]:
 def test_image_is_healthy_when_its_gateway_is_ready(
     readiness: Any, status: int, exit_code: int
 ) -> None:
-    """The image's health check asks /ready, and believes it."""
+    """The image's health check asks /ready, and follows its answer."""
     dockerfile = text_of("deploy/Dockerfile").replace("\\\n", "")
     found = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile, flags=re.MULTILINE)
     assert found
@@ -399,7 +399,7 @@ def test_nginx_accepts_the_shipped_configuration(tmp_path: Path) -> None:
     assert "[emerg]" not in told and "[alert]" not in told
 
 
-def test_rendered_configuration_leaves_nothing_of_the_machine(tmp_path: Path) -> None:
+def test_rendered_configuration_contains_nothing_of_this_machine(tmp_path: Path) -> None:
     """A test's nginx knows only the ports and the directory that the test gave it."""
     text = render([18081, 18082], 18080, tmp_path)
     code = re.sub(r"#.*", "", text)
@@ -444,7 +444,7 @@ def test_haproxy_balances_over_the_gateways_of_the_compose_file() -> None:
     ]
 
 
-def test_haproxy_knows_of_a_drain_before_the_notice_is_over() -> None:
+def test_haproxy_notices_a_drain_before_the_notice_ends() -> None:
     """Its checks are due, and have all failed, within the notice of the compose file; and it cuts
     nobody then."""
     shipped = re.sub(r"#.*", "", text_of("deploy/haproxy.cfg"))

@@ -76,7 +76,7 @@ def count(lines: list[str]) -> int:
     return sum(int(note[1]) if note else 1 for note in notes)
 
 
-def test_lines_leave_in_the_order_in_which_they_were_said(pipe: Pipe, writer: LineWriter) -> None:
+def test_lines_are_written_in_order(pipe: Pipe, writer: LineWriter) -> None:
     """Whether they may wait to be collected, or must leave at once."""
     for n in range(3_000):
         (writer.add if n % 7 else writer.add_now)(f"line {n}")
@@ -88,14 +88,14 @@ def test_lines_leave_in_the_order_in_which_they_were_said(pipe: Pipe, writer: Li
 
 
 @pytest.mark.slow
-def test_a_line_alone_is_written_without_another_one(pipe: Pipe, writer: LineWriter) -> None:
+def test_a_single_line_is_written_without_a_following_one(pipe: Pipe, writer: LineWriter) -> None:
     """Again and again: the thread sleeps in between, and no line is left lying when it does."""
     for n in range(20):
         writer.add(f"line {n}")
         assert pipe.read() == f"line {n}\n".encode()
 
 
-def test_a_line_that_is_said_as_the_thread_falls_asleep_is_written(pipe: Pipe) -> None:
+def test_a_line_queued_while_the_thread_goes_to_sleep_is_written(pipe: Pipe) -> None:
     """Its speaker has seen that the thread is awake, and does not ring."""
 
     class Drowsy(LineWriter):
@@ -116,7 +116,7 @@ def test_a_line_that_is_said_as_the_thread_falls_asleep_is_written(pipe: Pipe) -
         assert pipe.read() == b"just before\n"
 
 
-def test_a_line_that_must_leave_at_once_takes_along_what_is_collected(
+def test_an_urgent_line_flushes_the_collected_lines_first(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for the collection to end."""
@@ -127,7 +127,7 @@ def test_a_line_that_must_leave_at_once_takes_along_what_is_collected(
         assert pipe.lines_until(lambda lines: len(lines) == 2) == ["first", "now"]
 
 
-def test_what_two_threads_count_wrongly_is_made_right_when_all_is_written(
+def test_a_wrong_count_of_waiting_text_is_corrected_when_all_is_written(
     pipe: Pipe, writer: LineWriter
 ) -> None:
     """The sum of what waits may be off by a line, never by more and more."""
@@ -139,7 +139,7 @@ def test_what_two_threads_count_wrongly_is_made_right_when_all_is_written(
         assert time.monotonic() < deadline
 
 
-def test_the_thread_takes_no_signal(writer: LineWriter) -> None:
+def test_the_writer_thread_blocks_all_signals(writer: LineWriter) -> None:
     """One for writing to somebody else's terminal would stop the whole process."""
     status = Path(f"/proc/self/task/{writer._thread.native_id}/status").read_text()
     found = re.search(r"^SigBlk:\s*(\w+)$", status, re.M)
@@ -169,7 +169,7 @@ def test_no_line_of_several_threads_is_lost(pipe: Pipe, writer: LineWriter) -> N
 
 
 @pytest.mark.slow
-def test_a_line_may_be_said_in_the_middle_of_saying_one(pipe: Pipe, writer: LineWriter) -> None:
+def test_a_line_may_be_logged_while_another_is_being_logged(pipe: Pipe, writer: LineWriter) -> None:
     """As by a finaliser or a signal handler, between any two steps: no deadlock, no line lost."""
     said = itertools.count()
     inner = 0
@@ -201,7 +201,9 @@ def test_a_line_may_be_said_in_the_middle_of_saying_one(pipe: Pipe, writer: Line
     assert len(read) == next(said) + 1 and writer.dropped == 0
 
 
-def test_a_pipe_that_nobody_reads_holds_up_nobody(pipe: Pipe, writer: LineWriter) -> None:
+def test_a_full_pipe_blocks_no_caller_and_dropped_lines_are_counted(
+    pipe: Pipe, writer: LineWriter
+) -> None:
     """What does not fit is dropped; the number stands where the lines are missing, and is exact."""
     longest_s = 0.0
     said = 40_000
@@ -221,7 +223,9 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody(pipe: Pipe, writer: LineWriter
     assert pipe.read() == b"all is well\n"
 
 
-def test_the_lines_after_a_gap_stand_after_its_number(pipe: Pipe, writer: LineWriter) -> None:
+def test_lines_after_a_gap_come_after_the_number_of_dropped_lines(
+    pipe: Pipe, writer: LineWriter
+) -> None:
     """A slow reader: room for some, a gap, room again. Every gap is told in its place."""
     said, read = 0, b""
     for _ in range(3):
@@ -245,7 +249,7 @@ def test_the_lines_after_a_gap_stand_after_its_number(pipe: Pipe, writer: LineWr
     assert at == said and gaps >= 3
 
 
-def test_important_lines_find_room_behind_many_others(pipe: Pipe, writer: LineWriter) -> None:
+def test_important_lines_are_kept_when_the_queue_is_full(pipe: Pipe, writer: LineWriter) -> None:
     """A warning is kept when thousands of ordinary lines wait; even so, there is a bound."""
     while not writer.dropped:
         writer.add("an ordinary line")
@@ -268,7 +272,7 @@ def test_important_lines_find_room_behind_many_others(pipe: Pipe, writer: LineWr
     assert lines[lines.index("a warning") - 1] == dropped_note(1)
 
 
-def test_lines_of_two_writers_into_one_pipe_stay_whole(pipe: Pipe) -> None:
+def test_lines_of_two_writers_into_one_pipe_are_not_mixed(pipe: Pipe) -> None:
     """Three gateways of one terminal: what is written at a time fits into a pipe at once."""
     with LineWriter(pipe.write_end) as first, LineWriter(pipe.write_end) as second:
         for n in range(4_000):
@@ -283,7 +287,7 @@ def test_lines_of_two_writers_into_one_pipe_stay_whole(pipe: Pipe) -> None:
     assert all(re.fullmatch("a*|b*", line) for line in lines)
 
 
-def test_a_descriptor_that_does_not_block_is_waited_for(pipe: Pipe, writer: LineWriter) -> None:
+def test_a_non_blocking_descriptor_loses_nothing(pipe: Pipe, writer: LineWriter) -> None:
     """Somebody who shares it may have set O_NONBLOCK: nothing is lost, and it stays as it was."""
     os.set_blocking(pipe.write_end, False)
     for n in range(5_000):
@@ -308,7 +312,7 @@ def test_a_full_disk_drops_and_counts() -> None:
         assert isinstance(writer.problem, OSError) and writer.problem.strerror
 
 
-def test_a_broken_pipe_that_is_mended_tells_what_is_missing(tmp_path: Path) -> None:
+def test_a_pipe_with_a_new_reader_gets_the_number_of_missing_lines(tmp_path: Path) -> None:
     """A named pipe whose reader dies, and whose next reader comes."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -330,7 +334,7 @@ def test_a_broken_pipe_that_is_mended_tells_what_is_missing(tmp_path: Path) -> N
     os.close(reader)
 
 
-def test_lines_without_room_and_lines_without_a_reader_make_one_number(tmp_path: Path) -> None:
+def test_lines_dropped_for_two_reasons_are_counted_in_one_number(tmp_path: Path) -> None:
     """First nobody reads, then nobody is there: the next reader is told of both."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -357,7 +361,7 @@ def test_lines_without_room_and_lines_without_a_reader_make_one_number(tmp_path:
     assert count(data.decode().splitlines()) == 10_001
 
 
-def test_who_waits_for_all_lines_waits_for_the_number_of_those_that_are_missing(
+def test_a_flush_waits_for_the_number_of_missing_lines_too(
     pipe: Pipe,
 ) -> None:
     """Or the end of a process would take it along."""
@@ -377,7 +381,7 @@ def test_who_waits_for_all_lines_waits_for_the_number_of_those_that_are_missing(
         assert writer.flush(PATIENCE_S) and writer.noted
 
 
-def test_a_line_costs_no_lock_again_after_a_gap(
+def test_after_a_gap_a_line_needs_no_lock_again(
     pipe: Pipe, writer: LineWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which is what makes it cheap."""
@@ -389,7 +393,7 @@ def test_a_line_costs_no_lock_again_after_a_gap(
     assert pipe.read() == b"line\n"
 
 
-def test_a_line_that_was_torn_off_is_not_continued_by_another(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_not_continued_by_the_next_one(tmp_path: Path) -> None:
     """A disk that is full in the middle of a line: the next one begins on a line of its own."""
     script = """
 import os, resource, sys
@@ -446,7 +450,7 @@ def test_a_wrong_logging_call_is_reported_and_does_not_fail(pipe: Pipe, writer: 
     assert "careless logs '%d users' with other arguments" in lines[0] and lines[1] == "go on"
 
 
-def test_what_an_encoding_has_no_sign_for_is_escaped(pipe: Pipe) -> None:
+def test_characters_that_the_encoding_lacks_are_escaped(pipe: Pipe) -> None:
     """For the log as well as for what is printed: neither ends in an error."""
     with LineWriter(pipe.write_end, encoding="ascii") as writer:
         writer.add("Grüße \U0001f600 \ud800")
@@ -471,7 +475,7 @@ CLOSED = [numbers for size in (1, 2, 3) for numbers in itertools.combinations((0
 
 
 @pytest.mark.parametrize("numbers", CLOSED, ids=lambda numbers: "+".join(map(str, numbers)))
-def test_what_is_closed_becomes_dev_null(numbers: tuple[int, ...], tmp_path: Path) -> None:
+def test_closed_standard_streams_become_dev_null(numbers: tuple[int, ...], tmp_path: Path) -> None:
     """For Python, for the system and for children; what is open stays what it is."""
     script = """
 import os, subprocess, sys

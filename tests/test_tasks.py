@@ -30,8 +30,8 @@ async def test_a_task_that_swallows_its_cancellation_is_ended(times: int) -> Non
     assert swallowed == times and all(task.cancelled() for task in tasks)
 
 
-async def test_there_may_be_nothing_to_end() -> None:
-    """No tasks, or tasks that have ended with whatever."""
+async def test_ending_no_tasks_or_ended_tasks_does_nothing() -> None:
+    """Also if an ended task has an exception."""
 
     async def fail() -> None:
         raise ValueError

@@ -71,13 +71,13 @@ def test_text_in_every_script_is_shown_as_it_was_written(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "shown"), OBEYED.values(), ids=OBEYED)
-def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
-    """Controls, what begins a line, and what turns one around."""
+def test_characters_that_control_a_terminal_are_escaped(text: str, shown: str) -> None:
+    """Control characters, line separators, and marks that change the direction of text."""
     assert printable(text) == shown
 
 
-def test_every_class_of_the_table_is_escaped_from_its_first_to_its_last_and_no_further() -> None:
-    """The borders are where a range is wrong by one."""
+def test_every_range_of_the_table_is_exact_at_both_ends() -> None:
+    """An error of one is most likely at the ends of a range."""
     held = [pair for ranges in ESCAPED.values() for pair in ranges]
     inside = {point for first, last in held for point in (first, last)}
     for first, last in held:
@@ -89,10 +89,10 @@ def test_every_class_of_the_table_is_escaped_from_its_first_to_its_last_and_no_f
 
 
 @pytest.mark.slow
-def test_no_category_is_forgotten() -> None:
-    """Of all code points: letters, marks, numbers, signs and spaces are shown, controls, line
-    separators and surrogates are not, and of the format characters those that turn lines are not.
-    """
+def test_every_unicode_category_is_decided() -> None:
+    """Of all code points: letters, marks, numbers, symbols and spaces are shown; controls, line
+    separators and surrogates are not, nor the format characters that change the direction of
+    text."""
     for point in range(0x110000):
         char = chr(point)
         category, shown = unicodedata.category(char), printable(char) == char
@@ -109,8 +109,8 @@ def test_no_category_is_forgotten() -> None:
 
 
 @given(st.text(st.characters(codec=None)))
-def test_nothing_printable_controls_a_terminal_or_begins_a_line(text: str) -> None:
-    """Whatever is said, it never raises, and is one line without a control; twice is as once."""
+def test_any_printed_text_is_one_line_without_control_characters(text: str) -> None:
+    """For any text it never raises; applying it twice changes nothing more."""
     shown = printable(text)
     assert shown.splitlines() == ([shown] if shown else [])
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
@@ -125,45 +125,44 @@ def test_letters_are_never_changed(text: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "koi8-r", "shift_jis", "utf-8"])
 @given(text=st.text(st.characters(codec=None)))
-def test_every_terminal_can_show_what_is_encodable(encoding: str, text: str) -> None:
-    """What it has is shown as it is, what it has not as an escape; no control comes of it."""
+def test_text_is_encodable_for_every_terminal(encoding: str, text: str) -> None:
+    """A character of the encoding is shown as it is, any other as an escape without control
+    characters."""
     shown = encodable(printable(text), encoding)
     assert shown.encode(encoding) is not None
     assert "\x1b" not in shown and "\n" not in shown
 
 
-def test_what_an_encoding_has_is_kept() -> None:
-    """A French terminal reads French."""
+def test_characters_of_the_encoding_are_kept() -> None:
+    """A French terminal shows French."""
     assert encodable("déjà \U0001f600", "cp1252") == "déjà \\U0001f600"
     assert encodable("déjà", "ascii") == r"d\xe9j\xe0"
 
 
 @given(st.lists(st.characters() | st.integers(0xD800, 0xDFFF).map(chr)).map("".join))
-def test_what_is_mended_can_be_sent(text: str) -> None:
-    """No surrogate is left, and text without any is untouched."""
+def test_repaired_text_can_be_encoded_as_utf8(text: str) -> None:
+    """It contains no surrogate, and text without surrogates is unchanged."""
     sent = mended(text)
     assert sent.encode().decode() == sent
     assert sent == text or re.search("[\ud800-\udfff]", text)
 
 
 @given(st.text(), st.sampled_from(["ascii", "utf-8"]))
-def test_utf8_typed_at_a_terminal_that_knows_only_ascii_is_understood(
-    text: str, encoding: str
-) -> None:
-    """The bytes are those of the text, whatever the terminal calls itself."""
+def test_utf8_typed_at_an_ascii_terminal_is_decoded(text: str, encoding: str) -> None:
+    """The bytes are those of the text, whatever encoding the terminal declares."""
     assert mended(text.encode().decode(encoding, "surrogateescape")) == text
 
 
-def test_what_is_no_text_at_all_becomes_a_replacement() -> None:
-    """A byte of Latin-1, and half of a pair."""
+def test_invalid_bytes_become_replacement_characters() -> None:
+    """A byte of Latin-1, and half of a surrogate pair."""
     assert mended("caf\udce9") == "caf\ufffd"
     assert mended("\ud83d!") == "\ufffd!"
 
 
-def test_say_is_not_stopped_by_an_encoding(
+def test_say_never_raises_an_encoding_error(
     capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where nobody has told stdout to be tolerant: in a script of a user's."""
+    """Also where stdout is strict: in a script of a user."""
     with os.fdopen(os.dup(1), "w", encoding="ascii") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         say("5 µs →")
@@ -173,8 +172,8 @@ def test_say_is_not_stopped_by_an_encoding(
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "0<&- 1>&-"])
-async def test_no_socket_takes_the_place_of_a_stream_that_is_closed(closed: str) -> None:
-    """What is read as if it were typed is nobody's connection."""
+async def test_no_socket_gets_the_descriptor_of_a_closed_stream(closed: str) -> None:
+    """Otherwise the program would read commands from a connection."""
     code = (
         "import socket, sys; from wsdemo.streams import open_standard_streams as o; o();"
         "print(socket.socket().fileno(), file=sys.stderr)"
@@ -192,7 +191,7 @@ async def test_no_socket_takes_the_place_of_a_stream_that_is_closed(closed: str)
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
-async def test_the_demo_is_told_on_every_terminal() -> None:
+async def test_the_demo_can_be_printed_on_every_terminal() -> None:
     """Its µs, too."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "wsdemo.lab.demo"),
@@ -218,8 +217,9 @@ async def test_the_demo_is_told_on_every_terminal() -> None:
         *("wsdemo.proof.simulate", "tools.build_notebooks", "tools.evidence"),
     ],
 )
-def test_every_program_that_prints_is_tolerant(program: str) -> None:
-    """Its `main` says so, before it prints anything; opening the streams says so as well."""
+def test_every_program_prints_without_encoding_errors(program: str) -> None:
+    """Its `main` makes the streams tolerant before it prints anything; opening the streams does
+    so as well."""
     path = Path(__file__).parents[1].joinpath(*program.split("."))
     path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     body = path.read_text().partition("def main(")[2]
@@ -227,7 +227,7 @@ def test_every_program_that_prints_is_tolerant(program: str) -> None:
     assert before != body and "print(" not in before and "_say(" not in before
 
 
-async def test_what_redis_holds_is_not_obeyed_by_a_terminal(
+async def test_values_from_redis_are_escaped_at_a_terminal(
     server: BundledServer, database: object
 ) -> None:
     """`--call` shows escapes at a terminal; a pipe gets the value."""

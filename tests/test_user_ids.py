@@ -69,8 +69,8 @@ WORLD = [
 # --- the rule ----------------------------------------------------------------------------------
 
 
-def test_the_manual_names_the_characters() -> None:
-    """Those that it names, and of all others that can be typed none."""
+def test_the_manual_lists_the_allowed_characters() -> None:
+    """Those that it lists, and no others that can be typed."""
     found = re.search(r"A user id has 1 to (\d+) of the characters `([^`]+)`", MANUAL)
     assert found
     assert int(found[1]) == Limits().max_user_id_chars
@@ -82,8 +82,8 @@ def test_the_manual_names_the_characters() -> None:
     assert valid_user_id("x" * int(found[1])) and not valid_user_id("x" * (int(found[1]) + 1))
 
 
-def test_the_manual_names_what_is_always_refused() -> None:
-    """And what is reserved."""
+def test_the_manual_lists_the_ids_that_are_always_refused() -> None:
+    """And the reserved ids."""
     found = re.search(r"control\s+characters and ``([^`]+)`` are refused", MANUAL)
     assert found and set(found[1].split()) == NEVER_IN_USER_ID
     assert "`gateway-…` and `__…__` are reserved" in MANUAL
@@ -93,7 +93,7 @@ def test_the_manual_names_what_is_always_refused() -> None:
 
 
 @pytest.mark.parametrize("user", WORLD)
-def test_a_pattern_lets_the_world_in(user: str) -> None:
+def test_a_pattern_can_allow_ids_of_other_systems(user: str) -> None:
     """Identity providers, addresses with +, letters of all languages."""
     assert user_ids(WIDE, 128).may_register(user) is all(
         re.fullmatch(r"[\w.@|+:'~!#$%&/=,;<>-]", char) for char in user
@@ -103,8 +103,9 @@ def test_a_pattern_lets_the_world_in(user: str) -> None:
 
 
 @given(st.text(max_size=140))
-def test_no_pattern_lets_in_what_would_break_a_key_or_a_line(user: str) -> None:
-    """Braces, stars, brackets, quotes, white space, controls, halves of pairs; 129 characters."""
+def test_no_pattern_allows_characters_that_break_a_key_or_a_line(user: str) -> None:
+    """Braces, stars, brackets, quotes, white space, control characters, lone surrogates; 129
+    characters."""
     everything = user_ids("(?s:.*)", MAX_USER_ID_CHARS)
     fit = (
         0 < len(user) <= MAX_USER_ID_CHARS
@@ -123,8 +124,8 @@ def test_no_pattern_lets_in_what_would_break_a_key_or_a_line(user: str) -> None:
     ["", "a b", "a\n", "a\x00", "\ud800", "a\u202eb", "a\u200bb", "a\u2028b", "a\u00a0b", "\ufeffa",
      "{a}", "a*", "a?", "[a]", 'a"b', "a\\b", "x" * 129, "\x7f", "\ue000"],
 )  # fmt: skip
-def test_what_is_never_a_user_id(user: str) -> None:
-    """Whatever the pattern says; nobody can have a token for it either."""
+def test_some_ids_are_refused_under_every_pattern(user: str) -> None:
+    """Nobody can get a token for them either."""
     assert not user_ids("(?s:.*)", 128).possible(user)
     assert not is_fit(user)
     with pytest.raises(ValueError, match="not valid"):
@@ -132,8 +133,8 @@ def test_what_is_never_a_user_id(user: str) -> None:
 
 
 @pytest.mark.parametrize("user", [*WORLD, "alice"])
-def test_a_token_is_minted_for_whoever_some_gateway_may_let_in(user: str) -> None:
-    """And it is good for that user alone."""
+def test_a_token_can_be_made_for_every_id_that_a_pattern_can_allow(user: str) -> None:
+    """And it is valid for that user alone."""
     token = mint_token(b"s" * 32, user, 4e9)
     assert expiry_of(b"s" * 32, token, user, time.time()) == 4e9
 
@@ -154,8 +155,9 @@ def test_a_token_is_minted_for_whoever_some_gateway_may_let_in(user: str) -> Non
         (r"auth0\|(?:[a-z0-9]+)+", "takes too long"),
     ],
 )
-def test_a_pattern_that_cannot_be_used_is_refused_at_the_start(pattern: str, says: str) -> None:
-    """No expression, or one that could stop the gateway at the word of a client."""
+def test_an_unusable_pattern_is_refused_at_the_start(pattern: str, says: str) -> None:
+    """An invalid expression, or one whose matching could block the gateway for the id of a
+    client."""
     started = time.process_time()
     with pytest.raises(SettingsError, match=says):
         GatewaySettings(gateway_id="g", user_id_pattern=pattern)
@@ -174,8 +176,8 @@ def test_a_pattern_that_cannot_be_used_is_refused_at_the_start(pattern: str, say
         r"(?i:alice|bob)",
     ],
 )
-def test_a_usual_pattern_is_taken(pattern: str) -> None:
-    """Repetitions that can be matched in one way only cost nothing."""
+def test_usual_patterns_are_accepted(pattern: str) -> None:
+    """Repetitions that match in only one way are fast."""
     assert user_ids(pattern, 128).pattern == pattern
 
 
@@ -206,10 +208,10 @@ def outcome(read: Any, data: bytes) -> Any:
 )
 # A colon that is escaped makes room in the sum for that of a second key.
 @example("bob", "", r',"to":"user\u003a42"', False)
-def test_both_ways_of_reading_agree_on_recipients_with_colons(
+def test_both_parsers_agree_on_recipients_with_colons(
     to: str, content: str, more: str, escape: bool
 ) -> None:
-    """However names are spelled, and whatever else stands in the document."""
+    """However names are escaped, and whatever else is in the document."""
     text = content if escape else json.dumps(content, ensure_ascii=False)[1:-1]
     data = f'{{"type":"message","to":"{to}","content":"{text}"{more}}}'.encode(
         errors="surrogatepass"
@@ -218,10 +220,10 @@ def test_both_ways_of_reading_agree_on_recipients_with_colons(
 
 
 @pytest.mark.parametrize("to", ["user:42", "a:b:c", "auth0|x", "a+b@c"])
-def test_a_recipient_with_colons_is_read_by_the_short_way(
+def test_a_recipient_with_colons_is_read_on_the_fast_path(
     to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It costs no more than another one."""
+    """It costs no more than any other."""
     monkeypatch.setattr("wsdemo.protocol.decode_strict", None)
     data = json.dumps({"type": "message", "to": to, "content": "x:y", "id": "7"}).encode()
     message: Any = decode(data, 100, user_ids(WIDE, 128).possible)
@@ -230,8 +232,8 @@ def test_a_recipient_with_colons_is_read_by_the_short_way(
 
 @pytest.mark.parametrize("sender", WORLD)
 @pytest.mark.parametrize("to", WORLD[:6])
-def test_an_envelope_carries_both_names_whole(sender: str, to: str) -> None:
-    """It is put together without an encoder."""
+def test_an_envelope_contains_both_ids_unchanged(sender: str, to: str) -> None:
+    """It is built without an encoder."""
     head = DirectHeads(sender, "gateway-01", "conn").head(to, b'"hi"', "7")
     envelope = decode_envelope(head + b"}")
     assert isinstance(envelope, Direct)
@@ -296,22 +298,22 @@ async def until_gone(redis_db: Any, key: str) -> bool:
     return True
 
 
-async def test_users_of_the_world_talk_across_gateways(
+async def test_users_with_unusual_ids_can_message_each_other_across_gateways(
     pair: tuple[Gateway, Gateway], redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """Their keys, envelopes, acks and messages carry their names, and nothing is left of them."""
+    """Their keys, envelopes, acks and messages contain their ids, and nothing is left of them."""
     await talk_across(pair[0].url, pair[1].url, redis_db, keyspace)
 
 
-async def test_users_of_the_world_talk_across_processes(
+async def test_users_with_unusual_ids_can_message_each_other_across_processes(
     processes: list[GatewayProcess], redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """As above, with the flag of the command line, which lets ids have 128 characters."""
+    """The same, with the flag of the command line, which allows ids of 128 characters."""
     await talk_across(processes[0].url, processes[1].url, redis_db, keyspace)
 
 
-async def test_a_client_of_the_kit_takes_such_names(pair: tuple[Gateway, Gateway]) -> None:
-    """Ours, and the names that it shows."""
+async def test_the_client_of_the_kit_accepts_unusual_ids(pair: tuple[Gateway, Gateway]) -> None:
+    """Its own, and those that it shows."""
     async with Client("auth0|x", [pair[0].url]) as one, Client("张伟", [pair[1].url]) as two:
         receipt = await one.send("张伟", "你好")
         message = await two.receive(10)
@@ -321,7 +323,7 @@ async def test_a_client_of_the_kit_takes_such_names(pair: tuple[Gateway, Gateway
 async def test_an_id_that_does_not_match_the_pattern_is_refused_and_never_looked_up(
     pair: tuple[Gateway, Gateway],
 ) -> None:
-    """4513 for who wants in; for who is written to, the answer of an absent user."""
+    """4513 for a user who registers; as a recipient, the answer of an absent user."""
     async with await User.register("alice", pair[0].url) as alice:
         for user in (
             "first last",
@@ -346,10 +348,10 @@ async def code_for(user: str, gateway: Gateway) -> int:
         return await raw.closed()
 
 
-async def test_without_a_pattern_the_usual_rule_holds(
+async def test_without_a_pattern_the_default_rule_holds(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """64 characters of the usual ones, and `max_user_id_chars` bounds them."""
+    """64 of the default characters, and `max_user_id_chars` limits them."""
     async with gateway(shared_server, keyspace, max_user_id_chars=10) as running:
         async with await User.register("x" * 10, running.url):
             pass

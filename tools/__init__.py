@@ -1,1 +1,1 @@
-"""Tools of the repository, not of the package."""
+"""Tools: what does the repository need that is not a part of the package?"""

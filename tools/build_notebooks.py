@@ -24,10 +24,10 @@ from wsdemo.command_line import Parser, fail
 from wsdemo.terminal import never_refuse_text, say
 
 MAX_CELL_S: Final = 30.0
-"""Three times the budget of a cell: a machine that is busy with something else is no failure."""
+"""Three times the budget of a cell: a busy machine must not make the build fail."""
 MAX_BYTES: Final = 400_000
 REFUSED: Final = "\N{HEAVY BALLOT X} <b>"
-"""What a check shows that finds an answer wrong."""
+"""The text of a check that refuses an answer."""
 PUBLISHED: Final = {"04-the-late-cleanup": {1: "late-cleanup.png"}}
 """Figures of lessons, by number, that the README shows as well."""
 PROGRAM: Final = "tools.build_notebooks"
@@ -36,7 +36,7 @@ EDITED: Final = "left alone: it has been edited"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one copy of a lesson."""
+    """The result of building one copy of a lesson."""
 
     lesson: str
     seconds: float
@@ -50,7 +50,7 @@ class Result:
 def make(source: Path, *, solved: bool, rewrite: bool) -> Result:
     """Build and run one copy; write it when its source has changed, or when told to.
 
-    One that somebody has edited is not written, whatever was told.
+    A copy that was edited is never written.
     """
     notebook = build(source, solved=solved)
     started = time.monotonic()

@@ -35,7 +35,7 @@ END: Final = "<!-- evidence: end -->\n"
 SEEDS: Final = 200
 MINUTES: Final = 10
 CHAOS_SEEDS: Final = tuple(range(1, 11))
-"""Each of them is run once, and told of, whatever comes of it; none is ever taken out."""
+"""Each of them is run once and reported, whatever its result; none is ever removed."""
 CHAOS_S: Final = 45
 RED: Final = 1
 """The exit code of a command that has found something."""
@@ -237,7 +237,7 @@ def tell_attacks(n: Numbers) -> list[Row]:
 
 
 class Part(NamedTuple):
-    """One way of trying: how it is done, and how it is told."""
+    """One kind of test: how it is run, and how it is reported."""
 
     gather: Callable[[], Numbers]
     tell: Callable[[Numbers], list[Row]]
@@ -254,14 +254,14 @@ PARTS: Final[Mapping[str, Part]] = {
 
 
 def table(evidence: Mapping[str, Numbers]) -> str:
-    """Return the table of what was tried, for docs/evidence.md."""
+    """Return the table of all tests that were run, for docs/evidence.md."""
     rows = [row for name, part in PARTS.items() for row in part.tell(evidence[name])]
     lines = ["| what was tried | how much of it | what came of it |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def in_short(evidence: Mapping[str, Numbers]) -> str:
-    """Return what the README says of it: a few lines, which hide nothing that is red."""
+    """Return the lines for the README; they include every failure."""
     orders, simulation, chaos = evidence["orders"], evidence["simulation"], evidence["chaos"]
     red = [one for one in chaos["runs"] if one["violations"]]
     green = len(chaos["runs"]) - len(red)

@@ -1,4 +1,4 @@
-"""Which lessons are there, and which of them fit into the time that one has?
+"""Lesson index: which lessons are there, and which of them fit into a given time?
 
 The list of lessons and the tracks of `notebooks/README.md`, from what the lessons say about
 themselves. `make notebooks` writes them between two comments of that file; all around is written
@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 BEGIN: Final = "<!-- made by `make notebooks` from the headers in src/ -->"
 END: Final = "<!-- until here -->"
 VOTE_MINUTES: Final = 8
-"""What the vote on a prediction takes in front of an audience, with its discussion."""
+"""Minutes for a vote on a prediction in front of an audience, with its discussion."""
 
 
 class Lesson(NamedTuple):
@@ -27,7 +27,7 @@ class Lesson(NamedTuple):
 
     @classmethod
     def of(cls, stem: str, about: Mapping[str, Any]) -> Self:
-        """Take what the index needs from the header of a source."""
+        """Read what the index needs from the header of a source."""
         level = about["level"].partition(":")[0]
         return cls(stem, about["title"], about["minutes"], about["failure"], level)
 
@@ -129,7 +129,7 @@ def _row(track: Track, parts: Sequence[Part]) -> str:
 
 
 def _time(minutes: int) -> str:
-    """Return minutes, in hours too where one would count in them."""
+    """Return minutes, also in hours where that is easier to read."""
     hours, rest = divmod(minutes, 60)
     return f"{minutes} ({hours} h {rest:02} min)" if hours > 1 else str(minutes)
 

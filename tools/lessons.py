@@ -36,12 +36,12 @@ def about(source: Path) -> Any:
 
 
 def fingerprint(source: Path) -> str:
-    """Return what tells one state of a source from another."""
+    """Return a fingerprint of the state of a source."""
     return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
 
 
 def target(source: Path, *, solved: bool) -> Path:
-    """Return where the copy of a source lives."""
+    """Return the path of the copy of a source."""
     return (ROOT / "solutions" if solved else ROOT) / f"{source.stem}.ipynb"
 
 
@@ -57,7 +57,7 @@ def index_page() -> Path:
 
 
 def named(name: str) -> list[Path]:
-    """Return the sources that may be meant: by 04, 4, or how the name of a lesson begins."""
+    """Return the matching sources: by 04, 4, or the beginning of a lesson's name."""
     wanted = Path(name.strip()).name.removesuffix(".ipynb")
     if wanted.isdecimal():
         wanted = wanted.zfill(2)

@@ -1,9 +1,9 @@
-"""Notebook: how does one source become a notebook, and has somebody worked in it since?
+"""Notebook: how does one source become a notebook, and was it edited after that?
 
 Cells tagged `exercise` are the learner's, cells tagged `solution` replace them in the solved copy.
 Each notebook carries the fingerprint of its source and that of its own cells as they were built;
-when its cells are others now, somebody has worked in it. Outputs, counts and metadata do not
-matter: who only runs a notebook has written nothing.
+when its cells differ from that, it was edited. Outputs, counts and metadata do not matter: running
+a notebook does not count as an edit.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def build(source: Path, *, solved: bool) -> Any:
 
 
 def cells_fingerprint(notebook: Any) -> str:
-    """Return what tells the cells of a notebook, as somebody wrote them, from other ones.
+    """Return a fingerprint of the cells of a notebook, as they were written.
 
     Kind, text and pasted pictures, in their order; not what an editor or a kernel adds.
     """
@@ -96,7 +96,7 @@ def text_of(notebook: Any) -> str:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file in one step: whoever breaks this off has the old one or the new one."""
+    """Write a file in one step: after an interruption there is the old file or the new one."""
     path.parent.mkdir(exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     try:
@@ -130,11 +130,11 @@ def cell_texts(notebook: Any) -> list[tuple[str, str, str]]:
 
 
 def read_if_any(path: Path) -> Any | None:
-    """Return a notebook; None when there is none, or what is there is none any more."""
+    """Return a notebook; None when there is no file, or it is not a valid notebook."""
     try:
         notebook = read(path)
         cells_fingerprint(notebook)
-    except Exception:  # Whatever the library trips over: half a file, the marks of a merge, ...
+    except Exception:  # The library raises many kinds: half a file, the marks of a merge, ...
         return None
     return notebook
 
@@ -145,9 +145,8 @@ def _stamp(notebook: Any) -> dict[str, Any]:
 
 
 def is_edited(source: Path, *, solved: bool) -> bool:
-    """Say whether a copy holds something that no build has put there, and that must not be lost.
-
-    A file that cannot be read as a notebook does: nobody knows what is in it.
+    """Say whether a copy was edited, so that it must not be overwritten. This includes a file that
+    cannot be read as a notebook: its content is unknown.
     """
     path = lessons.target(source, solved=solved)
     if not path.exists():

@@ -1,7 +1,7 @@
 """Reset: how does a learner get the original back, and keep what was written?
 
-`make reset LESSON=04`: what somebody has written is kept under another name, which nothing had
-before. The original is the notebook as it was committed, or else one that is built and run anew.
+`make reset LESSON=04`: an edited notebook is kept under a new name. The original is the notebook as
+it was committed, or otherwise one that is built and run again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GIT_TIMEOUT_S: Final = 20.0
 def reset(source: Path, today: date) -> list[str]:
     """Restore both copies of a lesson; return what was done, in words.
 
-    What somebody has written is kept under another name, which nothing had before.
+    An edited notebook is kept under a new name.
 
     Raises:
         RuntimeError: the lesson does not run here, so its original cannot be made.
@@ -34,7 +34,7 @@ def reset(source: Path, today: date) -> list[str]:
         path = lessons.target(source, solved=solved)
         edited = is_edited(source, solved=solved)
         if solved and not edited:
-            continue  # It was not asked for, and nothing is wrong with it.
+            continue  # The solution was not edited, so it stays as it is.
         original = _committed(source, solved=solved) or _made_anew(source, solved=solved)
         kept = _keep(path, today) if edited else None
         write(path, original)
@@ -59,7 +59,7 @@ def _keep(path: Path, today: date) -> Path:
 
 
 def _committed(source: Path, *, solved: bool) -> bytes | None:
-    """Return a copy as it was committed; None without git, or when it is of another source."""
+    """Return a copy as it was committed; None without git, or when it belongs to another source."""
     path = lessons.target(source, solved=solved)
     try:
         shown: bytes = subprocess.run(

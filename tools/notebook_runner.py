@@ -18,12 +18,12 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def execute(notebook: Any) -> str:
-    """Run all cells in place, in a new kernel; return what went wrong, or nothing."""
+    """Run all cells in place, in a new kernel; return the error, or an empty text."""
     client = NotebookClient(
         notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", record_timing=True
     )
     try:
-        # Nobody watches: no line of progress and no buttons may stay in the outputs.
+        # There is no live reader: no progress line and no buttons may stay in the outputs.
         client.execute(cwd=str(lessons.ROOT), env={**os.environ, HEADLESS: "1"})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
         lines = _COLOUR.sub("", str(problem)).strip().splitlines()

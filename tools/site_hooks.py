@@ -1,4 +1,4 @@
-"""Documentation site: what of a page is for GitHub and for the tests, and not for the site?
+"""Documentation site: which parts of a page are for GitHub and the tests only?
 
 MkDocs calls the functions `on_...` while `make docs` builds. A link that leads out of docs/ has no
 page there: the site names the file. The comments that say how a block is tested are left out. And a
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Return a page as the site has it."""
+    """Return a page in the form for the site."""
     return for_the_site(markdown, posixpath.dirname(page.file.src_uri))
 
 
@@ -29,13 +29,13 @@ def on_post_page(output: str, *, page: Any, **_: Any) -> str:
 
 
 def loads_from_elsewhere(html: str) -> list[str]:
-    """Return what a page loads from other hosts; links that a reader may follow are none."""
+    """Return what a page loads from other hosts; links for the reader do not count."""
     tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", html)
     return [tag for tag in tags if re.search(r"\b(?:src|href)=[\"']?(?:https?:)?//", tag)]
 
 
 def for_the_site(markdown: str, folder: str) -> str:
-    """Return the text of a page that lies in a folder of docs/ ("" for docs/ itself)."""
+    """Return the text of a page in a folder of docs/ ("" for docs/ itself)."""
 
     def inside(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join("docs", folder, link[2]))

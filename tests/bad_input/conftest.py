@@ -1,4 +1,4 @@
-"""What every bad input meets: a gateway with a fast path or without, and a neighbour.
+"""Fixtures: which gateway and which other client does every bad input meet?
 
 The neighbour is connected before the bad input arrives. When the test is over it sends itself a
 message, and this message and its ack must be the very next things that it hears: nobody's bad
@@ -39,7 +39,7 @@ async def _register(name: str, gateway: Gateway) -> User:
 
 
 async def still_talks(neighbour: User) -> None:
-    """The neighbour sends a message to itself and hears it, and nothing else."""
+    """The neighbour sends a message to itself and receives it, and nothing else."""
     await neighbour.say(type="message", to=neighbour.name, content="still here", id="n")
     message = {"type": "message", "from": neighbour.name, "content": "still here", "id": "n"}
     assert await neighbour.hear() == message

@@ -67,7 +67,7 @@ class Recorder(asyncio.Transport):
 
 
 class MemoryPresence:
-    """Everybody who asks becomes the owner."""
+    """Every session that registers becomes the owner."""
 
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
@@ -86,7 +86,7 @@ class MemoryPresence:
 
 
 class Offline:
-    """A gateway without a network. Its clock stands still, and its connections are numbered."""
+    """A gateway without a network. Its clock does not move, and its connections are numbered."""
 
     def __init__(self, fast_frames: bool, **limits: Any) -> None:
         ids = itertools.count()
@@ -105,7 +105,7 @@ class Offline:
         self.gateway._socket_services = self.services
 
     async def converse(self, chunks: Sequence[bytes]) -> bytes:
-        """Let a client connect, say these chunks and hang up; return all that it is told."""
+        """Let a client connect, send these chunks and disconnect; return all that it receives."""
         transport, socket = Recorder(), Socket(self.services)
         socket.connection_made(transport)
         for chunk in chunks:

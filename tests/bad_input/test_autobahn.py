@@ -37,7 +37,7 @@ LONGEST = 65_536
 
 
 class Case(NamedTuple):
-    """What a user sends, what it is told, and the code that it is closed with, if any."""
+    """What a client sends, what it receives, and the code with which it is closed, if any."""
 
     said: bytes
     told: Frames
@@ -113,7 +113,9 @@ async def check(gateway: Gateway, cases: dict[str, Case]) -> None:
 SIZES = (len(OURS), 125, 126, 127, 128, 1_000, 65_535, LONGEST)
 
 
-async def test_group_1_texts_of_every_length_are_read_and_binary_ones_refused(start: Start) -> None:
+async def test_group_1_texts_of_every_length_are_accepted_and_binary_is_refused(
+    start: Start,
+) -> None:
     """At each edge of the three ways to write a length, and in packets of 997 bytes."""
     cases = {
         f"text of {size}": Case(frame(padded(size)), [ANSWER], pieces=(0, 997)) for size in SIZES
@@ -128,7 +130,7 @@ async def test_group_1_texts_of_every_length_are_read_and_binary_ones_refused(st
 
 
 async def test_group_2_every_ping_has_its_pong(start: Start) -> None:
-    """With its own payload; a pong that nobody has asked for has no answer."""
+    """With its own payload; an unsolicited pong has no answer."""
     payloads = (b"", b"Hello, world!", bytes([0, 255, 254, 253, 252, 251, 0, 255]), b"\xfe" * 125)
     cases = {f"ping {n}": Case(ping(data), [(PONG, data)]) for n, data in enumerate(payloads)}
     cases |= {
@@ -183,7 +185,9 @@ HALVES = OURS[:7], OURS[7:]
 async def test_group_5_fragments_are_put_together_and_control_frames_come_between(
     start: Start,
 ) -> None:
-    """Whatever continues nothing, or begins within another, ends the connection with 1002."""
+    """A continuation without a first fragment, or a new message within another one, ends the
+    connection with 1002.
+    """
     a, b = HALVES
     first, last = part(a, first=True), part(b, last=True)
     nothing = [("a rest", part(b"rest", last=True)), ("a middle", part(b"middle"))]
@@ -263,7 +267,7 @@ INVALID = {
 }  # fmt: skip
 
 
-async def test_group_6_whatever_is_utf8_is_passed_on_as_it_came(start: Start) -> None:
+async def test_group_6_valid_utf8_is_passed_on_unchanged(start: Start) -> None:
     """Every length and every edge, in one frame and in frames of a byte."""
     cases = {
         f"{name}, {form}": Case(said(content(text.encode())), [echoed(text.encode())], pieces=(0,))
@@ -284,7 +288,7 @@ async def test_group_6_whatever_is_utf8_is_passed_on_as_it_came(start: Start) ->
     await check(await start(), cases)
 
 
-async def test_group_6_whatever_is_not_utf8_ends_the_connection(start: Start) -> None:
+async def test_group_6_invalid_utf8_ends_the_connection(start: Start) -> None:
     """1007, when the message is whole: what came before is answered, what comes behind is not."""
     cases = {
         f"{name}, {form}": Case(
@@ -333,7 +337,7 @@ async def test_group_7_a_close_frame_is_answered_with_its_own_code(start: Start)
     await check(await start(), cases)
 
 
-async def test_groups_9_and_10_the_longest_message_comes_through_however_it_is_cut(
+async def test_groups_9_and_10_the_longest_message_is_accepted_in_any_fragments(
     start: Start,
 ) -> None:
     """In frames of many sizes, and in packets of many sizes; in too many frames it does not."""
@@ -363,7 +367,7 @@ async def test_group_9_a_thousand_round_trips_lose_nothing(start: Start, size: i
             assert await raw.hear() == ANSWER
 
 
-def test_the_answers_compared_with_are_json() -> None:
-    """A table of bytes could compare with what nobody says."""
+def test_the_expected_answers_are_valid_json() -> None:
+    """Otherwise the expected bytes might be wrong."""
     assert json.loads(invalid()[1])["code"] == "invalid"
     assert json.loads(echoed("é".encode())[1])["content"] == "é"

@@ -124,7 +124,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
 ) -> None:
     """The line names what is wrong (bad input 81)."""
     arguments, says = case
-    # Whatever is wrong beside Redis is found with a Redis that is there.
+    # Mistakes that do not concern Redis are tried with a Redis that works.
     monkeypatch.setenv("WSDEMO_REDIS_URL", shared_server.url)
     line = said_by(gateway_program.main, *arguments)
     assert says in line and line.startswith("wsdemo.gateway: ")

@@ -106,7 +106,7 @@ REGISTERED = HELLO + frame(said(type="register", userId="mallory"))
 
 
 async def both_ways(chunks: list[bytes], **limits: Any) -> tuple[bytes, bytes]:
-    """Return what a client is told with the short ways and without."""
+    """Return what a client receives with the fast paths and without."""
     fast, general = Offline(True, **limits), Offline(False, **limits)
     return undated(await fast.converse(chunks)), undated(await general.converse(chunks))
 
@@ -122,7 +122,7 @@ def undated(answer: bytes) -> bytes:
 @example([frame(b"a", fin=False), frame(b"x", opcode=9), frame(b"b", opcode=0)], [], REGISTERED)
 @example([frame(said(type="ping")), frame(b"", mask=False)], [], REGISTERED)
 @example([frame(said(type="register", userId="a b")), frame(length=65_537)], [], HELLO)
-def test_any_frames_cut_anywhere_get_the_same_bytes_with_the_short_way_and_without(
+def test_any_frames_get_the_same_answer_with_and_without_the_fast_path(
     loop: asyncio.AbstractEventLoop, frames: list[bytes], places: list[int], start: bytes
 ) -> None:
     """Frames of any opcode, flags, mask and length, true or not, in any pieces."""
@@ -134,10 +134,10 @@ def test_any_frames_cut_anywhere_get_the_same_bytes_with_the_short_way_and_witho
 
 @examples(800)
 @given(frames=GOOD_FRAMES, places=st.lists(st.integers(0, 20_000), max_size=30))
-def test_good_frames_get_the_same_bytes_wherever_they_are_cut(
+def test_valid_frames_get_the_same_answer_in_any_pieces(
     loop: asyncio.AbstractEventLoop, frames: list[bytes], places: list[int]
 ) -> None:
-    """In one packet or in thirty, with the short way and without."""
+    """In one packet or in thirty, with the fast path and without."""
     data = REGISTERED + b"".join(frames)
 
     async def compare() -> None:
@@ -208,7 +208,7 @@ REQUESTS = st.sampled_from(
 @example(request(USUAL | {"Sec-WebSocket-Protocol": ",;"}), [], [], [])
 @example(request(USUAL, "GET /ws?x HTTP/1.1"), [], [frame(b"", opcode=9)], [])
 @example(request({"Host": "x"}, "GET /health HTTP/1.1"), [], [b"GET /health HTTP/1.1\r\n\r\n"], [])
-def test_any_handshake_gets_the_same_bytes_with_the_short_way_and_without(
+def test_any_handshake_gets_the_same_answer_with_and_without_the_fast_path(
     loop: asyncio.AbstractEventLoop,
     base: bytes,
     edits: list[tuple[str, int, bytes]],
@@ -291,14 +291,14 @@ def check_documented(answer: dict[str, Any]) -> None:
 
 
 class Stage:
-    """A running gateway, and a neighbour on it who must not notice anything."""
+    """A running gateway, and another client that must not be affected."""
 
     def __init__(self, running: Gateway, neighbour: User, publisher: Any, channel: str) -> None:
         self.running, self.neighbour = running, neighbour
         self.publisher, self.channel = publisher, channel
 
     async def hear_out(self, raw: Raw) -> list[dict[str, Any]]:
-        """Return what mallory is told until its own last message comes back, or a close."""
+        """Return what mallory receives until its own last message comes back, or a close."""
         raw.frame(said(type="message", to="mallory", content="", id="the end"))
         heard: list[dict[str, Any]] = []
         while True:
@@ -314,7 +314,7 @@ class Stage:
             heard.append(answer)
 
     async def check_neighbour(self) -> None:
-        """It hears what mallory wrote to it, if that is what was said, and then itself."""
+        """It receives mallory's message, if that was a valid one, and then its own."""
         await self.neighbour.say(type="message", to="neighbour", content="", id="mine")
         while (heard := await self.neighbour.hear()).get("type") == "message":
             if heard["from"] == "neighbour":
@@ -348,7 +348,7 @@ def stage(
 
 @examples(350)
 @given(text=DOCUMENTS, opcode=st.sampled_from([1, 1, 1, 1, 2]))
-def test_whatever_one_client_says_its_answer_is_documented_and_its_neighbour_stays(
+def test_any_json_gets_a_documented_answer_and_other_clients_stay(
     loop: asyncio.AbstractEventLoop, stage: Stage, text: bytes, opcode: int
 ) -> None:
     """JSON of all kinds, mutated messages, depth, width, odd numbers, half characters, bytes."""
@@ -371,7 +371,7 @@ def test_whatever_one_client_says_its_answer_is_documented_and_its_neighbour_sta
 
 @examples(150)
 @given(frames=ANY_FRAMES, places=PLACES)
-def test_whatever_bytes_one_client_sends_its_neighbour_stays(
+def test_any_bytes_of_one_client_leave_other_clients_connected(
     loop: asyncio.AbstractEventLoop, stage: Stage, frames: list[bytes], places: list[int]
 ) -> None:
     """Frames of all kinds in several packets; the connection ends, or answers are documented."""
@@ -426,7 +426,7 @@ ENVELOPES = st.one_of(
 def named(data: bytes) -> set[str]:
     """Return whom an envelope is for, and who it says was replaced."""
     try:
-        # Bytes that are not UTF-8 in a field that nobody knows make no difference to the gateway.
+        # Bytes that are not UTF-8 in an unknown field make no difference to the gateway.
         document = json.loads(data.decode(errors="replace"), strict=False)
     except (ValueError, RecursionError):
         return set()
@@ -443,8 +443,8 @@ def named(data: bytes) -> set[str]:
 def test_a_published_envelope_reaches_only_the_user_it_names(
     loop: asyncio.AbstractEventLoop, stage: Stage, data: bytes
 ) -> None:
-    """What is not ours is counted, and the next envelope is heard. (A well-formed kick or bounce
-    that names a session by user and connection is obeyed: those are not tried.)
+    """A malformed envelope is counted, and the next one is handled. (A well-formed kick or bounce
+    that names a session by user and connection is valid: those are not tried.)
     """
 
     async def publish() -> None:

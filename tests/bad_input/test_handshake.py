@@ -1,8 +1,8 @@
 """Handshake: how does a gateway refuse a wrong HTTP request? (bad input 1 to 20)
 
 Whatever is asked, an answer of HTTP or none at all, and the connection is closed. "Closed, no
-bytes" is for who does not speak HTTP: an answer would help nobody but a scanner. Who does, and says
-something malformed, is told so (RFC 9112, sections 3.2, 5.1, 5.2 and 6.3).
+bytes" is for clients that do not speak HTTP: an answer would only help a scanner. Who does, and
+says something malformed, is told so (RFC 9112, sections 3.2, 5.1, 5.2 and 6.3).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def ask(gateway: Gateway, *said: bytes) -> tuple[int, bytes]:
     try:
         for part in said:
             raw.writer.write(part)
-            with contextlib.suppress(ConnectionError):  # It has heard enough.
+            with contextlib.suppress(ConnectionError):  # The gateway has read enough to answer.
                 await raw.writer.drain()
         answer = b""
         with contextlib.suppress(asyncio.IncompleteReadError):
@@ -320,7 +320,7 @@ async def test_a_missing_or_second_host_header_is_answered_with_400(
     assert (await ask(one, case))[0] == 400
 
 
-async def test_http_1_0_knew_no_host(one: Gateway) -> None:
+async def test_http_1_0_needs_no_host_header(one: Gateway) -> None:
     """A health check of old times is answered."""
     assert (await ask(one, b"GET /health HTTP/1.0\r\n\r\n"))[0] == 200
 
@@ -421,8 +421,10 @@ async def test_extensions_and_subprotocols_are_declined(
         }.items()
     }
 )
-async def test_a_whole_url_as_target_means_its_path(one: Gateway, case: tuple[bytes, int]) -> None:
-    """RFC 9112, section 3.2.2. A gateway is no proxy, so the host in it does not matter
+async def test_an_absolute_url_as_target_means_its_path(
+    one: Gateway, case: tuple[bytes, int]
+) -> None:
+    """RFC 9112, section 3.2.2. A gateway is not a proxy, so the host in it does not matter
     (bad input 17).
     """
     said, expected = case

@@ -1,7 +1,7 @@
-"""JSON: how does a gateway refuse a text that is none, or is no message? (bad input 37 to 45)
+"""JSON: how does a gateway refuse a text that is not JSON, or not a message? (bad input 37 to 45)
 
-The answer is one error frame, always the same, and the connection stays: whoever writes a client
-makes such mistakes. Too many of them end it.
+The answer is one error frame, always the same, and the connection stays: developers of clients make
+such mistakes. Too many of them end it.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ async def test_unknown_fields_are_ignored(one: Gateway, case: tuple[bytes, objec
 
 
 @inputs({"nonsense": b"nonsense", "a list": b"[]", "NaN": b'{"type":"ping","x":NaN}'})
-async def test_too_many_of_them_end_the_connection(start: Start, case: bytes) -> None:
+async def test_too_many_invalid_messages_end_the_connection(start: Start, case: bytes) -> None:
     """Each gets its answer, and the one beyond the limit 4502."""
     gateway = await start(max_malformed=3)
     async with await Raw.register(gateway, "mallory") as raw:
@@ -241,7 +241,7 @@ async def test_too_many_of_them_end_the_connection(start: Start, case: bytes) ->
     assert gateway.counters.malformed_messages == 4
 
 
-async def test_those_that_are_long_ago_are_forgotten(start: Start) -> None:
+async def test_old_invalid_messages_do_not_count(start: Start) -> None:
     """The limit holds for a window of time, not for the life of a connection."""
     gateway = await start(max_malformed=3, malformed_window_s=0.05)
     async with await Raw.register(gateway, "mallory") as raw:

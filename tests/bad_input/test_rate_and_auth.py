@@ -1,4 +1,4 @@
-"""Rate limit and tokens: what if a client sends too much, too little, or is somebody else?
+"""Rate limit and tokens: what if a client sends too much, too little, or as another user?
 
 Bad input 67 to 77. What is too much for one connection is refused or ends it; nobody else waits
 meanwhile.
@@ -49,10 +49,10 @@ async def test_a_client_that_does_not_register_is_closed_with_4001(
         "fragments": in_pieces(b" " * 200, 1),
     }
 )
-async def test_a_byte_now_and_then_does_not_extend_the_deadline_to_register(
+async def test_single_bytes_do_not_extend_the_deadline_to_register(
     start: Start, case: bytes
 ) -> None:
-    """4001: a frame that does not end is no register (bad input 68)."""
+    """4001: an unfinished frame does not count as a register (bad input 68)."""
     gateway = await start(register_deadline_s=0.1)
     async with await Raw.open(gateway) as raw:
         rest = iter(case)
@@ -83,7 +83,7 @@ FLOODS = {
 async def test_a_client_above_its_rate_is_warned_and_then_closed_with_4008(
     start: Start, case: tuple[bytes, Any]
 ) -> None:
-    """ "Rate limited" once a second at most; 4008 when it goes on (bad input 69)."""
+    """ "Rate limited" at most once a second; 4008 if the client does not stop (bad input 69)."""
     text, answer = case
     gateway = await start(messages_per_s=1.0, message_burst=5, rate_patience_s=0.1)
     async with await Raw.register(gateway, "mallory") as raw:

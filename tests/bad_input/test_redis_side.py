@@ -120,7 +120,7 @@ HALVES: dict[str, dict[str, str]] = {
 
 
 @inputs(HALVES | {"a text": "gateway-01", "a list": ["gateway-01"]})
-async def test_a_presence_entry_that_is_not_whole_means_offline(
+async def test_an_incomplete_presence_entry_means_offline(
     one: Gateway, redis_db: Any, keyspace: Keyspace, case: Any
 ) -> None:
     """It is counted; a key of another Redis type makes that one message fail (bad input 79)."""
@@ -173,10 +173,10 @@ async def test_a_presence_entry_with_an_invalid_gateway_id_means_offline(
         for token in ("inf", "-inf", "nan", "1e308", "9" * 400, "-1", "0x10", "x", "", '1,"to":"x"')
     }
 )
-async def test_an_entry_with_an_odd_token_still_names_its_session(
+async def test_an_entry_with_an_invalid_token_still_names_its_session(
     start: Start, redis_db: Any, keyspace: Keyspace, case: str
 ) -> None:
-    """Who is told "routed" was not lied to: the session is found by its connection."""
+    """The ack "routed" stays true: the session is found by its connection."""
     here, there = await start(), await start("gateway-02")
     async with (
         await User.register("alice", here.url) as alice,
@@ -188,7 +188,7 @@ async def test_an_entry_with_an_odd_token_still_names_its_session(
         await redis_db.delete(keyspace.presence("bob"))
 
 
-async def test_two_thousand_of_them_in_a_row_do_not_end_the_loop_that_listens(
+async def test_two_thousand_malformed_envelopes_do_not_end_the_subscription(
     start: Start, redis_db: Any, keyspace: Keyspace
 ) -> None:
     """In one pipeline; then a message comes through."""

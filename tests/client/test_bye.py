@@ -1,7 +1,6 @@
-"""Does a client that was told why understand an end that says nothing?
-
-Proxies and some servers lose the code of a close, and a reset has none. A gateway says it in a
-`bye` frame before.
+"""Bye: does a client understand an end without a close code, when a `bye` announced it? Proxies and
+some servers lose the code of a close, and a reset has none. A gateway sends it in a `bye` frame
+before.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from tests.client.test_client import (
+from tests.client.fakes import (
     FAST,
     Ceilings,
     Diary,
@@ -100,15 +99,16 @@ def bye(code: Any = 1012, after_ms: Any = None) -> dict[str, Any]:
 
 
 async def said(gateway: Gateway, alice: Client) -> None:
-    """Wait until the client has heard it, then let the gateway end the connection."""
+    """Wait until the client has read it, then let the gateway end the connection."""
     await gateway.said.wait()
     await until("it is heard", lambda: alice._bye is not None)
     gateway.understood.set()
 
 
 @pytest.mark.parametrize("end", UNCLEAR)
-async def test_after_a_bye_the_end_means_what_it_said(end: End) -> None:
-    """Back again, and not before `retryAfterMs`; the reason is told as if it had come."""
+async def test_an_end_without_close_frame_is_treated_as_the_bye_announced(end: End) -> None:
+    """The client reconnects, and not before `retryAfterMs`; the reason is reported as if the close
+    frame had come."""
     gateway, diary = Gateway(end, bye(1012, 300)), Diary()
     async with (
         fake_gateway(gateway) as url,
@@ -123,7 +123,7 @@ async def test_after_a_bye_the_end_means_what_it_said(end: End) -> None:
 
 
 @pytest.mark.parametrize("end", UNCLEAR)
-async def test_a_bye_can_be_final(end: End) -> None:
+async def test_a_bye_with_4509_stops_reconnecting(end: End) -> None:
     """A session that was replaced does not come back because its connection was reset."""
     gateway = Gateway(end, bye(4509))
     async with fake_gateway(gateway) as url, Client("alice", [url], settings=FAST) as alice:
@@ -134,8 +134,9 @@ async def test_a_bye_can_be_final(end: End) -> None:
         assert alice.attempts == 1
 
 
-async def test_a_code_that_comes_through_counts_more_than_the_bye() -> None:
-    """1000 after a bye of 1012 is an end; its advice counts for a code that invites back."""
+async def test_a_received_close_code_overrides_the_bye() -> None:
+    """1000 after a bye of 1012 is final; the advice of the bye counts if the close code allows a
+    reconnect."""
 
     def normal(connection: ServerConnection) -> None:
         connection.transport.write(b"\x88\x02" + Code.NORMAL.to_bytes(2))
@@ -158,7 +159,7 @@ async def test_a_code_that_comes_through_counts_more_than_the_bye() -> None:
 
 
 async def test_the_last_bye_counts_and_only_for_its_own_connection() -> None:
-    """A drain may be hurried up; and who is back is not haunted by an old goodbye."""
+    """A later bye replaces an earlier one; the next connection does not remember any of them."""
     gateway, diary = Gateway(reset, bye(1012, 60_000), bye(1012, 10)), Diary()
     async with (
         fake_gateway(gateway) as url,
@@ -171,8 +172,8 @@ async def test_the_last_bye_counts_and_only_for_its_own_connection() -> None:
         assert alice._bye is None
 
 
-async def test_a_bye_before_registered_is_heard_as_well() -> None:
-    """A gateway that drains may say it to who has just come."""
+async def test_a_bye_before_registered_is_accepted() -> None:
+    """A gateway that drains may send it to a client that has just connected."""
     gateway = Gateway(reset, bye(4513), registers=False)
     async with fake_gateway(gateway) as url:
         alice = Client("alice", [url], settings=FAST)
@@ -196,8 +197,8 @@ async def test_a_bye_before_registered_is_heard_as_well() -> None:
         bye([]),
     ],
 )
-async def test_a_bye_that_says_nothing_is_none(odd: dict[str, Any]) -> None:
-    """The end then means what it means without one: come back."""
+async def test_an_invalid_bye_is_ignored(odd: dict[str, Any]) -> None:
+    """The end then means the same as without a bye: reconnect."""
     gateway, diary = Gateway(reset, odd, {"type": "pong"}), Diary()
     async with (
         fake_gateway(gateway) as url,
@@ -213,7 +214,7 @@ async def test_a_bye_that_says_nothing_is_none(odd: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("after_ms", [-5, "soon", 1.5, True, 10**12])
-async def test_advice_that_cannot_be_meant_is_none(after_ms: Any) -> None:
+async def test_invalid_retry_advice_in_a_bye_is_ignored(after_ms: Any) -> None:
     """The code of the bye counts all the same."""
     gateway, diary = Gateway(reset, bye(1012, after_ms)), Diary()
     async with (

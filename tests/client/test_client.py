@@ -1,4 +1,4 @@
-"""Does the client stay connected, and tell the truth about what it sent?
+"""Client: does it stay connected, and are its receipts true?
 
 Against real gateways in this process where that is possible, and against a gateway that behaves
 badly on purpose where it is not.
@@ -7,119 +7,32 @@ badly on purpose where it is not.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import math
-import random
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from tests.client.fakes import (
+    FAST,
+    NOBODY,
+    Ceilings,
+    Diary,
+    fake_gateway,
+    hear_nothing,
+    tell,
+    welcome,
+)
 from tests.waiting import until
-from wsdemo import Gateway, GatewaySettings
+from wsdemo import Gateway
 from wsdemo.client import Client, ClientClosed, ConnectFailed, Message, State
 from wsdemo.events import Event, Kind
 from wsdemo.protocol import CLOSE_POLICIES, Code, Status
-from wsdemo.redis.server import BundledServer
-from wsdemo.settings import ClientSettings, Keyspace, Limits, Timing
-
-FAST = ClientSettings(backoff_base_s=0.01, backoff_cap_s=0.05)
-NOBODY = "ws://127.0.0.1:1/ws"
-"""An address where nobody listens."""
-
-
-@pytest.fixture
-async def gateways(
-    shared_server: BundledServer, keyspace: Keyspace
-) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    """Two gateways that share a Redis and send their clients back at once."""
-    first, second = (
-        Gateway(
-            GatewaySettings(
-                gateway_id=f"gateway-0{n}",
-                port=0,
-                redis_url=shared_server.url,
-                keyspace=keyspace,
-                limits=Limits(retry_after_s=0.05),
-            )
-        )
-        for n in (1, 2)
-    )
-    async with first, second:
-        yield first, second
-
-
-class Diary:
-    """What a client observed."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.count: Counter[Kind] = Counter()
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        self.count[event.kind] += 1
-
-    def kinds(self, *kinds: Kind) -> list[Kind]:
-        return [event.kind for event in self.events if event.kind in kinds]
-
-
-class Ceilings(random.Random):
-    """Randomness that is none: remembers the ceilings of pauses, and does not pause."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.asked: list[float] = []
-
-    def uniform(self, a: float, b: float) -> float:
-        self.asked.append(b)
-        return a
-
-
-Behave = Callable[[ServerConnection, int], Awaitable[None]]
-"""What a fake gateway does with a connection, and with the how-manieth one."""
-
-
-@contextlib.asynccontextmanager
-async def fake_gateway(behave: Behave) -> AsyncIterator[str]:
-    """A WebSocket server that does as it is told; yields its URL."""
-    seen = 0
-
-    async def handle(connection: ServerConnection) -> None:
-        nonlocal seen
-        seen += 1
-        with contextlib.suppress(ConnectionClosed):
-            await behave(connection, seen)
-
-    async with serve(handle, "127.0.0.1", 0, ping_interval=None, close_timeout=0.2) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        yield f"ws://127.0.0.1:{port}/ws"
-
-
-async def welcome(connection: ServerConnection, heartbeat_ms: int = 30_000) -> dict[str, Any]:
-    """Take a register and answer it; return what it said."""
-    hello: dict[str, Any] = json.loads(await connection.recv())
-    assert hello["type"] == "register"
-    await tell(connection, type="registered", gatewayId="fake", heartbeatMs=heartbeat_ms)
-    return hello
-
-
-async def tell(connection: ServerConnection, **document: Any) -> None:
-    await connection.send(json.dumps(document))
-
-
-async def hear_nothing(connection: ServerConnection) -> None:
-    """Read and ignore everything, as a host does that has lost its memory of us."""
-    async for _ in connection:
-        pass
-
+from wsdemo.settings import ClientSettings, Keyspace, Timing
 
 # --- messages --------------------------------------------------------------------------------
 
@@ -171,7 +84,8 @@ async def test_iteration_yields_messages_and_ends_with_the_client(
 
 
 async def test_a_message_to_nobody_is_offline(gateways: tuple[Gateway, Gateway]) -> None:
-    """A user who is not there, and one who has left, are both offline; neither is an exception."""
+    """A user who never registered, and one who has left, are both offline; there is no
+    exception."""
     async with Client("alice", [gateways[0].url]) as alice:
         async with Client("bob", [gateways[1].url]):
             assert (await alice.send("bob", "?")).status is Status.ROUTED
@@ -201,7 +115,7 @@ async def test_a_message_that_breaks_a_rule_is_refused_with_the_reason(
         assert (alice.state, alice.attempts) == (State.REGISTERED, 1)
 
 
-async def test_receive_gives_up_when_told_to(gateways: tuple[Gateway, Gateway]) -> None:
+async def test_receive_stops_waiting_at_its_timeout(gateways: tuple[Gateway, Gateway]) -> None:
     """TimeoutError, and the next receive works."""
     async with Client("alice", [gateways[0].url]) as alice:
         with pytest.raises(TimeoutError):
@@ -250,7 +164,7 @@ async def test_a_routed_message_that_comes_back_corrects_its_receipt() -> None:
 
 
 async def test_a_message_without_an_answer_is_unknown() -> None:
-    """Gateways of the Go demo never acknowledge: after ack_timeout_s nobody knows."""
+    """Gateways of the Go demo never acknowledge: after ack_timeout_s the status is unknown."""
 
     async def behave(connection: ServerConnection, _: int) -> None:
         await welcome(connection)
@@ -321,17 +235,17 @@ async def test_when_a_gateway_stops_its_user_is_reached_on_the_next_one(
         assert (await alice.receive(5)).content == "Are you still there?"
 
 
-async def test_a_start_skips_gateways_that_are_not_there(
+async def test_a_start_skips_unreachable_gateways(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """Nobody listens at the first address, and the second knows no such path: the third it is."""
+    """Nobody listens at the first address, the second does not know the path: the third is used."""
     elsewhere = gateways[0].url.replace("/ws", "/elsewhere")
     async with Client("alice", [NOBODY, elsewhere, gateways[1].url], settings=FAST) as alice:
         assert alice.gateway_id == "gateway-02"
 
 
 async def test_a_cut_connection_is_replaced(gateways: tuple[Gateway, Gateway]) -> None:
-    """No close frame, no matter: the same user is registered again, under a new session."""
+    """Also without a close frame, the same user is registered again, in a new session."""
     diary = Diary()
     async with Client("alice", [gateways[0].url], settings=FAST, emit=diary) as alice:
         before = alice.conn_id
@@ -345,10 +259,11 @@ async def test_a_cut_connection_is_replaced(gateways: tuple[Gateway, Gateway]) -
         ]
 
 
-async def test_who_was_replaced_by_a_newer_session_never_comes_back(
+async def test_a_client_replaced_by_a_newer_session_does_not_reconnect(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """4509: closed for good at the first attempt, or two logins would chase each other."""
+    """4509 is final at the first attempt; otherwise two logins would replace each other for
+    ever."""
     first, second = gateways
     async with Client("alice", [first.url, second.url], settings=FAST) as old:
         async with Client("alice", [second.url]) as new:
@@ -364,10 +279,11 @@ async def test_who_was_replaced_by_a_newer_session_never_comes_back(
         assert "alice" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
-async def test_who_moved_while_reconnecting_obeys_a_later_close_code(
+async def test_after_a_move_while_reconnecting_a_final_close_code_is_final(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """A move that found no connection to leave is over once registered: 4509 is final again."""
+    """The move had no connection to close. Once the client is registered the move is over, and 4509
+    is final again."""
     moves: list[asyncio.Task[None]] = []
 
     def on_event(event: Event) -> None:
@@ -385,10 +301,10 @@ async def test_who_moved_while_reconnecting_obeys_a_later_close_code(
         assert alice.attempts == 2
 
 
-async def test_who_moves_while_dialling_ends_up_where_he_was_told_to(
+async def test_a_move_while_dialling_overrides_the_dial(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """A dial that is under way does not win over a move."""
+    """The client ends up at the address of the move, not at the one it was dialling."""
     let_in = asyncio.Event()
 
     async def slow(connection: ServerConnection, request: Any) -> None:
@@ -447,8 +363,9 @@ async def test_the_close_code_decides_whether_to_come_back(code: int | None) -> 
             assert alice.attempts == 1
 
 
-async def test_success_is_registered_and_not_an_open_socket() -> None:
-    """Pauses grow while gateways open the door and close it again, and shrink once registered."""
+async def test_only_registered_resets_the_reconnect_pause() -> None:
+    """Pauses grow while gateways accept the connection and close it again. They shrink once
+    registered."""
     rng = Ceilings()
     settings = ClientSettings(backoff_base_s=0.1, backoff_cap_s=1.0)
 
@@ -471,8 +388,8 @@ async def test_success_is_registered_and_not_an_open_socket() -> None:
         assert rng.asked == pytest.approx([*grown, 0.1, 0.2])
 
 
-async def test_a_gateways_advice_is_the_shortest_pause() -> None:
-    """retryAfterMs in the reason of a close is waited for, whatever chance says."""
+async def test_the_reconnect_pause_is_at_least_the_gateways_advice() -> None:
+    """retryAfterMs in the reason of a close is a minimum, whatever the random pause is."""
     dialled_at: list[float] = []
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
@@ -488,7 +405,7 @@ async def test_a_gateways_advice_is_the_shortest_pause() -> None:
 
 
 @pytest.mark.slow
-async def test_a_refusal_with_retry_after_is_the_shortest_pause() -> None:
+async def test_the_reconnect_pause_is_at_least_the_retry_after_of_a_refusal() -> None:
     """An overloaded gateway answers 503 before there is a WebSocket; its advice counts as well."""
     dialled_at: list[float] = []
 
@@ -510,9 +427,8 @@ async def test_a_refusal_with_retry_after_is_the_shortest_pause() -> None:
             assert dialled_at[1] - dialled_at[0] >= 1
 
 
-async def test_later_attempts_say_so() -> None:
-    """Each register carries one instance and the number of its attempt, so that a gateway can
-    tell a late one from a newer one."""
+async def test_each_register_carries_the_number_of_its_attempt() -> None:
+    """All carry one instance, so that a gateway can tell a late attempt from a newer one."""
     hellos: list[dict[str, Any]] = []
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
@@ -532,8 +448,9 @@ async def test_later_attempts_say_so() -> None:
 # --- heartbeats ------------------------------------------------------------------------------
 
 
-async def test_heartbeats_find_out_that_a_connection_is_dead() -> None:
-    """Half open: bytes go out, nothing comes back. One beat and half of another, then elsewhere."""
+async def test_a_heartbeat_without_answer_ends_a_half_open_connection() -> None:
+    """Bytes go out, nothing comes back. After one and a half intervals the client dials
+    elsewhere."""
     diary = Diary()
     impatient = dataclasses.replace(FAST, pong_within_at_least_s=0.01)
 
@@ -551,8 +468,8 @@ async def test_heartbeats_find_out_that_a_connection_is_dead() -> None:
     assert upto[:2] == [Kind.PING, Kind.WS_CLOSE]
 
 
-async def test_patience_that_lasts_for_several_heartbeats_ends_all_the_same() -> None:
-    """It counts from the first one that has no answer."""
+async def test_a_pong_timeout_longer_than_the_interval_still_expires() -> None:
+    """It counts from the first heartbeat that has no answer."""
     diary = Diary()
     settings = dataclasses.replace(FAST, pong_within_at_least_s=0.3)
 
@@ -570,8 +487,8 @@ async def test_patience_that_lasts_for_several_heartbeats_ends_all_the_same() ->
 
 
 @pytest.mark.slow
-async def test_an_answer_ends_the_wait_for_one() -> None:
-    """Heartbeats that are answered go on for longer than patience lasts."""
+async def test_a_pong_resets_the_pong_timeout() -> None:
+    """A connection whose heartbeats are answered lives for longer than the timeout."""
     diary = Diary()
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
@@ -585,8 +502,9 @@ async def test_an_answer_ends_the_wait_for_one() -> None:
 
 
 @pytest.mark.slow
-async def test_silence_on_the_last_connection_is_not_held_against_the_next_one() -> None:
-    """What was asked there is not answered here. Patience is a part of the interval, not all."""
+async def test_an_unanswered_heartbeat_does_not_count_on_the_next_connection() -> None:
+    """An old heartbeat gets no answer on the new connection. The pong timeout is a part of the
+    interval."""
 
     class Beats(Ceilings):
         def random(self) -> float:
@@ -610,7 +528,8 @@ async def test_silence_on_the_last_connection_is_not_held_against_the_next_one()
 
 
 def test_with_production_timings_a_frozen_gateway_is_noticed_within_45_s() -> None:
-    """A heartbeat and the wait for its answer; a fast clock does not ask a machine to be faster."""
+    """One heartbeat and the wait for its answer. With scaled timings, the wait has a lower
+    limit."""
     settings = ClientSettings()
     assert 30.0 + settings.pong_within_s(Timing().heartbeat_s) == 45.0
     assert settings.pong_within_s(Timing().scaled(60).heartbeat_s) == 1.0
@@ -628,7 +547,7 @@ async def test_answered_heartbeats_keep_a_connection(
 
 
 async def test_a_client_that_does_not_ping_expects_no_pong() -> None:
-    """The laboratory's dropped heartbeats are the gateway's to notice, not the client's."""
+    """When the laboratory drops heartbeats, the gateway has to notice it, not the client."""
     asked = 0
 
     def should_ping() -> bool:
@@ -660,7 +579,7 @@ async def test_a_start_where_nobody_listens_fails_with_one_line() -> None:
 
 
 async def test_a_start_where_nobody_answers_fails_in_time() -> None:
-    """An open socket without `registered` is no success; register_timeout_s ends each attempt."""
+    """An open socket without `registered` does not count; register_timeout_s ends each attempt."""
 
     async def behave(connection: ServerConnection, _: int) -> None:
         await hear_nothing(connection)
@@ -673,8 +592,8 @@ async def test_a_start_where_nobody_answers_fails_in_time() -> None:
         assert client.attempts > 1
 
 
-async def test_a_start_that_ends_during_the_first_dial_says_so() -> None:
-    """Nothing has failed yet: the words are that nobody answered."""
+async def test_a_start_timeout_during_the_first_dial_says_that_nobody_answered() -> None:
+    """Nothing has failed yet, so there is no other reason to report."""
 
     async def behave(connection: ServerConnection, _: int) -> None:
         await hear_nothing(connection)
@@ -684,7 +603,9 @@ async def test_a_start_that_ends_during_the_first_dial_says_so() -> None:
             await Client("alice", [url]).start(0.1)
 
 
-async def test_a_start_that_is_forbidden_fails_at_once(gateways: tuple[Gateway, Gateway]) -> None:
+async def test_a_start_with_a_final_refusal_fails_at_once(
+    gateways: tuple[Gateway, Gateway],
+) -> None:
     """A reserved name and an unknown path: no second attempt, no waiting for the deadline."""
     url = gateways[0].url
     for client, why in (
@@ -730,7 +651,7 @@ async def test_closing_is_idempotent_and_leaves_no_presence(
     await until("the presence is gone", gone)
 
 
-async def test_closing_wakes_whoever_waits(gateways: tuple[Gateway, Gateway]) -> None:
+async def test_closing_ends_pending_receive_and_send(gateways: tuple[Gateway, Gateway]) -> None:
     """A receive ends with ClientClosed, a send without an answer with unknown."""
 
     async def behave(connection: ServerConnection, _: int) -> None:
@@ -749,7 +670,7 @@ async def test_closing_wakes_whoever_waits(gateways: tuple[Gateway, Gateway]) ->
         assert (await sending).status is Status.UNKNOWN
 
 
-async def test_a_gateway_that_forbids_us_is_left_out_and_its_neighbour_is_next(
+async def test_a_gateway_that_refuses_for_good_is_skipped(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
     """Three in the list, the first answers 404: the second is dialled, not the third."""
@@ -758,10 +679,10 @@ async def test_a_gateway_that_forbids_us_is_left_out_and_its_neighbour_is_next(
         assert (alice.gateway, alice.attempts) == (two, 2)
 
 
-async def test_a_listener_that_fails_ends_the_client_and_wakes_whoever_waits(
+async def test_an_exception_in_a_listener_closes_the_client_and_ends_receive(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """`receive` without a deadline does not wait for a client that is no more."""
+    """`receive` without a deadline does not wait for a closed client."""
     failures: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
 

@@ -172,10 +172,10 @@ async def test_a_message_is_printed_and_cannot_write_to_the_terminal(gateway: Ga
 
 
 @pytest.mark.parametrize("environment", [{}, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "POSIX"}])
-async def test_bytes_that_are_not_text_end_nothing(
+async def test_invalid_utf8_on_stdin_does_not_end_the_prompt(
     gateway: Gateway, environment: dict[str, str]
 ) -> None:
-    """Whatever comes through the pipe, in whatever locale, the prompt goes on."""
+    """Whatever bytes come through the pipe, in any locale, the prompt goes on."""
     async with (
         Client("bob", [gateway.url]) as bob,
         Piped("-user", "alice", "-gateway", gateway.url, **environment) as alice,
@@ -189,10 +189,10 @@ async def test_bytes_that_are_not_text_end_nothing(
         assert (await bob.receive(5)).content == "Grüße"
 
 
-async def test_a_user_who_was_replaced_is_told_and_leaves_although_the_pipe_is_open(
+async def test_a_replaced_client_says_so_and_exits_although_its_pipe_is_open(
     gateway: Gateway,
 ) -> None:
-    """The process ends by itself: nobody need type anything first."""
+    """The process ends by itself: nobody has to type anything first."""
     async with Piped("-user", "alice", "-gateway", gateway.url) as alice:
         await alice.prints("registered on gateway-01")
         async with Client("alice", [gateway.url]):
@@ -209,7 +209,9 @@ async def test_ctrl_c_ends_a_piped_client_at_once(gateway: Gateway) -> None:
     assert lines_of(alice.output) == ["[Client] alice registered on gateway-01"]
 
 
-async def test_a_file_is_as_good_as_a_pipe(gateway: Gateway, tmp_path: Path) -> None:
+async def test_commands_from_a_regular_file_are_carried_out(
+    gateway: Gateway, tmp_path: Path
+) -> None:
     """An event loop cannot wait for a regular file; the prompt reads it all the same."""
     script = tmp_path / "script"
     script.write_text("send alice note to self\nstatus")
@@ -281,7 +283,7 @@ async def test_a_half_typed_line_survives_an_incoming_message(gateway: Gateway) 
             terminal.close(force=True)
 
 
-async def test_the_end_of_typing_leaves_politely(gateway: Gateway) -> None:
+async def test_ctrl_d_closes_the_connection_and_exits_with_0(gateway: Gateway) -> None:
     """Ctrl-D at the prompt: exit code 0, and alice is offline."""
     pytest.importorskip("prompt_toolkit")
     async with Client("bob", [gateway.url]) as bob:
@@ -338,7 +340,7 @@ async def test_an_unknown_path_is_one_line_and_exit_code_2(gateway: Gateway) -> 
     assert line == f"wsdemo.client: alice: {gateway.url}x: HTTP 404"
 
 
-# --- whatever becomes of its streams -----------------------------------------------------------
+# --- closed, full and slow streams ---------------------------------------------------------------
 
 
 async def carry_out(
@@ -361,22 +363,24 @@ async def carry_out(
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
-async def test_a_prompt_without_output_carries_out_commands(gateway: Gateway, closed: str) -> None:
-    """What is closed is /dev/null: nobody wanted to read it."""
+async def test_a_prompt_with_closed_stdout_carries_out_commands(
+    gateway: Gateway, closed: str
+) -> None:
+    """A closed stream becomes /dev/null: nobody wanted to read it."""
     async with Client("bob", [gateway.url]) as bob:
         assert await carry_out(gateway.url, "send bob one\nquit\n", closed) == (0, "")
         assert (await bob.receive(5)).content == "one"
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "0<&- 1>&-", "0<&- 1>&- 2>&-"])
-async def test_a_prompt_without_input_connects_and_leaves(gateway: Gateway, closed: str) -> None:
-    """As at the end of any input."""
+async def test_a_prompt_with_closed_stdin_connects_and_exits(gateway: Gateway, closed: str) -> None:
+    """The same as at the end of any input."""
     assert await carry_out(gateway.url, "", closed, stdin=None) == (0, "")
     assert gateway.counters.registers_ok == 1
 
 
 @pytest.mark.slow
-async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
+async def test_a_stopped_reader_of_stdout_delays_no_heartbeat_and_loses_no_message(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Output that nobody reads for many heartbeats; then every message is there, in order."""
@@ -428,8 +432,8 @@ async def test_a_reader_that_stands_still_costs_no_heartbeat_and_no_message(
 
 
 @pytest.mark.slow
-async def test_the_end_waits_for_a_slow_reader(gateway: Gateway) -> None:
-    """All that was said is read in the end, though more than a pipe holds, and late."""
+async def test_the_exit_waits_for_a_slow_reader_of_stdout(gateway: Gateway) -> None:
+    """All output is read in the end, though it is more than a pipe holds, and late."""
     read_end, write_end = os.pipe()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "wsdemo.client", "-user", "alice", "-gateway", gateway.url),

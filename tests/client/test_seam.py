@@ -1,4 +1,4 @@
-"""Whatever a gateway, a name or a library says to a client: does the client go on?"""
+"""Robustness: does a client survive every answer of a gateway, a resolver or a library?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HASTY = ClientSettings(connect_timeout_s=0.2, backoff_base_s=0.001, backoff_cap_
 
 
 async def failure(url: str) -> str:
-    """Try to register there, in vain, and again; return what is said when it is given up."""
+    """Try to register there again and again; return the error when the start gives up."""
     client = Client("alice", [url], settings=HASTY)
     start = asyncio.create_task(client.start(timeout_s=50), name="start")
     try:
@@ -41,8 +41,8 @@ async def failure(url: str) -> str:
     ["ws://no-such-host.invalid/ws", "ws://[::1]:1/ws", "ws://127.0.0.1:1/ws",
      "wss://127.0.0.1:1/ws", "ws://b\u00fccher.invalid/ws"],
 )  # fmt: skip
-async def test_a_name_that_cannot_be_found_is_no_end(url: str) -> None:
-    """Nor one that no resolver takes: it is tried again, and said in one line."""
+async def test_a_host_name_that_cannot_be_resolved_is_tried_again(url: str) -> None:
+    """Also a name that no resolver accepts. It is reported in one line."""
     await failure(url)
 
 
@@ -52,10 +52,10 @@ async def test_a_name_that_cannot_be_found_is_no_end(url: str) -> None:
      ProxyError("x"), InvalidHandshake("x"), WebSocketException("x"), ValueError("ws://u:s3cret@h")],
     ids=lambda problem: type(problem).__name__,
 )  # fmt: skip
-async def test_the_seam_to_websockets_knows_no_list_of_exceptions(
+async def test_any_exception_of_the_websockets_library_is_a_failed_attempt(
     problem: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the library raises tomorrow is a failed attempt too, told without secrets."""
+    """Also one that a later release may raise; it is reported without secrets."""
 
     async def connect(*args: object, **options: object) -> None:
         raise problem
@@ -82,8 +82,8 @@ async def answering(text: bytes) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("advice", ["²", "x", "-1", "9" * 400, "1e3", "", "0"])
-async def test_odd_advice_when_to_come_back_is_no_advice(advice: str) -> None:
-    """A header that is no number neither ends the client nor lets it sleep for ever."""
+async def test_an_invalid_retry_after_header_is_ignored(advice: str) -> None:
+    """A header that is not a number neither ends the client nor lets it sleep for ever."""
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: "
     async with answering(head + advice.encode() + b"\r\n\r\n") as url:
         assert "HTTP 503" in await failure(url)
@@ -92,16 +92,15 @@ async def test_odd_advice_when_to_come_back_is_no_advice(advice: str) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 999 x\r\n\r\n", b"\xff" * 99]
 )
-async def test_a_server_that_is_no_gateway_is_one_line(text: bytes) -> None:
+async def test_a_server_that_is_not_a_gateway_is_reported_in_one_line(text: bytes) -> None:
     """Whatever it answers."""
     async with answering(text) as url:
         await failure(url)
 
 
-async def test_nobody_sends_us_on() -> None:
-    """Our token goes to whom we were told to show it; where it would have led is told in one line,
-    without secrets.
-    """
+async def test_a_redirect_is_not_followed() -> None:
+    """Our token goes only to the configured address. The target of the redirect is reported in one
+    line, without secrets."""
     head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
     for place in (b"http://[", b"ws://u:s3cret@a..b/ws?token=s3cret", b"ftp://h/", b"ws://h:http/"):
         async with answering(head + place + b"\r\n\r\n") as url:
@@ -112,6 +111,6 @@ async def test_nobody_sends_us_on() -> None:
 
 
 @pytest.mark.parametrize("number", ["²", "٣", "-1", "1.5", "12345678", "", " 7", "7\n"])
-def test_odd_advice_in_a_close_frame_is_no_advice(number: str) -> None:
-    """Digits of other scripts are digits to Python, and no number of milliseconds."""
+def test_an_invalid_retry_advice_in_a_close_frame_is_ignored(number: str) -> None:
+    """Digits of other scripts are digits to Python, but not a valid number of milliseconds."""
     assert retry_after_s(f"service restart; retryAfterMs={number}") is None

@@ -1,7 +1,6 @@
-"""What does a client meet that is no gateway of ours, or a gateway in trouble?
-
-Web servers, proxies, redirects, certificates, addresses of several families; and peers that read
-nothing, answer nothing, or stand still.
+"""Other servers: what does a client do with a server that is not a gateway, or that fails? Web
+servers, proxies, redirects, certificates, addresses of several families; and peers that read
+nothing, answer nothing, or are frozen.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
-from tests.client.test_client import (
+from tests.client.fakes import (
     FAST,
     Diary,
     fake_gateway,
@@ -37,7 +36,7 @@ from wsdemo.client import Client, ClientClosed, ConnectFailed, State, connection
 from wsdemo.events import Kind
 from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
-from wsdemo.settings import ClientSettings, Keyspace, Limits, Timing
+from wsdemo.settings import ClientSettings, Keyspace, Timing
 
 pytestmark = pytest.mark.both_loops
 
@@ -73,8 +72,8 @@ def page(status: int, **headers: str) -> Answer:
 
 
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 404, 410, 426, 501, 505])
-async def test_a_web_server_is_dialled_only_once(status: int) -> None:
-    """The start fails at once, and says what it was."""
+async def test_a_plain_web_server_is_dialled_only_once(status: int) -> None:
+    """The start fails at once, and says what kind of server it was."""
     async with web_server(page(status)) as url:
         client = Client("alice", [url])
         with pytest.raises(ConnectFailed, match=f"^alice: {url}: HTTP {status}$"):
@@ -83,8 +82,8 @@ async def test_a_web_server_is_dialled_only_once(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520, 599])
-async def test_who_is_in_trouble_is_asked_again(status: int) -> None:
-    """A proxy without a gateway behind it, an overloaded one: it may be over soon."""
+async def test_a_server_error_is_tried_again(status: int) -> None:
+    """A proxy without a gateway behind it, an overloaded gateway: the error may be temporary."""
     asked = 0
 
     def answer(connection: ServerConnection, request: Request) -> Response | None:
@@ -111,8 +110,8 @@ async def test_malformed_retry_advice_is_ignored(advice: str) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_nobody_sends_a_client_and_its_token_elsewhere(status: int) -> None:
-    """A redirect is not followed, and the line says where it would lead."""
+async def test_a_redirect_is_not_followed_and_gets_no_token(status: int) -> None:
+    """The error line says where the redirect would lead."""
     strangers = 0
 
     async def stranger(connection: ServerConnection, attempt: int) -> None:
@@ -130,15 +129,15 @@ async def test_nobody_sends_a_client_and_its_token_elsewhere(status: int) -> Non
             assert (client.attempts, strangers) == (1, 0)
 
 
-async def test_an_address_without_a_path_is_told_which_one_is_missing() -> None:
+async def test_an_address_without_a_path_is_refused_with_the_missing_path() -> None:
     """The usual mistake with a gateway's address."""
     async with web_server(page(404)) as url:
         with pytest.raises(ConnectFailed, match=r"HTTP 404 \(gateways are at /ws\)$"):
             await Client("alice", [url.removesuffix("/ws")]).start(30)
 
 
-async def test_a_gateway_that_we_know_may_answer_404_for_a_while() -> None:
-    """So does a proxy whose gateways restart: it stays in the list, and is asked again."""
+async def test_a_404_from_a_known_gateway_is_tried_again() -> None:
+    """A proxy answers so while its gateways restart: the address stays in the list."""
     diary, down = Diary(), False
 
     def answer(connection: ServerConnection, request: Request) -> Response | None:
@@ -158,8 +157,8 @@ async def test_a_gateway_that_we_know_may_answer_404_for_a_while() -> None:
 @pytest.mark.parametrize(
     "garbage", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\0" * 100, b"HTTP/1.1 101\r\n\r\n"]
 )
-async def test_who_speaks_something_else_is_one_line(garbage: bytes) -> None:
-    """A wrong port; it is tried until the start has had enough."""
+async def test_a_server_of_another_protocol_is_reported_in_one_line(garbage: bytes) -> None:
+    """A wrong port; it is tried until the start times out."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(garbage)
@@ -190,7 +189,7 @@ async def test_who_speaks_something_else_is_one_line(garbage: bytes) -> None:
         "",
     ],
 )
-def test_an_address_where_nobody_can_be_is_refused_at_once(url: str) -> None:
+def test_an_impossible_address_is_refused_at_once(url: str) -> None:
     """Also in `move`; not at the first dial, where it would be tried for ever."""
     with pytest.raises(ValueError, match="is not a WebSocket URL"):
         Client("alice", [url])
@@ -198,12 +197,12 @@ def test_an_address_where_nobody_can_be_is_refused_at_once(url: str) -> None:
         asyncio.run(Client("alice", ["ws://localhost/ws"]).move(url))
 
 
-def test_a_name_that_is_no_text_is_refused_at_once() -> None:
+def test_a_user_id_with_a_surrogate_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         Client("half \ud83d", ["ws://localhost/ws"])
 
 
-async def test_a_password_in_an_address_is_not_told() -> None:
+async def test_a_password_in_an_address_is_not_reported() -> None:
     """Not in the reason of a failure, nor where the address itself is the mistake."""
     client = Client("alice", ["ws://me:s3cr3t@127.0.0.1:1/ws"], settings=FAST)
     with pytest.raises(ConnectFailed) as failed:
@@ -215,7 +214,7 @@ async def test_a_password_in_an_address_is_not_told() -> None:
         assert "s3cr3t" not in str(mistake.value)
 
 
-async def test_nobody_listens_is_said_in_two_words() -> None:
+async def test_a_refused_connection_is_reported_in_two_words() -> None:
     """And for a name with several addresses not once for each of them."""
     for host in ("127.0.0.1", "localhost"):
         with pytest.raises(ConnectFailed, match=f"ws://{host}:1/ws: Connection refused"):
@@ -259,10 +258,10 @@ def black_hole() -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])  # uvloop tries addresses one after another.
-async def test_an_address_that_answers_nothing_does_not_hide_one_that_does(
+async def test_a_silent_address_does_not_hide_one_that_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A name with a broken route and a good one: within the time for one dial."""
+    """A name with a broken route and a good one: connected within the timeout of one dial."""
     async with web_server(lambda connection, request: None) as url:
         port = int(url.split(":")[2].partition("/")[0])
         with black_hole() as hole:
@@ -294,10 +293,11 @@ def _tls(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_a_certificate_of_our_own_authority_is_believed_when_told_so(
+async def test_a_private_certificate_authority_is_trusted_when_configured(
     authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """Otherwise it is one line, at once; and with another gateway in the list, that one it is."""
+    """Otherwise the start fails at once with one line; another gateway in the list is used
+    instead."""
     pem = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(pem)
     tls = ssl.create_default_context(cafile=pem)
@@ -314,7 +314,7 @@ async def test_a_certificate_of_our_own_authority_is_believed_when_told_so(
 
 
 @pytest.mark.slow
-async def test_tls_where_there_is_none_and_the_other_way_round_is_one_line(
+async def test_a_mismatch_of_tls_and_plain_text_is_reported_in_one_line(
     authority: trustme.CA,
 ) -> None:
     async with (
@@ -362,8 +362,8 @@ async def fill(client: Client) -> list[asyncio.Task[Any]]:
     return sends
 
 
-async def test_a_gateway_that_reads_nothing_is_given_up() -> None:
-    """A heartbeat that cannot even be written does not hold up the heart."""
+async def test_a_gateway_that_does_not_read_is_given_up() -> None:
+    """The client does not block, although a heartbeat cannot even be written."""
     diary, is_full = Diary(), False
     settings = ClientSettings(
         backoff_base_s=0.01, pong_within_at_least_s=0.3, ack_timeout_s=60, close_timeout_s=0.1
@@ -379,8 +379,8 @@ async def test_a_gateway_that_reads_nothing_is_given_up() -> None:
         assert {receipt.status for receipt in receipts} == {Status.UNKNOWN}
 
 
-async def test_a_close_that_is_not_answered_ends_in_time() -> None:
-    """Close and move are bounded, whatever the other side does."""
+async def test_close_and_move_are_bounded_when_the_gateway_does_not_answer() -> None:
+    """Whatever the other side does."""
     settings = ClientSettings(ack_timeout_s=60, close_timeout_s=0.1)
     async with deaf_gateway() as url:
         alice = Client("alice", [url], settings=settings, should_ping=lambda: False)
@@ -391,8 +391,8 @@ async def test_a_close_that_is_not_answered_ends_in_time() -> None:
         assert {(await send).status for send in sends} == {Status.UNKNOWN}
 
 
-async def test_a_gateway_that_never_answers_a_close_does_not_hold_a_client() -> None:
-    """It is cut after `close_timeout_s`."""
+async def test_an_unanswered_close_ends_after_close_timeout_s() -> None:
+    """The connection is then cut."""
     hold = asyncio.Event()
 
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -419,8 +419,9 @@ async def test_a_gateway_that_never_answers_a_close_does_not_hold_a_client() -> 
 
 
 @pytest.mark.slow
-async def test_a_process_that_stood_still_asks_again_before_it_gives_up() -> None:
-    """The answer came meanwhile, and lies unread: a stall is no reason to hang up."""
+async def test_after_a_stall_the_client_pings_again_before_it_gives_up() -> None:
+    """The pong arrived during the stall and has not been read: a stall is no reason to
+    disconnect."""
     diary, asked = Diary(), 0
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
@@ -445,10 +446,11 @@ async def test_a_process_that_stood_still_asks_again_before_it_gives_up() -> Non
         assert alice.attempts == 1 and diary.count[Kind.WS_CLOSE] == 0
 
 
-async def test_a_machine_that_slept_asks_at_once_whether_somebody_is_there(
+async def test_after_system_sleep_the_client_pings_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Timers stand still in a laptop's sleep; the time of day tells, long before the next beat."""
+    """Timers stop while a laptop sleeps. The wall clock shows it, long before the next
+    heartbeat."""
     monkeypatch.setattr(connection, "LOOK_UP_S", 0.05)
     diary, slept_s = Diary(), 0.0
 
@@ -472,31 +474,10 @@ async def test_a_machine_that_slept_asks_at_once_whether_somebody_is_there(
 # --- a long life ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def gateways(
-    shared_server: BundledServer, keyspace: Keyspace
-) -> AsyncIterator[tuple[Gateway, Gateway]]:
-    """Two gateways that share a Redis and send their clients back at once."""
-    first, second = (
-        Gateway(
-            GatewaySettings(
-                gateway_id=f"gateway-0{n}",
-                port=0,
-                redis_url=shared_server.url,
-                keyspace=keyspace,
-                limits=Limits(retry_after_s=0.05),
-            )
-        )
-        for n in (1, 2)
-    )
-    async with first, second:
-        yield first, second
-
-
-async def test_what_a_client_remembers_of_its_messages_is_bounded(
+async def test_the_memory_of_sent_messages_is_bounded(
     gateways: tuple[Gateway, Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand receipts can still be corrected, whatever became of them; none is pending."""
+    """A thousand receipts can still be corrected, whatever their outcome; none is pending."""
     monkeypatch.setattr(connection, "RECENT", 50)
     async with Client("alice", [gateways[0].url]) as alice:
         for _ in range(3):
@@ -508,7 +489,7 @@ async def test_what_a_client_remembers_of_its_messages_is_bounded(
         assert last.id in alice._recent and len(alice._recent) == 50
 
 
-async def test_a_message_without_a_connection_was_not_sent(
+async def test_a_message_without_a_connection_is_busy(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
     """`busy`, and not `unknown`: it cannot arrive any more."""
@@ -520,10 +501,10 @@ async def test_a_message_without_a_connection_was_not_sent(
         assert (receipt.status, receipt.error) == (Status.BUSY, "not connected")
 
 
-async def test_a_cancelled_send_leaves_the_client_as_it_was(
+async def test_a_cancelled_send_leaves_nothing_pending(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """At whatever moment; what is on its way arrives, and nothing is remembered as pending."""
+    """At any moment; what has been sent already arrives."""
     async with Client("alice", [gateways[0].url]) as alice:
         for turns in range(12):
             sending = asyncio.create_task(alice.send("nobody", "?"))
@@ -536,8 +517,8 @@ async def test_a_cancelled_send_leaves_the_client_as_it_was(
         assert alice.attempts == 1
 
 
-async def test_a_move_does_not_wait_for_a_pause_to_end(gateways: tuple[Gateway, Gateway]) -> None:
-    """Who was told to come back in an hour, and is told to go elsewhere, goes."""
+async def test_a_move_ends_the_reconnect_pause(gateways: tuple[Gateway, Gateway]) -> None:
+    """A client that was told to come back in an hour, and is then moved, moves at once."""
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
         await welcome(connection)
@@ -549,7 +530,7 @@ async def test_a_move_does_not_wait_for_a_pause_to_end(gateways: tuple[Gateway, 
         assert alice.gateway_id == "gateway-02"
 
 
-async def test_a_connection_that_is_lost_at_once_fails_no_start(
+async def test_a_start_survives_a_connection_lost_right_after_registered(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
     """Registered and lost in the same moment: the next attempt counts."""
@@ -566,8 +547,8 @@ async def test_a_connection_that_is_lost_at_once_fails_no_start(
         assert (await alice.send("alice", "!")).status is Status.ROUTED
 
 
-async def test_who_waits_to_be_registered_is_not_told_of_a_moment_that_is_over() -> None:
-    """Registered and lost before the waiting task came to its turn: it goes on waiting."""
+async def test_a_registration_lost_before_the_waiter_runs_is_not_reported() -> None:
+    """Registered and lost before the waiting task got its turn: it goes on waiting."""
     alice = Client("alice", ["ws://localhost/ws"])
     waiting = asyncio.create_task(alice._wait_registered())
     for turns in range(1, 5):
@@ -589,10 +570,10 @@ async def test_who_waits_to_be_registered_is_not_told_of_a_moment_that_is_over()
         await waiting
 
 
-async def test_a_client_told_of_a_newer_attempt_tries_again(
+async def test_a_client_closed_with_4010_reconnects(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """4010: its register came too late, behind one of its own that went elsewhere."""
+    """4010: its register came too late, after a newer attempt of its own at another gateway."""
     first, second = gateways
     closed: list[str] = []
 
@@ -612,7 +593,7 @@ async def test_a_client_told_of_a_newer_attempt_tries_again(
 # --- endings -------------------------------------------------------------------------------------
 
 
-async def test_a_client_whose_task_is_cancelled_by_others_wakes_who_waits(
+async def test_cancelling_the_clients_task_ends_pending_receive_and_send(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
     """Somebody cancels all tasks of the loop: `receive` ends, and so does `send`."""
@@ -631,10 +612,10 @@ async def test_a_client_whose_task_is_cancelled_by_others_wakes_who_waits(
     "kind",
     [Kind.WS_OPEN, Kind.REGISTERED, Kind.PING, Kind.PONG, Kind.ARRIVE, Kind.ACK, Kind.WS_CLOSE],
 )
-async def test_a_listener_that_fails_at_whatever_ends_the_client_and_nothing_is_left(
+async def test_an_exception_in_a_listener_closes_the_client_and_leaves_nothing(
     kind: Kind, gateways: tuple[Gateway, Gateway]
 ) -> None:
-    """Whoever waits is told of its mistake, and the connection is closed."""
+    """At any event. Every waiting call gets the exception, and the connection is closed."""
     failures: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
 
@@ -665,7 +646,7 @@ async def test_a_listener_that_fails_at_whatever_ends_the_client_and_nothing_is_
 
 
 async def test_a_cancelled_close_still_closes() -> None:
-    """Cancelled while it says goodbye: no task and no connection is left."""
+    """Cancelled during the close handshake: no task and no connection is left."""
     settings = ClientSettings(ack_timeout_s=60, close_timeout_s=60)
     async with deaf_gateway() as url:
         alice = Client("alice", [url], settings=settings, should_ping=lambda: False)
@@ -678,7 +659,7 @@ async def test_a_cancelled_close_still_closes() -> None:
         assert {(await send).status for send in sends} == {Status.UNKNOWN}
 
 
-async def test_a_client_is_started_once(gateways: tuple[Gateway, Gateway]) -> None:
+async def test_a_client_can_be_started_only_once(gateways: tuple[Gateway, Gateway]) -> None:
     """A second start would be a second session of the same user, which ends the first."""
     async with Client("alice", [gateways[0].url]) as alice:
         with pytest.raises(RuntimeError, match="started already"):
@@ -686,10 +667,10 @@ async def test_a_client_is_started_once(gateways: tuple[Gateway, Gateway]) -> No
         assert (await alice.send("alice", "!")).status is Status.ROUTED
 
 
-async def test_a_client_that_came_back_and_leaves_has_a_clean_close(
+async def test_after_a_reconnect_closed_because_is_the_last_close(
     gateways: tuple[Gateway, Gateway],
 ) -> None:
-    """And not by what had ended an earlier connection."""
+    """And not the end of an earlier connection."""
     diary = Diary()
     async with Client("alice", [gateways[0].url], settings=FAST, emit=diary) as alice:
         alice.abort()

@@ -1,7 +1,7 @@
 """Does the prompt survive its terminal, its pipes and its signals?
 
 With `python -m wsdemo.client` as a process of its own: terminals that know no emoji, streams that
-are closed, full, slow or broken, and whoever wants it to end, at any moment.
+are closed, full, slow or broken, and signals at any moment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 import trustme
 from websockets.asyncio.server import ServerConnection
 
-from tests.client.test_client import fake_gateway, hear_nothing, tell, welcome
+from tests.client.fakes import fake_gateway, hear_nothing, tell, welcome
 from tests.client.test_prompt import READY, START_S, Piped, lines_of
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
@@ -75,7 +75,8 @@ async def run(
 
 
 async def offline(alice: str, bob: Client) -> None:
-    """Wait until a user is not reachable: her gateway was told, or saw the connection end."""
+    """Wait until a user is not reachable: her gateway got a close frame, or saw the connection
+    end."""
 
     async def gone() -> bool:
         return (await bob.send(alice, "gone?")).status is Status.OFFLINE
@@ -103,10 +104,10 @@ async def offline(alice: str, bob: Client) -> None:
     ],
     ids=["ascii", "cp1252", "latin-1", "utf-8", "C"],
 )
-async def test_what_cannot_be_printed_is_escaped_and_the_client_goes_on(
+async def test_characters_that_the_encoding_lacks_are_escaped(
     gateway: Gateway, environment: dict[str, str], shown: str
 ) -> None:
-    """An emoji of anybody ends nobody's client."""
+    """An emoji in a message of another user does not end the client."""
     async with (
         Client("bob", [gateway.url]) as bob,
         Piped(
@@ -121,8 +122,8 @@ async def test_what_cannot_be_printed_is_escaped_and_the_client_goes_on(
         assert await alice.ended() == 0
 
 
-async def test_what_a_gateway_says_is_not_obeyed_either() -> None:
-    """Its name, its errors and the reason of its close are a stranger's words, too."""
+async def test_escape_sequences_from_a_gateway_are_not_executed() -> None:
+    """Its name, its errors and the reason of its close are text from another machine, too."""
     evil = "\x1b[2J\u202e\n"
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
@@ -149,8 +150,9 @@ async def test_what_a_gateway_says_is_not_obeyed_either() -> None:
         assert lines_of(alice.output)[-1] == "[Client] closed with 4513 \\x1b[2J\\u202e"
 
 
-async def test_words_may_be_parted_by_any_space_and_text_keeps_its_own(gateway: Gateway) -> None:
-    """A Japanese keyboard has a space of its own; a file from Windows begins with a mark."""
+async def test_commands_accept_any_white_space_and_keep_that_of_the_text(gateway: Gateway) -> None:
+    """A Japanese keyboard has a space of its own; a file from Windows begins with a byte order
+    mark."""
     async with (
         Client("bob", [gateway.url]) as bob,
         Piped("-user", "alice", "-gateway", gateway.url) as alice,
@@ -209,12 +211,11 @@ class Terminal:
     ],
     ids=["ascii", "utf-8"],
 )
-async def test_a_terminal_shows_what_it_can_and_is_understood(
+async def test_a_terminal_with_any_encoding_sends_utf8_and_shows_what_it_can(
     gateway: Gateway, environment: dict[str, str], shown: str
 ) -> None:
-    """Whatever it calls itself: what was typed in UTF-8 is sent, and bytes that are no text are
-    replaced.
-    """
+    """Whatever encoding it declares: text typed in UTF-8 is sent, and invalid bytes are
+    replaced."""
     pytest.importorskip("prompt_toolkit")
     async with (
         Client("bob", [gateway.url]) as bob,
@@ -231,8 +232,8 @@ async def test_a_terminal_shows_what_it_can_and_is_understood(
         assert await alice.ended() == 0
 
 
-async def test_a_terminal_without_prompt_toolkit_is_one_all_the_same(gateway: Gateway) -> None:
-    """In its own encoding, as far as that is one."""
+async def test_a_terminal_works_without_prompt_toolkit(gateway: Gateway) -> None:
+    """In its own encoding, if that is a valid one."""
     code = (
         "import sys; sys.modules['prompt_toolkit'] = None\n"
         "from wsdemo.client.__main__ import main\nmain()"
@@ -253,10 +254,10 @@ async def test_a_terminal_without_prompt_toolkit_is_one_all_the_same(gateway: Ga
 
 
 @pytest.mark.slow
-async def test_without_a_gateway_the_prompt_says_at_once_whom_it_tries(
+async def test_without_a_gateway_the_prompt_names_the_address_it_tries(
     gateway: Gateway, settings: GatewaySettings
 ) -> None:
-    """Once, however many attempts; and then that it is connected, lost, and back."""
+    """Once, however many attempts; and then that it is connected, lost, and connected again."""
     port, url = gateway.port, gateway.url
     await gateway.stop()
     again = Gateway(_at(settings, port))
@@ -281,7 +282,7 @@ def _at(settings: GatewaySettings, port: int) -> GatewaySettings:
 
 
 @pytest.mark.slow
-async def test_a_trouble_that_stays_the_same_is_told_once() -> None:
+async def test_a_repeated_problem_is_reported_once() -> None:
     """Not once for each attempt."""
     attempts = 0
 
@@ -318,8 +319,8 @@ async def test_a_gateway_that_does_not_answer_is_named_within_a_second() -> None
 
 
 @pytest.mark.slow
-async def test_nobody_to_be_reached_is_one_line_and_exit_code_2() -> None:
-    """After the lines that said so at once, and without the password of the address."""
+async def test_no_reachable_gateway_is_one_line_and_exit_code_2() -> None:
+    """After the lines about each attempt, and without the password of the address."""
     async with Piped("-user", "alice", "-gateway", "ws://me:s3cr3t@127.0.0.1:1/ws") as alice:
         assert await alice.ended(60) == 2
     first, last = alice.output.splitlines()
@@ -330,10 +331,10 @@ async def test_nobody_to_be_reached_is_one_line_and_exit_code_2() -> None:
 
 
 @pytest.mark.slow
-async def test_a_certificate_of_ones_own_is_believed_when_told_so(
+async def test_cafile_makes_a_private_certificate_trusted(
     settings: GatewaySettings, tmp_path: Path
 ) -> None:
-    """`--cafile`; what cannot be read, and what is none, is one line."""
+    """`--cafile`; a file that cannot be read, or is not a certificate, is reported in one line."""
     authority, pem, ca = trustme.CA(), tmp_path / "gateway.pem", tmp_path / "ca.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
     authority.cert_pem.write_to_path(ca)
@@ -357,24 +358,24 @@ async def test_a_certificate_of_ones_own_is_believed_when_told_so(
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "0<&- 1>&-", "0<&- 1>&- 2>&-", "0</dev/null"])
-async def test_an_input_that_is_none_is_at_its_end(gateway: Gateway, closed: str) -> None:
-    """The client comes, and leaves; its socket is not taken for its input."""
+async def test_a_closed_stdin_is_an_empty_input(gateway: Gateway, closed: str) -> None:
+    """The client connects, and leaves; it does not read commands from its own socket."""
     code, out, err = await run(closed, gateway)
     assert (code, err) == (0, "")
     assert out == ("" if "1>&-" in closed else "[Client] alice registered on gateway-01\n")
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "1>&- 2>&-", "2>&-"])
-async def test_an_output_that_is_none_is_done_without(gateway: Gateway, closed: str) -> None:
-    """What was asked for is done."""
+async def test_a_closed_stdout_does_not_stop_the_commands(gateway: Gateway, closed: str) -> None:
+    """The commands are carried out."""
     async with Client("bob", [gateway.url]) as bob:
         code, _, err = await run(closed, gateway, b"send bob hi\nquit\n")
         assert (code, err) == (0, "")
         assert (await bob.receive(5)).content == "hi"
 
 
-async def test_a_full_disk_is_told_once_and_ends_nothing(gateway: Gateway) -> None:
-    """What was asked for is done, and the exit code says that the answers were not written."""
+async def test_a_full_disk_is_reported_once_and_stops_nothing(gateway: Gateway) -> None:
+    """The commands are carried out, and the exit code says that the answers were not written."""
     async with Client("bob", [gateway.url]) as bob:
         code, _, err = await run("1>/dev/full", gateway, b"send bob hi\nsend bob ho\nquit\n")
         assert code == 1
@@ -383,13 +384,13 @@ async def test_a_full_disk_is_told_once_and_ends_nothing(gateway: Gateway) -> No
 
 
 @pytest.mark.parametrize("streams", ["2>/dev/full", "1>/dev/full 2>/dev/full", "1>/dev/full 2>&-"])
-async def test_a_full_stderr_is_no_reason_to_fail(gateway: Gateway, streams: str) -> None:
+async def test_a_full_stderr_does_not_make_the_client_fail(gateway: Gateway, streams: str) -> None:
     code, _, err = await run(streams, gateway, b"quit\n")
     assert (code, err) == (1 if "1>" in streams else 0, "")
 
 
-async def test_who_reads_no_more_ends_the_client_as_sigpipe_does(gateway: Gateway) -> None:
-    """`client | head -1`: quietly, and with a goodbye to the gateway."""
+async def test_a_reader_that_closes_the_pipe_ends_the_client_like_sigpipe(gateway: Gateway) -> None:
+    """`client | head -1`: without a message, and with a close frame to the gateway."""
     async with Client("bob", [gateway.url]) as bob:
         client = f'"$0" -m wsdemo.client -user alice -gateway {gateway.url}'
         command = f"({client}; echo code $? >&2) | head -1"
@@ -412,7 +413,9 @@ async def test_who_reads_no_more_ends_the_client_as_sigpipe_does(gateway: Gatewa
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--help", "--nonsense", "-user='a b'"])
 @pytest.mark.parametrize("streams", [">/dev/full", ">&-", "2>/dev/full", "2>&-", "| true"])
-async def test_help_and_mistakes_need_no_reader(gateway: Gateway, flag: str, streams: str) -> None:
+async def test_help_and_usage_errors_work_with_closed_streams(
+    gateway: Gateway, flag: str, streams: str
+) -> None:
     """No traceback on any stream that is left, whatever the others are."""
     process = await asyncio.create_subprocess_exec(
         *("/bin/sh", "-c", f'"$0" -m wsdemo.client {flag} {streams}', sys.executable),
@@ -432,7 +435,8 @@ def waiting(pipe: int) -> int:
 
 
 async def test_unread_lines_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """News that cannot wait is dropped when a thousand lines wait; `room` waits long before."""
+    """Lines that cannot wait are dropped when a thousand lines wait; `room` waits long before
+    that."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stdout, os.fdopen(reader, "rb") as pipe:
         monkeypatch.setattr(sys, "stdout", stdout)
@@ -452,8 +456,8 @@ async def test_unread_lines_are_bounded_and_counted(monkeypatch: pytest.MonkeyPa
         assert lines == [b"%0100d\n" % n for n in range(len(lines))]
 
 
-async def test_a_pipe_that_does_not_block_is_as_good_as_one_that_does(gateway: Gateway) -> None:
-    """Some who start processes hand such pipes on; empty for now is not the end."""
+async def test_a_non_blocking_stdin_pipe_works_like_a_blocking_one(gateway: Gateway) -> None:
+    """Some programs start processes with such pipes; an empty pipe is not the end of the input."""
     ends = [*os.pipe(), *os.pipe()]
     for end in ends:
         fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_NONBLOCK)
@@ -486,8 +490,8 @@ async def test_a_pipe_that_does_not_block_is_as_good_as_one_that_does(gateway: G
             os.close(end)
 
 
-async def test_a_reader_that_is_slow_gets_everything(gateway: Gateway) -> None:
-    """Also what was said last: who has left the gateway waits for its reader."""
+async def test_a_slow_reader_gets_every_line(gateway: Gateway) -> None:
+    """Also the last ones: after the close of the connection the client waits for its reader."""
     read_out, write_out = os.pipe()
     count = 65536 // len(f"{HELP}\n") + 10
     async with Client("bob", [gateway.url]) as bob:
@@ -509,12 +513,11 @@ async def test_a_reader_that_is_slow_gets_everything(gateway: Gateway) -> None:
 
 
 @pytest.mark.slow
-async def test_a_reader_that_is_slow_holds_up_its_lines_and_not_the_connection(
+async def test_a_slow_reader_delays_its_lines_but_not_the_connection(
     gateway: Gateway,
 ) -> None:
-    """A pager that shows its first page: heartbeats go on, SIGTERM is obeyed, nothing is lost
-    while there is room for it.
-    """
+    """A pager that shows its first page: heartbeats go on, SIGTERM is obeyed, nothing is lost while
+    there is room for it."""
     asked = 0
 
     async def behave(connection: ServerConnection, attempt: int) -> None:
@@ -552,7 +555,7 @@ async def test_a_reader_that_is_slow_holds_up_its_lines_and_not_the_connection(
 async def test_a_signal_closes_the_connection_cleanly(
     gateway: Gateway, number: signal.Signals
 ) -> None:
-    """The exit code is the shell's, no traceback, and the gateway is told."""
+    """The exit code is 128 + signal, there is no traceback, and the gateway gets a close frame."""
     async with (
         Client("bob", [gateway.url]) as bob,
         Piped("-user", "alice", "-gateway", gateway.url) as alice,
@@ -598,7 +601,7 @@ async def test_a_second_signal_does_not_wait_for_close_frames() -> None:
         assert "Traceback" not in alice.output and "Exception" not in alice.output
 
 
-async def test_who_is_told_twice_does_not_clean_up() -> None:
+async def test_a_second_signal_skips_the_clean_up() -> None:
     """Whatever the first signal waits for, the second one does not."""
     cleaning = asyncio.Event()
 
@@ -628,8 +631,8 @@ async def test_who_is_told_twice_does_not_clean_up() -> None:
         task.cancel()
 
 
-async def test_signals_that_were_taken_away_stay_so(gateway: Gateway) -> None:
-    """`nohup` means it."""
+async def test_ignored_signals_stay_ignored(gateway: Gateway) -> None:
+    """As under `nohup`."""
     async with Client("bob", [gateway.url]) as bob:
         command = (
             f"trap '' HUP INT; exec \"$0\" -m wsdemo.client -user alice -gateway {gateway.url}"
@@ -649,7 +652,7 @@ async def test_signals_that_were_taken_away_stay_so(gateway: Gateway) -> None:
         assert await asyncio.wait_for(process.wait(), START_S) == 0
 
 
-async def test_a_client_that_was_stopped_goes_on_where_it_was(gateway: Gateway) -> None:
+async def test_a_client_continues_after_sigstop_and_sigcont(gateway: Gateway) -> None:
     """SIGSTOP and SIGCONT: what came meanwhile is printed. (Ctrl-Z sends SIGTSTP, which the kernel
     ignores in an orphaned process group: there, no shell could wake the process up again.)
     """
@@ -673,8 +676,8 @@ async def test_a_client_that_was_stopped_goes_on_where_it_was(gateway: Gateway) 
 
 
 @pytest.mark.parametrize("when", ["at the prompt", "by a signal"])
-async def test_ctrl_c_at_a_terminal_leaves_politely(gateway: Gateway, when: str) -> None:
-    """Exit code 130, the terminal is as it was, and the gateway is told."""
+async def test_ctrl_c_at_a_terminal_closes_cleanly(gateway: Gateway, when: str) -> None:
+    """Exit code 130, the terminal has its old settings, and the gateway gets a close frame."""
     pytest.importorskip("prompt_toolkit")
     async with (
         Client("bob", [gateway.url]) as bob,
@@ -711,7 +714,7 @@ async def test_ctrl_z_at_a_terminal_suspends_and_comes_back(gateway: Gateway) ->
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("only a shell brings what was suspended back")
-    # Who is alone in its session cannot be suspended: nobody could bring it back.
+    # A process that is alone in its session cannot be suspended: no shell could resume it.
     start = f"{sys.executable} -m wsdemo.client -user alice -gateway {gateway.url}"
     async with (
         Client("bob", [gateway.url]) as bob,

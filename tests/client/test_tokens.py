@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection
 
-from tests.client.test_client import FAST, Diary, fake_gateway, hear_nothing, tell, welcome
+from tests.client.fakes import FAST, Diary, fake_gateway, hear_nothing, tell, welcome
 from tests.client.test_prompt import Piped, lines_of
 from tests.gateway.cluster import gateway
 from tests.waiting import until
@@ -46,7 +46,7 @@ AT_LAST = NOW + 58.7
 
 
 class Day:
-    """A time of day that stands still until it is told to move."""
+    """A wall clock that stands still until the test sets it."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -86,7 +86,7 @@ def wrong(n: int = 0) -> str:
 
 
 class Source:
-    """A source of tokens that does as it is told, and remembers when it was asked."""
+    """A source of tokens with given answers, which remembers when it was called."""
 
     def __init__(self, *answers: str | Exception) -> None:
         self.answers = [*answers]
@@ -125,27 +125,27 @@ def told(diary: Diary) -> list[tuple[bool, str]]:
         ({"exp": 10**400}, None),
     ],
 )
-def test_the_end_of_a_token_is_read(claims: dict[str, Any], end: float | None) -> None:
-    """Without the secret; what is no time is no end."""
+def test_the_expiry_of_a_token_is_read(claims: dict[str, Any], end: float | None) -> None:
+    """Without the secret; an `exp` that is not a time counts as none."""
     assert expires_at(jwt.encode(claims, SECRET, algorithm="HS256")) == end
 
 
 @pytest.mark.parametrize(
     "text", ["", "secret", "a.b", "a.b.c", "a.W10.c", "..", "a.\xff.c", "\ud83d.x.y"]
 )
-def test_what_is_no_such_token_has_no_end(text: str) -> None:
-    """Then there is nothing to be renewed."""
+def test_text_that_is_not_a_jwt_has_no_expiry(text: str) -> None:
+    """Then there is nothing to renew."""
     assert expires_at(text) is None
 
 
 @given(st.text() | st.from_regex(r"[\w-]*\.[\w-]*\.[\w-]*"))
-def test_no_token_is_too_odd_to_be_read(text: str) -> None:
-    """It may say what it likes."""
+def test_reading_the_expiry_of_any_text_raises_nothing(text: str) -> None:
+    """Whatever the token contains."""
     expires_at(text)
 
 
-def test_only_a_later_end_is_worth_a_second_register() -> None:
-    """An older token, the same one, and half a file would end the session that lives."""
+def test_only_a_token_that_expires_later_is_sent() -> None:
+    """An older token, the same one, and half a file would end the live session."""
     old = token(60)
     assert outlives(token(61), old)
     for other in (old, token(59), token(61)[:20], "", "opaque"):
@@ -155,7 +155,7 @@ def test_only_a_later_end_is_worth_a_second_register() -> None:
 # --- where it comes from -------------------------------------------------------------------------
 
 
-def test_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
+def test_a_token_file_is_read_again_each_time(tmp_path: Path) -> None:
     """White space and a byte order mark are no part of the token."""
     path = tmp_path / "token"
     path.write_bytes(b"\xef\xbb\xbfone\r\n")
@@ -176,8 +176,10 @@ def test_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
     ],
     ids=["gone", "empty", "blank", "bytes", "long"],
 )
-def test_a_file_without_a_token_says_so(tmp_path: Path, content: bytes | None, why: str) -> None:
-    """In one line, with its name; and the next call looks again."""
+def test_an_empty_token_file_is_an_error_that_names_it(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    """In one line; and the next call reads the file again."""
     path = tmp_path / "token"
     source = TokenFile(str(path))
     if content is not None:
@@ -188,13 +190,13 @@ def test_a_file_without_a_token_says_so(tmp_path: Path, content: bytes | None, w
     assert source() == "token"
 
 
-def test_a_directory_is_no_token(tmp_path: Path) -> None:
+def test_a_directory_as_token_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TokenUnavailable, match="Is a directory"):
         TokenFile(str(tmp_path))()
 
 
-def test_a_pipe_is_read_once() -> None:
-    """A shell's `<(...)` has nothing more to say."""
+def test_a_pipe_as_token_file_is_read_once() -> None:
+    """A shell's `<(...)` can be read only once."""
     reader, writer = os.pipe()
     os.write(writer, b"token\n")
     os.close(writer)
@@ -219,7 +221,7 @@ async def _good() -> str:
     return "token"
 
 
-async def test_a_source_may_be_a_coroutine() -> None:
+async def test_a_token_source_may_be_a_coroutine() -> None:
     assert await fetch(_good, 5) == "token"
 
 
@@ -234,13 +236,13 @@ async def test_a_source_may_be_a_coroutine() -> None:
         (_cancelled, "was cancelled"),
     ],
 )
-async def test_whatever_a_source_does_is_a_reason_in_words(source: Any, why: str) -> None:
-    """And never the end of who asks."""
+async def test_any_failure_of_a_token_source_becomes_a_reason(source: Any, why: str) -> None:
+    """And it never ends the caller."""
     with pytest.raises(TokenUnavailable, match=why):
         await fetch(source, 0.01)
 
 
-async def test_who_is_cancelled_while_asking_is_cancelled() -> None:
+async def test_cancelling_a_client_that_waits_for_a_token_cancels_it() -> None:
     """A source that was cancelled is told apart from a client that is."""
     asking = asyncio.create_task(fetch(_slow, 60))
     await asyncio.sleep(0)
@@ -254,10 +256,10 @@ async def test_who_is_cancelled_while_asking_is_cancelled() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
-async def test_a_fresh_token_prolongs_the_session_on_its_connection(
+async def test_a_fresh_token_extends_the_session_on_its_connection(
     guarded: Gateway, kind: str
 ) -> None:
-    """Before the old one ends, and nobody notices: no event, no second connection."""
+    """Before the old one expires: no event, no second connection."""
     diary, source = Diary(), Source(token(60), token(3600))
 
     async def coroutine() -> str:
@@ -274,8 +276,8 @@ async def test_a_fresh_token_prolongs_the_session_on_its_connection(
 
 
 @pytest.mark.slow
-async def test_the_token_after_the_fresh_one_is_shown_as_well(guarded: Gateway) -> None:
-    """A long life is made of many tokens; the last one ends late by the client's clock."""
+async def test_each_later_token_is_sent_as_well(guarded: Gateway) -> None:
+    """A long session needs many tokens; the last one expires late by the client's clock."""
     source = Source(*(token(60 + n / 10) for n in range(3)), token(3600))
     async with Client("alice", [guarded.url], token=source, time_of_day=lambda: AT_LAST) as alice:
         await until("it is prolonged", lambda: ends(guarded) == [NOW + 3600], 20)
@@ -291,10 +293,10 @@ async def test_the_token_after_the_fresh_one_is_shown_as_well(guarded: Gateway) 
         pytest.param(wrong(-7200), marks=pytest.mark.slow),
     ],
 )
-async def test_a_token_that_is_no_better_is_not_shown_and_looked_for_again(
+async def test_a_token_that_expires_no_later_is_not_sent_and_asked_for_again(
     guarded: Gateway, answer: str
 ) -> None:
-    """Not more often than once a second; half a file does not end a session that lives."""
+    """Not more often than once a second; half a file does not end a live session."""
     diary, source = Diary(), Source(token(60), answer)
     async with Client(
         "alice", [guarded.url], token=source, time_of_day=lambda: AT_LAST, emit=diary
@@ -310,7 +312,7 @@ async def test_a_token_that_is_no_better_is_not_shown_and_looked_for_again(
 
 
 @pytest.mark.slow
-async def test_a_source_that_fails_is_asked_again_and_heard_of(guarded: Gateway) -> None:
+async def test_a_failing_token_source_is_reported_and_asked_again(guarded: Gateway) -> None:
     """Once for each reason, and the session goes on meanwhile."""
     diary = Diary()
     source = Source(token(60), OSError("no net"), OSError("no net"), ValueError("?"), token(3600))
@@ -323,8 +325,8 @@ async def test_a_source_that_fails_is_asked_again_and_heard_of(guarded: Gateway)
         assert (alice.state, alice.attempts) == (State.REGISTERED, 1)
 
 
-async def test_a_token_that_does_not_end_is_never_looked_for_again(guarded: Gateway) -> None:
-    """Whatever it is, it is no JSON Web Token with an end: nobody waits beside the heart."""
+async def test_a_token_without_expiry_is_never_renewed(guarded: Gateway) -> None:
+    """It is not a JSON Web Token with an expiry: there is no renewal task."""
 
     async def behave(connection: ServerConnection, _: int) -> None:
         await welcome(connection)
@@ -336,8 +338,8 @@ async def test_a_token_that_does_not_end_is_never_looked_for_again(guarded: Gate
         assert len(source.asked_at) == 1
 
 
-def test_when_to_look_depends_on_what_is_left_and_is_bounded() -> None:
-    """About three quarters of it, at least a second; and after the end, less and less often."""
+def test_the_renewal_delay_follows_the_remaining_lifetime_and_is_bounded() -> None:
+    """About three quarters of it, at least a second; after the expiry, less and less often."""
 
     async def looks() -> None:
         client = Client("alice", ["ws://h/ws"], rng=random.Random(1), time_of_day=lambda: NOW)
@@ -355,8 +357,9 @@ def test_when_to_look_depends_on_what_is_left_and_is_bounded() -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_does_not_answer_a_fresh_token_is_shown_it_again() -> None:
-    """A register that was lost, or that a full inbox hides, is not taken for granted."""
+async def test_a_fresh_token_without_answer_is_sent_again() -> None:
+    """A register that was lost, or whose answer waits behind a full inbox, does not count as
+    accepted."""
     hellos: list[dict[str, Any]] = []
 
     async def behave(connection: ServerConnection, _: int) -> None:
@@ -383,8 +386,8 @@ async def test_a_gateway_that_does_not_answer_a_fresh_token_is_shown_it_again() 
 
 
 @pytest.mark.slow
-async def test_a_token_is_shown_once() -> None:
-    """When it was taken, the next look is for the one after it."""
+async def test_an_accepted_token_is_sent_only_once() -> None:
+    """After that, the client asks for the next one."""
     shown: list[str] = []
 
     async def behave(connection: ServerConnection, _: int) -> None:
@@ -406,10 +409,10 @@ async def test_a_token_is_shown_once() -> None:
 # --- refused -------------------------------------------------------------------------------------
 
 
-async def test_a_session_that_ended_with_its_token_comes_back_with_a_fresh_one(
+async def test_a_session_closed_with_4504_reconnects_with_a_fresh_token(
     guarded: Gateway, day: Day
 ) -> None:
-    """4504 is not the end when there is another token."""
+    """4504 is not final when there is another token."""
     source = Source(token(60), token(3600))
     # By its own clock there is time; so it learns of the end from the gateway.
     async with Client(
@@ -422,8 +425,8 @@ async def test_a_session_that_ended_with_its_token_comes_back_with_a_fresh_one(
 
 
 @pytest.mark.slow
-async def test_a_fresh_token_that_is_late_is_waited_for(guarded: Gateway, day: Day) -> None:
-    """Who was registered with the refused one hears of the trouble, and dials nobody."""
+async def test_the_client_waits_for_a_late_fresh_token(guarded: Gateway, day: Day) -> None:
+    """After a refused token the client reports the problem, and does not dial meanwhile."""
     diary, source = Diary(), Source(token(60))
     async with Client(
         "alice",
@@ -444,10 +447,9 @@ async def test_a_fresh_token_that_is_late_is_waited_for(guarded: Gateway, day: D
 
 
 @pytest.mark.slow
-async def test_a_token_that_is_refused_is_final_when_there_is_no_other(
-    guarded: Gateway, day: Day
-) -> None:
-    """At the start at once, also from a function; later after some patience. No second dial."""
+async def test_a_refused_token_is_final_when_there_is_no_other(guarded: Gateway, day: Day) -> None:
+    """At the start at once, also from a function; later after some time. There is no second
+    dial."""
     for source in (wrong(), Source(wrong())):
         client = Client("alice", [guarded.url], token=source)
         with pytest.raises(ConnectFailed, match="4504") as failed:
@@ -467,7 +469,7 @@ async def test_a_token_that_is_refused_is_final_when_there_is_no_other(
         assert "4504" in alice.closed_because and alice.attempts == 1
 
 
-async def test_a_refused_token_whose_successor_is_good_is_no_end_at_the_start(
+async def test_a_start_goes_on_when_a_refused_token_is_followed_by_a_valid_one(
     guarded: Gateway,
 ) -> None:
     """The file was half written when it was read first."""
@@ -499,7 +501,7 @@ async def test_a_client_whose_new_tokens_are_refused_backs_off() -> None:
 
 @pytest.mark.slow
 async def test_without_a_token_no_gateway_is_dialled(guarded: Gateway) -> None:
-    """The trouble is told once, the list of gateways is not turned, and then it goes on."""
+    """The problem is reported once, the client stays at the same gateway, and then it goes on."""
     diary, source = Diary(), Source(token(3600))
     urls = [guarded.url, "ws://127.0.0.1:1/ws"]
     next_ones: list[str] = []
@@ -542,7 +544,7 @@ async def strict(shared_server: BundledServer, keyspace: Keyspace) -> AsyncItera
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"], ids=["gone", "empty", "bytes"])
-async def test_without_a_token_at_the_start_it_is_one_line_and_exit_code_2(
+async def test_a_start_without_a_token_is_one_line_and_exit_code_2(
     tmp_path: Path, content: bytes | None
 ) -> None:
     """A mistake on the command line, before anything is dialled."""
@@ -556,10 +558,8 @@ async def test_without_a_token_at_the_start_it_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.slow
-async def test_a_file_that_is_gone_for_a_moment_is_waited_for(
-    strict: Gateway, tmp_path: Path
-) -> None:
-    """The user reads once that it is, and once that it is there again; `status` says it, too."""
+async def test_the_client_waits_for_a_missing_token_file(strict: Gateway, tmp_path: Path) -> None:
+    """The user reads once that it is missing, and once that it is back; `status` says it, too."""
     path = tmp_path / "token"
     good = mint_token(SECRET, "alice", 2**40)
     path.write_text(good)

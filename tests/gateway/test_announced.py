@@ -1,6 +1,5 @@
-"""Is a connection that a proxy announces the client's, from the first byte behind the header on?
-
-Plain and over TLS, on each loop. The proxy is 127.0.0.1; who comes from 127.0.0.2 is a stranger.
+"""PROXY protocol: does a connection count as the client's that the proxy announces? Plain and over
+TLS, on each loop. The proxy is 127.0.0.1; a client from 127.0.0.2 is not trusted.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def authority() -> trustme.CA:
 def tls(
     request: pytest.FixtureRequest, authority: trustme.CA, tmp_path: Path
 ) -> tuple[dict[str, Any], ssl.SSLContext | None]:
-    """What a gateway is told of TLS, and how to speak to it."""
+    """The TLS settings of a gateway, and the TLS context of its client."""
     if not request.param:
         return {}, None
     path = tmp_path / "gateway.pem"
@@ -59,7 +58,7 @@ Start = Callable[..., Awaitable[Gateway]]
 async def start(
     shared_server: BundledServer, keyspace: Keyspace, tls: tuple[dict[str, Any], Any]
 ) -> AsyncIterator[Start]:
-    """Start a gateway that wants to be told by 127.0.0.1 whose connections it opens."""
+    """Start a gateway that expects a PROXY header on each connection from 127.0.0.1."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(**limits: Any) -> Gateway:
@@ -119,10 +118,10 @@ def waiting(running: Gateway) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("header", [V1, V2, GOOD["v2 with TLVs"][0]], ids=["v1", "v2", "TLVs"])
-async def test_the_limits_are_those_of_the_client_that_the_header_names(
+async def test_the_limits_apply_to_the_client_that_the_header_names(
     start: Start, arrive: Open, header: bytes
 ) -> None:
-    """And the one behind it is a session like any other."""
+    """And the connection behind the header is a session like any other."""
     running = await start(unregistered_per_ip=1)
     raw = await arrive(running, header)
     assert await status(raw) == 101
@@ -151,7 +150,9 @@ async def test_a_header_may_come_byte_by_byte(start: Start, arrive: Open, header
     )
 
 
-async def test_all_may_come_in_one_packet(start: Start, tls: tuple[Any, Any]) -> None:
+async def test_header_and_handshake_may_come_in_one_packet(
+    start: Start, tls: tuple[Any, Any]
+) -> None:
     """Header, handshake and register; or header and the first bytes of TLS."""
     running = await start()
     register = frame(b'{"type":"register","userId":"alice"}')
@@ -181,10 +182,11 @@ async def test_all_may_come_in_one_packet(start: Start, tls: tuple[Any, Any]) ->
                 incoming.write(data)
 
 
-async def test_a_proxy_that_speaks_for_itself_or_knows_nobody_counts_as_itself(
+async def test_a_header_without_a_client_address_counts_as_the_proxy(
     start: Start, arrive: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its pages are shown; a header of HTTP that came with it is the unknown client's own word."""
+    """The proxy may open pages. An HTTP header that came with it was written by the unknown
+    client."""
     running = await start(unregistered_per_ip=1)
     for header in (LOCAL, UNKNOWN):
         raw = await arrive(running, header)
@@ -203,10 +205,10 @@ async def test_a_proxy_that_speaks_for_itself_or_knows_nobody_counts_as_itself(
     assert sum("hides the address" in line for line in caplog.messages) == 1
 
 
-async def test_a_second_proxy_behind_the_first_is_believed_its_header(
+async def test_the_forwarded_header_of_an_announced_trusted_proxy_is_used(
     start: Start, arrive: Open
 ) -> None:
-    """The address that is announced is a trusted proxy's: then X-Forwarded-For tells."""
+    """The announced address is that of a trusted proxy: then X-Forwarded-For names the client."""
     running = await start()
     header = b"PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n"
     raw = await arrive(running, header)
@@ -221,10 +223,10 @@ async def test_a_second_proxy_behind_the_first_is_believed_its_header(
     "name",
     ["HTTP", "TLS", "v1 with a name", "v1 without an end", "v2 with half an IPv4", "v2 too long"],
 )
-async def test_without_a_good_header_a_proxy_is_hung_up_on(
+async def test_a_proxy_without_a_valid_header_is_disconnected(
     start: Start, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """Not a byte of an answer; counted each time, told once."""
+    """It gets no answer at all. Each case is counted; the first is logged."""
     running = await start()
     for _ in range(2):
         async with await connect(running) as raw:
@@ -237,10 +239,10 @@ async def test_without_a_good_header_a_proxy_is_hung_up_on(
     assert not waiting(running)
 
 
-async def test_a_client_that_is_no_trusted_proxy_must_not_send_a_proxy_header(
+async def test_a_proxy_header_from_an_untrusted_address_is_disconnected(
     start: Start, arrive: Open, caplog: pytest.LogCaptureFixture, tls: tuple[Any, Any]
 ) -> None:
-    """It speaks for itself: a monitor, say. A header of its own gets it hung up on."""
+    """Such a client, for example a monitor, is served without a header."""
     running = await start()
     assert await status(await arrive(running, peer=STRANGER)) == 101
     for header in (V1, V2, V1):
@@ -249,7 +251,7 @@ async def test_a_client_that_is_no_trusted_proxy_must_not_send_a_proxy_header(
             with contextlib.suppress(ConnectionError):
                 assert b"HTTP" not in await raw.rest()
     assert not counted(running)
-    if tls[1] is None:  # Within TLS' handshake nobody knows what it was.
+    if tls[1] is None:  # TLS only sees a malformed handshake.
         assert running.counters.proxied_untrusted == 3
         (line,) = [line for line in caplog.messages if "PROXY" in line]
         assert STRANGER in line and "--trusted-proxy 127.0.0.2" in line
@@ -294,7 +296,7 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(
 async def test_a_gateway_stops_although_a_proxy_header_is_missing(
     start: Start, tls: tuple[Any, Any]
 ) -> None:
-    """It is hung up on, before its header and before its TLS."""
+    """The connection is closed, before its header and before its TLS."""
     running = await start()
     first, second = await connect(running), await connect(running)
     second.writer.write(V2)
@@ -310,8 +312,8 @@ async def test_a_gateway_stops_although_a_proxy_header_is_missing(
         await raw.leave()
 
 
-async def test_who_waits_without_a_header_does_not_take_all_the_room(start: Start) -> None:
-    """Beyond twice the connections that there may be, the next is hung up on."""
+async def test_connections_without_a_header_are_bounded(start: Start) -> None:
+    """Beyond twice the maximum of connections, the next one is closed."""
     running = await start(max_connections=1)
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(18):
@@ -341,10 +343,10 @@ async def test_the_deadline_of_a_header_ends_when_the_header_is_read(
     assert running.counters.proxied_malformed == malformed <= 1
 
 
-async def test_tls_does_not_begin_on_a_connection_that_was_lost(
+async def test_tls_does_not_begin_on_a_lost_connection(
     start: Start, tls: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever starts TLS there would wait for a handshake that nobody ends."""
+    """Otherwise a task would wait for a handshake that never ends."""
     if tls[1] is None:
         pytest.skip("without TLS, nothing is started")
     running, begun = await start(handshake_timeout_s=60), list[Any]()
@@ -360,7 +362,7 @@ async def test_tls_does_not_begin_on_a_connection_that_was_lost(
             await begun[0]
 
 
-async def test_unexpected_headers_are_counted_and_told_of_once(
+async def test_unexpected_headers_are_counted_and_logged_once(
     shared_server: BundledServer, keyspace: Keyspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without the flag: what has arrived, from whom, and what to do about it."""

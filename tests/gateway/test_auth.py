@@ -1,4 +1,4 @@
-"""Does a token prove who somebody is, until when, and nothing else?"""
+"""Authentication: does a token prove the user id and its expiry, and nothing else?"""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_token_proves_nothing(kind: str) -> None:
+def test_a_bad_token_is_refused(kind: str) -> None:
     """And all of them fail in the same way."""
     with pytest.raises(NotAuthentic) as failure:
         expiry_of(SECRET, BAD[kind], "alice", NOW)
@@ -115,27 +115,27 @@ def test_a_bad_token_proves_nothing(kind: str) -> None:
 
 @examples(300)
 @given(st.text(max_size=200) | st.binary(max_size=60).map(lambda b: b.hex() + "." + b.hex()))
-def test_no_text_is_a_token_by_chance_and_none_is_another_error(text: str) -> None:
-    """Whatever is in it."""
+def test_random_text_is_never_a_valid_token_and_raises_one_error(text: str) -> None:
+    """Whatever it contains."""
     with pytest.raises(NotAuthentic):
         expiry_of(SECRET, text, "alice", NOW)
 
 
-def test_a_good_token_says_until_when() -> None:
+def test_a_valid_token_has_its_expiry() -> None:
     """In Unix seconds."""
     assert expiry_of(SECRET, GOOD, "alice", NOW) == NOW + 60
 
 
-async def test_with_a_token_a_user_registers_and_is_only_itself(guarded: Gateway) -> None:
-    """Bob's token does not make anybody alice."""
+async def test_a_token_registers_only_its_own_user(guarded: Gateway) -> None:
+    """Bob's token does not register alice."""
     async with Client("alice", [guarded.url], token=GOOD) as alice:
         assert alice.gateway_id == "gateway-01"
         with pytest.raises(ConnectFailed, match="4504"):
             await Client("carol", [guarded.url], token=GOOD).start()
 
 
-async def test_who_failed_is_not_listened_to_while_the_answer_waits(guarded: Gateway) -> None:
-    """A second try on the same connection is none."""
+async def test_after_a_bad_token_the_connection_is_not_read(guarded: Gateway) -> None:
+    """A second attempt on the same connection is ignored, while the answer is delayed."""
     async with connect(guarded.url, proxy=None, compression=None) as connection:
         for token in ("", GOOD):
             await connection.send(
@@ -146,10 +146,10 @@ async def test_who_failed_is_not_listened_to_while_the_answer_waits(guarded: Gat
     assert guarded.counters.registers_ok == 0 and len(guarded.registry) == 0
 
 
-async def test_a_session_ends_with_its_token_at_the_next_refresh(
+async def test_an_expired_token_ends_the_session_at_the_next_refresh(
     guarded: Gateway, clock: Clock, redis_db: object, keyspace: Keyspace
 ) -> None:
-    """4504, and its presence goes with it."""
+    """4504, and its presence is released."""
     async with Client("alice", [guarded.url], token=GOOD) as alice:
         await until("it is renewed", lambda: guarded.counters.refreshes_ok)
         clock.now = NOW + 60
@@ -162,10 +162,10 @@ async def _absent(gateway: Gateway, user: str) -> bool:
     return await gateway.presence.lookup(user) is None  # type: ignore[attr-defined]
 
 
-async def test_a_new_token_on_the_same_connection_prolongs_the_session(
+async def test_a_new_token_on_the_same_connection_extends_the_session(
     guarded: Gateway, clock: Clock
 ) -> None:
-    """`register` again, as the same user; with a bad one it is over."""
+    """`register` again, as the same user; a bad token ends the session."""
     async with connect(guarded.url, proxy=None, compression=None) as connection:
 
         async def register(token: str) -> None:
@@ -185,8 +185,8 @@ async def test_a_new_token_on_the_same_connection_prolongs_the_session(
     await until("nobody is left", lambda: len(guarded.registry) == 0)
 
 
-async def test_a_client_may_bring_a_fresh_token_at_each_attempt(guarded: Gateway) -> None:
-    """It is asked when it dials, not when it is made."""
+async def test_a_client_asks_for_a_token_at_each_attempt(guarded: Gateway) -> None:
+    """When it dials, not when it is created."""
     asked: list[int] = []
 
     def token() -> str:
@@ -223,7 +223,7 @@ async def run(*arguments: str) -> tuple[int | None, str, str]:
 
 
 @pytest.mark.slow
-async def test_a_token_from_the_command_line_opens_a_gateway_of_the_command_line(
+async def test_a_token_made_by_the_command_line_is_accepted_by_a_gateway_process(
     shared_server: BundledServer, secret_file: Path
 ) -> None:
     """And neither the secret nor a token is in its log."""
@@ -242,7 +242,7 @@ async def test_a_token_from_the_command_line_opens_a_gateway_of_the_command_line
 
 
 @pytest.mark.slow
-async def test_a_secret_from_the_command_line_is_its_owner_s_and_is_not_overwritten(
+async def test_a_secret_file_is_readable_by_its_owner_only_and_not_overwritten(
     tmp_path: Path,
 ) -> None:
     """It is as long as it has to be, and no two are the same."""
@@ -281,17 +281,17 @@ async def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, secret_file: 
 
 @pytest.mark.parametrize("content", [b"", b"short", b" " * 64, b"x" * 5000])
 def test_a_secret_that_is_too_short_or_too_long_is_refused(tmp_path: Path, content: bytes) -> None:
-    """White space is no secret."""
+    """White space does not count."""
     path = tmp_path / "secret"
     path.write_bytes(content)
     with pytest.raises(SettingsError):
         read_secret(str(path))
 
 
-async def test_nobody_needs_a_token_where_none_is_asked_for(
+async def test_a_gateway_without_a_secret_needs_no_token(
     guarded: Gateway, shared_server: BundledServer
 ) -> None:
-    """A gateway without a secret ignores what is brought."""
+    """It ignores a token that is sent."""
     plain = dataclasses.replace(guarded.settings, gateway_id="gateway-02", auth_secret=None)
     async with Gateway(plain) as other:
         user = await User.register("bob", other.url)

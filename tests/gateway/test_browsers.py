@@ -101,16 +101,16 @@ async def chosen(running: Gateway, *offers: str) -> str | None:
     ],
     ids=str,
 )
-async def test_the_first_offer_that_is_known_is_chosen(
+async def test_the_first_known_subprotocol_is_chosen(
     start: Start, offers: list[str], choice: str | None
 ) -> None:
-    """None when none is, which is allowed; 400 for a list that is none. A token is no choice."""
+    """None if none is known, which is allowed; 400 for an invalid list. A token is never chosen."""
     running = await start(subprotocols=("chat",))
     assert await chosen(running, *offers) == choice
 
 
-async def test_who_offers_nothing_is_told_nothing(start: Start) -> None:
-    """A client that did not offer has to refuse a choice."""
+async def test_a_client_without_subprotocols_gets_none_chosen(start: Start) -> None:
+    """A client that did not offer any has to refuse a choice."""
     assert await chosen(await start(subprotocols=("chat",))) is None
 
 
@@ -133,7 +133,8 @@ async def test_who_offers_nothing_is_told_nothing(start: Start) -> None:
 async def test_only_pages_with_an_allowed_origin_may_connect(
     start: Start, origin: str, host: str, status: int
 ) -> None:
-    """Ours is what came from the host and port that it connects to, with the defaults of before."""
+    """A page from the host and port that it connects to is allowed as well, with the defaults
+    kept."""
     running = await start()
     said = request(USUAL | {"Host": host, "Origin": origin})
     assert (await answer(running, said))[0] == status
@@ -141,7 +142,7 @@ async def test_only_pages_with_an_allowed_origin_may_connect(
     said = request(USUAL | {"Host": host, "Origin": origin}, "GET /ws?x HTTP/1.1")
     assert (await answer(running, said))[0] == status
     if host:
-        # The target has the last word.
+        # The host in the target counts, not the Host header.
         said = request(USUAL | {"Origin": origin}, f"GET http://{host}/ws HTTP/1.1")
         assert (await answer(running, said))[0] == status
 
@@ -149,8 +150,8 @@ async def test_only_pages_with_an_allowed_origin_may_connect(
 @pytest.mark.parametrize(
     "app", ["capacitor://localhost", "file://", "null", "vscode-webview://abc", "*"]
 )
-async def test_an_app_connects_when_it_is_allowed(start: Start, app: str) -> None:
-    """And only then; two origins are one too many for everybody."""
+async def test_the_origin_of_an_app_connects_only_when_allowed(start: Start, app: str) -> None:
+    """Two origins are refused for everybody."""
     running = await start(origins=(app,))
     origin = "https://any.example" if app == "*" else app
     said = request(USUAL | {"Origin": origin})
@@ -162,10 +163,10 @@ async def test_an_app_connects_when_it_is_allowed(start: Start, app: str) -> Non
 
 
 @pytest.mark.parametrize("origins", [("*",), ("null",)], ids=["any", "one"])
-async def test_a_gateway_that_lets_any_page_in_says_so(
+async def test_a_gateway_that_allows_any_origin_warns_at_its_start(
     start: Start, caplog: pytest.LogCaptureFixture, origins: tuple[str, ...]
 ) -> None:
-    """At its start, once."""
+    """Once."""
     await start(origins=origins)
     assert sum("any origin" in line for line in caplog.messages) == (origins == ("*",))
 
@@ -213,18 +214,18 @@ async def outcome(raw: Raw, said: bytes) -> str | int:
     ids=["with ours", "own is empty", "alone", "own is bad", "own is good", "bad", "the first",
          "without a name", "in capitals", "none", "another's", "ended"],
 )  # fmt: skip
-async def test_the_token_among_the_offers_is_that_of_a_register_without_one(
+async def test_a_register_without_a_token_uses_the_one_in_the_subprotocols(
     start: Start, offer: str, own: str | None, expected: str | int
 ) -> None:
-    """Its own token wins, good or bad; there is one answer to all that are bad."""
+    """A token in the register comes first, valid or not; all bad tokens get one answer."""
     async with await offered(await start(auth_secret=SECRET), offer) as raw:
         assert await outcome(raw, register("alice", **({} if own is None else {"token": own}))) == (
             expected
         )
 
 
-async def test_who_registers_again_needs_no_second_token(start: Start) -> None:
-    """The one that was offered still holds, for its own user."""
+async def test_a_second_register_needs_no_second_token(start: Start) -> None:
+    """The offered token is still valid, for its own user."""
     async with await offered(await start(auth_secret=SECRET), f"wsdemo.v1, bearer.{GOOD}") as raw:
         assert await outcome(raw, register("alice")) == "registered"
         assert await outcome(raw, register("alice")) == "registered"

@@ -55,9 +55,7 @@ def test_a_bye_says_what_its_close_frame_says() -> None:
 
 
 @pytest.mark.parametrize("code", list(Code))
-async def test_a_bye_goes_before_the_codes_that_libraries_cannot_read_and_before_no_other(
-    one: Gateway, code: Code
-) -> None:
+async def test_a_bye_precedes_close_codes_1012_and_1013_only(one: Gateway, code: Code) -> None:
     """1012 and 1013: right before the close frame, after all that was said before."""
     async with await Raw.register(one, "alice") as alice:
         (session,) = one.registry
@@ -85,7 +83,9 @@ async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> 
 
 
 @pytest.mark.parametrize("so_far", [b"", b"GET /ws HT", request()[:-2]], ids=["", "half", "nearly"])
-async def test_nothing_is_said_before_the_handshake(one: Gateway, so_far: bytes) -> None:
+async def test_a_drain_before_the_handshake_closes_without_a_byte(
+    one: Gateway, so_far: bytes
+) -> None:
     """A drain meets a connection that is no WebSocket yet: it is closed without a byte."""
     async with await Raw.connect(one) as raw:
         raw.writer.write(so_far)
@@ -118,7 +118,7 @@ async def test_on_notice_the_answer_to_the_handshake_comes_first(
             await stopping
 
 
-async def test_our_client_takes_a_bye_for_what_it_is(one: Gateway) -> None:
+async def test_the_client_of_the_kit_understands_a_bye(one: Gateway) -> None:
     """It is no message, and no error; the client comes back by itself."""
     async with Client("alice", [one.url]) as alice:
         (session,) = one.registry

@@ -123,7 +123,7 @@ async def test_a_message_in_fragments_is_one_message(one: Gateway) -> None:
 # --- messages ------------------------------------------------------------------------------------
 
 
-async def test_what_the_sender_is_told_is_what_became_of_the_message(
+async def test_each_ack_says_what_became_of_the_message(
     one: Gateway, two: Gateway, redis_db: Any, keyspace: Keyspace
 ) -> None:
     """routed here and there, offline, and unreachable when nobody listens for that gateway."""
@@ -143,7 +143,7 @@ async def test_what_the_sender_is_told_is_what_became_of_the_message(
         await redis_db.delete(keyspace.presence("ghost"))
 
 
-async def test_without_an_id_the_demo_s_texts_tell_the_sender(
+async def test_messages_without_an_id_get_the_answers_of_the_go_demo(
     one: Gateway, redis_db: Any, keyspace: Keyspace
 ) -> None:
     """Silence when it was handed on, "User not found", "Failed to send message"."""
@@ -168,7 +168,7 @@ async def test_without_an_id_the_demo_s_texts_tell_the_sender(
     ],
     ids=["its own", "1003", "1007", "4008"],
 )
-async def test_whom_a_goodbye_was_said_to_is_away_although_it_does_not_hang_up(
+async def test_a_client_that_was_sent_a_close_frame_is_offline(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, goodbye: bytes
 ) -> None:
     """A message that cannot reach it any more is answered `offline`, and its entry is gone."""
@@ -189,7 +189,7 @@ async def test_whom_a_goodbye_was_said_to_is_away_although_it_does_not_hang_up(
         assert running.stats()["sockets"] == 2, "she has not hung up"
 
 
-async def test_a_message_for_a_session_that_is_gone_bounces_and_its_entry_goes(
+async def test_a_message_for_an_ended_session_is_unreachable_and_removes_its_entry(
     one: Gateway, two: Gateway, redis_db: Any, keyspace: Keyspace
 ) -> None:
     """The sender hears `unreachable` after `routed`; the stale entry is removed."""
@@ -220,7 +220,7 @@ async def test_messages_of_one_sender_arrive_in_order(one: Gateway, two: Gateway
 # --- what arrives through Redis ------------------------------------------------------------------
 
 
-async def test_an_envelope_of_the_go_demo_is_understood(
+async def test_an_envelope_of_the_go_demo_is_delivered(
     one: Gateway, redis_db: Any, keyspace: Keyspace
 ) -> None:
     """It names no session: then it is for whoever the user is here."""
@@ -284,7 +284,7 @@ async def test_a_client_that_leaves_while_it_registers_leaves_no_entry(
 # --- the gateway itself --------------------------------------------------------------------------
 
 
-async def test_a_deaf_subscription_is_found_rebuilt_and_red_meanwhile(
+async def test_a_subscription_that_receives_nothing_makes_ready_503_and_is_rebuilt(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """The probe finds it within two intervals; then messages arrive again."""
@@ -311,7 +311,7 @@ async def test_a_deaf_subscription_is_found_rebuilt_and_red_meanwhile(
     )
 
 
-async def test_a_gateway_is_ready_only_when_its_subscription_has_heard_a_probe(
+async def test_a_gateway_is_ready_only_after_its_subscription_received_a_probe(
     one: Gateway,
 ) -> None:
     """A subscription that is up may be deaf, although Redis has no complaint."""
@@ -321,7 +321,7 @@ async def test_a_gateway_is_ready_only_when_its_subscription_has_heard_a_probe(
     one._router._hears = True
 
 
-async def test_pages_say_what_they_say(one: Gateway) -> None:
+async def test_pages_have_their_documented_content(one: Gateway) -> None:
     """/health, /ready, /stats, /metrics, and what is not there."""
     from tests.processes import http_get
 

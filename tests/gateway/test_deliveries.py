@@ -43,7 +43,7 @@ async def test_a_stale_entry_is_removed_however_many_were_before_it(
 
 
 @pytest.mark.slow
-async def test_a_sender_is_read_on_after_all_of_its_messages_timed_out(
+async def test_a_sender_is_read_again_after_all_of_its_messages_timed_out(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """As many as may be on their way, twice: each is `unknown`, and what comes next is answered."""
@@ -74,7 +74,7 @@ async def test_a_sender_is_read_on_after_all_of_its_messages_timed_out(
                 assert session is not None and session._in_flight == 0
 
 
-async def test_what_redis_has_no_room_for_is_busy_at_once_and_not_under_way(
+async def test_a_message_beyond_the_redis_queue_is_busy_at_once(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """The sender hears so before Redis has answered anything, and is read on afterwards."""
@@ -129,7 +129,7 @@ async def test_each_message_with_an_id_has_its_ack(
         assert await alice.answer() == {"type": "pong"}
 
 
-async def test_what_names_a_session_is_for_that_session_and_user_only(
+async def test_a_late_message_or_notice_reaches_only_the_session_it_names(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """A message or a notice that is late finds another session of the user, or, by its connection,
@@ -153,7 +153,7 @@ async def test_what_names_a_session_is_for_that_session_and_user_only(
         await until("nothing is under repair", lambda: not running._delivery.repairs)
 
 
-async def test_what_is_said_among_users_of_one_gateway_is_counted(
+async def test_messages_within_one_gateway_are_counted(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """As handed over, and as a route that needed no Redis."""

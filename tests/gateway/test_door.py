@@ -1,4 +1,4 @@
-"""Does the door count by address, and believe only whom it should?"""
+"""Access control: does it count by address, and trust only the configured proxies?"""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def status(control: AccessControl, slot: AddressSlot | None) -> int | None:
     return None if refusal is None else refusal.status
 
 
-def test_an_address_may_have_so_many_connections_on_which_nobody_registered() -> None:
-    """One that registers or leaves makes room; another address is not concerned."""
+def test_unregistered_connections_of_one_address_are_bounded() -> None:
+    """A connection that registers or closes makes room; other addresses are not affected."""
     control = access()
     first, second = entered(control, STRANGER), entered(control, STRANGER)
     assert status(control, second) is None
@@ -55,8 +55,8 @@ def test_an_address_may_have_so_many_connections_on_which_nobody_registered() ->
     assert status(control, entered(control, STRANGER)) is None
 
 
-def test_an_address_may_have_so_many_connections_in_all() -> None:
-    """Registered or not; twice as many are not even answered."""
+def test_connections_of_one_address_are_bounded() -> None:
+    """Registered or not; beyond twice the limit they are closed without an answer."""
     control = access()
     visitors = []
     for _ in range(3):
@@ -75,14 +75,14 @@ def test_an_address_may_have_so_many_connections_in_all() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", ""])
-def test_this_machine_is_exempt_unless_told_otherwise(address: str) -> None:
+def test_loopback_is_exempt_unless_configured_otherwise(address: str) -> None:
     """A class, a laboratory and a benchmark come from one address."""
     assert access().take_slot(address) is None
     assert access(limit_loopback=True).take_slot(address or "127.0.0.1") is not None
 
 
 def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
-    """A customer has 2**64 of them."""
+    """One customer has 2**64 of them."""
     control = access()
     for n in range(3):
         slot = entered(control, f"2001:db8:0:1::{n}")
@@ -112,12 +112,11 @@ def test_the_addresses_of_one_ipv6_network_count_as_one() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_behind_a_trusted_proxy_the_nearest_address_that_is_none_of_ours_counts(
+def test_behind_trusted_proxies_the_nearest_untrusted_address_counts(
     forwarded: str, counted: str | None
 ) -> None:
-    """What a client writes into the header before the proxy adds to it, nobody believes; and what
-    cannot be read counts under the proxy's own address.
-    """
+    """What a client wrote into the header before the proxy is not believed; what cannot be read
+    counts as the proxy's own address."""
     control = access(trusted_proxies=("203.0.113.0/24",))
     assert control.take_slot(PROXY) is None
     slot = control.recognise(None, PROXY, forwarded)
@@ -125,8 +124,8 @@ def test_behind_a_trusted_proxy_the_nearest_address_that_is_none_of_ours_counts(
     assert control.recognise(slot, PROXY, OTHER) is slot
 
 
-def test_a_client_on_the_machine_of_a_local_proxy_is_exempt_and_of_another_is_not() -> None:
-    """ "127.0.0.1" is whose machine says it."""
+def test_a_forwarded_loopback_address_is_exempt_only_behind_a_local_proxy() -> None:
+    """ "127.0.0.1" means the machine of the proxy that reports it."""
     control = access(trusted_proxies=("127.0.0.1", PROXY, "unix"))
     for peer in ("127.0.0.1", "::ffff:127.0.0.1", ""):
         assert control.recognise(None, peer, "127.0.0.1") is None
@@ -146,10 +145,10 @@ def test_a_client_on_the_machine_of_a_local_proxy_is_exempt_and_of_another_is_no
     ],
     ids=["absent", "unknown", "obfuscated", "a bad port", "bad quotes", "a long chain"],
 )
-def test_a_proxy_whose_clients_are_not_recognised_is_one_address_and_told_of_once(
+def test_a_proxy_whose_clients_cannot_be_identified_counts_as_one_address(
     peer: str, said: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The limits hold, exempt or not; a counter and one line of the log say it, with advice."""
+    """The limits hold, exempt or not; a counter and one log line report it, with advice."""
     counters = Counters()
     settings = GatewaySettings(
         gateway_id="gateway-01",
@@ -169,10 +168,10 @@ def test_a_proxy_whose_clients_are_not_recognised_is_one_address_and_told_of_onc
     assert not control.present and not control.unregistered
 
 
-def test_the_log_is_not_flooded_by_proxies_and_what_they_send(
+def test_log_lines_about_proxies_are_bounded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Once a kind and proxy, and not for ever; what is quoted is short, and on one line."""
+    """One for each kind and proxy, up to a limit; what is quoted is short, and on one line."""
     control = access(trusted_proxies=("10.0.0.0/8",))
     for n in range(1_000):
         for said in ("", "unknown", "x\n\x1b[31m" * 500):
@@ -184,7 +183,7 @@ def test_the_log_is_not_flooded_by_proxies_and_what_they_send(
 
 
 def test_only_the_configured_forwarded_header_is_read() -> None:
-    """A client could write the others itself; which one it is, the gateway is told."""
+    """A client could write the others itself. The setting says which one the proxy writes."""
     for name, said in (
         ("x-forwarded-for", f"{STRANGER}:80"),
         ("forwarded", f'for={OTHER}, for="{STRANGER}:80";proto=https'),
@@ -197,7 +196,7 @@ def test_only_the_configured_forwarded_header_is_read() -> None:
 
 
 def test_a_proxy_on_a_socket_of_this_machine_is_trusted_by_name() -> None:
-    """`unix`; without it, its header is not believed, and it is exempt like this machine."""
+    """`unix`; without it, its header is ignored, and it is exempt like this machine."""
     control = access(trusted_proxies=("unix",))
     assert control.take_slot("") is None
     slot = control.recognise(None, "", f"{OTHER}, {STRANGER}, unix:")
@@ -221,17 +220,18 @@ def test_a_proxy_on_a_socket_of_this_machine_is_trusted_by_name() -> None:
         ("127.0.0.1", PROXY, False, None),
     ],
 )
-def test_whom_a_proxy_announces_counts_as_if_it_had_come_by_itself(
+def test_a_client_announced_by_a_proxy_header_counts_as_a_direct_one(
     proxy: str, address: str, is_local: bool, counted: str | None
 ) -> None:
-    """And a proxy that announces nobody counts as one; behind a second one, headers will tell."""
+    """A proxy that announces nobody counts as one address; behind a second proxy, HTTP headers
+    decide."""
     control = access(trusted_proxies=(PROXY, "127.0.0.1", "unix"))
     slot = control.announced(proxy, address, is_local)
     assert (slot and slot.address) == counted
 
 
-def test_a_proxy_on_this_machine_speaks_for_others() -> None:
-    """Its clients are counted, although loopback is exempt."""
+def test_clients_of_a_proxy_on_loopback_are_counted() -> None:
+    """Although loopback is exempt."""
     control = access(trusted_proxies=("127.0.0.1",))
     assert control.take_slot("127.0.0.1") is None
     for _ in range(3):
@@ -240,7 +240,7 @@ def test_a_proxy_on_this_machine_speaks_for_others() -> None:
 
 
 def test_the_forwarded_header_of_an_untrusted_client_is_ignored() -> None:
-    """Whoever is not a trusted proxy speaks for itself only."""
+    """A client that is not a trusted proxy counts under its own address."""
     control = access(trusted_proxies=(PROXY,))
     slot = entered(control, STRANGER)
     assert control.recognise(slot, STRANGER, OTHER) is slot
@@ -264,13 +264,15 @@ def test_the_forwarded_header_of_an_untrusted_client_is_ignored() -> None:
         ("ws://localhost", False),
     ],
 )
-def test_pages_of_this_machine_may_connect_and_no_others(origin: str | None, allowed: bool) -> None:
-    """By default; a match is a match of the whole."""
+def test_by_default_only_origins_of_this_machine_may_connect(
+    origin: str | None, allowed: bool
+) -> None:
+    """The whole origin has to match."""
     assert access().allows_origin(origin, "gateway.example") is allowed
 
 
-def test_an_allow_list_takes_the_place_of_the_default() -> None:
-    """The dot of a host is a dot, and a port is that port."""
+def test_an_allow_list_replaces_the_default_origins() -> None:
+    """The dot of a host name is only a dot, and a port has to be equal."""
     control = access(origins=("https://chat.example.org",))
     assert control.allows_origin("https://chat.example.org", "x")
     for origin in ("https://chatxexample.org", "https://chat.example.org:444", LOCAL_ORIGINS[0]):
@@ -300,8 +302,10 @@ def test_an_allow_list_takes_the_place_of_the_default() -> None:
         ("*", "https://evil.example\n", True),
     ],
 )
-def test_apps_and_extensions_are_let_in_by_name(allowed: str, origin: str, lets_in: bool) -> None:
-    """Of any scheme, without regard to case, a default port left out or not; * is anybody."""
+def test_origins_of_apps_and_extensions_are_allowed_by_name(
+    allowed: str, origin: str, lets_in: bool
+) -> None:
+    """Of any scheme, case-insensitive, with or without a default port; * allows everybody."""
     assert access(origins=(allowed,)).allows_origin(origin, "gateway.example") is lets_in
 
 
@@ -330,8 +334,8 @@ def test_apps_and_extensions_are_let_in_by_name(allowed: str, origin: str, lets_
         ("http://\u212aw.example", "kw.example", False),
     ],
 )
-def test_a_page_from_where_it_connects_to_is_our_own(origin: str, host: str, own: bool) -> None:
-    """Host and port of its origin are those of the Host header; other lists do not matter."""
+def test_an_origin_equal_to_the_host_header_is_allowed(origin: str, host: str, own: bool) -> None:
+    """Host and port of the origin are those of the Host header; the allow list does not matter."""
     assert access(origins=("https://other.example",)).allows_origin(origin, host) is own
 
 
@@ -357,12 +361,12 @@ def test_a_page_from_where_it_connects_to_is_our_own(origin: str, host: str, own
     ids=str,
 )
 def test_a_setting_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
-    """Before anything is started, in words."""
+    """Before anything is started, with a reason."""
     with pytest.raises(SettingsError):
         access(**wrong)
 
 
-def test_a_secret_is_not_shown() -> None:
-    """Settings may land in a log or in a cell."""
+def test_the_repr_of_settings_hides_the_secret() -> None:
+    """Settings may be written to a log or shown in a cell."""
     settings = GatewaySettings(gateway_id="gateway-01", auth_secret=b"x" * 16 + b"SECRET" * 4)
     assert "SECRET" not in repr(settings)

@@ -1,4 +1,4 @@
-"""What becomes of clients, messages and entries while a gateway says goodbye?"""
+"""Drain: what happens to clients, messages and entries while a gateway drains?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
     """It does not wait for the time that clients would have had."""
     async with gateway(shared_server, keyspace, **PATIENT) as running:
         async with await Raw.open(running):
-            pass  # That nobody was there once is no reason to be quick.
+            pass  # An empty moment before the drain must not shorten it.
         await until("nobody is there", lambda: not running._sockets())
         users = [await Raw.register(running, name) for name in ("alice", "bob")]
         users.append(await Raw.open(running))
@@ -42,12 +42,11 @@ async def test_a_drain_ends_at_once_when_the_last_client_has_left(
 
 
 @pytest.mark.parametrize("how", ["reset", "half-close", "silence"])
-async def test_whoever_leaves_a_drain_without_a_goodbye_leaves_nothing(
+async def test_a_connection_lost_during_a_drain_leaves_nothing(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, gates: Gates, how: str
 ) -> None:
-    """A user, one whose register is under way, one who has not registered, one who has not even
-    shaken hands: their entries go, and nothing of them is left.
-    """
+    """A user, one whose register is under way, one that has not registered, one before its
+    handshake: their entries are removed, and nothing is left."""
     limits = PATIENT if how != "silence" else PATIENT | {"close_timeout_s": 0.2}
     settings = {"limit_loopback": True}
     async with gateway(shared_server, keyspace, settings=settings, **limits) as running:
@@ -91,10 +90,10 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> Gates:
     return Gates(monkeypatch)
 
 
-async def test_a_register_that_is_under_way_at_the_end_of_a_drain_is_taken_back(
+async def test_a_register_under_way_at_the_end_of_a_drain_is_released(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any, gates: Gates
 ) -> None:
-    """It has taken effect, its answer does not come, and the gateway does not wait for ever."""
+    """Redis has executed it, its reply does not come, and the gateway does not wait for ever."""
     limits: dict[str, Any] = {"drain_s": 0.1, "close_timeout_s": 0.05}
     gates.where = "registered"
     async with gateway(shared_server, keyspace, **limits) as running:
@@ -106,10 +105,11 @@ async def test_a_register_that_is_under_way_at_the_end_of_a_drain_is_taken_back(
             assert not await redis_db.exists(keyspace.presence("mallory"))
 
 
-async def test_what_is_published_for_a_draining_gateway_reaches_its_user_or_comes_back(
+async def test_a_message_for_a_draining_gateway_is_delivered_or_unreachable(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Whoever has not been told to leave yet hears it; for whoever has gone it bounces."""
+    """A user who has not been closed yet receives it; for one who has left, the sender gets
+    `unreachable`."""
     limits = PATIENT | {"drain_batch": 1}
     async with (
         gateway(shared_server, keyspace, **limits) as running,
@@ -142,7 +142,7 @@ async def test_what_is_published_for_a_draining_gateway_reaches_its_user_or_come
 
 
 async def _reaches_or_comes_back(raw: Raw, sender: Raw, name: str, told: dict[str, Any]) -> None:
-    """`routed` means that it is heard before the goodbye, unless `unreachable` follows."""
+    """`routed` means that it is received before the close frame, unless `unreachable` follows."""
     assert told["status"] in {"routed", "offline"}, told
     opcode, said = await raw.hear()
     heard = opcode == 1 and json.loads(said)["content"] == f"for {name}"
@@ -155,10 +155,10 @@ async def _reaches_or_comes_back(raw: Raw, sender: Raw, name: str, told: dict[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["goodbye", "reset", "half-close"])
-async def test_who_registers_and_leaves_counts_once_as_no_longer_unregistered(
+async def test_a_client_that_registers_and_leaves_is_subtracted_once_from_the_unregistered(
     shared_server: BundledServer, keyspace: Keyspace, how: str
 ) -> None:
-    """With others of the same address there: one has registered, one has not yet."""
+    """With others of the same address: one has registered, one has not yet."""
     settings = {"trusted_proxies": ("127.0.0.1",)}
     async with gateway(shared_server, keyspace, settings=settings) as running:
         access, address = running._access, "198.51.100.7"
@@ -199,10 +199,10 @@ async def test_who_registers_and_leaves_counts_once_as_no_longer_unregistered(
         await until("nobody is there", lambda: not access.present and not access.unregistered)
 
 
-async def test_who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_well(
+async def test_a_second_stop_waits_for_the_end_of_the_first(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """Whoever comes second may count on it that nothing is left."""
+    """When it returns, nothing is left."""
     async with gateway(shared_server, keyspace, **PATIENT) as running:
         async with await Raw.register(running, "alice") as alice:
             first = asyncio.create_task(running.stop())
@@ -214,10 +214,10 @@ async def test_who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_we
         assert not running._tasks and not running._link.open
 
 
-async def test_a_start_that_fails_leaves_nothing(
+async def test_a_failed_start_leaves_nothing(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """Neither the subscription nor the link, which are made before it is known."""
+    """Neither the subscription nor the link, which are created before the failure is known."""
     async with gateway(shared_server, keyspace) as running:
         second = Gateway(running.settings)
         with pytest.raises(DuplicateGateway):

@@ -101,7 +101,7 @@ def broadcast(room: Room, redis: Any, keyspace: Keyspace) -> Awaitable[Any]:
     return result
 
 
-async def test_a_write_that_fails_costs_the_others_nothing_in_that_turn(
+async def test_a_failed_write_does_not_stop_the_other_writes_of_its_turn(
     room: Room, redis_db: Any, keyspace: Keyspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A message for everybody is written at the end of a turn, to one after the other."""
@@ -114,7 +114,7 @@ async def test_a_write_that_fails_costs_the_others_nothing_in_that_turn(
     assert room.running.counters.connection_failures == 1, "once, and not for each frame"
 
 
-async def test_a_flush_that_fails_costs_those_behind_it_nothing(
+async def test_a_failed_flush_does_not_stop_the_flushes_after_it(
     room: Room,
     redis_db: Any,
     keyspace: Keyspace,
@@ -135,7 +135,7 @@ async def test_a_flush_that_fails_costs_those_behind_it_nothing(
     await is_hung_up_on(room, caplog)
 
 
-async def test_an_answer_that_cannot_be_written_is_the_end_of_its_connection_only(
+async def test_a_failed_answer_ends_its_own_connection_only(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A pong does not wait for the end of a turn: it fails where its ping is read."""
@@ -145,7 +145,7 @@ async def test_an_answer_that_cannot_be_written_is_the_end_of_its_connection_onl
     await room.others_go_on()
 
 
-async def test_a_message_for_everybody_reaches_all_but_the_one_that_cannot_take_it(
+async def test_a_broadcast_reaches_all_but_the_client_that_fails(
     room: Room,
     redis_db: Any,
     keyspace: Keyspace,
@@ -167,7 +167,7 @@ async def test_a_message_for_everybody_reaches_all_but_the_one_that_cannot_take_
 
 
 @pytest.mark.parametrize("count", [1, 70], ids=["one", "more than are kept for the end of a turn"])
-async def test_a_sender_does_not_pay_for_its_recipient(
+async def test_an_error_of_the_recipient_does_not_end_the_sender(
     room: Room, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     """The message is lost with its recipient; the sender has its acks, and goes on."""
@@ -181,7 +181,7 @@ async def test_a_sender_does_not_pay_for_its_recipient(
 
 
 @pytest.mark.parametrize("who", ["recipient", "sender"])
-async def test_sessions_do_not_pay_for_each_other_whatever_it_is_that_fails(
+async def test_an_error_in_one_session_does_not_end_another(
     room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     """Also when it is not the writing: whom a message is for, or whoever waits for an answer."""
@@ -204,7 +204,7 @@ async def test_sessions_do_not_pay_for_each_other_whatever_it_is_that_fails(
 
 
 @pytest.mark.parametrize("broken", ["write", "close"])
-async def test_a_new_login_is_not_limited_by_the_old_connection(
+async def test_a_new_login_succeeds_although_the_old_connection_fails(
     room: Room, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """The old one cannot even be told."""
@@ -227,7 +227,7 @@ async def test_a_new_login_is_not_limited_by_the_old_connection(
     await room.others_go_on()
 
 
-async def test_what_comes_from_other_gateways_is_heard_after_one_message_failed(
+async def test_the_subscription_goes_on_after_a_message_that_failed(
     room: Room, redis_db: Any, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error within the taking of it has its witness, and is not the end of the subscription."""
@@ -245,7 +245,7 @@ async def test_what_comes_from_other_gateways_is_heard_after_one_message_failed(
 
 
 @pytest.mark.parametrize("broken", ["end", "write", "close"])
-async def test_a_drain_closes_all_other_connections(
+async def test_a_drain_closes_all_connections_although_one_fails(
     shared_server: BundledServer,
     keyspace: Keyspace,
     redis_db: Any,
@@ -315,7 +315,7 @@ async def _end_expired(room: Room) -> None:
     [(_scan, 4009), (_drop, 4009), (_end_expired, 4504)],
     ids=["scan", "keep alive", "expired"],
 )
-async def test_a_round_that_ends_sessions_ends_each_of_them(
+async def test_a_health_check_ends_all_silent_sessions_although_one_fails(
     room: Room,
     monkeypatch: pytest.MonkeyPatch,
     round_of: Callable[[Room], Awaitable[None]],
@@ -337,7 +337,7 @@ async def test_a_round_that_ends_sessions_ends_each_of_them(
     assert room.running.counters.connection_failures == 1
 
 
-async def test_a_round_of_pings_reaches_all_the_others(
+async def test_a_round_of_pings_reaches_all_clients_but_the_one_that_fails(
     room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though one of them fails."""
@@ -355,7 +355,7 @@ async def test_a_round_of_pings_reaches_all_the_others(
     await is_hung_up_on(room, caplog)
 
 
-async def test_a_lease_that_could_not_be_renewed_does_not_cost_the_others_theirs(
+async def test_a_failed_renewal_does_not_stop_the_other_renewals(
     room: Room, monkeypatch: pytest.MonkeyPatch, redis_db: Any, keyspace: Keyspace
 ) -> None:
     """Neither when it cannot be asked for, nor when its answer cannot be read: its user stays."""
@@ -379,7 +379,7 @@ async def test_a_lease_that_could_not_be_renewed_does_not_cost_the_others_theirs
     assert await room.users["mallory"].answer() == PONG
 
 
-async def test_the_answers_to_a_batch_of_renewals_are_taken_one_by_one(
+async def test_the_replies_to_a_batch_of_renewals_are_handled_one_by_one(
     room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The one that fails is hung up on; the others count as renewed."""
@@ -397,7 +397,7 @@ async def test_the_answers_to_a_batch_of_renewals_are_taken_one_by_one(
     await is_hung_up_on(room, caplog)
 
 
-async def test_a_health_loop_outlives_a_round_that_failed(
+async def test_the_health_loop_goes_on_after_a_failed_round(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or all leases would end one TTL later, and nobody would know why."""
@@ -429,7 +429,7 @@ async def test_a_health_loop_outlives_a_round_that_failed(
 # --- the parts -----------------------------------------------------------------------------------
 
 
-def test_each_has_its_turn_whatever_becomes_of_the_one_before() -> None:
+def test_each_calls_the_function_for_all_although_one_fails() -> None:
     """And the one that failed is told why."""
 
     class One:
@@ -448,7 +448,7 @@ def test_each_has_its_turn_whatever_becomes_of_the_one_before() -> None:
 
 
 @pytest.mark.parametrize("reply", [[b"sideways"], None, [], 7, [[]]])
-def test_an_answer_that_no_script_of_ours_gives_is_the_result_of_that_one_lease(reply: Any) -> None:
+def test_an_unknown_reply_of_a_script_is_the_result_of_its_own_lease(reply: Any) -> None:
     """And not an exception for the whole batch."""
     assert isinstance(_refreshed(reply), Exception)
     assert _refreshed([b"ok"]) is Refresh.OK

@@ -1,4 +1,4 @@
-"""Is the client found behind its proxies, and nobody else taken for it?"""
+"""Forwarded headers: is the address of the client found behind its proxies, and no other one?"""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def found(text: str, header: Header = XFF) -> str | Unrecognised:
         (", ".join([CLIENT, *[PROXY] * (MAX_HOPS - 1)]), CLIENT),
     ],
 )
-def test_an_address_is_read_however_a_proxy_writes_it(text: str, address: str) -> None:
+def test_an_address_is_read_in_every_form_that_proxies_write(text: str, address: str) -> None:
     """With ports, brackets, quotes, zones, white space, and as IPv4 within IPv6."""
     assert found(text) == address
 
@@ -119,10 +119,8 @@ def test_an_address_is_read_however_a_proxy_writes_it(text: str, address: str) -
     ],
     ids=lambda value: value[:40],
 )
-def test_what_is_no_address_is_said_to_be_none_and_nobody_looks_behind_it(
-    text: str, why: str
-) -> None:
-    """What stands before it, a client may have written."""
+def test_an_invalid_address_ends_the_search(text: str, why: str) -> None:
+    """What stands before it may have been written by a client."""
     assert found(text) == why
 
 
@@ -156,13 +154,13 @@ def test_what_is_no_address_is_said_to_be_none_and_nobody_looks_behind_it(
         (f'for={CLIENT};host="', "unreadable"),
     ],
 )
-def test_the_standard_header_is_read_as_rfc_7239_has_it(text: str, expected: str) -> None:
+def test_the_forwarded_header_is_read_as_in_rfc_7239(text: str, expected: str) -> None:
     """And a little more: brackets without quotes. One `for` in an element, and only there."""
     assert found(text, FORWARDED) == expected
 
 
-def test_one_real_ip_is_one() -> None:
-    """Of two, nobody knows who wrote which."""
+def test_only_a_single_address_in_x_real_ip_is_used() -> None:
+    """Of two, it is not known who wrote which."""
     assert found(f"{CLIENT}:80", REAL_IP) == CLIENT
     assert found("", REAL_IP) == "absent"
     assert found(f"{CLIENT},192.0.2.1", REAL_IP) == "unreadable"
@@ -189,7 +187,7 @@ def behind_the_last_stranger(text: str, address: str) -> bool:
 @given(text=TEXTS, header=st.sampled_from(Header))
 @example('for="\\', FORWARDED)
 @example("%" * 5_000 + ":", XFF)
-def test_any_text_is_read_or_not_and_an_address_that_is_found_stands_in_it(
+def test_any_header_text_raises_nothing_and_a_found_address_stands_in_it(
     text: str, header: Header
 ) -> None:
     """It raises nothing, and makes nothing up."""
@@ -199,10 +197,10 @@ def test_any_text_is_read_or_not_and_an_address_that_is_found_stands_in_it(
 
 
 @given(forged=TEXTS, client=st.ip_addresses(), trusted=st.integers(0, MAX_HOPS - 1))
-def test_whatever_a_client_writes_its_proxies_have_the_last_word(
+def test_text_written_by_the_client_does_not_change_the_address_that_proxies_report(
     forged: str, client: ipaddress.IPv4Address | ipaddress.IPv6Address, trusted: int
 ) -> None:
-    """The address that the outermost trusted proxy saw decides, behind any text at all."""
+    """The address that the outermost trusted proxy saw decides, after any text at all."""
     if is_proxy(parse_address(str(client))):
         return
     seen = [str(client), *[PROXY] * trusted]
@@ -219,6 +217,6 @@ def test_whatever_a_client_writes_its_proxies_have_the_last_word(
      ";" * 10**6, "1" * 10**5, ":" * 10**5, "[" * 10**5, "%" * 10**5 + ":", " ," * 10**5],
     ids=lambda text: text[:6],
 )  # fmt: skip
-def test_a_megabyte_of_hops_is_not_even_taken_apart(header: Header, text: str) -> None:
-    """What is looked at has a bound, so a text of any size is judged by its end."""
+def test_only_the_end_of_a_long_header_is_parsed(header: Header, text: str) -> None:
+    """The length that is parsed has a bound, so a text of any size is judged by its end."""
     assert found(text, header) == found(text[-100_000:], header)

@@ -1,4 +1,4 @@
-"""Is the short way through a handshake the same as the long one, and never taken by mistake?"""
+"""Handshake: does the fast path give the same answers as the general parser?"""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ OFFERS = BROWSER | {"Sec-WebSocket-Protocol": "graphql-ws, wsdemo.v1,bearer.a.b.
 
 
 def short(found: Usual) -> bytes:
-    """The answer of the short way."""
+    """The answer of the fast path."""
     return acceptance(found.key, chosen_of(found.offers, {"chat"}))
 
 
 @pytest.mark.parametrize(
     "headers", [USUAL, BROWSER, OFFERS], ids=["library", "browser", "subprotocols"]
 )
-def test_the_short_way_gives_the_answer_of_the_long_one(headers: dict[str, str]) -> None:
-    """Byte for byte, the date aside, and what follows the request is left."""
+def test_the_fast_path_answers_like_the_general_parser(headers: dict[str, str]) -> None:
+    """Byte for byte, except the date; bytes after the request are left."""
     data = request(headers)
     found = usual_request(data + b"\x81\x80")
     assert found is not None and found[:2] == (KEY.encode(), len(data))
@@ -108,8 +108,8 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_what_is_not_usual_is_left_to_the_general_parser(name: str) -> None:
-    """None is not a verdict: the library judges."""
+def test_an_unusual_request_is_left_to_the_general_parser(name: str) -> None:
+    """None does not mean refused: the library decides."""
     assert usual_request(UNUSUAL[name]) is None
 
 
@@ -127,9 +127,8 @@ values = (
 def test_a_handshake_on_the_fast_path_is_accepted_by_the_general_parser(
     changes: list[tuple[str, str]], usual: list[tuple[str, str]]
 ) -> None:
-    """Changed, added and shuffled headers: never does the short way accept what the library does
-    not, or answer otherwise; and a frame behind the handshake is read the same.
-    """
+    """With changed, added and shuffled headers, the fast path never accepts what the library
+    refuses, or answers differently; and a frame after the handshake is read the same."""
     lines = ["GET /ws HTTP/1.1", *(f"{name}: {value}" for name, value in [*usual, *changes])]
     data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
     found = usual_request(data)
@@ -144,8 +143,8 @@ def test_a_handshake_on_the_fast_path_is_accepted_by_the_general_parser(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_refusal_by_the_short_way_is_that_of_the_long_one(status: int) -> None:
-    """Byte for byte, the date aside: a test of a load balancer must not tell them apart."""
+def test_a_refusal_on_the_fast_path_equals_that_of_the_general_parser(status: int) -> None:
+    """Byte for byte, except the date: a load balancer's test must not see a difference."""
     body, headers = "Too many connections.\n", {"Retry-After": "1"}
     ws = ServerProtocol()
     ws.receive_data(request(USUAL))

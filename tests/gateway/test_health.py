@@ -1,4 +1,6 @@
-"""Are leases renewed for signs of life, and is a silence of our own no reason to drop anybody?"""
+"""Leases and heartbeats: does each frame renew a lease, and does a stall of the gateway drop no
+client?
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,10 @@ async def running(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIter
         yield running
 
 
-async def test_a_sign_of_life_while_a_lease_is_renewed_renews_it_again(
+async def test_a_frame_during_a_renewal_causes_another_renewal(
     running: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer covers what was known when it was asked for, and nothing later."""
+    """The reply covers what was known when the command was sent, and nothing later."""
     asked, answer = asyncio.Event(), asyncio.Event()
     honest = RedisPresence.refresh
 
@@ -66,12 +68,11 @@ async def test_a_sign_of_life_while_a_lease_is_renewed_renews_it_again(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tick_s", [0.01, 0.3], ids=["renew first", "keep alive first"])
-async def test_a_ping_from_before_a_stall_is_sent_again_before_anybody_is_dropped(
+async def test_a_ping_from_before_a_stall_is_sent_again_before_a_client_is_dropped(
     shared_server: BundledServer, keyspace: Keyspace, tick_s: float
 ) -> None:
-    """The loop is blocked for longer than its patience with a pong; whichever loop of health comes
-    first afterwards, who has not answered yet is asked once more.
-    """
+    """The event loop is blocked for longer than the pong timeout. Whichever health loop runs
+    first afterwards, a client that has not answered is pinged once more."""
     timing = dataclasses.replace(Timing().scaled(50), tick_s=tick_s)
     async with (
         gateway(shared_server, keyspace, timing=timing) as running,
@@ -92,10 +93,11 @@ async def test_a_ping_from_before_a_stall_is_sent_again_before_anybody_is_droppe
 
 
 @pytest.mark.slow
-async def test_who_speaks_soon_after_a_stall_was_not_silent(
+async def test_a_client_that_sends_soon_after_a_stall_is_not_dropped(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """The loop is blocked for longer than its idle timeout, and looks for the silent at once."""
+    """The event loop is blocked for longer than its idle timeout, and checks for silent clients
+    at once."""
     timing = dataclasses.replace(Timing().scaled(50), tick_s=0.3)
     async with (
         gateway(shared_server, keyspace, timing=timing) as running,
@@ -121,12 +123,11 @@ async def test_who_speaks_soon_after_a_stall_was_not_silent(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share_of_ttl", [0.4, 0.7])
-async def test_after_a_stall_of_half_a_ttl_presence_is_asked_at_once(
+async def test_after_a_stall_of_half_a_ttl_all_leases_are_refreshed_at_once(
     shared_server: BundledServer, keyspace: Keyspace, share_of_ttl: float
 ) -> None:
-    """Another gateway may have taken over; nobody has to say anything first. A shorter stall is
-    noticed, and asks nothing.
-    """
+    """Another gateway may have taken over the users. A shorter stall is noticed, and refreshes
+    nothing."""
     timing = Timing().scaled(50)
     async with (
         gateway(shared_server, keyspace, timing=timing) as running,
@@ -161,10 +162,10 @@ class Refusing:
         monkeypatch.setattr(RedisPresence, "refresh", refresh)
 
 
-async def test_a_single_refusal_of_a_renewal_ends_no_session(
+async def test_a_single_refused_renewal_ends_no_session(
     running: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried again, and nobody has noticed."""
+    """It is tried again, and the client notices nothing."""
     redis = Refusing(monkeypatch)
     redis.left = 1
     async with await Raw.register(running, "alice") as alice:
@@ -180,7 +181,7 @@ async def test_a_single_refusal_of_a_renewal_ends_no_session(
 
 
 @pytest.mark.slow
-async def test_a_client_refused_for_a_whole_ttl_is_told_so(
+async def test_a_client_whose_renewals_are_refused_for_a_ttl_is_closed_with_4012(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """4012, and not before: until then the entry may still be there."""
@@ -204,10 +205,10 @@ async def test_a_client_refused_for_a_whole_ttl_is_told_so(
         assert await alice.closed() == 4012
 
 
-async def test_a_lease_counts_from_the_sign_of_life(
+async def test_a_lease_counts_from_the_last_frame_of_the_client(
     running: Gateway, redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """Who was last heard of two seconds ago is present for two seconds less."""
+    """A client that was silent for two seconds gets a lease that is two seconds shorter."""
     async with await Raw.register(running, "alice"):
         session = running.registry.by_user("alice")
         assert session is not None
@@ -218,10 +219,10 @@ async def test_a_lease_counts_from_the_sign_of_life(
         assert 0 < left_ms <= whole_ms - 2_000, (left_ms, whole_ms)
 
 
-async def test_whose_session_was_closed_in_redis_is_told_that_it_is_stale(
+async def test_a_session_that_is_closed_in_redis_is_closed_with_4010(
     running: Gateway,
 ) -> None:
-    """4010: there is nobody who took its place."""
+    """4010: there is no other session that took its place."""
     async with await Raw.register(running, "alice") as alice:
         session = running.registry.by_user("alice")
         assert session is not None and session.claim is not None
@@ -231,10 +232,10 @@ async def test_whose_session_was_closed_in_redis_is_told_that_it_is_stale(
         assert running.counters.refreshes_closed == 1
 
 
-async def test_the_answer_for_a_session_that_has_ended_meanwhile_counts_for_nothing(
+async def test_a_reply_for_a_session_that_has_ended_is_ignored(
     running: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has been released by then, so Redis says that it is closed: that is no news."""
+    """The session has been released by then, so Redis says that it is closed. This is expected."""
     asked, answer = asyncio.Event(), asyncio.Event()
     honest = RedisPresence.refresh
 
@@ -258,10 +259,10 @@ async def test_the_answer_for_a_session_that_has_ended_meanwhile_counts_for_noth
         assert running.counters.refreshes_closed == 0
 
 
-async def test_a_resync_asks_for_nobody_who_has_left_meanwhile(
+async def test_a_resync_skips_users_who_have_left(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes on for as long as there are users, and some of them leave in that time."""
+    """It takes time for many users, and some of them leave meanwhile."""
     asked: list[str] = []
     held = asyncio.Event()
     honest = RedisPresence.refresh
@@ -288,10 +289,10 @@ async def test_a_resync_asks_for_nobody_who_has_left_meanwhile(
         assert asked == ["alice"]
 
 
-async def test_resyncs_are_one_at_a_time_and_none_is_forgotten(
+async def test_resyncs_run_one_at_a_time_and_none_is_lost(
     running: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis that comes back again during a resync is told everything once more, afterwards."""
+    """If Redis comes back again during a resync, another resync follows."""
     rounds = under_way = most = 0
     held = asyncio.Event()
 

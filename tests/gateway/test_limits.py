@@ -47,8 +47,8 @@ def is_read(end: Socket) -> bool:
     return end._transport.is_reading()
 
 
-def test_the_defaults_are_those_that_are_promised() -> None:
-    """Which limits there are and how high they stand is part of what a gateway is."""
+def test_the_default_limits_are_the_documented_ones() -> None:
+    """The limits and their defaults are a part of what a gateway promises."""
     limits = Limits()
     assert GatewaySettings(gateway_id="gateway-01").host == "127.0.0.1"
     promised = {
@@ -100,20 +100,20 @@ async def _write_to_a_deaf_one(running: Gateway, content: str) -> None:
 @pytest.mark.parametrize(
     "bound", [{"outbox_messages": 64}, {"outbox_bytes": 262_144}], ids=["messages", "bytes"]
 )
-async def test_the_outbox_is_bounded_without_any_deadline(
+async def test_the_outbox_is_bounded_in_frames_and_in_bytes(
     shared_server: BundledServer, keyspace: Keyspace, bound: dict[str, int]
 ) -> None:
-    """By its number, and by its bytes."""
+    """Without any deadline."""
     limits: dict[str, Any] = ENDLESS | NO_OUTBOX_LIMIT | bound
     async with gateway(shared_server, keyspace, write_deadline_s=1e4, **limits) as running:
         await _write_to_a_deaf_one(running, "x" * 15_000)
         assert running.counters.outbox_overflows == 1
 
 
-async def test_who_takes_no_byte_is_hung_up_on_although_nothing_overflows(
+async def test_a_client_that_reads_nothing_is_disconnected_at_the_write_deadline(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """The write deadline."""
+    """Although its outbox does not overflow."""
     limits: dict[str, Any] = ENDLESS | NO_OUTBOX_LIMIT
     async with gateway(shared_server, keyspace, write_deadline_s=0.2, **limits) as running:
         await _write_to_a_deaf_one(running, "x" * 1_000)
@@ -122,10 +122,10 @@ async def test_who_takes_no_byte_is_hung_up_on_although_nothing_overflows(
 
 
 @pytest.mark.skipif(TCP_USER_TIMEOUT is None, reason="only Linux has it")
-async def test_the_kernel_gives_up_who_confirms_nothing(
+async def test_the_kernel_is_given_a_timeout_for_unacknowledged_data(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """It has been told after how long; that it does so is its own promise."""
+    """The socket option is set; the kernel itself ends the connection after that time."""
     async with (
         gateway(shared_server, keyspace, tcp_user_timeout_s=7.0) as running,
         await Raw.register(running, "alice"),
@@ -151,7 +151,7 @@ def slow_mint(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return gate
 
 
-async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_back(
+async def test_a_client_that_waits_too_long_in_the_register_queue_is_closed_with_1013(
     shared_server: BundledServer, keyspace: Keyspace, slow_mint: asyncio.Event
 ) -> None:
     """1013 with `retryAfterMs`, while the one before it still registers, and succeeds."""
@@ -176,10 +176,10 @@ async def test_who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_
         assert (await first.answer())["type"] == "registered"
 
 
-async def test_a_client_that_sends_on_while_it_registers_is_paused(
+async def test_reading_is_paused_while_a_client_registers(
     shared_server: BundledServer, keyspace: Keyspace, slow_mint: asyncio.Event
 ) -> None:
-    """And loses nothing: each frame is answered once the register is."""
+    """And nothing is lost: each frame is answered after the register."""
     async with (
         gateway(shared_server, keyspace, held_frames=8) as running,
         await Raw.open(running) as raw,
@@ -197,7 +197,7 @@ async def test_a_client_that_sends_on_while_it_registers_is_paused(
         assert [await raw.answer() for _ in range(9)] == [{"type": "pong"}] * 9
 
 
-async def test_a_sender_whose_messages_wait_for_redis_is_read_no_further(
+async def test_reading_is_paused_while_too_many_messages_wait_for_redis(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until half of them have been answered."""
@@ -228,7 +228,7 @@ async def test_a_sender_whose_messages_wait_for_redis_is_read_no_further(
 async def test_behind_a_trusted_proxy_each_client_has_its_own_limit(
     shared_server: BundledServer, keyspace: Keyspace, fast: bool
 ) -> None:
-    """And what a client wrote into the header itself does not give it another."""
+    """A header that the client wrote itself does not give it another limit."""
     settings = {"trusted_proxies": ("127.0.0.1",)}
     async with (
         gateway(
@@ -256,9 +256,8 @@ NOT_READ = ("", "unknown", "_hidden", "198.51.100.7:http", "nonsense", "198.51.1
 async def test_no_spelling_of_an_address_evades_the_limit(
     shared_server: BundledServer, keyspace: Keyspace, fast: bool, header: str
 ) -> None:
-    """With a port that is another each time the limit holds as without; what cannot be read, or is
-    not there, counts as the proxy. Only the header that is believed counts, on one line or more.
-    """
+    """The port does not matter; an address that is missing or cannot be read counts as the
+    proxy. Only the configured header is used, on one line or several."""
     settings = {"trusted_proxies": ("127.0.0.1",), "forwarded_header": header}
     elsewhere = "x-real-ip" if header != "x-real-ip" else "x-forwarded-for"
     async with (
@@ -294,10 +293,10 @@ async def test_no_spelling_of_an_address_evades_the_limit(
 
 @pytest.mark.slow
 @pytest.mark.both_loops
-async def test_a_proxy_on_a_socket_of_this_machine_speaks_for_its_clients(
+async def test_clients_of_a_proxy_on_a_unix_socket_have_their_own_limits(
     shared_server: BundledServer, keyspace: Keyspace, tmp_path: Path
 ) -> None:
-    """Its peer has no address; what it says that cannot be read counts as the socket."""
+    """The peer has no address; a header that cannot be read counts as the socket."""
     settings = {"trusted_proxies": ("unix",)}
     async with (
         gateway(
@@ -340,10 +339,10 @@ async def crowd() -> AsyncIterator[list[Raw]]:
 
 
 @pytest.mark.slow
-async def test_who_says_nothing_does_not_take_all_the_room_either(
+async def test_connections_before_the_handshake_are_bounded(
     shared_server: BundledServer, keyspace: Keyspace, crowd: list[Raw]
 ) -> None:
-    """Also from addresses that are exempt: far beyond the limit, the next is hung up on."""
+    """Also from addresses that are exempt: far beyond the limit, the next one is closed."""
     most = 2 + SPARE_SOCKETS
     async with gateway(shared_server, keyspace, max_connections=1) as running:
         for _ in range(most):

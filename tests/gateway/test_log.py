@@ -189,7 +189,7 @@ def texts(path: Path, log_format: str) -> list[str]:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_every_line_is_written_in_order_and_none_holds_what_was_said(
+async def test_every_log_line_is_written_in_order_and_none_holds_message_content(
     shared_server: BundledServer, prefix: tuple[str, str], tmp_path: Path, log_format: str
 ) -> None:
     """At the default level a line for every message; and nothing is lost at a clean stop."""
@@ -225,7 +225,7 @@ async def test_every_line_is_written_in_order_and_none_holds_what_was_said(
 
 
 @pytest.mark.slow
-async def test_with_warning_there_is_no_line_of_a_message(
+async def test_at_level_warning_no_message_is_logged(
     shared_server: BundledServer, prefix: tuple[str, str], tmp_path: Path
 ) -> None:
     """Nor of a user."""
@@ -248,7 +248,7 @@ async def test_with_warning_there_is_no_line_of_a_message(
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_every_error_of_a_process_arrives_whole_and_in_order(
+def test_every_error_of_a_process_is_logged_whole_and_in_order(
     shared_server: BundledServer, prefix: tuple[str, str], log_format: str
 ) -> None:
     """Of a callback, a thread, a finaliser, a warning, a library, and the one that ends it."""
@@ -299,7 +299,7 @@ def test_every_error_of_a_process_arrives_whole_and_in_order(
 
 
 @pytest.mark.slow
-async def test_what_was_said_before_an_impatient_end_is_there(
+async def test_the_last_lines_are_written_before_a_forced_end(
     shared_server: BundledServer, prefix: tuple[str, str], tmp_path: Path
 ) -> None:
     """A second signal ends the process at once, though not before its last lines are written."""
@@ -344,7 +344,7 @@ async def draining(process: Process) -> bool:
 
 
 @pytest.mark.slow
-async def test_a_pipe_that_nobody_reads_stops_nothing_and_what_is_missing_is_told(
+async def test_a_full_log_pipe_blocks_nothing_and_dropped_lines_are_counted(
     shared_server: BundledServer, prefix: tuple[str, str]
 ) -> None:
     """Thousands of messages into a full log: all arrive, memory is bounded, drops are counted; and
@@ -393,7 +393,7 @@ def read_all(descriptor: int) -> bytes:
 
 
 @pytest.mark.slow
-async def test_a_reader_that_stands_still_gets_every_line_later(
+async def test_a_stopped_log_reader_gets_every_line_later(
     shared_server: BundledServer, prefix: tuple[str, str], tmp_path: Path
 ) -> None:
     """A stopped process at the other end of the pipe: some thousand lines wait for it."""
@@ -419,7 +419,7 @@ async def test_a_reader_that_stands_still_gets_every_line_later(
 
 
 @pytest.mark.slow
-async def test_a_stuck_log_does_not_keep_a_process(
+async def test_a_full_log_pipe_does_not_delay_the_exit_for_long(
     shared_server: BundledServer, prefix: tuple[str, str]
 ) -> None:
     """A full pipe at the end: it drains, waits a moment, and ends with code 0."""
@@ -440,7 +440,7 @@ async def test_a_stuck_log_does_not_keep_a_process(
         os.close(write_end)
 
 
-async def test_a_stopped_terminal_stops_nothing(
+async def test_a_stopped_terminal_does_not_block_the_gateway(
     shared_server: BundledServer, prefix: tuple[str, str]
 ) -> None:
     """Ctrl-S; after Ctrl-Q every line is there."""
@@ -470,7 +470,7 @@ async def test_a_stopped_terminal_stops_nothing(
 
 @FULL
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_a_full_disk_stops_nothing(
+async def test_a_full_disk_does_not_block_the_gateway(
     shared_server: BundledServer, prefix: tuple[str, str], log_format: str
 ) -> None:
     """Every line is counted as dropped."""
@@ -488,7 +488,7 @@ async def counted(process: Process, at_least: int) -> bool:
 
 
 @pytest.mark.parametrize("first", ["", PLAIN_LOOP], ids=["uvloop", "asyncio"])
-async def test_a_broken_pipe_stops_nothing(
+async def test_a_broken_log_pipe_does_not_block_the_gateway(
     shared_server: BundledServer, prefix: tuple[str, str], first: str
 ) -> None:
     """Whoever has read the log is gone."""
@@ -505,7 +505,7 @@ async def test_a_broken_pipe_stops_nothing(
 @pytest.mark.parametrize("first", ["", PLAIN_LOOP], ids=["uvloop", "asyncio"])
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 2>&-", "0<&- 1>&- 2>&-"])
 @pytest.mark.slow
-async def test_a_gateway_lives_without_its_standard_streams(
+async def test_a_gateway_works_with_closed_standard_streams(
     shared_server: BundledServer, prefix: tuple[str, str], closed: str, first: str
 ) -> None:
     """They are /dev/null from the start, and it ends as it should."""
@@ -520,7 +520,7 @@ async def test_a_gateway_lives_without_its_standard_streams(
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_cannot_start_ends_even_without_streams() -> None:
+async def test_a_failed_start_exits_also_with_closed_standard_streams() -> None:
     """Exit code 2 within a moment, whatever is wrong with stderr."""
     command = [sys.executable, "-m", "wsdemo.gateway", "--id", "gateway-01", "--port", "nowhere"]
     read_end, write_end = os.pipe()
@@ -582,7 +582,7 @@ def record(text: str, *arguments: object, name: str = "wsdemo.router") -> loggin
 
 
 @pytest.mark.parametrize("shape", [Text(), Json()], ids=["text", "json"])
-def test_a_line_of_a_message_is_what_a_record_would_be(shape: Text | Json, tmp_path: Path) -> None:
+def test_a_fast_log_line_equals_that_of_a_log_record(shape: Text | Json, tmp_path: Path) -> None:
     """Made more cheaply, and otherwise the same; in both formats."""
 
     def say(writer: LineWriter) -> None:
@@ -614,7 +614,7 @@ def test_a_line_of_a_message_is_what_a_record_would_be(shape: Text | Json, tmp_p
 @pytest.mark.parametrize(
     "user", ['a"b\\c', "a\nb", "\x1b[2Jx", "\u202ex", "a\u2028b", "Jürgen", "\ud800"], ids=ascii
 )
-def test_no_user_breaks_a_line(user: str, tmp_path: Path) -> None:
+def test_no_user_id_breaks_a_log_line(user: str, tmp_path: Path) -> None:
     """Whatever an id may hold, by our rules or by those of whoever else writes to Redis."""
 
     def say(writer: LineWriter) -> None:
@@ -632,7 +632,7 @@ def test_no_user_breaks_a_line(user: str, tmp_path: Path) -> None:
     assert message == f"[Router] Routed message from alice to {user} via gateway gateway-02"
 
 
-def test_a_record_with_a_stack_tells_it() -> None:
+def test_a_record_with_a_stack_is_logged_with_it() -> None:
     """Below the line in text, within it as JSON."""
     asked = record("where am I?")
     asked.stack_info = "Stack (most recent call last):\n  here"
@@ -652,7 +652,7 @@ def test_the_time_of_a_line_follows_the_clock_in_both_directions() -> None:
 # --- in a library -----------------------------------------------------------------------------
 
 
-async def test_a_gateway_in_somebody_else_s_process_logs_as_libraries_do(
+async def test_a_gateway_inside_another_program_logs_like_a_library(
     shared_server: BundledServer, keyspace: Keyspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Records of `wsdemo.gateway` and `wsdemo.router`, and only when somebody wants them."""

@@ -59,7 +59,7 @@ def a_silent_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 # --- what was seen -------------------------------------------------------------------------------
 
 
-async def test_a_reset_before_an_ack_does_not_silence_who_is_behind_it(
+async def test_a_reset_before_its_ack_does_not_stop_the_acks_of_others(
     server: BundledServer, database: Any, keyspace: Keyspace
 ) -> None:
     """Redis pauses, two clients write, one resets: the other has its ack and its pong."""
@@ -81,7 +81,7 @@ async def test_a_reset_before_an_ack_does_not_silence_who_is_behind_it(
         assert running.counters.connection_failures == 0, "a reset is no failure of ours"
 
 
-async def test_neighbours_of_many_resets_get_every_message_and_every_pong(
+async def test_clients_beside_many_resets_get_every_message_and_every_pong(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Twenty on two gateways write and ping all the time; a hundred others reset with answers
@@ -418,7 +418,7 @@ async def lose(raw: Raw, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["reset", pytest.param("half-close", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
-async def test_whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_notices(
+async def test_a_connection_lost_at_any_step_leaves_nothing_and_affects_nobody(
     scene: Scene, keyspace: Keyspace, moment: Callable[[Scene], Awaitable[Raw]], how: str
 ) -> None:
     """Counts of every kind are what they were, its entry is gone, its neighbour has its answers."""

@@ -61,14 +61,14 @@ class Reader:
 NEVER = Limits(write_deadline_s=1e4)
 
 
-async def test_who_takes_nothing_is_given_up_at_the_last_look() -> None:
+async def test_a_reader_that_takes_nothing_is_given_up_at_the_last_check() -> None:
     """So many looks after the transport became full, at the deadline."""
     reader = Reader(NEVER)
     assert reader.looks_until_given_up() == LOOKS
     assert reader.stuck == [Stuck.DEADLINE]
 
 
-async def test_who_took_something_and_then_nothing_has_no_look_more_than_the_deadline() -> None:
+async def test_a_reader_that_stops_is_given_up_within_the_deadline() -> None:
     """It is counted as if it had taken that right behind the look before."""
     reader = Reader(NEVER)
     reader.outbox._look()
@@ -78,7 +78,7 @@ async def test_who_took_something_and_then_nothing_has_no_look_more_than_the_dea
     assert reader.looks_until_given_up() == LOOKS - 1
 
 
-async def test_who_takes_less_than_is_written_to_it_takes_something() -> None:
+async def test_reading_less_than_is_written_counts_as_progress() -> None:
     """Control frames go past what waits; a reader is not blamed for those."""
     reader = Reader(NEVER)
     for _ in range(3 * LOOKS):
@@ -90,7 +90,7 @@ async def test_who_takes_less_than_is_written_to_it_takes_something() -> None:
     reader.outbox.close()
 
 
-async def test_so_many_frames_may_wait_and_no_more() -> None:
+async def test_the_outbox_holds_at_most_its_limit_of_frames() -> None:
     """The one beyond the bound is the end."""
     reader = Reader(Limits(outbox_messages=5, write_deadline_s=1e4))
     for _ in range(5):
@@ -100,7 +100,7 @@ async def test_so_many_frames_may_wait_and_no_more() -> None:
     assert (len(reader.outbox), reader.stuck) == (0, [Stuck.OVERFLOW])
 
 
-async def test_so_many_bytes_may_wait_and_no_more() -> None:
+async def test_the_outbox_holds_at_most_its_limit_of_bytes() -> None:
     """However few frames they are; and what has been written is not counted any more."""
     reader = Reader(Limits(outbox_bytes=100, write_deadline_s=1e4))
     for _ in range(3):

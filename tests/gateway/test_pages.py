@@ -1,4 +1,4 @@
-"""What does a gateway say to who comes without a WebSocket?"""
+"""HTTP pages: what does a gateway answer to requests without a WebSocket?"""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def samples(running: Gateway) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_head_says_what_get_says_without_the_body(one: Gateway, page: str) -> None:
+async def test_head_answers_like_get_without_the_body(one: Gateway, page: str) -> None:
     """Same status and type; no byte after the headers."""
     got = await ask(one.port, f"GET {page} HTTP/1.1\r\nHost: x\r\n\r\n")
     head = await ask(one.port, f"HEAD {page} HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -65,13 +65,13 @@ async def test_head_says_what_get_says_without_the_body(one: Gateway, page: str)
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/health/", "/Health", "/ws/", "/stats/x"])
-async def test_a_path_that_is_not_there_is_not_found(one: Gateway, path: str) -> None:
-    """404, also for what is nearly right; and the path is not echoed."""
+async def test_an_unknown_path_is_404(one: Gateway, path: str) -> None:
+    """Also for similar paths; and the path is not repeated in the answer."""
     status, _, body = await ask(one.port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (status, body) == (404, b"Not found.\n")
 
 
-async def test_an_upgrade_elsewhere_than_at_ws_is_not_found(one: Gateway) -> None:
+async def test_an_upgrade_at_another_path_than_ws_is_404(one: Gateway) -> None:
     """A WebSocket at the wrong path gets the plain 404."""
     status, _, _ = await ask(
         one.port,
@@ -83,14 +83,14 @@ async def test_an_upgrade_elsewhere_than_at_ws_is_not_found(one: Gateway) -> Non
 
 
 @pytest.mark.parametrize("page", PAGES)
-async def test_a_query_changes_no_page(one: Gateway, page: str) -> None:
-    """Monitors like to add one."""
+async def test_a_query_string_does_not_change_a_page(one: Gateway, page: str) -> None:
+    """Monitors often add one."""
     assert (await http_get(one.port, f"{page}?x=1&y=/ws"))[0] == 200
 
 
 @pytest.mark.parametrize("page", ["/ready", "/stats"])
-async def test_json_pages_say_that_they_are_json(one: Gateway, page: str) -> None:
-    """One Content-Type, the right one, and a body that is what it says."""
+async def test_json_pages_have_the_content_type_of_json(one: Gateway, page: str) -> None:
+    """One Content-Type header, and a body that is valid JSON."""
     status, headers, body = await ask(one.port, f"GET {page} HTTP/1.1\r\nHost: x\r\n\r\n")
     assert status == 200
     assert headers["content-type"] == "application/json"
@@ -98,8 +98,8 @@ async def test_json_pages_say_that_they_are_json(one: Gateway, page: str) -> Non
     assert json.loads(body)["gatewayId"] == "gateway-01"
 
 
-async def test_stats_count_users_and_sockets_and_what_was_said(one: Gateway) -> None:
-    """A socket without a user is a socket; every counter is there."""
+async def test_stats_count_users_sockets_and_messages(one: Gateway) -> None:
+    """A socket without a user counts as a socket; every counter is listed."""
     async with await User.register("alice", one.url) as alice, await Raw.open(one):
         await alice.say(type="message", to="alice", content="me")
         assert (await alice.hear())["content"] == "me"
@@ -130,10 +130,10 @@ async def test_metrics_agree_with_stats(one: Gateway) -> None:
     assert shown["wsdemo_ready"] == 1
 
 
-async def test_two_gateways_in_one_process_count_apart(
+async def test_two_gateways_in_one_process_count_separately(
     one: Gateway, shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """Who registers at one is not seen at the other."""
+    """A user who registers at one is not counted at the other."""
     async with (
         gateway(shared_server, keyspace, "gateway-02") as two,
         await User.register("alice", one.url),
@@ -165,7 +165,7 @@ async def test_without_redis_a_gateway_is_alive_and_not_ready(keyspace: Keyspace
 async def test_a_full_gateway_refuses_sockets_and_still_shows_its_pages(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """503 with a Retry-After for a WebSocket; monitors are let in."""
+    """503 with a Retry-After for a WebSocket; pages are still served."""
     async with (
         gateway(shared_server, keyspace, max_connections=1) as running,
         await Raw.open(running),
@@ -183,7 +183,7 @@ async def test_a_full_gateway_refuses_sockets_and_still_shows_its_pages(
 
 
 async def test_a_page_leaves_no_socket_behind(one: Gateway) -> None:
-    """Asked fifty times, at once; then nothing is open, and nobody was counted as a client."""
+    """Requested fifty times at once; then nothing is open, and nothing was counted as a client."""
     await asyncio.gather(*(http_get(one.port, PAGES[n % 4]) for n in range(50)))
     await until("no socket", lambda: one.stats()["sockets"] == 0)
     assert one.counters.connections_accepted == 0

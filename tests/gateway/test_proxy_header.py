@@ -143,8 +143,8 @@ def test_a_header_is_read_to_its_last_byte_and_no_further(name: str, most: int) 
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_half_a_header_is_waited_for(name: str) -> None:
-    """Whatever is missing, some of it is asked for, and none beyond its end."""
+def test_an_incomplete_proxy_header_is_waited_for(name: str) -> None:
+    """Whatever is missing, at least one more byte is requested, and none beyond its end."""
     data, _ = GOOD[name]
     for cut in range(len(data)):
         assert 0 < missing(data[:cut]) <= len(data) - cut
@@ -166,8 +166,8 @@ def test_a_malformed_proxy_header_is_refused(name: str, most: int) -> None:
                 st.sampled_from([good for good, _ in GOOD.values() if len(good) < 300]),
                 st.integers(0, 120), st.integers(0, 255))
 )  # fmt: skip
-def test_any_bytes_are_a_header_or_none_or_not_yet_whole(data: bytes) -> None:
-    """Nothing else is raised, and at each byte there is progress."""
+def test_any_bytes_are_a_header_or_malformed_or_incomplete(data: bytes) -> None:
+    """No other error is raised, and each byte makes progress."""
     try:
         for cut in itertools.count():
             if cut > len(data):

@@ -49,7 +49,7 @@ def test_the_rate_limit_agrees_with_a_token_bucket(
 
 @pytest.mark.parametrize("burst", [1, 20])
 def test_at_most_a_whole_burst_passes_at_once(burst: int) -> None:
-    """Also when the clock stands at nought."""
+    """Also when the clock is at 0."""
     rate, paid_until, passed = Rate.of(8, burst), 0.0, 0
     while (taken := rate.take(paid_until, 0.0)) is not None:
         paid_until, passed = taken, passed + 1
@@ -58,8 +58,8 @@ def test_at_most_a_whole_burst_passes_at_once(burst: int) -> None:
 
 @pytest.mark.parametrize("burst", [1, 2, 40])
 @pytest.mark.parametrize("per_s", [3.0, 20.0, 1_000.0])
-def test_a_burst_is_whole_whatever_the_clock_says(per_s: float, burst: int) -> None:
-    """A machine that has run for months counts in large numbers, whose sums are not exact."""
+def test_a_burst_is_exact_for_any_clock_value(per_s: float, burst: int) -> None:
+    """A machine that has run for months has large clock values, whose sums are not exact."""
     rate = Rate.of(per_s, burst)
     for now in (0.1, 12_345.678, 98_765.432_1, 1e6 + 0.3, 1e7 + 0.7):
         paid_until, passed = 0.0, 0
@@ -69,7 +69,7 @@ def test_a_burst_is_whole_whatever_the_clock_says(per_s: float, burst: int) -> N
 
 
 def test_only_a_pause_ends_the_excess() -> None:
-    """A flood lets one through now and then; that is not the end of it."""
+    """During a flood single messages still pass; this does not end the excess."""
     rate, paid_until, now = Rate.of(8, 16), 0.0, 0.0
     for _ in range(200):
         now += 1 / 64

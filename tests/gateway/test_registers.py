@@ -131,7 +131,7 @@ async def test_a_client_that_leaves_the_register_queue_frees_its_place(
     await until("nothing is left", lambda: nothing_is_left(running))
 
 
-async def test_a_client_that_leaves_at_its_turn_to_register_frees_the_slot(
+async def test_a_client_that_leaves_when_its_register_slot_comes_frees_the_slot(
     running: Gateway, gates: Gates
 ) -> None:
     """The turn has been given to it, and it does not know yet."""
@@ -151,7 +151,7 @@ async def test_a_client_that_leaves_at_its_turn_to_register_frees_the_slot(
 
 @pytest.mark.parametrize("where", ["mint", "register", "registered"])
 @pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
-async def test_a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry(
+async def test_an_exception_in_a_register_frees_its_slot_and_releases_its_entry(
     running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str, gone: bool
 ) -> None:
     """1011 for its client, a witness for us, and the next one registers."""
@@ -178,7 +178,7 @@ async def test_a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry(
 
 
 @pytest.mark.parametrize("where", ["mint", "register", "registered"])
-async def test_a_register_that_is_called_off_is_taken_back_and_its_client_told(
+async def test_a_cancelled_register_is_released_and_its_client_closed_with_1013(
     running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str
 ) -> None:
     """1013: it may come again, to this gateway or another one."""
@@ -196,7 +196,7 @@ async def test_a_register_that_is_called_off_is_taken_back_and_its_client_told(
 
 
 @pytest.mark.parametrize("where", ["mint", "registered"])
-async def test_a_register_without_an_answer_ends_also_when_its_client_has_reset(
+async def test_a_register_without_a_reply_ends_also_when_its_client_has_reset(
     running: Gateway, redis_db: Any, keyspace: Keyspace, gates: Gates, where: str
 ) -> None:
     """There is nobody to be told to come back, and the session is over all the same."""
@@ -213,7 +213,7 @@ async def test_a_register_without_an_answer_ends_also_when_its_client_has_reset(
         await is_gone(redis_db, keyspace.presence("mallory"))
 
 
-async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_away(
+async def test_the_register_queue_is_empty_after_its_timeouts(
     shared_server: BundledServer, keyspace: Keyspace, gates: Gates
 ) -> None:
     """The gauge of those who wait for their turn is back at 0."""
@@ -231,7 +231,7 @@ async def test_nobody_waits_any_more_once_those_who_waited_too_long_are_sent_awa
         assert nothing_is_left(running)
 
 
-async def test_a_flood_behind_a_register_is_bounded(roomy: Gateway, gates: Gates) -> None:
+async def test_frames_kept_during_a_register_are_bounded(roomy: Gateway, gates: Gates) -> None:
     """However much comes, no more of it is kept than one read of the transport brings."""
     gates.where = "mint"
     async with await Raw.open(roomy) as mallory, await Raw.register(roomy, "bob") as bob:
@@ -250,7 +250,7 @@ async def test_a_flood_behind_a_register_is_bounded(roomy: Gateway, gates: Gates
     await until("nothing is left", lambda: nothing_is_left(roomy))
 
 
-async def test_what_arrives_before_registered_waits_for_it_up_to_a_bound(
+async def test_deliveries_before_registered_wait_for_it_up_to_a_bound(
     shared_server: BundledServer, keyspace: Keyspace, gates: Gates
 ) -> None:
     """Redis knows the session, its client does not: in order behind `registered`, and no more of
@@ -283,7 +283,7 @@ async def test_what_arrives_before_registered_waits_for_it_up_to_a_bound(
         assert await bob.answer() == {"type": "pong"}
 
 
-async def test_what_was_said_behind_a_register_counts_as_under_way(
+async def test_messages_sent_during_a_register_count_against_the_pending_limit(
     shared_server: BundledServer,
     keyspace: Keyspace,
     gates: Gates,
@@ -319,7 +319,9 @@ async def test_what_was_said_behind_a_register_counts_as_under_way(
         assert await mallory.answer() == {"type": "pong"}
 
 
-async def test_a_register_that_was_overtaken_is_told_so(roomy: Gateway, gates: Gates) -> None:
+async def test_a_register_overtaken_by_a_newer_session_is_closed_with_4010(
+    roomy: Gateway, gates: Gates
+) -> None:
     """4010: another session of the user got a later token, and registered before it."""
     gates.where = "register"
     async with await Raw.open(roomy) as older:
@@ -362,7 +364,7 @@ async def test_the_client_of_an_overtaken_register_comes_back(roomy: Gateway, ga
 # --- how long it lasts ---------------------------------------------------------------------------
 
 
-async def test_who_only_writes_keeps_the_lease(
+async def test_a_client_that_only_sends_messages_keeps_its_lease(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """A message is as good a sign of life as a ping: for much longer than the TTL."""
@@ -383,7 +385,7 @@ async def test_who_only_writes_keeps_the_lease(
 
 
 @pytest.mark.slow
-async def test_two_bursts_with_calm_between_them_are_not_closed(
+async def test_two_bursts_with_a_pause_between_them_are_not_closed(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Patience is with who is above its rate all the time; a calm begins it anew."""
@@ -416,7 +418,7 @@ async def test_two_bursts_with_calm_between_them_are_not_closed(
         assert answer["content"] == "still here"
 
 
-async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back(
+async def test_a_release_without_a_reply_is_sent_again_when_redis_is_back(
     shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """It was lost on its way; they are gone long before their TTL, one after the other."""
@@ -443,7 +445,7 @@ async def test_a_release_that_redis_did_not_answer_is_said_again_when_it_is_back
             await until("nothing is owed", lambda: not running._session_services.backlog.owed)
 
 
-async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
+async def test_a_release_that_redis_refused_for_a_moment_is_sent_again(
     running: Gateway, redis_db: Any, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when the moment was too short to be called an outage: the link says that it works."""
@@ -468,7 +470,7 @@ async def test_a_release_that_redis_refused_for_a_moment_is_said_again(
 # --- what nobody caught --------------------------------------------------------------------------
 
 
-async def test_an_error_that_nobody_caught_is_counted_and_keeps_its_traceback(
+async def test_an_uncaught_exception_is_counted_and_logged_with_its_traceback(
     shared_server: BundledServer,
     keyspace: Keyspace,
     monkeypatch: pytest.MonkeyPatch,

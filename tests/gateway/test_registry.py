@@ -1,4 +1,4 @@
-"""Whose entry in the maps of a gateway goes, who is silent, whose lease is due?"""
+"""Session registry: which session is removed, which is silent, and whose lease is due?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Session:
         self.socket = self
 
 
-def test_the_end_of_an_old_session_does_not_take_the_newer_one_away() -> None:
+def test_the_end_of_an_old_session_does_not_remove_the_newer_one() -> None:
     """Removal is by identity."""
     registry: Registry[Session] = Registry()
     old, new = Session(conn_id="c1"), Session(conn_id="c2")
@@ -35,14 +35,14 @@ def test_the_end_of_an_old_session_does_not_take_the_newer_one_away() -> None:
     assert registry.by_user("alice") is new
 
 
-def test_stale_is_who_was_silent_for_longer_than_allowed() -> None:
-    """Not who was silent for exactly that long."""
+def test_a_session_is_stale_after_more_than_the_idle_timeout() -> None:
+    """Exactly the timeout is not stale yet."""
     sessions = [Session(last_life=t) for t in (0.0, 10.0, 20.0)]
     assert stale(sessions, now=100.0, after_s=90.0) == sessions[:1]
 
 
-def test_a_lease_is_due_only_after_a_new_sign_of_life() -> None:
-    """No evidence, no refresh; and not again just after the last one."""
+def test_a_lease_is_due_only_after_a_new_frame() -> None:
+    """Without a new frame there is no refresh; and none right after the last one."""
     silent = Session(last_life=5.0, last_refresh=5.0)
     alive = Session(last_life=6.0, last_refresh=5.0)
     recent = Session(last_life=6.0, last_refresh=5.0, refresh_after=50.0)

@@ -1,4 +1,4 @@
-"""Do the maps of a gateway agree, whatever comes and goes, in any order and twice?
+"""Session registry: do its maps agree with a model in every history?
 
 Hypothesis writes histories of the sessions of two users: they are expected, bound, bound once
 more, replaced and removed, also those that were replaced or removed before. The model is one dict
@@ -90,7 +90,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.bound))
     @rule(data=st.data())
     def kick(self, data: st.DataObject) -> None:
-        """Another gateway has her now: whoever is found is ended, and that twice."""
+        """Another gateway has her now: the session that is found is ended, twice."""
         user = data.draw(st.sampled_from(sorted(self.bound)))
         found = self.registry.by_user(user)
         assert found is self.bound.pop(user)
@@ -111,6 +111,7 @@ class RegistryMachine(RuleBasedStateMachine):
             assert self.registry.by_conn(session.conn_id) is (session if known else None)
 
 
-def test_the_maps_agree_with_a_model_in_any_history() -> None:
-    """Who is bound is found under both names; who is expected, by connection; nobody else is."""
+def test_the_registry_agrees_with_a_model_in_any_history() -> None:
+    """A bound session is found under its user and its connection; an expected one by its
+    connection; no other is found."""
     run_state_machine_as_test(RegistryMachine, settings=examples(200, stateful_step_count=40))

@@ -289,7 +289,7 @@ class Conversations(RuleBasedStateMachine):
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("fast_frames", [True, False], ids=["fast-frames", "general-parser"])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_everybody_hears_what_the_model_says(
+def test_every_client_receives_what_the_model_predicts(
     shared_server: BundledServer, fast_frames: bool, loop: str
 ) -> None:
     """In plays of up to thirty steps each, always the same ones."""

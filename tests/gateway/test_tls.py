@@ -1,4 +1,4 @@
-"""Is a gateway with a certificate the same gateway, and nobody on the way can read along?"""
+"""TLS: does a gateway with a certificate behave the same, and refuse everything else?"""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def register(url: str, user: str, context: ssl.SSLContext) -> ClientConnec
     return connection
 
 
-async def test_messages_and_close_frames_cross_over_tls(
+async def test_messages_and_close_frames_pass_over_tls(
     secure: Gateway, context: ssl.SSLContext
 ) -> None:
     """wss:// says the same as ws://, up to the close."""
@@ -82,7 +82,7 @@ async def test_messages_and_close_frames_cross_over_tls(
 
 @pytest.mark.parametrize("when", ["idle", "with an ack under way", "after a goodbye"])
 @pytest.mark.parametrize("how", ["reset", "cut"])
-async def test_a_connection_that_is_lost_below_tls_leaves_nothing_and_costs_nobody(
+async def test_a_connection_lost_without_a_tls_shutdown_leaves_nothing_and_affects_nobody(
     server: BundledServer,
     database: Any,
     keyspace: Keyspace,
@@ -92,7 +92,7 @@ async def test_a_connection_that_is_lost_below_tls_leaves_nothing_and_costs_nobo
     when: str,
     how: str,
 ) -> None:
-    """Neither side of it has said goodbye in the way of TLS; her neighbour has his answers."""
+    """Neither side has sent a TLS close; another client gets its answers."""
     settings = {"certfile": str(certfile), "keyfile": ""}
     async with gateway(server, keyspace, settings=settings, close_timeout_s=30.0) as running:
         alice = await register(running.url, "alice", context)
@@ -121,7 +121,7 @@ async def test_a_connection_that_is_lost_below_tls_leaves_nothing_and_costs_nobo
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_who_speaks_no_tls_or_an_old_one_gets_nothing(
+async def test_plain_text_and_old_tls_versions_get_no_answer(
     secure: Gateway, context: ssl.SSLContext
 ) -> None:
     """And the gateway goes on."""
@@ -142,7 +142,9 @@ async def test_who_speaks_no_tls_or_an_old_one_gets_nothing(
     await alice.close()
 
 
-async def test_a_certificate_of_an_unknown_authority_is_refused(secure: Gateway) -> None:
+async def test_a_certificate_of_an_unknown_authority_is_refused_by_the_client(
+    secure: Gateway,
+) -> None:
     """The client checks, too."""
     with pytest.raises(ssl.SSLCertVerificationError):
         await connect(secure.url, proxy=None)
@@ -166,7 +168,7 @@ async def test_a_certificate_that_cannot_be_used_is_one_line(
 
 
 @pytest.mark.parametrize("with_tls", [False, True], ids=["plain", "tls"])
-async def test_a_gateway_that_others_can_reach_without_tls_warns(
+async def test_a_gateway_reachable_from_other_machines_without_tls_warns(
     shared_server: BundledServer, certfile: Path, with_tls: bool
 ) -> None:
     """Once, at its start, and only then."""

@@ -41,7 +41,7 @@ def listens(strand: Strand) -> bool:
 
 
 @pytest.mark.slow
-async def test_a_deaf_subscription_is_found_within_two_intervals_and_rebuilt(
+async def test_a_silent_subscription_is_found_within_two_intervals_and_rebuilt(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """Its connection stays open and says nothing: /ready is red until it is heard again."""
@@ -65,7 +65,7 @@ async def test_a_deaf_subscription_is_found_within_two_intervals_and_rebuilt(
             assert (await alice.hear())["content"] == "again"
 
 
-async def test_while_commands_are_stuck_sockets_stay_and_newcomers_are_told_to_come_back(
+async def test_while_redis_does_not_reply_sockets_stay_and_registers_get_1013(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer
 ) -> None:
     """A half-open link to Redis is a timeout, 1013 for registers, and not the end of anybody."""
@@ -95,7 +95,7 @@ async def test_while_commands_are_stuck_sockets_stay_and_newcomers_are_told_to_c
                 assert (await alice.hear())["content"] == "back"
 
 
-async def test_a_cut_link_comes_back_and_everybody_is_where_they_were(
+async def test_after_a_cut_link_to_redis_every_user_is_still_present(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer, redis_db: Any
 ) -> None:
     """RST on every connection to Redis: no socket of a user is lost, no entry either."""
@@ -117,7 +117,7 @@ async def test_a_cut_link_comes_back_and_everybody_is_where_they_were(
             assert await redis_db.hget(keyspace.presence("alice"), "gwId") == "gateway-01"
 
 
-async def test_p7_a_register_of_unknown_outcome_is_taken_back_when_redis_is_heard_again(
+async def test_p7_a_register_of_unknown_outcome_is_released_when_redis_is_back(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """A register lies on a wire until its connection is given up; the release that follows has

@@ -102,7 +102,7 @@ async def running(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIter
         yield running
 
 
-async def test_who_takes_no_byte_is_gone_by_the_write_deadline(
+async def test_a_client_that_reads_nothing_is_gone_by_the_write_deadline(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Not before, not much later, and also when more and more is written to it."""
@@ -178,7 +178,7 @@ async def test_a_client_that_falls_behind_and_catches_up_is_not_closed(
         assert running.counters.slow_consumers == 0
 
 
-async def test_a_deadline_that_was_met_is_no_deadline_any_more(
+async def test_a_met_write_deadline_is_cancelled(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
     """Who has caught up has no timer running, nor has one that is gone."""
@@ -217,7 +217,7 @@ async def test_a_deadline_that_was_met_is_no_deadline_any_more(
         assert OVER.parser_exc is None and not OVER.events, "all lost connections share it"
 
 
-async def test_nothing_is_written_to_a_connection_that_is_going(
+async def test_nothing_is_written_to_a_lost_connection(
     running: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The loop knows that it is lost, and tells us in its next turn: until then writers are many,
@@ -239,7 +239,7 @@ async def test_nothing_is_written_to_a_connection_that_is_going(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_nothing_is_written_after_the_end_of_what_was_to_be_said(running: Gateway) -> None:
+async def test_nothing_is_written_after_the_close_frame(running: Gateway) -> None:
     """The goodbyes are said, our half is closed, and its client takes its time to hang up."""
     async with await with_a_small_window(running) as mallory:
         end = socket_of(running)
@@ -254,9 +254,7 @@ async def test_nothing_is_written_after_the_end_of_what_was_to_be_said(running: 
     assert running.counters.connection_failures == 0
 
 
-async def test_pings_that_nobody_reads_the_pongs_of_are_bounded(
-    shared_server: BundledServer, keyspace: Keyspace
-) -> None:
+async def test_unread_pongs_are_bounded(shared_server: BundledServer, keyspace: Keyspace) -> None:
     """Pongs bypass the outbox, and meet the hard cap: what is kept is little more than that."""
     limits = LIMITS | {"write_hard_cap_bytes": 200_000}
     async with (
@@ -292,7 +290,7 @@ async def test_a_message_may_have_256_fragments_and_no_more(running: Gateway, co
             assert await raw.closed() == 1009
 
 
-async def test_what_the_kernel_has_still_to_deliver_counts_as_not_taken(running: Gateway) -> None:
+async def test_bytes_in_the_kernels_buffer_count_as_not_taken(running: Gateway) -> None:
     """A transport hears late of what a slow reader takes; the kernel knows it."""
     if _UNCONFIRMED is None:
         pytest.skip("this system does not tell")
@@ -328,7 +326,7 @@ async def test_a_client_that_does_not_answer_a_close_is_cut_off(
         await until("it is gone", lambda: not running._sockets())
 
 
-async def test_a_connection_that_is_gone_is_not_told_to_read_on(running: Gateway) -> None:
+async def test_reading_is_not_resumed_on_a_lost_connection(running: Gateway) -> None:
     """The answer of Redis that would let it be read comes too late; on uvloop that would raise."""
     async with await Raw.register(running, "mallory"):
         end = socket_of(running).end
@@ -340,7 +338,7 @@ async def test_a_connection_that_is_gone_is_not_told_to_read_on(running: Gateway
         end.resume_reading()
 
 
-async def test_a_deadline_is_not_set_for_a_connection_that_is_gone(running: Gateway) -> None:
+async def test_no_write_deadline_is_set_for_a_lost_connection(running: Gateway) -> None:
     """Nobody would take it back."""
     async with await Raw.register(running, "mallory"):
         end = socket_of(running).end
@@ -349,7 +347,7 @@ async def test_a_deadline_is_not_set_for_a_connection_that_is_gone(running: Gate
         assert end._timer is None
 
 
-async def test_nothing_of_a_message_in_fragments_is_kept(running: Gateway) -> None:
+async def test_nothing_of_a_fragmented_message_is_kept_after_it(running: Gateway) -> None:
     """Neither its text, nor that there was one: what follows takes the short way again."""
     async with await Raw.register(running, "mallory") as mallory:
         end = socket_of(running).end
@@ -381,7 +379,7 @@ async def test_a_payload_that_looks_like_a_frame_is_payload(running: Gateway) ->
         assert answer["content"].encode() == text[len(head) : -len(tail)]
 
 
-async def test_a_message_amid_the_fragments_of_another_one_is_refused(running: Gateway) -> None:
+async def test_a_message_between_the_fragments_of_another_is_refused(running: Gateway) -> None:
     """Also when it comes alone, as a whole short frame (RFC 6455, section 5.4): 1002."""
     async with await Raw.register(running, "mallory") as mallory:
         end = socket_of(running).end

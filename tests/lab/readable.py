@@ -1,4 +1,4 @@
-"""Can every text of a figure be read? Measured by the renderer, to the pixel."""
+"""Legibility: can every text of a figure be read? The renderer measures it, to the pixel."""
 
 from __future__ import annotations
 

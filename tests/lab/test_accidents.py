@@ -1,4 +1,4 @@
-"""Does every accident of the laboratory happen for real, and is it in the record?"""
+"""Faults: does every fault of the laboratory really happen, and is it in the trace?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_at(cluster: Cluster, user: str, gateway: str) -> Callable[[], bool]:
 
 
 async def test_a_crash_releases_nothing_and_its_users_come_back_elsewhere() -> None:
-    """Redis goes on naming the dead gateway until each user has registered again."""
+    """Redis names the crashed gateway until each user has registered again."""
     async with Cluster(gateways=2) as cluster:
         alice = await cluster.connect("alice", to="gateway-01")
         bob = await cluster.connect("bob", to="gateway-02")
@@ -64,8 +64,8 @@ async def test_a_crashed_gateway_can_be_started_again() -> None:
         assert (await cluster.record("bob"))["gwId"] == "gateway-01"
 
 
-async def test_a_drained_gateway_releases_its_users_before_it_goes() -> None:
-    """The graceful end: nobody is left in Redis under its name."""
+async def test_a_drained_gateway_releases_its_users_before_it_stops() -> None:
+    """A normal stop: no entry in Redis names it any more."""
     async with Cluster(gateways=2) as cluster:
         await cluster.connect("alice", to="gateway-01")
         await cluster.drain("gateway-01")
@@ -74,8 +74,8 @@ async def test_a_drained_gateway_releases_its_users_before_it_goes() -> None:
         await until("alice is back", is_at(cluster, "alice", "gateway-02"))
 
 
-async def test_a_frozen_gateway_stands_still_while_the_others_serve() -> None:
-    """Its users get no answer; after the thaw it notices that it had stood still."""
+async def test_a_frozen_gateway_stops_while_the_others_serve() -> None:
+    """Its users get no answer; after the freeze it notices the stall."""
     async with Cluster(gateways=2, freezable=["gateway-01"]) as cluster:
         alice = await cluster.connect("alice", to="gateway-01")
         bob = await cluster.connect("bob", to="gateway-02")
@@ -91,7 +91,7 @@ async def test_a_frozen_gateway_stands_still_while_the_others_serve() -> None:
 
 
 async def test_a_gateway_on_the_shared_loop_cannot_be_frozen() -> None:
-    """The others would stand still as well; the answer says what to do."""
+    """The others would stop as well; the error says what to do instead."""
     async with Cluster(gateways=1) as cluster:
         with pytest.raises(ValueError, match=r'freezable=\["gateway-01"\]'):
             await cluster.freeze("gateway-01")
@@ -118,8 +118,8 @@ async def test_a_process_joins_the_cluster_freezes_and_is_killed() -> None:
 
 
 @pytest.mark.slow
-async def test_who_vanishes_says_no_goodbye_and_is_found_out_by_silence() -> None:
-    """No FIN: her gateway believes in her until she has been silent for too long."""
+async def test_a_user_who_vanishes_sends_no_fin_and_is_dropped_after_the_timeout() -> None:
+    """No FIN: her gateway keeps her session until she has been silent for too long."""
     async with Cluster(gateways=1) as cluster:
         await cluster.connect("alice", wired=True)
         await cluster.vanish("alice")
@@ -133,7 +133,7 @@ async def test_who_vanishes_says_no_goodbye_and_is_found_out_by_silence() -> Non
 
 @pytest.mark.slow
 async def test_lost_heartbeats_are_lost_exactly() -> None:
-    """So many following ones, or each by chance, from the seed."""
+    """A given number of the next ones, or each with a probability, from the seed."""
     async with Cluster(gateways=1) as cluster:
         await cluster.connect("alice")
         cluster.drop_pings("alice", following=2)
@@ -144,7 +144,7 @@ async def test_lost_heartbeats_are_lost_exactly() -> None:
         await until("all are lost", lambda: kinds(cluster, "alice").count("drop") == 4)
 
 
-async def test_what_redis_says_is_sampled_for_who_is_watched() -> None:
+async def test_presence_in_redis_is_sampled_for_watched_users() -> None:
     """Leases in production milliseconds, and 0 when there is no entry."""
     async with Cluster(gateways=1) as cluster:
         cluster.watch("alice")
@@ -161,8 +161,8 @@ def _watched(cluster: Cluster) -> list[str]:
     return cluster.trace().query("kind == 'pttl'")["gateway"].tolist() or ["?"]
 
 
-async def test_a_held_wire_to_redis_keeps_a_register_waiting() -> None:
-    """Nothing is lost: it goes on when the wire is let go."""
+async def test_a_held_wire_to_redis_delays_a_register() -> None:
+    """Nothing is lost: it goes on when the wire is released."""
     async with Cluster(gateways=2, wires=True) as cluster:
         wire = cluster.wire("gateway-01", "redis")
         wire.hold("down")
@@ -202,8 +202,8 @@ async def test_a_cut_wire_of_a_user_makes_her_reconnect() -> None:
         assert kinds(cluster, "alice").count("ws_close") == 2
 
 
-async def test_redis_restarted_empty_is_told_again_who_is_there() -> None:
-    """The lab's own Redis can be killed; presence is rebuilt from the gateways."""
+async def test_a_redis_restarted_empty_gets_presence_from_the_gateways() -> None:
+    """The laboratory's own Redis can be killed; presence is rebuilt from the gateways."""
     async with Cluster(gateways=2) as cluster:
         await cluster.connect("alice", to="gateway-01")
         await cluster.redis.stop()
@@ -219,13 +219,15 @@ async def test_redis_restarted_empty_is_told_again_who_is_there() -> None:
         assert kinds(cluster, "redis").count("crash") == 1
 
 
-async def test_a_wrong_clock_is_in_the_record() -> None:
+async def test_a_wrong_clock_is_in_the_trace() -> None:
     """And only a gateway that exists has one."""
     async with Cluster(gateways=2, policy="seed", clocks={"gateway-02": -10.0}) as cluster:
         one, two = cluster.clocks["gateway-01"], cluster.clocks["gateway-02"]
         assert two() - one() == pytest.approx(-10, abs=1)
         cluster.set_clock("gateway-02", 5)
         assert two() - one() == pytest.approx(5, abs=1)
+        told = cluster.trace().dropna(subset="clock_error_s")
+        assert list(zip(told["gateway"], told["clock_error_s"], strict=True)) == [("gateway-02", 5)]
         with pytest.raises(ValueError, match="there is no gateway"):
             cluster.set_clock("gateway-07", 1)
     with pytest.raises(ValueError, match="there is no 'gateway-07'"):
@@ -234,7 +236,7 @@ async def test_a_wrong_clock_is_in_the_record() -> None:
 
 @pytest.mark.slow
 async def test_a_crowd_talks_and_moves_and_every_message_is_accounted_for() -> None:
-    """What was sent has an outcome; what was routed or delivered was received."""
+    """Each sent message has an outcome; each routed or delivered one was received."""
     async with Cluster(gateways=3) as cluster:
         await cluster.connect_many(60)
         life = await cluster.live(60, talk_every_s=10)
@@ -247,7 +249,7 @@ async def test_a_crowd_talks_and_moves_and_every_message_is_accounted_for() -> N
             assert (await cluster.record(name))["gwId"] == client.gateway_id
 
 
-async def test_accidents_that_cannot_happen_are_refused_in_words() -> None:
+async def test_impossible_accidents_are_refused_with_a_reason() -> None:
     """A typing error is an error, before anything is done."""
     async with Cluster(gateways=1) as cluster:
         with pytest.raises(ValueError, match="it takes Lab"):

@@ -1,4 +1,4 @@
-"""Do the figures of orders say what the orders say, and can they be read?"""
+"""Figures of orders: do they show the results of the orders, and can they be read?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [(p, s) for p in MODELS for s in (0.0, -10.0, 10.0)]
 
 
 def explored(feasible: bool = True) -> list[Exploration]:
-    """A model is as good as the real scripts here, and quicker."""
+    """Here a model is equal to the real scripts, and faster."""
     orders = all_orders(feasible=feasible)
     return [explore_model(MODELS[p], s, orders=orders, name=p) for p, s in ROWS]
 
@@ -53,7 +53,7 @@ def test_no_two_texts_of_a_figure_overlap_and_none_is_clipped(drawn: dict[str, P
 
 
 @pytest.mark.slow
-def test_a_figure_says_in_words_what_it_shows(drawn: dict[str, Picture]) -> None:
+def test_a_figure_has_an_alt_text_of_what_it_shows(drawn: dict[str, Picture]) -> None:
     """Each row with its numbers; each order with its steps."""
     alt = drawn["all"].wsdemo_alt
     assert "15 rows" in alt and "45 columns" in alt
@@ -67,7 +67,7 @@ def test_a_figure_says_in_words_what_it_shows(drawn: dict[str, Picture]) -> None
 
 @pytest.mark.slow
 def test_the_numbers_of_a_title_are_counted(drawn: dict[str, Picture]) -> None:
-    """By policy and speed of the clock, or as the worst and the best."""
+    """By policy and clock skew, or as the worst and the best."""
     facts = drawn["all"].wsdemo_facts
     rows = {(one.policy, one.skew_s): one for one in explored()}
     assert facts["seed"] == len(rows["seed", 0.0].wrong)
@@ -78,7 +78,7 @@ def test_the_numbers_of_a_title_are_counted(drawn: dict[str, Picture]) -> None:
 
 
 def test_every_cell_is_one_order(drawn: dict[str, Picture]) -> None:
-    """The marks in a row are as many as its wrong orders; equal ends stand together."""
+    """A row has as many marks as wrong orders; orders with the same result stand together."""
     one = explored()[3]
     fig = drawn["one row"]
     marks = {line.get_marker(): np.size(line.get_xdata()) for line in fig.axes[0].lines}
@@ -97,8 +97,8 @@ def test_the_same_figure_gives_the_same_bytes() -> None:
     assert one == two
 
 
-def test_what_cannot_be_drawn_is_an_error_in_words() -> None:
-    """Nothing, and rows of different orders."""
+def test_invalid_input_is_an_error_with_a_reason() -> None:
+    """No explorations, and rows of different orders."""
     with pytest.raises(ValueError, match="nothing was explored"):
         barcode([])
     with pytest.raises(ValueError, match="different orders"):

@@ -1,4 +1,4 @@
-"""Do checks accept what is right, refuse what is wrong with the right hint, and never crash?"""
+"""Checks: do they accept correct answers, refuse wrong ones with the right hint, and not crash?"""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ Known = list[tuple[dict[str, str], str | None]]
 
 @pytest.fixture(scope="module", params=range(5))
 def known(request: pytest.FixtureRequest) -> Known:
-    """What a check compares with: records of 30 users on running gateways, five times over."""
+    """The data of a check: entries of 30 users on running gateways, five times."""
     return asyncio.run(_records_of_thirty(seed=request.param))
 
 
 def test_the_solution_is_accepted_every_time(known: Known) -> None:
-    """Right is right, whatever users and places the check draws."""
+    """Whatever users and places the check draws."""
     assert _compare(lambda r: r.get("gwId"), known).ok
 
 
 def test_a_check_of_its_own_servers_accepts_the_solution_and_refuses_a_mutant() -> None:
-    """The whole way, as from a cell."""
+    """From the call in a cell to the verdict."""
     assert check("ex00", lambda r: r.get("gwId"))
     assert check("ex00", lambda r: r["gwId"]).verdict == "wrong"
 
 
 @pytest.mark.parametrize("name", HINTS)
 def test_a_wrong_answer_gets_its_own_hint(name: str, known: Known) -> None:
-    """Each named misunderstanding is refused, every time, with words of its own."""
+    """Each named misunderstanding is refused, every time, with its own hint."""
     if name == "remembers the first answer":
         seen: list[Any] = []
 
@@ -98,14 +98,14 @@ def test_a_wrong_script_gets_its_own_hint(name: str) -> None:
     assert "connId" not in verdict.hint.split("Redis says")[0]
 
 
-def test_the_right_script_is_accepted_and_an_endless_one_not_judged() -> None:
-    """One comparison of the connection is all that it takes."""
+def test_a_correct_script_is_accepted_and_an_endless_one_not_judged() -> None:
+    """One comparison of the connection is enough."""
     assert check("ex04", IF.format(field="connId", n=1))
     assert check("ex04", "-- nothing yet").verdict == "could not judge"
     assert check("ex04", 7).verdict == "could not judge"
 
 
-def test_a_stub_is_not_wrong_but_not_written_yet() -> None:
+def test_a_stub_is_reported_as_not_written_yet() -> None:
     """The learner's copy runs from top to bottom."""
 
     def stub(record: dict[str, str]) -> str:
@@ -114,8 +114,8 @@ def test_a_stub_is_not_wrong_but_not_written_yet() -> None:
     assert check("ex00", stub).verdict == "could not judge"
 
 
-def test_what_cannot_be_judged_says_why() -> None:
-    """Something that is not a function is no crash."""
+def test_an_answer_that_is_not_a_function_is_reported_with_the_reason() -> None:
+    """It does not crash the check."""
     verdict = check("ex00", "gateway-01")
     assert verdict.verdict == "could not judge"
     assert "must be a function, not str" in verdict.hint

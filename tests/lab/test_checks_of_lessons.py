@@ -1,4 +1,6 @@
-"""Do the checks of lessons 01, 02, 03 and 07 accept what is right and know what is wrong?"""
+"""Checks of lessons 01, 02, 03 and 07: do they accept correct answers, and name the mistakes of
+wrong ones?
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def route(presence: dict[str, str], me: str) -> tuple[str, str | None]:
 
 
 def cached() -> Callable[[dict[str, str], str], Any]:
-    """The first answer is given to everybody."""
+    """Accepts every client with the first answer."""
     seen: list[Any] = []
 
     def answer(presence: dict[str, str], me: str) -> Any:
@@ -204,8 +206,8 @@ CASES = [(lesson, name) for lesson, (_, _, mutants) in LESSONS.items() for name 
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
-def test_a_right_answer_is_accepted_on_every_seed(lesson: str) -> None:
-    """Whatever situations are drawn; and by way of `check` as well."""
+def test_a_correct_answer_is_accepted_on_every_seed(lesson: str) -> None:
+    """Whatever situations are drawn; and also through `check`."""
     judge, right, _ = LESSONS[lesson]
     for seed in SEEDS:
         judgement = judge(right, seed=seed)
@@ -215,7 +217,7 @@ def test_a_right_answer_is_accepted_on_every_seed(lesson: str) -> None:
 
 @pytest.mark.parametrize(("lesson", "name"), CASES)
 def test_a_named_misunderstanding_gets_its_hint_on_every_seed(lesson: str, name: str) -> None:
-    """Nobody passes by luck, and the hint is about what is wrong."""
+    """No wrong answer passes by chance, and the hint is about what is wrong."""
     judge, _, mutants = LESSONS[lesson]
     wrong, words = mutants[name]
     for seed in SEEDS:
@@ -225,8 +227,8 @@ def test_a_named_misunderstanding_gets_its_hint_on_every_seed(lesson: str, name:
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
-def test_what_is_not_written_yet_is_not_wrong(lesson: str) -> None:
-    """And what is no function cannot be judged."""
+def test_a_stub_is_reported_as_not_written_yet(lesson: str) -> None:
+    """And an answer that is not a function cannot be judged."""
 
     def stub(*_: Any) -> Any:
         raise NotImplementedError

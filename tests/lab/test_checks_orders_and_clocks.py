@@ -1,4 +1,4 @@
-"""Do the checks of lessons 05 and 06 accept what is right, and give each mistake its own hint?"""
+"""Checks of lessons 05 and 06: do they accept correct answers, and give each mistake a hint?"""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ fenced = MODELS["fenced"]
 # --- questions -----------------------------------------------------------------------------------
 
 
-def test_the_answers_to_the_questions_are_what_is_measured(shared_server: BundledServer) -> None:
-    """And every other option has words of its own."""
+def test_the_correct_options_are_the_measured_ones(shared_server: BundledServer) -> None:
+    """And every other option has its own explanation."""
     seed = explore("seed", redis=shared_server.url)
     assert len(seed.played) == 45 and len(seed.wrong) == 19
     assert 19 in QUESTIONS["q05"].options
@@ -42,7 +42,7 @@ def test_the_answers_to_the_questions_are_what_is_measured(shared_server: Bundle
         assert len(set(words)) == len(words) and all(len(w) > 30 for w in words)
 
 
-def test_a_wrong_prediction_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_prediction_gets_an_explanation(capsys: pytest.CaptureFixture[str]) -> None:
     """With the reason why it was tempting."""
     predict("q05", 15)
     reveal("q05", 19)
@@ -58,7 +58,7 @@ def test_a_wrong_prediction_is_answered(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def instead(**changed: Callable[[State], object]) -> Step:
-    """The right policy with some actions done differently."""
+    """The correct policy with some actions changed."""
 
     def step(state: State, action: Action) -> None:
         if action in changed:
@@ -154,7 +154,7 @@ WRONG_STEPS: dict[str, tuple[Step, str]] = {
 }
 
 
-def test_the_right_policies_are_accepted() -> None:
+def test_correct_policies_are_accepted() -> None:
     """The product's, and one that returns its new state instead of changing the old one."""
 
     def pure(state: State, action: Action) -> State:
@@ -169,7 +169,7 @@ def test_the_right_policies_are_accepted() -> None:
 
 @pytest.mark.parametrize("name", WRONG_STEPS)
 def test_a_wrong_policy_gets_its_own_hint(name: str) -> None:
-    """Exact: no order is left out, so nobody passes by luck."""
+    """Exact: no order is left out, so no wrong policy passes by chance."""
     step, words = WRONG_STEPS[name]
     verdict = judge_step(step)
     assert not verdict.ok
@@ -268,7 +268,9 @@ def database(shared_server: BundledServer) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize("seed", seeds(5))
 @pytest.mark.parametrize("good", [script(), HYBRID])
-def test_a_right_script_is_accepted_every_time(good: str, seed: int, database: redis.Redis) -> None:
+def test_a_correct_script_is_accepted_every_time(
+    good: str, seed: int, database: redis.Redis
+) -> None:
     """A counter beside the entry, or a clock that never steps back; with any names."""
     verdict = judge_on(database, good)
     assert verdict.ok, verdict.hint
@@ -289,7 +291,9 @@ def test_a_wrong_script_gets_its_own_hint(name: str, database: redis.Redis) -> N
 def test_a_check_of_register_runs_on_a_server_of_its_own_and_leaves_nothing(
     database: redis.Redis,
 ) -> None:
-    """The whole way, as from a cell; a stub and something else are not judged."""
+    """From the call in a cell to the verdict; a stub, and an answer that is not a script, are not
+    judged.
+    """
     assert check("ex06", script())
     assert check("ex06", WRONG_SCRIPTS["counts in the entry"][0]).verdict == "wrong"
     assert check("ex06", "-- your script").verdict == "could not judge"

@@ -1,4 +1,4 @@
-"""Does `make demo` tell the story, and tell it truly?"""
+"""Demo: does `make demo` show both scenarios, as they really happen?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsdemo.lab.demo import tell
 async def test_the_demo_shows_a_message_a_move_and_the_late_cleanup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Both scenarios happen, the naive presence loses alice, ours does not."""
+    """Both scenarios happen; the naive presence loses alice's entry, the product's does not."""
     assert await tell() == 0
     story = capsys.readouterr().out
     assert "bob reads: alice: Hello from Alice!" in story

@@ -1,4 +1,4 @@
-"""Can each verb of a running gateway be made to wait?"""
+"""Directors: can each verb of a running gateway be made to wait?"""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 pytestmark = pytest.mark.xdist_group("clock")
 
 
-async def test_a_held_register_waits_until_it_is_let_go() -> None:
-    """Others get in meanwhile."""
+async def test_a_held_register_waits_until_it_is_released() -> None:
+    """Others register meanwhile."""
     async with Cluster(gateways=1) as cluster:
         director = cluster.directors["gateway-01"]
         director.hold("alice", "register")
@@ -31,8 +31,8 @@ async def test_a_held_register_waits_until_it_is_let_go() -> None:
 
 
 @pytest.mark.slow
-async def test_a_held_refresh_lets_a_lease_run_down() -> None:
-    """It ends as a lease does, and then her gateway takes it up again."""
+async def test_a_held_refresh_lets_the_lease_expire() -> None:
+    """It expires, and then the next refresh of her gateway writes it again."""
     async with Cluster(gateways=1) as cluster:
         await cluster.connect("alice")
         director = cluster.directors["gateway-01"]
@@ -49,7 +49,7 @@ async def test_a_held_refresh_lets_a_lease_run_down() -> None:
 
 
 @pytest.mark.parametrize("verb", ["mint", "register", "refresh", "release"])
-async def test_what_is_let_go_is_held_no_more(verb: Verb) -> None:
+async def test_release_ends_the_hold_of_one_verb_of_one_user_or_of_all(verb: Verb) -> None:
     """One verb of a user, all of hers, or everybody's."""
     async with Cluster(gateways=1) as cluster:
         director = cluster.directors["gateway-01"]
@@ -62,6 +62,6 @@ async def test_what_is_let_go_is_held_no_more(verb: Verb) -> None:
         await cluster.connect("alice")
 
 
-def test_the_director_of_releases_goes_by_its_old_name_too() -> None:
-    """Lesson 04 and the cluster know it by that."""
+def test_the_director_of_releases_has_its_old_name_too() -> None:
+    """Lesson 04 and the cluster use the old name."""
     assert HeldVerbs is HeldVerbs

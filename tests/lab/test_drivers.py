@@ -1,4 +1,5 @@
-"""How cells wait: what is too late says where it stands, and a machine that slept is no culprit."""
+"""Waiting cells: does a timeout name the waiting call, and is system sleep left out of the
+count?"""
 
 from __future__ import annotations
 
@@ -33,20 +34,20 @@ async def soon() -> str:
     return "done"
 
 
-def test_work_that_takes_too_long_says_where_it_waits(driver: ThreadDriver) -> None:
-    """A cell that gives up names the call that waits, and who called it."""
+def test_a_timeout_names_the_call_that_waits(driver: ThreadDriver) -> None:
+    """The error of the cell names the call that waits, and its caller."""
     with pytest.raises(TimeoutError, match=r"wait \(locks.py:\d+\) < never \(.*< for_somebody"):
         driver.run(for_somebody(), timeout_s=0.05)
 
 
-def test_a_machine_that_slept_costs_no_cell_its_answer(
+def test_system_sleep_does_not_count_against_a_deadline(
     driver: ThreadDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever time the whole machine stood still is not held against the lab."""
+    """The time for which the whole machine stood still is not counted."""
     began = time.monotonic()
 
     def clock() -> float:
-        """Jump by a minute after a tenth of a second, as a laptop's clock does behind its lid."""
+        """Jump by a minute after a tenth of a second, as a laptop's clock does after sleep."""
         now = time.monotonic()
         return now + 60.0 if now - began > 0.1 else now
 

@@ -1,7 +1,7 @@
-"""Do the figures of leases, truth and belief, verdicts, detection and service say what happened?
+"""Figures of leases, consistency, verdicts, detection and availability: do they show what happened?
 
-Most traces here are written by hand, in production seconds, so that the right answer is known
-without asking the code under test; some are of real gateways.
+Most traces here are written by hand, in production seconds, so that the correct answer does not
+come from the code under test; some are of real gateways.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SCALE = 60.0
 TTL_S = 90.0
 HEARTBEAT_S = 30.0
 MOMENT_S = 0.06
-"""Production seconds between the write of an entry and its owner's being told."""
+"""Production seconds between the write of an entry and `registered` at its client."""
 LONG = "alice-whose-name-does-not-end-for-a-very-long-time"
 ODD = "$bob_{x}$\nand more"
 
@@ -68,7 +68,7 @@ class Story:
         self.row(t, user, "ws_close", user=user, conn_id=conn, reason=reason)
 
     def goodbye(self, t: float, user: str, gateway: str, conn: str) -> None:
-        """Who says goodbye does not report it; her gateway does."""
+        """A client that closes does not report it; its gateway does."""
         self.row(t, gateway, "ws_close", user=user, gateway=gateway, conn_id=conn)
         self.write(t, user, gateway, conn, "del")
 
@@ -81,7 +81,7 @@ class Story:
         self.row(t, gateway, "cleanup", user=user, gateway=gateway, conn_id=conn)
 
     def watch(self, user: str, gateway: str, conn: str, renewed: list[float], until: float) -> None:
-        """Sample a lease each second that is renewed at these moments, and ends or goes on."""
+        """Sample each second a lease that is renewed at these times, and ends or goes on."""
         t = renewed[0]
         while t <= until:
             left_s = max(0.0, max(r for r in renewed if r <= t) + TTL_S - t)
@@ -92,7 +92,7 @@ class Story:
             self.write(moment, user, gateway, conn, "refresh", reason="ok")
 
     def scan(self, t: float) -> None:
-        """Something happens at this moment, so that the trace lasts until then."""
+        """Add an event at this time, so that the trace lasts until then."""
         self.row(t, "gateway-01", "scan", gateway="gateway-01")
 
     def trace(self) -> pd.DataFrame:
@@ -100,7 +100,9 @@ class Story:
 
 
 def crashed(users: list[str], *, back_after_s: float = 4.0, until: float = 120.0) -> pd.DataFrame:
-    """All are at gateway-01, which crashes at 60; one after the other is back, at gateway-02."""
+    """All are at gateway-01, which crashes at 60; they come back one after the other, at
+    gateway-02.
+    """
     story = Story()
     for n, user in enumerate(users):
         story.arrive(1 + 0.1 * n, user, "gateway-01", f"{n} old")
@@ -112,7 +114,9 @@ def crashed(users: list[str], *, back_after_s: float = 4.0, until: float = 120.0
 
 
 def watched(users: list[str]) -> pd.DataFrame:
-    """All are watched and renew thrice; then their gateway crashes at 70, and nobody is back."""
+    """All are watched and renew three times; then their gateway crashes at 70, and nobody comes
+    back.
+    """
     story = Story()
     for n, user in enumerate(users):
         story.arrive(1 + n, user, "gateway-01", f"{n}")
@@ -122,7 +126,7 @@ def watched(users: list[str]) -> pd.DataFrame:
 
 
 def vanished(users: list[str], delays_s: list[float]) -> pd.DataFrame:
-    """One after the other shuts her lid, and is found after so long."""
+    """They vanish one after the other, and each is detected after a given time."""
     story = Story()
     for n, (user, delay_s) in enumerate(zip(users, delays_s, strict=True)):
         story.arrive(1 + n, user, "gateway-01", f"{n}")
@@ -198,20 +202,20 @@ def test_no_text_leaves_the_figure(drawn: Mapping[str, Picture]) -> None:
     assert_no_text_is_clipped(drawn)
 
 
-def test_every_figure_says_in_words_what_it_shows(drawn: Mapping[str, Picture]) -> None:
-    """There is an alt text, and the caption says how much faster than production time ran."""
+def test_every_figure_has_an_alt_text_and_a_caption(drawn: Mapping[str, Picture]) -> None:
+    """The caption says how much faster than production time the clock ran."""
     for name, fig in drawn.items():
         assert len(fig.wsdemo_alt) >= 40, name
         assert "by a clock 60 times as fast" in fig.wsdemo_caption, name
 
 
-def test_the_words_travel_with_the_picture(drawn: Mapping[str, Picture]) -> None:
-    """Names are text in HTML as well."""
+def test_the_html_of_a_figure_contains_alt_text_and_caption(drawn: Mapping[str, Picture]) -> None:
+    """Names are escaped in HTML as well."""
     html = to_html(drawn["ribbons of long names"])
     assert '<img alt="Two ribbons' in html and "<figcaption>" in html
 
 
-def test_words_agree_with_their_number(drawn: Mapping[str, Picture]) -> None:
+def test_nouns_agree_with_their_number(drawn: Mapping[str, Picture]) -> None:
     """One user is not "1 users"."""
     for name, fig in drawn.items():
         if name.endswith(" of one"):
@@ -249,28 +253,28 @@ def test_a_figure_changes_nothing_in_its_trace() -> None:
         (availability, "nobody of these was ever registered"),
     ],
 )
-def test_nothing_to_draw_is_an_error_in_words(
+def test_an_empty_trace_is_an_error_with_a_reason(
     draw: Callable[[pd.DataFrame], Picture], why: str
 ) -> None:
-    """An empty trace is refused, not drawn as an empty figure."""
+    """It is not drawn as an empty figure."""
     with pytest.raises(ValueError, match=why):
         draw(frames.empty())
 
 
-def test_a_title_with_an_unknown_fact_says_which_there_are() -> None:
-    """A template is the reader's; so is its mistake, and the message helps."""
+def test_a_title_with_an_unknown_fact_lists_the_known_ones() -> None:
+    """The reader writes the template; the error helps to correct it."""
     with pytest.raises(ValueError, match="known facts: longest_s, users, wrong_s, wrong_users"):
         ribbons(crashed(["alice"]), scale=SCALE, title="{nonsense}")
 
 
 @pytest.mark.parametrize("roles", [ROLES, ACCEPTED, REJECTED])
-def test_colour_is_never_alone(roles: Mapping[str, Role]) -> None:
+def test_colour_is_never_the_only_difference(roles: Mapping[str, Role]) -> None:
     """What differs in colour differs in hatch."""
     assert len({role.hatch for role in roles.values()}) == len(roles)
 
 
-def test_the_same_accident_to_several_is_one_label() -> None:
-    """And a wire that drops because the lid was shut is no second accident."""
+def test_the_same_accident_to_several_users_has_one_label() -> None:
+    """And a wire that drops because the lid was shut is not a second accident."""
     story = Story()
     for gateway in ("gateway-01", "gateway-02", "gateway-03"):
         story.row(5, gateway, "fault", reason="cleans up 20 s too late")
@@ -288,8 +292,8 @@ def test_the_same_accident_to_several_is_one_label() -> None:
 # --- truth and belief -------------------------------------------------------------------------
 
 
-def test_a_goodbye_ends_a_stay() -> None:
-    """Who leaves by herself reports nothing, but her gateway does."""
+def test_a_normal_close_ends_the_stay_of_a_user() -> None:
+    """The client reports nothing when it leaves, but its gateway does."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "1")
     story.goodbye(20, "alice", "gateway-01", "1")
@@ -300,7 +304,7 @@ def test_a_goodbye_ends_a_stay() -> None:
 
 
 def test_a_late_close_of_an_old_connection_ends_no_newer_stay() -> None:
-    """A gateway that finds out late speaks of the old connection."""
+    """A gateway that notices a close late reports the old connection."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "old")
     story.arrive(10, "alice", "gateway-02", "new")
@@ -309,8 +313,8 @@ def test_a_late_close_of_an_old_connection_ends_no_newer_stay() -> None:
     assert frames.where(frames.truth(story.trace()), 45 / SCALE) == "gateway-02"
 
 
-def test_a_refresh_that_compares_nothing_raises_no_one() -> None:
-    """The seed's refresh of an entry that is gone makes half a one, which names nobody."""
+def test_a_refresh_without_comparison_does_not_restore_an_entry() -> None:
+    """The Go demo's refresh of a missing entry makes half an entry, which names no gateway."""
     story = Story(token=0)
     story.arrive(1, "alice", "gateway-02", "1")
     story.write(10, "alice", "gateway-01", "old", "del")
@@ -320,8 +324,8 @@ def test_a_refresh_that_compares_nothing_raises_no_one() -> None:
     assert ribbons(story.trace(), scale=SCALE).wsdemo_facts["wrong_s"] == 50
 
 
-def test_a_refresh_that_compares_nothing_moves_no_one() -> None:
-    """It renews whatever is there, and a newer connection keeps its place."""
+def test_a_refresh_without_comparison_does_not_change_the_gateway() -> None:
+    """It renews whatever entry is there, and a newer connection keeps its place."""
     story = Story(token=0)
     story.arrive(1, "alice", "gateway-02", "new")
     story.write(20, "alice", "gateway-01", "old", "refresh", reason="ok")
@@ -329,8 +333,8 @@ def test_a_refresh_that_compares_nothing_moves_no_one() -> None:
     assert frames.where(frames.belief(story.trace()), 40 / SCALE) == "gateway-02"
 
 
-def test_a_refresh_that_reclaims_says_where_she_is() -> None:
-    """The entry was lost, or another's, and is hers again."""
+def test_a_refresh_that_reclaims_sets_the_gateway() -> None:
+    """The entry was lost, or belonged to another session, and is hers again."""
     story = Story(token=0)
     story.arrive(1, "alice", "gateway-02", "1")
     story.write(10, "alice", "gateway-01", "old", "del")
@@ -340,7 +344,7 @@ def test_a_refresh_that_reclaims_says_where_she_is() -> None:
 
 
 def test_a_sampled_half_entry_names_nobody() -> None:
-    """A lease without a gateway is no place."""
+    """A sampled lease without a gateway does not say where she is."""
     story = Story(token=0)
     story.arrive(1, "alice", "gateway-01", "1")
     story.row(10, frames.REDIS, "pttl", user="alice", ts_current=80_000)
@@ -348,8 +352,8 @@ def test_a_sampled_half_entry_names_nobody() -> None:
     assert frames.where(frames.belief(story.trace()), 20 / SCALE) == ""
 
 
-def test_who_left_for_good_is_told_from_who_was_dropped() -> None:
-    """A goodbye and a shut lid are departures; a crash, a move and a time-out are not."""
+def test_a_departure_is_told_from_a_dropped_connection() -> None:
+    """A normal close and a shut lid are departures; a crash, a move and a timeout are not."""
     story = Story()
     for user in ("goodbye", "lid", "crash", "move", "dropped"):
         story.arrive(1, user, "gateway-01", user)
@@ -366,7 +370,7 @@ def test_who_left_for_good_is_told_from_who_was_dropped() -> None:
 # --- ribbons ----------------------------------------------------------------------------------
 
 
-def test_wrong_user_seconds_are_those_between_crash_and_return() -> None:
+def test_wrong_user_seconds_count_from_crash_to_return() -> None:
     """Each of three users is listed at the dead gateway until she is back: 4 + 8 + 12 s."""
     fig = ribbons(crashed(["alice", "bob", "carol"]), scale=SCALE)
     facts = fig.wsdemo_facts
@@ -377,7 +381,7 @@ def test_wrong_user_seconds_are_those_between_crash_and_return() -> None:
     assert {"wrong 4 s", "wrong 8 s", "wrong 12 s", "gateway-01 crashes"} <= words(fig)
 
 
-def test_the_most_wrong_user_comes_first_and_the_limit_holds() -> None:
+def test_users_are_sorted_by_wrong_seconds_and_limited_in_number() -> None:
     """Eight of a hundred are drawn, and the title counts all."""
     fig = ribbons(crashed(named(100), back_after_s=0.4), scale=SCALE)
     (ax,) = fig.axes
@@ -387,7 +391,7 @@ def test_the_most_wrong_user_comes_first_and_the_limit_holds() -> None:
     assert fig.wsdemo_facts["wrong_s"] == round(sum(0.4 * n for n in range(1, 101)))
 
 
-def test_what_is_not_drawn_is_not_claimed() -> None:
+def test_the_title_counts_only_what_is_drawn() -> None:
     """With t0 and t1, the seconds of the title are those of the figure."""
     trace = crashed(["alice", "bob", "carol"])
     fig = ribbons(trace, scale=SCALE, t0=66, t1=100)
@@ -397,8 +401,8 @@ def test_what_is_not_drawn_is_not_claimed() -> None:
         ribbons(trace, scale=SCALE, t0=50, t1=50)
 
 
-def test_who_comes_back_to_the_same_gateway_was_a_ghost_until_then() -> None:
-    """Redis named the right gateway all the time, and was wrong all the same."""
+def test_a_user_who_returns_to_the_same_gateway_was_wrong_in_redis_until_then() -> None:
+    """Redis named the right gateway all the time, but she was not connected there."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "1")
     story.leave(20, "alice", "1", "vanished")
@@ -407,8 +411,9 @@ def test_who_comes_back_to_the_same_gateway_was_a_ghost_until_then() -> None:
     assert ribbons(story.trace(), scale=SCALE).wsdemo_facts["wrong_s"] == 15
 
 
-def test_an_arrival_is_no_lie() -> None:
-    """Between the write of an entry and the word to its owner, Redis knows more than she does."""
+def test_an_arriving_user_is_not_counted_as_wrong() -> None:
+    """Between the write of an entry and `registered`, Redis names her before her client knows
+    it."""
     story = Story()
     story.write(1, "alice", "gateway-01", "1", "set")
     story.row(9, "alice", "registered", user="alice", gateway="gateway-01", conn_id="1")
@@ -419,7 +424,7 @@ def test_an_arrival_is_no_lie() -> None:
 # --- sawtooth ---------------------------------------------------------------------------------
 
 
-def test_the_lie_lasts_as_long_as_what_was_left_of_the_lease() -> None:
+def test_a_wrong_entry_lasts_for_the_rest_of_the_lease() -> None:
     """The last renewal is at 61, the crash at 70, the lease ends at 151."""
     fig = sawtooth(watched(["alice"]), ["alice"], scale=SCALE)
     assert fig.wsdemo_facts["ghost_s"] == 61 + TTL_S - 70
@@ -427,8 +432,8 @@ def test_the_lie_lasts_as_long_as_what_was_left_of_the_lease() -> None:
     assert {"still listed for 81 s", "gateway-01 crashes"} <= words(fig)
 
 
-def test_a_lie_goes_on_at_the_end_of_the_trace() -> None:
-    """It is shaded as far as it was seen, and nothing is crossed out yet."""
+def test_a_wrong_entry_at_the_end_of_the_trace_is_drawn_as_unfinished() -> None:
+    """It is shaded up to the last sample, and nothing is crossed out yet."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "1")
     story.watch("alice", "gateway-01", "1", [1, 31], 61)
@@ -438,8 +443,8 @@ def test_a_lie_goes_on_at_the_end_of_the_trace() -> None:
     assert not any(line.get_marker() == "X" for ax in fig.axes for line in ax.lines)
 
 
-def test_a_lie_ends_when_she_is_back() -> None:
-    """The lease did not run out; it became true again."""
+def test_a_wrong_entry_ends_when_the_user_is_back() -> None:
+    """The lease did not expire; the entry is right again."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "1")
     story.watch("alice", "gateway-01", "1", [1, 31, 55], 80)
@@ -449,7 +454,7 @@ def test_a_lie_ends_when_she_is_back() -> None:
 
 
 def test_a_live_user_who_loses_her_lease_is_named() -> None:
-    """Bob's heartbeats get lost until his lease has ended; he is there all the time."""
+    """Bob's heartbeats are lost until his lease has expired; he is connected all the time."""
     story = Story()
     for user in ("alice", "bob"):
         story.arrive(1, user, "gateway-01", user)
@@ -462,8 +467,8 @@ def test_a_live_user_who_loses_her_lease_is_named() -> None:
     assert "gone, although she is there" in words(fig)
 
 
-def test_the_prediction_stands_on_the_sawtooth() -> None:
-    """What the reader said is drawn where the lie would have ended, beside what was measured."""
+def test_the_prediction_is_drawn_beside_the_measured_end_of_the_lease() -> None:
+    """At the time that the reader predicted."""
     fig = sawtooth(watched(["alice"]), ["alice"], scale=SCALE, prediction=30)
     assert "you said 30 s, measured 81 s" in words(fig)
     assert "You said 30 s." in fig.wsdemo_alt
@@ -472,7 +477,7 @@ def test_the_prediction_stands_on_the_sawtooth() -> None:
 
 
 def test_too_many_strips_are_refused() -> None:
-    """A figure that nobody could read is not drawn."""
+    """A figure that could not be read is not drawn."""
     with pytest.raises(ValueError, match="choose up to 6"):
         sawtooth(watched(named(2)), named(7), scale=SCALE)
 
@@ -485,7 +490,7 @@ def effects(story: Story) -> list[str]:
 
 
 def test_a_rejected_late_release_keeps_a_user_and_an_accepted_one_loses_her() -> None:
-    """Five late releases: under one rule five users kept, under the other five lost."""
+    """Five late releases: one policy keeps five users, the other loses five."""
     users = named(5)
     kept = ledger(late(users, accepted=False), scale=SCALE)
     lost = ledger(late(users, accepted=True), scale=SCALE)
@@ -495,7 +500,7 @@ def test_a_rejected_late_release_keeps_a_user_and_an_accepted_one_loses_her() ->
     assert title(kept) == "5 late writes rejected: live users were kept 5 times, lost 0 times"
 
 
-def test_a_release_at_the_end_of_a_session_costs_nobody_anything() -> None:
+def test_a_release_at_the_end_of_a_session_loses_no_user() -> None:
     """Nor does one that comes before she is back."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "1")
@@ -504,8 +509,8 @@ def test_a_release_at_the_end_of_a_session_costs_nobody_anything() -> None:
     assert effects(story) == []
 
 
-def test_a_late_refresh_that_is_rejected_keeps_a_user_too() -> None:
-    """Uncompared, it would have pointed to where she no longer is."""
+def test_a_rejected_late_refresh_keeps_a_user_too() -> None:
+    """Without a comparison, it would have pointed to the gateway that she has left."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "old")
     story.arrive(10, "alice", "gateway-02", "new")
@@ -513,8 +518,8 @@ def test_a_late_refresh_that_is_rejected_keeps_a_user_too() -> None:
     assert effects(story) == ["saved"]
 
 
-def test_who_is_lost_already_cannot_be_lost_or_kept_again() -> None:
-    """A second late release finds no entry, and was not rejected by any rule."""
+def test_a_lost_user_is_counted_once() -> None:
+    """A second late release finds no entry, and no policy has rejected it."""
     story = Story(token=0)
     story.arrive(1, "alice", "gateway-01", "first")
     story.arrive(10, "alice", "gateway-02", "second")
@@ -528,8 +533,8 @@ def test_who_is_lost_already_cannot_be_lost_or_kept_again() -> None:
     assert (facts["rejected"], facts["no_entry"], facts["lost"]) == (0, 1, 1)
 
 
-def test_a_lease_that_has_run_out_is_not_kept() -> None:
-    """A late release after the end of the lease finds nothing, whatever the rule."""
+def test_an_expired_lease_does_not_count_as_kept() -> None:
+    """A late release after the end of the lease finds nothing, whatever the policy."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "old")
     story.arrive(10, "alice", "gateway-02", "new")
@@ -539,7 +544,9 @@ def test_a_lease_that_has_run_out_is_not_kept() -> None:
 
 
 def between(token: int, *, accepted: bool) -> Story:
-    """The release of the old connection is answered after the newer register, before its word."""
+    """The release of the old connection is answered after the newer register, before `registered`
+    arrives.
+    """
     story = Story(token)
     story.arrive(1, "alice", "gateway-01", "old")
     story.leave(5, "alice", "old", "closed with 1000")
@@ -553,20 +560,20 @@ def between(token: int, *, accepted: bool) -> Story:
 
 
 @pytest.mark.parametrize("token", [0, 1])
-def test_answers_that_overtake_each_other_lose_nobody(token: int) -> None:
-    """The release was asked first; that its answer comes second says nothing."""
+def test_replies_in_another_order_than_their_commands_lose_nobody(token: int) -> None:
+    """The release was sent first; that its reply comes second means nothing."""
     story = between(token, accepted=True)
     assert effects(story) == []
     assert frames.where(frames.belief(story.trace()), 30 / SCALE) == "gateway-02"
 
 
-def test_a_rejection_proves_who_came_first() -> None:
-    """The newer entry was there, whether or not its owner had been told."""
+def test_a_rejected_release_proves_that_the_newer_entry_was_there() -> None:
+    """Whether or not the client of the newer session had been told."""
     assert effects(between(1, accepted=False)) == ["saved"]
 
 
-def test_a_release_with_a_token_never_removes_another_s_entry() -> None:
-    """It has compared; what it removed was its own."""
+def test_a_release_with_a_token_never_removes_a_newer_entry() -> None:
+    """The script has compared: what it removed was the session's own entry."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "old")
     story.arrive(10, "alice", "gateway-02", "new")
@@ -574,8 +581,8 @@ def test_a_release_with_a_token_never_removes_another_s_entry() -> None:
     assert frames.where(frames.belief(story.trace(), until=1), 40 / SCALE) == "gateway-02"
 
 
-def test_a_rejected_register_harms_only_who_is_nowhere_else() -> None:
-    """Alice has no other connection; bob lives on his newer one."""
+def test_a_rejected_register_counts_only_for_users_without_another_connection() -> None:
+    """Alice has no other connection; bob has a newer one."""
     story = Story()
     story.reject(5, "alice", "gateway-02", "1", "stale register")
     story.arrive(6, "bob", "gateway-01", "2")
@@ -585,8 +592,8 @@ def test_a_rejected_register_harms_only_who_is_nowhere_else() -> None:
     assert harmed["user"].tolist() == ["alice"]
 
 
-def test_the_arrival_of_a_crowd_does_not_hide_the_story() -> None:
-    """By default the ledger begins shortly before the first late write; `since` says otherwise."""
+def test_the_ledger_begins_shortly_before_the_first_late_write() -> None:
+    """So the arrival of many users does not fill it; `since` sets another time."""
     trace = late(named(40), accepted=False)
     story, whole = ledger(trace, scale=SCALE), ledger(trace, scale=SCALE, since=0)
     assert story.axes[0].get_xlim()[0] > 30
@@ -600,7 +607,7 @@ def test_the_arrival_of_a_crowd_does_not_hide_the_story() -> None:
 # --- detection -------------------------------------------------------------------------------
 
 
-def test_detection_delays_are_those_of_the_rows() -> None:
+def test_detection_delays_are_computed_from_the_rows() -> None:
     """Mean and maximum, in production seconds; a delay may be shorter than the timeout."""
     delays_s = [62.0, 80.0, 95.0, 141.0]
     trace = vanished(named(4), delays_s)
@@ -615,8 +622,8 @@ def test_detection_delays_are_those_of_the_rows() -> None:
     assert released.wsdemo_facts["longest_s"] == 142
 
 
-def test_only_the_connection_that_vanished_is_looked_at() -> None:
-    """Alice vanishes twice, and is found twice; bob is only dropped."""
+def test_only_vanished_connections_are_counted() -> None:
+    """Alice vanishes twice, and is detected twice; bob is only dropped."""
     story = Story()
     for n, (gone, found) in enumerate(((10, 80), (200, 300))):
         story.arrive(gone - 5, "alice", "gateway-01", f"{n}")
@@ -629,8 +636,8 @@ def test_only_the_connection_that_vanished_is_looked_at() -> None:
     assert delays.index.tolist() == ["alice", "alice"]
 
 
-def test_an_end_of_belief_that_is_none_is_refused() -> None:
-    """The message says which there are."""
+def test_an_unknown_detection_event_is_refused() -> None:
+    """The message lists the known ones."""
     with pytest.raises(ValueError, match="cleanup, presence_del, not 'ping'"):
         detection(vanished(["alice"], [70]), event="ping")
 
@@ -652,7 +659,7 @@ def test_availability_is_the_share_of_served_time() -> None:
     assert not strip.get_shared_x_axes().joined(strip, curve)
 
 
-def test_nobody_is_out_of_service_before_she_came_or_after_she_left() -> None:
+def test_time_before_arrival_and_after_departure_is_no_outage() -> None:
     """Arrivals and departures are no outages."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "1")
@@ -671,7 +678,7 @@ def test_nobody_is_out_of_service_before_she_came_or_after_she_left() -> None:
 
 
 def test_a_frozen_gateway_serves_nobody() -> None:
-    """Its sockets are open, and nothing answers: half of a minute of forty seconds."""
+    """Its sockets are open, and nothing answers: available for half of the forty seconds."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "1")
     story.row(20, "gateway-01", "freeze", gateway="gateway-01")
@@ -682,15 +689,15 @@ def test_a_frozen_gateway_serves_nobody() -> None:
     assert {"no answer", "gateway-01 freezes", "gateway-01 thaws"} <= words(fig)
 
 
-def test_who_is_wrong_in_redis_is_not_served() -> None:
-    """From the late release at 50 to the end nobody finds her, though she is connected."""
+def test_a_user_whose_entry_is_wrong_is_not_served() -> None:
+    """From the late release at 50 to the end nobody can reach her, though she is connected."""
     fig = availability(late(["alice"], accepted=True), scale=SCALE, since=41)
     assert fig.wsdemo_facts["availability"] == f"{(50 - 41) / (71 - 41):.1%}"
     assert "wrong in Redis" in words(fig)
 
 
-def test_a_hundred_rows_have_no_names_and_eight_have() -> None:
-    """Names that nobody could read are left out; the order is told instead."""
+def test_eight_rows_have_names_and_a_hundred_have_none() -> None:
+    """Names that nobody could read are left out; the caption gives the order instead."""
     hundred = availability(crashed(named(100), back_after_s=0.3), scale=SCALE)
     eight = availability(crashed(named(8)), scale=SCALE)
     assert "100 users, the longest outage below" in words(hundred)
@@ -711,8 +718,8 @@ def moved(request: pytest.FixtureRequest) -> Iterator[tuple[str, Lab]]:
         yield request.param, lab
 
 
-def test_the_figures_know_what_became_of_a_real_late_cleanup(moved: tuple[str, Lab]) -> None:
-    """Ledger and ribbons agree with the record of Redis itself, also after a refresh."""
+def test_the_figures_agree_with_redis_after_a_real_late_cleanup(moved: tuple[str, Lab]) -> None:
+    """Ledger and ribbons agree with the entry in Redis, also after a refresh."""
     policy, lab = moved
     facts = lab.plot.ledger().wsdemo_facts
     assert (facts["lost"], facts["saved"]) == ((1, 0) if policy == "seed" else (0, 1))
@@ -724,14 +731,15 @@ def test_the_figures_know_what_became_of_a_real_late_cleanup(moved: tuple[str, L
     belief = frames.belief(trace, scale=lab.scale, ttl_s=TTL_S)
     said = [stay.gateway for stay in belief if stay.end >= end]
     assert said == ([named_by_redis] if named_by_redis else [])
-    # While she was on her way between the two, both policies were wrong about her for a moment.
+    # While she moved between the two, her entry was wrong for a moment under both policies.
     wrong = [gap for gap in frames.mismatches(frames.truth(trace), belief) if gap.end >= end]
     assert bool(wrong) == (policy == "seed")
 
 
 @pytest.mark.slow
-def test_a_lab_draws_the_rule_that_finds_its_dead() -> None:
-    """With pings the unanswered one ends the belief, long before the scan; without, the scan."""
+def test_a_lab_draws_the_detection_rule_in_effect() -> None:
+    """With pings, the missing pong ends the session long before the scan; without them, the scan
+    does."""
     production = Timing()
     with Lab(gateways=1) as lab:
         alice = lab.connect("alice", wired=True)

@@ -1,4 +1,4 @@
-"""Do the figures of many messages, users and trials say what the data say, and can they be read?"""
+"""Figures of many messages, users and trials: do they agree with the data, and can they be read?"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MESSAGES = 110
 
 
 def assert_readable(drawn: Mapping[str, Picture]) -> None:
-    """No text covers another one, none is clipped, and words say what the picture shows."""
+    """No text covers another one, none is clipped, and an alt text says what the picture shows."""
     assert_no_text_covers_another(drawn)
     assert_no_text_is_clipped(drawn)
     for name, fig in drawn.items():
@@ -44,7 +44,9 @@ def assert_readable(drawn: Mapping[str, Picture]) -> None:
 
 @pytest.fixture(scope="module")
 def talked() -> Iterator[pd.DataFrame]:
-    """alice talks to bob at her own gateway and to carol at another; the last one finds nobody."""
+    """alice writes to bob at her own gateway and to carol at another; the last message has no
+    recipient.
+    """
     with Lab(gateways=2) as lab:
         alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-01")
         carol = lab.connect("carol", to="gateway-02")
@@ -71,8 +73,8 @@ def by_hand(trace: pd.DataFrame) -> dict[str, list[float]]:
 class TestMessages:
     """Latencies and their stages."""
 
-    def test_every_message_that_arrived_has_a_latency_and_a_way(self, talked: pd.DataFrame) -> None:
-        """What found nobody has none; the stages add up to the whole."""
+    def test_every_delivered_message_has_a_latency_and_a_path(self, talked: pd.DataFrame) -> None:
+        """A message that reached nobody has none; the stages add up to the whole."""
         table = latencies(talked)
         known = by_hand(talked)
         assert len(table) == len(known["bob"]) + len(known["carol"]) == 2 * MESSAGES
@@ -117,7 +119,7 @@ class TestMessages:
             "of 28 messages there is no 99th of a hundred"
         )
 
-    def test_the_numbers_of_the_title_are_the_data_s(self, talked: pd.DataFrame) -> None:
+    def test_the_numbers_of_the_title_come_from_the_data(self, talked: pd.DataFrame) -> None:
         """Medians of messages that were sent, and their ratio."""
         fig = latency(talked)
         known = by_hand(talked)
@@ -133,7 +135,7 @@ class TestMessages:
         assert stages(talked).wsdemo_facts["across_p50"] == facts["slow_p50"]
 
     def test_the_share_of_redis_is_that_of_its_two_stages(self, talked: pd.DataFrame) -> None:
-        """Of the sum of the medians."""
+        """As a part of the sum of the medians."""
         across = latencies(talked).query("way == @ACROSS")
         middle = {stage: sorted(across[stage])[(MESSAGES - 1) // 2] for stage in STAGES}
         share = (middle["to_redis_s"] + middle["from_redis_s"]) / sum(middle.values())
@@ -145,7 +147,7 @@ class TestMessages:
         for draw in (latency, stages):
             assert to_png(draw(talked)) == to_png(draw(talked))
 
-    def test_nothing_to_draw_is_an_error_in_words(self, talked: pd.DataFrame) -> None:
+    def test_empty_input_is_an_error_with_a_reason(self, talked: pd.DataFrame) -> None:
         """Nothing arrived, an empty group, too many groups, an unknown fact."""
         for draw in (latency, stages):
             with pytest.raises(ValueError, match="no message has arrived"):
@@ -163,7 +165,7 @@ USERS = 400
 
 
 def coming_back(pause_s: Callable[[int, random.Random], float], seed: int = 1) -> pd.DataFrame:
-    """Attempts of users who pause between them, where each tenth of a second has its places."""
+    """Attempts of users with pauses between them; each tenth of a second accepts a fixed number."""
     rng = random.Random(seed)
     trying = [(0.0, user, 0) for user in range(USERS)]
     taken: Counter[int] = Counter()
@@ -180,7 +182,7 @@ def coming_back(pause_s: Callable[[int, random.Random], float], seed: int = 1) -
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, pd.DataFrame]:
-    """Three policies, modelled."""
+    """Models of three policies."""
     return {
         "every second": coming_back(lambda tries, rng: 1.0),
         "exponential": coming_back(lambda tries, rng: min(60.0, 2.0**tries)),
@@ -208,7 +210,7 @@ class TestHerd:
         assert any(words.endswith("→") for words in words(drawn["three"])), "beyond the axis"
 
     def test_the_numbers_of_the_title_are_counted(self, runs: dict[str, pd.DataFrame]) -> None:
-        """Last user back, attempts a user and peaks, from the rows."""
+        """Last user back, attempts per user and peaks, from the rows."""
         fig = herd(runs, CAPACITY)
         facts = fig.wsdemo_facts
         last = {name: max(run[run["accepted"]]["t"]) for name, run in runs.items()}
@@ -222,7 +224,7 @@ class TestHerd:
         assert facts["worst_peak"] == number(busiest * 10)
         assert facts["users"] == USERS
 
-    def test_who_never_comes_back_is_the_worst(self, runs: dict[str, pd.DataFrame]) -> None:
+    def test_a_user_who_never_returns_is_the_worst(self, runs: dict[str, pd.DataFrame]) -> None:
         """Whatever the time of the others."""
         cut = runs["full jitter"].iloc[:-1]
         facts = herd({"cut": cut, "slow": runs["exponential"]}, CAPACITY).wsdemo_facts
@@ -245,7 +247,7 @@ class TestHerd:
         assert_readable({"real": fig})
 
     def test_an_attempt_without_a_registration_was_not_accepted(self) -> None:
-        """A socket that no client went on with has no user; one without a welcome has."""
+        """A socket that the client gave up has no user; one without `registered` has one."""
         rows = [
             (1.0, "gateway-01", "ws_open", "", "gateway-01"),
             (1.1, "alice", "ws_open", "alice", ""),
@@ -265,7 +267,7 @@ class TestHerd:
         """A pure function of the runs."""
         assert to_png(herd(runs, CAPACITY)) == to_png(herd(runs, CAPACITY))
 
-    def test_nothing_to_draw_is_an_error_in_words(self, runs: dict[str, pd.DataFrame]) -> None:
+    def test_empty_input_is_an_error_with_a_reason(self, runs: dict[str, pd.DataFrame]) -> None:
         """No run, an empty one, and numbers that cannot be."""
         with pytest.raises(ValueError, match="1 to 6 rows"):
             herd({}, CAPACITY)
@@ -276,7 +278,7 @@ class TestHerd:
 
 
 def measured(wrong: int = 0) -> pd.DataFrame:
-    """Registrations as the rule has them, except for so many."""
+    """Registrations that follow the rule, except for a given number."""
     rng = np.random.default_rng(3)
     points = pd.DataFrame(
         {
@@ -293,7 +295,7 @@ class TestSkewMap:
     """Gap, skew, rejected or not."""
 
     def test_the_figures_can_be_read(self) -> None:
-        """Many points, one, all of one end, and another rule."""
+        """Many points, one, all of one result, and another rule."""
         points = measured()
         drawn = {
             "many": skew_map(points),
@@ -307,7 +309,7 @@ class TestSkewMap:
         assert "×60" in {words.strip() for words in words(drawn["thousands"])}
 
     def test_the_numbers_of_the_title_are_counted(self) -> None:
-        """How many were rejected, and how many of all as the rule says."""
+        """How many were rejected, and how many of all agree with the rule."""
         points = measured(wrong=4)
         fig = skew_map(points)
         facts = fig.wsdemo_facts
@@ -318,7 +320,7 @@ class TestSkewMap:
         assert "56 of 60" in fig.get_suptitle()
         assert f"{rejected} were rejected" in fig.wsdemo_alt
 
-    def test_a_cell_shows_the_share_of_it_that_the_rule_rejects(self) -> None:
+    def test_a_cell_shows_the_share_that_the_rule_rejects(self) -> None:
         """All of it far above the line, none far below, and about half on it."""
         fig = skew_map(pd.DataFrame({"gap_s": [10.0], "skew_s": [10.0], "rejected": [False]}))
         (mesh,) = (c for c in fig.axes[0].collections if isinstance(c, QuadMesh))
@@ -331,7 +333,7 @@ class TestSkewMap:
         """A pure function of the points."""
         assert to_png(skew_map(measured())) == to_png(skew_map(measured()))
 
-    def test_nothing_to_draw_is_an_error_in_words(self) -> None:
+    def test_empty_input_is_an_error_with_a_reason(self) -> None:
         """No points."""
         with pytest.raises(ValueError, match="no registration was measured"):
             skew_map(measured()[:0])
@@ -345,7 +347,7 @@ class TestFalseOffline:
     """Rates over TTL and loss."""
 
     def test_the_figures_can_be_read(self) -> None:
-        """The demo's ring, one in each corner, with dots on it and beside it."""
+        """The mark of the demo, one in each corner, with dots on it and beside it."""
         demo = (30, 90, 0.05)
         drawn = {
             "the demo's": false_offline(),
@@ -361,8 +363,8 @@ class TestFalseOffline:
         assert "measured 0.28" in words(drawn["measured"])
         assert "Measured at 4.5 heartbeats and 5.0% loss: 0 an hour" in drawn["many"].wsdemo_alt
 
-    def test_the_numbers_of_the_title_are_the_rule_s_and_the_data_s(self) -> None:
-        """As counted in a simulation, and as divided by hand."""
+    def test_the_numbers_of_the_title_come_from_the_rule_and_the_data(self) -> None:
+        """The same as in a simulation, and as a division by hand."""
         fig = false_offline(suffered((30, 90, 0.2, 30, 12.0)), loss=0.2)
         facts = fig.wsdemo_facts
         counted = simulated_false_offline_rate(30, 90, 0.2, user_hours=50_000)
@@ -373,7 +375,7 @@ class TestFalseOffline:
         assert (facts["events"], facts["measured_rate"]) == (30, "2.5")
         assert f"{facts['rate']} times an hour" in fig.get_suptitle()
 
-    def test_three_heartbeats_belong_to_the_column_of_less(self) -> None:
+    def test_exactly_three_heartbeats_belong_to_the_lower_column(self) -> None:
         """The column that ends at 3 holds the rate of exactly 3, and the next one that of more."""
         (mesh,) = (c for c in false_offline().axes[0].collections if isinstance(c, QuadMesh))
         rates = np.asarray(mesh.get_array()).reshape(-1, 3)
@@ -388,7 +390,7 @@ class TestFalseOffline:
         """A pure function of its arguments."""
         assert to_png(false_offline()) == to_png(false_offline())
 
-    def test_what_cannot_be_drawn_is_an_error_in_words(self) -> None:
+    def test_invalid_input_is_an_error_with_a_reason(self) -> None:
         """Nothing measured, and what lies beyond the map."""
         with pytest.raises(ValueError, match="leave `measured` out"):
             false_offline(suffered())
@@ -400,8 +402,8 @@ class TestFalseOffline:
             false_offline(suffered((30, 90, 0.9, 3, 1.0)))
 
 
-def test_a_trace_says_which_moves_a_clock_refused() -> None:
-    """Gap since the old gateway's last write, skew from the record, and the verdict."""
+def test_a_trace_shows_which_moves_a_clock_refused() -> None:
+    """Gap since the old gateway's last write, skew from the trace, and the verdict."""
     rows = [
         ("redis", "presence_set", "alice", "gateway-01", 0.0, True, ""),
         ("gateway-02", "fault", "", "gateway-02", 0.1, True, "clock -10 s"),
@@ -414,7 +416,9 @@ def test_a_trace_says_which_moves_a_clock_refused() -> None:
         ("redis", "presence_set", "alice", "gateway-01", 1.1, True, ""),
     ]
     names = ["lane", "kind", "user", "gateway", "t", "ok", "reason"]
-    found = moves(pd.DataFrame(rows, columns=names), 60)
+    trace = pd.DataFrame(rows, columns=names)
+    trace.loc[trace["kind"] == "fault", "clock_error_s"] = -10.0
+    found = moves(trace, 60)
     assert found["gap_s"].tolist() == pytest.approx([6.0, 18.0])
     assert found["skew_s"].tolist() == [10.0, 10.0]
     assert found["rejected"].tolist() == [True, False]

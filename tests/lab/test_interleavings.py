@@ -1,7 +1,5 @@
-"""Do the real scripts end as the lessons say, in every order there is?
-
-Exact, because nothing here is left to luck: orders are played step by step, and the clocks are
-moved by hand.
+"""Interleavings: do the real scripts end as the lessons say, in every order? The results are exact:
+orders are played step by step, and the test sets the clocks.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ WRONG = {
     ("fenced", -10.0): 0,
     ("fenced", 10.0): 0,
 }
-"""Orders of 45 that end wrong. That timestamps do worse than nothing is lesson 06."""
+"""How many of 45 orders end wrong. Lesson 06 shows that timestamps are worse than no comparison."""
 
 LATE_CLEANUP: tuple[Action, ...] = ("h_ts", "h_set", "c_read", "r_ts", "r_set", "c_del")
 
@@ -99,10 +97,11 @@ def test_as_many_orders_end_wrong_as_the_lessons_say(
     assert len(one.wrong) == WRONG[policy, skew_s]
 
 
-def test_the_product_ends_well_also_in_orders_that_should_not_happen(
+def test_the_product_is_right_also_in_impossible_orders(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
-    """A ping that lay in a buffer is read after she has left; timestamps fall for it."""
+    """A ping that waited in a buffer is read after she has left; policies with timestamps fail
+    then."""
     for skew_s in SKEWS:
         assert not explored["fenced", skew_s].wrong
     assert explored["timestamp", 0.0].wrong
@@ -112,17 +111,17 @@ def test_the_product_ends_well_also_in_orders_that_should_not_happen(
 def test_a_model_and_the_real_scripts_agree_on_every_order(
     policy: str, explored: dict[tuple[str, float], Exploration]
 ) -> None:
-    """All ninety, for each skew: what is proved of the model holds for the scripts."""
+    """All ninety, for each clock skew: what is proved of the model holds for the scripts."""
     for skew_s in SKEWS:
         real = explored[policy, skew_s]
         agreement = compare(explore_model(MODELS[policy], skew_s, orders=real.orders), real)
         assert agreement, repr(agreement)
 
 
-def test_a_model_that_is_different_is_found_out(
+def test_a_different_model_is_detected(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
-    """The comparison can fail, and says on which order first."""
+    """The comparison can fail, and names the first order that differs."""
 
     def forgetful(state: State, action: Action) -> None:
         if action != "c_del":
@@ -137,8 +136,8 @@ def test_a_model_that_is_different_is_found_out(
         compare(explore_model(plain), explored["fenced", 0.0])
 
 
-def test_a_model_sees_no_other_gateway_s_memory() -> None:
-    """What one gateway remembers is nothing that another one can look at."""
+def test_a_model_cannot_read_another_gateways_memory() -> None:
+    """Each gateway has only its own memory, and Redis."""
     seen: list[tuple[str, set[str]]] = []
 
     def step(state: State, action: Action) -> None:
@@ -152,7 +151,7 @@ def test_a_model_sees_no_other_gateway_s_memory() -> None:
 def test_the_minimal_failing_order_is_one_swap_from_a_good_one(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
-    """Under the demo's rules it is the late clean-up of lesson 04."""
+    """With the demo's policy it is the late clean-up of lesson 04."""
     found = feasible(explored["seed", 0.0]).minimal()
     assert found is not None
     bad, near = found
@@ -161,10 +160,10 @@ def test_the_minimal_failing_order_is_one_swap_from_a_good_one(
     assert feasible(explored["fenced", 0.0]).minimal() is None
 
 
-def test_an_order_can_be_read_in_words(
+def test_an_order_is_described_in_sentences(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
-    """Each step a sentence, each write with what Redis says then."""
+    """Each step is a sentence, each write has the entry that follows from it."""
     assert explored["seed", 0.0][LATE_CLEANUP].words() == [
         "1 gateway-01 reads its clock for alice's heartbeat",
         "2 gateway-01 refreshes alice's entry → Redis: gateway-01",
@@ -178,30 +177,31 @@ def test_an_order_can_be_read_in_words(
     assert str(kept).endswith("The end: correct.")
 
 
-def test_the_demo_s_comparison_turns_nothing_away_while_clocks_agree(
+def test_the_demo_s_comparison_rejects_nothing_while_clocks_agree(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
-    """It is at the one verb that needs it least; with a slow clock it turns away who is right."""
+    """Only the verb that needs it least compares; with a slow clock it rejects the right
+    session."""
     right, slow = (feasible(explored["seed", skew_s]) for skew_s in (0.0, -10.0))
     assert not any("re-register" in one.rejected for one in right.played)
     turned_away = [one for one in slow.played if "re-register" in one.rejected]
     assert turned_away and all(one.end is not OrderEnd.CORRECT for one in turned_away)
 
 
-def test_a_heartbeat_after_the_delete_raises_half_an_entry(
+def test_a_heartbeat_after_the_delete_makes_half_an_entry(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
-    """Half a record names nobody: she is lost."""
+    """Half an entry names no gateway: she cannot be reached."""
     played = explored["seed", 0.0][("h_ts", "c_read", "r_ts", "r_set", "c_del", "h_set")]
     assert set(played.entries[-1]) == {"ts"}
     assert played.end is OrderEnd.LOST
     assert played.words()[-1].endswith("Redis: half an entry")
 
 
-def test_an_order_is_a_trace_that_can_be_drawn(
+def test_an_order_can_be_drawn_as_a_trace(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
-    """An arrow leaves when a gateway looks and arrives when it writes, so that orders cross."""
+    """An arrow starts at the read of a gateway and ends at its write, so that orders cross."""
     trace = explored["fenced", 0.0][LATE_CLEANUP].trace()
     assert list(trace.columns) == list(frames.COLUMNS)
     arrows = frames.arrows(trace)
@@ -213,7 +213,7 @@ def test_an_order_is_a_trace_that_can_be_drawn(
     assert "not owner" in spacetime(trace, even=False, title="{hops} commands").wsdemo_alt
 
 
-def test_an_exploration_counts_itself(
+def test_an_exploration_counts_its_outcomes(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
     """In a table, in a line, and by order."""
@@ -258,7 +258,7 @@ async def link(shared_server: BundledServer) -> AsyncIterator[RedisLink]:
 async def test_a_verb_held_before_its_write_has_read_its_clock(
     link: RedisLink, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """The process is stopped between two lines: time goes on, what it has read does not."""
+    """The process is paused between two lines: time goes on, but the value read does not change."""
     clock, gates = HandClock(), Gates()
     held: Any = HeldLink(link, gates)
     presence = HeldVerbs(TimestampPresence(held, keyspace, Timing(), clock), gates)

@@ -1,4 +1,4 @@
-"""Can a cell drive real gateways, run again, and leave nothing behind?"""
+"""Laboratory: can a cell drive real gateways, run again, and leave nothing behind?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_message_crosses_two_gateways_in_four_hops(lab: Lab) -> None:
 
 
 def test_the_times_of_a_message_s_hops_never_go_backwards(lab: Lab) -> None:
-    """One clock for all lanes: what was sent first has left first."""
+    """All lanes use one clock, so times along a path only grow."""
     alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
     for n in range(20):
         receipt = alice.send("bob", str(n))
@@ -57,8 +57,8 @@ def test_a_message_within_one_gateway_does_not_ask_redis(lab: Lab) -> None:
     assert "redis" not in {*hops["from"], *hops["to"]}
 
 
-def test_where_shows_socket_and_record_of_each_user(lab: Lab) -> None:
-    """Truth beside belief."""
+def test_where_shows_socket_and_entry_of_each_user(lab: Lab) -> None:
+    """The real connection beside the entry in Redis."""
     lab.connect("alice", to="gateway-02")
     assert lab.where().loc["alice"].tolist() == ["gateway-02", "gateway-02"]
 
@@ -80,7 +80,7 @@ def test_a_new_lab_closes_the_one_before() -> None:
 
 
 def test_a_closed_lab_leaves_no_thread_and_no_process_behind() -> None:
-    """Nothing outlives `close`, which may be called twice."""
+    """Nothing is left after `close`, which may be called twice."""
     threads = set(threading.enumerate())
     children = set(psutil.Process().children(recursive=True))
     lab = Lab(gateways=2)
@@ -93,7 +93,7 @@ def test_a_closed_lab_leaves_no_thread_and_no_process_behind() -> None:
 
 
 def test_a_lab_on_a_shared_server_removes_its_own_keys_only(shared_server: BundledServer) -> None:
-    """A Redis that belongs to somebody else is left as it was found."""
+    """A Redis that belongs to somebody else is left unchanged."""
     import redis
 
     with redis.Redis.from_url(shared_server.url, decode_responses=True) as database:
@@ -106,7 +106,7 @@ def test_a_lab_on_a_shared_server_removes_its_own_keys_only(shared_server: Bundl
         database.delete("somebody")
 
 
-def test_a_cell_that_fails_leaves_the_lab_usable(lab: Lab) -> None:
+def test_a_failed_cell_leaves_the_lab_usable(lab: Lab) -> None:
     """A deadline or a wrong name is an exception in the cell, not the end of the lab."""
     alice = lab.connect("alice")
     with pytest.raises(TimeoutError):
@@ -118,20 +118,20 @@ def test_a_cell_that_fails_leaves_the_lab_usable(lab: Lab) -> None:
     assert lab.connect("bob").gateway == "gateway-01"
 
 
-def test_waiting_for_what_does_not_come_says_what_it_was(lab: Lab) -> None:
-    """A deadline has words."""
+def test_a_timed_out_wait_names_its_condition(lab: Lab) -> None:
+    """The text of the TimeoutError has its name."""
     with pytest.raises(TimeoutError, match=r"not within 0\.05 s: pigs fly"):
         lab.wait_until("pigs fly", lambda: False, timeout_s=0.05)
 
 
-def test_a_condition_may_ask_the_lab_itself(lab: Lab) -> None:
-    """It is looked at in the cell's thread."""
+def test_a_condition_may_call_the_lab_itself(lab: Lab) -> None:
+    """It is evaluated in the cell's thread."""
     lab.connect("alice", to="gateway-02")
     lab.wait_until("Redis knows alice", lambda: lab.record("alice")["gwId"] == "gateway-02")
 
 
-def test_a_held_cleanup_comes_when_it_is_let_go(lab: Lab) -> None:
-    """And the fenced presence is not impressed."""
+def test_a_held_cleanup_runs_when_it_is_released(lab: Lab) -> None:
+    """And it changes nothing under the fenced presence."""
     alice = lab.connect("alice", to="gateway-01")
     lab.hold_cleanup("alice", at="gateway-01")
     alice.move("gateway-02")
@@ -143,7 +143,7 @@ def test_a_held_cleanup_comes_when_it_is_let_go(lab: Lab) -> None:
 
 
 def test_a_lab_works_in_any_database(shared_server: BundledServer) -> None:
-    """The gateways of a lab in database 3 hear one another, on channels of that database."""
+    """The gateways of a lab in database 3 communicate on channels of that database."""
     import redis
 
     url = shared_server.url.rpartition("/")[0] + "/3"
@@ -172,8 +172,8 @@ def test_users_names_are_escaped_where_a_cell_shows_them(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None:
-    """No thread: gateways live only while the lab is asked something, and heartbeats stop."""
+def test_a_lab_on_the_kernels_loop_stops_while_a_cell_computes() -> None:
+    """There is no thread: gateways run only during calls of the lab, and heartbeats stop."""
     threads = set(threading.enumerate())
     with Lab(gateways=1, loop="kernel") as lab:
         assert all("asyncio" in t.name for t in set(threading.enumerate()) - threads)
@@ -183,7 +183,7 @@ def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None
         ttl_s = lab.cluster.timing.presence_ttl_s
         deadline = time.monotonic() + 1.2 * ttl_s
         while time.monotonic() < deadline:
-            pass  # A cell that computes: the loop of the gateways gets no turn.
+            pass  # A cell that computes: the gateways' loop does not run.
         assert lab.record("alice") == {}
         lab.wait_until("her gateway noticed", lambda: "stall" in set(lab.trace()["kind"]))
         lab.wait_until("she is there again", lambda: lab.record("alice") != {})
@@ -191,7 +191,7 @@ def test_a_lab_on_the_kernel_s_loop_stands_still_while_a_cell_computes() -> None
 
 
 @pytest.mark.slow
-def test_a_crowd_of_cells_connects_lives_and_is_counted(lab: Lab) -> None:
+def test_a_crowd_from_cells_connects_talks_and_is_counted(lab: Lab) -> None:
     """One line each, no coroutine in sight."""
     crowd = lab.connect_many(30)
     assert len({user.gateway for user in crowd}) == 3
@@ -228,7 +228,7 @@ def test_accidents_from_cells_are_recorded_and_leave_the_lab_usable() -> None:
 
 
 def test_an_interrupted_cell_leaves_the_lab_usable(lab: Lab) -> None:
-    """The work is cancelled where it runs; what comes next is served."""
+    """The work is cancelled on its loop; the next call works."""
     alice, bob = lab.connect("alice"), lab.connect("bob", to="gateway-02")
     stop_button = threading.Timer(0.2, _thread.interrupt_main)
     stop_button.start()
@@ -248,7 +248,7 @@ def test_the_record_of_a_lab_can_be_read_by_other_tools(lab: Lab) -> None:
 
 
 class Display:
-    """Stands in for a cell that somebody watches."""
+    """Replaces the display of a live cell."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
@@ -261,8 +261,8 @@ class Display:
         self.shown.append(words["text/plain"])
 
 
-def test_long_work_shows_one_line_and_takes_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most four updates a second where somebody watches, nothing where nobody does."""
+def test_long_work_shows_one_progress_line_and_removes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most four updates a second in an interactive session, none elsewhere."""
     display = Display()
     monkeypatch.setattr("IPython.display.display", display)
     with progress.ProgressLine(progress.Count("users connected", 10)) as line:
@@ -279,14 +279,14 @@ def test_long_work_shows_one_line_and_takes_it_away(monkeypatch: pytest.MonkeyPa
     assert "of 1,000" in display.shown[0]
 
 
-def test_what_a_lab_leaves_behind_is_found(lab: Lab) -> None:
-    """A socket to one of its gateways that is still open, and a key that came late."""
+def test_leftovers_of_a_lab_are_detected(lab: Lab) -> None:
+    """A socket to one of its gateways that is still open, and a key that was written late."""
     with socket.create_connection(("127.0.0.1", lab.cluster.gateway("gateway-01").port)) as held:
         (leak,) = {leak.partition(" ")[0] for leak in lab.cluster.leaks()}
         assert leak == "socket" and held.fileno() > 0
 
 
-def test_an_exception_in_a_lab_s_block_leaks_nothing() -> None:
+def test_an_exception_in_a_labs_block_leaves_nothing_behind() -> None:
     """With a wire held, a gateway frozen and users connected."""
     children = set(psutil.Process().children(recursive=True))
     with (

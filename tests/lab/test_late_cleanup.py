@@ -1,7 +1,8 @@
-"""Does the Go demo's presence lose a live user under a script that the fenced one survives?
+"""Late clean-up: does the Go demo's presence lose a live user in a race in which the fenced one
+does not?
 
-One director, one sequence of steps, two policies. If the naive copy stopped losing alice, the
-kit's claim about it would be wrong; if the fenced one started to, the product would be.
+One director, one sequence of steps, two policies. If the copy of the demo did not lose alice, the
+kit's claim about it would be wrong; if the fenced one did, the product would be wrong.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ async def test_the_fenced_presence_survives_the_same_late_cleanup() -> None:
 async def test_after_a_late_cleanup_messages_reach_the_user_only_when_fenced(
     policy: str, reached: bool
 ) -> None:
-    """What the entry says is what senders are told."""
+    """The acks of senders follow from the entry."""
     async for step, _, cluster in late_cleanup(policy):
         if step.startswith("the late"):
             bob = await cluster.connect("bob", to="gateway-01")
@@ -50,8 +51,9 @@ async def test_after_a_late_cleanup_messages_reach_the_user_only_when_fenced(
             assert cluster.users["alice"].gateway_id == "gateway-02"
 
 
-async def test_the_demo_s_next_refresh_raises_half_an_entry_without_a_gateway() -> None:
-    """HSET ts after the DEL makes an entry that names nobody: the user is listed, and lost."""
+async def test_the_demo_s_next_refresh_makes_half_an_entry_without_a_gateway() -> None:
+    """HSET ts after the DEL makes an entry without a gateway: the user is listed, but cannot be
+    reached."""
     async for step, _, cluster in late_cleanup("seed"):
         if step.startswith("the late"):
 
@@ -63,8 +65,8 @@ async def test_the_demo_s_next_refresh_raises_half_an_entry_without_a_gateway() 
             assert (await bob.send("alice", "hello")).status == "offline"
 
 
-async def test_a_held_release_waits_until_it_is_let_go() -> None:
-    """The director forces the race: the entry is there for as long as the release is held."""
+async def test_a_held_release_waits_until_it_is_released() -> None:
+    """The director forces the race: the entry stays for as long as the release is held."""
     async with Cluster(gateways=1) as cluster:
         director: HeldVerbs = cluster.directors["gateway-01"]
         await cluster.connect("alice", to="gateway-01")

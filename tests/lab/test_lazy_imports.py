@@ -1,4 +1,4 @@
-"""Lazy imports: does whoever does not draw load neither pandas nor matplotlib?
+"""Lazy imports: do modules that do not draw load neither pandas nor matplotlib?
 
 Each question is asked in a new interpreter: in this one, other tests have loaded both.
 """
@@ -53,14 +53,14 @@ def test_cluster_races_trace_proof_and_rig_load_neither_pandas_nor_matplotlib() 
 
 
 @pytest.mark.slow
-def test_the_laboratory_itself_loads_them_when_a_name_is_used() -> None:
-    """`import wsdemo.lab` is light; `Lab` is not."""
+def test_the_laboratory_loads_them_when_a_name_is_used() -> None:
+    """`import wsdemo.lab` does not load them; the first use of `Lab` does."""
     assert loaded_by("import wsdemo.lab") == set()
     assert loaded_by("from wsdemo.lab import Cluster") == set()
     assert loaded_by("from wsdemo.lab import Lab, check, predict") == HEAVY
 
 
-def test_the_laboratory_names_what_it_offers() -> None:
+def test_the_laboratory_lists_its_lazy_names() -> None:
     """`dir` and `from wsdemo.lab import *` know the lazy names, and no others exist."""
     assert set(wsdemo.lab.__all__) <= set(dir(wsdemo.lab))
     assert all(getattr(wsdemo.lab, name) is not None for name in wsdemo.lab.__all__)

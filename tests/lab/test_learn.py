@@ -1,4 +1,4 @@
-"""Is a question asked in words, and can an answer be clicked where somebody watches?"""
+"""Questions: are they printed as text, and have they buttons in a live notebook?"""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ WORDS = "Your options: gateway-01, gateway-02, nothing, both. You have not said 
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a cell would show besides text."""
+    """The objects that a cell would display besides text."""
     out: list[Any] = []
     monkeypatch.setattr(IPython.display, "display", out.append)
     return out
 
 
-def test_a_question_is_words_where_nobody_watches(
+def test_a_question_in_a_script_is_text(
     shown: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a script there is text and nothing else."""
+    """And nothing else."""
     predict("q04")
     assert WORDS in capsys.readouterr().out
     assert shown == []
 
 
-def test_a_question_can_be_clicked_where_somebody_watches(
+def test_a_question_in_a_notebook_has_buttons(
     shown: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The words stay; the buttons have every option, and none of them is chosen."""
+    """The text stays; each option has a button, and none of them is chosen."""
     monkeypatch.setattr(learn, "watched", lambda: True)
     predict("q04")
     assert WORDS in capsys.readouterr().out
@@ -47,16 +47,16 @@ def test_a_question_can_be_clicked_where_somebody_watches(
     assert choice.value is None and predicted("q04") is None
 
 
-def test_a_written_answer_brings_no_buttons(
+def test_a_written_answer_shows_no_buttons(
     shown: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has answered in the cell is not asked again."""
+    """A question that is answered in the cell is not asked again."""
     monkeypatch.setattr(learn, "watched", lambda: True)
     predict("q04", "both")
     assert shown == [] and predicted("q04") == "both"
 
 
-def test_without_ipywidgets_the_words_are_enough(
+def test_without_ipywidgets_a_question_is_text(
     shown: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package is optional."""
@@ -68,7 +68,8 @@ def test_without_ipywidgets_the_words_are_enough(
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_every_option_can_be_clicked(question: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A click writes down the option itself, not its words, and says so; asking again forgets."""
+    """A click stores the option itself, not its text, and confirms it; asking again removes the
+    answer."""
     choice, told = buttons(question).children
     for option in QUESTIONS[question].options:
         choice.value = option
@@ -81,8 +82,8 @@ def test_every_option_can_be_clicked(question: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
-def test_what_our_builder_executes_has_no_buttons_in_it() -> None:
-    """A committed notebook is text and figures: no widget, no state of one."""
+def test_a_built_notebook_contains_no_buttons() -> None:
+    """A committed notebook has text and figures: no widget, no state of one."""
     cell = nbformat.v4.new_code_cell(  # type: ignore[no-untyped-call]
         "from wsdemo.lab import predict\npredict('q04')"
     )
@@ -110,8 +111,8 @@ EVIDENCE: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("exercise", EVIDENCE)
-def test_a_wrong_answer_is_shown_the_case_in_which_it_is_wrong(exercise: str) -> None:
-    """As a figure, or as text; in a cell and in a terminal. A right answer needs none."""
+def test_a_wrong_answer_is_shown_a_case_in_which_it_is_wrong(exercise: str) -> None:
+    """As a figure, or as text; in a cell and in a terminal. A correct answer needs none."""
     answer, words = EVIDENCE[exercise]
     verdict = check(exercise, answer)
     assert verdict.verdict == "wrong"

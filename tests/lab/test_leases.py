@@ -1,4 +1,4 @@
-"""Is what we say about leases true: by counting, and of real users?"""
+"""Leases: do the formulas agree with a simulation, and with real users?"""
 
 from __future__ import annotations
 
@@ -24,14 +24,12 @@ pytestmark = pytest.mark.xdist_group("clock")
 @pytest.mark.parametrize(
     ("ttl_s", "losses"), [(30, 0), (59, 1), (60, 1), (61, 2), (90, 2), (90.5, 3), (120, 3)]
 )
-def test_a_heartbeat_that_comes_when_the_lease_ends_comes_too_late(
-    ttl_s: float, losses: int
-) -> None:
-    """Three heartbeats' time bears one loss in a row, a little more bears two."""
+def test_a_heartbeat_at_the_end_of_the_lease_is_too_late(ttl_s: float, losses: int) -> None:
+    """A lease of three intervals survives one lost heartbeat; a little longer survives two."""
     assert fatal_losses(30, ttl_s) == losses
 
 
-def test_a_tenth_of_a_second_is_no_rounding_error() -> None:
+def test_fractions_of_seconds_cause_no_rounding_error() -> None:
     """Whole numbers of heartbeats are found although fractions do not add up exactly."""
     assert fatal_losses(0.1, 0.3) == 2
     assert fatal_losses(0.1, 0.301) == 3
@@ -42,7 +40,7 @@ def test_a_tenth_of_a_second_is_no_rounding_error() -> None:
     [(30, 90, 0.05), (30, 60, 0.01), (20, 90, 0.3), (30, 120, 0.5), (10, 45, 0.2), (30, 25, 0.1)],
 )
 def test_the_formula_agrees_with_counting(heartbeat_s: float, ttl_s: float, loss: float) -> None:
-    """Within five standard deviations of a count, on three seeds."""
+    """Within five standard deviations of a simulated count, on three seeds."""
     exact = false_offline_rate(heartbeat_s, ttl_s, loss)
     hours = 20_000.0
     for seed in seeds(3):
@@ -59,25 +57,27 @@ def test_the_formula_is_the_sum_over_all_runs_of_losses() -> None:
     for heard in itertools.product((True, False), repeat=beats):
         times = [n for n, one in enumerate(heard) if one]
         weight = (1 - loss) ** len(times) * loss ** (beats - len(times))
-        # Counted at the heartbeat after which it happens, and only where its end is still seen.
+        # Counted at the heartbeat after which it happens, and only if its end is within the
+        # history.
         expected += weight * sum(not any(heard[n + 1 : n + 3]) for n in times if n < beats - 2)
     an_hour = expected / (beats - 2) * 3600 / heartbeat_s
     assert false_offline_rate(heartbeat_s, ttl_s, loss) == pytest.approx(an_hour)
 
 
-def test_without_loss_nobody_seems_offline_and_with_nothing_else_it_happens_once() -> None:
-    """The ends of the scale: never heard again is no event that recurs."""
+def test_the_rate_is_zero_without_loss_and_with_total_loss() -> None:
+    """The ends of the scale: a user whose heartbeats are all lost expires only once, which is
+    not a rate."""
     assert false_offline_rate(30, 90, 0) == 0
     assert false_offline_rate(30, 90, 1) == 0
     assert simulated_false_offline_rate(30, 90, 0.0, user_hours=10) == 0
 
 
-def test_a_user_who_goes_just_after_a_heartbeat_is_believed_in_for_a_ttl() -> None:
-    """On average for half a heartbeat less."""
+def test_a_user_who_leaves_just_after_a_heartbeat_stays_listed_for_a_ttl() -> None:
+    """On average for half a heartbeat interval less."""
     assert ghost(30, 90) == (75, 90)
 
 
-def test_what_cannot_be_is_an_error_in_words() -> None:
+def test_invalid_numbers_are_an_error_with_a_reason() -> None:
     """No time, no probability, nothing to simulate."""
     with pytest.raises(ValueError, match="positive seconds"):
         false_offline_rate(0, 90, 0.1)
@@ -88,14 +88,15 @@ def test_what_cannot_be_is_an_error_in_words() -> None:
 
 
 def answers_after_losses(lab: Lab, losses: int) -> list[str]:
-    """What presence answers to each user's first heartbeat after so many lost ones."""
+    """Return the answer of presence to each user's first heartbeat after so many lost ones."""
     recorder = lab.cluster.recorder
     seen = len(recorder.events)
     for user in lab.users.values():
         user.lose_heartbeats(following=losses)
 
     def answers() -> dict[str, str]:
-        # Of the events, not of the trace: making one takes time that heartbeats would miss.
+        # From the events, not from the trace: making a trace takes time, and heartbeats would be
+        # late.
         lost: Counter[str] = Counter()
         found: dict[str, str] = {}
         for event in recorder.events[seen:]:
@@ -113,11 +114,9 @@ def answers_after_losses(lab: Lab, losses: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_real_leases_bear_as_many_losses_as_the_rule_says() -> None:
-    """With the product's timings one lost heartbeat does nothing, two take nearly all offline.
-
-    Nearly: a user whose next heartbeat is a moment early may be lucky.
-    """
+def test_real_leases_survive_as_many_losses_as_the_formula_says() -> None:
+    """With the product's timings one lost heartbeat does nothing, two make nearly all users
+    offline. Nearly: the next heartbeat of a user may be a moment early."""
     fatal = fatal_losses(Timing().heartbeat_s, Timing().presence_ttl_s)
     assert fatal == 2
     with Lab(gateways=1, scale=60) as lab:

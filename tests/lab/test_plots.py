@@ -1,4 +1,4 @@
-"""Do the figures say what the trace says, in words as well, and can they be read?"""
+"""Figures: do they and their alt texts agree with the trace, and can they be read?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("plots")
 
 @pytest.fixture(scope="module")
 def recorded() -> Iterator[tuple[Lab, Receipt, Receipt]]:
-    """A message that arrived, and one to nobody."""
+    """A message that arrived, and one without a recipient."""
     with Lab(gateways=3) as lab:
         alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
         arrived = alice.send("bob", "hello")
@@ -49,7 +49,7 @@ def test_no_text_leaves_the_figure(recorded: tuple[Lab, Receipt, Receipt]) -> No
 
 
 @pytest.mark.slow
-def test_every_figure_says_in_words_what_it_shows(
+def test_every_figure_has_an_alt_text_and_a_caption(
     recorded: tuple[Lab, Receipt, Receipt],
 ) -> None:
     """An alt text names the lanes and the outcome, a caption says where the data come from."""
@@ -61,15 +61,17 @@ def test_every_figure_says_in_words_what_it_shows(
         assert '<img alt="' in html and "<figcaption>" in html
 
 
-def test_the_title_s_number_is_the_data_s(recorded: tuple[Lab, Receipt, Receipt]) -> None:
-    """The claim is counted, not written."""
+def test_the_number_in_the_title_comes_from_the_data(
+    recorded: tuple[Lab, Receipt, Receipt],
+) -> None:
+    """It is counted, not written by hand."""
     lab, arrived, nowhere = recorded
     assert lab.plot.spacetime(arrived).wsdemo_facts["hops"] == len(lab.hops(arrived)) == 4
     assert lab.plot.spacetime(nowhere).wsdemo_facts["hops"] == len(lab.hops(nowhere)) == 2
 
 
-def test_the_prediction_stands_on_the_result(recorded: tuple[Lab, Receipt, Receipt]) -> None:
-    """What the reader said is drawn beside what was measured."""
+def test_the_prediction_is_drawn_beside_the_result(recorded: tuple[Lab, Receipt, Receipt]) -> None:
+    """What the reader predicted, and what was measured."""
     lab, arrived, _ = recorded
     fig = lab.plot.spacetime(arrived, prediction=5)
     assert any(t.get_text() == "you said 5, measured 4" for t in texts(fig))
@@ -84,18 +86,18 @@ def test_the_same_figure_gives_the_same_bytes(recorded: tuple[Lab, Receipt, Rece
     assert one == two
 
 
-def test_nothing_to_draw_is_an_error_in_words() -> None:
-    """An empty trace is refused, not drawn as an empty figure."""
+def test_an_empty_trace_is_an_error_with_a_reason() -> None:
+    """It is not drawn as an empty figure."""
     with pytest.raises(ValueError, match="nothing travelled"):
         spacetime(empty())
     with pytest.raises(ValueError, match="knows no message"):
         steps(empty(), "1")
 
 
-def test_too_many_arrows_are_refused_with_what_to_do(
+def test_too_many_arrows_are_refused_with_advice(
     recorded: tuple[Lab, Receipt, Receipt],
 ) -> None:
-    """A figure that nobody could read is not drawn."""
+    """A figure that could not be read is not drawn."""
     lab, _, _ = recorded
     with Lab(gateways=1) as other:
         alice, bob = other.connect("alice"), other.connect("bob")

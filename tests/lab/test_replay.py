@@ -1,4 +1,4 @@
-"""Does an order end on running gateways as it ends on the scripts alone?"""
+"""Replay: does an order end on running gateways as it ends with the scripts alone?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEEDED = [("seed", 0.0), ("seed", -10.0), ("timestamp", -10.0)]
 
 @pytest.fixture(scope="module")
 def explored(shared_server: BundledServer) -> dict[tuple[str, float], tuple[Played, ...]]:
-    """What ended wrong, by policy and skew."""
+    """The explorations, by policy and clock skew."""
     found = explore_all(redis=shared_server.url)
     return {(one.policy, one.skew_s): one.wrong for one in found}
 
@@ -30,7 +30,7 @@ def explored(shared_server: BundledServer) -> dict[tuple[str, float], tuple[Play
 def test_every_minimal_failing_order_fails_on_running_gateways_too(
     shared_server: BundledServer,
 ) -> None:
-    """Step by step: after each one Redis names the same gateway."""
+    """Step by step: after each one Redis names the same gateway as in the model."""
     failing = [one.minimal() for one in explore_all(redis=shared_server.url)]
     pairs = [pair for pair in failing if pair is not None]
     assert len(pairs) == 10
@@ -60,15 +60,15 @@ def test_wrong_orders_end_wrong_on_running_gateways_and_right_when_fenced(
 
 
 @pytest.mark.slow
-def test_good_orders_end_well_on_running_gateways(shared_server: BundledServer) -> None:
-    """The calm one, and three that a seed draws."""
+def test_good_orders_end_right_on_running_gateways(shared_server: BundledServer) -> None:
+    """The one without a race, and three that a seed draws."""
     good = [one for one in explore("seed", redis=shared_server.url).played if one.end == "correct"]
     for played in [*random.Random(7).sample(good, 3)]:
         assert replay(played.order, "seed", redis=shared_server.url).agrees_with(played)
     assert replay(CALM, "seed", redis=shared_server.url).played.end is OrderEnd.CORRECT
 
 
-async def test_a_replay_is_recorded_like_everything_in_a_lab(
+async def test_a_replay_is_recorded_in_the_trace(
     shared_server: BundledServer, redis_db: Any
 ) -> None:
     """The gateways report what they did, and nothing is left in Redis."""

@@ -1,4 +1,4 @@
-"""Do the clocks of the log say exactly what the arrows of the trace say?"""
+"""Vector clocks: do those of the log agree exactly with the arrows of the trace?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = re.compile(PARSER.replace("(?<", "(?P<"))
 
 @pytest.fixture(scope="module")
 def recorded() -> Iterator[pd.DataFrame]:
-    """Users come, write, move and go, on running gateways."""
+    """Users connect, write, move and leave, on running gateways."""
     with Lab(gateways=3) as lab:
         alice, bob = lab.connect("alice", to="gateway-01"), lab.connect("bob", to="gateway-02")
         lab.watch("alice")
@@ -41,7 +41,7 @@ def recorded() -> Iterator[pd.DataFrame]:
 
 
 def reachable(events: list[Stamp]) -> set[tuple[int, int]]:
-    """Return which event can have influenced which, found without any clock: by going along."""
+    """Return which event can have influenced which, by following the arrows, without any clock."""
     steps: dict[int, list[int]] = {n: [] for n in range(len(events))}
     for host in {event.host for event in events}:
         own = [n for n, event in enumerate(events) if event.host == host]
@@ -63,7 +63,9 @@ def reachable(events: list[Stamp]) -> set[tuple[int, int]]:
 
 
 def assert_happened_before(events: list[Stamp]) -> None:
-    """Clock order is reachability, in both directions: what is concurrent is incomparable."""
+    """The order of clocks is reachability, in both directions: concurrent events have incomparable
+    clocks.
+    """
     reached = reachable(events)
     for n, m in itertools.permutations(range(len(events)), 2):
         assert happened_before(events[n], events[m]) == ((n, m) in reached), (events[n], events[m])
@@ -80,7 +82,8 @@ def test_the_clocks_of_a_real_run_are_the_relation_happened_before(recorded: pd.
 
 
 def test_every_arrow_of_a_real_run_has_both_ends(recorded: pd.DataFrame) -> None:
-    """What arrived is there twice, and the receiver's clock is greater than the sender's."""
+    """An arrival is recorded at both ends, and the receiver's clock is greater than the
+    sender's."""
     events = stamps(recorded)
     there = arrows(normal(recorded))
     ends = {event.seq: event for event in events if event.arrives}
@@ -89,8 +92,8 @@ def test_every_arrow_of_a_real_run_has_both_ends(recorded: pd.DataFrame) -> None
     assert all(happened_before(starts[seq], end) for seq, end in ends.items())
 
 
-def test_a_message_is_a_chain_through_all_its_lanes(recorded: pd.DataFrame) -> None:
-    """What bob reads happened after what alice wrote, across gateways and Redis."""
+def test_a_message_is_causally_ordered_through_all_its_lanes(recorded: pd.DataFrame) -> None:
+    """Bob's receive happened after alice's send, across gateways and Redis."""
     events = stamps(recorded)
     wrote = next(e for e in events if e.host == "alice" and e.text.startswith("message to"))
     read = next(e for e in events if e.host == "bob" and e.text.startswith("deliver from"))
@@ -99,7 +102,7 @@ def test_a_message_is_a_chain_through_all_its_lanes(recorded: pd.DataFrame) -> N
 
 
 async def test_a_late_release_is_concurrent_with_the_newer_registration() -> None:
-    """What lesson 04 says of the log: neither gateway could have known of the other's write."""
+    """As lesson 04 says of the log: neither write happened before the other."""
     async for _, _, cluster in late_cleanup("seed"):
         trace = cluster.trace()
     events = stamps(trace)
@@ -145,8 +148,10 @@ def test_the_clocks_of_any_trace_are_the_relation_happened_before(
     assert_happened_before(stamps(trace if drawn else empty()))
 
 
-def test_the_log_is_what_shiviz_reads(recorded: pd.DataFrame) -> None:
-    """The expression, an empty line, and events; each host counts 1, 2, 3 and knows only hosts."""
+def test_the_log_has_the_format_of_shiviz(recorded: pd.DataFrame) -> None:
+    """The expression, an empty line, and events; each host counts 1, 2, 3, and clocks name only
+    hosts.
+    """
     first, second, *lines = to_shiviz(recorded).rstrip("\n").split("\n")
     assert first == PARSER and second == ""
     counts: dict[str, int] = {}
@@ -164,18 +169,18 @@ def test_the_log_is_what_shiviz_reads(recorded: pd.DataFrame) -> None:
         assert all(1 <= n <= counts[host] for host, n in json.loads(found["clock"]).items())
 
 
-def test_samples_of_leases_are_no_events(recorded: pd.DataFrame) -> None:
-    """The laboratory looked; nothing happened."""
+def test_samples_of_leases_are_not_events(recorded: pd.DataFrame) -> None:
+    """The laboratory read Redis; nothing happened."""
     assert "pttl" not in to_shiviz(recorded)
 
 
-def test_nothing_happened_is_a_log_without_events() -> None:
-    """An empty trace gives the two lines at the top."""
+def test_an_empty_trace_is_a_log_without_events() -> None:
+    """Only the two lines at the top."""
     assert to_shiviz(empty()) == f"{PARSER}\n\n"
 
 
-def test_a_text_of_several_lines_stays_on_one() -> None:
-    """Whatever a reason says, an event is one line."""
+def test_an_event_with_line_breaks_stays_on_one_line() -> None:
+    """Whatever a reason says."""
     trace = pd.DataFrame(
         [{"seq": 1, "t": 0.0, "lane": "redis", "kind": "fault", "reason": "one\ntwo {three}"}]
     )

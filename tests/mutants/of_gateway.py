@@ -54,7 +54,7 @@ _SESSIONS: Final = (
         "",
         _in(
             "gateway/test_registers",
-            "a_bug_in_a_register_gives_back_its_turn_and_takes_back_its_entry",
+            "an_exception_in_a_register_frees_its_slot_and_releases_its_entry",
         ),
     ),
     Mutant(
@@ -64,7 +64,7 @@ _SESSIONS: Final = (
         "            self._queueing = None\n",
         _in(
             "gateway/test_registers",
-            "nobody_waits_any_more_once_those_who_waited_too_long_are_sent_away",
+            "the_register_queue_is_empty_after_its_timeouts",
         ),
     ),
     Mutant(
@@ -74,7 +74,7 @@ _SESSIONS: Final = (
         "        return False\n",
         _in(
             "gateway/test_limits",
-            "who_waits_too_long_for_its_turn_to_register_is_told_when_to_come_back",
+            "a_client_that_waits_too_long_in_the_register_queue_is_closed_with_1013",
         ),
     ),
     Mutant(
@@ -91,7 +91,7 @@ _SESSIONS: Final = (
         "        owns = False\n",
         _in(
             "gateway/test_wires",
-            "p7_a_register_of_unknown_outcome_is_taken_back_when_redis_is_heard_again",
+            "p7_a_register_of_unknown_outcome_is_released_when_redis_is_back",
         ),
     ),
     Mutant(
@@ -99,28 +99,32 @@ _SESSIONS: Final = (
         _SESSION,
         "                owns = False\n                self._rejected",
         "                self._rejected",
-        _in("gateway/test_registers", "a_register_that_was_overtaken_is_told_so"),
+        _in(
+            "gateway/test_registers", "a_register_overtaken_by_a_newer_session_is_closed_with_4010"
+        ),
     ),
     Mutant(
         "who was overtaken is told that it was replaced",
         _SESSION,
         "        self.end(Code.STALE)\n",
         "        self.end(Code.REPLACED)\n",
-        _in("gateway/test_registers", "a_register_that_was_overtaken_is_told_so"),
+        _in(
+            "gateway/test_registers", "a_register_overtaken_by_a_newer_session_is_closed_with_4010"
+        ),
     ),
     Mutant(
         "who only writes shows no life",
         _SESSION,
         "                self.last_life = now\n",
         "",
-        _in("gateway/test_registers", "who_only_writes_keeps_the_lease"),
+        _in("gateway/test_registers", "a_client_that_only_sends_messages_keeps_its_lease"),
     ),
     Mutant(
         "a ping is no sign of life",
         _SESSION,
         "            self.last_life = self._services.clock()\n            self._services.observer",
         "            self._services.observer",
-        _in("gateway/test_health", "a_sign_of_life_while_a_lease_is_renewed_renews_it_again"),
+        _in("gateway/test_health", "a_frame_during_a_renewal_causes_another_renewal"),
     ),
     Mutant(
         "of the refused messages with an id only some are answered",
@@ -135,7 +139,7 @@ _SESSIONS: Final = (
         _SESSION,
         "            self._excess = None\n        return False\n",
         "            pass\n        return False\n",
-        _in("gateway/test_registers", "two_bursts_with_calm_between_them_are_not_closed"),
+        _in("gateway/test_registers", "two_bursts_with_a_pause_between_them_are_not_closed"),
     ),
     Mutant(
         "each message above the rate begins the excess anew",
@@ -153,42 +157,45 @@ _SESSIONS: Final = (
         _SESSION,
         "limits.held_frames:\n            self._socket.pause_reading()\n",
         "limits.held_frames:\n            pass\n",
-        _in("gateway/test_limits", "a_client_that_sends_on_while_it_registers_is_paused"),
+        _in("gateway/test_limits", "reading_is_paused_while_a_client_registers"),
     ),
     Mutant(
         "who was read no further behind its register is never read again",
         _SESSION,
         "services.in_flight:\n            self._socket.resume_reading()\n\n    def _rejected",
         "services.in_flight:\n            pass\n\n    def _rejected",
-        _in("gateway/test_limits", "a_client_that_sends_on_while_it_registers_is_paused"),
+        _in("gateway/test_limits", "reading_is_paused_while_a_client_registers"),
     ),
     Mutant(
         "what was said behind a register is read on above the bound of what is under way",
         _SESSION,
         "        if held and self._in_flight < self._services.in_flight:\n",
         "        if held:\n",
-        _in("gateway/test_registers", "what_was_said_behind_a_register_counts_as_under_way"),
+        _in(
+            "gateway/test_registers",
+            "messages_sent_during_a_register_count_against_the_pending_limit",
+        ),
     ),
     Mutant(
         "messages under way are counted up and never down",
         _SESSION,
         "        self._in_flight -= 1\n",
         "",
-        _in("gateway/test_limits", "a_sender_whose_messages_wait_for_redis_is_read_no_further"),
+        _in("gateway/test_limits", "reading_is_paused_while_too_many_messages_wait_for_redis"),
     ),
     Mutant(
         "a message that arrives before registered is lost",
         _SESSION,
         "                self._waiting.append(payload)\n",
         "                pass\n",
-        _in("gateway/test_registers", "what_arrives_before_registered_waits_for_it_up_to_a_bound"),
+        _in("gateway/test_registers", "deliveries_before_registered_wait_for_it_up_to_a_bound"),
     ),
     Mutant(
         "what arrives before registered is kept without a bound",
         _SESSION,
         "            if len(self._waiting) < self._services.settings.limits.outbox_messages:\n",
         "            if True:\n",
-        _in("gateway/test_registers", "what_arrives_before_registered_waits_for_it_up_to_a_bound"),
+        _in("gateway/test_registers", "deliveries_before_registered_wait_for_it_up_to_a_bound"),
     ),
     Mutant(
         "messages that waited overtake registered",
@@ -198,28 +205,28 @@ _SESSIONS: Final = (
         "        waiting, self._waiting = self._waiting, None\n"
         "        for payload in waiting or ():\n            self._socket.send(payload)\n"
         "        self._say_registered()\n",
-        _in("gateway/test_registers", "what_arrives_before_registered_waits_for_it_up_to_a_bound"),
+        _in("gateway/test_registers", "deliveries_before_registered_wait_for_it_up_to_a_bound"),
     ),
     Mutant(
         "one malformed message too many is forgiven",
         _SESSION,
         "len(self._malformed) > limits.max_malformed",
         "len(self._malformed) > limits.max_malformed + 1",
-        _in("bad_input/test_json", "too_many_of_them_end_the_connection"),
+        _in("bad_input/test_json", "too_many_invalid_messages_end_the_connection"),
     ),
     Mutant(
         "malformed messages are never forgotten",
         _SESSION,
         "for t in self._malformed or () if now - t < limits.malformed_window_s]",
         "for t in self._malformed or ()]",
-        _in("bad_input/test_json", "those_that_are_long_ago_are_forgotten"),
+        _in("bad_input/test_json", "old_invalid_messages_do_not_count"),
     ),
     Mutant(
         "a new token does not prolong a session",
         _SESSION,
         "            self.expires_at = expiry_of(",
         "            expiry_of(",
-        _in("gateway/test_auth", "a_new_token_on_the_same_connection_prolongs_the_session"),
+        _in("gateway/test_auth", "a_new_token_on_the_same_connection_extends_the_session"),
     ),
     Mutant(
         "the notice to a replaced session names the newcomer",
@@ -242,7 +249,7 @@ _SESSIONS: Final = (
         '        if type(problem).__name__ == "LinkDown" and len(owed)',
         _in(
             "gateway/test_registers",
-            "a_release_that_redis_did_not_answer_is_said_again_when_it_is_back",
+            "a_release_without_a_reply_is_sent_again_when_redis_is_back",
         ),
     ),
     Mutant(
@@ -258,7 +265,8 @@ _SESSIONS: Final = (
         "            self._socket.slot.mark_registered()\n",
         "            pass\n",
         _in(
-            "gateway/test_drains", "who_registers_and_leaves_counts_once_as_no_longer_unregistered"
+            "gateway/test_drains",
+            "a_client_that_registers_and_leaves_is_subtracted_once_from_the_unregistered",
         ),
     ),
     Mutant(
@@ -283,14 +291,14 @@ _SOCKETS: Final = (
         _SOCKET,
         '            text, self._fragments = b"".join(self._fragments), None\n',
         '            text = b"".join(self._fragments)\n',
-        _in("gateway/test_writing", "nothing_of_a_message_in_fragments_is_kept"),
+        _in("gateway/test_writing", "nothing_of_a_fragmented_message_is_kept_after_it"),
     ),
     Mutant(
         "pongs that nobody reads pile up without a bound",
         _SOCKET,
         "            self._services.counters.slow_consumers += 1\n            self.abort()\n",
         "            self._services.counters.slow_consumers += 1\n",
-        _in("gateway/test_writing", "pings_that_nobody_reads_the_pongs_of_are_bounded"),
+        _in("gateway/test_writing", "unread_pongs_are_bounded"),
     ),
     Mutant(
         "a timer goes on when the connection is lost",
@@ -299,7 +307,7 @@ _SOCKETS: Final = (
         "        self._fragments = None\n",
         _in(
             "gateway/test_losses",
-            "whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_notices",
+            "a_connection_lost_at_any_step_leaves_nothing_and_affects_nobody",
         ),
     ),
     Mutant(
@@ -307,7 +315,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "        self._disarm()\n        if self._ws is not OVER:\n",
         "        self._disarm()\n        if self._ws is not None:\n",
-        _in("gateway/test_writing", "a_deadline_is_not_set_for_a_connection_that_is_gone"),
+        _in("gateway/test_writing", "no_write_deadline_is_set_for_a_lost_connection"),
     ),
     Mutant(
         "a new timer leaves the one before running",
@@ -316,7 +324,7 @@ _SOCKETS: Final = (
         "        if self._ws is not OVER:\n",
         _in(
             "gateway/test_losses",
-            "whenever_a_connection_is_lost_nothing_of_it_is_left_and_nobody_notices",
+            "a_connection_lost_at_any_step_leaves_nothing_and_affects_nobody",
         ),
     ),
     Mutant(
@@ -339,7 +347,8 @@ _SOCKETS: Final = (
         "            self.slot.release()\n",
         "            pass\n",
         _in(
-            "gateway/test_drains", "who_registers_and_leaves_counts_once_as_no_longer_unregistered"
+            "gateway/test_drains",
+            "a_client_that_registers_and_leaves_is_subtracted_once_from_the_unregistered",
         ),
     ),
     Mutant(
@@ -354,7 +363,7 @@ _SOCKETS: Final = (
         _SOCKET,
         "            if end > size:\n",
         "            if end > size + 1:\n",
-        _in("bad_input/test_fuzz", "good_frames_get_the_same_bytes_wherever_they_are_cut"),
+        _in("bad_input/test_fuzz", "valid_frames_get_the_same_answer_in_any_pieces"),
     ),
     Mutant(
         "the short way is taken although the parser holds bytes back",
@@ -376,7 +385,7 @@ _SOCKETS: Final = (
         "            services.counters.connections_refused += 1\n            self.abort()\n"
         "            return\n",
         "            services.counters.connections_refused += 1\n            return\n",
-        _in("gateway/test_limits", "who_says_nothing_does_not_take_all_the_room_either"),
+        _in("gateway/test_limits", "connections_before_the_handshake_are_bounded"),
     ),
     Mutant(
         "whom a goodbye was said to counts as present until it hangs up",
@@ -386,7 +395,7 @@ _SOCKETS: Final = (
         "            self.outbox.close()\n        said",
         _in(
             "gateway/test_conversations",
-            "whom_a_goodbye_was_said_to_is_away_although_it_does_not_hang_up",
+            "a_client_that_was_sent_a_close_frame_is_offline",
         ),
     ),
     Mutant(
@@ -423,21 +432,21 @@ _SOCKETS: Final = (
         _SOCKET,
         "            if not self._is_lost:\n                self._transport.resume_reading()\n",
         "            self._transport.resume_reading()\n",
-        _in("gateway/test_writing", "a_connection_that_is_gone_is_not_told_to_read_on"),
+        _in("gateway/test_writing", "reading_is_not_resumed_on_a_lost_connection"),
     ),
     Mutant(
         "the kernel is told its patience in seconds instead of milliseconds",
         _SOCKET,
         "round(1000 * seconds)",
         "round(seconds)",
-        _in("gateway/test_limits", "the_kernel_gives_up_who_confirms_nothing"),
+        _in("gateway/test_limits", "the_kernel_is_given_a_timeout_for_unacknowledged_data"),
     ),
     Mutant(
         "who takes no byte is written a goodbye, and waited for",
         _SOCKET,
         "        if why is Stuck.DEADLINE:",
         "        if why is Stuck.OVERFLOW:",
-        _in("gateway/test_writing", "who_takes_no_byte_is_gone_by_the_write_deadline"),
+        _in("gateway/test_writing", "a_client_that_reads_nothing_is_gone_by_the_write_deadline"),
     ),
     Mutant(
         "the bytes of what was written stay counted",
@@ -451,28 +460,28 @@ _SOCKETS: Final = (
         _OUTBOX,
         "len(frames) >= limits.outbox_messages",
         "len(frames) > limits.outbox_messages",
-        _in("gateway/test_outbox", "so_many_frames_may_wait_and_no_more"),
+        _in("gateway/test_outbox", "the_outbox_holds_at_most_its_limit_of_frames"),
     ),
     Mutant(
         "an outbox overflows only when it has too many frames and too many bytes",
         _OUTBOX,
         "limits.outbox_messages or self._bytes",
         "limits.outbox_messages and self._bytes",
-        _in("gateway/test_outbox", "so_many_bytes_may_wait_and_no_more"),
+        _in("gateway/test_outbox", "the_outbox_holds_at_most_its_limit_of_bytes"),
     ),
     Mutant(
         "a deadline that was met goes on",
         _OUTBOX,
         "        self.paused = False\n        self._stop_deadline()\n",
         "        self.paused = False\n",
-        _in("gateway/test_writing", "a_deadline_that_was_met_is_no_deadline_any_more"),
+        _in("gateway/test_writing", "a_met_write_deadline_is_cancelled"),
     ),
     Mutant(
         "what is written to a full transport hides what its reader takes",
         _OUTBOX,
         "            self._left += len(data)\n",
         "            pass\n",
-        _in("gateway/test_outbox", "who_takes_less_than_is_written_to_it_takes_something"),
+        _in("gateway/test_outbox", "reading_less_than_is_written_counts_as_progress"),
     ),
     Mutant(
         "who takes nothing has one look more than the deadline",
@@ -481,7 +490,7 @@ _SOCKETS: Final = (
         "            self._look_again(LOOKS)\n",
         _in(
             "gateway/test_outbox",
-            "who_took_something_and_then_nothing_has_no_look_more_than_the_deadline",
+            "a_reader_that_stops_is_given_up_within_the_deadline",
         ),
     ),
     Mutant(
@@ -489,35 +498,35 @@ _SOCKETS: Final = (
         _OUTBOX,
         "        elif self._looks > 1:\n",
         "        elif self._looks >= 1:\n",
-        _in("gateway/test_outbox", "who_takes_nothing_is_given_up_at_the_last_look"),
+        _in("gateway/test_outbox", "a_reader_that_takes_nothing_is_given_up_at_the_last_check"),
     ),
     Mutant(
         "who takes nothing counts as somebody who does",
         _OUTBOX,
         "        if self._left < left:\n",
         "        if self._left <= left:\n",
-        _in("gateway/test_writing", "who_takes_no_byte_is_gone_by_the_write_deadline"),
+        _in("gateway/test_writing", "a_client_that_reads_nothing_is_gone_by_the_write_deadline"),
     ),
     Mutant(
         "what the kernel has still to deliver is not looked at",
         _OUTBOX,
         "            left += unconfirmed[0]\n",
         "            pass\n",
-        _in("gateway/test_writing", "what_the_kernel_has_still_to_deliver_counts_as_not_taken"),
+        _in("gateway/test_writing", "bytes_in_the_kernels_buffer_count_as_not_taken"),
     ),
     Mutant(
         "a full transport is written to",
         _OUTBOX,
         "        if not frames or self.paused:\n",
         "        if not frames:\n",
-        _in("gateway/test_limits", "the_outbox_is_bounded_without_any_deadline"),
+        _in("gateway/test_limits", "the_outbox_is_bounded_in_frames_and_in_bytes"),
     ),
     Mutant(
         "something is written behind the end",
         _OUTBOX,
         "        self._ended = True\n",
         "",
-        _in("gateway/test_writing", "nothing_is_written_after_the_end_of_what_was_to_be_said"),
+        _in("gateway/test_writing", "nothing_is_written_after_the_close_frame"),
     ),
     Mutant(
         "a deadline begins when nobody waits for it any more",
@@ -531,14 +540,17 @@ _SOCKETS: Final = (
         _OUTBOX,
         "        on_stuck = self._on_stuck\n        self.close()\n",
         "        self.close()\n        on_stuck = self._on_stuck\n",
-        _in("gateway/test_limits", "who_takes_no_byte_is_hung_up_on_although_nothing_overflows"),
+        _in(
+            "gateway/test_limits",
+            "a_client_that_reads_nothing_is_disconnected_at_the_write_deadline",
+        ),
     ),
     Mutant(
         "a flush that fails ends the turn of those behind it",
         _OUTBOX,
         "                outbox.fail(problem)\n",
         "                outbox.fail(problem)\n                return\n",
-        _in("gateway/test_failures", "a_flush_that_fails_costs_those_behind_it_nothing"),
+        _in("gateway/test_failures", "a_failed_flush_does_not_stop_the_flushes_after_it"),
     ),
 )
 
@@ -557,35 +569,43 @@ _DELIVERIES: Final = (
         _DELIVERY,
         "        sender.answered_one()\n",
         "        if not isinstance(reply, Exception):\n            sender.answered_one()\n",
-        _in("gateway/test_deliveries", "a_sender_is_read_on_after_all_of_its_messages_timed_out"),
+        _in(
+            "gateway/test_deliveries", "a_sender_is_read_again_after_all_of_its_messages_timed_out"
+        ),
     ),
     Mutant(
         "a message of unknown outcome is said to be refused",
         _DELIVERY,
         "                return Status.UNKNOWN\n",
         "                return Status.BUSY\n",
-        _in("gateway/test_deliveries", "a_sender_is_read_on_after_all_of_its_messages_timed_out"),
+        _in(
+            "gateway/test_deliveries", "a_sender_is_read_again_after_all_of_its_messages_timed_out"
+        ),
     ),
     Mutant(
         "who may be present is said to be absent when Redis has lost its data",
         _DELIVERY,
         "        elif self._router.leases_may_lapse:\n",
         "        elif False:\n",
-        _in("scenarios/test_redis_refuses", "users_outlive_a_redis_that_answers_and_refuses"),
+        _in("scenarios/test_redis_refuses", "users_stay_connected_while_redis_refuses_writes"),
     ),
     Mutant(
         "a message goes to whoever has the connection that it names",
         _DELIVERY,
         "        if session is None or session.user != to:\n",
         "        if session is None:\n",
-        _in("gateway/test_deliveries", "what_names_a_session_is_for_that_session_and_user_only"),
+        _in(
+            "gateway/test_deliveries", "a_late_message_or_notice_reaches_only_the_session_it_names"
+        ),
     ),
     Mutant(
         "a message goes to whichever session the user has here",
         _DELIVERY,
         "registry.by_conn(conn_id) if conn_id else registry.by_user(to)",
         "registry.by_user(to)",
-        _in("gateway/test_deliveries", "what_names_a_session_is_for_that_session_and_user_only"),
+        _in(
+            "gateway/test_deliveries", "a_late_message_or_notice_reaches_only_the_session_it_names"
+        ),
     ),
     Mutant(
         "an entry that was repaired counts as under repair",
@@ -601,7 +621,7 @@ _DELIVERIES: Final = (
         "self._repair(envelope.sender, conn_id",
         _in(
             "gateway/test_conversations",
-            "a_message_for_a_session_that_is_gone_bounces_and_its_entry_goes",
+            "a_message_for_an_ended_session_is_unreachable_and_removes_its_entry",
         ),
     ),
     Mutant(
@@ -611,7 +631,7 @@ _DELIVERIES: Final = (
         "Bounce(fromConn=envelope.toConn,",
         _in(
             "gateway/test_conversations",
-            "a_message_for_a_session_that_is_gone_bounces_and_its_entry_goes",
+            "a_message_for_an_ended_session_is_unreachable_and_removes_its_entry",
         ),
     ),
     Mutant(
@@ -619,7 +639,9 @@ _DELIVERIES: Final = (
         _DELIVERY,
         "        if session is not None and session.user == user:\n",
         "        if session is not None:\n",
-        _in("gateway/test_deliveries", "what_names_a_session_is_for_that_session_and_user_only"),
+        _in(
+            "gateway/test_deliveries", "a_late_message_or_notice_reaches_only_the_session_it_names"
+        ),
     ),
     Mutant(
         "who was replaced elsewhere is told that it was overtaken",
@@ -633,14 +655,14 @@ _DELIVERIES: Final = (
         _DELIVERY,
         "            sender.send(ack_text(msg_id, status))\n            return\n",
         "            sender.send(ack_text(msg_id, status))\n",
-        _in("gateway/test_conversations", "what_the_sender_is_told_is_what_became_of_the_message"),
+        _in("gateway/test_conversations", "each_ack_says_what_became_of_the_message"),
     ),
     Mutant(
         "a message to a user of this gateway is not counted as delivered",
         _DELIVERY,
         "        counters.messages_delivered += 1\n        recipient",
         "        recipient",
-        _in("gateway/test_deliveries", "what_is_said_among_users_of_one_gateway_is_counted"),
+        _in("gateway/test_deliveries", "messages_within_one_gateway_are_counted"),
     ),
     Mutant(
         "a message that was refused at once counts as under way for ever",
@@ -649,7 +671,7 @@ _DELIVERIES: Final = (
         "            self._counters.routes_busy += 1\n",
         _in(
             "gateway/test_deliveries",
-            "what_redis_has_no_room_for_is_busy_at_once_and_not_under_way",
+            "a_message_beyond_the_redis_queue_is_busy_at_once",
         ),
     ),
     Mutant(
@@ -659,7 +681,7 @@ _DELIVERIES: Final = (
         "        except LinkDown:\n",
         _in(
             "gateway/test_deliveries",
-            "what_redis_has_no_room_for_is_busy_at_once_and_not_under_way",
+            "a_message_beyond_the_redis_queue_is_busy_at_once",
         ),
     ),
 )
@@ -670,35 +692,35 @@ _LEASES: Final = (
         _HEALTH,
         "            session.last_refresh = life\n",
         "            session.last_refresh = self._services.clock()\n",
-        _in("gateway/test_health", "a_sign_of_life_while_a_lease_is_renewed_renews_it_again"),
+        _in("gateway/test_health", "a_frame_during_a_renewal_causes_another_renewal"),
     ),
     Mutant(
         "a lease counts from the moment when it is written",
         _HEALTH,
         "ttl_s - (now - session.last_life)",
         "ttl_s",
-        _in("gateway/test_health", "a_lease_counts_from_the_sign_of_life"),
+        _in("gateway/test_health", "a_lease_counts_from_the_last_frame_of_the_client"),
     ),
     Mutant(
         "a lease is renewed for as many milliseconds as it should have seconds",
         _HEALTH,
         "max(1, round(1000 * left_s))",
         "max(1, round(left_s))",
-        _in("gateway/test_health", "a_lease_counts_from_the_sign_of_life"),
+        _in("gateway/test_health", "a_lease_counts_from_the_last_frame_of_the_client"),
     ),
     Mutant(
         "a lease is renewed without a sign of life",
         _HEALTH,
         "session.last_life > session.last_refresh and now",
         "session.last_life > session.last_refresh or now",
-        _in("gateway/test_registry", "a_lease_is_due_only_after_a_new_sign_of_life"),
+        _in("gateway/test_registry", "a_lease_is_due_only_after_a_new_frame"),
     ),
     Mutant(
         "after a stall nobody is given time to be read",
         _HEALTH,
         "        self._grace_until = now + timing.ws_ping_timeout_s\n",
         "",
-        _in("gateway/test_health", "who_speaks_soon_after_a_stall_was_not_silent"),
+        _in("gateway/test_health", "a_client_that_sends_soon_after_a_stall_is_not_dropped"),
     ),
     Mutant(
         "pings from before a stall are awaited as if nothing had been",
@@ -707,7 +729,7 @@ _LEASES: Final = (
         "            pass\n",
         _in(
             "gateway/test_health",
-            "a_ping_from_before_a_stall_is_sent_again_before_anybody_is_dropped",
+            "a_ping_from_before_a_stall_is_sent_again_before_a_client_is_dropped",
         ),
     ),
     Mutant(
@@ -715,28 +737,31 @@ _LEASES: Final = (
         _HEALTH,
         "        if late_s > timing.presence_ttl_s / 2:\n",
         "        if late_s > timing.presence_ttl_s * 2:\n",
-        _in("gateway/test_health", "after_a_stall_of_half_a_ttl_presence_is_asked_at_once"),
+        _in("gateway/test_health", "after_a_stall_of_half_a_ttl_all_leases_are_refreshed_at_once"),
     ),
     Mutant(
         "who finds its session closed in Redis is told that it was replaced",
         _HEALTH,
         "                session.end(Code.STALE)\n",
         "                session.end(Code.REPLACED)\n",
-        _in("gateway/test_health", "whose_session_was_closed_in_redis_is_told_that_it_is_stale"),
+        _in("gateway/test_health", "a_session_that_is_closed_in_redis_is_closed_with_4010"),
     ),
     Mutant(
         "a single refusal of a renewal ends a session",
         _HEALTH,
         "        elif lost_s > self._timing.presence_ttl_s:\n",
         "        else:\n",
-        _in("gateway/test_health", "a_client_refused_for_a_whole_ttl_is_told_so"),
+        _in(
+            "gateway/test_health",
+            "a_client_whose_renewals_are_refused_for_a_ttl_is_closed_with_4012",
+        ),
     ),
     Mutant(
         "a Redis that refuses everybody ends the sessions of all",
         _HEALTH,
         "        if may_work_later(problem):\n",
         "        if False:\n",
-        _in("gateway/test_health", "a_single_refusal_of_a_renewal_ends_no_session"),
+        _in("gateway/test_health", "a_single_refused_renewal_ends_no_session"),
     ),
     Mutant(
         "the answer for a session that has ended meanwhile is taken all the same",
@@ -746,7 +771,7 @@ _LEASES: Final = (
         "        if session.claim is not renewal.claim:\n",
         _in(
             "gateway/test_health",
-            "the_answer_for_a_session_that_has_ended_meanwhile_counts_for_nothing",
+            "a_reply_for_a_session_that_has_ended_is_ignored",
         ),
     ),
     Mutant(
@@ -755,7 +780,7 @@ _LEASES: Final = (
         "                s for s in sessions[start : start + step] if s.state is "
         "SessionState.REGISTERED\n",
         "                s for s in sessions[start : start + step]\n",
-        _in("gateway/test_health", "a_resync_asks_for_nobody_who_has_left_meanwhile"),
+        _in("gateway/test_health", "a_resync_skips_users_who_have_left"),
     ),
     Mutant(
         "what was released stays owed",
@@ -763,7 +788,7 @@ _LEASES: Final = (
         "        owed = list(services.backlog.owed.values())\n"
         "        services.backlog.owed.clear()\n",
         "        owed = list(services.backlog.owed.values())\n",
-        _in("gateway/test_registers", "a_release_that_redis_refused_for_a_moment_is_said_again"),
+        _in("gateway/test_registers", "a_release_that_redis_refused_for_a_moment_is_sent_again"),
     ),
     Mutant(
         "who is stale is ended with the code of a slow reader",
@@ -787,7 +812,7 @@ _LEASES: Final = (
         _HEALTH,
         '"exception": problem}\n                )\n\n    async def _sleep',
         '"exception": problem}\n                )\n                return\n\n    async def _sleep',
-        _in("gateway/test_failures", "a_health_loop_outlives_a_round_that_failed"),
+        _in("gateway/test_failures", "the_health_loop_goes_on_after_a_failed_round"),
     ),
 )
 
@@ -797,7 +822,7 @@ _ENTRANCES: Final = (
         _DOOR,
         "            self.present[slot.address] > limits.connections_per_ip\n            or",
         "            self.present[slot.address] > limits.connections_per_ip + 1\n            or",
-        _in("gateway/test_door", "an_address_may_have_so_many_connections_in_all"),
+        _in("gateway/test_door", "connections_of_one_address_are_bounded"),
     ),
     Mutant(
         "the last connection that may do without a register is refused",
@@ -806,7 +831,7 @@ _ENTRANCES: Final = (
         "self.unregistered[slot.address] >= limits.unregistered_per_ip",
         _in(
             "gateway/test_door",
-            "an_address_may_have_so_many_connections_on_which_nobody_registered",
+            "unregistered_connections_of_one_address_are_bounded",
         ),
     ),
     Mutant(
@@ -815,7 +840,8 @@ _ENTRANCES: Final = (
         "        if not self._registered:\n",
         "        if self._access is not None:\n",
         _in(
-            "gateway/test_drains", "who_registers_and_leaves_counts_once_as_no_longer_unregistered"
+            "gateway/test_drains",
+            "a_client_that_registers_and_leaves_is_subtracted_once_from_the_unregistered",
         ),
     ),
     Mutant(
@@ -825,7 +851,7 @@ _ENTRANCES: Final = (
         "",
         _in(
             "gateway/test_door",
-            "an_address_may_have_so_many_connections_on_which_nobody_registered",
+            "unregistered_connections_of_one_address_are_bounded",
         ),
     ),
     Mutant(
@@ -840,7 +866,7 @@ _ENTRANCES: Final = (
         _DOOR,
         "            or is_own_page(origin, host)\n",
         "",
-        _in("gateway/test_door", "a_page_from_where_it_connects_to_is_our_own"),
+        _in("gateway/test_door", "an_origin_equal_to_the_host_header_is_allowed"),
     ),
     Mutant(
         "a client that says it is local is exempt on any machine",
@@ -849,7 +875,7 @@ _ENTRANCES: Final = (
         "        if self._is_exempt(client):\n",
         _in(
             "gateway/test_door",
-            "a_client_on_the_machine_of_a_local_proxy_is_exempt_and_of_another_is_not",
+            "a_forwarded_loopback_address_is_exempt_only_behind_a_local_proxy",
         ),
     ),
     Mutant(
@@ -859,7 +885,7 @@ _ENTRANCES: Final = (
         "    for part in parts:\n",
         _in(
             "gateway/test_door",
-            "behind_a_trusted_proxy_the_nearest_address_that_is_none_of_ours_counts",
+            "behind_trusted_proxies_the_nearest_untrusted_address_counts",
         ),
     ),
     Mutant(
@@ -869,7 +895,7 @@ _ENTRANCES: Final = (
         "        if hop.address is not None and not is_proxy(hop.address):\n",
         _in(
             "gateway/test_forwarded",
-            "what_is_no_address_is_said_to_be_none_and_nobody_looks_behind_it",
+            "an_invalid_address_ends_the_search",
         ),
     ),
     Mutant(
@@ -884,14 +910,14 @@ _ENTRANCES: Final = (
         _HANDSHAKE,
         "        and len(headers) == len(lines) <= MAX_NUM_HEADERS\n",
         "        and len(lines) <= MAX_NUM_HEADERS\n",
-        _in("gateway/test_handshake", "what_is_not_usual_is_left_to_the_general_parser"),
+        _in("gateway/test_handshake", "an_unusual_request_is_left_to_the_general_parser"),
     ),
     Mutant(
         "a page of another port of our host is our own",
         _HANDSHAKE,
         "    return page[2].lower() == here[1].lower() and (page[3] or default) == port\n",
         "    return page[2].lower() == here[1].lower() or (page[3] or default) == port\n",
-        _in("gateway/test_door", "a_page_from_where_it_connects_to_is_our_own"),
+        _in("gateway/test_door", "an_origin_equal_to_the_host_header_is_allowed"),
     ),
     Mutant(
         "a subprotocol is chosen that nobody knows",
@@ -942,7 +968,7 @@ _ENTRANCES: Final = (
         _ANNOUNCED,
         "            if self._is_lost or transport.is_closing():\n",
         "            if transport is None:\n",
-        _in("gateway/test_announced", "tls_does_not_begin_on_a_connection_that_was_lost"),
+        _in("gateway/test_announced", "tls_does_not_begin_on_a_lost_connection"),
     ),
 )
 
@@ -952,7 +978,7 @@ _LIVES: Final = (
         _SERVER,
         "if up and (self._session_services.backlog.owed or (len(self.registry) and not was_up)):\n",
         "if up and not was_up and (self._session_services.backlog.owed or len(self.registry)):\n",
-        _in("gateway/test_registers", "a_release_that_redis_refused_for_a_moment_is_said_again"),
+        _in("gateway/test_registers", "a_release_that_redis_refused_for_a_moment_is_sent_again"),
     ),
     Mutant(
         "a resync that becomes due during another one is forgotten",
@@ -960,14 +986,14 @@ _LIVES: Final = (
         "        while self._resync_due:\n            self._resync_due = False\n"
         "            await self._health.resync()\n",
         "        await self._health.resync()\n        self._resync_due = False\n",
-        _in("gateway/test_health", "resyncs_are_one_at_a_time_and_none_is_forgotten"),
+        _in("gateway/test_health", "resyncs_run_one_at_a_time_and_none_is_lost"),
     ),
     Mutant(
         "two resyncs run at a time",
         _SERVER,
         "        if self._resyncing is None or self._resyncing.done():\n",
         "        if self._resync_due:\n",
-        _in("gateway/test_health", "resyncs_are_one_at_a_time_and_none_is_forgotten"),
+        _in("gateway/test_health", "resyncs_run_one_at_a_time_and_none_is_lost"),
     ),
     Mutant(
         "a gateway whose subscription is deaf calls itself ready",
@@ -976,7 +1002,7 @@ _LIVES: Final = (
         "",
         _in(
             "gateway/test_conversations",
-            "a_gateway_is_ready_only_when_its_subscription_has_heard_a_probe",
+            "a_gateway_is_ready_only_after_its_subscription_received_a_probe",
         ),
     ),
     Mutant(
@@ -986,7 +1012,7 @@ _LIVES: Final = (
         "            return\n",
         _in(
             "gateway/test_drains",
-            "who_stops_a_gateway_that_is_being_stopped_waits_for_the_end_as_well",
+            "a_second_stop_waits_for_the_end_of_the_first",
         ),
     ),
     Mutant(
@@ -994,7 +1020,7 @@ _LIVES: Final = (
         _SERVER,
         "        self.replaced.set()\n        self.hurry()\n",
         "        self.replaced.set()\n",
-        _in("scenarios/test_life", "who_takes_the_place_of_a_gateway_on_notice_ends_the_notice"),
+        _in("scenarios/test_life", "a_takeover_of_a_gateway_on_notice_ends_the_notice"),
     ),
     Mutant(
         "a start that fails leaves its link to Redis",
@@ -1002,7 +1028,7 @@ _LIVES: Final = (
         "            await self._router.stop()\n            await self._link.stop()\n"
         "            raise\n",
         "            await self._router.stop()\n            raise\n",
-        _in("gateway/test_drains", "a_start_that_fails_leaves_nothing"),
+        _in("gateway/test_drains", "a_failed_start_leaves_nothing"),
     ),
     Mutant(
         "on notice newcomers are served as if nothing were",
@@ -1039,7 +1065,7 @@ _LIVES: Final = (
         "                if _identity(self.path):\n",
         _in(
             "scenarios/test_listening",
-            "a_file_that_another_process_has_put_in_place_is_not_removed",
+            "the_socket_file_of_a_successor_is_not_removed",
         ),
     ),
     Mutant(
@@ -1050,7 +1076,7 @@ _LIVES: Final = (
         "        return\n",
         _in(
             "scenarios/test_listening",
-            "the_socket_of_a_dead_process_is_replaced_that_of_a_living_one_is_not",
+            "the_unix_socket_of_a_dead_process_is_replaced_and_a_live_one_is_not",
         ),
     ),
     Mutant(
@@ -1074,7 +1100,7 @@ _LIVES: Final = (
         "socket.IPV6_V6ONLY, True)",
         _in(
             "scenarios/test_listening",
-            "a_gateway_is_reached_where_it_says_and_on_all_that_it_listens_on",
+            "a_gateway_is_reached_at_its_logged_address_and_at_all_others",
         ),
     ),
     Mutant(
@@ -1084,7 +1110,7 @@ _LIVES: Final = (
         "            why =",
         _in(
             "scenarios/test_listening",
-            "what_was_bound_is_closed_when_another_address_cannot_be_had",
+            "a_failed_start_closes_the_addresses_already_bound",
         ),
     ),
     Mutant(
@@ -1092,21 +1118,21 @@ _LIVES: Final = (
         _SIGNALS,
         "(number == HANG_UP or now - last < ONE_REQUEST_S)",
         "(number == HANG_UP and now - last < ONE_REQUEST_S)",
-        _in("scenarios/test_life", "a_closed_terminal_drains_and_never_hurries"),
+        _in("scenarios/test_life", "sighup_drains_and_never_shortens_a_drain"),
     ),
     Mutant(
         "a signal that comes twice at once is two requests",
         _SIGNALS,
         "        self._last = now\n",
         "",
-        _in("scenarios/test_life", "a_signal_that_comes_twice_at_once_is_one_request"),
+        _in("scenarios/test_life", "two_signals_at_the_same_moment_count_as_one"),
     ),
     Mutant(
         "nohup is not obeyed",
         _SIGNALS,
         "HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:",
         "HANG_UP is not None:",
-        _in("scenarios/test_life", "nohup_is_obeyed"),
+        _in("scenarios/test_life", "an_ignored_sighup_stays_ignored"),
     ),
 )
 
@@ -1137,14 +1163,14 @@ _REST: Final = (
         _AUTH,
         '    if claims["sub"] != user:\n',
         '    if not claims["sub"]:\n',
-        _in("gateway/test_auth", "a_bad_token_proves_nothing"),
+        _in("gateway/test_auth", "a_bad_token_is_refused"),
     ),
     Mutant(
         "a token that ends now is still good",
         _AUTH,
         "not now < expires_at < END_OF_TIME:",
         "not now <= expires_at < END_OF_TIME:",
-        _in("gateway/test_auth", "a_bad_token_proves_nothing"),
+        _in("gateway/test_auth", "a_bad_token_is_refused"),
     ),
     Mutant(
         "the connection of an earlier session is found although it was replaced",
@@ -1158,7 +1184,7 @@ _REST: Final = (
         _REGISTRY,
         "        if self._by_user.get(session.user) is session:\n",
         "        if session.user in self._by_user:\n",
-        _in("gateway/test_registry", "the_end_of_an_old_session_does_not_take_the_newer_one_away"),
+        _in("gateway/test_registry", "the_end_of_an_old_session_does_not_remove_the_newer_one"),
     ),
     Mutant(
         "a register that has failed is expected for ever",
@@ -1172,14 +1198,14 @@ _REST: Final = (
         _REGISTRY,
         "            connection.fail(problem)\n",
         "            connection.fail(problem)\n            return\n",
-        _in("gateway/test_failures", "each_has_its_turn_whatever_becomes_of_the_one_before"),
+        _in("gateway/test_failures", "each_calls_the_function_for_all_although_one_fails"),
     ),
     Mutant(
         "a user breaks the line of a message",
         _LOG,
         "        if not to.isprintable():\n",
         "        if not to:\n",
-        _in("gateway/test_log", "no_user_breaks_a_line"),
+        _in("gateway/test_log", "no_user_id_breaks_a_log_line"),
     ),
     Mutant(
         "a clock that is set back leaves the time of a line in the future",
@@ -1193,14 +1219,16 @@ _REST: Final = (
         _LOG,
         "[self._level] > logging.INFO",
         "[self._level] >= logging.INFO",
-        _in("gateway/test_log", "every_line_is_written_in_order_and_none_holds_what_was_said"),
+        _in(
+            "gateway/test_log", "every_log_line_is_written_in_order_and_none_holds_message_content"
+        ),
     ),
     Mutant(
         "a stack is not told",
         _LOG,
         "        parts.append(record.stack_info)\n",
         "        pass\n",
-        _in("gateway/test_log", "a_record_with_a_stack_tells_it"),
+        _in("gateway/test_log", "a_record_with_a_stack_is_logged_with_it"),
     ),
     Mutant(
         "a duration at a bound counts as longer",
@@ -1288,7 +1316,7 @@ EQUIVALENT_IN_GATEWAY: Final[tuple[Equivalent, ...]] = (
             _SOCKET,
             "            and self._fragments is None\n",
             "",
-            _in("gateway/test_writing", "a_message_amid_the_fragments_of_another_one_is_refused"),
+            _in("gateway/test_writing", "a_message_between_the_fragments_of_another_is_refused"),
         ),
         "The parser of the library keeps the size of a message that is not finished, and "
         "`_between_frames` says no as long as there is one: the two agree at every frame.",

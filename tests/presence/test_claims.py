@@ -114,20 +114,20 @@ async def test_tokens_grow_even_when_redis_has_forgotten_them(
     assert [*before, *after] == sorted({*before, *after})
 
 
-async def test_a_lost_entry_is_reclaimed_by_the_living_session(
+async def test_a_lost_entry_is_reclaimed_by_the_live_session(
     presence: RedisPresence, redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """P6: an emptied Redis learns of its users from their refreshes."""
+    """P6: an emptied Redis gets its users back from their refreshes."""
     claim = await registered(presence, "c1", "gateway-01")
     await redis_db.delete(keyspace.fence("alice"), keyspace.presence("alice"))
     assert await refresh(presence, claim) is Refresh.RECLAIMED
     assert await owner(presence) == "c1"
 
 
-async def test_after_a_loss_the_newest_session_wins_whoever_comes_first(
+async def test_after_a_loss_the_newest_session_wins_in_any_order(
     presence: RedisPresence, redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """P6, P8: one winner within one round of refreshes."""
+    """P6, P8: one owner within one round of refreshes."""
     old = await registered(presence, "c1", "gateway-01")
     new = await registered(presence, "c2", "gateway-02")
     for order in itertools.permutations((old, new)):
@@ -138,10 +138,10 @@ async def test_after_a_loss_the_newest_session_wins_whoever_comes_first(
         assert await refresh(presence, old) is Refresh.SUPERSEDED
 
 
-async def test_a_released_session_is_not_raised_by_its_own_late_commands(
+async def test_late_commands_of_a_released_session_do_not_restore_it(
     presence: RedisPresence,
 ) -> None:
-    """P7: a register or a refresh that was under way finds that it is over."""
+    """P7: a register or a refresh that was under way gets the answer that the session is closed."""
     claim = await session(presence, "c1", "gateway-01")
     await presence.release(claim)
     assert (await presence.register(claim)).outcome is Register.STALE
@@ -151,7 +151,7 @@ async def test_a_released_session_is_not_raised_by_its_own_late_commands(
     assert await owner(presence) is None
 
 
-async def test_the_winner_is_told_whom_to_kick(presence: RedisPresence) -> None:
+async def test_a_register_returns_the_session_that_it_replaced(presence: RedisPresence) -> None:
     """P8: gateway, connection and token of the session that lost its place."""
     old = await registered(presence, "c1", "gateway-01")
     new = await session(presence, "c2", "gateway-02")
@@ -182,16 +182,16 @@ async def test_an_entry_is_a_lease_with_the_demo_s_fields_first(
     assert await redis_db.pttl(keyspace.fence("alice")) > TIMING.presence_ttl_ms
 
 
-async def test_a_refresh_sets_the_lease_that_it_was_given(
+async def test_a_refresh_sets_the_given_lease(
     presence: RedisPresence, redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """The lease counts from the sign of life, which may be a while ago."""
+    """The lease counts from the last frame of the client, which may be a while ago."""
     claim = await registered(presence, "c1", "gateway-01")
     await refresh(presence, claim, ttl_ms=5_000)
     assert 0 < await redis_db.pttl(keyspace.presence("alice")) <= 5_000
 
 
-async def test_an_entry_ends_by_itself(
+async def test_an_entry_expires_without_a_refresh(
     shared_server: BundledServer, keyspace: Keyspace, presence: RedisPresence, redis_db: Any
 ) -> None:
     """A gateway that dies leaves no entry behind for longer than the TTL."""
@@ -219,18 +219,18 @@ async def test_many_leases_are_renewed_in_one_batch_in_order(presence: RedisPres
     assert results[7] is Refresh.SUPERSEDED
 
 
-async def test_everybody_online_is_listed_by_scan(presence: RedisPresence) -> None:
-    """Each once, and nobody of another prefix."""
+async def test_scan_lists_every_online_user_once(presence: RedisPresence) -> None:
+    """And nobody of another prefix."""
     for n in range(1200):
         await presence.register(Claim(f"u{n}", f"c{n}", "gateway-01", n + 1))
     listed = [user async for user in presence.online()]
     assert sorted(listed) == sorted(f"u{n}" for n in range(1200))
 
 
-async def test_signs_in_a_prefix_are_no_pattern(
+async def test_glob_characters_in_a_prefix_are_matched_literally(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """Whoever is online in `a*:` is not all that is online in what begins with an a."""
+    """The users of prefix `a*:` are not all users of prefixes that begin with an a."""
     async with contextlib.AsyncExitStack() as kept:
         link = RedisLink(shared_server.url, Limits())
         await link.start()
@@ -242,7 +242,7 @@ async def test_signs_in_a_prefix_are_no_pattern(
             assert [user async for user in here.online()] == [claim.user]
 
 
-async def test_half_an_entry_names_nobody(
+async def test_an_incomplete_entry_means_offline(
     presence: RedisPresence, keyspace: Keyspace, redis_db: Any
 ) -> None:
     """A session without a gateway cannot be reached, nor a gateway without a session."""
@@ -252,10 +252,10 @@ async def test_half_an_entry_names_nobody(
         assert await presence.lookup("alice") is None
 
 
-async def test_a_lease_that_cannot_be_renewed_costs_no_other_one(
+async def test_a_failed_renewal_does_not_stop_the_other_renewals(
     presence: RedisPresence, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Where its entry should be stands a foreign value."""
+    """A foreign value stands in place of its entry."""
     await redis_db.set(keyspace.presence("alice"), "foreign")
     claims = [Claim(user, "c1", "gateway-01", 1) for user in ("bob", "alice", "carol")]
     results = await presence.refresh([Renewal(claim, 90_000) for claim in claims])
@@ -263,10 +263,11 @@ async def test_a_lease_that_cannot_be_renewed_costs_no_other_one(
     assert isinstance(results[1], CommandError)
 
 
-async def test_a_fence_outlives_the_last_command_of_its_user_by_its_own_life(
+async def test_every_command_renews_the_ttl_of_the_fence(
     presence: RedisPresence, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """P3: mint, register, refresh and release each give it an hour, not the life of a lease."""
+    """P3: mint, register, refresh and release each set it to an hour, not to the TTL of the
+    lease."""
 
     async def left_s() -> float:
         return float(await redis_db.pttl(keyspace.fence("alice"))) / 1000

@@ -51,7 +51,7 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
         st.just(RELEASE), st.sampled_from(CONNS), st.sampled_from(TOKENS), st.just(FENCE_TTL_MS)
     ),
     st.just((ROUTE, '{"type":"direct"', "")),
-    # What else happens to the keys: they go, expire, or were written by somebody else.
+    # What else happens to the keys: they are deleted, expire, or are written by another program.
     st.sampled_from(
         [
             ("DEL", PRESENCE),
@@ -180,8 +180,8 @@ def test_fakeredis_and_the_real_server_agree_on_every_script(url: str) -> None:
     _agree(url, examples(150))
 
 
-def test_a_difference_would_be_seen(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison fails when the two servers do not run the same release."""
+def test_the_comparison_detects_a_difference(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails when the two servers do not run the same release script."""
     wrong = RELEASE.text.replace("== conn then\n  redis.call('DEL'", "then\n  redis.call('DEL'")
     assert wrong != RELEASE.text
 
@@ -194,8 +194,8 @@ def test_a_difference_would_be_seen(url: str, monkeypatch: pytest.MonkeyPatch) -
         _agree(url, examples(150, shrinks=False, phases=[Phase.generate]))
 
 
-def test_fakeredis_counts_listeners_as_the_real_server_does(url: str) -> None:
-    """A route reaches who is subscribed, and says so: `routed`, or `no_subscriber`."""
+def test_fakeredis_counts_subscribers_like_the_real_server(url: str) -> None:
+    """A route reports whether anybody is subscribed: `routed`, or `no_subscriber`."""
     real, fake = Real(url), Fake()
     with contextlib.closing(real):
         real.execute("FLUSHALL")

@@ -38,7 +38,7 @@ def _deep(scenario: Scenario) -> Any:
 @pytest.mark.parametrize(
     "scenario", [_deep(one) for one in sorted({m.scenario for m in MUTANTS}, key=str)]
 )
-def test_the_shipped_scripts_live_where_mutants_die(
+def test_the_shipped_scripts_pass_where_mutants_fail(
     scenario: Scenario, shared_server: BundledServer
 ) -> None:
     """What kills a mutant is its mistake, and not the scenario."""
@@ -49,16 +49,16 @@ def test_the_shipped_scripts_live_where_mutants_die(
 
 @pytest.mark.parametrize("change", EQUIVALENT, ids=str)
 @pytest.mark.slow
-def test_a_change_known_as_equivalent_is_not_killed(
+def test_an_equivalent_change_is_not_killed(
     change: Equivalent, shared_server: BundledServer
 ) -> None:
-    """Else it belongs to the mutants."""
+    """Otherwise it belongs to the mutants."""
     for scenario in (Scenario(), Scenario(duplicates=0, losses=1, clock=Clock.FREE)):
         assert check(scenario, change.scripts(), redis=shared_server.url).ok
 
 
-def test_there_are_mutants_of_every_script_and_no_two_are_the_same() -> None:
-    """At least eleven: so many had the first version."""
+def test_there_are_mutants_of_every_script_and_no_two_are_equal() -> None:
+    """At least eleven, as in the first version."""
     texts = [tuple(sorted(mutant.scripts().items())) for mutant in MUTANTS]
     assert len(set(texts)) == len(MUTANTS) >= 11
     assert {change.script for mutant in MUTANTS for change in mutant.changes} == set(SHIPPED)
@@ -66,10 +66,9 @@ def test_there_are_mutants_of_every_script_and_no_two_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("piece", ["nowhere to be found", "redis.call("])
-def test_a_mutant_that_does_not_fit_is_an_error(piece: str) -> None:
-    """A piece that is gone, or stands there twice, must not become a mutant that changes nothing
-    or something else.
-    """
+def test_a_mutant_that_does_not_fit_the_script_is_an_error(piece: str) -> None:
+    """A piece that is missing, or occurs twice, must not make a mutant that changes nothing or
+    something else."""
     mutant = Mutant("wrong", "W1", (Change("release", piece, ""),), Scenario())
     with pytest.raises(MutantError, match=r"release\.lua has this"):
         mutant.scripts()

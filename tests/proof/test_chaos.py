@@ -88,8 +88,8 @@ def history(run_of_a_minute: tuple[Path, Any]) -> list[Record]:
 @pytest.mark.timeout(WITHIN_S + 20)
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_minute_of_everything_breaks_no_promise(run_of_a_minute: tuple[Path, Any]) -> None:
-    """No violation; every fault that is due in it, and what comes of them; nothing left."""
+def test_a_minute_of_all_faults_breaks_no_promise(run_of_a_minute: tuple[Path, Any]) -> None:
+    """No violation; every fault that is due occurs, with its expected outcomes; nothing is left."""
     out, done = run_of_a_minute
     numbers = json.loads((out / "summary.json").read_text())
     if numbers["claims"].keys() == {"machine"}:
@@ -131,12 +131,9 @@ END_S = 60.0
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_run_that_is_told_to_end_takes_its_processes_with_it(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    """In the middle of faults: exit code 128 + signal, soon, and no gateway and no server is left;
-    a second signal does not break the cleaning up off.
-    """
+def test_a_terminated_run_ends_its_processes(number: signal.Signals, tmp_path: Path) -> None:
+    """During faults: exit code 128 + signal, soon, and no gateway and no server is left; a
+    second signal does not interrupt the clean-up."""
     command = [sys.executable, "-m", "wsdemo.proof.chaos", "--seed", str(SEED)]
     with subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
@@ -356,8 +353,8 @@ def test_one_corrupted_record_is_named(history: list[Record], corrupt: Corrupt, 
 @pytest.mark.timeout(WITHIN_S + 20)
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_fault_that_never_came_is_missed(history: list[Record]) -> None:
-    """Without the records of one fault, the run would be red for that fault."""
+def test_a_fault_that_never_occurred_makes_the_run_fail(history: list[Record]) -> None:
+    """Without the records of one fault, the run fails because of that fault."""
     names = [fault.name for fault in due(SEED)]
     assert sometimes(happened(history), names) == []
     rest = [record for record in history if getattr(record, "name", "") != names[3]]
@@ -390,7 +387,7 @@ def test_a_seed_decides_the_order_of_faults() -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_convergence_is_counted_to_the_last_user_who_was_wrong() -> None:
+def test_convergence_counts_until_the_last_wrong_user_is_right() -> None:
     """A user who becomes wrong later does not count, and one who never is right is an error."""
 
     def sample(t: float, *wrong: str) -> Sample:
@@ -419,7 +416,7 @@ def test_users_of_a_gateway_are_back_when_another_has_them() -> None:
     assert back_after_s(history, "one", 3.0) == [3.0]
 
 
-def test_a_leak_has_a_slope_and_a_young_process_none() -> None:
+def test_a_leak_is_measured_as_a_slope_after_the_warm_up() -> None:
     """KiB a minute by least squares, after the warm-up."""
     leak = [MemorySample(float(t), "gw", 1, 1024 * (5000 + 20 * t)) for t in range(40)]
     young = [MemorySample(float(t), "gw", 2, 1024 * 10**6 * t) for t in range(10)]
@@ -456,7 +453,7 @@ def test_every_fault_of_every_module_is_in_the_catalogue_once() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
-async def test_what_cannot_be_arranged_is_counted_and_tried_again() -> None:
+async def test_a_set_up_that_failed_is_counted_and_tried_again() -> None:
     """It is neither a broken promise nor a success. After a few attempts it is given up."""
     cluster = ProcessCluster(1)
     nemesis = ProcessNemesis(cluster, cluster.rng("nemesis"))
@@ -478,7 +475,7 @@ async def test_what_cannot_be_arranged_is_counted_and_tried_again() -> None:
     assert f"{TRIES} of {TRIES} faults could not be arranged" in texts
 
 
-async def test_a_broken_promise_is_no_set_up_that_failed() -> None:
+async def test_a_broken_promise_is_not_taken_for_a_failed_set_up() -> None:
     """Any other exception of a fault is a violation, and names the fault."""
     cluster = ProcessCluster(1)
     nemesis = ProcessNemesis(cluster, cluster.rng("nemesis"))
@@ -496,7 +493,7 @@ async def test_a_broken_promise_is_no_set_up_that_failed() -> None:
     assert where == [(GATEWAYS[0],)] * 2
 
 
-def test_a_machine_that_is_busy_is_told_from_a_gateway_that_is_slow() -> None:
+def test_a_busy_machine_is_told_from_a_slow_gateway() -> None:
     """Overlapping waits count once, and too much waiting is a violation of its own."""
     history: list[Record] = [Late(t=1.0, for_s=0.5), Late(t=1.2, for_s=0.4), Late(t=9, for_s=1)]
     result = ChaosResult(1, 10.0, history=history, took_s=8.0)
@@ -522,8 +519,11 @@ def test_a_machine_that_is_busy_is_told_from_a_gateway_that_is_slow() -> None:
 )
 @pytest.mark.slow
 @pytest.mark.alone
-async def test_a_mistake_in_a_gateway_is_seen_in_one_calm(mistakes: str, claims: set[str]) -> None:
-    """Real processes with a planted mistake, and no faults: the run is red for that mistake."""
+async def test_a_mistake_in_a_gateway_is_found_without_faults(
+    mistakes: str, claims: set[str]
+) -> None:
+    """Real processes with a planted mistake, and no faults: the run fails because of that
+    mistake."""
     result = await run(10.0, SEED, program=("-m", "tests.planted", mistakes), rounds=0)
     found = {violation.claim for violation in result.violations}
     assert claims <= found, result.violations[:5]
@@ -535,10 +535,9 @@ async def test_a_mistake_in_a_gateway_is_seen_in_one_calm(mistakes: str, claims:
 @pytest.mark.timeout(90)
 @pytest.mark.slow
 @pytest.mark.alone
-async def test_a_gateway_without_a_mistake_is_seen_to_have_none() -> None:
-    """The same run, with nothing planted, is green: it is the mistake that is seen. (That the
-    machine was busy with other tests would be said as well, and is not the gateway's.)
-    """
+async def test_the_same_run_without_the_mistake_passes() -> None:
+    """Nothing is planted, and the run passes: so it is the mistake that is found. (A machine
+    that is busy with other tests would be reported as well, and is not the gateway's fault.)"""
     result = await run(10.0, SEED, rounds=0)
     assert [violation for violation in result.violations if violation.claim != "machine"] == []
     assert result.finished
@@ -562,7 +561,7 @@ async def test_a_gateway_without_a_mistake_is_seen_to_have_none() -> None:
 async def test_a_fault_finds_a_broken_promise_with_its_probe_users(
     mistake: str, fault: str, said: str
 ) -> None:
-    """Each fault with probe users complains about a gateway with the mistake."""
+    """Each fault with probe users reports a gateway with the mistake."""
     does = next(one for one in FAULTS if one.name == fault)
     async with ProcessCluster(
         SEED, client_users=2, plain_users=0, program=("-m", "tests.planted", mistake)

@@ -62,8 +62,8 @@ def test_the_shipped_scripts_keep_every_promise_in_every_order(
     assert result.states > 500 and 0 < result.calls < result.steps
 
 
-def test_every_kind_of_fault_is_in_an_everyday_scenario() -> None:
-    """And three sessions when there is time."""
+def test_every_kind_of_fault_is_in_a_scenario_of_the_fast_profile() -> None:
+    """And scenarios with three sessions in the full profile."""
     for name in ("duplicates", "expiries", "losses", "rollbacks"):
         assert any(getattr(scenario, name) for scenario in EVERYDAY), name
     assert any(scenario.clock is Clock.FREE for scenario in EVERYDAY)
@@ -72,13 +72,13 @@ def test_every_kind_of_fault_is_in_an_everyday_scenario() -> None:
 
 
 def test_every_invariant_kills_a_mutant() -> None:
-    """One that cannot be broken on purpose would prove nothing."""
+    """An invariant that no mistake can break would prove nothing."""
     assert {mutant.breaks for mutant in MUTANTS} == {i.name for i in (*STEPS, *ENDS)}
 
 
 @pytest.mark.slow
-def test_a_run_without_one_of_the_answers_proves_nothing(shared_server: BundledServer) -> None:
-    """Every answer of every script must have occurred, or the result is red."""
+def test_a_run_in_which_an_answer_never_occurred_fails(shared_server: BundledServer) -> None:
+    """Every answer of every script must have occurred."""
     result = check_presence(redis=shared_server.url)
     said = {(verb.value, str(outcome)) for verb, some in OUTCOMES.items() for outcome in some}
     assert set(result.outcomes) == {*said, ("mint", "token")}
@@ -144,12 +144,11 @@ BY_HAND = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", BY_HAND, ids=str)
-def test_no_counterexample_is_longer_than_it_must_be(
+def test_every_counterexample_is_as_short_as_possible(
     mutant: Mutant, shared_server: BundledServer
 ) -> None:
-    """All shorter orders, played one by one with the tokens that the server gives, break nothing
-    of the kind; of the orders as long as the counterexample, at least one does.
-    """
+    """All shorter orders, executed one by one with the tokens that the server gives, break no
+    such promise; of the orders as long as the counterexample, at least one does."""
     found = mutant.check(redis=shared_server.url).violations[mutant.breaks]
     machine = Machine(
         shared_server.url, mutant.scripts(), mutant.scenario.cast, mutant.scenario.clock
@@ -164,7 +163,7 @@ def test_no_counterexample_is_longer_than_it_must_be(
 def test_the_counterexample_of_the_demo_s_release_is_the_late_cleanup(
     shared_server: BundledServer,
 ) -> None:
-    """Two register, the first one's clean-up comes last: nobody is left."""
+    """Two sessions register, the clean-up of the first comes last: the entry is gone."""
     (demo,) = [m for m in MUTANTS if str(m) == "release: deletes unconditionally, as the demo"]
     found = demo.check(redis=shared_server.url).violations["W1"]
     table = found.table()
@@ -175,8 +174,9 @@ def test_the_counterexample_of_the_demo_s_release_is_the_late_cleanup(
     assert "W1 (P1)" in str(found) and "W1 (P1)" in found._repr_html_()
 
 
-def test_refreshes_that_must_not_help_are_in_the_table(shared_server: BundledServer) -> None:
-    """A promise about the end is shown with the two rounds after which it is broken."""
+def test_the_table_shows_the_refreshes_that_must_not_help(shared_server: BundledServer) -> None:
+    """A promise about the end is shown with the two rounds of refreshes after which it is
+    broken."""
     (mutant,) = [m for m in MUTANTS if str(m) == "refresh: says ok, and brings nothing back"]
     found = mutant.check(redis=shared_server.url).violations["E2"]
     words = list(found.table()["what"])
@@ -217,8 +217,8 @@ async def test_scripts_are_called_as_gateways_call_them() -> None:
     assert refresh == arguments(Call(Memory(), Verb.REFRESH, 0, 5), actor)
 
 
-def test_only_the_look_at_the_clock_is_replaced_and_only_when_it_is_free() -> None:
-    """Of one script, in one place. Else the texts are the shipped ones."""
+def test_only_the_clock_read_of_mint_is_replaced_and_only_with_a_free_clock() -> None:
+    """In one script, in one place. All other texts are the shipped ones."""
     assert texts_of({}, Clock.TRUE) == SHIPPED
     free = texts_of({}, Clock.FREE)
     assert {name for name in SHIPPED if free[name] != SHIPPED[name]} == {"mint"}
@@ -226,10 +226,10 @@ def test_only_the_look_at_the_clock_is_replaced_and_only_when_it_is_free() -> No
     assert free["mint"].replace("{0, ARGV[2]}", "redis.call('TIME')") == SHIPPED["mint"]
 
 
-def test_a_search_leaves_nothing_behind_on_a_server_of_somebody_else(
+def test_a_search_on_a_shared_server_leaves_nothing_behind(
     shared_server: BundledServer,
 ) -> None:
-    """Neither keys of its own, nor a change to others'."""
+    """Neither keys of its own, nor a change to those of others."""
     with redis.Redis.from_url(shared_server.url) as client:
         client.set("presence:alice", "somebody's")
         before = set(client.keys("*"))
@@ -252,16 +252,18 @@ def test_a_search_leaves_nothing_behind_on_a_server_of_somebody_else(
     ],
     ids=["syntax", "answer", "no answer", "word", "empty", "token", "failure", "name"],
 )
-def test_what_is_no_such_script_is_named(
+def test_a_wrong_script_is_named_in_one_line(
     scripts: dict[str, str], complaint: str, shared_server: BundledServer
 ) -> None:
-    """One line for the reader who wrote it, not a traceback of the client."""
+    """For the author of the script; not a traceback of the client."""
     with pytest.raises(ScriptError, match=complaint):
         check_presence(scripts, redis=shared_server.url)
 
 
-def test_a_mint_without_a_clock_cannot_have_it_set_free(shared_server: BundledServer) -> None:
-    """Else the run would promise something about clocks that it did not look at."""
+def test_a_mint_that_reads_no_clock_is_refused_with_a_free_clock(
+    shared_server: BundledServer,
+) -> None:
+    """Otherwise the run would claim something about clocks that it did not check."""
     with pytest.raises(ScriptError, match="its clock cannot be set free"):
         check_presence({"mint": "return '5'"}, clock="free", redis=shared_server.url)
 
@@ -287,9 +289,7 @@ def test_a_search_that_stopped_early_is_not_ok(
 @pytest.mark.parametrize(
     "wrong", [{"sessions": 4}, {"expiries": -1}, {"clock": "slow"}, {"until": "W9"}], ids=str
 )
-def test_what_cannot_be_checked_is_refused(
-    wrong: dict[str, Any], shared_server: BundledServer
-) -> None:
+def test_invalid_scenarios_are_refused(wrong: dict[str, Any], shared_server: BundledServer) -> None:
     """Before anything runs."""
     with pytest.raises(ValueError):
         check_presence(redis=shared_server.url, **wrong)
@@ -337,7 +337,7 @@ def test_the_command_fails_with_the_counterexample(
     assert re.search(r"^5 +s1 at gateway-01 +release +1 +- ", said, re.MULTILINE)
 
 
-def test_the_command_says_in_a_line_that_a_script_is_none(
+def test_the_command_reports_a_wrong_script_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     shared_server: BundledServer,

@@ -137,7 +137,7 @@ OWNERS: list[tuple[str, list[Record], list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "history", "broken"), OWNERS, ids=[row[0] for row in OWNERS])
-def test_owners(name: str, history: History, broken: list[str]) -> None:
+def test_violations_of_ownership_are_found(name: str, history: History, broken: list[str]) -> None:
     """Violations of P1, P3, P4, P5, and histories that only look like one."""
     assert claims(owners(history)) == broken
 
@@ -260,8 +260,8 @@ MESSAGES: list[tuple[str, list[Record], list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "history", "broken"), MESSAGES, ids=[row[0] for row in MESSAGES])
-def test_messages(name: str, history: History, broken: list[str]) -> None:
-    """No wrong, second or overtaking delivery, and none after an answer that excludes it."""
+def test_violations_of_delivery_are_found(name: str, history: History, broken: list[str]) -> None:
+    """No wrong, duplicate or reordered delivery, and none after an answer that excludes it."""
     assert claims(messages(history)) == broken
 
 
@@ -339,7 +339,9 @@ CONVERGED: list[tuple[str, list[Record], list[str]]] = [
 @pytest.mark.parametrize(
     ("name", "history", "broken"), CONVERGED, ids=[row[0] for row in CONVERGED]
 )
-def test_convergence(name: str, history: History, broken: list[str]) -> None:
+def test_violations_of_convergence_are_found(
+    name: str, history: History, broken: list[str]
+) -> None:
     """P7, P8, X: within the bound after each heal, client, gateways and Redis agree."""
     assert claims(convergence(history, online_s=30, offline_s=90)) == broken
 
@@ -351,8 +353,8 @@ def test_a_loss_soon_after_a_fault_is_explained() -> None:
     assert unexplained(history, aftermath_s=15) == []
 
 
-def test_what_never_happened_is_a_violation() -> None:
-    """Everything that is wanted has happened once, or a violation names it."""
+def test_a_required_event_that_never_happened_is_a_violation() -> None:
+    """Each required event has happened, or a violation names it."""
     history = [*fault(1, 2), Happened(t=3, name="refresh closed")]
     counts = happened(history)
     assert counts == Counter({"cut": 1, "refresh closed": 1})
@@ -421,7 +423,7 @@ def test_a_violation_shows_its_evidence() -> None:
     assert text.startswith("P5 at 2.000 s") and '"conn":"b1"' in text and '"conn":"b2"' in text
 
 
-# --- users who are not touched by a fault ------------------------------------------------------
+# --- effects without a fault near in time ------------------------------------------------------
 
 BOUNDS = Bounds(answer_s=2, arrive_s=2, pong_s=1, settle_s=5, aftermath_s=4, register_s=1.5)
 CAUSES = {1006: None, 1012: frozenset({"drain"})}
@@ -608,10 +610,10 @@ UNTOUCHED: list[tuple[str, list[Record], list[str]]] = [
 @pytest.mark.parametrize(
     ("name", "history", "broken"), UNTOUCHED, ids=[row[0] for row in UNTOUCHED]
 )
-def test_users_who_are_not_touched_by_a_fault(
+def test_effects_without_a_fault_near_in_time_are_violations(
     name: str, history: History, broken: list[str]
 ) -> None:
-    """Missing answers and pongs, losses, ends and denials need a near reason."""
+    """Missing answers and pongs, losses, ends and denials need a fault near in time."""
     whole = [*THERE, *history, *LATER]
     found = [violation for violation in kept(whole, BOUNDS, CAUSES) if violation.claim != "calm"]
     assert claims(found) == broken

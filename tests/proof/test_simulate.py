@@ -101,14 +101,14 @@ def test_the_simulation_finds_the_bugs_of_the_go_demo() -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.slow
-def test_the_simulation_finds_a_release_that_deletes_what_is_not_its_own() -> None:
+def test_the_simulation_finds_a_release_without_its_comparison() -> None:
     """One comparison less in release.lua, and P1 is violated within a few seeds."""
     assert RELEASE.text != BOGUS_RELEASE
     assert "P1" in violated(mutants={"release": BOGUS_RELEASE})
 
 
 @pytest.mark.slow
-async def test_it_runs_where_a_loop_is_running_already() -> None:
+async def test_the_simulation_runs_inside_a_running_event_loop() -> None:
     """As in a notebook. The simulation leaves no task on that loop."""
     before = asyncio.all_tasks()
     run = simulate(seed=2, minutes=0.5)
@@ -144,7 +144,7 @@ def _runs(process: psutil.Process) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
 @pytest.mark.slow
 async def test_no_worker_outlives_the_command(number: signal.Signals) -> None:
-    """However it ends in the middle of many seeds, its processes end as well."""
+    """However the command ends in the middle of many seeds, its processes end as well."""
     command = [sys.executable, "-m", "wsdemo.proof.simulate", "--seeds", "1000", "--processes", "2"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         try:
@@ -158,13 +158,14 @@ async def test_no_worker_outlives_the_command(number: signal.Signals) -> None:
         finally:
             run.send_signal(number)
     assert run.returncode == -number
-    # Nobody may be there to collect what is left of an orphan that has ended.
+    # An ended orphan may stay a zombie: there may be no process that waits for it.
     await until("no worker runs", lambda: not any(map(_runs, children)), 30.0, every_s=0.1)
 
 
 @pytest.mark.slow
 def test_hours_are_sixty_minutes_each(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--hours`, in place of `--minutes`; rounds are not broken off, so it may be a little more."""
+    """`--hours`, in place of `--minutes`; a round is always finished, so it may be a little
+    more."""
     assert main(["--seed", "2", "--hours", "0.1"]) == 0
     hours = re.search(r"virtual time +(\d+\.\d) h", capsys.readouterr().out)
     assert hours is not None and 0.1 <= float(hours[1]) <= 0.2
@@ -181,7 +182,7 @@ def test_an_amount_that_is_not_positive_is_refused(
 
 
 @pytest.mark.slow
-def test_many_seeds_without_one_of_the_outcomes_fail(
+def test_many_seeds_in_which_an_outcome_never_occurred_fail(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outcome that never occurred was not tested. In a few seeds, it may be missing."""

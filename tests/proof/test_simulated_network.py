@@ -19,7 +19,7 @@ from wsdemo.proof.simulate.network import SimulatedNetwork
 
 
 class Peer(asyncio.Protocol):
-    """Keeps what it is told."""
+    """Keeps what it receives."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []
@@ -118,7 +118,7 @@ def test_an_abort_is_a_reset_at_the_other_side() -> None:
 
 
 def test_a_close_is_an_end_at_the_other_side() -> None:
-    """The other side reads to the end, and is told of no error."""
+    """The other side reads to the end, and gets no error."""
 
     async def conversation(end: SimulatedTransport, near: Peer, far: Peer) -> None:
         end.write(b"last words")

@@ -128,7 +128,7 @@ async def test_an_entry_ends_with_its_lease(witness: Witness, database: Any) -> 
     await until("so it is in Redis", lambda: _absent(database))
 
 
-async def test_a_change_in_a_gap_is_no_violation(
+async def test_a_change_during_a_gap_is_not_a_violation(
     witness: Witness, database: Any, records: list[Record]
 ) -> None:
     """Session c2 became the owner, and the witness has not seen it. A release of c2 then removes
@@ -204,7 +204,7 @@ async def test_changes_in_a_gap_are_recorded_after_it(
     assert witness.monitor_log.owner("bob") == "c2" and witness.monitor_log.owner("half") == ""
 
 
-async def test_entries_that_cannot_be_read_stay_in_doubt(
+async def test_unreadable_entries_stay_unknown(
     witness: Witness, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This is counted, and a release before the next refresh is not judged."""

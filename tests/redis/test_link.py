@@ -84,7 +84,7 @@ async def test_a_script_that_the_server_forgot_is_sent_again_and_order_is_kept(
     assert tokens == sorted(set(tokens))
 
 
-async def test_what_was_issued_behind_a_forgotten_script_is_executed_behind_it(
+async def test_commands_after_a_forgotten_script_keep_their_order(
     link: RedisLink,
 ) -> None:
     """Also what is issued while the scripts of before are found to be forgotten, one by one."""
@@ -103,7 +103,7 @@ async def test_what_was_issued_behind_a_forgotten_script_is_executed_behind_it(
     assert await link.call("LRANGE", "order", 0, -1) == [b"first", b"second", b"last"]
 
 
-async def test_a_command_to_a_dead_server_is_refused_or_unknown_never_silent(
+async def test_every_command_to_a_dead_server_ends_with_an_error(
     link: RedisLink, own_server: BundledServer
 ) -> None:
     """What was under way is `LinkTimeout`; what comes later `LinkDown`; then it is back."""
@@ -120,7 +120,7 @@ async def test_a_command_to_a_dead_server_is_refused_or_unknown_never_silent(
     assert await link.call("ECHO", "back") == b"back"
 
 
-async def test_a_server_that_stands_still_costs_one_timeout(
+async def test_a_frozen_server_costs_one_timeout(
     link: RedisLink, own_server: BundledServer
 ) -> None:
     """All that waits is unknown at once, and no late reply finds a wrong command."""
@@ -135,7 +135,7 @@ async def test_a_server_that_stands_still_costs_one_timeout(
 
 
 @pytest.mark.slow
-async def test_the_time_that_our_own_loop_stood_still_is_not_counted_against_redis(
+async def test_a_stall_of_our_own_loop_does_not_count_as_a_redis_timeout(
     link: RedisLink,
 ) -> None:
     """Not even its command has left; from now on it gets a moment."""
@@ -160,7 +160,7 @@ async def test_the_queue_for_a_stalled_server_is_bounded(
     own_server.resume()
 
 
-async def test_starting_without_a_server_says_so_in_one_line() -> None:
+async def test_a_start_without_a_server_fails_with_one_line() -> None:
     """No retry for ever, no traceback of a library."""
     link = RedisLink("redis://127.0.0.1:1", Limits(), lambda up: None)
     with pytest.raises(RedisUnavailable) as problem:
@@ -226,7 +226,7 @@ async def held_back(link: RedisLink) -> list[asyncio.Future[Any]]:
     return [script, slow]
 
 
-async def test_commands_that_are_held_back_count_against_the_bound(
+async def test_held_commands_count_against_the_bound(
     patient: RedisLink, own_server: BundledServer
 ) -> None:
     """Otherwise a server that forgot a script would be owed more than there is room for."""
@@ -244,7 +244,7 @@ async def test_commands_that_are_held_back_count_against_the_bound(
     assert len(replies) > 990
 
 
-async def test_commands_that_are_held_back_are_answered_when_the_link_breaks(
+async def test_held_commands_are_answered_when_the_link_breaks(
     patient: RedisLink, own_server: BundledServer
 ) -> None:
     """Each once, as unknown; and none of them reaches the next connection."""
@@ -265,7 +265,7 @@ async def test_commands_that_are_held_back_are_answered_when_the_link_breaks(
 # --- what a break takes with it, and what not ----------------------------------------------------
 
 
-async def test_nothing_that_was_not_sent_reaches_the_next_connection(link: RedisLink) -> None:
+async def test_unsent_commands_do_not_reach_the_next_connection(link: RedisLink) -> None:
     """Its outcome was told as unknown: executed later, it would be a lie of another kind."""
     replies: list[Any] = []
     link.submit(replies.append, "INCR", "count")
@@ -298,7 +298,7 @@ async def test_after_a_break_while_writing_was_paused_the_new_connection_writes(
     await link.stop()
 
 
-async def test_who_sends_from_within_the_break_is_told_that_there_is_no_link(
+async def test_a_command_sent_during_the_break_gets_link_down(
     link: RedisLink,
 ) -> None:
     """Not queued for a connection that does not exist yet."""
@@ -378,7 +378,7 @@ async def endpoint(talk: Talk) -> AsyncIterator[tuple[str, list[float]]]:
 
 
 @pytest.mark.slow
-async def test_a_server_that_does_not_take_us_is_dialled_less_and_less_often(
+async def test_a_refusing_server_is_dialled_with_growing_pauses(
     own_server: BundledServer,
 ) -> None:
     """The pauses are those of the back-off, from the first attempt to the last."""
@@ -407,7 +407,7 @@ MASTER = b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
 
 
 @pytest.mark.parametrize("last_words", [MASTER + b"garbage\r\n", MASTER[:-1]])
-async def test_a_connection_that_breaks_while_it_is_greeted_is_not_up(last_words: bytes) -> None:
+async def test_a_connection_that_breaks_during_its_set_up_is_not_up(last_words: bytes) -> None:
     """Also when all answers have come, and the end before anybody could look at them."""
 
     async def greet_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -437,9 +437,7 @@ async def test_a_connection_that_breaks_while_it_is_greeted_is_not_up(last_words
         (b"", r"closed the connection|reset by peer"),
     ],
 )
-async def test_a_server_that_is_not_redis_is_refused_with_its_own_words(
-    says: bytes, reason: str
-) -> None:
+async def test_a_server_that_is_not_redis_is_refused_and_quoted(says: bytes, reason: str) -> None:
     """Another program at the port, or a proxy without a server behind it: in one line."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -458,7 +456,7 @@ async def test_a_server_that_is_not_redis_is_refused_with_its_own_words(
         await link.stop()
 
 
-async def test_a_server_that_speaks_unasked_is_left(link: RedisLink) -> None:
+async def test_an_unexpected_reply_ends_the_connection(link: RedisLink) -> None:
     """A goodbye of a proxy is the reply to nothing: it ends the connection, with its words."""
     troubles: list[Any] = []
     link._on_trouble = troubles.append
@@ -498,7 +496,7 @@ async def test_a_subscription_is_up_only_when_all_its_channels_are_confirmed() -
         await subscription.stop()
 
 
-async def test_what_was_published_before_unsubscribing_is_heard(
+async def test_messages_published_before_unsubscribing_are_received(
     own_server: BundledServer,
 ) -> None:
     """Whoever sent it was told that somebody listens. The wire brings it late, and in order."""
@@ -527,7 +525,9 @@ async def test_what_was_published_before_unsubscribing_is_heard(
         await link.stop()
 
 
-async def test_a_gateway_that_may_not_unsubscribe_still_leaves(own_server: BundledServer) -> None:
+async def test_a_gateway_without_the_right_to_unsubscribe_still_stops(
+    own_server: BundledServer,
+) -> None:
     """At once, and not after a timeout."""
     link = RedisLink(own_server.url, Limits(), lambda up: None)
     await link.start()
@@ -546,7 +546,7 @@ async def test_a_gateway_that_may_not_unsubscribe_still_leaves(own_server: Bundl
 
 
 @pytest.mark.slow
-async def test_a_reason_is_told_once_and_the_next_outage_is_a_new_one(
+async def test_a_reason_is_logged_once_for_each_outage(
     link: RedisLink, own_server: BundledServer
 ) -> None:
     """However many attempts there were."""
@@ -565,7 +565,7 @@ async def test_a_reason_is_told_once_and_the_next_outage_is_a_new_one(
         assert link.trouble is None
 
 
-async def test_a_server_whose_words_differ_each_time_does_not_fill_the_log() -> None:
+async def test_changing_error_texts_do_not_fill_the_log() -> None:
     """Some reasons are told, then no more; what is known is always the last."""
     count = 0
 
@@ -592,7 +592,7 @@ async def test_a_server_whose_words_differ_each_time_does_not_fill_the_log() -> 
         await connection.stop()
 
 
-async def test_a_port_where_nobody_is_ends_a_start_at_once() -> None:
+async def test_a_start_fails_at_once_when_nobody_listens() -> None:
     """Patience is for those who are there."""
     link = RedisLink(f"redis://127.0.0.1:{free_port()}", Limits(), lambda up: None)
     with pytest.raises(RedisUnavailable) as problem:
@@ -622,9 +622,7 @@ async def test_a_deadline_that_is_less_than_a_clock_tick_away_is_still_a_deadlin
 
 
 @pytest.mark.parametrize("steps", range(0, 40, 40 // rounds(40, fast=8)))
-async def test_stop_ends_a_connection_at_any_step_of_its_return(
-    own_server: BundledServer, steps: int
-) -> None:
+async def test_stop_ends_a_reconnect_at_any_step(own_server: BundledServer, steps: int) -> None:
     """Also where the library that dials swallows the cancellation: it may be told twice."""
     connections = [
         RedisLink(own_server.url, Limits(), lambda up: None, (MINT,)),

@@ -30,7 +30,7 @@ def rows() -> list[tuple[list[Outcome], str, str]]:
     return found
 
 
-def test_the_manual_has_a_row_for_each_outcome_and_tells_its_cure() -> None:
+def test_the_manual_has_a_row_with_a_remedy_for_each_outcome() -> None:
     """What a gateway does, and whether a start waits for it."""
     told = [outcome for outcomes, _, _ in rows() for outcome in outcomes]
     assert len(told) == len(set(told))

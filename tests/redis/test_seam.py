@@ -72,19 +72,19 @@ async def rude() -> AsyncIterator[int]:
         "http://127.0.0.1:1",
     ],
 )
-async def test_a_server_that_cannot_be_reached_is_one_line(url: str) -> None:
+async def test_an_unreachable_server_is_reported_in_one_line(url: str) -> None:
     """Sockets, names, paths, certificates, and addresses that nobody has checked before."""
     await refused(url)
 
 
-async def test_what_the_system_says_is_told_in_its_few_words() -> None:
+async def test_an_error_of_the_system_is_reported_in_its_short_form() -> None:
     """Not in those of a library, which names the address again and a number."""
     assert await refused("redis://127.0.0.1:1") == "connection refused"
     assert await refused("unix:///no/such/socket") == "no such file or directory"
 
 
 @pytest.mark.slow
-async def test_a_server_that_is_not_redis_is_one_line(mute: int, rude: int) -> None:
+async def test_a_server_that_is_not_redis_is_reported_in_one_line(mute: int, rude: int) -> None:
     """With TLS where there is none, and the other way round."""
     assert "in time" in await refused(f"redis://:pw@127.0.0.1:{mute}")
     assert "in time" in await refused(f"rediss://127.0.0.1:{mute}")
@@ -92,7 +92,7 @@ async def test_a_server_that_is_not_redis_is_one_line(mute: int, rude: int) -> N
     await refused(f"rediss://127.0.0.1:{rude}")
 
 
-async def test_what_redis_refuses_is_told_in_its_own_words(server: BundledServer) -> None:
+async def test_a_refusal_by_redis_is_reported_in_its_own_words(server: BundledServer) -> None:
     """A database that is not there, a password that is wrong, a user who is none."""
     where = server.url.removesuffix("/0")
     assert "out of range" in await refused(f"{where}/99999")
@@ -114,7 +114,9 @@ async def test_options_that_are_used_reach_redis(server: BundledServer) -> None:
     assert " name=chat " in shown and " db=3 " in shown
 
 
-async def test_tls_is_spoken_to_a_redis_behind_tls(server: BundledServer, tmp_path: Path) -> None:
+async def test_rediss_urls_use_tls_and_check_the_certificate(
+    server: BundledServer, tmp_path: Path
+) -> None:
     """rediss:// checks the certificate: with its authority it connects, without it does not."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -159,7 +161,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
      ssl.SSLError(1, "x"), socket.gaierror(-2, "x"), RuntimeError("redis://:s3cret@h failed")],
     ids=lambda problem: type(problem).__name__,
 )  # fmt: skip
-def test_the_seam_knows_no_list_of_exceptions(problem: Exception) -> None:
+def test_any_exception_of_the_library_becomes_one_line(problem: Exception) -> None:
     """What a library raises tomorrow is a line as well, without secrets."""
     with pytest.raises(RedisUnavailable) as told, one_line():
         raise problem
@@ -168,13 +170,13 @@ def test_the_seam_knows_no_list_of_exceptions(problem: Exception) -> None:
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, asyncio.CancelledError, SystemExit])
-def test_the_seam_lets_interruptions_through(interruption: type[BaseException]) -> None:
+def test_cancellation_and_interrupts_are_not_caught(interruption: type[BaseException]) -> None:
     """They are nobody's answer."""
     with pytest.raises(interruption), one_line():
         raise interruption
 
 
-def test_what_has_no_effect_is_taken_by_the_laboratory_too(server: BundledServer) -> None:
+def test_the_laboratory_accepts_options_without_effect_too(server: BundledServer) -> None:
     """An address that several programs share works in a lesson as well."""
     asked = "timeout=5&decode_responses=true&protocol=3&max_connections=5&retry_on_timeout=true"
     with find_server(f"{server.url}?{asked}") as found:
@@ -183,7 +185,7 @@ def test_what_has_no_effect_is_taken_by_the_laboratory_too(server: BundledServer
         find_server(f"{server.url}?nonsense=1")
 
 
-async def test_a_gateway_tells_what_has_no_effect(server: BundledServer) -> None:
+async def test_a_gateway_warns_about_options_without_effect(server: BundledServer) -> None:
     """Among the warnings of /stats, once each."""
     url = f"{server.url}?max_connections=10&retry_on_timeout=true&client_name=chat"
     async with Gateway(GatewaySettings(gateway_id="g", port=0, redis_url=url)) as running:

@@ -75,7 +75,7 @@ def test_a_started_server_answers_and_a_stopped_one_is_gone() -> None:
     server.stop()
 
 
-def test_it_survives_an_interrupt_of_its_parent_s_group() -> None:
+def test_the_server_survives_an_interrupt_of_its_parents_process_group() -> None:
     """Interrupting a cell must not take Redis away from the lab."""
     holder, process, directory, url = start_holder()
     try:
@@ -91,7 +91,7 @@ def test_it_survives_an_interrupt_of_its_parent_s_group() -> None:
     assert wait_removed(directory)
 
 
-def test_it_dies_with_a_parent_that_was_killed() -> None:
+def test_the_server_ends_with_a_killed_parent() -> None:
     """Not even SIGKILL leaves a server or a directory behind."""
     holder, process, directory, _ = start_holder()
     end(holder)
@@ -99,7 +99,7 @@ def test_it_dies_with_a_parent_that_was_killed() -> None:
     assert wait_removed(directory)
 
 
-def test_its_configuration_is_readable_by_its_owner_only() -> None:
+def test_the_configuration_is_readable_by_its_owner_only() -> None:
     """It holds a password, which `ps` does not show."""
     with BundledServer(password="s3cret") as server:
         assert server.directory.stat().st_mode & 0o077 == 0
@@ -125,7 +125,7 @@ def test_a_restart_keeps_the_port_and_forgets_or_keeps_the_data() -> None:
             assert client.get("k") is None
 
 
-def test_a_killed_server_comes_back_with_the_data_that_were_to_be_kept_once() -> None:
+def test_a_killed_server_keeps_its_data_for_the_next_start_only() -> None:
     """Kept is what there was at the kill; a start later than the next one knows nothing of it."""
     with BundledServer() as server:
         with redis.Redis.from_url(server.url) as client:
@@ -141,7 +141,7 @@ def test_a_killed_server_comes_back_with_the_data_that_were_to_be_kept_once() ->
             assert client.get("k") is None
 
 
-def test_a_port_that_is_taken_is_an_error_that_says_so() -> None:
+def test_a_used_port_is_an_error_in_one_line() -> None:
     """In one line."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -151,7 +151,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so() -> None:
             BundledServer(port).start()
 
 
-def test_a_named_server_comes_first_and_is_not_replaced(shared_server: BundledServer) -> None:
+def test_a_named_server_has_precedence_and_is_never_replaced(shared_server: BundledServer) -> None:
     """Explicit, then the environment, then our own; and it says which."""
     environment = {"WSDEMO_REDIS_URL": "redis://127.0.0.1:1"}
     with find_server(shared_server.url, environment) as found:
@@ -215,7 +215,7 @@ def test_a_reply_that_cannot_be_printed_is_an_error(shared_server: BundledServer
 
 
 @pytest.mark.parametrize("streams", ["1>/dev/full", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
-def test_it_serves_whatever_becomes_of_its_streams(streams: str) -> None:
+def test_the_server_works_with_full_or_closed_streams(streams: str) -> None:
     """In the foreground, with stdout full or any of them closed; and it stops on request."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

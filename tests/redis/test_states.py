@@ -93,7 +93,7 @@ async def test_a_link_is_not_up_while_its_server_refuses_writes(
 
 
 @pytest.mark.parametrize("name", STATES)
-async def test_a_connection_that_is_made_to_such_a_server_is_not_up(
+async def test_a_new_connection_to_a_server_that_refuses_writes_is_not_up(
     server: BundledServer, database: Any, watched: Watched, name: str
 ) -> None:
     """It answers; that is not enough."""
@@ -108,7 +108,7 @@ async def test_a_connection_that_is_made_to_such_a_server_is_not_up(
 
 
 @pytest.mark.parametrize("name", STATES)
-async def test_a_start_waits_for_a_server_that_says_not_now(
+async def test_a_start_waits_for_a_temporary_state_of_the_server(
     server: BundledServer, database: Any, watched: Watched, name: str
 ) -> None:
     """It starts when the state is over; without patience it says why it does not."""
@@ -126,7 +126,7 @@ async def test_a_start_waits_for_a_server_that_says_not_now(
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if "takes writes" not in name])
-async def test_a_refused_command_is_evidence_enough(
+async def test_a_refused_command_starts_a_check_at_once(
     server: BundledServer, database: Any, watched: Watched, name: str
 ) -> None:
     """Nobody has to wait for the clock."""
@@ -140,7 +140,7 @@ async def test_a_refused_command_is_evidence_enough(
 
 
 @pytest.mark.slow
-async def test_a_server_that_loads_its_data_is_not_up_before_it_has_them(
+async def test_a_server_is_not_up_while_it_loads_its_data(
     slow_server: BundledServer,
 ) -> None:
     """Also after a restart: the link comes back when it can write, and says so once."""
@@ -161,7 +161,7 @@ async def test_a_server_that_loads_its_data_is_not_up_before_it_has_them(
     await watched.link.stop()
 
 
-async def test_what_was_sent_before_a_server_is_left_is_answered_by_it(
+async def test_commands_sent_before_leaving_a_replica_get_their_replies(
     server: BundledServer, database: Any, watched: Watched
 ) -> None:
     """Before the link hangs up on a replica, each command gets its own reply: none is unknown."""
@@ -178,7 +178,7 @@ async def test_what_was_sent_before_a_server_is_left_is_answered_by_it(
         assert replies == [str(n).encode() for n in range(200)]
 
 
-async def test_a_user_s_own_mistake_says_nothing_about_the_server(
+async def test_an_error_of_one_command_does_not_take_the_link_down(
     database: Any, watched: Watched
 ) -> None:
     """A wrong type, a wrong argument: the link stays up, and asks nobody."""
@@ -194,7 +194,7 @@ async def test_a_user_s_own_mistake_says_nothing_about_the_server(
     assert watched.states == [True]
 
 
-async def test_a_refusal_that_a_trial_does_not_bear_out_is_no_outage(
+async def test_a_refusal_not_confirmed_by_the_trial_is_no_outage(
     server: BundledServer, database: Any
 ) -> None:
     """A right is missing that the trial does not need: told to who used it, and to nobody else."""
@@ -218,7 +218,7 @@ async def test_a_refusal_that_a_trial_does_not_bear_out_is_no_outage(
     await watched.link.stop()
 
 
-async def test_a_right_that_is_taken_away_and_given_back_is_an_outage_with_its_name(
+async def test_a_lost_right_is_an_outage_that_names_it_until_it_is_granted_again(
     server: BundledServer, database: Any
 ) -> None:
     """On the same connection: Redis asks the list at each command."""
@@ -237,7 +237,7 @@ async def test_a_right_that_is_taken_away_and_given_back_is_an_outage_with_its_n
     await watched.link.stop()
 
 
-async def test_a_password_that_was_changed_is_the_reason_that_is_told(
+async def test_a_changed_password_is_reported_as_the_reason(
     server: BundledServer, database: Any, watched: Watched
 ) -> None:
     """By Redis' own word, without the password; and the link comes back when it is right again."""
@@ -252,7 +252,7 @@ async def test_a_password_that_was_changed_is_the_reason_that_is_told(
     await until("it is up again", lambda: watched.link.up)
 
 
-async def test_a_server_that_wants_a_password_is_refused_by_its_word(
+async def test_a_server_that_requires_a_password_is_refused_with_noauth(
     server: BundledServer,
 ) -> None:
     """NOAUTH, at once and for good: no setting of ours would become right by waiting."""
@@ -264,7 +264,7 @@ async def test_a_server_that_wants_a_password_is_refused_by_its_word(
 
 
 @pytest.mark.parametrize("password", [True, False])
-async def test_a_server_without_room_for_another_client_says_so(password: bool) -> None:
+async def test_a_full_server_is_reported_with_its_own_words(password: bool) -> None:
     """Before a word of ours has reached it: at the start, and when a connection is renewed."""
     with BundledServer(password=None if password else "") as server:
         async with redis_client.Redis.from_url(server.url) as database:
@@ -311,7 +311,7 @@ async def test_an_early_error_of_redis_is_read(
     await endpoint.wait_closed()
 
 
-async def test_a_cluster_without_slots_and_one_whose_slots_part_our_keys_say_so() -> None:
+async def test_cluster_errors_are_reported() -> None:
     """CLUSTERDOWN may pass; keys on two servers are for good."""
     settings = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
     with BundledServer(settings=settings) as server:
@@ -339,7 +339,7 @@ async def test_a_subscription_to_a_replica_is_not_up(server: BundledServer, data
     await subscription.stop()
 
 
-def test_each_outcome_has_a_cure() -> None:
+def test_each_outcome_has_a_remedy() -> None:
     """The table is whole, and only a command's own failure needs none."""
     assert set(CURES) == set(Outcome)
     assert {outcome for outcome in Outcome if outcome.cure is Cure.NONE} == {Outcome.OWN}
@@ -369,12 +369,12 @@ def test_each_outcome_has_a_cure() -> None:
         ("", Outcome.OWN),
     ],
 )  # fmt: skip
-def test_errors_are_told_apart(text: str, outcome: Outcome) -> None:
+def test_errors_are_classified(text: str, outcome: Outcome) -> None:
     """By their first word, and by their text where that word says nothing."""
     assert classify(text) is outcome
 
 
-async def test_what_was_refused_in_an_outage_too_short_to_be_one_can_be_made_good(
+async def test_after_a_very_short_outage_refused_commands_can_be_repeated(
     server: BundledServer, database: Any, watched: Watched
 ) -> None:
     """Whoever owes something to Redis hears once more that it works."""
@@ -392,7 +392,7 @@ async def test_what_was_refused_in_an_outage_too_short_to_be_one_can_be_made_goo
 
 
 @pytest.mark.parametrize(("login", "word"), [(":wrong@", "WRONGPASS"), ("", "NOAUTH")])
-async def test_a_start_does_not_wait_for_what_a_person_has_to_put_right(
+async def test_a_start_does_not_wait_for_a_mistake_that_a_person_must_correct(
     server: BundledServer, login: str, word: str
 ) -> None:
     """However much patience it has: no failover gives us another password."""
@@ -401,13 +401,13 @@ async def test_a_start_does_not_wait_for_what_a_person_has_to_put_right(
         await asyncio.wait_for(link.start(3600), 30)
 
 
-def test_an_odd_refusal_of_what_must_work_speaks_against_the_server() -> None:
+def test_an_unknown_refusal_of_the_trial_is_an_outage() -> None:
     """The same words about a command of a user would be that command's own."""
     assert trouble_of(CommandError("ERR odd")) == Trouble(Outcome.UNFIT, "ERR odd")
     assert CommandError("ERR odd").outcome is Outcome.OWN
 
 
-async def test_a_server_that_begins_to_refuse_writes_is_asked_again_first(
+async def test_a_server_that_begins_to_refuse_writes_is_tried_again_before_a_new_dial(
     server: BundledServer, database: Any, watched: Watched
 ) -> None:
     """How long it has refused counts from its first refusal, however old the connection is."""
@@ -422,7 +422,7 @@ async def test_a_server_that_begins_to_refuse_writes_is_asked_again_first(
 
 
 @pytest.mark.slow
-async def test_a_server_that_refuses_writes_for_long_is_dialled_anew(
+async def test_a_server_that_refuses_writes_for_long_is_dialled_again(
     server: BundledServer, database: Any, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody may have put another one in its place; but not when it only lacks memory."""

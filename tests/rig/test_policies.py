@@ -80,7 +80,7 @@ async def refreshed(presence: TimestampPresence, claim: Claim, ttl_ms: int = 90_
 async def test_every_policy_serves_a_single_user(
     name: str, link: RedisLink, keyspace: Keyspace, redis_db: Any, key: str
 ) -> None:
-    """Without a race they all do the same: she is there, stays there, and is gone."""
+    """Without a race they all do the same: she is registered, stays registered, and is released."""
     presence = policy_named(name).make(link, keyspace, Timing(), WallClock(1.0))
     claim = replace(OLD, token=await presence.mint("alice"))
     assert (await presence.register(claim)).outcome is Register.OK
@@ -107,7 +107,7 @@ async def test_the_later_registration_wins(pair: Pair, redis_db: Any, key: str) 
     assert 0 < await redis_db.pttl(key) <= Timing().presence_ttl_ms
 
 
-async def test_a_registration_with_an_older_timestamp_is_stale(pair: Pair) -> None:
+async def test_a_registration_with_an_older_timestamp_is_rejected(pair: Pair) -> None:
     """It changes nothing, and leaves nothing behind in the gateway."""
     await pair.two.register(NEW)
     pair.here.now -= 0.000_001
@@ -116,8 +116,8 @@ async def test_a_registration_with_an_older_timestamp_is_stale(pair: Pair) -> No
     assert not pair.one._heard
 
 
-async def test_a_microsecond_makes_a_difference(pair: Pair, redis_db: Any, key: str) -> None:
-    """Two signs of life within one second are told apart, unlike in the demo."""
+async def test_timestamps_have_microseconds(pair: Pair, redis_db: Any, key: str) -> None:
+    """Two frames within one second are told apart, unlike in the demo."""
     await pair.two.register(NEW)
     pair.here.now -= 0.000_01
     assert await refreshed(pair.one, OLD) is Refresh.SUPERSEDED
@@ -138,20 +138,18 @@ async def test_a_late_refresh_is_superseded_and_writes_nothing(
     assert await redis_db.pttl(key) <= Timing().presence_ttl_ms
 
 
-async def test_a_refresh_renews_the_lease_for_as_long_as_it_is_told(
-    pair: Pair, redis_db: Any, key: str
-) -> None:
-    """A lease counts from the sign of life, not from the moment when it is written."""
+async def test_a_refresh_sets_the_given_lease(pair: Pair, redis_db: Any, key: str) -> None:
+    """A lease counts from the last frame of the client, not from the moment when it is written."""
     await pair.one.register(OLD)
     pair.later(30)
     assert await refreshed(pair.one, OLD, ttl_ms=60_000) is Refresh.OK
     assert 59_000 < await redis_db.pttl(key) <= 60_000
 
 
-async def test_a_refresh_of_a_lost_entry_writes_a_whole_one(
+async def test_a_refresh_of_a_lost_entry_writes_a_complete_one(
     pair: Pair, redis_db: Any, key: str
 ) -> None:
-    """Never half a record, as in the demo."""
+    """Never half an entry, as in the demo."""
     await pair.one.register(OLD)
     await redis_db.delete(key)
     assert await refreshed(pair.one, OLD) is Refresh.RECLAIMED
@@ -159,7 +157,7 @@ async def test_a_refresh_of_a_lost_entry_writes_a_whole_one(
 
 
 async def test_a_late_release_removes_nothing(pair: Pair, redis_db: Any, key: str) -> None:
-    """The newer entry is newer than anything that the old gateway has heard."""
+    """The newer entry has a later timestamp than the last frame at the old gateway."""
     await pair.one.register(OLD)
     pair.later(1)
     await pair.two.register(NEW)
@@ -171,7 +169,7 @@ async def test_a_late_release_removes_nothing(pair: Pair, redis_db: Any, key: st
 async def test_a_release_removes_its_own_entry_also_after_refreshes(
     pair: Pair, redis_db: Any, key: str
 ) -> None:
-    """Twice is no error, and nothing is remembered of a session that is gone."""
+    """A second release is not an error, and nothing is stored about a session that has ended."""
     await pair.one.register(OLD)
     pair.later(30)
     await refreshed(pair.one, OLD)
@@ -181,7 +179,7 @@ async def test_a_release_removes_its_own_entry_also_after_refreshes(
     assert not pair.one._heard
 
 
-async def test_without_redis_each_renewal_gets_the_problem(keyspace: Keyspace) -> None:
+async def test_without_redis_each_renewal_gets_the_error(keyspace: Keyspace) -> None:
     """A refresh raises nothing; the other verbs do."""
     link = RedisLink("redis://127.0.0.1:1", Limits(), lambda up: None)
     presence = TimestampPresence(link, keyspace, Timing())
@@ -190,10 +188,10 @@ async def test_without_redis_each_renewal_gets_the_problem(keyspace: Keyspace) -
         await presence.register(OLD)
 
 
-async def test_a_slow_clock_turns_the_newer_registration_away(
+async def test_a_slow_clock_rejects_the_newer_registration(
     pair: Pair, redis_db: Any, key: str
 ) -> None:
-    """What timestamps cannot do: gateway-02 is 10 s behind, and alice is there in vain."""
+    """The weakness of timestamps: gateway-02 is 10 s behind, and alice cannot register there."""
     pair.there.now -= 10
     await pair.one.register(OLD)
     pair.later(9)
@@ -215,14 +213,15 @@ async def test_a_slow_clock_lets_a_late_release_take_a_live_user_offline(
     assert not await redis_db.exists(key)
 
 
-async def test_a_lab_runs_under_it_and_the_late_cleanup_changes_nothing() -> None:
+async def test_in_a_lab_with_this_policy_the_late_cleanup_changes_nothing() -> None:
     """The same director, the same steps as in lesson 04; both clocks are right."""
     entries = [entry async for _, entry, _ in late_cleanup("timestamp")]
     assert entries[1]["gwId"] == entries[2]["gwId"] == "gateway-02"
 
 
-async def test_in_a_lab_a_slow_gateway_turns_a_live_user_away() -> None:
-    """The skew of a lab reaches the policy: while the old entry stands, nobody newer gets in."""
+async def test_in_a_lab_a_gateway_with_a_slow_clock_rejects_a_live_user() -> None:
+    """The clock skew of a lab reaches the policy: while the old entry stands, no newer session
+    registers."""
     async with Cluster(gateways=2, policy="timestamp", clocks={"gateway-02": -3600.0}) as cluster:
         alice = await cluster.connect("alice", to="gateway-01")
         await cluster.hold("alice", at="gateway-01")

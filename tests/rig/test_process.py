@@ -31,7 +31,7 @@ def running(process: GatewayProcess, program: tuple[str, ...]) -> bool:
 
 
 async def test_a_process_that_ends_keeps_its_exit_code() -> None:
-    """The error has its log, and `wait` has its own exit code, not that of a signal."""
+    """The error contains its log, and `wait` returns its own exit code, not that of a signal."""
     process = GatewayProcess("gateway-01", NOWHERE, program=ENDS)
     with pytest.raises(GatewayDied, match="no"):
         await process.start()
@@ -48,7 +48,7 @@ async def test_a_process_that_ends_keeps_its_exit_code() -> None:
 async def test_a_process_that_does_not_listen_is_killed(
     program: tuple[str, ...], problem: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its time it is killed, and the start fails."""
+    """At its timeout it is killed, and the start fails."""
     monkeypatch.setattr(rig, "START_S", 2.0)
     monkeypatch.setattr(rig, "END_S", 0.1)
     process = GatewayProcess("gateway-01", NOWHERE, program=program)
@@ -58,7 +58,7 @@ async def test_a_process_that_does_not_listen_is_killed(
 
 
 async def test_a_process_whose_start_is_cancelled_is_killed() -> None:
-    """Whoever starts it may be cancelled meanwhile."""
+    """The task that starts it may be cancelled meanwhile."""
     process = GatewayProcess("gateway-01", NOWHERE, program=SILENT)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
@@ -67,7 +67,7 @@ async def test_a_process_whose_start_is_cancelled_is_killed() -> None:
 
 
 async def test_one_gateway_that_fails_ends_the_others(shared_server: BundledServer) -> None:
-    """All have started or failed before all are ended: nothing is started behind our back."""
+    """All have started or failed before all are ended, so none is started afterwards."""
     before = set(psutil.Process().children(recursive=True))
     with pytest.raises(GatewayDied, match="no-such-flag"):
         async with gateways(2, shared_server.url, "--no-such-flag"):
@@ -79,7 +79,7 @@ async def test_one_gateway_that_fails_ends_the_others(shared_server: BundledServ
 # --- its log -----------------------------------------------------------------------------------
 
 
-def test_a_trouble_in_a_log_is_kept_with_what_follows() -> None:
+def test_an_error_in_a_log_is_kept_with_the_lines_after_it() -> None:
     """A traceback with its lines, a forbidden word with its line; all are counted, few are kept."""
     log = ProcessLog(["secret"])
     lines = ["fine", "Traceback (most recent call last):", *map(str, range(40)), "a secret"]
@@ -100,7 +100,7 @@ def test_a_trouble_in_a_log_is_kept_with_what_follows() -> None:
 
 @pytest.mark.timeout(60)
 async def test_a_log_may_be_left_unread_and_be_read_again(shared_server: BundledServer) -> None:
-    """Nothing of it is lost for the reader, and the process ends as ever."""
+    """Nothing of it is lost for the reader, and the process ends normally."""
     process = GatewayProcess("gateway-unread", shared_server.url, "--log-level", "debug")
     async with process:
         process.block_log()
@@ -115,7 +115,7 @@ async def test_a_log_may_be_left_unread_and_be_read_again(shared_server: Bundled
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 async def test_a_log_may_go_to_a_file(shared_server: BundledServer, tmp_path: Path) -> None:
-    """Then it is known to run by its pages, at the port that it had before."""
+    """Then the pages show that the process runs, at the port that it had before."""
     process = GatewayProcess("gateway-file", shared_server.url)
     await process.start()
     await process.stop()

@@ -1,4 +1,4 @@
-"""Does a wire do to bytes what it is told, and nothing else?"""
+"""TCP relay: does a wire do to bytes what the test says, and nothing else?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsdemo.rig.wire import Wire
 
 @pytest.fixture
 async def echo() -> AsyncIterator[int]:
-    """A server that says back what it hears; its port."""
+    """An echo server; yields its port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionResetError):
@@ -28,7 +28,7 @@ async def echo() -> AsyncIterator[int]:
 
 
 async def test_slices_arrive_complete_and_in_order(echo: int) -> None:
-    """One byte at a time is slow, and the same bytes."""
+    """One byte at a time is slow, but the bytes are the same."""
     async with Wire("127.0.0.1", echo) as wire:
         reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
         wire.slice(1)
@@ -40,14 +40,14 @@ async def test_slices_arrive_complete_and_in_order(echo: int) -> None:
 
 
 async def test_a_slice_has_at_least_one_byte(echo: int) -> None:
-    """Nothing at all would be a hold."""
+    """Slices of no bytes would be the same as `hold`."""
     async with Wire("127.0.0.1", echo) as wire:
         with pytest.raises(ValueError, match="at least one byte"):
             wire.slice(0)
 
 
 async def test_a_reset_comes_within_a_reply(echo: int) -> None:
-    """So many bytes pass, then the connection is reset; the next one is whole again."""
+    """After a number of bytes the connection is reset; the next connection is complete again."""
     async with Wire("127.0.0.1", echo) as wire:
         reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
         writer.write(b"hello")

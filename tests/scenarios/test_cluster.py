@@ -1,7 +1,5 @@
-"""What do people live through with real gateway processes?
-
-Each test is a scenario of the README or a promise of its list, with processes that are killed,
-stopped and told to go.
+"""Cluster: what do users experience with real gateway processes? Each test is a scenario of the
+README or a promise of its list, with processes that are killed, frozen and drained.
 """
 
 from __future__ import annotations
@@ -74,7 +72,7 @@ async def _logged(process: GatewayProcess, text: str) -> bool:
 async def test_a_user_of_a_killed_gateway_is_reached_on_the_next_one(
     server: BundledServer, database: Any
 ) -> None:
-    """Scenario 2: gateway-01 is killed; until alice is back, who writes to her is told so."""
+    """Scenario 2: gateway-01 is killed; until alice is back, the acks of her senders say so."""
     async with gateways(3, server.url) as (first, second, third):
         alice = await User.register("alice", first.url)
         carol = await User.register("carol", third.url)
@@ -90,11 +88,11 @@ async def test_a_user_of_a_killed_gateway_is_reached_on_the_next_one(
         await carol.leave()
 
 
-async def test_p1_p2_p3_a_frozen_gateway_that_wakes_up_takes_nobody_away(
+async def test_p1_p2_p3_a_frozen_gateway_that_resumes_changes_no_newer_entry(
     server: BundledServer, database: Any
 ) -> None:
-    """gateway-01 is stopped, alice moves to gateway-02, gateway-01 goes on: she stays where she
-    is, messages reach her, and her old connection is told that it was replaced."""
+    """gateway-01 is stopped, alice moves to gateway-02, gateway-01 resumes: her entry stays,
+    messages reach her, and her old connection is closed as replaced."""
     async with gateways(3, server.url, *FAST) as (first, second, third):
         old_alice = await User.register("alice", first.url)
         carol = await User.register("carol", third.url)
@@ -135,7 +133,7 @@ async def _is_ready(process: GatewayProcess) -> bool:
 
 
 async def _reach(sender: User, recipient: User, content: str) -> None:
-    """Send, and hear it at the other end; both may still have pongs in their way."""
+    """Send, and receive it at the other end; both may still have pongs before it."""
     await sender.say(type="message", to=recipient.name, content=content)
     while (message := await recipient.hear())["type"] != "message":
         assert message["type"] == "pong", message
@@ -174,7 +172,8 @@ async def _a_client_that_never_reads(process: GatewayProcess, name: str) -> asyn
 async def test_a_redis_that_comes_back_empty_has_one_owner_per_user_within_a_refresh(
     server: BundledServer, database: Any
 ) -> None:
-    """P8: sockets stay, everything registers itself again, and of two sessions one wins."""
+    """P8: sockets stay, every session registers itself again, and of two sessions of one user
+    one wins."""
     async with gateways(2, server.url, *FAST) as (first, second):
         users = [
             await User.register(f"user-{n}", gateway.url)
@@ -206,10 +205,10 @@ async def _all_present(database: Any, users: list[User]) -> bool:
     return len(present) == len(users)
 
 
-async def test_while_redis_is_away_newcomers_are_told_when_to_come_back(
+async def test_while_redis_is_away_registers_get_1013_with_advice(
     server: BundledServer,
 ) -> None:
-    """Existing sockets stay and hear a truthful answer; a register gets 1013 with advice."""
+    """Existing sockets stay and get correct acks; a register gets 1013 with `retryAfterMs`."""
     async with gateways(1, server.url, *FAST) as (gateway,):
         alice = await User.register("alice", gateway.url)
         server.kill()

@@ -47,7 +47,7 @@ async def test_a_gateway_that_dies_between_mint_and_register_leaves_only_a_fence
             GatewayProcess("gateway-02", server.url) as second,
             connect(first.url, proxy=None) as connection,
         ):
-            wire.drop("down")  # The mint is carried out, and nobody hears of it.
+            wire.drop("down")  # Redis executes the mint, and its reply is lost.
             await connection.send('{"type":"register","userId":"alice"}')
             minted = await until("minted", lambda: database.hget("fence:alice", "mint"))
             first.signal(signal.SIGKILL)
@@ -59,7 +59,7 @@ async def test_a_gateway_that_dies_between_mint_and_register_leaves_only_a_fence
                 assert int(entry["epoch"]) > int(minted)
 
 
-async def test_a_gateway_that_dies_before_it_answers_register_is_superseded(
+async def test_a_register_at_the_next_gateway_supersedes_one_without_an_answer(
     server: BundledServer, database: Any
 ) -> None:
     """The client has no answer and tries the next gateway; one entry is left, with that gateway
@@ -83,15 +83,14 @@ async def test_a_gateway_that_dies_before_it_answers_register_is_superseded(
         await client.close()
 
 
-async def test_a_bug_in_one_session_ends_that_session_only(
+async def test_an_exception_in_one_session_ends_that_session_only(
     shared_server: BundledServer,
     keyspace: Keyspace,
     monkeypatch: pytest.MonkeyPatch,
     redis_db: Any,
 ) -> None:
-    """1011, its entry is deleted, its neighbour notices nothing, and the exception is reported
-    (fault 11).
-    """
+    """1011, its entry is deleted, other sessions are not affected, and the exception is reported
+    (fault 11)."""
     witnessed: list[BaseException] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: witnessed.append(context["exception"]))
@@ -145,7 +144,7 @@ async def test_a_stalled_event_loop_drops_nobody(
 
 
 @pytest.mark.slow
-async def test_a_redis_that_wants_a_password_is_one_line_and_exit_code_2(
+async def test_a_redis_that_requires_a_password_is_one_line_and_exit_code_2(
     server: BundledServer,
 ) -> None:
     """Within seconds, and the line does not contain the password (fault 54)."""
@@ -177,7 +176,7 @@ async def test_a_redis_that_is_too_old_is_refused_at_the_start(
     await link.stop()
 
 
-async def test_a_redis_that_does_not_let_us_ask_is_taken_as_it_is(
+async def test_a_redis_that_forbids_info_and_config_is_accepted(
     shared_server: BundledServer,
 ) -> None:
     """Managed servers forbid CONFIG, and some INFO."""
@@ -192,7 +191,7 @@ async def test_a_redis_that_does_not_let_us_ask_is_taken_as_it_is(
     await link.stop()
 
 
-async def test_a_redis_that_may_evict_keys_is_warned_about(
+async def test_a_redis_that_may_evict_keys_causes_a_warning(
     server: BundledServer, database: Any
 ) -> None:
     """In the log and in /stats; a user whose entry was evicted has it back after the next refresh

@@ -87,9 +87,9 @@ async def balanced(
 
 
 async def newcomer(url: str, name: str) -> str:
-    """Come, register and leave; return where that was, or "bye" when told to come back."""
+    """Connect, register and leave; return the gateway, or "bye" if it asked to reconnect."""
     async with connect(url, proxy=None, compression=None) as socket:
-        with contextlib.suppress(ConnectionClosed):  # A goodbye may have been faster.
+        with contextlib.suppress(ConnectionClosed):  # A close frame may have been faster.
             await socket.send(json.dumps({"type": "register", "userId": name}))
         answer = json.loads(await socket.recv())
         if answer["type"] == "bye":
@@ -129,11 +129,11 @@ async def test_leastconn_spreads_users_and_pages_are_forwarded(
 
 
 @pytest.mark.parametrize("balanced", [UNTIL_TOLD], indirect=True)
-async def test_a_rolling_restart_with_notice_sends_nobody_to_a_gateway_that_drains(
+async def test_a_rolling_restart_with_notice_sends_nobody_to_a_draining_gateway(
     balanced: tuple[Balancer, list[GatewayProcess]],
 ) -> None:
-    """Users stay until HAProxy knows; then each leaves once, and is in elsewhere at the first
-    try. No connection of anybody fails."""
+    """Users stay until HAProxy knows of the drain; then each reconnects once, and registers
+    elsewhere at the first attempt. No connection fails."""
     balancer, cluster = balanced
     clients = [Client(f"user-{n}", [balancer.url]) for n in range(6)]
     for client in clients:
@@ -165,11 +165,11 @@ async def test_a_rolling_restart_with_notice_sends_nobody_to_a_gateway_that_drai
         await client.close()
 
 
-async def test_without_notice_haproxy_learns_of_a_drain_from_connections_that_fail(
+async def test_without_notice_haproxy_learns_of_a_drain_from_failed_connections(
     balanced: tuple[Balancer, list[GatewayProcess]],
 ) -> None:
-    """The gap that the notice closes: it sends users to a port that is closed, and has to try
-    again. With the file that we ship, they only notice that it takes longer."""
+    """The notice closes this gap: HAProxy sends users to a closed port, and has to try again.
+    With the shipped file, users only notice that it takes longer."""
     balancer, cluster = balanced
     gone = cluster[0]
     gone.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Does a reader who opens a lesson in JupyterLab and runs all cells see what we mean?
+"""JupyterLab: does a reader who opens a lesson and runs all cells see the expected outputs?
 
 A real browser, a real JupyterLab, started as `make lab` does it, on a copy of the lessons.
 """
@@ -191,7 +191,9 @@ async def page(jupyter_process: tuple[Path, str]) -> AsyncIterator[Browser]:
 async def test_run_all_cells_in_a_browser(
     lesson: str, jupyter: JupyterLab, page: Browser, tmp_path: Path
 ) -> None:
-    """Every cell gets its number, figures appear, an answer can be clicked, nobody is called."""
+    """Every cell gets its number, figures appear, an answer can be clicked, no other host is
+    contacted.
+    """
     count, figures = len(cells_of(lesson)), figures_of(lesson)
     await page.open(jupyter.url(lesson))
     await page.until("the notebook is there", f"{CODE}.length === {count}", LAB_S)

@@ -77,11 +77,12 @@ async def again(process: GatewayProcess, number: signal.Signals = signal.SIGTERM
 # --- the notice ------------------------------------------------------------------------------
 
 
-async def test_on_notice_users_stay_newcomers_are_told_to_come_back_and_ready_says_so(
+async def test_on_notice_users_stay_new_clients_get_1012_and_ready_is_503(
     start: Any, database: Any
 ) -> None:
-    """SIGTERM with a notice: 503 "draining" while the port is open; who comes gets a WebSocket, a
-    `bye` and 1012; who is there is served. A second SIGTERM ends the notice: a drain, code 0."""
+    """SIGTERM with a notice: /ready is 503 "draining" while the port is open; a new client gets
+    a WebSocket, a `bye` and 1012; connected users are served. A second SIGTERM ends the notice:
+    a drain, exit code 0."""
     gateway = await start(*LONG)
     alice = await User.register("alice", gateway.url)
     gateway.signal(signal.SIGTERM)
@@ -113,7 +114,7 @@ async def test_a_notice_ends_by_itself(start: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_who_takes_the_place_of_a_gateway_on_notice_ends_the_notice(start: Any) -> None:
+async def test_a_takeover_of_a_gateway_on_notice_ends_the_notice(start: Any) -> None:
     """Two gateways of one name do not serve side by side."""
     old = await start(*LONG)
     old.signal(signal.SIGTERM)
@@ -126,14 +127,14 @@ async def test_who_takes_the_place_of_a_gateway_on_notice_ends_the_notice(start:
 
 
 async def stuck(gateway: GatewayProcess) -> User:
-    """A user who reads nothing any more, and so never hangs up: a drain waits for it."""
+    """A client that reads nothing any more, and so never closes: a drain waits for it."""
     user = await User.register("stuck", gateway.url)
     user.connection.transport.pause_reading()
     return user
 
 
-async def test_asked_twice_without_a_notice_it_ends_at_once(start: Any) -> None:
-    """The second SIGTERM or Ctrl-C during a drain: exit code 1, now."""
+async def test_a_second_signal_without_a_notice_ends_the_gateway_at_once(start: Any) -> None:
+    """The second SIGTERM or Ctrl-C during a drain: exit code 1, without waiting."""
     gateway = await start(*STUBBORN)
     user = await stuck(gateway)
     gateway.signal(signal.SIGTERM)
@@ -143,8 +144,8 @@ async def test_asked_twice_without_a_notice_it_ends_at_once(start: Any) -> None:
     user.connection.transport.abort()
 
 
-async def test_asked_three_times_with_a_notice_it_ends_at_once(start: Any) -> None:
-    """The second time skips the notice, the third the drain."""
+async def test_a_third_signal_with_a_notice_ends_the_gateway_at_once(start: Any) -> None:
+    """The second signal skips the notice, the third the drain."""
     gateway = await start(*LONG, *STUBBORN)
     user = await stuck(gateway)
     gateway.signal(signal.SIGINT)
@@ -156,8 +157,8 @@ async def test_asked_three_times_with_a_notice_it_ends_at_once(start: Any) -> No
     user.connection.transport.abort()
 
 
-async def test_a_signal_that_comes_twice_at_once_is_one_request(start: Any) -> None:
-    """timeout(1) signals a process, and then its group: that is no lack of patience."""
+async def test_two_signals_at_the_same_moment_count_as_one(start: Any) -> None:
+    """timeout(1) signals a process, and then its group: nobody asked twice."""
     gateway = await start()
     alice = await User.register("alice", gateway.url)
     gateway.signal(signal.SIGSTOP)
@@ -169,8 +170,9 @@ async def test_a_signal_that_comes_twice_at_once_is_one_request(start: Any) -> N
 
 
 @pytest.mark.slow
-async def test_a_closed_terminal_drains_and_never_hurries(start: Any, database: Any) -> None:
-    """SIGHUP: 1012, presence gone, code 0. After a SIGTERM it changes nothing."""
+async def test_sighup_drains_and_never_shortens_a_drain(start: Any, database: Any) -> None:
+    """SIGHUP, as from a closed terminal: 1012, presence released, exit code 0. After a SIGTERM
+    it changes nothing."""
     gateway = await start()
     alice = await User.register("alice", gateway.url)
     gateway.signal(signal.SIGHUP)
@@ -191,8 +193,8 @@ async def test_a_closed_terminal_drains_and_never_hurries(start: Any, database: 
     assert await gateway.wait(20) == 0
 
 
-async def test_nohup_is_obeyed(server: BundledServer) -> None:
-    """A SIGHUP that was to be ignored is ignored."""
+async def test_an_ignored_sighup_stays_ignored(server: BundledServer) -> None:
+    """As under `nohup`."""
     with ignored(signal.SIGHUP):
         gateway = await GatewayProcess("gateway-01", server.url).start()
     try:
@@ -233,10 +235,10 @@ def can_unshare() -> bool:
 @LINUX
 @pytest.mark.parametrize("as_pid_1", [False, True], ids=["as any process", "as PID 1"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_signal_during_the_imports_is_obeyed(
+async def test_a_signal_during_the_imports_ends_the_process(
     server: BundledServer, database: Any, as_pid_1: bool, number: signal.Signals
 ) -> None:
-    """Code 0, without a word, nothing in Redis; in a container without an init process too."""
+    """Exit code 0, without output, nothing in Redis; also as process 1 of a container."""
     if as_pid_1 and not can_unshare():
         pytest.skip("no PID namespaces here")
     prefix = ["unshare", "--pid", "--fork", "--kill-child"] if as_pid_1 else []
@@ -244,7 +246,7 @@ async def test_a_signal_during_the_imports_is_obeyed(
     with subprocess.Popen([*prefix, *argv], env=environment, stderr=subprocess.PIPE) as process:
         try:
             pid = await until("it runs", lambda: child_of(process.pid) if prefix else process.pid)
-            # Its first deed, long before its last import. (Python itself catches SIGINT.)
+            # Its first action, long before its last import. (Python itself catches SIGINT.)
             await until("it hears signals", lambda: catches(pid, signal.SIGTERM))
             os.kill(pid, number)
             code = await asyncio.to_thread(process.wait, 20)
@@ -267,8 +269,8 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(caught, 16) & (1 << (number - 1)))
 
 
-async def test_a_signal_while_redis_is_dialled_is_obeyed() -> None:
-    """A Redis that takes the connection and says nothing holds nobody up: code 0."""
+async def test_a_signal_while_redis_is_dialled_ends_the_process() -> None:
+    """A Redis that accepts the connection and does not answer delays nothing: exit code 0."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         mute.setblocking(False)
         url = f"redis://127.0.0.1:{mute.getsockname()[1]}"
@@ -301,8 +303,8 @@ def can_have_its_own_resolver() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_have_its_own_resolver(), reason="needs a mount namespace")
-async def test_a_name_that_is_never_found_holds_nobody_up(tmp_path: Path) -> None:
-    """The library's look-up cannot be broken off; a gateway that is told to stop goes anyway."""
+async def test_a_hanging_name_look_up_does_not_delay_the_exit(tmp_path: Path) -> None:
+    """The library's look-up cannot be cancelled; a gateway that is told to stop exits anyway."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         try:
             mute.bind(("127.0.0.77", 53))
@@ -348,11 +350,11 @@ def processor_s(pid: int) -> float:
 
 @pytest.mark.slow
 @LINUX
-async def test_when_no_more_files_can_be_opened_a_gateway_says_so_at_its_start_and_stays_calm(
+async def test_a_gateway_without_free_file_descriptors_warns_and_serves_its_users(
     server: BundledServer,
 ) -> None:
-    """Who is there is served, the log is not flooded, no processor burns; and when some have left,
-    there is room again."""
+    """Connected users are served, the log is not flooded, no processor time is wasted; and when
+    some users have left, new ones are accepted again."""
     gateway = GatewayProcess("gateway-01", server.url, prefix=with_files(64, 64))
     await gateway.start()
     try:
@@ -364,7 +366,7 @@ async def test_when_no_more_files_can_be_opened_a_gateway_says_so_at_its_start_a
         knocking = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(20)]
         for _ in range(20):
             await is_served(users[0])
-            await asyncio.sleep(0.05)  # Time for whatever would spin.
+            await asyncio.sleep(0.05)  # Time for a busy loop to show itself.
         assert processor_s(gateway.pid) - before < 0.7
         assert len(gateway.log) - lines < 100, "the log is flooded"
         for _, writer in knocking:
@@ -385,7 +387,7 @@ async def test_when_no_more_files_can_be_opened_a_gateway_says_so_at_its_start_a
 
 
 async def fill(gateway: GatewayProcess) -> list[User]:
-    """Let users come until one is not let in."""
+    """Connect users until one is refused."""
     users: list[User] = []
     for n in range(100):
         try:
@@ -397,10 +399,10 @@ async def fill(gateway: GatewayProcess) -> list[User]:
 
 
 @LINUX
-async def test_a_low_limit_of_open_files_is_raised_where_that_is_allowed(
+async def test_a_low_limit_of_open_files_is_raised_where_allowed(
     server: BundledServer,
 ) -> None:
-    """To what --max-connections needs, without a word."""
+    """To what --max-connections needs, without a log line."""
     flags = ("--max-connections", "1000")
     gateway = GatewayProcess("gateway-01", server.url, *flags, prefix=with_files(256, 4096))
     await gateway.start()
@@ -421,10 +423,8 @@ def in_database(url: str, number: int) -> str:
 
 
 @pytest.mark.slow
-async def test_gateways_of_two_databases_know_nothing_of_one_another(
-    server: BundledServer, database: Any
-) -> None:
-    """The same id in both, nobody of the other is found, a broadcast stays where it was said, and
+async def test_gateways_of_two_databases_are_separate(server: BundledServer, database: Any) -> None:
+    """The same id in both, no user of the other is found, a broadcast stays in its database, and
     --takeover replaces the gateway of its own database only."""
     production = GatewayProcess("gateway-01", in_database(server.url, 1))
     staging = GatewayProcess("gateway-01", in_database(server.url, 2))
@@ -452,7 +452,7 @@ async def test_gateways_of_two_databases_know_nothing_of_one_another(
 
 
 @pytest.mark.slow
-async def test_within_a_database_messages_notices_and_refused_ids_are_as_ever(
+async def test_within_another_database_routes_kicks_and_the_id_check_work(
     server: BundledServer, database: Any
 ) -> None:
     """Routing (the script), kicks and the check for a taken id use the channels of database 5."""

@@ -94,7 +94,7 @@ async def registers(connection: ClientConnection, name: str = "alice") -> bool:
         pytest.param("", {4, 6}, marks=IPV6),
     ],
 )
-async def test_a_gateway_is_reached_where_it_says_and_on_all_that_it_listens_on(
+async def test_a_gateway_is_reached_at_its_logged_address_and_at_all_others(
     start: Any, host: str, families: set[int]
 ) -> None:
     """The address in the log works for each kind of host; `::` and '' serve both families, on one
@@ -160,7 +160,7 @@ async def test_a_port_that_is_taken_in_the_other_family_is_not_chosen(
 
     def bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
         if family == socket.AF_INET6 and not taken:
-            # Somebody is faster, once.
+            # Another process is faster, once.
             taken.append(real(family, name, both_families))
             taken[0].listen()
         return real(family, name, both_families)
@@ -173,13 +173,14 @@ async def test_a_port_that_is_taken_in_the_other_family_is_not_chosen(
     taken[0].close()
 
 
-async def test_an_address_that_the_machine_does_not_have_is_left_out_and_told(
+async def test_an_address_that_the_machine_does_not_have_is_skipped_with_a_warning(
     shared_server: BundledServer,
     keyspace: Keyspace,
     resolve: Resolve,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A name may be ::1 where there is no IPv6: a warning; an error when it is nothing else."""
+    """A name may be ::1 where there is no IPv6: a warning; an error if there is no other
+    address."""
     resolve("localhost", ["192.0.2.1", "127.0.0.1"])
     async with listens(shared_server, keyspace, host="localhost") as gateway:
         async with Client("alice", [gateway.url]):
@@ -205,10 +206,10 @@ async def test_a_client_finds_a_default_gateway_where_localhost_is_ipv6_first(
             assert (await alice.send("alice", "x")).status == "routed"
 
 
-async def test_several_addresses_serve_one_gateway_and_all_are_told(
+async def test_several_addresses_serve_one_gateway_and_all_are_logged(
     start: Any, folder: Path
 ) -> None:
-    """`--listen` is repeated; a port is what the first address in the log is."""
+    """`--listen` is repeated; the gateway's port is that of the first address in the log."""
     path = folder / "g.sock"
     gateway = await start(
         *("--listen", f"unix:{path}", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0")
@@ -237,10 +238,10 @@ async def unix(start: Any, folder: Path) -> AsyncIterator[tuple[GatewayProcess, 
     yield await start("--listen", "127.0.0.1:0", "--listen", f"unix:{path}"), path
 
 
-async def test_a_unix_socket_is_for_owner_and_group_and_gone_after_the_end(
+async def test_a_unix_socket_has_mode_660_and_is_removed_at_the_end(
     unix: tuple[GatewayProcess, Path],
 ) -> None:
-    """Mode 660; users and pages come through it; SIGTERM removes the file."""
+    """Users and pages come through it; SIGTERM removes the file."""
     gateway, path = unix
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     async with unix_connect(str(path), "ws://localhost/ws", compression=None) as connection:
@@ -253,7 +254,7 @@ async def test_a_unix_socket_is_for_owner_and_group_and_gone_after_the_end(
 
 
 async def test_the_mode_of_a_unix_socket_can_be_chosen(start: Any, folder: Path) -> None:
-    """For a proxy that runs as somebody else; whatever the umask says."""
+    """For a proxy that runs as another user; whatever the umask is."""
     path = folder / "g.sock"
     flags = ("--listen", "127.0.0.1:0", "--listen", f"unix:{path}", "--unix-mode", "666")
     await start(*flags, prefix=["sh", "-c", 'umask 077 && exec "$0" "$@"'])
@@ -261,10 +262,10 @@ async def test_the_mode_of_a_unix_socket_can_be_chosen(start: Any, folder: Path)
 
 
 @pytest.mark.slow
-async def test_the_socket_of_a_dead_process_is_replaced_that_of_a_living_one_is_not(
+async def test_the_unix_socket_of_a_dead_process_is_replaced_and_a_live_one_is_not(
     unix: tuple[GatewayProcess, Path], start: Any
 ) -> None:
-    """kill -9 leaves a file on which nobody answers; whoever answers keeps it."""
+    """kill -9 leaves a file on which nobody answers; a process that answers keeps its socket."""
     gateway, path = unix
     both = ("--listen", "127.0.0.1:0", "--listen", f"unix:{path}")
     with pytest.raises(GatewayDied, match=f"cannot listen on unix:{path}: another process"):
@@ -279,7 +280,7 @@ async def test_the_socket_of_a_dead_process_is_replaced_that_of_a_living_one_is_
         assert await registers(connection)
 
 
-async def test_a_file_that_is_no_socket_stays_as_it_is(start: Any, folder: Path) -> None:
+async def test_a_file_that_is_not_a_socket_is_left_unchanged(start: Any, folder: Path) -> None:
     """One line says why the gateway does not start."""
     path = folder / "precious"
     path.write_text("mine")
@@ -288,10 +289,10 @@ async def test_a_file_that_is_no_socket_stays_as_it_is(start: Any, folder: Path)
     assert path.read_text() == "mine"
 
 
-async def test_a_file_that_another_process_has_put_in_place_is_not_removed(
+async def test_the_socket_file_of_a_successor_is_not_removed(
     shared_server: BundledServer, keyspace: Keyspace, folder: Path
 ) -> None:
-    """A gateway that ends late leaves its successor's socket alone."""
+    """A gateway that ends late leaves the file of its successor."""
     path = folder / "g.sock"
     async with listens(shared_server, keyspace, listen=(f"unix:{path}",)) as gateway:
         assert (gateway.port, gateway.url) == (0, f"ws+unix:{path}:/ws")
@@ -340,11 +341,11 @@ async def ended(process: asyncio.subprocess.Process) -> str:
     return said.decode()
 
 
-async def test_sockets_of_a_service_manager_are_used_and_outlive_the_gateway(
+async def test_sockets_of_a_service_manager_are_used_and_stay_open_after_the_gateway(
     shared_server: BundledServer, keyspace: Keyspace, folder: Path
 ) -> None:
-    """LISTEN_FDS: who connects before it runs is served by it, by TCP and by a unix socket; after
-    its end both still take connections, for the next one."""
+    """LISTEN_FDS: a client that connects before the gateway runs is served by it, over TCP and
+    over a unix socket; after its end both still accept connections, for the next one."""
     path = folder / "given.sock"
     with opened(path) as (tcp, unix):
         url = f"ws://127.0.0.1:{tcp.getsockname()[1]}/ws"
@@ -362,10 +363,10 @@ async def test_sockets_of_a_service_manager_are_used_and_outlive_the_gateway(
             assert path.is_socket()
 
 
-async def test_sockets_that_are_meant_for_another_process_are_left_alone(
+async def test_sockets_for_another_process_are_not_used(
     shared_server: BundledServer, keyspace: Keyspace, folder: Path
 ) -> None:
-    """A wrong LISTEN_PID: the gateway listens where its flags say, and tells so."""
+    """A wrong LISTEN_PID: the gateway listens where its flags say, and logs it."""
     with opened(folder / "given.sock") as (tcp, unix):
         process = await given(shared_server.url, keyspace.prefix, tcp, unix, pid="1")
         assert process.stderr is not None
@@ -379,8 +380,8 @@ async def test_sockets_that_are_meant_for_another_process_are_left_alone(
         await ended(process)
 
 
-def test_the_variables_of_socket_activation_are_taken_away() -> None:
-    """No child shall believe that they are for it, whoever they were for."""
+def test_the_variables_of_socket_activation_are_removed() -> None:
+    """No child process may take them for its own, whichever process they were for."""
     for pid in ("1", str(os.getpid())):
         environ = {"LISTEN_PID": pid, "LISTEN_FDS": "0", "LISTEN_FDNAMES": "a", "HOME": "/"}
         assert given_sockets(environ)[0] == []
@@ -388,8 +389,8 @@ def test_the_variables_of_socket_activation_are_taken_away() -> None:
 
 
 @pytest.mark.parametrize("count", ["x", "-1", "3.0", "99999999999999999999", "²"])
-def test_a_number_of_sockets_that_is_none_is_refused(count: str) -> None:
-    """By one line, before anything is listened on."""
+def test_an_invalid_number_of_sockets_is_refused(count: str) -> None:
+    """With one line, before anything is listened on."""
     with pytest.raises(SettingsError, match="no number of sockets"):
         given_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
 
@@ -408,8 +409,8 @@ def test_a_number_of_sockets_that_is_none_is_refused(count: str) -> None:
         ("unix:/run/g.sock", Address(path="/run/g.sock")),
     ],
 )
-def test_an_address_is_read_and_written_alike(text: str, address: Address) -> None:
-    """What an error line says can be given to --listen again."""
+def test_the_text_of_an_address_reads_back_as_the_same_address(text: str, address: Address) -> None:
+    """So an address in an error line can be given to --listen again."""
     assert Address.parse(text) == address
     assert str(address) == text
 
@@ -422,15 +423,15 @@ def test_an_address_is_read_and_written_alike(text: str, address: Address) -> No
     ],
 )
 def test_an_invalid_address_is_refused(text: str) -> None:
-    """With the three forms that there are, or with what is wrong with a path."""
+    """The error lists the three forms of an address, or says what is wrong with a path."""
     with pytest.raises(SettingsError, match=r"cannot listen on .*: (it is none of|unix:/path)"):
         GatewaySettings(gateway_id="g", listen=(text,))
 
 
-async def test_a_path_that_cannot_be_a_socket_is_one_line(
+async def test_an_impossible_socket_path_is_one_line(
     shared_server: BundledServer, keyspace: Keyspace, folder: Path
 ) -> None:
-    """Too long, or in a directory that is not there: nothing stays open or behind."""
+    """Too long, or in a directory that does not exist: nothing stays open, no file is left."""
     for path in (folder / ("x" * 200), folder / "no" / "such" / "g.sock"):
         ports = ("127.0.0.1:0", f"unix:{path}")
         with pytest.raises(CannotListen, match=f"unix:{re.escape(str(path))}: "):
@@ -439,8 +440,8 @@ async def test_a_path_that_cannot_be_a_socket_is_one_line(
     assert list(folder.iterdir()) == []
 
 
-async def test_what_was_bound_is_closed_when_another_address_cannot_be_had(folder: Path) -> None:
-    """Whoever tries again finds the first address free."""
+async def test_a_failed_start_closes_the_addresses_already_bound(folder: Path) -> None:
+    """The next attempt finds the first address free."""
     path = folder / "first.sock"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

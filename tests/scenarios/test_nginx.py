@@ -63,7 +63,7 @@ async def balancer(cluster: list[GatewayProcess], tmp_path: Path) -> AsyncIterat
 
 
 async def listening(port: int) -> None:
-    """Wait until somebody accepts connections on a port of loopback."""
+    """Wait until a process accepts connections on a port of loopback."""
     async with asyncio.timeout(15):
         while True:
             try:
@@ -75,7 +75,7 @@ async def listening(port: int) -> None:
                 return
 
 
-async def test_least_conn_spreads_users_and_messages_cross(
+async def test_least_conn_spreads_users_and_messages_reach_all(
     cluster: list[GatewayProcess], balancer: int
 ) -> None:
     """Thirty users come through nginx, ten to each gateway, and reach one another."""
@@ -93,10 +93,10 @@ async def test_least_conn_spreads_users_and_messages_cross(
         await user.leave()
 
 
-async def test_pages_are_forwarded_and_a_dead_gateway_is_passed_over(
+async def test_pages_are_forwarded_and_a_dead_gateway_is_skipped(
     cluster: list[GatewayProcess], balancer: int
 ) -> None:
-    """/health, /ready and /stats answer; with one gateway gone, newcomers go to the others."""
+    """/health, /ready and /stats answer; with one gateway killed, new clients go to the others."""
     assert await http_get(balancer, "/health") == (200, "OK")
     assert (await http_get(balancer, "/ready"))[0] == 200
     assert "gatewayId" in (await http_get(balancer, "/stats"))[1]
@@ -112,8 +112,8 @@ async def test_pages_are_forwarded_and_a_dead_gateway_is_passed_over(
 async def test_nginx_sends_users_to_a_gateway_on_notice_and_none_to_a_closed_port(
     cluster: list[GatewayProcess], balancer: int
 ) -> None:
-    """It asks nobody whether they are ready. During a notice some newcomers are told to come back,
-    users stay; when the notice is over, the next gateway takes all that come."""
+    """nginx does not ask /ready. During a notice some new clients are told to reconnect, users
+    stay; after the notice, the next gateway gets all new clients."""
     url = f"ws://127.0.0.1:{balancer}/ws"
     gone = cluster[0]
     # Equally many on each: the next one goes to any of them.
@@ -122,7 +122,7 @@ async def test_nginx_sends_users_to_a_gateway_on_notice_and_none_to_a_closed_por
 
     async def told() -> bool:
         async with connect(url, proxy=None, compression=None) as newcomer:
-            with contextlib.suppress(ConnectionClosed):  # A goodbye may have been faster.
+            with contextlib.suppress(ConnectionClosed):  # A close frame may have been faster.
                 await newcomer.send('{"type":"register","userId":"late"}')
             return bool(json.loads(await newcomer.recv())["type"] == "bye")
 

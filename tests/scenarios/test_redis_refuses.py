@@ -1,7 +1,6 @@
-"""What do people live through while Redis answers, and refuses?
-
-Their sockets stay, newcomers are told to come back, a message is told the truth, and /ready says
-why. When Redis works again all of them are present again, whatever it was.
+"""Redis outages: what do users experience while Redis answers, but refuses? Their sockets stay, new
+clients are told to reconnect later, every ack is correct, and /ready says why. When Redis works
+again all users are present again, whatever the reason was.
 """
 
 from __future__ import annotations
@@ -110,10 +109,10 @@ async def are_present(database: Any, *clients: Client) -> bool:
         for number, name in enumerate(STATES)
     ],
 )
-async def test_users_outlive_a_redis_that_answers_and_refuses(
+async def test_users_stay_connected_while_redis_refuses_writes(
     server: BundledServer, database: Any, name: str
 ) -> None:
-    """For longer than a lease; nobody is dropped, nobody is let in, no message is lied about."""
+    """For longer than a lease; nobody is dropped, nobody can register, and every ack is correct."""
     state, _, word = STATES[name]
     async with two_gateways(server.url) as (first, second), two_users(first, second) as users:
         alice, bob = users
@@ -154,7 +153,8 @@ def slow_server() -> Iterator[BundledServer]:
 async def test_users_are_present_again_when_a_restarted_redis_has_loaded_its_data(
     slow_server: BundledServer,
 ) -> None:
-    """Their leases ran out meanwhile. While it loads, messages are busy and newcomers sent away."""
+    """Their leases expired meanwhile. While it loads, messages are `busy` and registers get
+    1013."""
     async with redis_client.Redis.from_url(slow_server.url) as database:
         await many_keys(database)
     async with (
@@ -178,7 +178,7 @@ async def test_users_are_present_again_when_a_restarted_redis_has_loaded_its_dat
 
 @pytest.mark.parametrize("asks", ["may ask for the role", "may not ask for the role"])
 async def test_gateways_follow_their_address_to_the_new_primary(asks: str) -> None:
-    """The old primary lives on as a replica and cuts nobody; both connections leave it."""
+    """The old primary becomes a replica and closes no connection; both connections leave it."""
     with BundledServer(password="") as old, BundledServer(password="") as new:
         admins = [
             redis_client.Redis.from_url(server.url, decode_responses=True) for server in (old, new)
@@ -215,7 +215,7 @@ async def test_gateways_follow_their_address_to_the_new_primary(asks: str) -> No
 async def test_both_connections_leave_a_demoted_server_at_once(
     server: BundledServer, database: Any
 ) -> None:
-    """The one that listens does not wait until it is found deaf, which takes a minute here."""
+    """The subscription does not wait for its probe to fail, which takes a minute here."""
     timing = dataclasses.replace(Timing(), probe_interval_s=60.0)
     with BundledServer() as new:
         password = server.url.partition("@")[0].rpartition(":")[2]
@@ -233,7 +233,7 @@ async def test_both_connections_leave_a_demoted_server_at_once(
                 async with Gateway(settings) as running:
                     wire.lead_to(new.port)
                     async with replica(server, database):
-                        # Somebody wants to come in: that is evidence.
+                        # A client registers: its refused command starts a check.
                         assert await register(running, "carol") == Code.TRY_LATER
                         channel = KEYSPACE.gateway_channel("gateway-01")
 
@@ -273,10 +273,10 @@ async def _is_absent(database: Any, key: str) -> bool:
 
 
 @pytest.mark.slow
-async def test_only_a_user_whom_a_working_redis_refuses_is_told_that_presence_is_lost(
+async def test_only_a_user_whose_own_refresh_is_refused_is_closed_with_4012(
     server: BundledServer, database: Any
 ) -> None:
-    """Somebody has put something else in the place of her entry: 4012 for her, nothing for him."""
+    """A foreign value is in the place of her entry: 4012 for her, nothing for him."""
     async with (
         gateway(server, KEYSPACE, timing=FAST) as running,
         await User.register("alice", running.url) as alice,
@@ -295,7 +295,7 @@ async def test_only_a_user_whom_a_working_redis_refuses_is_told_that_presence_is
         await database.delete(KEYSPACE.presence("alice"))
 
 
-async def test_the_log_says_once_why_and_once_for_how_long(
+async def test_the_log_has_one_line_for_the_reason_and_one_for_the_duration(
     server: BundledServer, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In Redis' words; not once for each attempt."""
@@ -313,7 +313,7 @@ async def test_the_log_says_once_why_and_once_for_how_long(
     assert not [line for line in said if "hears nothing" in line and "READONLY" not in line]
 
 
-async def test_a_gateway_that_starts_too_early_waits_a_little_and_says_for_what(
+async def test_a_gateway_that_starts_too_early_waits_and_logs_the_reason(
     server: BundledServer, database: Any
 ) -> None:
     """A failover that ends in time lets it start."""
@@ -330,7 +330,7 @@ async def test_a_gateway_that_starts_too_early_waits_a_little_and_says_for_what(
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_waits_in_vain_ends_with_the_reason(
+async def test_a_start_that_times_out_ends_with_the_reason(
     server: BundledServer, database: Any
 ) -> None:
     """Exit code 2; the last line says what Redis said."""

@@ -97,7 +97,7 @@ async def test_the_documented_rights_are_enough(server: BundledServer, database:
 async def test_a_missing_right_ends_the_start_with_its_name_or_is_not_needed(
     server: BundledServer, database: Any, missing: str
 ) -> None:
-    """Never is a gateway ready and refuses everybody."""
+    """A gateway is never ready while it refuses everybody."""
     url = await allow(server, database, [rule for rule in RULES if rule != missing])
     settings = [
         GatewaySettings(gateway_id=name, port=0, redis_url=url, keyspace=Keyspace("app1:"))
@@ -148,10 +148,10 @@ async def test_a_process_without_a_right_ends_with_one_line_and_code_2(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [right for right in RIGHTS if right not in ONLY_AT_THE_START])
-async def test_a_right_that_is_lost_later_makes_a_gateway_not_ready_and_says_so(
+async def test_a_right_lost_later_makes_the_gateway_not_ready_with_the_reason(
     server: BundledServer, database: Any, lost: str
 ) -> None:
-    """Found out at the latest when somebody needs it; ready again when it is given back."""
+    """Noticed at the latest when the right is needed; ready again when it is granted."""
     url = await allow(server, database, RULES)
     settings = GatewaySettings(
         gateway_id="gateway-01",
@@ -165,7 +165,7 @@ async def test_a_right_that_is_lost_later_makes_a_gateway_not_ready_and_says_so(
 
         async def is_noticed() -> bool:
             if running.ready:
-                # Somebody tries to come in, and somebody leaves.
+                # One client registers, and another one leaves.
                 await _visit(running.url)
             return "NOPERM" in str(running.unready_because())
 

@@ -152,8 +152,8 @@ def spoil_the_stamp(notebook: Any) -> None:
     [answer, note, cut, move, paste, turn, lose_the_stamp, spoil_the_stamp],
     ids=lambda edit: edit.__name__,
 )
-def test_work_in_a_notebook_is_noticed(folder: Path, edit: Callable[[Any], None]) -> None:
-    """Whatever is written, added, removed or moved, in any lesson."""
+def test_changes_in_a_notebook_are_detected(folder: Path, edit: Callable[[Any], None]) -> None:
+    """Any cell that is written, added, removed or moved, in any lesson."""
     for stem in (LATE, "00-start-here"):
         assert not notebooks.is_edited(source_of(stem), solved=False)
         change(folder / f"{stem}.ipynb", edit)
@@ -162,10 +162,10 @@ def test_work_in_a_notebook_is_noticed(folder: Path, edit: Callable[[Any], None]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"<<<<<<< HEAD\n", b"\xff", b"null"])
-def test_a_file_that_is_no_notebook_any_more_is_somebody_s_work(
+def test_a_file_that_is_not_a_valid_notebook_counts_as_changed(
     folder: Path, content: bytes
 ) -> None:
-    """Nobody knows what is in it, so it is not thrown away, and it is no traceback either."""
+    """Its content is unknown, so it is not overwritten; and there is no traceback."""
     (folder / f"{LATE}.ipynb").write_bytes(content)
     assert notebooks.is_edited(source_of(LATE), solved=False)
     assert not notebooks.is_fresh(source_of(LATE), solved=False)
@@ -186,8 +186,8 @@ def run(notebook: Any) -> None:
     notebook.nbformat_minor = 5
 
 
-def test_who_only_runs_a_notebook_has_written_nothing(folder: Path) -> None:
-    """Outputs are made again; then a build may write a newer version of the lesson."""
+def test_running_a_notebook_does_not_count_as_a_change(folder: Path) -> None:
+    """Outputs can be made again; so a build may write a newer version of the lesson."""
     path = folder / f"{LATE}.ipynb"
     change(path, run)
     assert not notebooks.is_edited(source_of(LATE), solved=False)
@@ -197,8 +197,8 @@ def test_who_only_runs_a_notebook_has_written_nothing(folder: Path) -> None:
     assert not notebooks.is_edited(source_of(LATE), solved=False)
 
 
-def test_all_notebooks_of_the_repository_are_as_they_were_built() -> None:
-    """Each carries the fingerprint of its own cells."""
+def test_all_committed_notebooks_are_unchanged_since_their_build() -> None:
+    """Each has the fingerprint of its own cells."""
     for source in lessons.sources():
         for solved in (False, True):
             notebook = notebooks.read(lessons.target(source, solved=solved))
@@ -228,10 +228,10 @@ def small(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_notebook_with_work_in_it_is_left_alone_and_named(
+def test_a_changed_notebook_is_not_overwritten_and_named(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exit code is not 0, what to do is said, and everything else is built."""
+    """The exit code is not 0, the output says what to do, and everything else is built."""
     lesson, solved = small / f"{SMALL}.ipynb", small / "solutions" / f"{SMALL}.ipynb"
     change(lesson, answer)
     mine = lesson.read_bytes()
@@ -250,7 +250,7 @@ def test_a_notebook_with_work_in_it_is_left_alone_and_named(
 
 @pytest.mark.slow
 def test_a_build_of_a_clean_tree_changes_nothing(small: Path) -> None:
-    """As in CI; and with other outputs in the notebooks, these stay."""
+    """As in CI; other outputs in the notebooks stay as well."""
     before = {path: path.read_bytes() for path in small.rglob("*.ipynb")}
     assert build.main([]) == 0
     assert {path: path.read_bytes() for path in small.rglob("*.ipynb")} == before
@@ -263,10 +263,10 @@ def test_a_build_of_a_clean_tree_changes_nothing(small: Path) -> None:
 # --- make reset --------------------------------------------------------------------------------
 
 
-def test_reset_keeps_a_copy_and_restores_what_was_committed(
+def test_reset_keeps_a_copy_and_restores_the_committed_notebook(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """To the byte, outputs included; each time under a name of its own."""
+    """Byte for byte, outputs included; each copy has its own name."""
     path = folder / f"{LATE}.ipynb"
     original, kept = path.read_bytes(), []
     for again in ("", "-2", "-3"):
@@ -284,8 +284,8 @@ def test_reset_keeps_a_copy_and_restores_what_was_committed(
     assert path.read_bytes() == original
 
 
-def test_reset_of_a_solution_with_work_in_it_keeps_that_too(folder: Path) -> None:
-    """And of one without, it leaves the solution alone."""
+def test_reset_keeps_a_copy_of_a_changed_solution_too(folder: Path) -> None:
+    """A solution without changes is not copied."""
     solved = folder / "solutions" / f"{LATE}.ipynb"
     original = solved.read_bytes()
     change(solved, run)
@@ -301,7 +301,7 @@ def test_reset_of_a_solution_with_work_in_it_keeps_that_too(folder: Path) -> Non
     assert not list(folder.glob("*-my-copy-*")), "nothing of the learner's was in the lesson"
 
 
-def test_reset_of_a_notebook_without_work_in_it_makes_no_copy(folder: Path) -> None:
+def test_reset_of_an_unchanged_notebook_makes_no_copy(folder: Path) -> None:
     """It is the original again, outputs included; also when it was deleted."""
     path = folder / f"{LATE}.ipynb"
     original = path.read_bytes()
@@ -316,8 +316,8 @@ def test_reset_of_a_notebook_without_work_in_it_makes_no_copy(folder: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["no git", "never committed", "committed with work in it"])
-def test_reset_builds_the_original_anew_when_git_has_none(small: Path, how: str) -> None:
-    """A download without a history, or a history in which the learner's work is."""
+def test_reset_builds_the_original_when_git_has_none(small: Path, how: str) -> None:
+    """A download without a history, or a history that contains the learner's changes."""
     path = small / f"{SMALL}.ipynb"
     change(path, answer)
     if how == "committed with work in it":
@@ -335,10 +335,10 @@ def test_reset_builds_the_original_anew_when_git_has_none(small: Path, how: str)
 
 
 @pytest.mark.slow
-def test_reset_of_a_lesson_that_does_not_run_touches_nothing(
+def test_reset_of_a_lesson_that_does_not_run_changes_nothing(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, exit code 2, and the learner's notebook where it was."""
+    """One line, exit code 2, and the learner's notebook is still in its place."""
     path = small / f"{SMALL}.ipynb"
     change(path, answer)
     mine = path.read_bytes()
@@ -352,18 +352,18 @@ def test_reset_of_a_lesson_that_does_not_run_touches_nothing(
 
 
 @pytest.mark.parametrize("name", ["04", "4", LATE, f"{LATE}.ipynb", f"notebooks/{LATE}.ipynb"])
-def test_a_lesson_is_named_as_people_name_it(folder: Path, name: str) -> None:
-    """By its number, or by its file, as a shell completes it."""
+def test_a_lesson_can_be_named_by_number_or_file(folder: Path, name: str) -> None:
+    """As a shell completes it."""
     change(folder / f"{LATE}.ipynb", answer)
     assert build.main([f"--reset={name}"]) == 0
     assert len(list(folder.glob(f"{LATE}-my-copy-*"))) == 1
 
 
 @pytest.mark.parametrize("name", ["", "99", "0", "the", "-1", "../04", "04 05", "*", "\udcff"])
-def test_a_lesson_that_is_none_is_one_line(
+def test_an_unknown_lesson_is_one_line(
     folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the lessons that there are, and how it is said."""
+    """It lists the lessons, and how to name one."""
     before = sorted(folder.rglob("*"))
     if name in {"0", "../04"}:  # Lesson 00, and a path: both are meant.
         assert build.main([f"--reset={name}"]) == 0

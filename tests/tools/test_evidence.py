@@ -23,14 +23,14 @@ def numbers() -> dict[str, Any]:
     return content
 
 
-def test_the_pages_show_what_was_measured(numbers: dict[str, Any]) -> None:
-    """To the letter, and nothing else stands between the marks."""
+def test_the_pages_show_the_measured_numbers(numbers: dict[str, Any]) -> None:
+    """Exactly, and nothing else stands between the marks."""
     assert evidence.published(evidence.PAGE.read_text()) == evidence.table(numbers)
     assert evidence.published(evidence.README.read_text()) == evidence.in_short(numbers)
 
 
-def test_nothing_was_found(numbers: dict[str, Any]) -> None:
-    """Every part was tried, and no part has a violation; a red seed of chaos has its cause."""
+def test_the_evidence_has_no_violation(numbers: dict[str, Any]) -> None:
+    """Every part was run, and no part has a violation; a failed seed of chaos has its cause."""
     red = [one for one in numbers["chaos"]["runs"] if one["violations"]]
     assert [one["seed"] for one in red if not one.get("cause")] == []
     assert numbers.keys() == evidence.PARTS.keys()
@@ -40,8 +40,8 @@ def test_nothing_was_found(numbers: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_number_of_bad_inputs_is_of_today(numbers: dict[str, Any]) -> None:
-    """One more, and the table has to be made anew. (The fast profile leaves some of them out.)"""
+def test_the_number_of_bad_inputs_is_up_to_date(numbers: dict[str, Any]) -> None:
+    """With one more, the table has to be made again. (The fast profile leaves some of them out.)"""
     rows = count()
     assert numbers["input"] == {
         "inputs": sum(map(len, rows.inputs.values())),
@@ -50,21 +50,21 @@ def test_the_number_of_bad_inputs_is_of_today(numbers: dict[str, Any]) -> None:
     }
 
 
-def test_what_can_be_counted_is_of_today(numbers: dict[str, Any]) -> None:
-    """A fault or a mutant more, and the table has to be made anew."""
+def test_countable_numbers_are_up_to_date(numbers: dict[str, Any]) -> None:
+    """With one more fault or mutant, the table has to be made again."""
     assert numbers["mutants"]["mutants"] == len(MUTANTS)
     assert numbers["simulation"]["kinds"] == len(SIMULATED_FAULTS)
     assert numbers["chaos"]["kinds"] == len(CHAOS_FAULTS)
 
 
-def test_all_seeds_of_chaos_are_told(numbers: dict[str, Any]) -> None:
-    """Those of the fixed list, each once, whatever came of them."""
+def test_all_seeds_of_chaos_are_reported(numbers: dict[str, Any]) -> None:
+    """Those of the fixed list, each once, whatever their result."""
     assert len(evidence.CHAOS_SEEDS) >= 10
     assert [one["seed"] for one in numbers["chaos"]["runs"]] == list(evidence.CHAOS_SEEDS)
 
 
-def test_a_violation_would_be_seen(numbers: dict[str, Any]) -> None:
-    """The table does not say so for every number."""
+def test_a_violation_is_reported(numbers: dict[str, Any]) -> None:
+    """The table does not claim zero violations whatever the numbers are."""
     numbers["simulation"]["violations"] = 3
     numbers["chaos"]["runs"][2:4] = [
         {"seed": 3, "violations": 3, "claims": {"pong": 2, "P8": 1}, "cause": "a slow disk"},
@@ -78,8 +78,8 @@ def test_a_violation_would_be_seen(numbers: dict[str, Any]) -> None:
     assert "**seed 4: 1 of log** (cause not found)" in table
 
 
-def test_a_cause_stays_for_as_long_as_the_same_claims_break() -> None:
-    """It was found for them; for others it would be a guess."""
+def test_a_cause_is_kept_while_the_same_claims_break() -> None:
+    """It was found for these claims; for others it would be a guess."""
 
     def run(seed: int, *claims: str, **fields: str) -> dict[str, Any]:
         return {"seed": seed, "claims": dict.fromkeys(claims, 1), **fields}
@@ -92,10 +92,10 @@ def test_a_cause_stays_for_as_long_as_the_same_claims_break() -> None:
 
 
 @pytest.mark.parametrize(("code", "told"), [(0, True), (1, True), (2, False), (-9, False)])
-def test_a_command_that_found_something_may_still_be_told(
+def test_the_numbers_of_a_failed_command_are_read_where_wanted(
     code: int, told: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """Its numbers are read when they are wanted; any other failure is one."""
+    """`red_too` accepts the exit code of a violation; any other failure is an error."""
     end = "os.kill(os.getpid(), 9)" if code < 0 else f"sys.exit({code})"
     (tmp_path / "finds.py").write_text(
         f"import os, pathlib, sys; pathlib.Path(sys.argv[2]).write_text('[7]'); {end}"
@@ -111,14 +111,14 @@ def test_a_command_that_found_something_may_still_be_told(
             evidence.run("finds", output="--json")
 
 
-def test_a_page_without_a_place_for_it_is_an_error() -> None:
-    """Rather than one that is silently left as it is."""
+def test_a_page_without_the_marks_is_an_error() -> None:
+    """It must not be left unchanged silently."""
     with pytest.raises(ValueError, match="no place"):
         evidence.published("# A page")
 
 
-def test_a_command_that_takes_too_long_may_clean_up() -> None:
-    """It is told to end, and not killed: what it has started would outlive it."""
+def test_a_command_that_times_out_is_terminated_and_not_killed() -> None:
+    """Killed, it would leave the processes that it has started."""
     waits = (
         "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
         "print('ready', flush=True); signal.sigwait({signal.SIGTERM}); sys.exit(3)"
@@ -131,16 +131,16 @@ def test_a_command_that_takes_too_long_may_clean_up() -> None:
 
 
 def test_a_command_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond it, it has failed."""
+    """After it, the command has failed."""
     monkeypatch.setattr(evidence, "DEADLINE_S", 0.0)
     with pytest.raises(evidence.Failed, match="did not end within 0 s"):
         evidence.run("wsdemo.proof.simulate")
 
 
-def test_a_part_that_finds_something_ends_the_command(
+def test_a_part_that_fails_makes_the_command_fail(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, with its words; the file keeps what it had."""
+    """Exit code 1, with its message; the file is unchanged."""
     kept = tmp_path / "evidence.json"
     kept.write_text("{}")
 

@@ -17,8 +17,8 @@ def lesson(number: str, read: int, exercise: int) -> Lesson:
 LESSONS = [lesson("00", 9, 10), lesson("01", 14, 25), lesson("02", 19, 30), lesson("03", 4, 5)]
 
 
-def test_the_committed_page_is_what_the_lessons_say() -> None:
-    """A header that changes changes the page."""
+def test_the_committed_page_agrees_with_the_lessons() -> None:
+    """A change in a header changes the page."""
     assert lessons.index_page().read_text(encoding="utf-8") == lessons.indexed(), (
         "run `make notebooks`"
     )
@@ -32,8 +32,8 @@ def test_every_lesson_is_listed_once_with_its_minutes() -> None:
         assert page.count(row) == 1
 
 
-def test_a_level_is_named_and_not_explained() -> None:
-    """What stands behind the colon in a header stays there."""
+def test_a_level_is_listed_without_its_explanation() -> None:
+    """The text after the colon in a header is not copied."""
     about = {
         "title": "t",
         "minutes": {"read": 1, "run": 1, "exercise": 1},
@@ -46,7 +46,7 @@ def test_a_level_is_named_and_not_explained() -> None:
 
 @pytest.mark.parametrize("track", TRACKS, ids=lambda track: track.name)
 def test_a_track_fits_into_its_time(track: Track) -> None:
-    """With the lessons that there are."""
+    """With the existing lessons."""
     found = [index.Lesson.of(source.stem, lessons.about(source)) for source in lessons.sources()]
     parts = planned(track, found)
     assert parts
@@ -54,7 +54,7 @@ def test_a_track_fits_into_its_time(track: Track) -> None:
     assert [part.lesson.number for part in parts] == sorted(part.lesson.number for part in parts)
 
 
-def test_what_matters_most_is_placed_first_and_an_exercise_goes_before_a_lesson() -> None:
+def test_the_most_important_lessons_are_placed_first_and_exercises_are_dropped_first() -> None:
     """02 takes 50 of 90 minutes, 01 its 40; of 03 the 10 minutes do not fit, nor its 5."""
     parts = planned(Track("", 90, ("02", "01", "03")), LESSONS)
     assert [(part.lesson.number, part.whole) for part in parts] == [("01", True), ("02", True)]
@@ -66,25 +66,25 @@ def test_what_matters_most_is_placed_first_and_an_exercise_goes_before_a_lesson(
     ]
 
 
-def test_a_track_leaves_out_what_is_not_written_yet() -> None:
+def test_a_track_skips_lessons_that_are_not_written_yet() -> None:
     """Numbers of lessons to come are no error."""
     assert [p.lesson.number for p in planned(Track("", 99, ("09", "00")), LESSONS)] == ["00"]
 
 
-def test_on_a_screen_there_are_votes_and_no_exercises() -> None:
-    """Reading, running and the vote are what a lecture takes."""
+def test_a_lecture_has_votes_and_no_exercises() -> None:
+    """Reading, running and the vote are the parts of a lecture."""
     (part,) = planned(Track("", 20, ("00",), on_screen=True), LESSONS)
     assert part.minutes == 9 + 1 + index.VOTE_MINUTES and not part.whole
     assert planned(Track("", 17, ("00",), on_screen=True), LESSONS) == []
 
 
-def test_self_study_is_everything() -> None:
+def test_self_study_contains_everything() -> None:
     """No limit, no choice."""
     assert [part.lesson for part in planned(Track("", None), LESSONS)] == LESSONS
 
 
-def test_only_what_stands_between_the_comments_is_replaced() -> None:
-    """The pages of the teachers stay as they were written."""
+def test_only_the_text_between_the_comments_is_replaced() -> None:
+    """The rest of the teachers' page stays unchanged."""
     text = f"above\n{BEGIN}\nold\n{END}\nbelow\n"
     once = index.inserted(text, "new")
     assert once == f"above\n{BEGIN}\n\nnew\n\n{END}\nbelow\n"
@@ -93,6 +93,6 @@ def test_only_what_stands_between_the_comments_is_replaced() -> None:
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
 def test_a_page_without_the_comments_is_refused(text: str) -> None:
-    """Rather than lost."""
+    """Otherwise its text would be lost."""
     with pytest.raises(ValueError, match="the text needs one line"):
         index.inserted(text, "new")

@@ -30,18 +30,18 @@ def committed(source: Path, solved: bool) -> Any:
 
 
 def test_there_is_a_first_lesson() -> None:
-    """The tests below are about something."""
+    """Otherwise the tests below would test nothing."""
     assert SOURCES and SOURCES[0].stem.startswith("00-")
 
 
 @pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
-def test_a_committed_notebook_is_what_its_source_gives(source: Path, solved: bool) -> None:
+def test_a_committed_notebook_agrees_with_its_source(source: Path, solved: bool) -> None:
     """Its cells equal a rebuild, and its outputs come from this state of the source."""
     assert notebooks.is_fresh(source, solved=solved), "run `make notebooks` and commit the result"
 
 
 @pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
-def test_a_committed_notebook_is_whole_and_small(source: Path, solved: bool) -> None:
+def test_a_committed_notebook_is_valid_and_small(source: Path, solved: bool) -> None:
     """Counts 1..n, no error, no widget state, valid, no machine's path, at most 400 kB."""
     path = lessons.target(source, solved=solved)
     notebook = committed(source, solved)
@@ -80,7 +80,7 @@ def test_the_check_of_a_lesson_accepts_its_solution_and_waits_for_the_learner(
 
 
 def test_the_readme_shows_figures_of_the_lessons() -> None:
-    """The very pictures that the committed notebooks hold."""
+    """The same pictures that the committed notebooks contain."""
     for stem, figures in build.PUBLISHED.items():
         pictures = notebooks.pictures(notebooks.read(lessons.ROOT / f"{stem}.ipynb"))
         for number, name in figures.items():

@@ -1,1 +1,1 @@
-"""Drawing: how does every figure look, and where do its words go?"""
+"""Drawing: how does every figure look, and where do its texts go?"""

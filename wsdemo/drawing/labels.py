@@ -62,7 +62,7 @@ class Placer:
             self.keep_clear(text.get_window_extent())
 
     def line(self, *points_px: tuple[float, float]) -> None:
-        """A label had better not cross this line."""
+        """A label should not cross this line."""
         self._lines.append(Path(list(points_px)))
 
     def put(

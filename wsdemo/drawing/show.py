@@ -1,4 +1,4 @@
-"""Alt texts and captions: how does a figure reach the reader, with its words?
+"""Alt texts and captions: how is a figure shown to the reader, with its texts?
 
 As HTML: a picture with an alt text and a caption under it. The PNG output of a notebook cannot
 carry an alt text that its exporters keep, HTML can.
@@ -16,7 +16,7 @@ from PIL import Image
 from wsdemo.drawing.style import Picture, house
 
 COLOURS = 128
-"""A notebook with its pictures must stay small; flat colours lose nothing in so many."""
+"""A notebook with its pictures must stay small; flat colours need no more than these."""
 
 
 def to_png(fig: Figure) -> bytes:

@@ -96,10 +96,9 @@ def roles_of(gateways: Iterable[str]) -> dict[str, Role]:
 
 
 class Picture(Figure):
-    """A figure that also says in words what it shows.
-
-    `wsdemo_alt` replaces the picture for those who do not see it, `wsdemo_caption` stands under
-    it, `wsdemo_facts` are the numbers that the title took from the data.
+    """A figure with texts about what it shows. `wsdemo_alt` replaces the picture for readers who
+    cannot see it, `wsdemo_caption` stands under it, `wsdemo_facts` are the numbers that the title
+    took from the data.
     """
 
     wsdemo_alt: str = ""
@@ -161,7 +160,7 @@ def in_house_style(draw: Callable[P, Picture]) -> Callable[P, Picture]:
 
 
 def picture(width_in: float = WIDTH_IN, height_in: float = 3.4) -> Picture:
-    """Return an empty figure that belongs to nobody: pyplot does not know it."""
+    """Return an empty figure that is not registered with pyplot."""
     fig = Picture(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
     FigureCanvasAgg(fig)
     return fig
@@ -182,7 +181,7 @@ def claim(fig: Picture, template: str, facts: Mapping[str, Any]) -> None:
 
 
 def tell(fig: Picture, *, caption: str, alt: str) -> Picture:
-    """Give a figure the words under it and those in its place, and return it."""
+    """Give a figure its caption and its alt text, and return it."""
     fig.wsdemo_caption, fig.wsdemo_alt = caption, alt
     return fig
 
@@ -229,7 +228,7 @@ def _width_px(text: Text, words: str) -> float:
 
 
 def note(ax: Axes, x: float, y: float, words: str, **kwargs: Any) -> Text:
-    """Write into the plot: small, with a white halo, without a say in the layout."""
+    """Write into the plot: small, with a white halo, ignored by the layout."""
     style: dict[str, Any] = {"fontsize": NOTE_PT, "color": INK, "zorder": 9, **kwargs}
     text = ax.text(x, y, words, path_effects=HALO, **style)
     text.set_in_layout(False)

@@ -1,4 +1,4 @@
-"""How are names, numbers, durations and lists said in figures, tables and reports?
+"""Formatting: how are names, numbers, durations and lists written in figures, tables and reports?
 
 Pure functions from values to text: nothing here draws, so reports can use them without loading a
 plotting library.
@@ -26,12 +26,12 @@ def plain(name: object, limit: int = 24) -> str:
 
 
 def lane_name(lane: object) -> str:
-    """Return what to call a lane of a trace: "Redis", or the name of a gateway or a user."""
+    """Return the label of a lane of a trace: "Redis", or the name of a gateway or a user."""
     return "Redis" if lane == "redis" else plain(lane)
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 85 µs, 1.2 ms, 3.4 s, 85 s."""
+    """Return a time in a readable unit: 85 µs, 1.2 ms, 3.4 s, 85 s."""
     size = abs(seconds)
     for unit, factor in (("µs", 1e6), ("ms", 1e3)):
         if size * factor < 999.5:

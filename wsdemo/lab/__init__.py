@@ -1,7 +1,7 @@
-"""What is in the laboratory? Real gateways and users in one process, accidents on purpose.
+"""Laboratory: what is in it? Real gateways and users in one process, and faults that are injected.
 
-`from wsdemo.lab import Lab, check, predict` is all that a notebook needs. What is named here is
-imported when it is asked for: whoever uses a part, such as a cluster, does not load pandas and
+`from wsdemo.lab import Lab, check, predict` is all that a notebook needs. Each name is imported at
+its first use: a program that uses only a part, such as a cluster, does not load pandas and
 matplotlib.
 """
 

@@ -1,7 +1,8 @@
-"""What is the story, in a terminal? `make demo`
+"""Demo: what do the gateways do, shown in a terminal? `make demo`
 
-Scenario 1, a message across gateways; scenario 2, a gateway goes; and the late clean-up, under the
-Go demo's rules and under ours. Everything printed is what has just happened on running servers.
+Scenario 1: a message across gateways. Scenario 2: a gateway crashes. Then the late clean-up, under
+the Go demo's policy and under ours. Every printed line describes what has just happened on running
+servers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PROGRAM = "wsdemo.lab.demo"
 
 
 async def one_message() -> None:
-    """Tell scenario 1 and 2 on three gateways."""
+    """Show scenario 1 and 2 on three gateways."""
     async with Cluster(gateways=3) as cluster:
         say(f"Redis: {cluster.redis_source}")
         alice = await cluster.connect("alice", to="gateway-01")
@@ -51,7 +52,7 @@ async def one_message() -> None:
 
 
 async def the_race(policy: str, name: str) -> bool:
-    """Tell the late clean-up under a policy; return whether alice is still known at its end."""
+    """Show the late clean-up under a policy; return whether alice still has an entry at its end."""
     say(f"\nThe late clean-up, {name}")
     entry: dict[str, str] = {}
     async for step, entry, _ in late_cleanup(policy):

@@ -1,4 +1,4 @@
-"""Set-up: is everything here that the lessons need?"""
+"""Set-up: is everything installed that the lessons need?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def doctor() -> pd.DataFrame:
-    """Return what was looked at, what was found, and whether it will do."""
+    """Return what was checked, what was found, and whether it is sufficient."""
 
     import pandas as pd
 
@@ -41,7 +41,7 @@ def doctor() -> pd.DataFrame:
 def _redis() -> tuple[str, str]:
     try:
         with find_server() as server:
-            # The port differs from run to run, and tells nobody anything.
+            # The port differs from run to run, and is not useful to the reader.
             return server.source.partition(", started here")[0], "ok"
     except ServerError as problem:
         return "", str(problem)

@@ -1,8 +1,8 @@
-"""Event loops: on which one does a lab live, and how does a cell wait for it?
+"""Event loops: on which one does a laboratory run, and how does a cell wait for it?
 
-`ThreadDriver`: a loop in a thread of its own. A cell that computes for two seconds delays nobody.
-`KernelDriver`: the loop of the notebook's kernel, nested by nest-asyncio while a cell waits. Then
-the gateways stand still whenever a cell computes: a lesson shows what comes of it.
+`ThreadDriver`: a loop in a thread of its own. A cell that computes for two seconds delays no
+gateway. `KernelDriver`: the loop of the notebook's kernel, nested by nest-asyncio while a cell
+waits. Then the gateways stop whenever a cell computes; a lesson shows the consequences.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEP_S: Final = 0.25
 """How often a waiting cell shows how far the work is."""
 END_S: Final = 30.0
 STALL_S: Final = 1.0
-"""A wait that ends this much too late means that the whole machine stood still."""
+"""A wait that ends this much too late means that the whole machine was suspended."""
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def _nothing() -> None:
 
 
 class Driver(Protocol):
-    """Runs the coroutines of a lab for cells, which know of none."""
+    """Runs the coroutines of a laboratory for cells, which call plain methods."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -46,7 +46,7 @@ class Driver(Protocol):
         ...
 
     def pause(self, seconds: float) -> None:
-        """Let the lab go on for a while."""
+        """Let the laboratory run for a while."""
         ...
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class ThreadDriver:
         self._thread.start()
 
     def _live(self) -> None:
-        """Be the lab's thread: its loop begins and ends here."""
+        """The body of the laboratory's thread: its loop begins and ends here."""
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
@@ -90,10 +90,10 @@ class ThreadDriver:
                     return future.result(step_s)
                 except concurrent.futures.TimeoutError:
                     if future.done():
-                        raise  # The work itself ran into a deadline of its own.
+                        raise  # The work itself raised a TimeoutError.
                 now = time.monotonic()
                 if (stood_still_s := now - asked_at - step_s) > STALL_S:
-                    # A machine that slept meanwhile let nothing else go on either.
+                    # While the machine was suspended, the work could not go on either.
                     ends_at += stood_still_s
                 elif now >= ends_at:
                     raise TimeoutError(_too_late(timeout_s, work))
@@ -165,7 +165,8 @@ class KernelDriver:
 
 
 def _too_late(timeout_s: float, work: Coroutine[Any, Any, Any]) -> str:
-    """Say that work took too long, and where it stands: the call that waits, and who called it."""
+    """Return an error that says that the work took too long, which call waits, and who called
+    it."""
     places: list[str] = []
     step: Any = work
     while (frame := getattr(step, "cr_frame", None)) is not None:
@@ -179,8 +180,8 @@ def _too_late(timeout_s: float, work: Coroutine[Any, Any, Any]) -> str:
 def _nesting() -> ModuleType:
     """Return nest_asyncio2, or nest_asyncio where it is missing.
 
-    The original loses queued cells under ipykernel 7: cells there share one context, and its
-    patched tasks leave their marks in it.
+    The original loses queued cells under ipykernel 7: cells share one context there, and its
+    patched tasks change it.
     """
     for name in ("nest_asyncio2", "nest_asyncio"):
         try:

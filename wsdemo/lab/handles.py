@@ -1,6 +1,7 @@
-"""Handles: what does a cell get in its hand to act on a user, a wire or Redis?
+"""Handles: with which objects does a cell act on a user, a wire or Redis?
 
-Each handle is a plain object without `await`. Its methods run on the lab's loop and wait there.
+Each handle is a plain object without `await`. Its methods run on the laboratory's loop, and wait
+for the result.
 """
 
 from __future__ import annotations
@@ -88,15 +89,15 @@ class WireHandle:
         self._bundle = bundle
 
     def hold(self, *directions: Direction) -> None:
-        """Keep what comes from now on, in order, until `release`."""
+        """From now on keep all bytes, in order, until `release`."""
         self._loop.call(lambda: self._bundle.hold(*directions))
 
     def release(self, *directions: Direction) -> None:
-        """Let go what was held, and everything after it; drop nothing and delay nothing more."""
+        """Pass on what was held, and everything after it; drop nothing and delay nothing more."""
         self._loop.call(lambda: self._bundle.release(*directions))
 
     def drop(self, *directions: Direction) -> None:
-        """Lose what comes from now on, while the connection looks alive."""
+        """From now on drop all bytes, while the connection looks alive."""
         self._loop.call(lambda: self._bundle.drop(*directions))
 
     def delay(self, seconds: float, *directions: Direction, jitter_s: float = 0.0) -> None:
@@ -106,7 +107,7 @@ class WireHandle:
         self._loop.call(lambda: self._bundle.delay(seconds, *directions, jitter_s=jitter_s))
 
     def cut(self) -> None:
-        """End all connections at once, without a goodbye; new ones pass."""
+        """End all connections at once, without a close frame; new ones pass."""
         self._loop.call(self._bundle.cut)
 
     def reset(self) -> None:
@@ -122,7 +123,7 @@ class RedisHandle:
         self._cluster = cluster
 
     def stop(self) -> None:
-        """Kill it: connections break, nobody answers, everything is forgotten."""
+        """Kill it: connections break, nothing is answered, all data are lost."""
         self._loop.run(self._cluster.redis.stop())
 
     def restart(self, *, empty: bool = True) -> None:

@@ -1,8 +1,8 @@
 """Laboratory: how does a notebook drive a cluster without a single `await`?
 
 Gateways and users live on one event loop in a thread of its own; cells call plain methods, which
-wait for the answer. A cell that computes for two seconds delays nobody. The lab of the kernel is
-closed when the next one is made, so a cell can be run again.
+wait for the answer. A cell that computes for two seconds delays no gateway. The laboratory of the
+kernel is closed when the next one is made, so a cell can be run again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from wsdemo.terminal import say
 
 RECORD_TIMEOUT_S: Final = 5.0
 NAMES: Final = 6
-"""Users who are named; of more, it is said how many there are."""
+"""At most so many users are named; of more, only the number is given."""
 
 
 class Lab:
@@ -117,10 +117,10 @@ class Lab:
         )
 
     def connect_many(self, users: int) -> list[User]:
-        """Connect a crowd: user001, user002, ..., in turn to each gateway.
+        """Connect many users: user001, user002, ..., to the gateways in turn.
 
-        They all live in this process. Two cores carry some hundred users at sixty times the speed
-        of production; for a thousand, slow the clock down: `Lab(scale=15)`.
+        They all live in this process. Two cores are enough for some hundred users at sixty times
+        the speed of production; for a thousand, use a slower clock: `Lab(scale=15)`.
         """
         if users < 1:
             raise ValueError(f"a crowd has at least one user, not {users}")
@@ -163,7 +163,7 @@ class Lab:
     # --- accidents on purpose ----------------------------------------------------------------
 
     def crash(self, gateway: str) -> None:
-        """End a gateway without last words: nothing is released, nobody is told."""
+        """End a gateway without clean-up: nothing is released, no close frame is sent."""
         self._loop.run(self.cluster.crash(gateway))
 
     def drain(self, gateway: str) -> None:
@@ -205,11 +205,11 @@ class Lab:
         self.hold(user, at)
 
     def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
-        """Let a verb go on that was held, and wait until Redis has answered it."""
+        """Release a held verb, and wait until Redis has answered it."""
         self._loop.run(self.cluster.let_go(user, at, verb))
 
     def let_all_go(self) -> None:
-        """Let everything go on that is held at any gateway, and hold nothing more."""
+        """Release everything that is held at any gateway, and hold nothing more."""
         self._loop.run(self.cluster.let_all_go())
 
     def delay_cleanups(self, seconds: float) -> None:
@@ -224,7 +224,7 @@ class Lab:
         return self.cluster.timing.scale
 
     def watch(self, *users: str) -> None:
-        """From now on, sample what Redis says about these users, and how long it will."""
+        """From now on, sample the entries of these users and what is left of their leases."""
         self._loop.call(lambda: self.cluster.watch(*users))
 
     def where(self) -> pd.DataFrame:
@@ -245,7 +245,7 @@ class Lab:
     def record(self, user: str) -> dict[str, str]:
         """Return what Redis stores about a user: `HGETALL presence:{user}`; empty when offline.
 
-        It is asked as from another terminal: gateways that stand still get no turn by that.
+        It is read in the cell's thread, so gateways on the kernel's loop do not run meanwhile.
         """
         self._loop.require_open()
         options: dict[str, Any] = {"decode_responses": True, "socket_timeout": RECORD_TIMEOUT_S}
@@ -293,7 +293,8 @@ class Lab:
             TimeoutError: it did not, in time; the text says what was waited for.
         """
 
-        # Asked in the cell's thread, so that the condition may use the lab like any cell.
+        # Evaluated in the cell's thread, so that the condition may use the laboratory like any
+        # cell.
         deadline = time.monotonic() + timeout_s
         while not holds():
             if time.monotonic() > deadline:
@@ -301,7 +302,7 @@ class Lab:
             self._loop.pause(POLL_S)
 
     def let_pass(self, seconds: float) -> None:
-        """Let so many production seconds pass, and the lab live meanwhile."""
+        """Let so many production seconds pass, while the laboratory runs."""
         self._loop.require_open()
         self._loop.pause(seconds / self.scale)
 

@@ -1,9 +1,8 @@
-"""Predictions and checks: what did the reader think, and is the reader's code right?
+"""Predictions and checks: what did the reader predict, and is the reader's code right?
 
-Plain text in and out; where somebody watches, an answer can be clicked as well. A prediction is
-written down before the run, because only those who say first what will happen learn from what
-does. A check says `ok`, `wrong` with one hint, or `could not judge` with the reason, and never
-the answer.
+Plain text in and out; in a live notebook, an answer can be clicked as well. A prediction is written
+down before the run: readers learn from a result when they have predicted it. A check says `ok`,
+`wrong` with one hint, or `could not judge` with the reason, and never the answer.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def predict(question: str, answer: object = None) -> None:
     """Write down a prediction, or ask the question when there is none yet.
 
     Raises:
-        ValueError: there is no such question, or the answer is none of its options.
+        ValueError: there is no such question, or the answer is not one of its options.
     """
     asked = QUESTIONS.get(question)
     if asked is None:
@@ -102,7 +101,7 @@ def buttons(question: str) -> Any:
 
 
 def predicted(question: str) -> Any:
-    """Return what the reader said; None when nothing."""
+    """Return the reader's prediction; None when there is none."""
     return _said.get(question)
 
 
@@ -118,7 +117,8 @@ def reveal(question: str, measured: object) -> None:
 
 
 def check(exercise: str, answer: Any) -> Verdict:
-    """Judge an answer to an exercise. It runs on servers of its own and leaves the lab alone.
+    """Judge an answer to an exercise. It runs on servers of its own, and does not touch the
+    reader's laboratory.
 
     Raises:
         ValueError: there is no such exercise.

@@ -1,10 +1,10 @@
-"""Leases: how often does one run out although its user is there, and how long does it outlive her?
+"""Leases: how often does one expire although its user is connected, and how long does it last after
+she left?
 
-A user says every heartbeat that she is there, and each heartbeat may get lost. Her lease counts
-from the last one that was heard. After k lost heartbeats in a row, the next one that is heard
-comes (k + 1) heartbeats after the one before: if that is a TTL or more, Redis has forgotten her
-meanwhile. "Or more", because a heartbeat that comes when the lease ends comes too late: it has
-still to be written.
+A client sends heartbeats, and each of them may be lost. Its lease counts from the last one that
+arrived. After k lost heartbeats in a row, the next one arrives (k + 1) intervals after the last
+one: if that is a TTL or more, the entry has expired meanwhile. "Or more", because a heartbeat that
+arrives at the end of the lease is too late: the entry has still to be written.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy as np
 
 HOUR_S: Final = 3600.0
 ROUNDING: Final = 1e-9
-"""So near to a whole number of heartbeats is one."""
+"""A number so near to a whole number of heartbeats counts as that whole number."""
 
 
 class Ghost(NamedTuple):
-    """For how long Redis believes in a user who is gone (s)."""
+    """For how long Redis lists a user who is gone (s)."""
 
     mean_s: float
-    """When she goes at any moment between two heartbeats, and none gets lost."""
+    """On average, when she leaves at any moment between two heartbeats, and none is lost."""
     worst_s: float
-    """When she goes just after a heartbeat."""
+    """When she leaves just after a heartbeat."""
 
 
 def fatal_losses(heartbeat_s: float, ttl_s: float) -> int:
-    """Return how many heartbeats lost in a row take a live user offline: for 30 and 90 s, two.
+    """Return how many lost heartbeats in a row make a live user expire: for 30 and 90 s, two.
 
     Raises:
         ValueError: a duration is not positive.
@@ -40,15 +40,14 @@ def fatal_losses(heartbeat_s: float, ttl_s: float) -> int:
 
 
 def false_offline_rate(heartbeat_s: float, ttl_s: float, loss: float) -> float:
-    """Return how often a live user is taken offline, per hour of her being there. Exact.
-
-    Each time it happens, a heartbeat was heard, and so many after it were not.
+    """Return how often the entry of a live user expires, per hour of her connection. This is exact:
+    each time it happens, a heartbeat arrived, and so many after it did not.
 
     Args:
-        loss: the probability that a heartbeat gets lost, each by itself.
+        loss: the probability that a heartbeat is lost, independent of the others.
 
     Raises:
-        ValueError: a duration is not positive, or the loss is no probability.
+        ValueError: a duration is not positive, or the loss is not a probability.
     """
     _require_probability(loss)
     fatal = fatal_losses(heartbeat_s, ttl_s)
@@ -58,7 +57,7 @@ def false_offline_rate(heartbeat_s: float, ttl_s: float, loss: float) -> float:
 def simulated_false_offline_rate(
     heartbeat_s: float, ttl_s: float, loss: float, *, user_hours: float = 10_000.0, seed: int = 7
 ) -> float:
-    """Return what `false_offline_rate` says, counted: heartbeat by heartbeat, seeded.
+    """Return the same rate as `false_offline_rate`, from a seeded simulation of each heartbeat.
 
     Raises:
         ValueError: as `false_offline_rate`, or there is no time to simulate.
@@ -75,7 +74,7 @@ def simulated_false_offline_rate(
 
 
 def ghost(heartbeat_s: float, ttl_s: float) -> Ghost:
-    """Return for how long Redis believes in a user who is gone."""
+    """Return for how long Redis lists a user who is gone."""
     return Ghost(ttl_s - heartbeat_s / 2, ttl_s)
 
 

@@ -1,6 +1,6 @@
 """Log lines: what have the gateways of a lab logged lately?
 
-The lines are kept in memory. Printed from another thread, they would land in the wrong cell.
+The lines are kept in memory. Printed from another thread, they would appear in the wrong cell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Event loop: how does a cell call what lives on the lab's loop, and what is left there at the end?
+"""Event loop: how does a cell call objects on the laboratory's loop, and what is left there at the
+end?
 
 A lab has one loop, in a thread or in the kernel (`wsdemo.lab.drivers`). A cell waits for an
 answer with a deadline; long work shows how far it is.
@@ -14,7 +15,7 @@ from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
 from wsdemo.lab.progress import Count, ProgressLine
 
 CALL_TIMEOUT_S: Final = 30.0
-"""No cell waits longer for the lab than this, unless it asked for something longer."""
+"""No cell waits longer for the laboratory than this, unless it sets a longer timeout."""
 END_TIMEOUT_S: Final = 1.0
 """How long tasks may take to end after everything has been stopped."""
 
@@ -81,11 +82,11 @@ class LabLoop:
         return self.run(turn())
 
     def pause(self, seconds: float) -> None:
-        """Let the loop go on for so many wall seconds."""
+        """Let the loop run for so many wall seconds."""
         self._driver.pause(seconds)
 
     def require_open(self) -> None:
-        """Refuse what needs a lab that runs.
+        """Refuse a call that needs a running laboratory.
 
         Raises:
             RuntimeError: the lab is closed.
@@ -108,7 +109,7 @@ class LabLoop:
         return left + [f"unhandled: {problem}" for problem in self._unhandled]
 
     def close(self) -> None:
-        """End what was begun. Idempotent."""
+        """End the loop and its thread. Idempotent."""
         if not self.closed:
             self.closed = True
             self._driver.loop.set_exception_handler(self._handler_before)

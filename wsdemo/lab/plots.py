@@ -64,7 +64,7 @@ class Plots:
         return spacetime(self._trace(), msg_id=receipt.id, **options)
 
     def story(self, *users: str, **options: Any) -> Picture:
-        """Draw everything that happened to these users, refreshes aside."""
+        """Draw everything that happened to these users, except refreshes."""
         return spacetime(self._trace(), users=users, **options)
 
     def ribbons(self, *users: str, **options: Any) -> Picture:
@@ -82,14 +82,14 @@ class Plots:
         return availability(self._trace(), users or None, **self._clock(), **options)
 
     def ledger(self, **options: Any) -> Picture:
-        """Draw what presence accepted and rejected, and whom that saved or lost."""
+        """Draw what presence accepted and rejected, and which users that kept or lost."""
         return ledger(self._trace(), **self._clock(), **options)
 
     def detection(self, **options: Any) -> Picture:
-        """Draw how long users who vanished were believed in, and the rule that acted."""
+        """Draw for how long vanished users were still listed, and the rule that detected them."""
         timing, scale = self._timing, self._timing.scale
         ping_s, pong_s = timing.ws_ping_interval_s, timing.ws_ping_timeout_s
-        # Whichever doubts first: the ping that stays unanswered, or the scan for silence.
+        # Whichever detects first: the ping without a pong, or the scan for silent clients.
         if ping_s + pong_s < timing.idle_timeout_s:
             silence_s = (ping_s + pong_s, min(ping_s, timing.heartbeat_s), min(ping_s, pong_s) / 5)
         else:

@@ -1,7 +1,4 @@
-"""Progress: how far is the long work?
-
-One line that is overwritten, or nothing where nobody watches.
-"""
+"""Progress: how far is the long work? One line that is overwritten, or nothing in a script."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from typing import Any, Final
 LEAST_S: Final = 0.25
 """Not more than four updates a second."""
 HEADLESS: Final = "WSDEMO_HEADLESS"
-"""Set (to anything) where nobody watches: the line would stay in the outputs."""
+"""Set (to anything) where no person watches: the line would stay in the outputs."""
 
 
 @dataclass(slots=True)
 class Count:
-    """How much of the work is done; written by who works, read by who shows."""
+    """How much of the work is done; written by the work, read by the progress line."""
 
     what: str
     total: int
@@ -35,7 +32,7 @@ class ProgressLine:
         self._watched = watched()
 
     def show(self) -> None:
-        """Bring the line up to date, if the last time was long enough ago."""
+        """Update the line, if the last update was long enough ago."""
         now = time.monotonic()
         if not self._watched or now - self._shown_at < LEAST_S:
             return
@@ -61,7 +58,7 @@ class ProgressLine:
 
 
 def watched() -> bool:
-    """Say whether a person sits before a live kernel."""
+    """Say whether a person uses a live kernel."""
     if HEADLESS in os.environ:
         return False
     try:

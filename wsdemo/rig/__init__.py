@@ -1,1 +1,1 @@
-"""Real parts that the laboratory and the proofs share."""
+"""Test rig: which real parts do the laboratory and the proofs share?"""

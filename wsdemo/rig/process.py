@@ -2,7 +2,7 @@
 
 It is started by its command line, as in production. Nothing here reaches into the process: all that
 is known of it is its pid, what it writes to stderr, and the pages that it serves. Every line of its
-log is read, and a traceback, or a word that must not be in any log, is kept as a trouble.
+log is read, and a traceback, or a word that must not be in any log, is kept as an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsdemo.rig.pages import PAGE_S, http_get
 from wsdemo.rig.waiting import wait_until
 
 START_S: Final = 20.0
-"""Generous: a process starts in well under a second on an idle machine."""
+"""Much longer than needed: a process starts in well under a second on an idle machine."""
 END_S: Final = 5.0
 """A process that has closed its log ends by itself within this time, or is killed."""
 LOG_LINES: Final = 2000

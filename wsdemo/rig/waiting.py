@@ -1,7 +1,7 @@
 """Polling: how does one wait for a condition that nobody signals?
 
-Redis tells nobody when a key expires, and a process tells nobody when it is ready. Both have to be
-asked again and again, with a deadline.
+Redis does not report that a key has expired, nor a process that it is ready. Both have to be asked
+again and again, with a deadline.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 POLL_S: Final = 0.005
-"""Between two questions."""
+"""Between two checks of the condition."""
 
 Condition = Callable[[], Any | Awaitable[Any]]
 """A plain or an asynchronous function; the condition holds when its value is true."""

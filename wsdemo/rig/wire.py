@@ -1,10 +1,10 @@
 """TCP relay: what lies between two processes, and how does it fail?
 
 A wire is such a relay: one end listens on loopback, the other dials the real target. Bytes pass
-unchanged until the wire is told otherwise, in one direction or both: held back and later let go,
-delayed, sliced, dropped while the connection stays open (half-open), cut or reset without a
-goodbye, if need be in the middle of a message.
-Neither end knows that it is there, so production code has no hook for any of this.
+unchanged until the wire is told otherwise, in one direction or both: held and later released,
+delayed, sliced, dropped while the connection stays open (half-open), cut or reset without a close
+frame, also in the middle of a message. Neither end notices the wire, so production code has no hook
+for any of this.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class _Impairable:
         raise NotImplementedError
 
     def hold(self, *directions: Direction) -> None:
-        """Keep what comes from now on, in order, until `release`."""
+        """From now on keep all bytes, in order, until `release`."""
         for impairment in self._impairments(directions or BOTH):
             impairment.open.clear()
 
     def release(self, *directions: Direction) -> None:
-        """Let go what was held, and everything after it; drop, delay and slice nothing more."""
+        """Pass on what was held, and everything after it; drop, delay and slice nothing more."""
         for impairment in self._impairments(directions or BOTH):
             impairment.dropping = False
             impairment.delay_s = impairment.jitter_s = 0.0
@@ -74,7 +74,7 @@ class _Impairable:
             impairment.open.set()
 
     def drop(self, *directions: Direction) -> None:
-        """Lose what comes from now on, while the connection looks alive."""
+        """From now on drop all bytes, while the connection looks alive."""
         for impairment in self._impairments(directions or BOTH):
             impairment.dropping = True
 

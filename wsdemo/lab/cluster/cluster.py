@@ -18,23 +18,17 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import psutil
 import redis.asyncio as redis_client
 
 from wsdemo.client import Client
-from wsdemo.events import Kind
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.cluster.crowd import Life, live
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 from wsdemo.lab.cluster.entries import Entries
-from wsdemo.lab.cluster.hosts import (
-    CrashablePresence,
-    EventTap,
-    GatewayHost,
-    OwnLoop,
-    Process,
-    SharedLoop,
-)
+from wsdemo.lab.cluster.fleet import Fleet
+from wsdemo.lab.cluster.holds import Holds
+from wsdemo.lab.cluster.hosts import GatewayHost
+from wsdemo.lab.cluster.leaks import live_processes, open_sockets
 from wsdemo.lab.cluster.lease_sampler import LeaseSampler
 from wsdemo.lab.cluster.outage import Outage
 from wsdemo.lab.cluster.population import AT_A_TIME, Population
@@ -99,7 +93,7 @@ class Cluster:
         self.policy = policy
         self.seed = seed
         self.timing = (timing or Timing()).scaled(scale)
-        # How long clients are asked to wait, and wait by themselves, is pace as well.
+        # The pauses before a reconnect, asked for or chosen by the client, are scaled as well.
         self.limits = Limits(retry_after_s=Limits().retry_after_s / scale)
         self.client_settings = ClientSettings(
             backoff_base_s=ClientSettings().backoff_base_s / scale,
@@ -107,16 +101,12 @@ class Cluster:
         )
         self.recorder = Recorder()
         self.keyspace = Keyspace(f"lab:{secrets.token_hex(4)}:")
-        """Two labs on one server do not meet."""
-        self.hosts: dict[str, GatewayHost] = {}
-        self.directors: dict[str, HeldVerbs] = {}
-        """Of each gateway: who holds its verbs."""
+        """Two laboratories on one server use different keys."""
         self.clocks = {
             name: WallClock(scale, (clocks or {}).get(name, 0.0)) for name in self._wanted
         }
         self.redis_source = ""
         self._wired = wires
-        self._freezable = frozenset(freezable)
         self._address = redis
         self._resources = contextlib.AsyncExitStack()
         self._entries: Entries | None = None
@@ -126,11 +116,11 @@ class Cluster:
         self._sampler: LeaseSampler | None = None
         self.wires = ClusterWires(self.recorder, self._rng)
         self.population = Population(self.client_settings, self.recorder, self._rng)
-        self._presences: dict[str, CrashablePresence] = {}
+        self._fleet = Fleet(self.recorder, self._settings, self._directed, self._cut_off, freezable)
+        self._holds = Holds(self._fleet, self.recorder, self.timing.scale)
         self._ended_at = math.inf
-        self._ports: set[int] = set()
-        self._pids: set[int] = set()
-        self._left: list[str] = []
+        self._ports_of_wires: set[int] = set()
+        self._keys_left: list[str] = []
 
     # --- life --------------------------------------------------------------------------------
 
@@ -155,10 +145,10 @@ class Cluster:
         self._sampler = LeaseSampler(database, self.keyspace, self.recorder, self.timing.scale)
         self._resources.push_async_callback(self._sampler.stop)
         await asyncio.gather(*(self.start_gateway(name) for name in self._wanted))
-        self.hosts = {name: self.hosts[name] for name in self._wanted}
+        self._fleet.put_in_order(self._wanted)
 
     async def stop(self) -> None:
-        """Let users say goodbye, stop the gateways, then Redis. Idempotent."""
+        """Disconnect the users, stop the gateways, then Redis. Idempotent."""
         self._ended_at = min(self._ended_at, time.monotonic())
         for name, host in self.hosts.items():
             await host.thaw()
@@ -166,26 +156,18 @@ class Cluster:
                 await host.on_its_loop(self.directors[name].let_go)
         self.wires.release()
         await self.population.stop()
-        hosts, self.hosts = list(self.hosts.values()), {}
-        await asyncio.gather(*(host.stop() for host in hosts))
-        self._ports |= await self.wires.stop()
+        await asyncio.gather(*(host.stop() for host in self._fleet.take_all()))
+        self._ports_of_wires |= await self.wires.stop()
         await self._resources.aclose()
 
     def leaks(self) -> list[str]:
         """Return what is left after `stop`: keys, sockets of this process, gateway processes."""
-        own = psutil.Process()
-        sockets = [
-            f"socket {end.laddr.port}"
-            for end in own.net_connections("tcp")
-            if end.status in (psutil.CONN_LISTEN, psutil.CONN_ESTABLISHED)
-            and self._ports & {side.port for side in (end.laddr, end.raddr) if side}
-        ]
-        alive = [f"process {pid}" for pid in self._pids if psutil.pid_exists(pid)]
-        return self._left + sockets + alive
+        ports = self._fleet.ports | self._ports_of_wires
+        return self._keys_left + open_sockets(ports) + live_processes(self._fleet.pids)
 
     async def _remove_keys(self) -> None:
         assert self._entries is not None
-        self._left += [f"key {key}" for key in await self._entries.remove_all()]
+        self._keys_left += [f"key {key}" for key in await self._entries.remove_all()]
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -196,14 +178,19 @@ class Cluster:
     # --- gateways ----------------------------------------------------------------------------
 
     @property
+    def hosts(self) -> dict[str, GatewayHost]:
+        """Where each gateway lives, by its id."""
+        return self._fleet.hosts
+
+    @property
     def gateways(self) -> dict[str, Gateway]:
         """The gateways of this process, by their ids."""
-        return {name: h.gateway for name, h in self.hosts.items() if h.gateway is not None}
+        return self._fleet.gateways
 
     @property
     def urls(self) -> dict[str, str]:
         """Where users connect, by gateway."""
-        return {name: host.url for name, host in self.hosts.items()}
+        return self._fleet.urls
 
     async def start_gateway(self, name: str) -> None:
         """Start a gateway: a further one, or one again that crashed or was drained.
@@ -211,37 +198,18 @@ class Cluster:
         Raises:
             ValueError: it is running.
         """
-        self._require_gone(name)
-        settings = await self._settings(name)
-
-        def make() -> SharedLoop:
-            tap = EventTap(self.recorder.emit)
-            gateway = Gateway(settings, presence=self._directed, emit=tap)
-            return SharedLoop(gateway, tap, lambda: self._cut_off(name))
-
-        host = OwnLoop(name, make) if name in self._freezable else make()
-        await host.start()
-        self.hosts[name] = host
-        self._ports.add(host.port)
+        await self._fleet.start(name)
 
     async def start_process(self, name: str) -> None:
-        """Start a gateway as a process of its own; the record knows of it what users see.
+        """Start a gateway as a process of its own; the trace shows of it what its users see.
 
         Raises:
             ValueError: it is running, or the lab's policy is not that of the product.
         """
-        self._require_gone(name)
+        self._fleet.require_gone(name)
         if self.policy != PRODUCT:
             raise ValueError(f"a real process has the product's presence, not {self.policy!r}")
-        process = Process(await self._settings(name))
-        await process.start()
-        self.hosts[name] = process
-        self._ports.add(process.port)
-        self._pids.add(process.pid)
-
-    def _require_gone(self, name: str) -> None:
-        if name in self.hosts:
-            raise ValueError(f"{name} is running: crash or drain it first")
+        await self._fleet.start_process(name)
 
     async def _settings(self, name: str) -> GatewaySettings:
         url = self.redis_url
@@ -260,14 +228,10 @@ class Cluster:
         name = settings.gateway_id
         clock = self.clocks.setdefault(name, WallClock(self.timing.scale))
         presence = policy_named(self.policy).make(link, settings.keyspace, settings.timing, clock)
-        crashable = self._presences[name] = CrashablePresence(presence)
-        director = self.directors[name] = HeldVerbs(crashable)
-        return director
+        return self._holds.direct(name, presence)
 
     def _cut_off(self, name: str) -> None:
-        """Let nothing of a crashed gateway reach Redis, and let nothing of it wait any more."""
-        self._presences[name].crashed = True
-        self.directors[name].let_go()
+        self._holds.cut_off(name)
 
     def urls_of(self, user: str) -> dict[str, str]:
         """Return where a user finds each gateway: at the far end of her wires, if she has some."""
@@ -276,81 +240,60 @@ class Cluster:
 
     def host(self, name: str) -> GatewayHost:
         """Return where a gateway lives."""
-        if name not in self.hosts:
-            known = ", ".join(self.hosts) or "none: the lab is closed"
-            raise ValueError(f"there is no gateway {name!r}; there are: {known}")
-        return self.hosts[name]
+        return self._fleet.host(name)
 
     def gateway(self, name: str) -> Gateway:
         """Return a gateway of this process by its id."""
-        gateway = self.host(name).gateway
-        if gateway is None:
-            raise ValueError(f"{name} is a process of its own: nobody here can look into it")
-        return gateway
+        return self._fleet.gateway(name)
 
-    # --- accidents on purpose ----------------------------------------------------------------
+    # --- faults ------------------------------------------------------------------------------
 
     async def crash(self, name: str) -> None:
-        """End a gateway without last words: SIGKILL for a process, the same for a task."""
-        host = self.host(name)
-        self.recorder.note(Kind.CRASH, name, gateway=name)
-        del self.hosts[name]
-        await host.crash()
+        """End a gateway at once: SIGKILL for a process, the same for a task."""
+        await self._fleet.crash(name)
 
     async def drain(self, name: str) -> None:
         """Stop a gateway as SIGTERM does: clients are told to go elsewhere, leases released."""
-        host = self.host(name)
-        if host.gateway is None:
-            self.recorder.note(Kind.DRAIN, name, gateway=name)
-        del self.hosts[name]
-        await host.stop()
+        await self._fleet.drain(name)
 
     async def freeze(self, name: str) -> None:
         """Stop the loop of a gateway in `freezable`, or a process by SIGSTOP."""
-        await self.host(name).freeze()
-        self.recorder.note(Kind.FREEZE, name, gateway=name)
+        await self._fleet.freeze(name)
 
     async def thaw(self, name: str) -> None:
         """Let a frozen gateway go on."""
-        self.recorder.note(Kind.THAW, name, gateway=name)
-        await self.host(name).thaw()
+        await self._fleet.thaw(name)
+
+    @property
+    def directors(self) -> dict[str, HeldVerbs]:
+        """The director of each gateway, which can hold its verbs."""
+        return self._holds.directors
+
+    def director(self, gateway: str) -> HeldVerbs:
+        """Return the director of a gateway, which can hold its verbs."""
+        return self._holds.director(gateway)
 
     async def hold(self, user: str, at: str, verb: Verb = "release") -> None:
         """From now on, this verb of this user waits at this gateway before it starts."""
-        director = self.director(at)
-        await self.host(at).on_its_loop(lambda: director.hold(user, verb))
+        await self._holds.hold(user, at, verb)
 
     async def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
-        """Let a verb go on that was held, and wait until Redis has answered it."""
-        director, what = self.director(at), f"{verb} of {user}"
-        await self.until(f"a {what} waits", lambda: director.waiting(user, verb) > 0)
-        await self.host(at).on_its_loop(lambda: director.let_go(user, verb))
-        await self.until(f"the {what} is done", lambda: director.is_done(user, verb))
+        """Release a held verb, and wait until Redis has answered it."""
+        await self._holds.let_go(user, at, verb)
 
     async def let_all_go(self) -> None:
-        """Let everything go on that is held at any gateway, and hold nothing more."""
-        for name, director in self.directors.items():
-            if name in self.hosts:
-                await self.hosts[name].on_its_loop(director.let_go)
+        """Release everything that is held at any gateway, and hold nothing more."""
+        await self._holds.let_all_go()
 
     def delay_cleanups(self, seconds: float) -> None:
         """From now on every gateway cleans up so many production seconds too late."""
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"{seconds!r} is not a number of production seconds")
-        for name, director in self.directors.items():
-            director.late_s = seconds / self.timing.scale
-            self.recorder.note(Kind.FAULT, name, reason=f"cleans up {seconds:g} s too late")
-
-    def director(self, gateway: str) -> HeldVerbs:
-        """Return who holds the verbs of a gateway."""
-        self.gateway(gateway)
-        return self.directors[gateway]
+        self._holds.delay_cleanups(seconds)
 
     def set_clock(self, name: str, error_s: float) -> None:
         """Set a gateway's wall clock wrong by so many production seconds."""
         self.gateway(name)
         self.clocks[name].error_s = error_s
-        self.recorder.note(Kind.FAULT, name, gateway=name, reason=f"clock {error_s:+g} s")
+        self.recorder.set_clock(name, error_s)
 
     def wire(self, one: str, other: str = "") -> Bundle:
         """Return the wire between a gateway and "redis", or that of a wired user.
@@ -362,7 +305,7 @@ class Cluster:
 
     @property
     def redis(self) -> Outage:
-        """The accidents of Redis itself."""
+        """The faults of Redis itself."""
         if self._outage is None:
             raise ValueError("the lab has no Redis: it was never started")
         return self._outage
@@ -371,7 +314,7 @@ class Cluster:
 
     @property
     def users(self) -> Mapping[str, Client]:
-        """The users who are here, by their names."""
+        """The connected users, by their names."""
         return self.population.clients
 
     async def connect(
@@ -394,11 +337,11 @@ class Cluster:
         return await self.population.connect(user, urls, drop_pings)
 
     def _rng(self, of: str) -> random.Random:
-        """Return randomness of its own for each, whatever the order in which they come."""
+        """Return a generator for each name, which does not depend on the order of the calls."""
         return random.Random(zlib.crc32(f"{self.seed}:{of}".encode()))
 
     async def connect_many(self, users: int, count: Count | None = None) -> list[Client]:
-        """Connect a crowd: user001, user002, ..., in turn to each gateway.
+        """Connect many users: user001, user002, ..., to the gateways in turn.
 
         Args:
             users: how many.
@@ -441,26 +384,27 @@ class Cluster:
         self.population.drop_pings(user, probability, following)
 
     async def disconnect(self, user: str) -> None:
-        """The user says goodbye."""
+        """Close the connection of a user with a close frame."""
         await self.population.disconnect(user)
 
     async def vanish(self, user: str) -> None:
-        """Shut a laptop: no goodbye, no FIN, and nothing is heard of a wired user any more.
+        """Simulate a closed laptop: no close frame, no FIN; nothing of a wired user arrives any
+        more.
 
         Raises:
-            ValueError: she is not here, or not wired.
+            ValueError: she is not connected, or not wired.
         """
         if user not in self.users:
             raise ValueError(f"{user} is not here")
         self.population.vanish(user, self.wire(user))
 
     def watch(self, *users: str) -> None:
-        """From now on, sample what Redis says about these users, and how long it will."""
+        """From now on, sample the entries of these users and what is left of their leases."""
         if self._sampler is None:
             raise ValueError("the lab has no Redis: it was never started")
         self._sampler.add(users)
 
-    # --- looking -----------------------------------------------------------------------------
+    # --- observation -------------------------------------------------------------------------
 
     async def page(self, gateway: str, path: str) -> str:
         """Fetch a page of a gateway over HTTP, as curl would."""

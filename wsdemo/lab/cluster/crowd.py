@@ -1,6 +1,5 @@
-"""Load: what do many users do all day?
-
-They talk, they move, they lose heartbeats; all of it seeded.
+"""Load: which messages and moves do many users make? They send, they move, they lose heartbeats; a
+seed decides all of it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from wsdemo.tasks import end
 
 
 class Heartbeats:
-    """Whether a heartbeat gets through: `should_ping` of a client.
+    """Decides whether a heartbeat is sent: `should_ping` of a client.
 
     Args:
         user: whose they are.
@@ -32,9 +31,9 @@ class Heartbeats:
         self, user: str, rng: random.Random, emit: Emit, clock: Callable[[], float]
     ) -> None:
         self.loss = 0.0
-        """The probability that one gets lost."""
+        """The probability that a heartbeat is lost."""
         self.lose_next = 0
-        """So many are lost for certain."""
+        """So many of the next heartbeats are lost for certain."""
         self._user, self._rng, self._emit, self._clock = user, rng, emit, clock
 
     def __call__(self) -> bool:
@@ -120,7 +119,7 @@ async def _listen(client: Client, life: Life) -> None:
 
 
 async def _next_turn(rng: random.Random, every_s: float, ends_at: float) -> bool:
-    """Wait for the next time to do something; False when the day is over before."""
+    """Wait until the next action is due; False when the time is over before."""
     now = asyncio.get_running_loop().time()
     pause_s = rng.expovariate(1 / every_s)
     await asyncio.sleep(min(pause_s, max(0.0, ends_at - now)))

@@ -1,11 +1,11 @@
-"""Deterministic scheduling: how does the rare race happen every time?
+"""Deterministic scheduling: how is a rare race made to happen every time?
 
-A director stands between a gateway and its presence and lets a verb of a user wait until it is
-let go. The gateway does not know: it is passed in where the real presence would be.
+A director stands between a gateway and its presence, and makes a verb of a user wait until it is
+released. The gateway does not notice it: it gets the director in place of the real presence.
 
 A verb can be stopped in two places: before it starts, and before it writes, when it has read its
-clock (or has read Redis) and not written yet. That is where an operating system stops a process
-when it wants to: between any two lines. The second place takes a `HeldLink` under the presence.
+clock (or has read Redis) and not written yet. An operating system can stop a process there, as
+between any two lines. The second place needs a `HeldLink` under the presence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wsdemo.redis.scripts import Script
 Verb = Literal["mint", "register", "refresh", "release"]
 
 READS: Final = frozenset({"HGET", "HMGET", "HGETALL", "PTTL", "EXISTS"})
-"""Commands that change nothing: they are part of looking."""
+"""Commands that change nothing: they belong to the read of a verb."""
 
 
 class Before(StrEnum):
@@ -44,7 +44,7 @@ class Place(NamedTuple):
 
 
 class Gates:
-    """Who has to wait where."""
+    """The places at which verbs have to wait."""
 
     def __init__(self) -> None:
         self._shut: dict[Place, asyncio.Event] = {}
@@ -52,17 +52,17 @@ class Gates:
         self._changed = asyncio.Event()
 
     def shut(self, place: Place) -> None:
-        """From now on, whoever comes here waits."""
+        """From now on, a verb that arrives here waits."""
         self._shut.setdefault(place, asyncio.Event())
 
     def open(self, place: Place) -> None:
-        """Let those go on who wait here, and everybody who comes later."""
+        """Release the verbs that wait here, and do not stop later ones."""
         gate = self._shut.pop(place, None)
         if gate is not None:
             gate.set()
 
     def let_through(self, place: Place) -> None:
-        """Let those go on who wait here; whoever comes later waits."""
+        """Release the verbs that wait here; later ones wait again."""
         self.open(place)
         self.shut(place)
 
@@ -75,11 +75,11 @@ class Gates:
         return place in self._shut
 
     def waiting(self, place: Place) -> int:
-        """Return how many wait here."""
+        """Return how many verbs wait here."""
         return self._waiting[place]
 
     async def arrive(self, place: Place) -> bool:
-        """Wait here for as long as one has to; say whether one had to."""
+        """Wait while this place is shut; return whether it was."""
         gate = self._shut.get(place)
         if gate is None:
             return False
@@ -92,18 +92,18 @@ class Gates:
         return True
 
     def changed(self) -> None:
-        """Something has happened that somebody may wait for."""
+        """Tell `until` to look at its condition again."""
         self._changed.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until a condition holds that only what happens here can make true."""
+        """Wait until a condition holds that only changes at these gates can make true."""
         while not holds():
             self._changed.clear()
             await self._changed.wait()
 
 
 _acting: ContextVar[tuple[str, Verb] | None] = ContextVar("acting", default=None)
-"""For whom, and in which verb, the present task is on its way to Redis."""
+"""The user and the verb for which the current task calls Redis."""
 
 
 @contextmanager
@@ -128,7 +128,7 @@ class HeldVerbs:
         self._done: dict[tuple[str, Verb], asyncio.Event] = {}
         self._answered: Counter[tuple[str, Verb]] = Counter()
         self.late_s = 0.0
-        """Every release that is not held comes this much too late."""
+        """Every release that is not held is delayed by so much."""
 
     def hold(self, user: str, verb: Verb = "release") -> None:
         """From now on, this verb of this user waits before it starts."""
@@ -136,7 +136,9 @@ class HeldVerbs:
         self._done[user, verb] = asyncio.Event()
 
     def let_go(self, user: str | None = None, verb: Verb | None = None) -> None:
-        """Let what waits go on, and hold no more of it: one verb of a user, all, or everybody's."""
+        """Release what waits, and hold no more of it: one verb of a user, all of hers, or
+        everybody's.
+        """
         self.gates.open_all(lambda place: user in (None, place.user) and verb in (None, place.verb))
 
     def holds(self, user: str, verb: Verb = "release") -> bool:
@@ -165,7 +167,7 @@ class HeldVerbs:
     async def mint(self, user: str) -> int:
         held = await self.gates.arrive(Place(user, "mint"))
         try:
-            # A token is got, not written: nobody waits for it on the link.
+            # A mint reads a token and writes no entry, so it never waits at the link.
             return await self._presence.mint(user)
         finally:
             self._answer(user, "mint", held)
@@ -179,8 +181,8 @@ class HeldVerbs:
             self._answer(claim.user, "register", held)
 
     async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
-        """Renew what is not held at once. The batch is answered when its last one is; a gateway
-        waits for that, so it renews nobody's lease again until the held one is let go.
+        """Renew at once what is not held. The batch is answered when its last renewal is. A gateway
+        waits for that, so it renews no other lease again until the held one is released.
         """
         if not any(self._is_held(renewal.claim.user) for renewal in renewals):
             return await self._refresh(renewals)
@@ -218,7 +220,7 @@ class HeldVerbs:
 
 
 class HeldLink:
-    """A link to Redis on which a verb that was chosen waits before it writes.
+    """A link to Redis on which a chosen verb waits before it writes.
 
     Only the three ways in which presence uses a link are here.
     """

@@ -1,7 +1,7 @@
 """Presence entries: what does Redis hold about users, and how is it removed at the end?
 
-Read as from another terminal, beside the gateways. The database may be somebody's own, so only the
-keys of this cluster's prefix are touched.
+They are read on a connection of its own, not through the gateways. The database may belong to
+somebody else, so only keys with this cluster's prefix are touched.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Entries:
         return dict(zip(names, await pipeline.execute(), strict=True))
 
     async def remove_all(self) -> list[str]:
-        """Remove what this cluster wrote; return what was written by somebody after that."""
+        """Remove what this cluster wrote; return the keys that were written after that."""
         pattern = f"{self._keyspace.prefix}*"
         try:
             keys = [key async for key in self._database.scan_iter(pattern)]
             if keys:
                 await self._database.delete(*keys)
-            # Whatever is there now was written by somebody who should have been gone.
+            # These keys were written by a gateway that should have ended before.
             late = [key async for key in self._database.scan_iter(pattern)]
         except (redis_client.ConnectionError, redis_client.TimeoutError):
-            return []  # A Redis that the lab has killed remembers nothing.
+            return []  # A Redis that the laboratory has killed has no data.
         return [key.removeprefix(self._keyspace.prefix) for key in late]

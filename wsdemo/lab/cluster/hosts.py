@@ -1,9 +1,9 @@
-"""Where does a gateway live, and how does it die?
+"""Hosting: where does a gateway of the laboratory run, and how does it crash?
 
 Three ways to host the same gateway: on the laboratory's loop beside the others, on a loop in a
 thread of its own (so that it can be frozen while the others go on), and as a real process
-(SIGSTOP, SIGKILL). A crash is an end without last words: sockets break, nothing is released in
-Redis, nobody is told.
+(SIGSTOP, SIGKILL). A crash is an end without clean-up: sockets break, nothing is released in Redis,
+no close frame is sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 
 class EventTap:
-    """Passes on what a gateway or a client reports, until it is closed: a crashed one is silent."""
+    """Passes on the events of a gateway or a client until it is closed: after a crash there are
+    none.
+    """
 
     def __init__(self, emit: Emit) -> None:
         self._emit: Emit | None = emit
@@ -70,7 +72,7 @@ class GatewayHost(Protocol):
 
     name: str
     gateway: Gateway | None
-    """The gateway itself, where it is in this process."""
+    """The gateway itself, if it is in this process."""
 
     @property
     def url(self) -> str: ...
@@ -86,7 +88,7 @@ class GatewayHost(Protocol):
         ...
 
     async def crash(self) -> None:
-        """End it without last words, as SIGKILL would."""
+        """End it without clean-up, as SIGKILL would."""
         ...
 
     async def freeze(self) -> None:
@@ -98,7 +100,7 @@ class GatewayHost(Protocol):
         ...
 
     async def on_its_loop(self, act: Callable[[], T]) -> T:
-        """Call something where the gateway lives: its parts are not thread-safe."""
+        """Call a function on the gateway's loop: its parts are not thread-safe."""
         ...
 
 
@@ -108,7 +110,7 @@ class SharedLoop:
     Args:
         gateway: not started yet.
         tap: what it reports to.
-        before_crash: called when it is dead already and its tasks are still to be ended.
+        before_crash: called after its events have stopped, and before its tasks are ended.
     """
 
     def __init__(self, gateway: Gateway, tap: EventTap, before_crash: Callable[[], None]) -> None:
@@ -137,7 +139,7 @@ class SharedLoop:
         self._before_crash()
         for session in self._gateway.registry:
             session.socket.abort()
-        # No turn of the loop in between: the door closes before anybody can knock again.
+        # No turn of the loop in between: the listening socket closes before a client can reconnect.
         await self._gateway.stop()
 
     async def freeze(self) -> None:

@@ -14,8 +14,8 @@ STEP_TIMEOUT_S: Final = 5.0
 async def late_cleanup(policy: str) -> AsyncIterator[tuple[str, dict[str, str], Cluster]]:
     """Play the late clean-up under a policy; yield each step, alice's entry after it, the lab.
 
-    alice is at gateway-01; her link breaks; the clean-up of gateway-01 is held; she registers with
-    gateway-02; only then the clean-up goes on.
+    alice is at gateway-01; her connection breaks; the clean-up of gateway-01 is held; she registers
+    with gateway-02; only then the clean-up is released.
     """
     async with Cluster(gateways=2, policy=policy) as cluster:
         alice = await cluster.connect("alice", to="gateway-01")

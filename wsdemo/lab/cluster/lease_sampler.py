@@ -1,6 +1,5 @@
-"""Lease samples: what does Redis say about a user, moment by moment?
-
-Redis tells nobody how a lease runs down, so it has to be asked again and again.
+"""Lease samples: what is left of a user's lease, moment by moment? Redis does not report it, so it
+has to be asked again and again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ EVERY_S: Final = 1.0
 
 
 class LeaseSampler:
-    """Samples the entries of chosen users and what is left of their leases, into the record."""
+    """Records the entries of chosen users, and what is left of their leases."""
 
     def __init__(
         self, database: redis_client.Redis, keyspace: Keyspace, recorder: Recorder, scale: float
@@ -48,7 +47,7 @@ class LeaseSampler:
 
     async def _look(self) -> None:
         while True:
-            # While Redis is away there is nothing to be seen, and nothing is recorded.
+            # While Redis does not answer, nothing is recorded.
             with contextlib.suppress(RedisError, OSError):
                 await self._sample(list(self._users))
             await asyncio.sleep(EVERY_S / self._scale)

@@ -1,4 +1,4 @@
-"""Redis outage: how does Redis go away, and come back?"""
+"""Redis outage: how is Redis stopped, frozen and started again?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wsdemo.redis.server import BundledServer, RedisServer
 
 
 class Outage:
-    """The accidents of a lab's Redis; only of one that the lab has started itself."""
+    """The faults of a laboratory's Redis; only of one that it has started itself."""
 
     def __init__(self, server: RedisServer, recorder: Recorder) -> None:
         self._server = server
@@ -26,7 +26,7 @@ class Outage:
         return self._server.bundled
 
     async def stop(self) -> None:
-        """Kill it: connections break, nobody answers, everything is forgotten."""
+        """Kill it: connections break, nothing is answered, all data are lost."""
         server = self._own()
         self._recorder.note(Kind.CRASH, REDIS)
         await asyncio.to_thread(server.stop)
@@ -35,7 +35,7 @@ class Outage:
         """Start it again at the same address, after killing it if it runs.
 
         Args:
-            empty: False brings back what it knew when it was killed by this call.
+            empty: False keeps the data that it had when this call killed it.
         """
         server = self._own()
         if server.running:

@@ -1,7 +1,8 @@
-"""Users: how do the clients of a cluster come, lose heartbeats and go?
+"""Users: how do the clients of a cluster connect, lose heartbeats and leave?
 
-Each user is a real client with randomness of its own, whatever the order in which they come. The
-record hears each one through a tap that can be closed: who has vanished reports nothing.
+Each user is a real client with a random generator of its own, which does not depend on the order of
+connecting. Its events reach the recorder through a tap that can be closed: a user who has vanished
+reports nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from wsdemo.rig.wire import Bundle
 from wsdemo.settings import ClientSettings
 
 AT_A_TIME: Final = 100
-"""Users of a crowd who connect at the same time."""
+"""So many users connect at the same time."""
 
 
 class Population:
@@ -29,8 +30,8 @@ class Population:
 
     Args:
         settings: of their clients.
-        recorder: hears what they report.
-        rng: gives each user randomness of its own, by a name.
+        recorder: gets their events.
+        rng: returns a random generator for each name.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Population:
         self._crowd = 0
 
     def require_new(self, user: str, drop_pings: float) -> None:
-        """Refuse a user who is here already, and a loss that is no probability.
+        """Refuse a user who is connected already, and a loss that is not a probability.
 
         Raises:
             ValueError: one of the two.
@@ -79,7 +80,7 @@ class Population:
         return client
 
     def next_numbers(self, users: int) -> range:
-        """Return numbers for so many more users of a crowd; the first one ever is 1."""
+        """Return numbers for so many more users; the first one of all is 1."""
         first, self._crowd = self._crowd + 1, self._crowd + users
         return range(first, first + users)
 
@@ -95,11 +96,11 @@ class Population:
         heartbeats.loss, heartbeats.lose_next = probability, following
 
     async def disconnect(self, user: str) -> None:
-        """The user says goodbye."""
+        """Close the connection of a user with a close frame."""
         await self.clients.pop(user).close()
 
     def vanish(self, user: str, wire: Bundle) -> None:
-        """Nothing more is heard of a user, in either direction; her client does not report it."""
+        """Cut a user off in both directions without any notice; her client does not report it."""
         client = self.clients.pop(user)
         self._taps[user].close()
         wire.drop()
@@ -114,13 +115,13 @@ class Population:
                 reason="vanished",
             )
         )
-        # The wire drops the client's own goodbye as well.
+        # The wire drops the close frame of the client as well.
         task = asyncio.create_task(client.close(), name=f"{user} vanishes")
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     async def stop(self) -> None:
-        """Let all users say goodbye. Idempotent."""
+        """Disconnect all users. Idempotent."""
         clients, self.clients = list(self.clients.values()), {}
         await asyncio.gather(*(client.close() for client in clients))
         if self._leaving:

@@ -1,7 +1,7 @@
 """Wires: which TCP relays does a cluster have, and how do its parts find their way through them?
 
-A gateway can reach Redis through a wire, and a user each gateway. Whoever dials gets the address
-of the near end, and does not know that it is there.
+A gateway can reach Redis through a wire, and a user each gateway. The side that dials gets the
+address of the near end, and does not notice the wire.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ClusterWires:
 
     Args:
         recorder: told what is done to a wire.
-        rng: gives each wire randomness of its own, by its name.
+        rng: returns a random generator for the name of each wire.
     """
 
     def __init__(self, recorder: Recorder, rng: Callable[[str], random.Random]) -> None:

@@ -1,1 +1,1 @@
-"""Figures: how is shown what happened? One figure a file."""
+"""Figures: how is shown what happened? There is one file for each figure."""

@@ -43,7 +43,7 @@ ROLES: Final = {
     "wrong in Redis": Role(VERMILLION, hatch="xx"),
 }
 GAPS_BETWEEN: Final = 30
-"""Between more rows than this no gap is drawn: it would be thinner than a pixel."""
+"""With more rows than this, no gap is drawn between them: it would be thinner than a pixel."""
 NAMED: Final = 12
 """Up to so many rows have names; more would not be readable."""
 LEAST_S: Final = 0.005
@@ -95,8 +95,8 @@ def availability(
 ) -> Picture:
     """Draw when each user was served, sorted by outage, and the eCDF of the outages.
 
-    Served: the socket is open, its gateway runs, and Redis knows where the user is. Nobody is
-    out of service before she came, or after she left by herself; that time does not count.
+    Served: the socket is open, its gateway runs, and Redis knows where the user is. The time before
+    a user arrived, and after she left by herself, does not count.
 
     Args:
         users: whom to draw; by default all.
@@ -165,7 +165,7 @@ def _window(trace: pd.DataFrame, since: float | None, scale: float) -> tuple[flo
 
 
 def _frozen(trace: pd.DataFrame, last: float) -> dict[str, list[tuple[float, float]]]:
-    """Return when each gateway stood still."""
+    """Return when each gateway was frozen."""
     since: dict[str, float] = {}
     out: dict[str, list[tuple[float, float]]] = {}
     for row in trace[trace["kind"].isin(["freeze", "thaw"])].itertuples():

@@ -1,8 +1,8 @@
 """Interleavings: under which policy do how many of all possible orders end wrong?
 
 A row for each policy, a column for each order, a cell for how it ended. The columns are sorted so
-that equal ends stand together: what a policy repairs is a stripe that turns blank, what it breaks
-is one that fills.
+that orders with the same results stand together: where a policy repairs some orders, a stripe
+becomes blank; where it breaks some, a stripe becomes filled.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def barcode(
 
 
 def label(one: Exploration) -> str:
-    """Return what to call a row."""
+    """Return the label of a row."""
     return f"… {clock_error(one.skew_s)}" if one.skew_s else _title(one.policy)
 
 
@@ -94,7 +94,7 @@ def _long_label(one: Exploration) -> str:
 
 
 def _title(policy: str) -> str:
-    """Return what a policy is called; a model of a reader's own has only its name."""
+    """Return the label of a policy; for a model that the reader wrote, its name."""
     return POLICIES[policy].title if policy in POLICIES else plain(policy)
 
 
@@ -174,7 +174,7 @@ def _dress(ax: Axes, explorations: Sequence[Exploration], columns: int) -> None:
 
 
 def _draw_legend(fig: Picture) -> None:
-    handles: list[Any] = []  # A square with its mark on it; matplotlib knows, its types do not.
+    handles: list[Any] = []  # A square with its mark on it.
     for role in ENDS.values():
         square = Line2D([], [], marker="s", ls="", ms=11, color=role.colour)
         mark = Line2D([], [], marker=role.marker or "None", ls="", ms=4.5, color="black")

@@ -1,8 +1,8 @@
-"""Interleaving: how do three commands cross on their way, in one order?
+"""Interleaving: how do three commands overlap in one order?
 
-A space-time diagram of the six steps. An arrow leaves its gateway when that looks (at its clock,
-or at Redis) and arrives when it writes; between the two, others write. Under the axis stands what
-Redis says after each write.
+A space-time diagram of the six steps. An arrow starts when a gateway reads (its clock, or Redis)
+and ends when it writes; between the two, others may write. Under the axis stands what Redis says
+after each write.
 """
 
 from __future__ import annotations

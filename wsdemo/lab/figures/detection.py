@@ -1,4 +1,4 @@
-"""Failure detection: how long is a user who is gone still believed in?
+"""Failure detection: for how long is a user listed who is gone?
 
 Measured delays beside the rule that explains them.
 """
@@ -40,11 +40,11 @@ ENDS: Final = {
     "cleanup": "the clean-up by the gateway",
     "presence_del": "the release in Redis",
 }
-"""What may end the belief in a user, in words."""
+"""The events that end the listing of a user, in words."""
 
 
 def detection_delays(trace: pd.DataFrame, event: str = "cleanup") -> pd.Series[float]:
-    """Return, for each user who vanished, how long she was believed in (s of the trace): until
+    """Return, for each user who vanished, for how long she was still listed (s of the trace): until
     `event` of that connection, which is "cleanup" at her gateway or "presence_del" in Redis.
     """
     gone = trace[(trace["kind"] == "ws_close") & (trace["reason"] == "vanished")]
@@ -66,18 +66,18 @@ def detection(
 ) -> Picture:
     """Draw the eCDF of the delays, and the rule: timeout - U(0, heartbeat) + U(0, scan).
 
-    The gateway counts from the last sign of life, which was up to one heartbeat before the end,
-    so a delay may be shorter than the timeout.
+    The gateway counts from the last frame, which came up to one heartbeat before the end, so a
+    delay may be shorter than the timeout.
 
     Args:
         scale: production seconds per second of the trace.
-        timeout_s, heartbeat_s, scan_s: of the rule (production seconds): how long a silence is
-            borne, between two signs of life, and between two looks.
-        event: what ends the belief: "cleanup" at the gateway, or "presence_del" in Redis.
+        timeout_s, heartbeat_s, scan_s: of the rule (production seconds): the idle timeout, and the
+        time between two heartbeats and between two scans.
+        event: what ends the listing: "cleanup" at the gateway, or "presence_del" in Redis.
         title: a template; known facts: users, mean_s, longest_s, rule_s (its mean).
 
     Raises:
-        ValueError: nobody vanished and was found, or `event` ends no belief.
+        ValueError: no user vanished and was detected, or `event` is unknown.
     """
     if event not in ENDS:
         raise ValueError(f"event is one of {', '.join(ENDS)}, not {event!r}")

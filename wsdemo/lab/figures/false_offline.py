@@ -1,7 +1,7 @@
 """False positives: how often does a live user seem to be offline, for each TTL and loss?
 
-The rule, as a map. Between two whole numbers of heartbeats nothing changes: what counts is how
-many heartbeats in a row may get lost, and that is a whole number.
+The formula, as a map. Between two whole numbers of heartbeats nothing changes: the formula depends
+on how many heartbeats in a row may be lost, which is a whole number.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LEVELS: Final = (10.0, 1.0, 0.1, 0.01, 0.001)
 LEAST: Final = 1e-5
 """Rates below have the colour of this one."""
 SHADES: Final = colormaps["cividis"].resampled(24)
-"""A picture of few colours stays small, and keeps those of its marks."""
+"""A picture with few colours is a small file; those of the marks are kept."""
 STEPS: Final = 120
 """Cells from the least loss to the greatest."""
 TITLE: Final = (

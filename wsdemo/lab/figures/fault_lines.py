@@ -23,7 +23,7 @@ WORDS: Final = {
 MAX_LINES: Final = 6
 """More would hide what they are to explain."""
 TOGETHER_S: Final = 0.05
-"""The same thing done to several within so many wall seconds is one fault."""
+"""The same fault of several lanes within so many wall seconds counts as one."""
 ROWS: Final = 2
 ROW_PX: Final = 19.0
 """Between two rows of labels."""
@@ -31,7 +31,7 @@ ROW_PX: Final = 19.0
 
 @dataclass(slots=True)
 class FaultMark:
-    """Something was done at a moment (s of the trace) to one or several."""
+    """A fault at a moment (s of the trace), of one lane or several."""
 
     t: float
     what: str
@@ -47,7 +47,7 @@ class FaultMark:
 
 
 def faults(trace: pd.DataFrame) -> list[FaultMark]:
-    """Return the accidents of a trace, in the order of time."""
+    """Return the faults of a trace, in the order of time."""
     vanished = trace[(trace["kind"] == "ws_close") & (trace["reason"] == "vanished")]
     lids = {(row.lane, row.t) for row in vanished.itertuples()}
     done = trace["kind"].isin(["crash", "freeze", "thaw", "drain", "fault"])
@@ -64,7 +64,7 @@ def faults(trace: pd.DataFrame) -> list[FaultMark]:
 
 
 def _part_of_a_lid(row: Any, lids: set[tuple[str, float]]) -> bool:
-    """Say whether a wire drops because its user's lid was shut: that is one accident, not two."""
+    """Say whether a wire drops because its user vanished: that is one fault, not two."""
     return any(row.lane == lane and abs(row.t - t) < TOGETHER_S for lane, t in lids)
 
 
@@ -77,7 +77,7 @@ def mark_faults(
     *,
     low: bool = False,
 ) -> None:
-    """Draw a dotted line for each accident, with its name where there is room.
+    """Draw a dotted line for each fault, with its name where there is room.
 
     When they are many, those of gateways and of Redis come before those of users.
 
@@ -94,7 +94,7 @@ def mark_faults(
     for fault in shown:
         ax.axvline(fault.t * scale, color=INK, ls=":", lw=1.4, zorder=4)
         x, _ = ax.transData.transform((fault.t * scale, 0))
-        # Only where names stand: further down, others may cross the line as they like.
+        # Only where names stand: further down, other labels may cross the line.
         placer.line((x, edge), (x, edge + ROWS * up * ROW_PX))
         places.append(x)
     for fault, x in zip(shown, places, strict=True):

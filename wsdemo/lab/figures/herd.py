@@ -1,7 +1,7 @@
 """Thundering herd: when many users come back at once, how often does each try, and who waits?
 
 A row for each policy: attempts behind, accepted ones before them. Below the capacity the axis is
-linear, above it logarithmic: a herd is many times larger than what it tramples.
+linear, above it logarithmic: the peak is many times higher than the capacity.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OUTLIER: Final = 4.0
 ROOM: Final = 1.28
 """How much longer than the last return the axis is, for the words beside it."""
 AMBER: Final = "#9A6A00"
-"""Hatches attempts; white would tear the narrow spikes apart."""
+"""The colour of the hatching of attempts; white would break up the narrow peaks."""
 TITLE: Final = "The last user is back {best_end} with “{best}”, {worst_end} with “{worst}”"
 TITLE_OF_ONE: Final = "The last user is back {best_end}, with {attempts} a user"
 
@@ -57,7 +57,7 @@ class HerdRow(NamedTuple):
 
     @property
     def last_s(self) -> float:
-        """When the last user was back; infinite when somebody never was."""
+        """When the last user was back; infinite when a user never was."""
         return float(self.accepted.max()) if self.back == self.users else math.inf
 
     @property
@@ -75,7 +75,7 @@ class HerdRow(NamedTuple):
         return f"{each} attempt{'' if each == '1' else 's'}"
 
     def words(self) -> str:
-        """What the row came to."""
+        """The numbers of the row."""
         away = self.users - self.back
         end = f"{counted(away, 'user')} never back" if away else f"last user back {self.end}"
         return f"{end}\n{self.effort} a user"
@@ -92,7 +92,7 @@ def attempts(
     Args:
         scale: production seconds per second of the trace.
         since: count time and attempts from here (production seconds since the lab began); by
-            default from the first accident, or from the beginning when there was none.
+            default from the first fault, or from the beginning when there was none.
     """
     trace = frames.normal(trace)
     if since is None:
@@ -106,7 +106,8 @@ def attempts(
             case "ws_open" if row.lane in gateways:
                 rows.append({"t": row.t * scale - since, "user": "", "accepted": False})
                 unnamed.append(rows[-1])
-            # A client is told a moment later that it has a socket: that of the last one opened.
+            # The client's event comes a moment later, and belongs to the last socket that was
+            # opened.
             case "ws_open" if unnamed:
                 latest[row.lane] = unnamed.pop()
                 latest[row.lane]["user"] = row.lane
@@ -180,7 +181,7 @@ def _row(name: str, run: pd.DataFrame) -> HerdRow:
 
 
 def _end(rows: Sequence[HerdRow]) -> float:
-    """Return where the axis ends: no outlier makes the others too small to see."""
+    """Return where the axis ends: an outlier must not make the others too small to see."""
     lasts = [row.last_s if row.last_s < math.inf else row.attempts.max() for row in rows]
     return ROOM * max(last for last in lasts if last <= OUTLIER * min(lasts))
 
@@ -232,7 +233,7 @@ def _dress(axes: Sequence[Axes], capacity: float, highest: float, ends_s: float)
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     ax.set_xlim(0, ends_s)
-    # Above the axes, beside the first row's name: inside it would cover the herd.
+    # Above the axes, beside the first row's name: inside it would cover the attempts.
     ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.0)
     axes[-1].set_xlabel("production seconds since the users were cut off")
 

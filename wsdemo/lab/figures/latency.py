@@ -38,10 +38,10 @@ ROLES: Final = (
     Role(GREEN, dash=(0, (1, 1.2))),
     Role(PURPLE, dash=(0, (5, 1.5, 1, 1.5))),
 )
-"""Of the curves, in their order."""
+"""Colours and styles of the curves, in their order."""
 TICKS: Final = (0, 0.25, 0.5, 0.75, 0.9, 0.99)
 ENOUGH: Final = 100
-"""Of fewer messages, the 99th of a hundred is no more than the slowest one."""
+"""With fewer messages, the 99th percentile would just be the slowest message."""
 TITLE: Final = "A message takes {ratio} times as long {slow}: {slow_p50} instead of {fast_p50}"
 TITLE_OF_ONE: Final = "Half of {messages} messages arrive within {fast_p50}"
 
@@ -52,7 +52,7 @@ class _Curve(NamedTuple):
     """Sorted."""
 
     def quantile(self, share: float) -> float:
-        """Return the latency of a message: a point on the curve, not one between two."""
+        """Return a percentile that is the latency of a real message, not a value between two."""
         return float(np.quantile(self.latency_s, share, method="inverted_cdf"))
 
     @property

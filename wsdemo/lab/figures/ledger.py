@@ -1,4 +1,5 @@
-"""Compare-and-set: what did presence accept and reject, and whom did that save or lose?
+"""Compare-and-set: which writes did presence accept and reject, and which users did that keep or
+lose?
 
 Accepted writes go up, rejected ones down, in bins of production time. Above and below stand the
 writes that mattered: a live user kept by a rejection, or lost by a release that was not checked.
@@ -58,7 +59,8 @@ LEAST_BIN_S: Final = 0.5
 ROOM: Final = 0.13
 """Above and below the bars, for markers, as a share of their height."""
 LEAD: Final = 0.1
-"""How much of what came before is drawn, as a share of the story; but at least `LEAST_LEAD_S`."""
+"""How much of the time before is drawn, as a share of the drawn time; but at least `LEAST_LEAD_S`.
+"""
 LEAST_LEAD_S: Final = 15.0
 KEYS_A_ROW: Final = 5
 TITLE: Final = (
@@ -121,7 +123,7 @@ def _bins(book: pd.DataFrame, bin_s: float | None) -> Numbers:
 
 
 def _begin(book: pd.DataFrame) -> float:
-    """Return where the story begins (production seconds)."""
+    """Return where the drawn time begins (production seconds)."""
     first, last = float(book["t"].min()), float(book["t"].max())
     told = book[~book["ok"] | (book["effect"] != "")]
     if told.empty:

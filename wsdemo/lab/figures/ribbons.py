@@ -1,4 +1,4 @@
-"""Truth and belief: where was each user really, and where did Redis say that she was?
+"""Consistency: where was each user really, and where did Redis say that she was?
 
 Two bars for each user: above, where her socket was; below, what Redis said. A frame marks when the
 two differed.
@@ -34,7 +34,7 @@ from wsdemo.lab.trace.frames import Mismatch, Stay
 HEIGHT: Final = 0.28
 GAP: Final = 0.06
 LEAST_S: Final = 0.005
-"""Wall seconds: what is shorter is the time that a measurement takes, not a lie."""
+"""Wall seconds: a shorter difference comes from the measurement, and is not a wrong entry."""
 
 
 @in_house_style
@@ -49,7 +49,8 @@ def ribbons(
     t0: float | None = None,
     t1: float | None = None,
 ) -> Picture:
-    """Draw truth above belief for some users, those first about whom Redis was wrong longest.
+    """Draw real connections above entries for some users; first those whose entry was wrong
+    longest.
 
     Args:
         users: whom to draw; by default those who occur, the most wrong first.
@@ -74,13 +75,13 @@ def ribbons(
 
 
 class Compared(NamedTuple):
-    """Truth and belief about some users, and where they differed. Times in s of the trace."""
+    """Connections and entries of some users, and where they differed. Times in s of the trace."""
 
     users: list[str]
     real: list[Stay]
     said: list[Stay]
     wrong: list[Mismatch]
-    """No more than what is drawn: the title claims no more than can be seen."""
+    """Only the differences that are drawn: the title counts no others."""
     first: float
     last: float
 
@@ -250,7 +251,7 @@ def _frames(
         top = rows.index(gap.user) - HEIGHT - GAP - 0.02
         x, y = ax.transData.transform(((begin + end) / 2, top))
         words = f"wrong {whole_or_tenths((gap.end - gap.start) * scale)} s"
-        # Always above its frame: further away it would seem to be another's.
+        # Always above its frame: further away it would seem to belong to another one.
         spots = [Spot(x, y + 1, ha, "bottom") for ha in ("center", "left", "right")]
         placer.put(words, spots, color=VERMILLION, fontweight="bold")
 

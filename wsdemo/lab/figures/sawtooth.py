@@ -38,7 +38,7 @@ MAX_USERS: Final = 6
 SAME_S: Final = 5.0
 """Two signs of a lost lease within so many production seconds are of the same loss."""
 LEAST_LIE_S: Final = 2.0
-"""Production seconds: what is shorter lies within two samples."""
+"""Production seconds: a shorter time lies between two samples."""
 ABOUT_GHOSTS: Final = "A user who is gone stays listed for {ghost_s} s"
 ABOUT_LAPSES: Final = "The leases of {lapsed} of {users} live users ended: {who}"
 TICKS: Final = 3
@@ -46,12 +46,13 @@ TICKS: Final = 3
 
 
 class _Ghost(NamedTuple):
-    """A user was listed who was gone, from `start` until her entry went, or she came back."""
+    """A user was listed who was gone, from `start` until her entry was removed, or she came
+    back."""
 
     start: float
     end: float
     went: bool
-    """Whether the entry went."""
+    """Whether the entry was removed."""
 
 
 class _Strip(NamedTuple):
@@ -82,9 +83,11 @@ def sawtooth(
         users: whom to draw, from top to bottom; at most six.
         scale: production seconds per second of the trace.
         ttl_s: the lease (production seconds).
-        title: a template; known facts: users, lapsed, who, ghost_s (the longest lie, s),
-            predicted. By default it is about the lie if there is one, and else about the lapses.
-        prediction: what the reader said `ghost_s` would be; drawn where the longest lie began.
+        title: a template; known facts: users, lapsed, who, ghost_s (the longest wrong entry, s),
+        predicted. By default it is about the wrong entry if there is one, and otherwise about the
+        lapses.
+        prediction: the `ghost_s` that the reader predicted; drawn from where the longest wrong
+        entry began.
 
     Raises:
         ValueError: nobody of these was watched, or they are too many.
@@ -150,7 +153,7 @@ def _strip(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay], scale: f
 
 
 def _apart(moments: Sequence[float]) -> list[float]:
-    """Leave out what was seen twice: as an empty sample, and by its being reclaimed."""
+    """Leave out lapses that were seen twice: as an empty sample, and as a reclaimed entry."""
     out: list[float] = []
     for moment in moments:
         if not out or moment - out[-1] > SAME_S:
@@ -164,7 +167,7 @@ def _ghosts(
     left_s: np.ndarray[Any, Any],
     scale: float,
 ) -> list[_Ghost]:
-    """Return when a user was listed who was nowhere: between two stays, or after the last."""
+    """Return when a user was listed who was not connected: between two stays, or after the last."""
     if not len(t):
         return []
     back = [*(stay.start * scale for stay in real[1:]), float(t[-1])]
@@ -217,7 +220,7 @@ def _window(strips: Sequence[_Strip]) -> tuple[float, float]:
 
 
 def _about(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay]) -> pd.DataFrame:
-    """Return the accidents of a user, and of the gateways where she was."""
+    """Return the faults of a user, and of the gateways where she was."""
     places = {stay.gateway for stay in real if stay.user == user}
     return trace[trace["lane"].isin({user, frames.REDIS, *places})]
 
@@ -272,7 +275,9 @@ def _label(ax: Axes, placer: Placer, strip: _Strip, ttl_s: float) -> None:
 def _draw_prediction(
     axes: Sequence[Axes], strips: Sequence[_Strip], said_s: float, measured_s: int
 ) -> None:
-    """Put what the reader said beside the longest lie: a dashed line where it would have ended."""
+    """Draw the reader's prediction beside the longest wrong entry: a dashed line where it would
+    have ended.
+    """
     words = f"you said {said_s:g} s, measured {measured_s} s"
     top = axes[0]
     top.text(1.0, 1.0, words, transform=top.transAxes, ha="right", va="bottom", color=INK)

@@ -1,8 +1,8 @@
 """Clock skew: whose registration does a slow clock reject?
 
-The rule as a map, and what was measured on it. Under a policy that compares timestamps, a user who
-changes gateways is refused when the new gateway's clock is slower than the old one's by more than
-the time that the change took.
+The rule as a map, with the measured moves on it. Under a policy that compares timestamps, a user
+who changes gateways is refused when the new gateway's clock is slower than the old one's by more
+than the time that the change took.
 """
 
 from __future__ import annotations

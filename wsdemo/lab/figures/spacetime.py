@@ -116,7 +116,7 @@ def _lanes(arrows: pd.DataFrame) -> list[str]:
     for row in arrows.sort_values("t").itertuples():
         order += [name for name in (row.lane, row.peer) if name not in order]
     if frames.REDIS in order and len(order) >= 4:
-        # Redis between the gateways that talk through it; clients outside.
+        # Redis between the gateways that send through it; clients outside.
         gateways = [name for name in order if name in set(arrows["gateway"])]
         others = [name for name in order if name not in gateways and name != frames.REDIS]
         ends = zip(arrows["lane"], arrows["peer"], strict=True)

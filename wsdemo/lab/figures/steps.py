@@ -96,7 +96,7 @@ class _Moment(NamedTuple):
     headline: str
     t: float
     place: str = ""
-    """On its way: where it has come to."""
+    """On its way: where it is."""
     reader: str = ""
     """Read: by whom."""
 
@@ -131,7 +131,7 @@ def _boxes(
 
 
 def in_words(panels: list[Panel]) -> str:
-    """Return the panels as text, for those who do not see them."""
+    """Return the panels as text, for readers who cannot see them."""
     out = [f"{counted(len(panels), 'moment')} of one message."]
     for n, panel in enumerate(panels, 1):
         held = "; ".join(f"{name}: {', '.join(v) or 'empty'}" for name, v in panel.boxes.items())

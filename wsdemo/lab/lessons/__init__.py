@@ -1,8 +1,8 @@
-"""What do the lessons ask, and how are answers judged?
+"""Exercises: what do the lessons ask, and how are answers judged?
 
 A question has options, and each wrong one is a misconception with a name and an answer. A judge
 runs the reader's answer against what real gateways and a real server do, and returns a hint for
-the first misunderstanding that it finds. There is one module a lesson.
+the first misunderstanding that it finds. There is one module for each lesson.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ QUESTION: Final = Question(
 
 
 class Situation(NamedTuple):
-    """What is in Redis when the caller of `delete if mine` comes, and what must become of it."""
+    """What is in Redis when `delete if mine` is called, and what has to be there afterwards."""
 
     entry: dict[str, str]
     mine: bool
@@ -32,7 +32,7 @@ class Situation(NamedTuple):
 
 
 CALLER: Final = ("conn-1", "gateway-01", "1000")
-"""Connection, gateway and timestamp of who wants to clean up."""
+"""Connection, gateway and timestamp of the session that is cleaned up."""
 
 SITUATIONS: Final = (
     Situation(

@@ -1,4 +1,4 @@
-"""Lesson 06: whose clock decides, and what counts instead?"""
+"""Lesson 06: whose clock decides, and what is compared instead?"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
 end
 return 0
 """
-"""What goes with a register that gives out tokens: a write counts if it shows the entry's token."""
+"""The other scripts for a register with tokens: a write is accepted if it has the entry's token."""
 
 
 def judge_register(script: str) -> Judgement:
@@ -115,7 +115,7 @@ class _ScriptUnderTest:
                 f"It answered {answer!r}. The gateway needs its token, a whole number above 0: it "
                 "shows it with every later write."
             )
-        # A lease of a few milliseconds may be over before we look.
+        # A lease of a few milliseconds may have expired before it is read.
         if lease_ms > SHORT_MS:
             self._check_entry(user, {"connId": conn_id, "gwId": gateway}, token)
         return token

@@ -1,4 +1,4 @@
-"""Lesson 07: whose records are wrong after a death, and where does a client go next?"""
+"""Lesson 07: whose entries are wrong after a crash, and where does a client reconnect?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUESTION: Final = Question(
 
 OUTAGES: Final = 200
 ATTEMPT_S: Final = 2.0
-"""What an attempt that fails costs a client."""
+"""The time that a failed attempt takes."""
 GATEWAYS: Final = 4
 
 History = list[tuple[str, str]]
@@ -35,10 +35,10 @@ class _Outage(NamedTuple):
     history: History
     back: str = ""
     back_after: int = 0
-    """Where everybody is dead at first, one is back after so many attempts."""
+    """When all gateways are dead at first, one is back after so many attempts."""
 
     def serves(self, gateway: str, attempt: int) -> bool:
-        """Say whether a gateway takes a client at its `attempt`-th attempt (from 1)."""
+        """Say whether a gateway accepts a client at its `attempt`-th attempt (from 1)."""
         back = gateway == self.back and attempt > self.back_after
         return back or gateway not in self.dead
 
@@ -48,7 +48,7 @@ def outages(rng: random.Random) -> list[_Outage]:
 
     * One or two are dead, among them the user's own. A gateway that failed long ago and served
       since then is as good as any other.
-    * The client is new: it has no past.
+    * The client is new: it has no earlier connections.
     * All are dead for a while, then one of them is back.
     """
     out = []
@@ -88,7 +88,7 @@ def judge_next_gateway(next_gateway: NextGateway, seed: int | None = None) -> Ju
 
 
 class _Wrong(Exception):
-    """The client did something that it had better not; the text is the hint."""
+    """The client did something wrong; the text is the hint."""
 
     def __init__(self, hint: str, history: History) -> None:
         super().__init__(hint)

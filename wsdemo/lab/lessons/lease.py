@@ -25,7 +25,7 @@ QUESTION: Final = Question(
 )
 
 ROOM: Final = 1.0
-"""Heartbeats that a TTL may be longer than the shortest one that will do."""
+"""A TTL may be so many heartbeats longer than the shortest sufficient one."""
 
 
 class _Wish(NamedTuple):
@@ -35,7 +35,7 @@ class _Wish(NamedTuple):
 
 
 def wishes(rng: random.Random) -> list[_Wish]:
-    """Return what is asked for: two that everybody meets who thinks, and three at random."""
+    """Return the requirements: two fixed ones, and three at random."""
     known = [_Wish(30.0, 0.05, 0.02), _Wish(30.0, 0.2, 0.05)]
     return known + [
         _Wish(rng.choice([5.0, 10.0, 20.0, 45.0]), rng.uniform(0.01, 0.3), 10 ** rng.uniform(-4, 0))
@@ -44,7 +44,7 @@ def wishes(rng: random.Random) -> list[_Wish]:
 
 
 def shortest_ttl_s(wish: _Wish) -> float:
-    """Return the lease beyond which a wish is met (one that is a little longer meets it)."""
+    """Return the TTL above which a requirement is met (any longer one meets it)."""
     intervals = 2
     while false_offline_rate(wish.heartbeat_s, _beyond(wish, intervals), wish.loss) > (
         wish.at_most
@@ -82,7 +82,7 @@ def judge_choose_ttl(
 
 
 def _on_the_map(wish: _Wish, ttl_s: float) -> Picture | str:
-    """Ring the reader's choice on the map of false alarms, if it lies on it."""
+    """Mark the reader's choice on the map of false positives, if it lies on it."""
     low, high = RATIOS
     if not low <= ttl_s / wish.heartbeat_s <= high:
         return f"TTL = {ttl_s / wish.heartbeat_s:.3g} heartbeats"

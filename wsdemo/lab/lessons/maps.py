@@ -1,4 +1,4 @@
-"""Lesson 03: who forgets first, and whom does a clean-up take away?"""
+"""Lesson 03: which connection is removed first, and whose entry does a clean-up delete?"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def judge_cleanup(cleanup: Cleanup, seed: int | None = None) -> Judgement:
 
 
 def _play(cleanup: Cleanup, rng: random.Random, story: list[str]) -> str:
-    """Play one story and tell it; return a hint when the maps go wrong."""
+    """Play one story and describe it; return a hint when the maps become wrong."""
     registry: Registry[_Session] = Registry()
     user_to_conn: dict[str, str] = {}
     conn_to_user: dict[str, str] = {}
@@ -76,7 +76,7 @@ def _play(cleanup: Cleanup, rng: random.Random, story: list[str]) -> str:
             earlier = registry.bind(session)
             if earlier is not None:
                 conn_to_user.pop(earlier.conn_id, None)
-                # Its connection is still to end, and its clean-up to come.
+                # Its connection has not ended yet, and its clean-up comes later.
             user_to_conn[session.user] = session.conn_id
             conn_to_user[session.conn_id] = session.user
             sessions.append(session)

@@ -48,7 +48,7 @@ SHOWN: Final[dict[Action, str]] = {
 
 
 def judge_step(step: Step) -> Judgement:
-    """Play the reader's policy in everyday life, then in every order and under every skew."""
+    """Play the reader's policy without a race, then in every order and under every clock skew."""
     if not callable(step):
         raise NotJudged(f"step must be a function, not {type(step).__name__}.")
     step = _guarded(step)
@@ -145,7 +145,7 @@ def _stays_within_bounds(step: Step) -> None:
 
 
 def _keeps_to_state(step: Step) -> None:
-    """Two worlds side by side must not know of each other."""
+    """Two simulated worlds must not share state."""
     for order in all_orders()[::7]:
         alone = ModelCluster(step)
         alone.play(order)

@@ -50,10 +50,10 @@ class NotJudged(Exception):
 
 @contextmanager
 def database_for(script: Any) -> Iterator[redis.Redis]:
-    """Give a server to run the reader's script on.
+    """Provide a server on which the reader's script runs.
 
     Raises:
-        NotJudged: it is no script.
+        NotJudged: it is not a script.
         NotImplementedError: it has nothing but comments in it.
     """
     if not isinstance(script, str):

@@ -1,1 +1,1 @@
-"""Which orders are there, and how do they end?"""
+"""Races: which orders of commands are there, and how do they end?"""

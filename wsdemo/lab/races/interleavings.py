@@ -1,9 +1,9 @@
-"""Interleavings: what do the real scripts do in every order there is?
+"""Interleavings: what do the real scripts do in every possible order?
 
-Each order is played by the very classes that gateways use, over a real link to a real server: a
+Each order is played by the same classes that gateways use, over a real link to a real server: a
 policy for gateway-01, one for gateway-02, and a director that lets one step happen at a time. No
 gateways and no sockets, so some hundred orders take a second; `replay` plays one of them with
-everything around it.
+gateways and clients.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def explore(
     Args:
         policy: the name of one of `wsdemo.rig.policies`.
         skew_s: by how many seconds gateway-02's clock is ahead.
-        orders: which; by default all that are feasible.
+        orders: by default all that are feasible.
         redis: address of a Redis to use; by default the search of `wsdemo.redis.server`.
 
     Raises:
@@ -83,7 +83,7 @@ def explore_all(
 
 
 def in_a_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end also where a loop is running already, as in a cell."""
+    """Run a coroutine to its end, also where a loop is running already, as in a cell."""
     found: list[T] = []
     problems: list[BaseException] = []
 
@@ -117,7 +117,7 @@ async def _explore_all(
 async def _explore(
     policy: str, skew_s: float, orders: tuple[Order, ...], link: RedisLink
 ) -> Exploration:
-    """Play the orders side by side: what they ask of Redis in one turn leaves in one write."""
+    """Play the orders concurrently: the commands of one turn of the loop are sent in one write."""
     prefix = f"orders:{secrets.token_hex(4)}:"
     keyspaces = [Keyspace(f"{prefix}{number}:") for number in range(len(orders))]
     try:

@@ -1,9 +1,8 @@
-"""Models: what is a presence policy, without Redis, gateways or clocks of one's own?
+"""Models: what is a presence policy, without a real Redis, gateways or clocks?
 
-A function `step(state, action)`, which changes a dict. That is enough to play every order, and it
-is what a reader can write in ten minutes. What a model says about the real thing is worth as much
-as its agreement with it: `compare(explore_model(step), explore("seed"))` says on which orders
-they differ.
+A function `step(state, action)`, which changes a dict. That is enough to play every order, and a
+reader can write one in ten minutes. A model is only useful if it agrees with the real scripts:
+`compare(explore_model(step), explore("seed"))` says on which orders they differ.
 
 An action is one of `h_ts h_set c_read c_del r_ts r_set`. The state that a step sees:
 
@@ -44,7 +43,7 @@ STEP_S: Final = 1.0
 
 
 def plain(state: State, action: Action) -> None:
-    """Whoever writes last is right."""
+    """The last write always wins."""
     redis, mine = state["redis"], state["mine"]
     match action:
         case "h_ts" | "r_ts":
@@ -71,7 +70,7 @@ def seed(state: State, action: Action) -> None:
 
 
 def check_then_delete(state: State, action: Action) -> None:
-    """The Go demo, with a clean-up that looks first."""
+    """The Go demo, with a clean-up that reads the entry first."""
     redis, mine = state["redis"], state["mine"]
     match action:
         case "c_read":
@@ -103,7 +102,7 @@ def timestamp(state: State, action: Action) -> None:
 
 
 def fenced(state: State, action: Action) -> None:
-    """Every write shows the token of its session, which Redis has counted out."""
+    """Every write has the token of its session, which comes from a counter in Redis."""
     redis, mine = state["redis"], state["mine"]
     entry = redis["alice"]
     match action:
@@ -114,7 +113,7 @@ def fenced(state: State, action: Action) -> None:
                 redis["alice"] = {"gateway": state["gateway"], "token": mine["token"]}
                 redis["top"] = mine["token"]
         case "h_set":
-            # An entry that was lost comes back; one that was released does not.
+            # A lost entry is restored; a released one is not.
             released = redis.get("closed") == mine["token"]
             if redis["top"] == mine["token"] and not released:
                 redis["alice"] = {"gateway": state["gateway"], "token": mine["token"]}
@@ -131,12 +130,12 @@ MODELS: Final[dict[str, Step]] = {
     "timestamp": timestamp,
     "fenced": fenced,
 }
-"""What the real policies do, as far as orders are concerned."""
+"""Models of the real policies."""
 
 
 class ModelCluster:
-    """Redis, two gateways that cannot see each other, and two clocks; alice has been registered
-    with gateway-01 for a while.
+    """Redis, two gateways with separate memory, and two clocks; alice has been registered with
+    gateway-01 for a while.
     """
 
     def __init__(self, step: Step, skew_s: float = 0.0) -> None:
@@ -150,7 +149,7 @@ class ModelCluster:
         self._now = QUIET_S - STEP_S
 
     def play(self, actions: Iterable[Action]) -> None:
-        """Let steps happen, one a second, each at the gateway whose it is."""
+        """Execute steps, one each second, each at its gateway."""
         for action in actions:
             self._now += STEP_S
             self._act(action, GATEWAY_OF[THREAD_OF[action]])
@@ -196,5 +195,5 @@ def explore_model(
 
 
 def named(step: Step) -> str:
-    """Return what to call a model."""
+    """Return the name of a model."""
     return f"model {getattr(step, '__name__', 'without a name')}"

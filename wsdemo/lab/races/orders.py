@@ -1,13 +1,12 @@
-"""Interleavings: in how many orders can three things happen, and which of them end badly?
+"""Interleavings: in how many orders can three commands run, and which of them end wrong?
 
 Three threads of two steps each, as the two gateways of a moved user run them: gateway-01 renews
-her lease, gateway-01 cleans up after her, gateway-02 registers her. First each looks (at its
-clock, or at Redis), then it writes. Between the two anything may happen: that is what an order
-is about.
+her lease, gateway-01 cleans up after her, gateway-02 registers her. Each first reads (its clock, or
+Redis), then it writes. Between the two, the other threads may run: an order says when.
 
-Everything here is pure: orders, how they ended, what is the same and what is different. Who plays
-them is `interleavings` (the real scripts on a real server), `models` (a function and a dict) or
-`replay` (running gateways).
+Everything here is pure: orders, results, and how they compare. Orders are played by `interleavings`
+(the real scripts on a real server), `models` (a function and a dict) or `replay` (running
+gateways).
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ THREADS: Final[dict[str, tuple[Action, Action]]] = {
     "clean-up": ("c_read", "c_del"),
     "re-register": ("r_ts", "r_set"),
 }
-"""What is under way at the same time: to look, then to write."""
+"""The concurrent threads: each reads, then writes."""
 
 CALM: Final[Order] = tuple(action for thread in THREADS.values() for action in thread)
-"""The order that everybody thinks of: one thing after the other."""
+"""The order without a race: one thread after the other."""
 
 THREAD_OF: Final[dict[Action, str]] = {
     action: thread for thread, actions in THREADS.items() for action in actions
@@ -84,7 +83,7 @@ def merges(*threads: Sequence[Action]) -> Iterator[Order]:
 
 
 def is_feasible(order: Sequence[Action]) -> bool:
-    """Say whether alice can have caused this: she pings gateway-01 before she leaves it."""
+    """Say whether this order is possible: alice pings gateway-01 before she leaves it."""
     if "h_ts" not in order or "r_ts" not in order:
         return True
     return order.index("h_ts") < order.index("r_ts")
@@ -117,13 +116,13 @@ def distance(one: Sequence[Action], other: Sequence[Action]) -> int:
 
 
 class OrderEnd(StrEnum):
-    """What Redis says about alice in the end. She is at gateway-02."""
+    """What the entry of alice is at the end. She is connected to gateway-02."""
 
     CORRECT = "correct"
     LOST = "lost"
-    """No entry, or half a one that names no gateway."""
+    """No entry, or an incomplete one that names no gateway."""
     DEAD = "dead gateway"
-    """The entry names gateway-01, where nobody is any more."""
+    """The entry names gateway-01, which she has left."""
 
 
 def end_of(entry: Mapping[str, Any]) -> OrderEnd:
@@ -133,7 +132,7 @@ def end_of(entry: Mapping[str, Any]) -> OrderEnd:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One order, and what came of it."""
+    """One order, and its results."""
 
     order: Order
     policy: str
@@ -141,7 +140,7 @@ class Played:
     entries: tuple[Mapping[str, str], ...]
     """alice's entry after each step."""
     rejected: frozenset[str] = frozenset()
-    """The threads whose write did not count."""
+    """The threads whose write was rejected."""
 
     @property
     def end(self) -> OrderEnd:
@@ -165,8 +164,8 @@ class Played:
         return f" → {refused}Redis: {named(self.entries[step])}"
 
     def trace(self) -> pd.DataFrame:
-        """Return the order as a trace: an arrow leaves when a gateway looks, and arrives when it
-        writes. One step a (production) second.
+        """Return the order as a trace: an arrow starts at a gateway's read, and ends at its write.
+        One step a (production) second.
         """
 
         import pandas as pd
@@ -225,7 +224,7 @@ def named(entry: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Exploration:
-    """What became of every order under one policy.
+    """The results of every order under one policy.
 
     Args:
         played: each order once.
@@ -243,7 +242,7 @@ class Exploration:
 
     @property
     def wrong(self) -> tuple[Played, ...]:
-        """The orders after which Redis does not say where alice is."""
+        """The orders after which the entry is not right."""
         return tuple(one for one in self.played if one.end is not OrderEnd.CORRECT)
 
     def __getitem__(self, order: Sequence[Action]) -> Played:
@@ -273,11 +272,10 @@ class Exploration:
         )
 
     def minimal(self) -> tuple[Played, Played] | None:
-        """Return the least that has to go wrong: a bad order, and the nearest good one.
-
-        The bad order is the one that is fewest swaps of neighbours away from any good one; among
-        several, the one that is nearest to the calm order in which one thing follows the other.
-        None when all orders end well, or none does.
+        """Return the minimal failing order, and the nearest good one. The failing order is the one
+        that needs the fewest swaps of neighbours to become a good one; among several, the one that
+        is nearest to the calm order in which one thing follows the other. None when all orders end
+        well, or none does.
         """
         good = [one for one in self.played if one.end is OrderEnd.CORRECT]
         calm = [action for action in CALM if action in self.played[0].order]

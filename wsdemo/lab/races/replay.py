@@ -1,13 +1,13 @@
-"""Replay: does an order that ends badly on paper end so on running gateways?
+"""Replay: does an order that ends wrong in a model also end wrong on running gateways?
 
 Two real gateways, a real client that moves from one to the other. Her heartbeat, her clean-up and
 her new registration are begun by the gateways themselves, as always; a director stops each one
-before it looks and before it writes, and lets them go in the order that was asked for.
+before it reads and before it writes, and releases them in the requested order.
 
-Every order can be replayed. What it takes is that a verb which a gateway has begun is delayed for
-as long as the director wants: by a garbage collection, a slow network, a laptop that sleeps. Two
-things differ from production so that the order alone decides: the gateways' wall clocks are moved
-by hand, a second a step, and leases are so long that none ends meanwhile.
+Every order can be replayed. The only condition is that a verb may be delayed for any time after a
+gateway has begun it, as by a garbage collection, a slow network, or a laptop that sleeps. Two
+things differ from production, so that only the order decides: the gateways' wall clocks are set by
+the replay, one second for each step, and leases are so long that none expires.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TIMING: Final = Timing(heartbeat_s=6.0, presence_ttl_s=1800.0)
-"""Production seconds. At the lab's pace a heartbeat comes within a tenth of a second, and a lease
-lasts longer than any replay."""
+"""Production seconds. With the scaled clock a heartbeat comes within a tenth of a second, and a
+lease lasts longer than any replay.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Replayed:
     """Everything that gateways and client reported."""
 
     def agrees_with(self, other: Played) -> bool:
-        """Say whether the record named the same gateway after every step."""
+        """Say whether the entry named the same gateway after every step."""
         return _names(self.played) == _names(other)
 
     def __repr__(self) -> str:
@@ -98,7 +99,7 @@ async def _on_her_way(
     cluster: Cluster, alice: Client, stage: Stage, threads: set[str]
 ) -> AsyncIterator[None]:
     """alice has pinged gateway-01 and moves to gateway-02; all that follows from it is held."""
-    # Neither a second heartbeat nor a second attempt may repair what the order has done.
+    # Neither a second heartbeat nor a second attempt may change the result of the order.
     cluster.directors[NEW].gates.shut(Place(USER, "refresh"))
     cluster.directors[OLD].gates.shut(Place(USER, "mint"))
     if "heartbeat" in threads:

@@ -1,11 +1,11 @@
 """Schedule: how do three concurrent verbs happen in exactly this order?
 
-All three are begun and stopped before they start; then one step of one of them is let go at a
-time, and the next one follows when it has been answered. Between steps the hand clocks of the
-gateways are moved on by a second, so what a clock shows is as exact as the order.
+All three are begun, and stopped before they start. Then one step at a time is released, and the
+next one follows when Redis has answered it. Between steps the clocks of the gateways are set
+forward by a second, so that their readings are as exact as the order.
 
-The verbs are those of the presence that gateways use, in two directed gateways or without any
-gateway around them: the stage does not know.
+The verbs are those of the presence that gateways use. The stage works in the same way with two
+running gateways and without any.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from wsdemo.rig.clocks import WallClock
 
 STEP_TIMEOUT_S: Final = 5.0
 MIDNIGHT: Final = 1_800_000_000.0
-"""When hand clocks begin, in Unix seconds: a whole one, the same in every run."""
+"""Where the clocks begin, in Unix seconds: a whole number, the same in every run."""
 
 VERBS: Final[dict[str, tuple[Verb, Verb]]] = {
     "heartbeat": ("refresh", "refresh"),
     "clean-up": ("release", "release"),
-    # The token of a registration is got before its write: getting it is how the fenced one looks.
+    # The token of a registration is minted before its write: this is the read of the fenced policy.
     "re-register": ("mint", "register"),
 }
-"""In which verb a thread looks, and in which it writes."""
+"""In which verb a thread reads, and in which it writes."""
 
 
 class HandClock(WallClock):
-    """A wall clock that moves only when somebody moves its hand."""
+    """A wall clock that stands still unless it is set forward."""
 
     def __init__(self, error_s: float = 0.0) -> None:
         super().__init__(1.0, error_s)
@@ -48,7 +48,7 @@ class HandClock(WallClock):
 
 
 class Stage:
-    """Where an order is played: the directors of both gateways, and their clocks."""
+    """The directors of both gateways and their clocks, which play an order."""
 
     def __init__(
         self, directors: Mapping[str, HeldVerbs], clocks: Mapping[str, HandClock], user: str = USER
@@ -70,10 +70,10 @@ class Stage:
             director.gates.shut(Place(self._user, write, Before.WRITE))
 
     async def begun(self, thread: str) -> None:
-        """Wait until a thread stands before its first step.
+        """Wait until a thread waits before its first step.
 
         Raises:
-            TimeoutError: it does not come.
+            TimeoutError: it does not arrive there.
         """
         gates = self._directors[GATEWAY_OF[thread]].gates
         place = Place(self._user, VERBS[thread][0])
@@ -97,7 +97,7 @@ class Stage:
         look, write = VERBS[thread]
         before_write, answered = Place(self._user, write, Before.WRITE), self._answered(thread)
         director.gates.let_through(Place(self._user, look))
-        # A verb that finds nothing to do ends here, without a write.
+        # A verb that has nothing to do ends here, without a write.
         await self._until(
             director.gates,
             lambda: director.gates.waiting(before_write) > 0 or self._answered(thread) > answered,

@@ -1,1 +1,1 @@
-"""What happened, in which order, and what does it mean? No drawing."""
+"""Trace: what happened, in which order, and what does it mean? Nothing is drawn here."""

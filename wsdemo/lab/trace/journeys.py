@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from wsdemo.lab.trace import frames
@@ -17,7 +18,7 @@ STAGES: Final = {
     "from_redis_s": "Redis → gateway",
     "to_client_s": "gateway → client",
 }
-"""The parts of a way, in order. What a gateway does with a message is part of its next stage."""
+"""The stages of the path, in order. The work of a gateway belongs to the stage after it."""
 
 
 def latencies(trace: pd.DataFrame) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def moves(trace: pd.DataFrame, scale: float = 1.0) -> pd.DataFrame:
 
     Columns: user, gap_s (production seconds since the last accepted write of the old gateway),
     skew_s (by how much the new gateway's clock was slower than the old one's), rejected. Clocks
-    are right until the trace says otherwise (`fault`, "clock -10 s").
+    are right until a row of the trace has a `clock_error_s` (production seconds; a `fault`).
 
     Args:
         scale: production seconds per second of the trace.
@@ -72,8 +73,8 @@ def moves(trace: pd.DataFrame, scale: float = 1.0) -> pd.DataFrame:
     last: dict[str, tuple[str, float]] = {}
     rows = []
     for row in frames.normal(trace).itertuples():
-        if row.kind == "fault" and row.reason.startswith("clock "):
-            ahead[row.lane] = float(row.reason.split()[1])
+        if not math.isnan(row.clock_error_s):
+            ahead[row.lane] = row.clock_error_s
         elif row.kind in ("presence_set", "presence_refresh", "presence_reject"):
             register = row.kind == "presence_set" or row.reason == "stale register"
             before = last.get(row.user)

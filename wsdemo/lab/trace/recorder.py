@@ -4,9 +4,9 @@ Gateways and clients of one process report events on one monotonic clock. The re
 them, and turns them into a trace: a table with one row for each arrow between two lanes and for
 each moment on one lane (columns: `wsdemo.lab.trace.frames.COLUMNS`).
 
-Nobody stands inside Redis with a stopwatch. What a gateway saw of a command is its beginning and
-its answer, so the moment on the Redis lane is put half-way between the two sights of it that we
-have; the other times are measured.
+The time inside Redis is not measured. A gateway knows when it sent a command and when the reply
+came, so the moment on the Redis lane is put half-way between these two; the other times are
+measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LIMIT: Final = 1_000_000
-"""Events kept; the oldest go first, so that a lab left running over night stays small."""
+"""At most so many events are kept; the oldest are removed first, so that a long run stays small."""
 
 _TO_REDIS: Final = frozenset(
     {Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH, Kind.PRESENCE_REJECT, Kind.PRESENCE_DEL}
@@ -41,7 +41,8 @@ class Recorder:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=LIMIT)
-        self._samples: deque[dict[str, Any]] = deque(maxlen=LIMIT)
+        self._own_rows: deque[dict[str, Any]] = deque(maxlen=LIMIT)
+        """Rows of the trace with columns that no event has."""
         self.started_at = clock()
         self.emit: Callable[[Event], None] = self._events.append
 
@@ -50,8 +51,9 @@ class Recorder:
         self.emit(Event(kind, self._clock(), lane, **fields))
 
     def sample(self, user: str, gateway: str, conn_id: str, left_ms: float) -> None:
-        """Record what Redis says about a user now; `left_ms` of its lease, 0 without an entry."""
-        self._samples.append(
+        """Record the entry of a user; `left_ms` is what is left of its lease, 0 without an
+        entry."""
+        self._own_rows.append(
             {
                 "t": self._clock(),
                 "lane": REDIS,
@@ -60,6 +62,19 @@ class Recorder:
                 "gateway": gateway,
                 "conn_id": conn_id,
                 "ts_current": left_ms,
+            }
+        )
+
+    def set_clock(self, gateway: str, error_s: float) -> None:
+        """Record that a gateway's wall clock is wrong by so many production seconds from now on."""
+        self._own_rows.append(
+            {
+                "t": self._clock(),
+                "lane": gateway,
+                "kind": Kind.FAULT.value,
+                "gateway": gateway,
+                "reason": f"clock {error_s:+g} s",
+                "clock_error_s": error_s,
             }
         )
 
@@ -77,8 +92,8 @@ class Recorder:
 
         import pandas as pd
 
-        samples = [dict(sample) for sample in list(self._samples)]
-        rows = [row for row in _rows(self.events) + samples if row["t"] <= until]
+        own_rows = [dict(row) for row in list(self._own_rows)]
+        rows = [row for row in _rows(self.events) + own_rows if row["t"] <= until]
         rows.sort(key=lambda row: row["t"])
         for seq, row in enumerate(rows, 1):
             row["seq"] = seq

@@ -1,11 +1,11 @@
-"""Vector clocks: what could each event have known of? The trace as a log for ShiViz.
+"""Vector clocks: which events happened before which? The trace as a log for ShiViz.
 
-ShiViz (https://bestchai.bitbucket.io/shiviz/) draws a space-time diagram that one can search,
-fold and compare with another. It does not look at times: every event carries a vector clock, how
-many events of each lane it can have known of, and one event happened before another if its clock
-is smaller. The clocks come from the arrows of the trace and from nothing else. The answers that
-Redis gives to a gateway are not arrows there, so what follows from an answer counts as concurrent
-with what was asked.
+ShiViz (https://bestchai.bitbucket.io/shiviz/) draws a space-time diagram that one can search, fold
+and compare with another. It ignores times: every event has a vector clock, which counts the events
+of each lane that happened before it, and one event happened before another if its clock is smaller.
+The clocks come from the arrows of the trace and from nothing else. The answers that Redis gives to
+a gateway are not arrows there, so what follows from an answer counts as concurrent with what was
+asked.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARSER: Final = r"(?<host>\S+) (?<clock>{.*?}) (?<event>.*)"
-"""How ShiViz shall read a line; it stands on the first line of the file."""
+"""How ShiViz parses a line; it is the first line of the file."""
 
 NOT_EVENTS: Final = frozenset({"pttl"})
-"""What the laboratory looked at; nothing happened there."""
+"""Rows of observations by the laboratory; they are not events."""
 
 
 class Stamp(NamedTuple):
@@ -91,8 +91,8 @@ def stamps(trace: pd.DataFrame) -> list[Stamp]:
 def _events(trace: pd.DataFrame) -> list[_Event]:
     """Return both ends of each arrow, the beginning of each lost one, and every moment.
 
-    Numbered anew by time, so that of two things at one instant the one recorded first comes first:
-    a route arrives in Redis in the very instant in which its publication leaves.
+    Numbered again by time, so that of two events at one instant the one recorded first comes first:
+    a route arrives in Redis at the same instant at which its publication leaves.
     """
     rows = normal(trace)
     rows["seq"] = range(len(rows))

@@ -1,4 +1,5 @@
-"""Chaos run: users talk while a nemesis breaks things; then everything is healed and checked.
+"""Chaos run: users send messages while a nemesis injects faults; then everything is healed and
+checked.
 
 There are two rounds of this. How a heal is checked is in `heal`, and how the whole run is judged in
 `verdict`.
@@ -69,7 +70,7 @@ async def run(
 async def _live(
     cluster: ProcessCluster, sampler: Sampler, nemesis: ProcessNemesis, result: ChaosResult
 ) -> None:
-    """Inject faults and heal, as often as wanted; then let everybody leave."""
+    """Inject faults and heal, a given number of times; then let all users leave."""
     rounds = result.rounds
     first = cluster.rng("due").sample(due(cluster.seed), len(due(cluster.seed)))
     ends_s = result.seconds - END_S

@@ -41,7 +41,7 @@ class Sample:
 
     t: float
     registered: int
-    """Users who believe to be registered."""
+    """Users whose clients are registered."""
     present: int
     """Users whom Redis names as present."""
     wrong: frozenset[str]
@@ -151,7 +151,7 @@ def believers(user: ClientUser | PlainUser) -> list[str]:
 
 
 def look(cluster: ProcessCluster) -> Sample:
-    """Compare what users believe with what Redis does, now."""
+    """Compare the sessions of users with the entries in Redis, now."""
     registered = present = 0
     wrong = set()
     for user in cluster.users:

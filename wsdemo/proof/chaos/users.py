@@ -85,7 +85,7 @@ class ClientUser:
     Args:
         peers: the users to whom it may write; it is one of them.
         note, clock: append to the history, and the clock of the history.
-        complain: hears of what must never happen to a user.
+        complain: called with anything that must never happen to a user.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ LINE_BYTES: Final = 8 * 1024 * 1024
 """The longest line: a message of a megabyte, each byte of it escaped."""
 RETRY_S: Final = 0.01
 ASK_S: Final = 1.0
-"""How long the witness waits for all entries. Without them they stay in doubt."""
+"""How long the witness waits for all entries. Without them the owners stay unknown."""
 ENTRIES: Final = """#!lua flags=no-writes,allow-oom,allow-stale
 local found = {}
 for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
@@ -63,7 +63,9 @@ class Witness:
         self._clock = clock
         self._blind_since: float | None = None
         self.blind = 0
-        """Gaps after which the entries could not be read, so that they stay in doubt for longer."""
+        """Gaps after which the entries could not be read, so that the owners stay unknown for
+        longer.
+        """
         self.gaps = 0
         """How often it had to reconnect."""
         self.watching = asyncio.Event()
@@ -90,7 +92,7 @@ class Witness:
         self.monitor_log.settle()
 
     def data_will_be_lost(self) -> None:
-        """Be told that Redis is about to be killed and to lose its data.
+        """Announce that Redis is about to be killed and to lose its data.
 
         The end of the MONITOR stream is the moment of the loss.
         """

@@ -70,7 +70,7 @@ FAR_BEHIND_US: Final = 1
 """The time of a clock that has gone back to before all tokens."""
 
 COMMANDS: Final = (Verb.REGISTER, Verb.REFRESH, Verb.RELEASE)
-"""Commands that may arrive late. A late mint returns a token that nobody waits for."""
+"""Commands that may arrive late. A late mint returns a token that is not used any more."""
 
 
 def moves(state: ModelState, scenario: Scenario) -> Iterator[Move]:

@@ -68,7 +68,7 @@ class ModelPhase(StrEnum):
     MINTED = "minted"
     """It has its token, and has not sent its register."""
     UP = "up"
-    """Its register was accepted, and nothing has told it otherwise."""
+    """Its register was accepted, and no later answer has ended it."""
     LEAVING = "leaving"
     """It was rejected, or its register had no answer: its gateway will release it."""
     DOWN = "down"
@@ -125,7 +125,7 @@ class Clock(StrEnum):
     TRUE = "true"
     """It is the server's own, and goes forward."""
     FREE = "free"
-    """Anything: stand still, jump back, jump ahead."""
+    """Anything: stop, jump back, jump ahead."""
 
 
 class Clients(StrEnum):

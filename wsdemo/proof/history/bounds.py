@@ -37,7 +37,7 @@ class Bounds:
     """What a fault leaves (a half-open socket, a session without a lease) may still end a session
     so long after it."""
     register_s: float
-    """How long a register may take until its user hears of it."""
+    """How long a register may take until its client has the answer."""
     near: Near = NEAR
 
 

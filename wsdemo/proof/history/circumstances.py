@@ -30,7 +30,7 @@ class Circumstances:
         self.ends_at = history[-1].t if history else 0.0
         self.faults = list(fault_spans(history))
         self.sessions: dict[str, Registered] = {}
-        """By connection: when its client heard that it is registered."""
+        """By connection: when its client received `registered`."""
         self.ends: dict[str, list[Left | Closed]] = defaultdict(list)
         """By connection: what ended it, in order."""
         self.of_user: dict[str, list[str]] = defaultdict(list)

@@ -74,7 +74,7 @@ class NewerSessions:
         self._first: dict[str, Owner] = {}
         """When each session was first seen as the owner."""
         self._seen: dict[str, list[Owner | Registered]] = defaultdict(list)
-        """By user: the sessions that were seen in Redis, or that heard that they are registered."""
+        """By user: the sessions that were seen in Redis, or that received `registered`."""
         self._gaps: list[tuple[float, float]] = []
         for record in history:
             match record:

@@ -1,8 +1,8 @@
 """TCP connections: what does a process see of one, and how can it end?
 
-A connection is two pipes and two transports. A transport is no more polite than those of uvloop, on
-which gateways run: writing after `connection_lost`, or after `write_eof`, raises. `abort` tells the
-other side by a reset, which may overtake what its process has not read yet.
+A connection is two pipes and two transports. A transport is as strict as those of uvloop, on which
+gateways run: writing after `connection_lost`, or after `write_eof`, raises. `abort` tells the other
+side by a reset, which may overtake what its process has not read yet.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SimulatedConnection:
         self._network = network
 
     def knock(self) -> None:
-        """A SYN has arrived: the kernel accepts when somebody listens."""
+        """A SYN has arrived: the kernel accepts if a process listens."""
         factory = self._network.listener(self.target, self.port)
         if factory is None:
             self.pipes["down"].carry(Segment.REFUSED)
@@ -61,7 +61,9 @@ class SimulatedConnection:
             self.far.serve(factory())
 
     def cut(self) -> None:
-        """End it in both directions at once; both sides are told, however the network is."""
+        """End it in both directions at once; both sides notice it, whatever the state of the
+        network.
+        """
         for end in (self.near, self.far):
             end.break_off()
 
@@ -120,7 +122,7 @@ class SimulatedTransport(asyncio.Transport):
                 self._soon(self._pump)
 
     def break_off(self) -> None:
-        """End it here, without a goodbye."""
+        """End it here, without a close frame."""
         if not self.dead:
             self.dead = True
             self._soon(self._lose, ConnectionResetError("connection reset"))
@@ -174,7 +176,7 @@ class SimulatedTransport(asyncio.Transport):
     # --- the process' side -------------------------------------------------------------------
 
     def serve(self, protocol: Any) -> None:
-        """From now on, this protocol hears of everything."""
+        """From now on, this protocol gets all events."""
         self._protocol = protocol
         protocol.connection_made(self)
         if self._waiting:

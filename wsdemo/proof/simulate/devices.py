@@ -140,7 +140,7 @@ class Device:
         self.host.loop.call_soon(self.client.abort, context=self.host.context)
 
     def note_vanished(self) -> None:
-        """Record that its connection ends without a goodbye."""
+        """Record that its connection ends without a close frame."""
         if self.client.conn_id:
             self._recorder.note(Left, user=self.user, conn=self.client.conn_id)
             self._recorder.note(Closed, user=self.user, conn=self.client.conn_id)

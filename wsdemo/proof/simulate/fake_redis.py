@@ -28,7 +28,8 @@ end
 
 Fields = Sequence[bytes]
 OnCommand = Callable[[Fields, Any], None]
-"""Hears of a command and its reply, after its execution. The end of a connection is no command."""
+"""Called with a command and its reply, after its execution. The end of a connection is no command.
+"""
 
 
 class ReplyError(Exception):
@@ -65,7 +66,7 @@ class FakeRedisClient(FakeSocket):
 
     Args:
         number: of this client; different for each.
-        on_command: hears of every command.
+        on_command: called with every command.
         replacements: text of a script -> the text that is executed in its place.
     """
 

@@ -217,7 +217,7 @@ class FaultInjector:
 
     @asynccontextmanager
     async def crashed(self, back_at_once: bool) -> AsyncIterator[None]:
-        """A gateway dies, and is started again under the same id."""
+        """A gateway crashes, and is started again under the same id."""
         name, gateways = self.any_gateway(), self._cluster.gateways
         alive = gateways.serves(name)
         if alive:
@@ -241,7 +241,7 @@ class FaultInjector:
 
     @asynccontextmanager
     async def frozen(self, name: str) -> AsyncIterator[None]:
-        """A host stands still."""
+        """A host is frozen."""
         host = self._network.hosts.get(name)
         if host is not None:
             host.freeze()
@@ -251,7 +251,7 @@ class FaultInjector:
 
     @asynccontextmanager
     async def clock_jump(self) -> AsyncIterator[None]:
-        """The time of day of a gateway is wrong by up to an hour; nobody should notice."""
+        """The time of day of a gateway is wrong by up to an hour; no user may be affected."""
         clock = self._network.hosts[self.any_gateway()].clock
         clock.error_s = self._rng.uniform(-3600.0, 3600.0)
         yield
@@ -261,7 +261,7 @@ class FaultInjector:
 
     @asynccontextmanager
     async def redis_gone(self, keep_data: bool) -> AsyncIterator[None]:
-        """Redis dies, and comes back with what it had, or with nothing."""
+        """Redis is killed, and comes back with its data, or without them."""
         redis = self._cluster.redis
         if redis.host.dead:
             yield
@@ -309,7 +309,7 @@ class FaultInjector:
         self._duplicate(name, fields)
 
     def _cut_off(self, name: str, fields: Fields) -> None:
-        """End the connections of a user now: its gateway hears of it while Redis answers."""
+        """End the connections of a user now: its gateway notices it while Redis answers."""
         user = user_of_script(name, fields)
         how = self._cutting.get(user)
         if how is not None and self._rng.random() < 0.3:

@@ -75,7 +75,7 @@ class GatewayFleet:
         self._lives: dict[str, SimulatedGateway] = {}
 
     def start(self, name: str) -> None:
-        """Start a gateway on a new machine, unless it has one that lives. It tries until Redis is
+        """Start a gateway on a new machine, unless it has one that runs. It tries until Redis is
         there.
         """
         if name in self._network.hosts and not self._network.hosts[name].dead:

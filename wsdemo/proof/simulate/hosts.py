@@ -1,7 +1,7 @@
-"""Simulated hosts: how can a machine stand still or die alone, when all share one event loop?
+"""Simulated hosts: how can one machine freeze or crash, when all share one event loop?
 
-A callback knows its host from its context, which tasks and timers inherit, so the code that runs
-on a host needs to know nothing of it. When a host stands still, the loop puts off its callbacks.
+A callback knows its host from its context, which tasks and timers inherit, so the code that runs on
+a host does not depend on it. While a host is frozen, the loop puts off its callbacks.
 
 Nothing of the real world is patched. Gateways and clients are given the clocks, the ids and the
 random numbers of their host as arguments, so two simulations, or one beside a real cluster, do not
@@ -48,7 +48,7 @@ class HostClock:
 
 
 class SimulatedHost:
-    """A machine: what runs on it stands still when it is frozen, and for ever when it is dead.
+    """A machine: what runs on it stops while it is frozen, and for ever when it is dead.
 
     Args:
         name: also its address.
@@ -114,5 +114,5 @@ class SimulatedHost:
         self.loop.run_soon([*received, *timers])
 
     def put_off(self, handle: asyncio.Handle) -> None:
-        """Keep a callback whose time came while the host stood still."""
+        """Keep a callback whose time came while the host was frozen."""
         self._backlog.append(handle)

@@ -1,7 +1,7 @@
-"""Virtual time: how does an event loop let hours pass in seconds?
+"""Virtual time: how does an event loop simulate hours in seconds?
 
 It jumps to the next timer instead of waiting for it. Every callback belongs to the host in whose
-context it was made; while that host stands still, the loop puts the callback off. Connections are
+context it was made; while that host is frozen, the loop puts the callback off. Connections are
 made in the simulated network, not in the operating system.
 """
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Wiring(Protocol):
-    """What the loop needs to know of the simulated network."""
+    """What the loop needs of the simulated network."""
 
     async def dial(self, target: str, port: int) -> Any:
         """Connect the host that asks; return the transport."""
@@ -38,7 +38,7 @@ class Wiring(Protocol):
 
 
 def _run_or_put_off(handle: asyncio.Handle, run: Callable[[], None]) -> None:
-    """Run a callback, unless its host stands still: then the host keeps it."""
+    """Run a callback, unless its host is frozen: then the host keeps it."""
     host = host_of(handle._context)  # type: ignore[attr-defined]
     if host is not None and host.stands_still:
         host.put_off(handle)
@@ -47,7 +47,7 @@ def _run_or_put_off(handle: asyncio.Handle, run: Callable[[], None]) -> None:
 
 
 class _HostHandle(asyncio.Handle):
-    """A callback that waits while its host stands still."""
+    """A callback that waits while its host is frozen."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ class _HostTimer(asyncio.TimerHandle):
 
 
 class VirtualTimeLoop(async_solipsism.EventLoop):  # type: ignore[misc]
-    """An event loop with virtual time, on which hosts can stand still.
+    """An event loop with virtual time, on which hosts can be frozen.
 
     `network` is set by the simulation.
     """

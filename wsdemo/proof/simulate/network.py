@@ -1,4 +1,4 @@
-"""Network partitions: which hosts can reach each other, and how badly?
+"""Network partitions: which hosts can reach each other, and with which delays and losses?
 
 The network makes connections between hosts and treats them as the route between the two says. A
 fault changes the route and the connections that exist. New connections take the conditions of the
@@ -122,7 +122,7 @@ class SimulatedNetwork:
         return connection.near
 
     def kill(self, host: SimulatedHost) -> None:
-        """End a host as SIGKILL ends a process: its peers are told, it is not."""
+        """End a host as SIGKILL ends a process: its peers notice it, its own code does not."""
         host.die()
         for key in [key for key in self._listeners if key[0] is host]:
             del self._listeners[key]

@@ -1,6 +1,6 @@
 """Presence ownership: who owns each user in Redis, and which command has changed that?
 
-Hears of every command that the simulated Redis has executed, looks at the entries, and records each
+It gets every command that the simulated Redis has executed, reads the entries, and records each
 change of an owner. It also counts what the scripts answered, so that a run can say which outcomes
 it has seen.
 """
@@ -61,7 +61,7 @@ class OwnershipObserver:
         self.outcomes: Counter[str] = Counter()
         """What the scripts answered, e.g. "refresh reclaimed"."""
         self.on_script: Callable[[str, Fields], None] = _ignore
-        """Hears of each script that a gateway has had executed: its name, the whole command."""
+        """Called with each script that a gateway has run: its name, the whole command."""
 
     def owner(self, user: str) -> Ownership:
         """Return who owns a user now."""

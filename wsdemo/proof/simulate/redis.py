@@ -3,7 +3,7 @@
 fakeredis behind a server of our own that speaks RESP over simulated connections. The gateways reach
 it through their own `RedisLink` and `Subscription`, and redis-py's `Connection`, unchanged.
 
-It does one thing more than a server: it tells of each command after its execution.
+It does one thing more than a server: it reports each command after its execution.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class SimulatedRedis:
     """The server: `start`, then find it at `redis:6379`.
 
     Args:
-        on_command: hears of every command.
+        on_command: called with every command.
         replacements: text of a script -> the text that is executed in its place.
     """
 
@@ -104,7 +104,7 @@ class SimulatedRedis:
         self._control = self.host.context.copy().run(self.new_client, _ignore)
 
     def stop(self, keep_data: bool) -> None:
-        """Die as by SIGKILL. With `keep_data`, what was stored is there after the next `start`;
+        """End as by SIGKILL. With `keep_data`, what was stored is there after the next `start`;
         the cache of scripts and all subscriptions are gone in any case.
         """
         self._network.kill(self.host)

@@ -1,7 +1,7 @@
 """Workload: what do the users of a simulated cluster do?
 
-They talk, move to another gateway, lose their connection, leave with or without a goodbye, come
-back, and log in on a second device. While the cluster is calm they do nothing but talk.
+They send messages, move to another gateway, lose their connection, leave with or without a close
+frame, come back, and log in on a second device. In a calm period they only send messages.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class UserCrowd:
         self.tasks: list[asyncio.Task[None]] = []
         """What each user does; until cancelled."""
         self.calm = False
-        """Whether users do nothing but talk."""
+        """Whether users only send messages."""
 
     def start(self) -> None:
         """Let all users begin, in the next seconds."""
@@ -80,7 +80,7 @@ class UserCrowd:
         self._devices[user].append(Device(self._recorder, user, self._gateways, host))
 
     def vanish(self, device: Device) -> None:
-        """Take a device away without a goodbye: no packet leaves it any more."""
+        """Take a device away without a close frame: no packet leaves it any more."""
         name = device.host.name
         for gateway in self._gateways:
             self._network.lose(name, gateway)

@@ -1,4 +1,4 @@
-"""Presence policies: which rules of who may say where a user is can a gateway run under?
+"""Presence policies: which rules can a gateway use to decide whose entry is valid?
 
 This table is the only list of them. A policy is one file beside this one, with the four verbs of
 `wsdemo.presence.Presence`, and one line here; the laboratory, the exploration of orders and the

@@ -1,7 +1,8 @@
 """Check-then-act: what is the first fix for a late clean-up that comes to mind?
 
-To look first whose entry it is, and to delete it if it is ours. Between the two commands, others
-write. For lesson 05, behind the four verbs like all others. Nobody should use it.
+It reads first whose entry it is, and deletes it if it is its own. Between the two commands, others
+may write. It is for lesson 05, has the same four verbs as all others, and must not be used in
+production.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from wsdemo.rig.policies.go_demo import SeedPresence
 
 
 class CheckThenDeletePresence(SeedPresence):
-    """The demo's presence, whose release looks before it deletes, in two commands."""
+    """The demo's presence, whose release reads before it deletes, in two commands."""
 
     async def release(self, claim: Claim) -> bool:
         key = self._keyspace.presence(claim.user)

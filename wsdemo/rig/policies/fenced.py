@@ -1,7 +1,7 @@
 """Fencing tokens: what is the product's own presence, as one policy among the others?
 
-Redis hands out a token before the write, and every later write shows it. No clock of a gateway is
-asked, so the wall clock is not used.
+Redis issues a token before the write, and every later write has it. No clock of a gateway is read,
+so the wall clock is not used.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ code compares on one of three verbs only:
 
 * register is a script that refuses a registration with an older timestamp: whole seconds of the
   gateway's own clock;
-* refresh writes the timestamp and the TTL, whoever owns the entry now, and whether or not there
-  is one, so it can raise half an entry that names no gateway;
+* refresh writes the timestamp and the TTL, whoever owns the entry now, and whether or not there is
+one, so it can make half an entry that names no gateway;
 * release deletes the entry, whoever owns it.
 
 It is written here against the same four verbs as the product's presence, so both run on the same
@@ -50,7 +50,7 @@ class SeedPresence(UnfencedPresence):
             int(self._wall_clock()),
             self._ttl_ms,
         )
-        # The demo does not look who was there before, so nobody is told.
+        # The demo does not read the entry that it replaces, so it tells no older session.
         return Registration(Register.OK if reply else Register.STALE)
 
     async def _refresh(self, renewal: Renewal) -> Refresh | Exception:

@@ -1,7 +1,7 @@
-"""No compare-and-set: what does presence look like before anybody thinks of races?
+"""No compare-and-set: what does presence look like without any thought of races?
 
-Register and refresh write, release deletes. For lesson 05, behind the four verbs like all others.
-Nobody should use it.
+Register and refresh write, release deletes. It is for lesson 05, has the same four verbs as all
+others, and must not be used in production.
 """
 
 from __future__ import annotations

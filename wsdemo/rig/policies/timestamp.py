@@ -1,9 +1,9 @@
-"""Compare-and-set by timestamp: what would a careful engineer write who trusts clocks?
+"""Compare-and-set by timestamp: what is the best policy that relies on clocks?
 
 Every verb compares before it writes, each in one script, and the newest timestamp wins. This is
 what the Go demo begins with `register`, carried through to the end:
 
-* register and refresh ask the same question: is there a newer sign of life than mine? If not,
+* register and refresh ask the same question: is there a newer timestamp than mine? If not,
   they write the whole entry, so there is never half a one;
 * release removes the entry unless it is newer than the last sign of life that this gateway had
   of this very session.
@@ -12,7 +12,7 @@ A timestamp is Unix time with microseconds. Whole seconds, as in the demo, make 
 within a second equal, and between equals the later *command* wins, which is what timestamps were
 to prevent. Six decimals are also as many as Lua's numbers can tell apart at today's date.
 
-What it cannot do is in its first argument: the timestamps are those of the gateways' own clocks.
+Its weakness is in its first argument: the timestamps come from the gateways' own clocks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class TimestampPresence(UnfencedPresence):
     ) -> None:
         super().__init__(link, keyspace, timing, wall_clock)
         self._heard: dict[str, str] = {}
-        """Of each session that is not released yet: the timestamp of its last sign of life."""
+        """The timestamp of the last frame of each session that is not released yet."""
 
     async def register(self, claim: Claim) -> Registration:
         heard = self._heard[claim.conn_id] = self._now()

@@ -1,4 +1,4 @@
-"""No fencing token: what have the policies in common that go by a gateway's own clock?
+"""No fencing token: what have the policies in common that use a gateway's own clock?
 
 They mint nothing, and renew each lease with commands of its own. What differs stands in one file
 each: who may register, what a renewal writes, and what a release deletes.
@@ -16,7 +16,7 @@ from wsdemo.settings import Keyspace, Timing
 
 
 class UnfencedPresence:
-    """Mint and refresh; register and release are what a policy is about.
+    """Mint and refresh; each policy adds its own register and release.
 
     Args:
         wall_clock: the gateway's own clock, in Unix seconds; the laboratory skews it.

@@ -1,4 +1,4 @@
-"""Trace: what does a recorded run say about who was where, and who believed what?
+"""Trace: where was each user in a recorded run, and where did Redis say that she was?
 
 Everything here takes the trace as a DataFrame and returns new frames; nothing is changed in place.
 Times are those of the trace (measured seconds) unless a name says otherwise. A trace has a row for

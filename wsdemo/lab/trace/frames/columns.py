@@ -25,6 +25,7 @@ COLUMNS: Final[dict[str, Any]] = {
     "ok": True,
     "ts_claimed": math.nan,
     "ts_current": math.nan,
+    "clock_error_s": math.nan,
     "reason": "",
     "conn_id": "",
     "token": 0,
@@ -34,7 +35,7 @@ COLUMNS: Final[dict[str, Any]] = {
 REDIS: Final = "redis"
 NOT_LOST: Final = frozenset({"pttl", "scan", "ws_open", "ws_close"})
 _WORDS: Final = ("lane", "kind", "msg_id", "user", "gateway", "peer", "reason", "conn_id")
-_TIMES: Final = ("t", "t_recv", "ts_claimed", "ts_current")
+_TIMES: Final = ("t", "t_recv", "ts_claimed", "ts_current", "clock_error_s")
 
 
 def normal(trace: pd.DataFrame) -> pd.DataFrame:

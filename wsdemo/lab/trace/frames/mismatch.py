@@ -1,4 +1,4 @@
-"""Mismatches: when did what Redis said of a user differ from the truth?"""
+"""Mismatches: when did the entry of a user differ from her connection?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Mismatch(NamedTuple):
-    """Truth and belief differed from `start` to `end`."""
+    """Connection and entry differed from `start` to `end`."""
 
     user: str
     start: float
@@ -25,9 +25,8 @@ class Mismatch(NamedTuple):
 
 
 def mismatches(real: Iterable[Stay], said: Iterable[Stay], least_s: float = 0.0) -> list[Mismatch]:
-    """Return when truth and belief about a user differed for longer than `least_s`.
-
-    They never change at the same instant: a record is written before its owner is told. `least_s`
+    """Return when the connection and the entry of a user differed for longer than `least_s`. They
+    never change at the same instant: an entry is written before its client is told. `least_s`
     leaves such moments out.
     """
     at: dict[str, tuple[list[Stay], list[Stay]]] = {}
@@ -60,7 +59,7 @@ def wrong_beliefs(
 ) -> list[Mismatch]:
     """Return when Redis was wrong about a user for longer than `least_s`.
 
-    It is not while she arrives: her entry is written, and she is about to be told.
+    The time of her arrival does not count: her entry is written, and `registered` is on its way.
     """
     named = named_at(trace)
     arrivals = {(stay.user, stay.start, stay.gateway): stay.conn_id for stay in real}

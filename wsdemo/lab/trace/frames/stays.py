@@ -1,4 +1,4 @@
-"""Truth and belief: where was each user's socket, and where did Redis say that it was?"""
+"""Consistency: where was each user's socket, and where did Redis say that it was?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Stay(NamedTuple):
-    """A user was at a gateway (truth), or was believed to be there, from `start` to `end`."""
+    """A user was at a gateway (truth), or listed there (belief), from `start` to `end`."""
 
     user: str
     start: float
@@ -27,7 +27,7 @@ def truth(trace: pd.DataFrame, until: float | None = None) -> list[Stay]:
     """Return where each user's socket really was: what the clients saw, and crashes.
 
     A stay begins with `registered` on the user's lane. It ends with `ws_close` of that connection
-    at either of its ends (who says goodbye does not report it), with the next `registered`, or
+    at either of its ends (a client that closes does not report it), with the next `registered`, or
     with the `crash` of the gateway: a socket does not outlive its process. Between stays the user
     is nowhere, which is no row.
     """
@@ -59,9 +59,8 @@ def truth(trace: pd.DataFrame, until: float | None = None) -> list[Stay]:
 
 
 def departures(trace: pd.DataFrame) -> dict[str, float]:
-    """Return when each user left who left for good: by a goodbye, or by shutting the lid.
-
-    Who was dropped is not among them, and who is on her way to another gateway neither.
+    """Return when each user left for good: by a close, or by shutting the lid. A user who was
+    dropped, or is moving to another gateway, is not among them.
     """
     dropped = set(trace[trace["kind"] == "cleanup"]["conn_id"])
     closed = trace[trace["kind"] == "ws_close"]
@@ -90,12 +89,12 @@ def belief(
     A stay begins with an accepted `presence_set` (or a refresh that reclaimed the entry, or a
     sampled lease) and ends with an accepted `presence_del`, with the next gateway's set, when
     Redis crashes, or when the lease runs out. Any other refresh renews what is there: without a
-    token it has compared nothing, and cannot know whose it is; where nothing is left, it raises
-    half an entry, which names nobody.
+    token it has compared nothing, and does not know whose entry it is; if there is none, it makes
+    half an entry, which names no gateway.
 
-    Commands are recorded when they were answered, and two that were on their way together may be
-    answered the other way round. So a release of an older connection that is answered before the
-    newer one is told was executed before it; and one with a token never removes another's entry.
+    Commands are recorded when they are answered, and two concurrent ones may be answered in the
+    other order. So a release of an older connection that is answered before the newer one is told
+    was executed before it; and one with a token never removes another's entry.
 
     The lease is known from sampled `pttl` rows
     (production milliseconds in `ts_current`) and, when `ttl_s` (production seconds) is given,
@@ -109,7 +108,7 @@ def belief(
         match row.kind:
             case "presence_set" | "presence_refresh" if row.ok and row.user:
                 if row.kind == "presence_refresh" and not book.knows(row):
-                    continue  # It renewed what names no gateway.
+                    continue  # It renewed an entry that names no gateway.
                 lease = math.inf if ttl_s is None else t + ttl_s / scale
                 if row.kind == "presence_set" or row.reason == "reclaimed" or row.token:
                     book.say(row.user, t, row.gateway or row.lane, row.conn_id, lease)
@@ -128,7 +127,7 @@ def belief(
 
 
 class _Book:
-    """What Redis says, while a trace is read from its beginning to its end."""
+    """The state of the entries, while a trace is read from its beginning to its end."""
 
     def __init__(self, scale: float, end: float) -> None:
         self._scale, self._end = scale, end

@@ -1,4 +1,4 @@
-"""Verdicts: what did presence answer to each write, and what did the answer mean for the user?"""
+"""Verdicts: what did presence answer to each write, and what was the effect for the user?"""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def verdicts(
     import pandas as pd
 
     named = named_at(trace)
-    # What goes on at the end of the trace goes on at its last row, too.
+    # A stay without an end in the trace goes on after its last row.
     stays = _by_user(truth(trace, math.inf))
     listed = _by_user(belief(trace, scale=scale, ttl_s=ttl_s, until=math.inf))
     rows = []
     for row in trace[trace["kind"].isin(_VERBS)].itertuples():
         t = seen_at(row)
         verb = _VERBS[row.kind] or _REJECTED.get(row.reason, "register")
-        # Whoever is rejected was so because of the newer one, even if that is yet to be told.
+        # A rejection was caused by the newer session, even if its client has not been told yet.
         early = {} if row.ok else named
         home = next(
             (
@@ -77,7 +77,7 @@ _VERBS: Final = {
     "presence_reject": "",
 }
 _REJECTED: Final = {"not owner": "release", "superseded": "refresh", "closed": "refresh"}
-"""Which verb is rejected for which reason; the others are registers."""
+"""Which verb is rejected for which reason; all other reasons belong to registers."""
 
 
 def _by_user(stays: Iterable[Stay]) -> dict[str, list[Stay]]:

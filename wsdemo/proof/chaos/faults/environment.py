@@ -169,7 +169,7 @@ async def throttled(scene: Scene) -> Steps:
 
 @fault("wall clock set", 40, 115, lasts_s=1.0, touches=(GATEWAY,), needs=(REDIS,))
 async def wall_clock_set(scene: Scene) -> Steps:
-    """The clock is an hour ahead, then an hour behind. Nobody notices."""
+    """The clock is an hour ahead, then an hour behind. No user is affected."""
     cluster, gateway = scene.cluster, scene.cluster.gateways[scene.gateway]
     await cluster.drain(scene.gateway)
     with tempfile.NamedTemporaryFile(prefix="wsdemo-clock-") as file:
