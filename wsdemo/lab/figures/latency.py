@@ -179,9 +179,13 @@ def _mark(ax: Axes, curves: Sequence[_Curve]) -> Placer:
     return placer
 
 
+NEARBY: Final = (0, -12, 12, -24, 24, -36, 36, -48, 48, -60)
+"""How far above its mark (pixels) a label may stand, best first: curves may lie on each other."""
+
+
 def _beside(x: float, y: float, *, to_left: bool) -> list[Spot]:
     sides = [("right", -10), ("left", 10)] if to_left else [("left", 10), ("right", -10)]
-    return [Spot(x + dx, y + dy, ha) for ha, dx in sides for dy in (0, -12, 12, -24, 24, -36)]
+    return [Spot(x + dx, y + dy, ha) for ha, dx in sides for dy in NEARBY]
 
 
 def _label_prediction(ax: Axes, placer: Placer, said_s: float, words: str) -> None:
