@@ -36,8 +36,10 @@ from benchmarks.phases import (
 )
 from benchmarks.report import Results
 from benchmarks.running import running
+from benchmarks.steps import count_steps
 from benchmarks.systems import Failed, LoadProcess, System, echo, plain, quiet, wsdemo
 from wsdemo.command_line import Parser, new_directory, positive_float, positive_int
+from wsdemo.gateway.__main__ import loop_factory
 from wsdemo.redis.server import BundledServer
 
 SPARE_FILES = 200
@@ -203,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         bench, idle, growth = run(makers, extent, say)
         attacks = attack.measure_attacks(extent.attack_rounds, extent.attack_seconds, say)
         say("drawing")
-        results = Results(bench, idle, growth, floor, attacks)
+        say("counting steps")
+        results = Results(bench, idle, growth, floor, attacks, count_steps(loop_factory()))
         report.write(arguments.out, results)
     print(report.table(results))
     print(f"details and pictures: {arguments.out}/")

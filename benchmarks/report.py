@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from benchmarks import attack
 from benchmarks.attack import AttackEffect
 from benchmarks.phases import STORM_PHASE, Bench, Growth, Idle, Measurement
+from benchmarks.steps import MOST, Steps
 from benchmarks.systems import QUIET
 
 STYLES = (("#0072B2", "", "-"), ("#E69F00", "//", "--"), ("#009E73", "..", "-."))
@@ -38,6 +39,7 @@ class Results:
     growth: Growth | None
     floors_us: dict[str, float]
     attacks: dict[str, AttackEffect]
+    steps: Steps | None = None
 
     @property
     def names(self) -> list[str]:
@@ -76,6 +78,7 @@ def table(results: Results) -> str:
     lines = [f"{'CPU, µs a message':<20}{costs}{shares}{p50:>{width}}{p99:>{width}}{rate:>{width}}"]
     lines += [_line(results, phase, width) for phase in results.phases]
     lines += [*_lost(results), *_idle(results), *_growth(results), *_log(results)]
+    lines += _steps(results)
     lines += [f"floor, {name}: {us:.1f} µs a message" for name, us in results.floors_us.items()]
     if results.attacks:
         lines += ["", attack.table(results.attacks)]
@@ -137,6 +140,16 @@ def _log(results: Results) -> list[str]:
     return [f"{QUIET}: {results.names[0]} with --log-level warning, no line a message"]
 
 
+def _steps(results: Results) -> list[str]:
+    steps = results.steps
+    if steps is None:
+        return []
+    return [
+        f"a message takes {steps.python:.1f} calls of our functions (at most {MOST.python:g}), and "
+        f"these make {steps.c:.1f} calls of C code (at most {MOST.c:g})"
+    ]
+
+
 # --- the files -----------------------------------------------------------------------------------
 
 
@@ -156,6 +169,7 @@ def document(results: Results) -> dict[str, Any]:
         "growth": dataclasses.asdict(results.growth) if results.growth else None,
         "floors_us": results.floors_us,
         "attack": attack.document(results.attacks),
+        "steps": dataclasses.asdict(results.steps) if results.steps else None,
     }
 
 

@@ -21,10 +21,12 @@ import pytest
 from benchmarks.attacker import Attacker
 from benchmarks.phases import Bench, Measurement, message_phases, percentile, refreshes
 from benchmarks.report import Results
+from benchmarks.steps import MOST, count_steps
 from benchmarks.systems import PYTHON, Failed, LoadProcess, System, wsdemo
 from benchmarks.websocket import parse_frames
 from tests.processes import GatewayProcess
 from tests.waiting import until
+from wsdemo.gateway.__main__ import loop_factory
 from wsdemo.redis.server import BundledServer
 
 ROOT = Path(__file__).parents[1]
@@ -240,6 +242,16 @@ def test_the_verdict_names_the_phases_that_cost_too_much() -> None:
 
 
 # --- how a number is made ------------------------------------------------------------------------
+
+
+def test_a_message_takes_no_more_calls_than_it_should() -> None:
+    """On the loop of a gateway as people start it. Counted, not timed: a busy machine is no excuse,
+    and a change that lets each message do more is seen. Half as many would mean that it counts
+    wrongly."""
+    steps = count_steps(loop_factory())
+    assert MOST.python / 2 < steps.python <= MOST.python, steps.by_name
+    assert MOST.c / 2 < steps.c <= MOST.c
+    assert steps.by_name["delivery.submit"] == steps.by_name["session.deliver"] == 1
 
 
 def test_frames_may_arrive_in_any_pieces() -> None:

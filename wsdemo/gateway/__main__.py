@@ -304,7 +304,7 @@ async def _run(gateway: Gateway, told: asyncio.Event) -> None:
         await gateway.stop()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return uvloop's, where there is one: fewer and cheaper wake-ups (performance, measured)."""
     try:
         import uvloop
@@ -351,7 +351,7 @@ def run(command: Parser, settings: GatewaySettings, log: Log, bind: Bind, *, is_
         log.flush()  # So that this line is the last one.
         command.fail(why)
 
-    runner = asyncio.Runner(loop_factory=_loop_factory())
+    runner = asyncio.Runner(loop_factory=loop_factory())
     try:
         runner.run(serve(settings, log.journal, bind))
     except RedisUnavailable as problem:
