@@ -31,6 +31,7 @@ _AUTH: Final = "gateway/auth.py"
 _REGISTRY: Final = "gateway/registry.py"
 _LOG: Final = "gateway/log.py"
 _COUNTERS: Final = "gateway/counters.py"
+_PROMETHEUS: Final = "gateway/prometheus.py"
 
 _SESSIONS: Final = (
     Mutant(
@@ -1246,7 +1247,7 @@ _REST: Final = (
     ),
     Mutant(
         "all values of a label are one",
-        _COUNTERS,
+        _PROMETHEUS,
         "            family.add_metric([label_value], value)\n",
         "            family.add_metric([label], value)\n",
         _in("gateway/test_pages", "metrics_agree_with_stats"),

@@ -3,14 +3,15 @@
 A token is a JSON Web Token, signed with a secret that all gateways of a cluster share: `sub` is
 the user, `exp` its expiry. PyJWT reads and checks it; this module decides what must be in it. An
 attacker must not learn why a token was refused: neither the answer nor the log gives a reason.
+
+PyJWT is imported in the functions that use it. Where cryptography is installed, PyJWT imports it as
+well, and most gateways ask for no tokens.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
-
-import jwt
 
 from wsdemo.settings import MIN_SECRET_BYTES, SettingsError
 from wsdemo.user_ids import RULE, is_fit
@@ -45,12 +46,19 @@ def read_secret(path: str) -> bytes:
     return secret
 
 
+def prepare() -> None:
+    """Import PyJWT now: otherwise the first user would wait for it, and the event loop as well."""
+    import jwt  # noqa: F401
+
+
 def mint_token(secret: bytes, user: str, expires_at: float) -> str:
     """Return a token for a user, good until `expires_at` (Unix seconds).
 
     Raises:
         ValueError: nobody may be called that, or the time is none.
     """
+    import jwt
+
     if not is_fit(user):  # The pattern of each gateway may allow fewer ids.
         raise ValueError(f"user id {user!r:.80} is not valid: {RULE}")
     if not 0 <= expires_at < END_OF_TIME:
@@ -64,6 +72,8 @@ def expiry_of(secret: bytes, token: str, user: str, now: float) -> float:
     Raises:
         NotAuthentic: it is no token, not signed with this secret, another user's, or has ended.
     """
+    import jwt
+
     try:
         # Its expiry is checked below, against the caller's clock.
         claims: dict[str, Any] = jwt.decode(

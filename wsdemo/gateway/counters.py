@@ -1,26 +1,16 @@
 """Metrics: what has this gateway done so far?
 
-Plain integers, so that counting costs one addition for each message. `/metrics` reads them on
-request, through a registry of its own, because several gateways may share a process.
+Plain integers, so that counting costs one addition for each message. `prometheus` reads them when
+`/metrics` is asked for.
 """
 
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
 
 
 @dataclass(slots=True)
@@ -121,67 +111,21 @@ class Histogram:
         self.text = text
         self.bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.sum_s = 0.0
+        """Of all durations."""
 
     def observe(self, value: float) -> None:
         """Count one duration."""
         self._counts[bisect.bisect_left(self.bounds, value)] += 1
-        self._sum += value
+        self.sum_s += value
 
-    def family(self) -> HistogramMetricFamily:
-        """Return what Prometheus reads: each bucket counts all that is not longer."""
+    def buckets(self) -> list[tuple[str, int]]:
+        """Return each bound, as text, with the number of durations that were not longer."""
         names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
-        buckets = list(zip(names, itertools.accumulate(self._counts), strict=True))
-        return HistogramMetricFamily(
-            f"wsdemo_{self.name}", self.text, buckets=buckets, sum_value=self._sum
-        )
+        return list(zip(names, itertools.accumulate(self._counts), strict=True))
 
 
 def loop_lag() -> Histogram:
     """Return the histogram of how late the event loop is, from a millisecond to half a minute."""
     bounds = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     return Histogram("loop_lag_seconds", "How late the event loop came to a timer", bounds)
-
-
-class CountersCollector(Collector):
-    """Shows counters, gauges and histograms of one gateway to Prometheus.
-
-    Args:
-        gauges: name to (help, function) of values that go up and down.
-    """
-
-    def __init__(
-        self,
-        counters: Counters,
-        gauges: Mapping[str, tuple[str, Callable[[], float]]],
-        histograms: Sequence[Histogram] = (),
-    ) -> None:
-        self._counters = counters
-        self._gauges = gauges
-        self._histograms = histograms
-
-    def collect(self) -> Iterator[Metric]:
-        families: dict[str, CounterMetricFamily] = {}
-        for item in dataclasses.fields(self._counters):
-            value = getattr(self._counters, item.name)
-            stem, _, label_value = item.name.partition("_")
-            if stem not in LABELLED:
-                yield CounterMetricFamily(f"wsdemo_{item.name}", HELP[item.name], value=value)
-                continue
-            label, text = LABELLED[stem]
-            family = families.setdefault(
-                stem, CounterMetricFamily(f"wsdemo_{stem}", text, labels=[label])
-            )
-            family.add_metric([label_value], value)
-        yield from families.values()
-        for name, (text, read) in self._gauges.items():
-            yield GaugeMetricFamily(f"wsdemo_{name}", text, value=read())
-        for histogram in self._histograms:
-            yield histogram.family()
-
-
-def registry_of(collector: Collector) -> CollectorRegistry:
-    """Return a registry that shows this, and only this."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(collector)
-    return registry

@@ -17,16 +17,15 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import Metric
 from websockets.http11 import Request
 
 from wsdemo.addresses import RedisAddress
 from wsdemo.events import Emit, Kind
+from wsdemo.gateway import auth
 from wsdemo.gateway.access_control import AccessControl, Answer
-from wsdemo.gateway.counters import Counters, CountersCollector, loop_lag, registry_of
+from wsdemo.gateway.counters import Counters, loop_lag
 from wsdemo.gateway.delivery import Delivery
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
@@ -48,6 +47,11 @@ from wsdemo.redis.outcome import CommandError, Cure, Outcome, Trouble
 from wsdemo.router import ROUTE, TRIAL, Router, trial_of
 from wsdemo.settings import ANY_ORIGIN, Address, GatewaySettings
 from wsdemo.tasks import end
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from wsdemo.gateway.prometheus import CountersCollector
 
 _log = logging.getLogger(GATEWAY_LOG)
 
@@ -170,9 +174,10 @@ class Gateway:
             rng=rng,
             backlog=Backlog(asyncio.Semaphore(settings.limits.concurrent_registers)),
         )
-        lag = loop_lag()
-        self._health = Health(self._session_services, lag)
-        self._metrics = registry_of(CountersCollector(self.counters, self._gauges(), [lag]))
+        self._lag = loop_lag()
+        self._health = Health(self._session_services, self._lag)
+        if settings.auth_secret is not None:
+            auth.prepare()
 
     # --- life --------------------------------------------------------------------------------
 
@@ -405,8 +410,13 @@ class Gateway:
 
     def metrics(self) -> list[Metric]:
         """Return what `/metrics` says, family by family."""
+        return list(self._collector().collect())
+
+    def _collector(self) -> CountersCollector:
+        from wsdemo.gateway.prometheus import CountersCollector
+
         self._ask_journal()
-        return list(self._metrics.collect())
+        return CountersCollector(self.counters, self._gauges(), [self._lag])
 
     def _ask_journal(self) -> None:
         self.counters.log_lines_dropped = self._journal.dropped
@@ -561,9 +571,9 @@ class Gateway:
         return Answer(200, json.dumps(self.stats()) + "\n", JSON_TYPE)
 
     def _page_metrics(self) -> Answer:
-        self._ask_journal()
-        text = generate_latest(self._metrics).decode()
-        return Answer(200, text, {"Content-Type": CONTENT_TYPE_LATEST})
+        from wsdemo.gateway.prometheus import CONTENT_TYPE
+
+        return Answer(200, self._collector().page(), {"Content-Type": CONTENT_TYPE})
 
 
 def _scheme(settings: GatewaySettings) -> str:
