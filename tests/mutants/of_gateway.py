@@ -1232,6 +1232,16 @@ _REST: Final = (
         _in("gateway/test_log", "a_record_with_a_stack_is_logged_with_it"),
     ),
     Mutant(
+        "PyJWT is imported when the first user comes",
+        _SERVER,
+        "        if settings.auth_secret is not None:\n            auth.prepare()\n",
+        "",
+        _in(
+            "gateway/test_imports",
+            "a_gateway_that_asks_for_tokens_has_loaded_pyjwt_before_the_first_user",
+        ),
+    ),
+    Mutant(
         "a duration at a bound counts as longer",
         _COUNTERS,
         "bisect.bisect_left(",
