@@ -200,7 +200,7 @@ class Delivery:
         this message, but must not end the subscription of all users.
         """
         try:
-            if type(envelope) is Direct:
+            if type(envelope) is Direct:  # Nearly all are.
                 self._receive_direct(envelope)
                 return
             match envelope:
