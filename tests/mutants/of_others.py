@@ -63,9 +63,8 @@ _LINK: Final = (
         "held commands leave before the script that they waited for",
         "redis/link.py",
         '            self._send(entry, _pack(("EVAL", script.text, *args)))\n'
-        "        for entry in held:\n            self._send(entry, _packed(entry[2], entry[3]))\n",
-        "            held.append(entry)\n"
-        "        for entry in held:\n            self._send(entry, _packed(entry[2], entry[3]))\n",
+        "        for entry in held:\n",
+        "            held.append(entry)\n        for entry in held:\n",
         _tests("redis/test_link", "commands_after_a_forgotten_script_keep_their_order"),
     ),
     Mutant(

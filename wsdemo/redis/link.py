@@ -207,14 +207,14 @@ class RedisLink(RedisConnection):
         return future
 
     def _send(self, entry: _Pending, command: bytes) -> None:
-        out, loop = self._out, self._loop
-        assert loop is not None
+        assert self._loop is not None
+        deadline, *_ = entry
         self._pending.append(entry)
-        if not out:
-            loop.call_soon(self._flush)
-        out.append(command)
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(command)
         if self._timer is None:
-            self._arm(entry[0])
+            self._arm(deadline)
 
     def _arm(self, due: float) -> None:
         assert self._loop is not None
@@ -245,15 +245,17 @@ class RedisLink(RedisConnection):
         if type(reply) is CommandError:
             self._failed(entry, reply)
         else:
+            _, callback, _, _ = entry
             try:
-                entry[1](reply)
+                callback(reply)
             except Exception as problem:
                 _report(problem)
         if self._missing and not self._pending:
             self._send_missing()
 
     def _failed(self, entry: _Pending, reply: CommandError) -> None:
-        if reply.code == "NOSCRIPT" and entry[2] is not None:
+        _, _, script, _ = entry
+        if reply.code == "NOSCRIPT" and script is not None:
             self._missing.append(entry)
             return
         self._settle(entry, reply)
@@ -272,11 +274,13 @@ class RedisLink(RedisConnection):
             assert script is not None
             self._send(entry, _pack(("EVAL", script.text, *args)))
         for entry in held:
-            self._send(entry, _packed(entry[2], entry[3]))
+            _, _, maybe_script, args = entry
+            self._send(entry, _packed(maybe_script, args))
 
     def _settle(self, entry: _Pending, reply: Any) -> None:
+        _, callback, _, _ = entry
         try:
-            entry[1](reply)
+            callback(reply)
         except Exception as problem:
             _report(problem)
 
@@ -387,7 +391,7 @@ class RedisLink(RedisConnection):
         self._timer = None
         if not self._pending:
             return
-        deadline = self._pending[0][0]
+        deadline, *_ = self._pending[0]
         if now - due > STALL_S:
             deadline = max(deadline, now + STALL_S)
         if deadline > now:
