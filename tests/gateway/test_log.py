@@ -641,12 +641,23 @@ def test_a_record_with_a_stack_is_logged_with_it() -> None:
     assert json.loads(Json().record(asked))["exception"] == asked.stack_info
 
 
-def test_the_time_of_a_line_follows_the_clock_in_both_directions() -> None:
+@pytest.mark.parametrize("of_a_message", [False, True])
+def test_the_time_of_a_line_follows_the_clock_in_both_directions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_a_message: bool
+) -> None:
     """It is made once a second; a clock that is set back is believed."""
-    shape = Text()
-    for now in (1_800_000_000.0, 1_800_000_000.9, 1_800_000_001.0, 1_799_990_000.5):
-        local = time.localtime(now)
-        assert shape.stamp(now) == time.strftime("%Y/%m/%d %H:%M:%S", local)
+    clock = (1_800_000_000.0, 1_800_000_000.9, 1_800_000_001.0, 1_799_990_000.5)
+    with (tmp_path / "log").open("wb") as file, LineWriter(file.fileno()) as writer:
+        journal = TextJournal(writer, Text())
+        for now in clock:
+            with monkeypatch.context() as patch:
+                patch.setattr("wsdemo.gateway.log.time.time", lambda now=now: now)
+                if of_a_message:
+                    journal.routed("alice", "bob", b"gateway-02")
+                else:
+                    journal.left("alice", "c1")
+    stamps = [line[:19] for line in (tmp_path / "log").read_text().splitlines()]
+    assert stamps == [time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now)) for now in clock]
 
 
 # --- in a library -----------------------------------------------------------------------------
