@@ -144,7 +144,7 @@ def test_content_survives_gateway_redis_and_gateway(content: str) -> None:
         assert any("\ud800" <= char <= "\udfff" for char in content)
         return
     assert isinstance(message, MessageRequest)
-    head = DirectHeads("alice", "gateway-01", "c1").head("bob", message.content, "7")
+    head = DirectHeads("alice", "gateway-01", "c1").head(b"bob", message.content, "7")
     envelope = decode_envelope(head + b',"toConn":"c2","epoch":5}')
     assert isinstance(envelope, Direct)
     assert (envelope.sender, envelope.to, envelope.toConn, envelope.epoch) == (

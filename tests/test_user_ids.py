@@ -234,7 +234,7 @@ def test_a_recipient_with_colons_is_read_on_the_fast_path(
 @pytest.mark.parametrize("to", WORLD[:6])
 def test_an_envelope_contains_both_ids_unchanged(sender: str, to: str) -> None:
     """It is built without an encoder."""
-    head = DirectHeads(sender, "gateway-01", "conn").head(to, b'"hi"', "7")
+    head = DirectHeads(sender, "gateway-01", "conn").head(to.encode(), b'"hi"', "7")
     envelope = decode_envelope(head + b"}")
     assert isinstance(envelope, Direct)
     assert (envelope.sender, envelope.to) == (sender, to)

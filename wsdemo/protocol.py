@@ -196,6 +196,8 @@ _client_decoder: Final = msgspec.json.Decoder(ClientMessage)
 _string_decoder: Final = msgspec.json.Decoder(str)
 _encode: Final = msgspec.json.encode
 _usual_user_id: Final = user_ids().possible
+NOT_PLAIN: Final = 1 << 30
+"""More colons than any message has: the strict path decides."""
 
 
 class _ContentOnly(msgspec.Struct):
@@ -224,7 +226,14 @@ def decode(
         if type(message) is MessageRequest:
             # That it decodes means: it is a string, in UTF-8, without lone surrogates.
             text = _string_decoder.decode(message.content)
-            if is_user_id(message.to) and _is_plain_message(message, data, text, max_content_bytes):
+            to, msg_id = message.to, message.id
+            if b"\\" in data or len(data) > max_content_bytes:
+                colons = _colons_of_content(message, data, max_content_bytes)
+            else:
+                colons = text.count(":")
+            if msg_id is not None:
+                colons += 1 if 0 < len(msg_id) <= MAX_ID_CHARS and ":" not in msg_id else NOT_PLAIN
+            if data.count(b":") == 3 + colons + to.count(":") and is_user_id(to):
                 return message
         elif type(message) is RegisterRequest:
             if _is_plain_register(message, data, is_user_id):
@@ -254,26 +263,14 @@ def _is_plain_register(
     return data.count(b":") == 2 + bool(message.token) + bool(message.inst) + bool(message.att)
 
 
-def _is_plain_message(
-    message: MessageRequest, data: bytes, text: str, max_content_bytes: int
-) -> bool:
-    """`text` is the content, decoded: where nothing is escaped, it has the colons of its JSON."""
-    to, msg_id = message.to, message.id
-    if b"\\" in data or len(data) > max_content_bytes:
-        content = bytes(message.content)
-        if len(content) > max_content_bytes:
-            return False
-        if ":" in to and data.count(b"\\") != content.count(b"\\"):
-            return False
-        colons = content.count(b":")
-    else:
-        colons = text.count(":")
-    colons += 3 + to.count(":")
-    if msg_id is not None:
-        if not 0 < len(msg_id) <= MAX_ID_CHARS or ":" in msg_id:
-            return False
-        colons += 1
-    return data.count(b":") == colons
+def _colons_of_content(message: MessageRequest, data: bytes, max_content_bytes: int) -> int:
+    """Count them in its JSON, where something is escaped or the message is long."""
+    content = bytes(message.content)
+    if len(content) > max_content_bytes:
+        return NOT_PLAIN
+    if ":" in message.to and data.count(b"\\") != content.count(b"\\"):
+        return NOT_PLAIN
+    return content.count(b":")
 
 
 def decode_strict(
@@ -522,16 +519,17 @@ class DirectHeads:
 
     def __init__(self, sender: str, gateway_id: str, conn_id: str) -> None:
         self._start = f'{{"from":"{sender}","to":"'.encode()
-        self._end = f',"fromGw":"{gateway_id}","fromConn":"{conn_id}"'.encode()
+        self._end = f',"type":"direct","fromGw":"{gateway_id}","fromConn":"{conn_id}"'.encode()
 
-    def head(self, to: str, content: bytes, msg_id: str | None) -> bytes:
+    def head(self, to: bytes, content: bytes, msg_id: str | None) -> bytes:
         """Return the envelope of one message; `content` is a raw JSON string."""
-        extra = b"" if msg_id is None else b',"id":%b' % _encode(msg_id)
-        return b'%b%b","content":%b,"type":"direct"%b%b' % (
+        if msg_id is None:
+            return b'%b%b","content":%b%b' % (self._start, to, content, self._end)
+        return b'%b%b","content":%b,"id":%b%b' % (
             self._start,
-            to.encode(),
+            to,
             content,
-            extra,
+            _encode(msg_id),
             self._end,
         )
 

@@ -90,10 +90,9 @@ class Router:
         self._emit = emit
         self._rng = rng
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
-        self._prefix = settings.keyspace.channel_prefix
         self._presence_prefix = settings.keyspace.presence("").encode()
         self._route_start = ROUTE.command_start(keys=1, args=2)
-        self._route_end = bulk(self._prefix.encode())
+        self._route_end = bulk(settings.keyspace.channel_prefix.encode())
         self._subscription = self._new_subscription()
         self._prober: asyncio.Task[None] | None = None
         self._sent = 0
@@ -197,7 +196,7 @@ class Router:
 
     # --- sending -----------------------------------------------------------------------------
 
-    def route(self, user: str, head: bytes, on_reply: Callable[[Any], None]) -> None:
+    def route(self, user: bytes, head: bytes, on_reply: Callable[[Any], None]) -> None:
         """Publish an envelope (`protocol.DirectHeads`) to the gateway of `user`.
 
         `on_reply` gets what `route.lua` returns, or the exception in its place.
@@ -205,7 +204,7 @@ class Router:
         Raises:
             LinkDown, LinkBusy: nothing was sent.
         """
-        key = self._presence_prefix + user.encode()
+        key = self._presence_prefix + user
         command = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (
             self._route_start,
             len(key),
@@ -214,7 +213,7 @@ class Router:
             head,
             self._route_end,
         )
-        self._link.submit_packed(on_reply, command, ROUTE, (1, key, head, self._prefix))
+        self._link.submit_packed(on_reply, command, ROUTE)
 
     def tell(self, gateway_id: str, envelope: Kick | Bounce) -> None:
         """Publish a notice to a gateway. It may be lost: for every notice there is a slower way."""

@@ -71,7 +71,7 @@ async def test_a_sender_is_read_again_after_all_of_its_messages_timed_out(
                 alice.writer.write(frame(b'{"type":"ping"}'))
                 assert await alice.answer() == {"type": "pong"}
                 session = running.registry.by_user("alice")
-                assert session is not None and session._in_flight == 0
+                assert session is not None and session.in_flight == 0
 
 
 async def test_a_message_beyond_the_redis_queue_is_busy_at_once(
@@ -99,13 +99,13 @@ async def test_a_message_beyond_the_redis_queue_is_busy_at_once(
             assert {answer["status"] for answer in refused} == {"busy"}
             assert len(refused) >= 8
             session = running.registry.by_user("alice")
-            assert session is not None and session._in_flight == 12 - len(refused)
+            assert session is not None and session.in_flight == 12 - len(refused)
             for strand in wire.strands():
                 strand.release()
             others = [await alice.answer() for _ in range(12 - len(refused))]
             assert all(answer["status"] == "offline" for answer in others)
             assert {answer["id"] for answer in refused + others} == {str(n) for n in range(12)}
-            assert session._in_flight == 0
+            assert session.in_flight == 0
 
 
 async def test_each_message_with_an_id_has_its_ack(

@@ -395,7 +395,7 @@ def state_of(running: Gateway) -> dict[str, Any]:
         "present": dict(access.present),
         "unregistered": dict(access.unregistered),
         "outboxes": sum(len(end.outbox) for end in running._sockets()),
-        "in flight": sum(session._in_flight for session in running.registry),
+        "in flight": sum(session.in_flight for session in running.registry),
         "repairs": len(running._delivery._repairing),
         "tasks": sorted(task.get_name() for task in running._tasks),
         "descriptors": descriptors(),

@@ -302,7 +302,7 @@ async def test_messages_sent_during_a_register_count_against_the_pending_limit(
         session = session_of(running, "mallory")
 
         def noted(socket: Socket) -> None:
-            resumed.append(session._in_flight)
+            resumed.append(session.in_flight)
             honest(socket)
 
         monkeypatch.setattr(Socket, "resume_reading", noted)

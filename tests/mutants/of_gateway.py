@@ -163,14 +163,14 @@ _SESSIONS: Final = (
     Mutant(
         "who was read no further behind its register is never read again",
         _SESSION,
-        "services.in_flight:\n            self._socket.resume_reading()\n\n    def _rejected",
-        "services.in_flight:\n            pass\n\n    def _rejected",
+        "limits.in_flight:\n            self._socket.resume_reading()\n\n    def _rejected",
+        "limits.in_flight:\n            pass\n\n    def _rejected",
         _in("gateway/test_limits", "reading_is_paused_while_a_client_registers"),
     ),
     Mutant(
         "what was said behind a register is read on above the bound of what is under way",
         _SESSION,
-        "        if held and self._in_flight < self._services.in_flight:\n",
+        "        if held and self.in_flight < self._services.settings.limits.in_flight:\n",
         "        if held:\n",
         _in(
             "gateway/test_registers",
@@ -179,10 +179,17 @@ _SESSIONS: Final = (
     ),
     Mutant(
         "messages under way are counted up and never down",
-        _SESSION,
-        "        self._in_flight -= 1\n",
+        _DELIVERY,
+        "        sender.in_flight -= 1\n",
         "",
         _in("gateway/test_limits", "reading_is_paused_while_too_many_messages_wait_for_redis"),
+    ),
+    Mutant(
+        "the quick judgement of a rate knows no burst",
+        _SESSION,
+        "        if paid_until - now <= rate.burst_s and self._excess is None:\n",
+        "        if self._excess is None:\n",
+        _in("bad_input/test_rate_and_auth"),
     ),
     Mutant(
         "a message that arrives before registered is lost",
@@ -568,8 +575,8 @@ _DELIVERIES: Final = (
     Mutant(
         "a message without an answer counts as under way for ever",
         _DELIVERY,
-        "        sender.answered_one()\n",
-        "        if not isinstance(reply, Exception):\n            sender.answered_one()\n",
+        "        sender.in_flight -= 1\n",
+        "        if not isinstance(reply, Exception):\n            sender.in_flight -= 1\n",
         _in(
             "gateway/test_deliveries", "a_sender_is_read_again_after_all_of_its_messages_timed_out"
         ),

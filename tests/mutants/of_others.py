@@ -62,9 +62,9 @@ _LINK: Final = (
     Mutant(
         "held commands leave before the script that they waited for",
         "redis/link.py",
-        '            self._send(entry, _pack(("EVAL", script.text, *args)))\n'
-        "        for entry in held:\n",
-        "            held.append(entry)\n        for entry in held:\n",
+        "        for deadline, callback, script, command in missing:\n",
+        "        for entry in held:\n            self._send(entry)\n        held = []\n"
+        "        for deadline, callback, script, command in missing:\n",
         _tests("redis/test_link", "commands_after_a_forgotten_script_keep_their_order"),
     ),
     Mutant(
@@ -688,14 +688,14 @@ _VOCABULARY: Final = (
     Mutant(
         "the short way knows no bound of a content",
         "protocol.py",
-        "        if len(content) > max_content_bytes:\n            return False\n        if",
-        "        if",
+        "    if len(content) > max_content_bytes:\n        return NOT_PLAIN\n",
+        "",
         _tests("test_protocol", "the_bound_of_a_content_is_in_bytes"),
     ),
     Mutant(
         "the short way counts colons of escapes as if they were written",
         "protocol.py",
-        'if ":" in to and data.count(b"\\\\") != content.count(b"\\\\"):',
+        'if ":" in message.to and data.count(b"\\\\") != content.count(b"\\\\"):',
         'if False and data.count(b"\\\\") != content.count(b"\\\\"):',
         _tests("test_user_ids", "both_parsers_agree_on_recipients_with_colons"),
     ),

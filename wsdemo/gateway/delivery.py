@@ -56,11 +56,13 @@ class Endpoint(Protocol):
     conn_id: str
     heads: DirectHeads | None
     """What its messages to other gateways begin with; None before the first one."""
+    in_flight: int
+    """How many of its messages wait for Redis."""
 
     def send(self, payload: bytes) -> None: ...
     def deliver(self, payload: bytes) -> None: ...
-    def sent_one(self) -> None: ...
-    def answered_one(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
     def end(self, code: Code) -> None: ...
     def fail(self, problem: Exception) -> None: ...
 
@@ -78,6 +80,7 @@ class Delivery:
         journal: Journal,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         observer: Observer,
+        max_in_flight: int,
     ) -> None:
         self._gateway_id = gateway_id
         self._registry = registry
@@ -87,6 +90,9 @@ class Delivery:
         self._journal = journal
         self._spawn = spawn
         self._observer = observer.if_observed
+        self._max_in_flight = max_in_flight
+        """So many messages of one client may wait for Redis (back-pressure)."""
+        self._resume_at = max_in_flight // 2
         self._repairing: set[str] = set()
 
     @property
@@ -110,17 +116,20 @@ class Delivery:
         heads = sender.heads
         if heads is None:
             heads = sender.heads = DirectHeads(sender.user, self._gateway_id, sender.conn_id)
+        name = to.encode()
         try:
             self._router.route(
-                to,
-                heads.head(to, message.content, msg_id),
+                name,
+                heads.head(name, message.content, msg_id),
                 partial(self._routed, sender, to, msg_id, started),
             )
         except (LinkDown, LinkBusy):
             self._tell(sender, msg_id, Status.BUSY, "unavailable")
             self._counters.routes_busy += 1
             return
-        sender.sent_one()
+        sender.in_flight += 1
+        if sender.in_flight >= self._max_in_flight:
+            sender.pause()
 
     def _deliver_here(self, sender: Endpoint, message: MessageRequest, recipient: Endpoint) -> None:
         counters = self._counters
@@ -136,7 +145,9 @@ class Delivery:
         self, sender: Endpoint, to: str, msg_id: str | None, started: float, reply: Any
     ) -> None:
         """Tell the sender the result of the route script."""
-        sender.answered_one()
+        sender.in_flight -= 1
+        if sender.in_flight == self._resume_at:
+            sender.resume()
         if type(reply) is list and reply[0] == b"routed":
             status = ROUTED
             self._counters.routes_routed += 1

@@ -43,19 +43,16 @@ class Stuck(StrEnum):
 class Flusher:
     """Ends each turn of the loop by writing what the outboxes have collected in it."""
 
-    __slots__ = ("_dirty", "_loop")
+    __slots__ = ("dirty", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._dirty: list[Outbox] = []
+        self.loop = loop
+        self.dirty: list[Outbox] = []
+        """Outboxes that have collected something. The first one of a turn calls for `flush`."""
 
-    def add(self, outbox: Outbox) -> None:
-        if not self._dirty:
-            self._loop.call_soon(self._flush)
-        self._dirty.append(outbox)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
+    def flush(self) -> None:
+        """Write what they have collected."""
+        dirty, self.dirty = self.dirty, []
         for outbox in dirty:
             try:
                 outbox.flush()
@@ -121,7 +118,10 @@ class Outbox:
                 self._give_up(Stuck.OVERFLOW)
                 return
         elif not frames:
-            self._flusher.add(self)
+            flusher = self._flusher
+            if not flusher.dirty:
+                flusher.loop.call_soon(flusher.flush)
+            flusher.dirty.append(self)
         frames.append(frame)
         if len(frames) >= FLUSH_AT:
             self.flush()

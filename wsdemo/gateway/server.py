@@ -158,6 +158,7 @@ class Gateway:
             self._journal,
             self._spawn,
             self._observer,
+            settings.limits.in_flight,
         )
         self._session_services = SessionServices(
             settings=settings,

@@ -494,7 +494,9 @@ class Socket(asyncio.Protocol):
         """
         # At a boundary of frames it is open; the library's state costs more to ask for.
         if self._at_boundary or self._ws.state is OPEN:
-            self.outbox.send(text_frame(payload))
+            size = len(payload)
+            frame = b"%c%c%b" % (TEXT_FIN, size, payload) if size < LONG else text_frame(payload)
+            self.outbox.send(frame)
 
     def ping(self, now: float) -> None:
         """Send a WebSocket ping."""

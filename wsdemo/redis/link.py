@@ -75,7 +75,7 @@ class Trial(NamedTuple):
     args: tuple[Arg, ...] = ()
 
 
-_Pending = tuple[float, Callback, Script | None, tuple[Arg, ...]]
+_Pending = tuple[float, Callback, Script | None, bytes]
 """A command that waits for its reply: its deadline, who gets the reply, and what was sent, in case
 that the server has forgotten the script. (A plain tuple: one is made for each message.)"""
 
@@ -137,26 +137,23 @@ class RedisLink(RedisConnection):
         Raises:
             LinkDown, LinkBusy: it was not sent, and `callback` will not be called.
         """
-        self.submit_packed(callback, _packed(None, args), None, args)
+        self.submit_packed(callback, _pack(args))
 
     def submit_script(
         self, callback: Callback, script: Script, keys: Sequence[str], *args: Arg
     ) -> None:
         """Run a script; otherwise as `submit`."""
-        words = (len(keys), *keys, *args)
-        self.submit_packed(callback, _packed(script, words), script, words)
+        self.submit_packed(callback, _packed(script, (len(keys), *keys, *args)), script)
 
     def submit_packed(
-        self, callback: Callback, command: bytes, script: Script | None, words: tuple[Arg, ...]
+        self, callback: Callback, command: bytes, script: Script | None = None
     ) -> None:
         """Send a command that the caller has packed; otherwise as `submit`.
 
         For the command of each message: packing one in general takes a microsecond more.
 
         Args:
-            command: in RESP, as `script.command_start` begins it.
-            words: what it consists of, in case that the server has forgotten the script: the number
-                of keys, the keys and the arguments.
+            command: in RESP; when it runs a `script`, as `script.command_start` begins it.
         """
         loop, pending, out = self._loop, self._pending, self._out
         if not self.open or loop is None:
@@ -165,9 +162,9 @@ class RedisLink(RedisConnection):
             raise LinkBusy("too many commands are waiting for Redis")
         deadline = loop.time() + self._timeout_s
         if self._missing:
-            self._held.append((deadline, callback, script, words))
+            self._held.append((deadline, callback, script, command))
             return
-        pending.append((deadline, callback, script, words))
+        pending.append((deadline, callback, script, command))
         if not out:
             loop.call_soon(self._flush)
         out.append(command)
@@ -203,12 +200,12 @@ class RedisLink(RedisConnection):
             else:
                 future.set_result(reply)
 
-        self.submit_packed(settle, _packed(script, args), script, args)
+        self.submit_packed(settle, _packed(script, args), script)
         return future
 
-    def _send(self, entry: _Pending, command: bytes) -> None:
+    def _send(self, entry: _Pending) -> None:
         assert self._loop is not None
-        deadline, *_ = entry
+        deadline, _, _, command = entry
         self._pending.append(entry)
         if not self._out:
             self._loop.call_soon(self._flush)
@@ -269,13 +266,11 @@ class RedisLink(RedisConnection):
         """
         missing, self._missing = self._missing, []
         held, self._held = self._held, []
-        for entry in missing:
-            _, _, script, args = entry
+        for deadline, callback, script, command in missing:
             assert script is not None
-            self._send(entry, _pack(("EVAL", script.text, *args)))
+            self._send((deadline, callback, script, script.with_text(command)))
         for entry in held:
-            _, _, maybe_script, args = entry
-            self._send(entry, _packed(maybe_script, args))
+            self._send(entry)
 
     def _settle(self, entry: _Pending, reply: Any) -> None:
         _, callback, _, _ = entry
@@ -316,11 +311,11 @@ class RedisLink(RedisConnection):
 
     def _put(self, callback: Callback, script: Script | None, args: tuple[Arg, ...]) -> None:
         """Send a command of this module, also while other commands are refused."""
-        entry = (self._now() + self._timeout_s, callback, script, args)
+        entry = (self._now() + self._timeout_s, callback, script, _packed(script, args))
         if self._missing:
             self._held.append(entry)
         else:
-            self._send(entry, _packed(script, args))
+            self._send(entry)
 
     def _hear_role(self, reply: Any) -> None:
         self._role = role_trouble(reply)

@@ -25,13 +25,18 @@ class Script:
 
     def command_start(self, keys: int, args: int) -> bytes:
         """Return the command that runs it, in RESP, without its keys and arguments (`bulk`)."""
-        words = 3 + keys + args
-        return b"*%d\r\n%b%b%b" % (
-            words,
-            bulk(b"EVALSHA"),
-            bulk(self.sha.encode()),
-            bulk(b"%d" % keys),
-        )
+        return b"*%d\r\n%b%b" % (3 + keys + args, self._by_name, bulk(b"%d" % keys))
+
+    def with_text(self, command: bytes) -> bytes:
+        """Return a command that runs it by its name as one that carries its text, for a server that
+        has forgotten it.
+        """
+        by_text = bulk(b"EVAL") + bulk(self.text.encode())
+        return command.replace(self._by_name, by_text, 1)
+
+    @property
+    def _by_name(self) -> bytes:
+        return bulk(b"EVALSHA") + bulk(self.sha.encode())
 
     @classmethod
     def read(cls, package: str, name: str) -> Script:
