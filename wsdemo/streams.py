@@ -247,7 +247,7 @@ class LineWriter:
         """Take some lines, and what comes after them if it is no line."""
         queue = self._queue
         batch: list[str] = []
-        while len(batch) < min(at_most, BATCH_LINES):
+        for _ in range(min(at_most, BATCH_LINES)):
             item = queue.popleft()
             if not isinstance(item, str):
                 return batch, item
