@@ -221,7 +221,7 @@ async def test_a_redis_restarted_empty_gets_presence_from_the_gateways() -> None
 
 async def test_a_wrong_clock_is_in_the_trace() -> None:
     """And only a gateway that exists has one."""
-    async with Cluster(gateways=2, policy="seed", clocks={"gateway-02": -10.0}) as cluster:
+    async with Cluster(gateways=2, policy="go-demo", clocks={"gateway-02": -10.0}) as cluster:
         one, two = cluster.clocks["gateway-01"], cluster.clocks["gateway-02"]
         assert two() - one() == pytest.approx(-10, abs=1)
         cluster.set_clock("gateway-02", 5)
