@@ -239,7 +239,7 @@ async def test_exploring_works_where_a_loop_is_running_and_leaves_no_keys(
 
 def test_an_unknown_policy_is_named() -> None:
     """A typing error is an error."""
-    with pytest.raises(ValueError, match="choose one of plain, go-demo, check-then-delete"):
+    with pytest.raises(ValueError, match="there are: plain, go-demo, check-then-delete"):
         explore("sead")
     assert MODELS.keys() <= POLICIES.keys(), "each model is of a policy"
 

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.rig.clocks import WallClock
+from wsdemo.rig.names import unknown
 from wsdemo.rig.policies.check_then_delete import CheckThenDeletePresence
 from wsdemo.rig.policies.fenced import fenced_presence
 from wsdemo.rig.policies.go_demo import GoDemoPresence
@@ -48,5 +49,5 @@ def policy_named(name: str) -> PresencePolicy:
         ValueError: there is no such policy; the text lists those that there are.
     """
     if name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r}; choose one of {', '.join(POLICIES)}")
+        raise ValueError(unknown("policy", name, POLICIES))
     return POLICIES[name]
