@@ -42,7 +42,7 @@ predict("q04", "gateway-02")
 # %% [markdown]
 # ## Run
 #
-# `policy="seed"` gives the gateways a faithful copy of the Go demo's presence. The race is not left to
+# `policy="go-demo"` gives the gateways a faithful copy of the Go demo's presence. The race is not left to
 # luck: a director holds gateway-01's clean-up until we let it go.
 
 
@@ -61,7 +61,7 @@ def train_ride(policy):
 
 
 # %%
-lab, alice, receipt = train_ride("seed")
+lab, alice, receipt = train_ride("go-demo")
 print("Alice's socket is at:   ", alice.gateway)
 print("Redis says:             ", lab.record("alice").get("gwId", "nothing"))
 print("Bob, who writes, is told:", receipt.status)
@@ -173,7 +173,7 @@ def busy_minute(policy):
 
 
 # %%
-careless = busy_minute("seed")
+careless = busy_minute("go-demo")
 careless.plot.ledger(title="The demo's rule: {lost} late clean-ups took a live user offline")
 
 # %%

@@ -75,7 +75,7 @@ assert set(orders) == set(all_orders()) and len(orders) == 45
 # %%
 from wsdemo.lab.races.interleavings import explore, explore_all
 
-demo = explore("seed")
+demo = explore("go-demo")
 demo
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
@@ -90,15 +90,15 @@ from wsdemo.lab.learn import predicted, reveal
 policies = explore_all(skews=[0])
 barcode(
     policies,
-    predictions={"seed": predicted("q05")},
-    title="The demo compares when it registers, and {seed} of {orders} orders still end wrong",
+    predictions={"go-demo": predicted("q05")},
+    title="The demo compares when it registers, and {go_demo} of {orders} orders still end wrong",
 )
 
 # %%
 wrong = {one.policy: len(one.wrong) for one in policies}
 reveal("q05", len(demo.wrong))
-assert wrong["plain"] > wrong["seed"] > wrong["check-then-delete"] > 0
-assert wrong["timestamp"] == wrong["fenced"] == 0 and len(demo.wrong) == wrong["seed"]
+assert wrong["plain"] > wrong["go-demo"] > wrong["check-then-delete"] > 0
+assert wrong["timestamp"] == wrong["fenced"] == 0 and len(demo.wrong) == wrong["go-demo"]
 
 # %% [markdown]
 # ## Explain
@@ -124,7 +124,7 @@ crossing(bad, near=good.order, title="{swaps} away from a good order, and alice 
 # %%
 from wsdemo.lab.races.replay import replay
 
-live = replay(bad.order, "seed")
+live = replay(bad.order, "go-demo")
 fenced = replay(bad.order, "fenced")
 print("scripts alone:   ", bad.end)
 print("running gateways:", live.played.end)
@@ -137,7 +137,7 @@ assert live.agrees_with(bad) and fenced.played.end == "correct"
 # %%
 half = next(one for one in demo.wrong if set(one.entries[-1]) == {"ts"})
 print(half)
-assert replay(half.order, "seed").agrees_with(half)
+assert replay(half.order, "go-demo").agrees_with(half)
 
 # %% [markdown]
 # And the demo's comparison? With right clocks it never turned anything away, in none of the orders.
@@ -146,7 +146,7 @@ assert replay(half.order, "seed").agrees_with(half)
 
 # %%
 assert not any("re-register" in one.rejected for one in demo.played)
-assert wrong["plain"] - wrong["seed"] == 6
+assert wrong["plain"] - wrong["go-demo"] == 6
 
 # %% [markdown]
 # *Check, then DEL* looks whose entry it is before it deletes, and it is still wrong in the orders in

@@ -30,7 +30,7 @@ def figures() -> dict[str, Picture]:
     drawn = {
         "all": barcode(rows),
         "one row": barcode(rows[3:4]),
-        "with a prediction": barcode(rows[:6], predictions={"seed": 4, "plain": 45}),
+        "with a prediction": barcode(rows[:6], predictions={"go-demo": 4, "plain": 45}),
         "all ninety": barcode(explored(feasible=False)[::3]),
     }
     for policy, pair in minimal.items():
@@ -60,7 +60,7 @@ def test_a_figure_has_an_alt_text_of_what_it_shows(drawn: dict[str, Picture]) ->
     assert "the demo: CAS on SET only: 19 wrong (19 lost, 0 pointing at gateway-01)" in alt
     assert "CAS by timestamp, clock 10 s slow: 37 wrong (12 lost, 25 pointing" in alt
     assert "You said 4 for the demo" in drawn["with a prediction"].wsdemo_alt
-    alt = drawn["minimal seed"].wsdemo_alt
+    alt = drawn["minimal go-demo"].wsdemo_alt
     assert "6 gateway-01 deletes alice's entry → Redis: nobody. The end: lost." in alt
     assert all(fig.wsdemo_caption and '<img alt="' in to_html(fig) for fig in drawn.values())
 
@@ -70,11 +70,11 @@ def test_the_numbers_of_a_title_are_counted(drawn: dict[str, Picture]) -> None:
     """By policy and clock skew, or as the worst and the best."""
     facts = drawn["all"].wsdemo_facts
     rows = {(one.policy, one.skew_s): one for one in explored()}
-    assert facts["seed"] == len(rows["seed", 0.0].wrong)
+    assert facts["go_demo"] == len(rows["go-demo", 0.0].wrong)
     assert facts["timestamp_slow"] == facts["most"] == len(rows["timestamp", -10.0].wrong)
     assert facts["check_then_delete_fast"] == len(rows["check-then-delete", 10.0].wrong)
     assert facts["orders"] == 45 and facts["least"] == 0
-    assert drawn["minimal seed"].wsdemo_facts["swaps"] == "1 swap"
+    assert drawn["minimal go-demo"].wsdemo_facts["swaps"] == "1 swap"
 
 
 def test_every_cell_is_one_order(drawn: dict[str, Picture]) -> None:

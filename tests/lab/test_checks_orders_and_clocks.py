@@ -28,10 +28,10 @@ fenced = MODELS["fenced"]
 
 def test_the_correct_options_are_the_measured_ones(shared_server: BundledServer) -> None:
     """And every other option has its own explanation."""
-    seed = explore("seed", redis=shared_server.url)
-    assert len(seed.played) == 45 and len(seed.wrong) == 19
+    demo = explore("go-demo", redis=shared_server.url)
+    assert len(demo.played) == 45 and len(demo.wrong) == 19
     assert 19 in QUESTIONS["q05"].options
-    delete_last = [one for one in seed.wrong if one.order[-1] == "c_del"]
+    delete_last = [one for one in demo.wrong if one.order[-1] == "c_del"]
     assert len(delete_last) == 15, "the option 15 says so"
     nothing = explore("plain", -10.0, redis=shared_server.url)
     stamps = explore("timestamp", -10.0, redis=shared_server.url)
@@ -134,7 +134,7 @@ WRONG_STEPS: dict[str, tuple[Step, str]] = {
     ),
     "lets any heartbeat write": (instead(h_set=write_always), "gateway-01 has the last word"),
     "compares timestamps": (MODELS["timestamp"], "clock 10 s slow, 37 of 45 orders end wrong"),
-    "is the demo": (MODELS["seed"], "did not bring it back. Whole"),
+    "is the demo": (MODELS["go-demo"], "did not bring it back. Whole"),
     "lets a heartbeat write half": (instead(h_set=half_an_entry), "did not bring it back. Whole"),
     "never renews": (instead(h_set=lambda s: None), "did not bring it back"),
     "never deletes": (instead(c_del=lambda s: None), "full of ghosts"),

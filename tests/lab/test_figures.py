@@ -165,7 +165,7 @@ def figures(users: list[str]) -> dict[str, Picture]:
         "sawtooth": sawtooth(watched(users[:6]), users[:6], scale=SCALE, prediction=50),
         "ribbons": ribbons(crashed(users), scale=SCALE),
         "ledger, fenced": ledger(late(users, accepted=False), scale=SCALE),
-        "ledger, seed": ledger(late(users, accepted=True), scale=SCALE),
+        "ledger, go-demo": ledger(late(users, accepted=True), scale=SCALE),
         "detection": detection(vanished(users, delays_s), scale=SCALE),
         "availability": availability(crashed(users), scale=SCALE),
     }
@@ -707,7 +707,7 @@ def test_eight_rows_have_names_and_a_hundred_have_none() -> None:
 # --- real gateways ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["seed", "fenced"])
+@pytest.fixture(scope="module", params=["go-demo", "fenced"])
 def moved(request: pytest.FixtureRequest) -> Iterator[tuple[str, Lab]]:
     """Alice has moved, and the clean-up of her old connection came late."""
     with Lab(gateways=2, policy=request.param) as lab:
@@ -722,18 +722,18 @@ def test_the_figures_agree_with_redis_after_a_real_late_cleanup(moved: tuple[str
     """Ledger and ribbons agree with the entry in Redis, also after a refresh."""
     policy, lab = moved
     facts = lab.plot.ledger().wsdemo_facts
-    assert (facts["lost"], facts["saved"]) == ((1, 0) if policy == "seed" else (0, 1))
+    assert (facts["lost"], facts["saved"]) == ((1, 0) if policy == "go-demo" else (0, 1))
     lab.wait_until("she is refreshed", lambda: "presence_refresh" in set(lab.trace()["kind"]))
     named_by_redis = lab.record("alice").get("gwId", "")
     trace = lab.trace()
     end = frames.span(trace)[1]
-    assert named_by_redis == ("" if policy == "seed" else "gateway-02")
+    assert named_by_redis == ("" if policy == "go-demo" else "gateway-02")
     belief = frames.belief(trace, scale=lab.scale, ttl_s=TTL_S)
     said = [stay.gateway for stay in belief if stay.end >= end]
     assert said == ([named_by_redis] if named_by_redis else [])
     # While she moved between the two, her entry was wrong for a moment under both policies.
     wrong = [gap for gap in frames.mismatches(frames.truth(trace), belief) if gap.end >= end]
-    assert bool(wrong) == (policy == "seed")
+    assert bool(wrong) == (policy == "go-demo")
 
 
 @pytest.mark.slow

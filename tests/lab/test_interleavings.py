@@ -41,9 +41,9 @@ WRONG = {
     ("plain", 0.0): 25,
     ("plain", -10.0): 25,
     ("plain", 10.0): 25,
-    ("seed", 0.0): 19,
-    ("seed", -10.0): 28,
-    ("seed", 10.0): 19,
+    ("go-demo", 0.0): 19,
+    ("go-demo", -10.0): 28,
+    ("go-demo", 10.0): 19,
     ("check-then-delete", 0.0): 14,
     ("check-then-delete", -10.0): 25,
     ("check-then-delete", 10.0): 14,
@@ -152,7 +152,7 @@ def test_the_minimal_failing_order_is_one_swap_from_a_good_one(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
     """With the demo's policy it is the late clean-up of lesson 04."""
-    found = feasible(explored["seed", 0.0]).minimal()
+    found = feasible(explored["go-demo", 0.0]).minimal()
     assert found is not None
     bad, near = found
     assert (bad.order, bad.end, near.end) == (LATE_CLEANUP, OrderEnd.LOST, OrderEnd.CORRECT)
@@ -164,7 +164,7 @@ def test_an_order_is_described_in_sentences(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
     """Each step is a sentence, each write has the entry that follows from it."""
-    assert explored["seed", 0.0][LATE_CLEANUP].words() == [
+    assert explored["go-demo", 0.0][LATE_CLEANUP].words() == [
         "1 gateway-01 reads its clock for alice's heartbeat",
         "2 gateway-01 refreshes alice's entry → Redis: gateway-01",
         "3 gateway-01 decides to clean up after alice",
@@ -182,7 +182,7 @@ def test_the_demo_s_comparison_rejects_nothing_while_clocks_agree(
 ) -> None:
     """Only the verb that needs it least compares; with a slow clock it rejects the right
     session."""
-    right, slow = (feasible(explored["seed", skew_s]) for skew_s in (0.0, -10.0))
+    right, slow = (feasible(explored["go-demo", skew_s]) for skew_s in (0.0, -10.0))
     assert not any("re-register" in one.rejected for one in right.played)
     turned_away = [one for one in slow.played if "re-register" in one.rejected]
     assert turned_away and all(one.end is not OrderEnd.CORRECT for one in turned_away)
@@ -192,7 +192,7 @@ def test_a_heartbeat_after_the_delete_makes_half_an_entry(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
     """Half an entry names no gateway: she cannot be reached."""
-    played = explored["seed", 0.0][("h_ts", "c_read", "r_ts", "r_set", "c_del", "h_set")]
+    played = explored["go-demo", 0.0][("h_ts", "c_read", "r_ts", "r_set", "c_del", "h_set")]
     assert set(played.entries[-1]) == {"ts"}
     assert played.end is OrderEnd.LOST
     assert played.words()[-1].endswith("Redis: half an entry")
@@ -217,7 +217,7 @@ def test_an_exploration_counts_its_outcomes(
     explored: dict[tuple[str, float], Exploration],
 ) -> None:
     """In a table, in a line, and by order."""
-    one = feasible(explored["seed", 0.0])
+    one = feasible(explored["go-demo", 0.0])
     assert "19 of 45 orders end wrong (19 lost, 0 at the dead gateway)" in repr(one)
     table = one.table()
     assert (table["end"] == "correct").sum() == 26
@@ -239,7 +239,7 @@ async def test_exploring_works_where_a_loop_is_running_and_leaves_no_keys(
 
 def test_an_unknown_policy_is_named() -> None:
     """A typing error is an error."""
-    with pytest.raises(ValueError, match="choose one of plain, seed, check-then-delete"):
+    with pytest.raises(ValueError, match="there are: plain, go-demo, check-then-delete"):
         explore("sead")
     assert MODELS.keys() <= POLICIES.keys(), "each model is of a policy"
 

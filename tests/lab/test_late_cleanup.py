@@ -24,7 +24,7 @@ async def entries(policy: str) -> list[dict[str, str]]:
 
 async def test_the_demo_s_late_cleanup_takes_a_live_user_offline() -> None:
     """Under the Go demo's rules, gateway-01's late DEL removes the entry of gateway-02."""
-    before, moved, after = await entries("seed")
+    before, moved, after = await entries("go-demo")
     assert before["gwId"] == "gateway-01"
     assert moved["gwId"] == "gateway-02"
     assert after == {}
@@ -38,7 +38,7 @@ async def test_the_fenced_presence_survives_the_same_late_cleanup() -> None:
     assert moved["connId"] == after["connId"]
 
 
-@pytest.mark.parametrize(("policy", "reached"), [("seed", False), ("fenced", True)])
+@pytest.mark.parametrize(("policy", "reached"), [("go-demo", False), ("fenced", True)])
 async def test_after_a_late_cleanup_messages_reach_the_user_only_when_fenced(
     policy: str, reached: bool
 ) -> None:
@@ -54,7 +54,7 @@ async def test_after_a_late_cleanup_messages_reach_the_user_only_when_fenced(
 async def test_the_demo_s_next_refresh_makes_half_an_entry_without_a_gateway() -> None:
     """HSET ts after the DEL makes an entry without a gateway: the user is listed, but cannot be
     reached."""
-    async for step, _, cluster in late_cleanup("seed"):
+    async for step, _, cluster in late_cleanup("go-demo"):
         if step.startswith("the late"):
 
             async def half(cluster: Cluster = cluster) -> bool:

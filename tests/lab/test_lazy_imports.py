@@ -18,8 +18,9 @@ import wsdemo.lab.races
 import wsdemo.lab.trace
 import wsdemo.proof
 import wsdemo.rig
+from wsdemo.lab.lessons import QUESTIONS
 
-HEAVY = {"pandas", "matplotlib"}
+HEAVY = {"pandas", "matplotlib", "IPython"}
 DRAWING = {"wsdemo.proof.chaos.figures"}
 """Modules whose only purpose is to draw."""
 
@@ -40,7 +41,7 @@ def loaded_by(code: str) -> set[str]:
     told = subprocess.run(
         [sys.executable, "-c", asks], capture_output=True, text=True, timeout=50, check=True
     )
-    return set(json.loads(told.stdout))
+    return set(json.loads(told.stdout.splitlines()[-1]))
 
 
 def test_cluster_races_trace_proof_and_rig_load_neither_pandas_nor_matplotlib() -> None:
@@ -52,12 +53,22 @@ def test_cluster_races_trace_proof_and_rig_load_neither_pandas_nor_matplotlib() 
     assert loaded_by("\n".join(f"import {name}" for name in names)) == set()
 
 
+CELL = "from wsdemo.lab import Lab, check, predict\n" + "\n".join(
+    f"predict({name!r})" for name in QUESTIONS
+)
+RIDE = f"{CELL}\nwith Lab(gateways=1) as lab: lab.connect('alice').send('alice', 'hello')"
+
+
+def test_a_first_cell_loads_neither_of_them_nor_ipython() -> None:
+    """A lab starts, a question is asked, a message is sent: nobody has asked for a figure yet."""
+    assert loaded_by(RIDE) == set()
+
+
 @pytest.mark.slow
-def test_the_laboratory_loads_them_when_a_name_is_used() -> None:
-    """`import wsdemo.lab` does not load them; the first use of `Lab` does."""
-    assert loaded_by("import wsdemo.lab") == set()
-    assert loaded_by("from wsdemo.lab import Cluster") == set()
-    assert loaded_by("from wsdemo.lab import Lab, check, predict") == HEAVY
+def test_the_laboratory_loads_them_for_the_first_table_or_figure() -> None:
+    """And not before."""
+    assert loaded_by(f"{RIDE}; lab.trace()") == {"pandas"}
+    assert loaded_by(f"{RIDE}; lab.plot") == {"pandas", "matplotlib"}
 
 
 def test_the_laboratory_lists_its_lazy_names() -> None:

@@ -16,7 +16,7 @@ from wsdemo.redis.server import BundledServer
 
 pytestmark = pytest.mark.xdist_group("clock")
 
-SEEDED = [("seed", 0.0), ("seed", -10.0), ("timestamp", -10.0)]
+SEEDED = [("go-demo", 0.0), ("go-demo", -10.0), ("timestamp", -10.0)]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,12 @@ def test_wrong_orders_end_wrong_on_running_gateways_and_right_when_fenced(
 @pytest.mark.slow
 def test_good_orders_end_right_on_running_gateways(shared_server: BundledServer) -> None:
     """The one without a race, and three that a seed draws."""
-    good = [one for one in explore("seed", redis=shared_server.url).played if one.end == "correct"]
+    good = [
+        one for one in explore("go-demo", redis=shared_server.url).played if one.end == "correct"
+    ]
     for played in [*random.Random(7).sample(good, 3)]:
-        assert replay(played.order, "seed", redis=shared_server.url).agrees_with(played)
-    assert replay(CALM, "seed", redis=shared_server.url).played.end is OrderEnd.CORRECT
+        assert replay(played.order, "go-demo", redis=shared_server.url).agrees_with(played)
+    assert replay(CALM, "go-demo", redis=shared_server.url).played.end is OrderEnd.CORRECT
 
 
 async def test_a_replay_is_recorded_in_the_trace(
@@ -88,8 +90,8 @@ async def test_a_replay_is_recorded_in_the_trace(
 def test_a_replay_of_two_threads_needs_no_heartbeat(shared_server: BundledServer) -> None:
     """Variants are replayed as well."""
     orders = all_orders(["clean-up", "re-register"])
-    for played in explore("seed", orders=orders, redis=shared_server.url).played:
-        assert replay(played.order, "seed", redis=shared_server.url).agrees_with(played)
+    for played in explore("go-demo", orders=orders, redis=shared_server.url).played:
+        assert replay(played.order, "go-demo", redis=shared_server.url).agrees_with(played)
 
 
 def test_an_unknown_policy_is_named_before_anything_starts() -> None:

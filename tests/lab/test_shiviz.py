@@ -103,7 +103,7 @@ def test_a_message_is_causally_ordered_through_all_its_lanes(recorded: pd.DataFr
 
 async def test_a_late_release_is_concurrent_with_the_newer_registration() -> None:
     """As lesson 04 says of the log: neither write happened before the other."""
-    async for _, _, cluster in late_cleanup("seed"):
+    async for _, _, cluster in late_cleanup("go-demo"):
         trace = cluster.trace()
     events = stamps(trace)
     register = next(

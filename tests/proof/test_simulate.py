@@ -96,7 +96,7 @@ def test_the_simulation_finds_the_bugs_of_the_go_demo() -> None:
     """Under the demo's presence, users who are there have the wrong entry or none (P8), and
     entries are not whole (P4).
     """
-    assert {"P4", "P8"} <= violated(policy="seed")
+    assert {"P4", "P8"} <= violated(policy="go-demo")
 
 
 @pytest.mark.timeout(120)

@@ -93,7 +93,7 @@ async def test_every_policy_serves_a_single_user(
 def test_the_policy_of_the_product_is_in_the_table() -> None:
     """A name that is not there is answered with those that are."""
     assert PRODUCT in POLICIES
-    with pytest.raises(ValueError, match="there is no policy 'sead'; choose one of plain, seed"):
+    with pytest.raises(ValueError, match="there is no policy 'sead'; there are: plain, go-demo"):
         policy_named("sead")
 
 

@@ -2,7 +2,7 @@
 
 `from wsdemo.lab import Lab, check, predict` is all that a notebook needs. Each name is imported at
 its first use: a program that uses only a part, such as a cluster, does not load pandas and
-matplotlib.
+matplotlib. `Lab` itself loads them when it draws the first figure, or makes the first table.
 """
 
 import importlib
@@ -31,7 +31,10 @@ logging.getLogger("wsdemo").addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    from wsdemo.lab.progress import sign_of_life
+
+    with sign_of_life("Loading the laboratory ...", _HOME["Cluster"]):
+        found = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
     return found
 
 

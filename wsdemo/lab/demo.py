@@ -64,7 +64,7 @@ async def the_race(policy: str, name: str) -> bool:
 
 async def tell() -> int:
     await one_message()
-    lost = not await the_race("seed", "as the Go demo does it (unconditional DEL)")
+    lost = not await the_race("go-demo", "as the Go demo does it (unconditional DEL)")
     kept = await the_race("fenced", "with scripts that compare the owner")
     return 0 if lost and kept else 1
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol, TypeVar
 
+from wsdemo.lab.errors import LabTimeout
+
 STEP_S: Final = 0.25
 """How often a waiting cell shows how far the work is."""
 END_S: Final = 30.0
@@ -49,6 +51,10 @@ class Driver(Protocol):
         """Let the laboratory run for a while."""
         ...
 
+    def cancel_all(self) -> None:
+        """Cancel what other threads wait for; their `run` raises CancelledError."""
+        ...
+
     def close(self) -> None:
         """End what the driver began. Idempotent."""
         ...
@@ -64,6 +70,7 @@ class ThreadDriver:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._running: set[concurrent.futures.Future[Any]] = set()
         self._thread = threading.Thread(target=self._live, name="lab", daemon=True)
         self._thread.start()
 
@@ -81,6 +88,7 @@ class ThreadDriver:
         meanwhile: Callable[[], None] = _nothing,
     ) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        self._running.add(future)
         ends_at = time.monotonic() + timeout_s
         try:
             while True:
@@ -90,20 +98,26 @@ class ThreadDriver:
                     return future.result(step_s)
                 except concurrent.futures.TimeoutError:
                     if future.done():
-                        raise  # The work itself raised a TimeoutError.
+                        return future.result()  # Done just now, or the TimeoutError is its own.
                 now = time.monotonic()
                 if (stood_still_s := now - asked_at - step_s) > STALL_S:
                     # While the machine was suspended, the work could not go on either.
                     ends_at += stood_still_s
                 elif now >= ends_at:
-                    raise TimeoutError(_too_late(timeout_s, work))
+                    raise LabTimeout(_too_late(timeout_s, work))
                 meanwhile()
         except BaseException:
             future.cancel()
             raise
+        finally:
+            self._running.discard(future)
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def cancel_all(self) -> None:
+        for future in list(self._running):
+            future.cancel()
 
     def close(self) -> None:
         if self._thread.is_alive():
@@ -144,7 +158,7 @@ class KernelDriver:
             while not task.done():
                 left_s = ends_at - self.loop.time()
                 if left_s <= 0:
-                    raise TimeoutError(_too_late(timeout_s, work))
+                    raise LabTimeout(_too_late(timeout_s, work))
                 await asyncio.wait([task], timeout=min(STEP_S, left_s))
                 meanwhile()
             return task.result()
@@ -153,6 +167,9 @@ class KernelDriver:
 
     def pause(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    def cancel_all(self) -> None:
+        pass  # Only one thread can use this loop.
 
     def close(self) -> None:
         if self._own and not self.loop.is_closed():

@@ -10,9 +10,12 @@ import html
 from collections.abc import Callable
 
 from wsdemo.client import Client
-from wsdemo.client.connection import Message, Receipt, State
+from wsdemo.client.connection import ClientClosed, Message, Receipt, State
+from wsdemo.events import Kind
 from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.errors import LabRefused, LabTimeout, spells_options
 from wsdemo.lab.loop import LabLoop
+from wsdemo.rig.names import unknown
 from wsdemo.rig.wire import Bundle, Direction
 
 
@@ -30,6 +33,9 @@ class User:
         self._cluster = cluster
         self._client = client
         self._forget = forget
+        self._left = ""
+        """How she left, if she did."""
+        self._latest: Message | None = None
 
     @property
     def name(self) -> str:
@@ -41,36 +47,113 @@ class User:
         return self._client.gateway_id if self._client.state is State.REGISTERED else ""
 
     def send(self, to: str, content: str) -> Receipt:
-        """Send a message; the receipt says what became of it."""
+        """Send a message; the receipt says what became of it.
+
+        Raises:
+            LabRefused: she has left, or one of the two is no text.
+        """
+        self._require_here()
+        if not isinstance(to, str) or not to:
+            name = repr(to.name if isinstance(to, User) else "bob")
+            raise LabRefused(f"a message goes to the name of a user, such as {name}, not to {to!r}")
+        if not isinstance(content, str):
+            kind = type(content).__name__
+            raise LabRefused(f"a message is a text, not {kind}: send({to!r}, {str(content)!r:.60})")
         return self._loop.run(self._client.send(to, content))
 
     def receive(self, timeout_s: float = 5.0) -> Message:
         """Return the next message.
 
         Raises:
-            TimeoutError: none came in time.
+            LabTimeout: none came in time; the text says what did arrive before.
+            LabRefused: none will come any more.
         """
-        return self._loop.run(self._client.receive(timeout_s), timeout_s + 5)
+        try:
+            self._latest = self._loop.run(self._client.receive(timeout_s), timeout_s + 5)
+        except LabTimeout:
+            raise
+        except TimeoutError:
+            raise self._gone() or LabTimeout(self._nothing_came(timeout_s)) from None
+        except ClientClosed as problem:
+            closed = LabRefused(f"{self.name} gets no more messages: {problem}")
+            raise self._gone() or closed from None
+        return self._latest
+
+    def _nothing_came(self, timeout_s: float) -> str:
+        arrived = sum(
+            event.kind is Kind.ARRIVE and event.user == self.name
+            for event in self._cluster.recorder.events
+        )
+        waited = f"{self.name} waited {timeout_s:g} s, and no message came"
+        if not arrived:
+            before = "none has arrived so far"
+        else:
+            before = "all that arrived before are read" if arrived > 1 else "the only one is read"
+            before += f" ({arrived:,} in all)" if arrived > 1 else ""
+        if arrived and self._latest is not None:
+            before += f"; the last was {self._latest.content!r:.60} from {self._latest.sender}"
+        where = f"she is at {self.gateway}" if self.gateway else "she is at no gateway now"
+        return f"{waited}: {before}; {where}"
 
     def move(self, to: str) -> None:
-        """Leave for another gateway."""
-        self._loop.run(self._client.move(self._cluster.urls_of(self.name)[to]))
+        """Leave for another gateway.
 
+        Raises:
+            LabRefused: there is no such gateway, or she has left.
+            LabTimeout: she was not registered there in time; she goes on trying.
+        """
+        self._require_here()
+        urls = self._cluster.urls_of(self.name)
+        if to not in urls:
+            raise LabRefused(unknown("gateway", to, urls))
+        try:
+            self._loop.run(self._client.move(urls[to]))
+        except LabTimeout:
+            raise
+        except TimeoutError:
+            raise LabTimeout(
+                f"{to} did not register {self.name} within 10 s; she goes on trying"
+            ) from None
+
+    @spells_options
     def lose_heartbeats(self, probability: float = 0.0, *, following: int = 0) -> None:
         """From now on heartbeats get lost: so many following ones, or each by chance."""
+        self._require_here()
         self._loop.call(
             lambda: self._cluster.drop_pings(self.name, probability, following=following)
         )
 
     def vanish(self) -> None:
         """Shut the laptop: no goodbye, no FIN, nothing is heard any more. It takes a wired user."""
+        self._require_here()
         self._loop.run(self._cluster.vanish(self.name))
+        self._left = "vanished"
         self._forget(self.name)
 
     def disconnect(self) -> None:
-        """Say goodbye."""
-        self._forget(self.name)
-        self._loop.run(self._cluster.disconnect(self.name))
+        """Say goodbye. Idempotent."""
+        if not self._left:
+            self._forget(self.name)
+            self._loop.run(self._cluster.disconnect(self.name))
+            self._left = "disconnected"
+
+    def _require_here(self) -> None:
+        """Refuse what only a user can do who has not left.
+
+        Raises:
+            LabRefused: she has.
+        """
+        self._loop.require_open()
+        if gone := self._gone():
+            raise gone
+
+    def _gone(self) -> LabRefused | None:
+        if not self._left:
+            return None
+        return LabRefused(
+            f"{self.name} has {self._left}, and can do nothing any more: "
+            f"lab.connect({self.name!r}) brings the user back, as a new object"
+        )
 
     def __repr__(self) -> str:
         return f"<User {self.name} at {self.gateway or 'no gateway'}>"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import atexit
 import html
+import importlib
+import threading
 import time
-from collections.abc import Callable
-from typing import Any, ClassVar, Final, Self
-
-import pandas as pd
-import redis as redis_client
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from wsdemo.client import Client
 from wsdemo.client.connection import Receipt
@@ -22,14 +23,22 @@ from wsdemo.drawing.words import counted
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.crowd import Life
 from wsdemo.lab.cluster.directors import Verb
+from wsdemo.lab.errors import LabOpen, LabRefused, LabTimeout, spells_options
 from wsdemo.lab.handles import RedisHandle, User, WireHandle
 from wsdemo.lab.log_tail import LogTail
 from wsdemo.lab.loop import CALL_TIMEOUT_S, LabLoop, LoopKind, require_kind
-from wsdemo.lab.plots import Plots
-from wsdemo.lab.progress import Count
-from wsdemo.lab.trace.shiviz import to_shiviz
+from wsdemo.lab.progress import Count, sign_of_life
+from wsdemo.rig.names import unknown
+from wsdemo.rig.policies import PRODUCT
 from wsdemo.rig.waiting import POLL_S
+from wsdemo.settings import Timing
 from wsdemo.terminal import say
+from wsdemo.user_ids import USUAL_USER_ID_CHARS, valid_user_id
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsdemo.lab.plots import Plots
 
 RECORD_TIMEOUT_S: Final = 5.0
 NAMES: Final = 6
@@ -39,25 +48,73 @@ NAMES: Final = 6
 class Lab:
     """A cluster for cells: `lab = Lab(gateways=3)`, at last `lab.close()`.
 
+    There is one at a time: a new lab closes the one before.
+
     Args:
-        gateways: how many.
-        loop: "thread", or "kernel" to let the gateways live on the loop that also runs the cells.
-        options: those of `Cluster`.
+        gateways: how many, 1 to 20 (default 3). They are called gateway-01, gateway-02, ...
+        policy: the rule by which gateways write presence, one of "plain", "go-demo",
+            "check-then-delete", "timestamp" and "fenced" (default "fenced", the product's own).
+        scale: how many production seconds pass in one second (default 60). At 60, a heartbeat
+            of 30 s comes every 0.5 s, and a lease of 90 s ends after 1.5 s. A lower number
+            is easier for a slow machine, or for many users.
+        clocks: gateway -> by how many production seconds its wall clock is wrong, such as
+            `{"gateway-02": -10}` for 10 s slow (default: all are right).
+        wires: True puts a wire between each gateway and Redis, which can hold, delay, drop and cut:
+            `lab.wire("gateway-01", "redis")` (default False). A wire of a user needs no option
+            here: `lab.connect("alice", wired=True)`.
+        freezable: the gateways that `lab.freeze` can stop, such as `["gateway-02"]` (default none).
+        timing: production timings in seconds other than the usual ones, such as
+            `Timing(heartbeat_s=20)` (default: a heartbeat of 30 s, a lease of 90 s).
+        seed: of the randomness of users: which heartbeats get lost, who talks to whom (default 7).
+        redis: the address of a Redis to use, such as "redis://localhost:6379" (default: the one
+            in WSDEMO_REDIS_URL, or one that the lab starts and stops itself).
+        loop: "thread" (default), or "kernel" to let the gateways live on the loop that also runs
+            the cells: they then stand still while a cell computes.
+
+    Raises:
+        LabRefused: a value cannot work; the lab before stays open.
+        ServerError: there is no Redis.
     """
 
     _current: ClassVar[Lab | None] = None
 
-    def __init__(self, gateways: int = 3, *, loop: LoopKind = "thread", **options: Any) -> None:
+    @spells_options
+    def __init__(
+        self,
+        gateways: int = 3,
+        *,
+        policy: str = PRODUCT,
+        scale: float = 60.0,
+        clocks: Mapping[str, float] | None = None,
+        wires: bool = False,
+        freezable: Collection[str] = (),
+        timing: Timing | None = None,
+        seed: int = 7,
+        redis: str | None = None,
+        loop: LoopKind = "thread",
+    ) -> None:
         require_kind(loop)
+        self.cluster = Cluster(
+            gateways,
+            policy=policy,
+            scale=scale,
+            clocks=clocks,
+            wires=wires,
+            freezable=freezable,
+            timing=timing,
+            seed=seed,
+            redis=redis,
+        )
         if Lab._current is not None:
-            Lab._current.close()
-        self.cluster = Cluster(gateways, **options)
+            Lab._current._close("a later Lab()")
         self._loop = LabLoop(loop)
         self._log = LogTail()
         self._leaks: list[str] = []
-        self.plot = Plots(self.trace, self.cluster.timing)
+        self._closing = threading.RLock()
         self.redis = RedisHandle(self._loop, self.cluster)
         self.users: dict[str, User] = {}
+        """Those who have not left, by name."""
+        self._met_users: dict[str, None] = {}
         self._log.attach()
         try:
             self._loop.run(self.cluster.start())
@@ -70,17 +127,23 @@ class Lab:
     # --- life --------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop users, gateways and Redis, and end the thread. Idempotent."""
-        if self._loop.closed:
-            return
-        try:
-            self._loop.run(self.cluster.stop())
-            self._leaks = self._loop.run(self._loop.leaks())
-        finally:
-            self._end()
-            atexit.unregister(self.close)
-            if Lab._current is self:
-                Lab._current = None
+        """Stop users, gateways and Redis, and end the thread. Idempotent.
+
+        What another thread waits for, such as `live`, ends with `LabClosed` there.
+        """
+        self._close()
+
+    def _close(self, by: str = "") -> None:
+        with self._closing:
+            if self._loop.closed:
+                return
+            try:
+                self._leaks = self._loop.end(self.cluster.stop(), by)
+            finally:
+                self._end()
+                atexit.unregister(self.close)
+                if Lab._current is self:
+                    Lab._current = None
 
     def _end(self) -> None:
         self._log.detach()
@@ -91,7 +154,7 @@ class Lab:
         failures that nobody handled.
         """
         if not self._loop.closed:
-            raise RuntimeError("close the lab first: until then, everything is in use")
+            raise LabOpen("close the lab first: until then, everything is in use")
         thread = ["thread lab"] if self._loop.alive else []
         return self._leaks + self.cluster.leaks() + thread
 
@@ -103,6 +166,7 @@ class Lab:
 
     # --- users and what they do --------------------------------------------------------------
 
+    @spells_options
     def connect(
         self, user: str, to: str = "gateway-01", *, wired: bool = False, drop_pings: float = 0.0
     ) -> User:
@@ -111,7 +175,15 @@ class Lab:
         Args:
             wired: put a wire between the user and each gateway: `lab.wire(user)`.
             drop_pings: the probability that a heartbeat gets lost.
+
+        Raises:
+            LabRefused: it is no name, such a user is here already, or there is no such gateway.
         """
+        if not isinstance(user, str) or not valid_user_id(user):
+            raise LabRefused(
+                f"{user!r:.80} is no name for a user: 1 to {USUAL_USER_ID_CHARS} letters, digits "
+                'and . _ @ -, such as "alice"; "gateway-..." and "__...__" are reserved'
+            )
         return self._met(
             self._loop.run(self.cluster.connect(user, to, wired=wired, drop_pings=drop_pings))
         )
@@ -122,8 +194,8 @@ class Lab:
         They all live in this process. Two cores are enough for some hundred users at sixty times
         the speed of production; for a thousand, use a slower clock: `Lab(scale=15)`.
         """
-        if users < 1:
-            raise ValueError(f"a crowd has at least one user, not {users}")
+        if not isinstance(users, int) or users < 1:
+            raise LabRefused(f"a crowd is a number of users, at least one, not {users!r:.80}")
         count = Count("users connected", users)
         patience_s = CALL_TIMEOUT_S + users / 20
         clients = self._loop.run(self.cluster.connect_many(users, count), patience_s, count)
@@ -131,11 +203,23 @@ class Lab:
 
     def _met(self, client: Client) -> User:
         user = self.users[client.user] = User(self._loop, self.cluster, client, self._forget)
+        self._met_users[client.user] = None
         return user
+
+    def _require_known(self, *users: str) -> None:
+        """Refuse names of users who have never been here: typing errors, mostly.
+
+        Raises:
+            LabRefused: one has not.
+        """
+        for user in users:
+            if user not in self._met_users:
+                raise LabRefused(unknown("user", user, self._met_users))
 
     def _forget(self, name: str) -> None:
         self.users.pop(name, None)
 
+    @spells_options
     def live(
         self,
         seconds: float,
@@ -197,15 +281,31 @@ class Lab:
     def hold(self, user: str, at: str, verb: Verb = "release") -> None:
         """From now on, this verb of this user waits at this gateway: mint, register, refresh or
         release.
+
+        Raises:
+            LabRefused: there is no such gateway or verb; or no such user, when it is a refresh or
+                a release (somebody may be about to register for the first time).
         """
+        self._loop.require_open()
+        if verb in ("refresh", "release"):
+            self._require_known(user)
         self._loop.run(self.cluster.hold(user, at, verb))
 
     def hold_cleanup(self, user: str, at: str) -> None:
-        """From now on, the clean-up of this user at this gateway waits."""
+        """From now on, the clean-up of this user at this gateway waits.
+
+        Raises:
+            LabRefused: there is no such user, or no such gateway.
+        """
         self.hold(user, at)
 
     def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
-        """Release a held verb, and wait until Redis has answered it."""
+        """Release a held verb, and wait until Redis has answered it.
+
+        Raises:
+            LabRefused: it is not held.
+            LabTimeout: it did not begin, or was not answered.
+        """
         self._loop.run(self.cluster.let_go(user, at, verb))
 
     def let_all_go(self) -> None:
@@ -218,17 +318,31 @@ class Lab:
 
     # --- looking -----------------------------------------------------------------------------
 
+    @cached_property
+    def plot(self) -> Plots:
+        """The figures: `lab.plot.spacetime(receipt)`. The first use loads the plotting library."""
+        with sign_of_life("Loading the figures ...", "wsdemo.lab.plots"):
+            from wsdemo.lab.plots import Plots
+        return Plots(self.trace, self.cluster.timing)
+
     @property
     def scale(self) -> float:
         """How many production seconds pass in a second."""
         return self.cluster.timing.scale
 
     def watch(self, *users: str) -> None:
-        """From now on, sample the entries of these users and what is left of their leases."""
+        """From now on, sample the entries of these users and what is left of their leases.
+
+        Raises:
+            LabRefused: there is no such user.
+        """
+        self._loop.require_open()
+        self._require_known(*users)
         self._loop.call(lambda: self.cluster.watch(*users))
 
     def where(self) -> pd.DataFrame:
         """Return, for each user, the gateway of its socket and the gateway that Redis names."""
+        pd = _pandas()
         records = self._loop.run(self.cluster.records(self.users))
         return pd.DataFrame(
             [
@@ -247,6 +361,8 @@ class Lab:
 
         It is read in the cell's thread, so gateways on the kernel's loop do not run meanwhile.
         """
+        import redis as redis_client
+
         self._loop.require_open()
         options: dict[str, Any] = {"decode_responses": True, "socket_timeout": RECORD_TIMEOUT_S}
         with redis_client.Redis.from_url(self.cluster.redis_url, **options) as terminal:
@@ -262,14 +378,18 @@ class Lab:
 
     def trace(self) -> pd.DataFrame:
         """Return everything that happened so far, one row for each arrow or moment."""
+        _pandas()
         return self.cluster.trace()
 
     def shiviz(self) -> str:
         """Return what happened so far as a log with vector clocks, as ShiViz reads it."""
+        from wsdemo.lab.trace.shiviz import to_shiviz
+
         return to_shiviz(self.trace())
 
     def hops(self, receipt: Receipt) -> pd.DataFrame:
         """Return the way of one message: from, to, what, and when (µs after it was sent)."""
+        pd = _pandas()
         trace = self.trace()
         way = trace[(trace["msg_id"] == receipt.id) & (trace["peer"] != "")]
         start = way["t"].min()
@@ -290,7 +410,7 @@ class Lab:
         """Wait until a condition holds.
 
         Raises:
-            TimeoutError: it did not, in time; the text says what was waited for.
+            LabTimeout: it did not, in time; the text says what was waited for.
         """
 
         # Evaluated in the cell's thread, so that the condition may use the laboratory like any
@@ -298,7 +418,7 @@ class Lab:
         deadline = time.monotonic() + timeout_s
         while not holds():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {timeout_s:g} s: {what}")
+                raise LabTimeout(f"not within {timeout_s:g} s: {what}")
             self._loop.pause(POLL_S)
 
     def let_pass(self, seconds: float) -> None:
@@ -323,3 +443,9 @@ class Lab:
 
     def _repr_html_(self) -> str:
         return f"<code>{html.escape(repr(self))}</code>"
+
+
+def _pandas() -> ModuleType:
+    """Load pandas, which takes a second or two the first time."""
+    with sign_of_life("Loading the tables ...", "pandas"):
+        return importlib.import_module("pandas")

@@ -2,23 +2,27 @@
 
 Plain text in and out; in a live notebook, an answer can be clicked as well. A prediction is written
 down before the run: readers learn from a result when they have predicted it. A check says `ok`,
-`wrong` with one hint, or `could not judge` with the reason, and never the answer.
+`wrong` with one hint, or `could not judge` with the reason, and never the answer. A mistake in the
+reader's code, such as a wrong name or an endless loop, is told as the reader's, with its line.
 """
 
 from __future__ import annotations
 
 import html
 import importlib.util
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from wsdemo.drawing.show import to_html
-from wsdemo.drawing.style import Picture
-from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged
+from wsdemo.lab.errors import LabRefused
+from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged, Question
 from wsdemo.lab.progress import watched
+from wsdemo.lab.trial import AnswerTrial, EndlessAnswer
+from wsdemo.rig.names import unknown
 from wsdemo.terminal import say
+
+if TYPE_CHECKING:
+    from wsdemo.drawing.style import Picture
 
 CHECK_TIMEOUT_S: Final = 20.0
 
@@ -49,30 +53,36 @@ class Verdict:
         mark = {"ok": "✔", "wrong": "✘"}.get(self.verdict, "?")
         words = self._in_short().removeprefix(f"{self.exercise}: ")
         line = f"<p>{mark} <b>{html.escape(self.exercise)}</b>: {html.escape(words)}</p>"
-        if isinstance(self.evidence, Picture):
-            return line + to_html(self.evidence)
-        return line + (f"<pre>{html.escape(self.evidence)}</pre>" if self.evidence else "")
+        if isinstance(self.evidence, str):
+            return line + (f"<pre>{html.escape(self.evidence)}</pre>" if self.evidence else "")
+        from wsdemo.drawing.show import to_html
+
+        return line + to_html(self.evidence)
 
 
 def predict(question: str, answer: object = None) -> None:
     """Write down a prediction, or ask the question when there is none yet.
 
     Raises:
-        ValueError: there is no such question, or the answer is not one of its options.
+        LabRefused: there is no such question, or the answer is not one of its options.
     """
-    asked = QUESTIONS.get(question)
-    if asked is None:
-        raise ValueError(f"there is no question {question!r}; there are: {', '.join(QUESTIONS)}")
+    asked = _asked(question)
     options = ", ".join(map(str, asked.options))
     if answer is None:
         _said.pop(question, None)
         say(f"{asked.text}\nYour options: {options}. You have not said anything yet.")
         _offer(question)
         return
-    if answer not in asked.options:
-        raise ValueError(f"{answer!r} is none of the options: {options}")
+    if answer not in list(asked.options):
+        raise LabRefused(f"{answer!r} is none of the options: {options}")
     _said[question] = answer
     say(f"Written down: {answer}. Now run it.")
+
+
+def _asked(question: str) -> Question:
+    if question not in QUESTIONS:
+        raise LabRefused(unknown("question", question, QUESTIONS))
+    return QUESTIONS[question]
 
 
 def _offer(question: str) -> None:
@@ -101,13 +111,22 @@ def buttons(question: str) -> Any:
 
 
 def predicted(question: str) -> Any:
-    """Return the reader's prediction; None when there is none."""
+    """Return the reader's prediction; None when there is none.
+
+    Raises:
+        LabRefused: there is no such question.
+    """
+    _asked(question)
     return _said.get(question)
 
 
 def reveal(question: str, measured: object) -> None:
-    """Print how the prediction compares with what was measured, and why it was tempting."""
-    asked, said = QUESTIONS[question], _said.get(question)
+    """Print how the prediction compares with what was measured, and why it was tempting.
+
+    Raises:
+        LabRefused: there is no such question.
+    """
+    asked, said = _asked(question), _said.get(question)
     if said is None:
         say(f"Measured: {measured}. You did not predict; next time, say it first.")
     elif said == measured:
@@ -121,36 +140,31 @@ def check(exercise: str, answer: Any) -> Verdict:
     reader's laboratory.
 
     Raises:
-        ValueError: there is no such exercise.
+        LabRefused: there is no such exercise.
     """
-    judge = CHECKS.get(exercise)
-    if judge is None:
-        raise ValueError(f"there is no exercise {exercise!r}; there are: {', '.join(CHECKS)}")
-    return _judged(exercise, judge, answer)
+    if exercise not in CHECKS:
+        raise LabRefused(unknown("exercise", exercise, CHECKS))
+    return _judged(exercise, CHECKS[exercise], answer)
 
 
 def _judged(exercise: str, judge: Callable[[Any], Judgement], answer: Any) -> Verdict:
-    """Run the judge in a thread: the answer may never return."""
-    found: list[Verdict] = []
-
-    def run() -> None:
-        try:
-            result = judge(answer)
-        except NotImplementedError:
-            found.append(Verdict(exercise, "could not judge", "It is not written yet."))
-        except NotJudged as problem:
-            found.append(Verdict(exercise, "could not judge", str(problem)))
-        except Exception as problem:
-            why = f"The check itself failed: {type(problem).__name__}: {problem}"
-            found.append(Verdict(exercise, "could not judge", why))
-        else:
-            verdict = "ok" if result.ok else "wrong"
-            found.append(Verdict(exercise, verdict, result.hint, result.evidence))
-
-    thread = threading.Thread(target=run, name=f"check {exercise}", daemon=True)
-    thread.start()
-    thread.join(CHECK_TIMEOUT_S)
-    if not found:
-        why = f"It did not come to an end within {CHECK_TIMEOUT_S:g} s."
+    """Judge an answer; a mistake in its code is the reader's, any other is that of the check."""
+    tried = AnswerTrial(answer)
+    try:
+        result = tried.run(judge, CHECK_TIMEOUT_S)
+    except NotImplementedError:
+        return Verdict(exercise, "could not judge", "It is not written yet.")
+    except NotJudged as problem:
+        return Verdict(exercise, "could not judge", str(problem))
+    except EndlessAnswer as problem:
+        return Verdict(exercise, "wrong", str(problem))
+    except TimeoutError as problem:
+        return Verdict(exercise, "could not judge", str(problem))
+    except (Exception, SystemExit) as problem:
+        if mistake := tried.mistake(problem):
+            return Verdict(exercise, "wrong", mistake)
+        why = f"The check itself failed: {type(problem).__name__}: {problem}"
         return Verdict(exercise, "could not judge", why)
-    return found[0]
+    if not result.ok and (mistake := tried.mistake()):
+        return Verdict(exercise, "wrong", mistake)
+    return Verdict(exercise, "ok" if result.ok else "wrong", result.hint, result.evidence)

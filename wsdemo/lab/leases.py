@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-import numpy as np
-
 HOUR_S: Final = 3600.0
 ROUNDING: Final = 1e-9
 """A number so near to a whole number of heartbeats counts as that whole number."""
@@ -67,6 +65,8 @@ def simulated_false_offline_rate(
     beats = round(user_hours * HOUR_S / heartbeat_s)
     if beats < 1:
         raise ValueError(f"in {user_hours:g} user-hours there is no heartbeat: simulate more")
+    import numpy as np
+
     (heard,) = np.nonzero(np.random.default_rng(seed).random(beats) >= loss)
     silences_s = np.diff(heard) * heartbeat_s
     expired = silences_s >= ttl_s - ROUNDING * heartbeat_s

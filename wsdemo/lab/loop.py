@@ -8,10 +8,12 @@ answer with a deadline; long work shows how far it is.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal, TypeVar
 
 from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
+from wsdemo.lab.errors import LabClosed, LabRefused, spoken_in_short
 from wsdemo.lab.progress import Count, ProgressLine
 
 CALL_TIMEOUT_S: Final = 30.0
@@ -27,10 +29,10 @@ def require_kind(kind: str) -> None:
     """Refuse a loop that does not exist.
 
     Raises:
-        ValueError: there is no such kind.
+        LabRefused: there is no such kind.
     """
     if kind not in ("thread", "kernel"):
-        raise ValueError(f'loop is "thread" or "kernel", not {kind!r}')
+        raise LabRefused(f'loop is "thread" or "kernel", not {kind!r}')
 
 
 class LabLoop:
@@ -48,6 +50,8 @@ class LabLoop:
             lambda _, context: self._unhandled.append(str(context.get("message")))
         )
         self.closed = False
+        self._ending = False
+        self._closed_by = ""
 
     def run(
         self,
@@ -61,8 +65,11 @@ class LabLoop:
         Args:
             count: how far it is, shown while it runs.
             update: called before each time that the count is shown.
+
+        Raises:
+            LabClosed: the lab is closed, or was closed by another thread meanwhile.
         """
-        if self.closed:
+        if self._ending or self.closed:
             work.close()
             self.require_open()
         with ProgressLine(count or Count("", 0)) as line:
@@ -71,7 +78,15 @@ class LabLoop:
                 update()
                 line.show()
 
-            return self._driver.run(work, timeout_s, show if count is not None else lambda: None)
+            try:
+                with spoken_in_short():
+                    return self._driver.run(
+                        work, timeout_s, show if count is not None else lambda: None
+                    )
+            except concurrent.futures.CancelledError:
+                if not self._ending:
+                    raise
+                raise self._no_more() from None
 
     def call(self, act: Callable[[], T]) -> T:
         """Call something on the loop: most parts of a lab are not thread-safe."""
@@ -89,12 +104,33 @@ class LabLoop:
         """Refuse a call that needs a running laboratory.
 
         Raises:
-            RuntimeError: the lab is closed.
+            LabClosed: the lab is closed.
         """
-        if self.closed:
-            raise RuntimeError("this lab is closed: make a new one with Lab()")
+        if self._ending or self.closed:
+            raise self._no_more()
 
-    async def leaks(self) -> list[str]:
+    def _no_more(self) -> LabClosed:
+        if self._closed_by:
+            return LabClosed(
+                f"this lab is closed: {self._closed_by} closed it. There is one lab at a time: "
+                "use the latest one, and its users"
+            )
+        return LabClosed("this lab is closed: make a new one with Lab()")
+
+    def end(self, stop: Coroutine[Any, Any, None], by: str = "") -> list[str]:
+        """Cancel the calls of other threads, refuse new ones, run the last work of the loop, and
+        return the tasks that are left and the failures that nobody handled.
+
+        Args:
+            by: who closes the lab, when that is not its user.
+        """
+        self._ending, self._closed_by = True, by
+        self._driver.cancel_all()
+        self._driver.run(stop, CALL_TIMEOUT_S, lambda: None)
+        self._driver.cancel_all()  # A call that began just before it was refused.
+        return self._driver.run(self._leaks(), CALL_TIMEOUT_S, lambda: None)
+
+    async def _leaks(self) -> list[str]:
         """Return the tasks that do not end, and the failures that nobody handled.
 
         On the kernel's loop all other tasks are the kernel's own.

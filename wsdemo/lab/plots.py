@@ -14,6 +14,7 @@ import pandas as pd
 from wsdemo.client.connection import Receipt
 from wsdemo.drawing.show import show
 from wsdemo.drawing.style import Picture
+from wsdemo.lab.errors import methods_fail_in_short
 from wsdemo.lab.figures.availability import availability
 from wsdemo.lab.figures.detection import detection
 from wsdemo.lab.figures.false_offline import false_offline
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 
+@methods_fail_in_short
 class Plots:
     """The figures of a lab, drawn from its trace: `lab.plot.spacetime(receipt)`.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,7 +43,6 @@ class ProgressLine:
         self._write(f"{self._count.what}: {self._count.done:,} of {self._count.total:,}")
 
     def _write(self, text: str) -> None:
-
         from IPython.display import display
 
         words = {"text/plain": text}
@@ -57,13 +59,28 @@ class ProgressLine:
             self._write("")
 
 
+@contextmanager
+def sign_of_life(text: str, module: str) -> Iterator[None]:
+    """Show a text in a live notebook while a module is loaded, and remove it then; nothing when it
+    has been loaded before.
+    """
+    if module in sys.modules or not watched():
+        yield
+        return
+    from IPython.display import display
+
+    handle = display({"text/plain": text}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        handle.update({"text/plain": ""}, raw=True)
+
+
 def watched() -> bool:
     """Say whether a person uses a live kernel."""
     if HEADLESS in os.environ:
         return False
-    try:
-        from IPython.core.getipython import get_ipython
-    except ImportError:
-        return False
-    shell: Any = get_ipython()
+    # In a kernel it has been loaded; elsewhere, loading it would take longer than all the rest.
+    ipython = sys.modules.get("IPython.core.getipython")
+    shell: Any = None if ipython is None else ipython.get_ipython()
     return shell is not None and hasattr(shell, "kernel")

@@ -33,14 +33,16 @@ from wsdemo.lab.cluster.lease_sampler import LeaseSampler
 from wsdemo.lab.cluster.outage import Outage
 from wsdemo.lab.cluster.population import AT_A_TIME, Population
 from wsdemo.lab.cluster.wires import ClusterWires
+from wsdemo.lab.errors import LabRefused, LabTimeout
 from wsdemo.lab.progress import Count
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
 from wsdemo.rig.clocks import WallClock
+from wsdemo.rig.names import unknown
 from wsdemo.rig.pages import http_get
-from wsdemo.rig.policies import PRODUCT, policy_named
+from wsdemo.rig.policies import POLICIES, PRODUCT, policy_named
 from wsdemo.rig.waiting import Condition, wait_until
 from wsdemo.rig.wire import Bundle
 from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
@@ -66,7 +68,7 @@ class Cluster:
         redis: address of a Redis to use; by default the search of `wsdemo.redis.server`.
 
     Raises:
-        ValueError: an argument cannot work.
+        LabRefused: an argument cannot work.
         ServerError: there is no Redis.
     """
 
@@ -83,13 +85,18 @@ class Cluster:
         freezable: Collection[str] = (),
         redis: str | None = None,
     ) -> None:
-        if not 1 <= gateways <= 20:
-            raise ValueError(f"a lab has 1 to 20 gateways, not {gateways}")
-        policy_named(policy)
+        if not isinstance(gateways, int) or not 1 <= gateways <= 20:
+            raise LabRefused(f"a lab has 1 to 20 gateways, not {gateways!r}")
+        if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise LabRefused(f"scale is a number of times faster than production, not {scale!r}")
+        if policy not in POLICIES:
+            raise LabRefused(unknown("policy", policy, POLICIES))
+        if isinstance(freezable, str):
+            raise LabRefused(f"freezable is a list of gateways: [{freezable!r}]")
         self._wanted = [f"gateway-{n:02}" for n in range(1, gateways + 1)]
         for name in [*(clocks or {}), *freezable]:
             if name not in self._wanted:
-                raise ValueError(f"there is no {name!r}; there are: {', '.join(self._wanted)}")
+                raise LabRefused(unknown("gateway", name, self._wanted))
         self.policy = policy
         self.seed = seed
         self.timing = (timing or Timing()).scaled(scale)
@@ -196,7 +203,7 @@ class Cluster:
         """Start a gateway: a further one, or one again that crashed or was drained.
 
         Raises:
-            ValueError: it is running.
+            LabRefused: it is running.
         """
         await self._fleet.start(name)
 
@@ -204,11 +211,11 @@ class Cluster:
         """Start a gateway as a process of its own; the trace shows of it what its users see.
 
         Raises:
-            ValueError: it is running, or the lab's policy is not that of the product.
+            LabRefused: it is running, or the lab's policy is not that of the product.
         """
         self._fleet.require_gone(name)
         if self.policy != PRODUCT:
-            raise ValueError(f"a real process has the product's presence, not {self.policy!r}")
+            raise LabRefused(f"a real process has the product's presence, not {self.policy!r}")
         await self._fleet.start_process(name)
 
     async def _settings(self, name: str) -> GatewaySettings:
@@ -299,7 +306,7 @@ class Cluster:
         """Return the wire between a gateway and "redis", or that of a wired user.
 
         Raises:
-            ValueError: there is none.
+            LabRefused: there is none.
         """
         return self.wires.bundle(one, other)
 
@@ -307,7 +314,7 @@ class Cluster:
     def redis(self) -> Outage:
         """The faults of Redis itself."""
         if self._outage is None:
-            raise ValueError("the lab has no Redis: it was never started")
+            raise LabRefused("the lab has no Redis: it was never started")
         return self._outage
 
     # --- users -------------------------------------------------------------------------------
@@ -384,7 +391,13 @@ class Cluster:
         self.population.drop_pings(user, probability, following)
 
     async def disconnect(self, user: str) -> None:
-        """Close the connection of a user with a close frame."""
+        """Close the connection of a user with a close frame.
+
+        Raises:
+            LabRefused: she is not connected.
+        """
+        if user not in self.users:
+            raise LabRefused(unknown("user", user, self.users))
         await self.population.disconnect(user)
 
     async def vanish(self, user: str) -> None:
@@ -392,16 +405,16 @@ class Cluster:
         more.
 
         Raises:
-            ValueError: she is not connected, or not wired.
+            LabRefused: she is not connected, or not wired.
         """
         if user not in self.users:
-            raise ValueError(f"{user} is not here")
+            raise LabRefused(unknown("user", user, self.users))
         self.population.vanish(user, self.wire(user))
 
     def watch(self, *users: str) -> None:
         """From now on, sample the entries of these users and what is left of their leases."""
         if self._sampler is None:
-            raise ValueError("the lab has no Redis: it was never started")
+            raise LabRefused("the lab has no Redis: it was never started")
         self._sampler.add(users)
 
     # --- observation -------------------------------------------------------------------------
@@ -423,16 +436,19 @@ class Cluster:
     async def records(self, users: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the entries of many users, asked in one go."""
         if self._entries is None:
-            raise ValueError("the lab has no Redis: it is closed, or was never started")
+            raise LabRefused("the lab has no Redis: it is closed, or was never started")
         return await self._entries.of(users)
 
     async def until(self, what: str, holds: Condition, timeout_s: float = 10.0) -> None:
         """Wait until a condition holds.
 
         Raises:
-            TimeoutError: it did not, in time; the text says what was waited for.
+            LabTimeout: it did not, in time; the text says what was waited for.
         """
-        await wait_until(what, holds, timeout_s)
+        try:
+            await wait_until(what, holds, timeout_s)
+        except TimeoutError as problem:
+            raise LabTimeout(str(problem)) from None
 
     def trace(self) -> pd.DataFrame:
         """Return what happened so far; see `wsdemo.lab.trace.frames` for the columns.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from wsdemo.client import Client
 from wsdemo.client.connection import ClientClosed
 from wsdemo.events import Emit, Event, Kind
+from wsdemo.lab.errors import LabRefused
 from wsdemo.tasks import end
 
 
@@ -88,11 +89,11 @@ async def live(
         seed: of all their decisions; each user has randomness of its own.
 
     Raises:
-        ValueError: a duration is not positive.
+        LabRefused: a duration is not positive.
     """
     for what, value in {"seconds": seconds, "talk": talk_every_s, "hop": hop_every_s}.items():
         if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{what}: {value!r} is not a positive number of production seconds")
+            raise LabRefused(f"{what}: {value!r} is not a positive number of production seconds")
     life = Life(len(clients), seconds)
     ends_at = asyncio.get_running_loop().time() + seconds / scale
     listeners = [asyncio.create_task(_listen(client, life), name="listener") for client in clients]

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Collection
 from wsdemo.events import Kind
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.cluster.hosts import EventTap, GatewayHost, OwnLoop, Process, SharedLoop
+from wsdemo.lab.errors import LabRefused
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
+from wsdemo.rig.names import unknown
 from wsdemo.settings import GatewaySettings
 
 
@@ -61,29 +63,28 @@ class Fleet:
         """Return where a gateway lives.
 
         Raises:
-            ValueError: it is not running.
+            LabRefused: it is not running.
         """
         if name not in self.hosts:
-            known = ", ".join(self.hosts) or "none: the lab is closed"
-            raise ValueError(f"there is no gateway {name!r}; there are: {known}")
+            raise LabRefused(unknown("gateway", name, self.hosts))
         return self.hosts[name]
 
     def gateway(self, name: str) -> Gateway:
         """Return a gateway of this process.
 
         Raises:
-            ValueError: it is not running, or not in this process.
+            LabRefused: it is not running, or not in this process.
         """
         gateway = self.host(name).gateway
         if gateway is None:
-            raise ValueError(f"{name} is a process of its own: nobody here can look into it")
+            raise LabRefused(f"{name} is a process of its own: nobody here can look into it")
         return gateway
 
     async def start(self, name: str) -> None:
         """Start a gateway in this process.
 
         Raises:
-            ValueError: it is running.
+            LabRefused: it is running.
         """
         self.require_gone(name)
         settings = await self._settings(name)
@@ -99,7 +100,7 @@ class Fleet:
         """Start a gateway as a process of its own.
 
         Raises:
-            ValueError: it is running.
+            LabRefused: it is running.
         """
         self.require_gone(name)
         process = Process(await self._settings(name))
@@ -115,10 +116,10 @@ class Fleet:
         """Refuse a gateway that is running.
 
         Raises:
-            ValueError: it is.
+            LabRefused: it is.
         """
         if name in self.hosts:
-            raise ValueError(f"{name} is running: crash or drain it first")
+            raise LabRefused(f"{name} is running: crash or drain it first")
 
     def put_in_order(self, names: Collection[str]) -> None:
         """Put the gateways, all of which are running, in this order."""

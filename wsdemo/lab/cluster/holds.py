@@ -6,12 +6,16 @@ A gateway may have a loop of its own, so a director is called on that loop.
 
 from __future__ import annotations
 
+from typing import get_args
+
 from wsdemo.events import Kind
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 from wsdemo.lab.cluster.fleet import Fleet
 from wsdemo.lab.cluster.hosts import CrashablePresence
+from wsdemo.lab.errors import LabRefused, LabTimeout
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.presence import Presence
+from wsdemo.rig.names import unknown
 from wsdemo.rig.waiting import wait_until
 
 
@@ -46,22 +50,38 @@ class Holds:
         """Return the director of a gateway of this process.
 
         Raises:
-            ValueError: there is no such gateway.
+            LabRefused: there is no such gateway.
         """
         self._fleet.gateway(gateway)
         return self.directors[gateway]
 
     async def hold(self, user: str, at: str, verb: Verb) -> None:
-        """From now on, this verb of this user waits at this gateway before it starts."""
+        """From now on, this verb of this user waits at this gateway before it starts.
+
+        Raises:
+            LabRefused: there is no such gateway, or no such verb.
+        """
         director = self.director(at)
+        if verb not in get_args(Verb):
+            raise LabRefused(unknown("verb", verb, get_args(Verb)))
         await self._fleet.host(at).on_its_loop(lambda: director.hold(user, verb))
 
     async def let_go(self, user: str, at: str, verb: Verb) -> None:
-        """Let a verb go on that was held, and wait until Redis has answered it."""
+        """Let a verb go on that was held, and wait until Redis has answered it.
+
+        Raises:
+            LabRefused: it is not held.
+            LabTimeout: it did not begin in time, or was not answered.
+        """
         director, what = self.director(at), f"{verb} of {user}"
-        await wait_until(f"a {what} waits", lambda: director.waiting(user, verb) > 0, 10.0)
-        await self._fleet.host(at).on_its_loop(lambda: director.let_go(user, verb))
-        await wait_until(f"the {what} is done", lambda: director.is_done(user, verb), 10.0)
+        if not director.holds(user, verb):
+            raise LabRefused(f"no {what} is held at {at}: hold it first")
+        try:
+            await wait_until(f"a {what} waits at {at}", lambda: director.waiting(user, verb) > 0)
+            await self._fleet.host(at).on_its_loop(lambda: director.let_go(user, verb))
+            await wait_until(f"the {what} is done", lambda: director.is_done(user, verb))
+        except TimeoutError as problem:
+            raise LabTimeout(str(problem)) from None
 
     async def let_all_go(self) -> None:
         """Let everything go on that is held at any gateway, and hold nothing more."""
@@ -73,10 +93,10 @@ class Holds:
         """From now on every gateway releases its sessions so many production seconds too late.
 
         Raises:
-            ValueError: no number of seconds.
+            LabRefused: no number of seconds.
         """
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"{seconds!r} is not a number of production seconds")
+            raise LabRefused(f"{seconds!r} is not a number of production seconds")
         for name, director in self.directors.items():
             director.late_s = seconds / self._scale
             self._recorder.note(Kind.FAULT, name, reason=f"cleans up {seconds:g} s too late")

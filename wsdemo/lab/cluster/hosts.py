@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from wsdemo.events import Emit, Event
 from wsdemo.gateway.server import Gateway
+from wsdemo.lab.errors import LabRefused
 from wsdemo.presence import Claim, Presence, Refresh, Registration, Renewal
 from wsdemo.redis.link import LinkDown
 from wsdemo.rig.flags import flags_of
@@ -143,7 +144,7 @@ class SharedLoop:
         await self._gateway.stop()
 
     async def freeze(self) -> None:
-        raise ValueError(
+        raise LabRefused(
             f"{self.name} shares its loop with the others, which would stand still as well: "
             f'make the lab with freezable=["{self.name}"]'
         )
@@ -301,4 +302,4 @@ class Process:
         self._process.signal(signal.SIGCONT)
 
     async def on_its_loop(self, act: Callable[[], T]) -> T:
-        raise ValueError(f"{self.name} is a process of its own: no director reaches into it")
+        raise LabRefused(f"{self.name} is a process of its own: no director reaches into it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from wsdemo.events import Kind
+from wsdemo.lab.errors import LabRefused
 from wsdemo.lab.trace.frames import REDIS
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.redis.server import BundledServer, RedisServer
@@ -19,7 +20,7 @@ class Outage:
 
     def _own(self) -> BundledServer:
         if self._server.bundled is None:
-            raise ValueError(
+            raise LabRefused(
                 f"this Redis is not the lab's own ({self._server.source}): unset "
                 "WSDEMO_REDIS_URL and make the lab without redis=..."
             )

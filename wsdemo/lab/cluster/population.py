@@ -17,6 +17,7 @@ from wsdemo.client import Client
 from wsdemo.events import Event, Kind
 from wsdemo.lab.cluster.crowd import Heartbeats
 from wsdemo.lab.cluster.hosts import EventTap
+from wsdemo.lab.errors import LabRefused
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.rig.wire import Bundle
 from wsdemo.settings import ClientSettings
@@ -50,12 +51,12 @@ class Population:
         """Refuse a user who is connected already, and a loss that is not a probability.
 
         Raises:
-            ValueError: one of the two.
+            LabRefused: one of the two.
         """
         if user in self.clients:
-            raise ValueError(f"{user} is here already, at {self.clients[user].gateway_id}")
+            raise LabRefused(f"{user} is here already, at {self.clients[user].gateway_id}")
         if not 0 <= drop_pings <= 1:
-            raise ValueError(f"drop_pings is a probability, not {drop_pings!r}")
+            raise LabRefused(f"drop_pings is a probability, not {drop_pings!r}")
 
     async def connect(self, user: str, urls: Sequence[str], drop_pings: float) -> Client:
         """Connect a user to the first of these addresses; the others are for failover."""
@@ -88,10 +89,10 @@ class Population:
         """From now on heartbeats of a user get lost: so many following ones, or each by chance.
 
         Raises:
-            ValueError: a number is out of its range.
+            LabRefused: a number is out of its range.
         """
         if not 0 <= probability <= 1 or following < 0:
-            raise ValueError("a probability lies between 0 and 1, and a count is not negative")
+            raise LabRefused("a probability lies between 0 and 1, and a count is not negative")
         heartbeats = self._heartbeats[user]
         heartbeats.loss, heartbeats.lose_next = probability, following
 

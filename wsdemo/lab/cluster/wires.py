@@ -14,6 +14,7 @@ from typing import Final
 
 from wsdemo.addresses import RedisAddress
 from wsdemo.events import Kind
+from wsdemo.lab.errors import LabRefused
 from wsdemo.lab.trace.frames import REDIS
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.rig.wire import Bundle, Wire
@@ -38,11 +39,11 @@ class ClusterWires:
         """Return an address under which a gateway finds Redis at the far end of a wire.
 
         Raises:
-            ValueError: a wire cannot carry this kind of connection.
+            LabRefused: a wire cannot carry this kind of connection.
         """
         address = RedisAddress.parse(url)
         if address.scheme != "redis":
-            raise ValueError(f"no wire leads to a Redis at a {address.scheme}:// address")
+            raise LabRefused(f"no wire leads to a Redis at a {address.scheme}:// address")
         known = self._wires.get((gateway, REDIS))
         if known is None:
             wire = Wire(address.host, address.port, self._rng(f"{gateway} wire"))
@@ -72,12 +73,13 @@ class ClusterWires:
         """Return the wire between a gateway and "redis", or that of a wired user.
 
         Raises:
-            ValueError: there is none.
+            LabRefused: there is none.
         """
         known = self._wires.get((one, other)) or self._wires.get((other, one))
         if not known:
             how = "Lab(wires=True)" if REDIS in (one, other) else f'connect("{one}", wired=True)'
-            raise ValueError(f"there is no wire at {one!r}: it takes {how}")
+            there = ", ".join(" - ".join(filter(None, ends)) for ends in self._wires) or "none"
+            raise LabRefused(f"there is no wire at {one!r}: it takes {how}; there are: {there}")
         lane = other if one == REDIS else one
         return Bundle(known, lambda what: self._recorder.note(Kind.FAULT, lane, reason=what))
 

@@ -57,7 +57,7 @@ def barcode(
     Args:
         explorations: of the same orders, one a row.
         title: a template; known facts: orders, worst, most, best, least, and for each row the
-            number of its wrong orders: seed, timestamp, timestamp_slow, check_then_delete, ...
+            number of its wrong orders: go_demo, timestamp, timestamp_slow, ...
         predictions: policy -> how many wrong orders the reader said, without skew.
 
     Raises:

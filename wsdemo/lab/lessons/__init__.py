@@ -2,37 +2,67 @@
 
 A question has options, and each wrong one is a misconception with a name and an answer. A judge
 runs the reader's answer against what real gateways and a real server do, and returns a hint for
-the first misunderstanding that it finds. There is one module for each lesson.
+the first misunderstanding that it finds. There is one module for each lesson,
+loaded when it is asked for: some of them draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
-from wsdemo.lab.lessons import cleanup, clocks, cost, deaths, lease, maps, orders, start
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 __all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
 
-QUESTIONS: Final[dict[str, Question]] = {
-    "q00": start.QUESTION,
-    "q01": cost.QUESTION,
-    "q02": lease.QUESTION,
-    "q03": maps.QUESTION,
-    "q04": cleanup.QUESTION,
-    "q05": orders.QUESTION,
-    "q06": clocks.QUESTION,
-    "q07": deaths.QUESTION,
-}
+T = TypeVar("T")
 
-CHECKS: Final[dict[str, Callable[[Any], Judgement]]] = {
-    "ex00": start.judge_where_is,
-    "ex01": cost.judge_route,
-    "ex02": lease.judge_choose_ttl,
-    "ex03": maps.judge_cleanup,
-    "ex04": cleanup.judge_delete_if_mine,
-    "ex05": orders.judge_step,
-    "ex06": clocks.judge_register,
-    "ex07": deaths.judge_next_gateway,
-}
+
+class LessonTable(Mapping[str, T]):
+    """What the lessons contain, by name. A value is loaded from its module when it is used.
+
+    Args:
+        places: name -> module and attribute: "start.QUESTION".
+    """
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> T:
+        module, _, attribute = self._places[name].partition(".")
+        found: T = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+QUESTIONS: Final[Mapping[str, Question]] = LessonTable(
+    {
+        "q00": "start.QUESTION",
+        "q01": "cost.QUESTION",
+        "q02": "lease.QUESTION",
+        "q03": "maps.QUESTION",
+        "q04": "cleanup.QUESTION",
+        "q05": "orders.QUESTION",
+        "q06": "clocks.QUESTION",
+        "q07": "deaths.QUESTION",
+    }
+)
+
+CHECKS: Final[Mapping[str, Callable[[Any], Judgement]]] = LessonTable(
+    {
+        "ex00": "start.judge_where_is",
+        "ex01": "cost.judge_route",
+        "ex02": "lease.judge_choose_ttl",
+        "ex03": "maps.judge_cleanup",
+        "ex04": "cleanup.judge_delete_if_mine",
+        "ex05": "orders.judge_step",
+        "ex06": "clocks.judge_register",
+        "ex07": "deaths.judge_next_gateway",
+    }
+)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from wsdemo.drawing.style import Picture
-from wsdemo.lab.figures.false_offline import RATIOS, false_offline
 from wsdemo.lab.leases import false_offline_rate
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+
+if TYPE_CHECKING:
+    from wsdemo.drawing.style import Picture
 
 QUESTION: Final = Question(
     "A heartbeat each 30 s, a lease of 90 s. How many in a row must get lost until Redis forgets "
@@ -83,6 +84,8 @@ def judge_choose_ttl(
 
 def _on_the_map(wish: _Wish, ttl_s: float) -> Picture | str:
     """Mark the reader's choice on the map of false positives, if it lies on it."""
+    from wsdemo.lab.figures.false_offline import RATIOS, false_offline
+
     low, high = RATIOS
     if not low <= ttl_s / wish.heartbeat_s <= high:
         return f"TTL = {ttl_s / wish.heartbeat_s:.3g} heartbeats"

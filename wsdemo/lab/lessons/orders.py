@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from wsdemo.drawing.style import Picture
-from wsdemo.lab.figures.crossing import crossing
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question, WrongAnswer
 from wsdemo.lab.races.models import ModelCluster, State, Step, explore_model
 from wsdemo.lab.races.orders import (
@@ -20,6 +18,9 @@ from wsdemo.lab.races.orders import (
     Played,
     all_orders,
 )
+
+if TYPE_CHECKING:
+    from wsdemo.drawing.style import Picture
 
 QUESTION: Final = Question(
     "A heartbeat, a clean-up and a new registration: six steps, 45 orders that can happen. The "
@@ -185,6 +186,8 @@ def _simplest(found: Exploration) -> Played:
 
 
 def _picture(bad: Played) -> Picture:
+    from wsdemo.lab.figures.crossing import crossing
+
     return crossing(bad, title="Your policy, in this order: {end}")
 
 

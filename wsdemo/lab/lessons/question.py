@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
-from wsdemo.drawing.style import Picture
 from wsdemo.redis.server import find_server
+
+if TYPE_CHECKING:
+    from wsdemo.drawing.style import Picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from wsdemo.lab.cluster.directors import Gates, HeldLink, HeldVerbs
+from wsdemo.lab.errors import fails_in_short
 from wsdemo.lab.races.models import QUIET_S, STEP_S
 from wsdemo.lab.races.orders import (
     NEW,
@@ -44,6 +45,7 @@ NEW_CLAIM: Final = Claim(USER, "new-connection", NEW)
 T = TypeVar("T")
 
 
+@fails_in_short
 def explore(
     policy: str,
     skew_s: float = 0.0,
@@ -67,6 +69,7 @@ def explore(
     return only
 
 
+@fails_in_short
 def explore_all(
     policies: Sequence[str] = tuple(POLICIES),
     skews: Sequence[float] = SKEWS,

@@ -2,7 +2,7 @@
 
 A function `step(state, action)`, which changes a dict. That is enough to play every order, and a
 reader can write one in ten minutes. A model is only useful if it agrees with the real scripts:
-`compare(explore_model(step), explore("seed"))` says on which orders they differ.
+`compare(explore_model(step), explore("go-demo"))` says on which orders they differ.
 
 An action is one of `h_ts h_set c_read c_del r_ts r_set`. The state that a step sees:
 
@@ -54,7 +54,7 @@ def plain(state: State, action: Action) -> None:
             redis["alice"] = None
 
 
-def seed(state: State, action: Action) -> None:
+def go_demo(state: State, action: Action) -> None:
     """The Go demo: only a register compares, and only timestamps of whole seconds."""
     redis, mine = state["redis"], state["mine"]
     match action:
@@ -80,7 +80,7 @@ def check_then_delete(state: State, action: Action) -> None:
             if mine["was mine"]:
                 redis["alice"] = None
         case _:
-            seed(state, action)
+            go_demo(state, action)
 
 
 def timestamp(state: State, action: Action) -> None:
@@ -125,7 +125,7 @@ def fenced(state: State, action: Action) -> None:
 
 MODELS: Final[dict[str, Step]] = {
     "plain": plain,
-    "seed": seed,
+    "go-demo": go_demo,
     "check-then-delete": check_then_delete,
     "timestamp": timestamp,
     "fenced": fenced,

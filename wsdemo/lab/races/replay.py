@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsdemo.client import Client
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.directors import Gates, HeldLink, HeldVerbs, Place
+from wsdemo.lab.errors import fails_in_short
 from wsdemo.lab.races.interleavings import in_a_thread
 from wsdemo.lab.races.models import QUIET_S, STEP_S
 from wsdemo.lab.races.orders import NEW, OLD, THREAD_OF, USER, Action, Played
@@ -59,6 +60,7 @@ class Replayed:
         return self.played._repr_html_()
 
 
+@fails_in_short
 def replay(
     order: Sequence[Action], policy: str, skew_s: float = 0.0, *, redis: str | None = None
 ) -> Replayed:

@@ -33,7 +33,7 @@ class SimulatedCluster:
 
     Args:
         seed: of everything.
-        policy: which presence the gateways have: "fenced", or "seed" as in the Go demo.
+        policy: which presence the gateways have: "fenced", or "go-demo".
         mutants: name of a shipped script -> the text that Redis executes in its place.
     """
 

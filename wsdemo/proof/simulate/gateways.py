@@ -18,7 +18,7 @@ from wsdemo.proof.simulate.hosts import SimulatedHost
 from wsdemo.proof.simulate.network import SimulatedNetwork
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.link import RedisLink
-from wsdemo.rig.policies.go_demo import SeedPresence
+from wsdemo.rig.policies.go_demo import GoDemoPresence
 from wsdemo.router import DuplicateGateway
 from wsdemo.settings import GatewaySettings
 
@@ -26,7 +26,7 @@ PORT: Final = 8080
 REDIS_URL: Final = "redis://redis:6379"
 RETRY_S: Final = 1.0
 """How long a gateway that could not start waits before it tries again."""
-POLICIES: Final = ("fenced", "seed")
+POLICIES: Final = ("fenced", "go-demo")
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +63,7 @@ class GatewayFleet:
 
     Args:
         names: their ids, which are also their addresses.
-        policy: which presence they have: "fenced", or "seed" as in the Go demo.
+        policy: which presence they have: "fenced", or "go-demo".
     """
 
     def __init__(self, network: SimulatedNetwork, names: Iterable[str], policy: str) -> None:
@@ -144,4 +144,4 @@ class GatewayFleet:
         if self.fenced:
             return RedisPresence(link, settings.keyspace, settings.timing)
         clock = SimulatedHost.here().clock
-        return SeedPresence(link, settings.keyspace, settings.timing, clock.time)
+        return GoDemoPresence(link, settings.keyspace, settings.timing, clock.time)

@@ -136,7 +136,7 @@ def simulate(
     Args:
         seed: the same seed has the same history.
         minutes: of virtual time, at least; a round is not interrupted.
-        policy: presence of the gateways: "fenced", or "seed" as in the Go demo.
+        policy: presence of the gateways: "fenced", or "go-demo".
         mutants: name of a shipped script -> the text that Redis executes in its place.
 
     Raises:

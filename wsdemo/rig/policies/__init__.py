@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 from wsdemo.presence import Presence
 from wsdemo.redis.link import RedisLink
 from wsdemo.rig.clocks import WallClock
+from wsdemo.rig.names import unknown
 from wsdemo.rig.policies.check_then_delete import CheckThenDeletePresence
 from wsdemo.rig.policies.fenced import fenced_presence
-from wsdemo.rig.policies.go_demo import SeedPresence
+from wsdemo.rig.policies.go_demo import GoDemoPresence
 from wsdemo.rig.policies.plain import PlainPresence
 from wsdemo.rig.policies.timestamp import TimestampPresence
 from wsdemo.settings import Keyspace, Timing
@@ -33,7 +34,7 @@ PRODUCT: Final = "fenced"
 
 POLICIES: Final[dict[str, PresencePolicy]] = {
     "plain": PresencePolicy(PlainPresence, "plain SET + DEL"),
-    "seed": PresencePolicy(SeedPresence, "the demo: CAS on SET only"),
+    "go-demo": PresencePolicy(GoDemoPresence, "the demo: CAS on SET only"),
     "check-then-delete": PresencePolicy(CheckThenDeletePresence, "the demo, check then DEL"),
     "timestamp": PresencePolicy(TimestampPresence, "CAS by timestamp"),
     PRODUCT: PresencePolicy(fenced_presence, "fencing token"),
@@ -48,5 +49,5 @@ def policy_named(name: str) -> PresencePolicy:
         ValueError: there is no such policy; the text lists those that there are.
     """
     if name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r}; choose one of {', '.join(POLICIES)}")
+        raise ValueError(unknown("policy", name, POLICIES))
     return POLICIES[name]

@@ -8,10 +8,10 @@ production.
 from __future__ import annotations
 
 from wsdemo.presence import Claim
-from wsdemo.rig.policies.go_demo import SeedPresence
+from wsdemo.rig.policies.go_demo import GoDemoPresence
 
 
-class CheckThenDeletePresence(SeedPresence):
+class CheckThenDeletePresence(GoDemoPresence):
     """The demo's presence, whose release reads before it deletes, in two commands."""
 
     async def release(self, claim: Claim) -> bool:

@@ -25,7 +25,7 @@ from wsdemo.redis.scripts import Script
 from wsdemo.rig.policies.unfenced import UnfencedPresence
 
 REGISTER: Final = Script(
-    "seed-register",
+    "go-demo-register",
     """
 local current = redis.call('HGET', KEYS[1], 'ts')
 if current and tonumber(current) > tonumber(ARGV[3]) then
@@ -38,7 +38,7 @@ return 1
 )
 
 
-class SeedPresence(UnfencedPresence):
+class GoDemoPresence(UnfencedPresence):
     """The Go demo's presence, bug for bug, behind the four verbs."""
 
     async def register(self, claim: Claim) -> Registration:

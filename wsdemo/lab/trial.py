@@ -1,0 +1,173 @@
+"""Trial: what did the reader's own code do wrong, when a check ran it?
+
+A judge calls the reader's function on many cases. The function may fail, or never return, by a
+mistake that has nothing to do with the subject: a wrong name, one argument too few, a loop without
+an end. The check says so, with the line, and stops what does not stop by itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import linecache
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, Generic, TypeVar
+
+from wsdemo.lab.errors import is_foreign
+
+T = TypeVar("T")
+
+ANSWER_TIMEOUT_S: Final = 10.0
+"""No call of a right answer takes so long: they take microseconds."""
+STEP_S: Final = 0.1
+STOP_S: Final = 2.0
+MISTAKES: Final = (NameError, ImportError, SyntaxError, RecursionError, SystemExit)
+"""What is raised by a mistake in the code, whatever the case that was tried."""
+
+
+class EndlessAnswer(Exception):
+    """The reader's function did not return; the text says where it was."""
+
+
+class _Stopped(BaseException):
+    """Raised in the thread of an answer that does not return."""
+
+
+class _Outcome(Generic[T]):
+    """What a judge returned or raised, in its thread."""
+
+    def __init__(self) -> None:
+        self.value: list[T] = []
+        self.problem: BaseException | None = None
+
+
+class AnswerTrial:
+    """An answer, and what happened when it was called.
+
+    Args:
+        answer: the reader's function; anything else is passed on as it is.
+    """
+
+    def __init__(self, answer: Any) -> None:
+        self._name = getattr(answer, "__name__", "it")
+        self._answer = self._observed(answer) if callable(answer) else answer
+        self._called_at: float | None = None
+        self._problem: BaseException | None = None
+
+    def run(self, judge: Callable[[Any], T], timeout_s: float) -> T:
+        """Let a judge try the answer, in a thread that can be left: it may never return.
+
+        Raises:
+            EndlessAnswer: one call of the answer took too long.
+            TimeoutError: all of it took too long.
+            BaseException: what the judge raised.
+        """
+        outcome: _Outcome[T] = _Outcome()
+        thread = threading.Thread(target=self._try, args=(judge, outcome), daemon=True)
+        thread.start()
+        try:
+            self._wait(thread, timeout_s)
+        except BaseException:
+            # Only the answer is stopped where it is: a judge has servers to end.
+            if self._called_at is not None:
+                _stop(thread)
+            raise
+        if outcome.problem is not None:
+            raise outcome.problem
+        return outcome.value[0]
+
+    def mistake(self, problem: BaseException | None = None) -> str:
+        """Return what is wrong with the reader's code, if that is why a judge failed.
+
+        Args:
+            problem: what the judge raised; None when it returned that the answer is wrong. Then
+                only a mistake that no case can explain counts.
+        """
+        own = self._problem
+        if own is None or (problem is not None and own not in _chain(problem)):
+            return ""
+        frames = _frames_of(own)
+        if problem is None and frames and not isinstance(own, MISTAKES):
+            return ""
+        words = f"Your {self._name} raised {type(own).__name__}"
+        words += f": {own}" if str(own) else ""
+        return words + (f", in {_place(*frames[-1])}" if frames else "") + "."
+
+    def _observed(self, answer: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(answer)
+        def called(*args: Any, **options: Any) -> Any:
+            self._called_at = time.monotonic()
+            try:
+                return answer(*args, **options)
+            except (Exception, SystemExit) as problem:
+                self._problem = problem
+                raise
+            finally:
+                self._called_at = None
+
+        return called
+
+    def _try(self, judge: Callable[[Any], T], outcome: _Outcome[T]) -> None:
+        try:
+            outcome.value.append(judge(self._answer))
+        except BaseException as problem:
+            outcome.problem = problem
+
+    def _wait(self, thread: threading.Thread, timeout_s: float) -> None:
+        ends_at = time.monotonic() + timeout_s
+        while thread.is_alive():
+            thread.join(STEP_S)
+            now, called_at = time.monotonic(), self._called_at
+            if called_at is not None and now - called_at > ANSWER_TIMEOUT_S:
+                raise EndlessAnswer(self._where(thread))
+            if now > ends_at and thread.is_alive():
+                raise TimeoutError(f"It did not come to an end within {timeout_s:g} s.")
+
+    def _where(self, thread: threading.Thread) -> str:
+        frame = sys._current_frames().get(thread.ident or 0)
+        text = f"Your {self._name} did not come to an end within {ANSWER_TIMEOUT_S:g} s"
+        while frame is not None and is_foreign(frame.f_code.co_filename):
+            frame = frame.f_back
+        if frame is not None:
+            text += f": it was in {_place(frame, frame.f_lineno)}"
+        return f"{text}. Does a loop in it never end?"
+
+
+def _stop(thread: threading.Thread) -> None:
+    """Raise an exception in a thread, which ends it at its next line of Python."""
+    if thread.is_alive() and thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(_Stopped)
+        )
+        thread.join(STOP_S)
+
+
+def _chain(problem: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those during whose handling it was raised."""
+    step: BaseException | None = problem
+    while step is not None:
+        yield step
+        step = step.__cause__ or step.__context__
+
+
+def _frames_of(problem: BaseException) -> list[tuple[FrameType, int]]:
+    """Return the reader's frames in a traceback, and the line in each."""
+    found: list[tuple[FrameType, int]] = []
+    tb = problem.__traceback__
+    while tb is not None:
+        if not is_foreign(tb.tb_frame.f_code.co_filename):
+            found.append((tb.tb_frame, tb.tb_lineno))
+        tb = tb.tb_next
+    return found
+
+
+def _place(frame: FrameType, line: int) -> str:
+    name = frame.f_code.co_filename
+    source = linecache.getline(name, line, frame.f_globals).strip()
+    where = "its cell" if "ipython" in name or "ipykernel" in name else Path(name).name
+    return f"line {line} of {where}" + (f": {source}" if source else "")
