@@ -12,17 +12,26 @@ import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from wsdemo.drawing.show import to_html
 from wsdemo.drawing.style import Picture
 from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged
+from wsdemo.lab.notes import LearnersNotes, Progress, here
 from wsdemo.lab.progress import watched
 from wsdemo.terminal import say
 
 CHECK_TIMEOUT_S: Final = 20.0
 
-_said: dict[str, object] = {}
+_in_memory: Final = LearnersNotes()
+_on_disk: dict[Path, LearnersNotes] = {}
+
+
+def notes() -> LearnersNotes:
+    """Return the learner's notes: of a file in a live notebook, otherwise of this process only."""
+    path = here() if watched() else None
+    return _in_memory if path is None else _on_disk.setdefault(path, LearnersNotes(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,9 @@ class Verdict:
 
 
 def predict(question: str, answer: object = None) -> None:
-    """Write down a prediction, or ask the question when there is none yet.
+    """Write down a prediction, or ask the question when none is given.
+
+    Asking again keeps an answer that was written down before, and shows it.
 
     Raises:
         ValueError: there is no such question, or the answer is not one of its options.
@@ -65,13 +76,18 @@ def predict(question: str, answer: object = None) -> None:
         raise ValueError(f"there is no question {question!r}; there are: {', '.join(QUESTIONS)}")
     options = ", ".join(map(str, asked.options))
     if answer is None:
-        _said.pop(question, None)
-        say(f"{asked.text}\nYour options: {options}. You have not said anything yet.")
+        said = predicted(question)
+        told = (
+            "You have not said anything yet."
+            if said is None
+            else f"You said: {said}. It stays written down until you say something else."
+        )
+        say(f"{asked.text}\nYour options: {options}. {told}")
         _offer(question)
         return
     if answer not in asked.options:
         raise ValueError(f"{answer!r} is none of the options: {options}")
-    _said[question] = answer
+    notes().say(question, answer)
     say(f"Written down: {answer}. Now run it.")
 
 
@@ -85,15 +101,16 @@ def _offer(question: str) -> None:
 
 
 def buttons(question: str) -> Any:
-    """Return radio buttons that write down what is chosen."""
+    """Return radio buttons that write down what is chosen; an earlier answer is chosen already."""
     from ipywidgets import Label, RadioButtons, VBox
 
     options = [(str(option), option) for option in QUESTIONS[question].options]
-    choice = RadioButtons(options=options, value=None, layout={"width": "max-content"})
+    said = predicted(question)
+    choice = RadioButtons(options=options, value=said, layout={"width": "max-content"})
     told = Label()
 
     def write_down(change: Any) -> None:
-        _said[question] = change["new"]
+        notes().say(question, change["new"])
         told.value = f"Written down: {change['new']}. Now run the next cells."
 
     choice.observe(write_down, names="value")
@@ -102,12 +119,14 @@ def buttons(question: str) -> Any:
 
 def predicted(question: str) -> Any:
     """Return the reader's prediction; None when there is none."""
-    return _said.get(question)
+    said = notes().said(question)
+    # What a file says need not be an option: the lesson may be newer than the file.
+    return next((option for option in QUESTIONS[question].options if option == said), None)
 
 
 def reveal(question: str, measured: object) -> None:
     """Print how the prediction compares with what was measured, and why it was tempting."""
-    asked, said = QUESTIONS[question], _said.get(question)
+    asked, said = QUESTIONS[question], predicted(question)
     if said is None:
         say(f"Measured: {measured}. You did not predict; next time, say it first.")
     elif said == measured:
@@ -126,7 +145,15 @@ def check(exercise: str, answer: Any) -> Verdict:
     judge = CHECKS.get(exercise)
     if judge is None:
         raise ValueError(f"there is no exercise {exercise!r}; there are: {', '.join(CHECKS)}")
-    return _judged(exercise, judge, answer)
+    verdict = _judged(exercise, judge, answer)
+    if verdict:
+        notes().passed(exercise)
+    return verdict
+
+
+def progress() -> Progress:
+    """Return what this learner has predicted and passed, as a table of the lessons."""
+    return Progress.of(notes(), QUESTIONS, CHECKS)
 
 
 def _judged(exercise: str, judge: Callable[[Any], Judgement], answer: Any) -> Verdict:
