@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks reset grade bench chaos evidence mutants test test-all test-newest lint docs coverage \
+.PHONY: help lab demo notebooks reset grade slides handout book bench chaos evidence mutants test test-all test-newest lint docs coverage \
   check check-deep compose-schema constraints clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
@@ -60,6 +60,15 @@ grade: export DIR := $(DIR)
 grade: $(READY) ## Run the checks of all notebooks in a folder, print who has solved what (DIR=handed-in)
 	@$(RUN) -m tools.grade "$$DIR" $(GRADE_ARGS)
 
+# As files that open without a network; LESSON=04 makes one only.
+slides: export LESSON := $(LESSON)
+slides: $(READY) ## Make slides of every lesson, in build/slides (LESSON=04)
+	@$(RUN) -m tools.teaching slides --lesson="$$LESSON"
+
+handout: export LESSON := $(LESSON)
+handout: $(READY) ## Make a page to print for every lesson, in build/handout (LESSON=04)
+	@$(RUN) -m tools.teaching handout --lesson="$$LESSON"
+
 bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
@@ -92,6 +101,10 @@ lint: $(READY) ## Check style, types, and which module may import which
 
 docs: $(READY) ## Build the documentation as a site, in site/
 	$(RUN) -m mkdocs build --strict --quiet
+
+# The book is a part of the site: one search, one look, one thing to serve.
+book: docs ## Build the solved lessons with their outputs as a part of the site, in site/lessons
+	@echo "open site/lessons/$(notdir $(FIRST_NOTEBOOK:.ipynb=.html))"
 
 coverage: $(READY) ## Measure which lines of the product the fast tests run, also in processes
 	WSDEMO_TESTS=fast $(RUN) -m pytest $(TWO_WORKERS) -m "not slow and not alone" \

@@ -166,7 +166,9 @@ def _seconds(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = Parser(PROGRAM, description=__doc__)
-    parser.add_argument("folder", metavar="DIR", help="the folder with what was handed in")
+    parser.add_argument(
+        "folder", metavar="DIR", nargs="?", default="", help="the folder with what was handed in"
+    )
     parser.add_argument("--csv", metavar="FILE", help="where the table goes (DIR/grades.csv)")
     parser.add_argument(
         "--cell-seconds", type=_seconds, default=60.0, help="for each cell and check (60)"

@@ -101,8 +101,8 @@ def _read(path: Path, inside: Path, known: Sequence[str]) -> HandedIn:
         cells = tuple(str(cell) for cell in _code(notebook))
         stamp = notebook.metadata.get("wsdemo")
         source = str(stamp.get("source", "")) if isinstance(stamp, dict) else ""
-    except Exception as problem:  # The library raises many kinds.
-        why = str(problem).splitlines()[0][:100] if str(problem).strip() else "it is empty"
+    except Exception as broken:  # The library raises many kinds.
+        why = str(broken).splitlines()[0][:100] if str(broken).strip() else "it is empty"
         return HandedIn(learner, by_name, str(inside), problem=f"this is no notebook: {why}")
     lesson = source.removesuffix(".py") if source.removesuffix(".py") in known else by_name
     problem = "" if lesson else "it is none of the lessons"

@@ -188,6 +188,16 @@ def test_the_checkout_is_as_it_was_before(graded: Class) -> None:
     assert graded.grades["zoe"].verdict == OK
 
 
+def test_the_solution_of_every_lesson_is_accepted(tmp_path: Path) -> None:
+    """With the cells that each needs, and no others."""
+    shutil.copytree(lessons.ROOT / "solutions", tmp_path / "ann")
+    assert grading.main([str(tmp_path)]) == 0
+    with (tmp_path / "grades.csv").open(newline="", encoding="utf-8") as file:
+        verdicts = {row["exercise"]: (row["verdict"], row["note"]) for row in csv.DictReader(file)}
+    assert len(verdicts) == len(lessons.sources())
+    assert {verdict for verdict, _ in verdicts.values()} == {OK}, verdicts
+
+
 # --- what is read, and what is told --------------------------------------------------------------
 
 
