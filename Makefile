@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks reset bench chaos evidence mutants test test-all test-newest lint docs coverage \
+.PHONY: help lab demo notebooks reset grade slides handout book bench chaos evidence mutants test test-all test-newest lint docs coverage \
   check check-deep compose-schema constraints clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
@@ -26,6 +26,9 @@ SECONDS ?= 60
 SEED ?=
 # make reset LESSON=04
 LESSON ?=
+# make grade DIR=handed-in GRADE_ARGS="--cell-seconds 30 --csv grades.csv"
+DIR ?=
+GRADE_ARGS ?=
 
 RUN := $(VENV)/bin/python
 # Written last, so whatever interrupts a set-up leaves none behind.
@@ -52,6 +55,19 @@ notebooks: $(READY) ## Build and run every notebook from its source
 reset: export LESSON := $(LESSON)
 reset: $(READY) ## Keep a copy of your notebook, and restore the original (LESSON=04)
 	@$(RUN) -m tools.build_notebooks --reset="$$LESSON"
+
+grade: export DIR := $(DIR)
+grade: $(READY) ## Run the checks of all notebooks in a folder, print who has solved what (DIR=handed-in)
+	@$(RUN) -m tools.grade "$$DIR" $(GRADE_ARGS)
+
+# As files that open without a network; LESSON=04 makes one only.
+slides: export LESSON := $(LESSON)
+slides: $(READY) ## Make slides of every lesson, in build/slides (LESSON=04)
+	@$(RUN) -m tools.teaching slides --lesson="$$LESSON"
+
+handout: export LESSON := $(LESSON)
+handout: $(READY) ## Make a page to print for every lesson, in build/handout (LESSON=04)
+	@$(RUN) -m tools.teaching handout --lesson="$$LESSON"
 
 bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
@@ -85,6 +101,10 @@ lint: $(READY) ## Check style, types, and which module may import which
 
 docs: $(READY) ## Build the documentation as a site, in site/
 	$(RUN) -m mkdocs build --strict --quiet
+
+# The book is a part of the site: one search, one look, one thing to serve.
+book: docs ## Build the solved lessons with their outputs as a part of the site, in site/lessons
+	@echo "open site/lessons/$(notdir $(FIRST_NOTEBOOK:.ipynb=.html))"
 
 coverage: $(READY) ## Measure which lines of the product the fast tests run, also in processes
 	WSDEMO_TESTS=fast $(RUN) -m pytest $(TWO_WORKERS) -m "not slow and not alone" \

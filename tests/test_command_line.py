@@ -20,7 +20,7 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks import attack
 from tools import build_notebooks as build
-from tools import evidence
+from tools import evidence, grade, teaching
 from wsdemo import __version__
 from wsdemo.client import __main__ as client
 from wsdemo.gateway import __main__ as gateway
@@ -36,6 +36,8 @@ PROGRAMS: dict[str, Callable[[list[str]], int | None]] = {
     "wsdemo.client": client.main,
     "wsdemo.redis": redis.main,
     "tools.build_notebooks": build.main,
+    "tools.grade": grade.main,
+    "tools.teaching": teaching.main,
     "wsdemo.proof.chaos": chaos.main,
     "wsdemo.proof.checker": checker.main,
     "wsdemo.lab.demo": demo.main,
@@ -123,6 +125,13 @@ MISTAKES: list[tuple[str, tuple[str, ...], str]] = [
     ("tools.build_notebooks", ("--reset", "99"), "there is no lesson '99'"),
     ("tools.build_notebooks", ("--reset", ""), "make reset LESSON=04"),
     ("tools.build_notebooks", ("99",), "no lesson begins with 99"),
+    ("tools.grade", (), "is no folder"),
+    ("tools.grade", ("/no/such",), "'/no/such' is no folder"),
+    ("tools.grade", (".", "--cell-seconds", "nan"), "--cell-seconds"),
+    ("tools.teaching", (), "slides or handout"),
+    ("tools.teaching", ("films",), "films"),
+    ("tools.teaching", ("slides", "--lesson", "99"), "no lesson '99'"),
+    ("tools.teaching", ("handout", "--to", "/dev/null/x"), "/dev/null/x"),
     ("wsdemo.proof.chaos", ("--seconds", "nan"), "--seconds"),
     ("wsdemo.proof.chaos", ("--seconds", "-1"), "--seconds"),
     ("wsdemo.proof.chaos", ("--seed", "x"), "--seed"),

@@ -1,9 +1,10 @@
 """Build: how does one source become the learner's notebook and the solved one? `make notebooks`
 
-Both copies of a lesson are executed, cell by cell, and kept with their outputs. A copy whose source
-has not changed is executed, to see that it still runs, but not rewritten. What a learner has
-written is never overwritten: such a notebook is left alone and named, and `make reset LESSON=04`
-keeps it under another name and restores the original.
+Both copies of a lesson are executed, cell by cell. The solved one is kept with its outputs, and the
+learner's without: nobody may see an answer before the question. A copy whose source has not changed
+is executed, to see that it still runs, but not rewritten. What a learner has written is never
+overwritten: such a notebook is left alone and named, and `make reset LESSON=04` keeps it under
+another name and restores the original.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ MAX_CELL_S: Final = 30.0
 MAX_BYTES: Final = 400_000
 REFUSED: Final = "\N{HEAVY BALLOT X} <b>"
 """The text of a check that refuses an answer."""
+WAITING: Final = "could not judge. It is not written yet"
+"""The text of a check whose exercise is still open."""
 PUBLISHED: Final = {"04-the-late-cleanup": {1: "late-cleanup.png"}}
 """Figures of lessons, by number, that the README shows as well."""
 PROGRAM: Final = "tools.build_notebooks"
@@ -60,8 +63,9 @@ def make(source: Path, *, solved: bool, rewrite: bool) -> Result:
     name = f"solutions/{source.stem}" if solved else source.stem
     verdict = _verdict(source, notebook, problem, slowest_s, solved=solved)
     if verdict == "ok" and (rewrite or not is_fresh(source, solved=solved)):
-        write(lessons.target(source, solved=solved), text_of(notebook).encode())
-        if not solved:
+        kept = notebook if solved else build(source, solved=False)
+        write(lessons.target(source, solved=solved), text_of(kept).encode())
+        if solved:
             publish(source, notebook)
         verdict = "ok, written"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -77,13 +81,15 @@ def _verdict(source: Path, notebook: Any, problem: str, slowest_s: float, *, sol
     text = text_of(notebook)
     if solved and REFUSED in text:
         return "its own check refuses the solution"
-    if len(text) > MAX_BYTES:
+    if not solved and 'check(\\"ex' in text and WAITING not in text:
+        return "its check does not wait for the learner"
+    if solved and len(text) > MAX_BYTES:
         return f"too big: {len(text):,} bytes"
     return EDITED if is_edited(source, solved=solved) else "ok"
 
 
 def publish(source: Path, notebook: Any) -> None:
-    """Write the figures of a learner's notebook that are shown elsewhere."""
+    """Write the figures of a solved notebook that are shown elsewhere."""
     for number, name in PUBLISHED.get(source.stem, {}).items():
         path = lessons.ROOT / "figures" / name
         path.parent.mkdir(exist_ok=True)

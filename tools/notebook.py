@@ -33,7 +33,7 @@ def build(source: Path, *, solved: bool) -> Any:
     notebook = lessons.parse(source)
     dropped = "exercise" if solved else "solution"
     cells = [c for c in notebook.cells if dropped not in c.metadata.get("tags", [])]
-    notebook.cells = [_markdown(_header(source, solved)), *cells]
+    notebook.cells = [_markdown(_header(source, solved)), *cells, _markdown(_way(source))]
     for number, cell in enumerate(notebook.cells):
         # Stable ids: a rebuilt notebook differs only where its source does.
         cell["id"] = hashlib.sha256(f"{source.stem}:{solved}:{number}".encode()).hexdigest()[:12]
@@ -81,8 +81,37 @@ def _header(source: Path, solved: bool) -> str:
         f"| minutes | needs | failure injected | level |\n|---|---|---|---|\n"
         f"| {total} (read {minutes['read']}, run {minutes['run']}, exercise "
         f"{minutes['exercise']}) | {told['needs']} | {told['failure']} | {told['level']} |\n\n"
-        f"{link}"
+        f"{link}\n\n{_way(source)}{_contents(source)}"
     )
+
+
+def _way(source: Path) -> str:
+    """Return the links to the neighbours of a lesson: the same in both copies, because a copy and
+    its neighbours are in one folder."""
+    known = lessons.sources()
+    here = known.index(source)
+    first, before, after = known[0], known[:here], known[here + 1 :]
+    links = [
+        _link("\N{LEFTWARDS ARROW} Previous: {}", before[-1]) if before else "",
+        _link("Contents", first) if before else "",
+        _link("Next: {} \N{RIGHTWARDS ARROW}", after[0]) if after else "",
+    ]
+    return " | ".join(link for link in links if link) or "This is the only lesson."
+
+
+def _link(words: str, lesson: Path) -> str:
+    return (
+        f"[{words.format(lessons.about(lesson)['title'].partition(':')[0])}]({lesson.stem}.ipynb)"
+    )
+
+
+def _contents(source: Path) -> str:
+    """Return the list of all lessons, in the first of them only."""
+    known = lessons.sources()
+    if source != known[0]:
+        return ""
+    rows = [f"* {_link('{}', lesson)}" for lesson in known[1:]]
+    return "\n\nAll lessons:\n\n" + "\n".join(rows) if rows else ""
 
 
 def read(path: Path) -> Any:

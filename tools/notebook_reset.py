@@ -1,7 +1,9 @@
 """Reset: how does a learner get the original back, and keep what was written?
 
-`make reset LESSON=04`: an edited notebook is kept under a new name. The original is the notebook as
-it was committed, or otherwise one that is built and run again.
+`make reset LESSON=04`: an edited notebook is kept under a new name. The learner's original has no
+outputs, so it is simply built again. The original of a solution is the notebook as it was
+committed, or otherwise one that is built and run again. The learner's notes on this lesson (the
+prediction, and whether the check was passed) are forgotten with it.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import subprocess
 import tempfile
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tools import lessons
 from tools.notebook import build, comes_from, is_edited, read_if_any, text_of, write
 from tools.notebook_runner import execute, take_timing
+from wsdemo.lab.notes import NOTES_FILE, LearnersNotes
 
 GIT_TIMEOUT_S: Final = 20.0
 
@@ -30,20 +33,26 @@ def reset(source: Path, today: date) -> list[str]:
         RuntimeError: the lesson does not run here, so its original cannot be made.
     """
     done = []
-    for solved in (False, True):
+    originals = {False: _text(build(source, solved=False))}
+    if is_edited(source, solved=True):  # Otherwise it stays as it is.
+        originals[True] = _committed(source) or _made_anew(source)
+    for solved, original in originals.items():
         path = lessons.target(source, solved=solved)
-        edited = is_edited(source, solved=solved)
-        if solved and not edited:
-            continue  # The solution was not edited, so it stays as it is.
-        original = _committed(source, solved=solved) or _made_anew(source, solved=solved)
-        kept = _keep(path, today) if edited else None
+        kept = _keep(path, today) if is_edited(source, solved=solved) else None
         write(path, original)
         name = path.relative_to(lessons.ROOT)
         if kept is not None:
             done.append(f"{name} is the original again; yours is {kept.relative_to(lessons.ROOT)}")
         else:
             done.append(f"{name} is the original again; nothing of yours was in it")
+    number = source.stem.partition("-")[0]
+    if LearnersNotes(lessons.ROOT / NOTES_FILE).forget(number):
+        done.append(f"your prediction and your progress in lesson {number} are forgotten")
     return done
+
+
+def _text(notebook: Any) -> bytes:
+    return text_of(notebook).encode()
 
 
 def _keep(path: Path, today: date) -> Path:
@@ -58,9 +67,9 @@ def _keep(path: Path, today: date) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def _committed(source: Path, *, solved: bool) -> bytes | None:
-    """Return a copy as it was committed; None without git, or when it belongs to another source."""
-    path = lessons.target(source, solved=solved)
+def _committed(source: Path) -> bytes | None:
+    """Return a solution as it was committed; None without git, or if it is of another source."""
+    path = lessons.target(source, solved=True)
     try:
         shown: bytes = subprocess.run(
             ["git", "show", f"HEAD:./{path.name}"],
@@ -78,13 +87,13 @@ def _committed(source: Path, *, solved: bool) -> bytes | None:
         notebook = read_if_any(committed)
     if notebook is None:
         return None
-    return shown if comes_from(notebook, source, solved) else None
+    return shown if comes_from(notebook, source, True) else None
 
 
-def _made_anew(source: Path, *, solved: bool) -> bytes:
-    notebook = build(source, solved=solved)
+def _made_anew(source: Path) -> bytes:
+    notebook = build(source, solved=True)
     problem = execute(notebook)
     if problem:
         raise RuntimeError(f"{source.stem} does not run here: {problem}")
     take_timing(notebook)
-    return text_of(notebook).encode()
+    return _text(notebook)

@@ -1,8 +1,9 @@
-"""Documentation site: which parts of a page are for GitHub and the tests only?
+"""Documentation site: how do pages and lessons become a site that needs no network?
 
 MkDocs calls the functions `on_...` while `make docs` builds. A link that leads out of docs/ has no
-page there: the site names the file. The comments that say how a block is tested are left out. And a
-page that would load something from elsewhere ends the build: the site needs no network.
+page there: the site names the file. The comments that say how a block is tested are left out. The
+solved lessons, with their outputs, are pages as well: the book (tools/book.py). And a page that
+would load something from elsewhere ends the build.
 """
 
 from __future__ import annotations
@@ -10,6 +11,23 @@ from __future__ import annotations
 import posixpath
 import re
 from typing import Any
+
+from mkdocs.structure.files import File
+
+from tools import book
+
+
+def on_config(config: Any) -> Any:
+    """Add the lessons to the navigation, before the last entry, which is for teachers."""
+    config.nav.insert(-1, {"Lessons": book.navigation()})
+    return config
+
+
+def on_files(files: Any, *, config: Any) -> Any:
+    """Add a page for each lesson."""
+    for path, text in book.pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:

@@ -29,6 +29,15 @@ from wsdemo.lab.doctor import doctor
 
 doctor()
 
+# %% [markdown]
+# Have you been here before? This says which lessons you have predicted in, and whose checks you have
+# passed. Run it again whenever you come back.
+
+# %%
+from wsdemo.lab.learn import progress
+
+progress()
+
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
 #

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import IPython.display
@@ -10,9 +12,19 @@ import pytest
 
 from tools import notebook_runner as runner
 from wsdemo.lab import check, learn, predict
-from wsdemo.lab.learn import buttons, predicted, reveal
-from wsdemo.lab.lessons import QUESTIONS
+from wsdemo.lab.learn import buttons, predicted, progress, reveal
+from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement
+from wsdemo.lab.notes import NOTES_FILE, LearnersNotes
 from wsdemo.lab.races.models import MODELS
+
+
+@pytest.fixture(autouse=True)
+def new_learner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Somebody who has not said anything yet, in a folder of their own."""
+    monkeypatch.setattr(learn, "_in_memory", LearnersNotes())
+    monkeypatch.setattr(learn, "_on_disk", {})
+    monkeypatch.setattr(learn, "here", lambda: tmp_path / NOTES_FILE)
+
 
 WORDS = "Your options: gateway-01, gateway-02, nothing, both. You have not said anything yet."
 
@@ -68,8 +80,7 @@ def test_without_ipywidgets_a_question_is_text(
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_every_option_can_be_clicked(question: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A click stores the option itself, not its text, and confirms it; asking again removes the
-    answer."""
+    """A click stores the option itself, not its text, and confirms it."""
     choice, told = buttons(question).children
     for option in QUESTIONS[question].options:
         choice.value = option
@@ -77,8 +88,49 @@ def test_every_option_can_be_clicked(question: str, capsys: pytest.CaptureFixtur
         assert str(option) in told.value
     reveal(question, option)
     assert "as you said" in capsys.readouterr().out
-    predict(question)
-    assert predicted(question) is None
+
+
+def test_running_the_question_again_keeps_and_shows_a_clicked_answer(
+    shown: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`predict("q04", None)` runs again with every Run All; the new buttons show the answer too."""
+    monkeypatch.setattr(learn, "watched", lambda: True)
+    predict("q04")
+    shown[0].children[0].value = "both"
+    predict("q04", None)
+    assert predicted("q04") == "both" and shown[1].children[0].value == "both"
+    assert "You said: both" in capsys.readouterr().out
+    reveal("q04", "nothing")
+    told = capsys.readouterr().out
+    assert "you said both" in told and "did not predict" not in told
+
+
+def test_a_written_answer_survives_the_question_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Written, then asked again; another answer replaces it."""
+    predict("q04", "both")
+    predict("q04", None)
+    assert predicted("q04") == "both" and "You said: both" in capsys.readouterr().out
+    predict("q04", "nothing")
+    assert predicted("q04") == "nothing"
+
+
+def test_a_live_notebook_remembers_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers and passed checks are in a file beside it; a script writes none."""
+    monkeypatch.setattr(learn, "watched", lambda: True)
+    predict("q04", "both")
+    predict("q00", 5)
+    monkeypatch.setitem(CHECKS, "ex04", lambda answer: Judgement(answer == "right"))
+    assert not check("ex04", "wrong") and (check("ex04", "right") and not check("ex04", "wrong"))
+    learn._on_disk.clear()  # As a new process would begin.
+    predict("q04", None)
+    assert (predicted("q04"), predicted("q00"), predicted("q01")) == ("both", 5, None)
+    assert re.search(r"^04 +✔ +✔$", repr(progress()), re.MULTILINE)
+    assert re.search(r"^01 +not yet +not yet$", repr(progress()), re.MULTILINE)
+    assert "1 of" in progress()._repr_html_()
+    monkeypatch.setattr(learn, "watched", lambda: False)
+    assert predicted("q04") is None, "a script has notes of its own"
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from tools import build_notebooks as build
 from tools import lessons
 from tools import notebook as notebooks
 from tools import notebook_reset as resetting
+from wsdemo.lab.notes import NOTES_FILE, LearnersNotes
 
 TODAY = datetime.date(2025, 3, 4)
 LATE = "04-the-late-cleanup"
@@ -318,8 +319,8 @@ def test_reset_of_an_unchanged_notebook_makes_no_copy(folder: Path) -> None:
 @pytest.mark.parametrize("how", ["no git", "never committed", "committed with work in it"])
 def test_reset_builds_the_original_when_git_has_none(small: Path, how: str) -> None:
     """A download without a history, or a history that contains the learner's changes."""
-    path = small / f"{SMALL}.ipynb"
-    change(path, answer)
+    path = small / "solutions" / f"{SMALL}.ipynb"
+    change(path, note)
     if how == "committed with work in it":
         commit_all(small)
     else:
@@ -328,27 +329,72 @@ def test_reset_builds_the_original_when_git_has_none(small: Path, how: str) -> N
             commit(small, "init", "-q")
     mine = path.read_bytes()
     resetting.reset(source_of(SMALL), TODAY)
-    assert notebooks.is_fresh(source_of(SMALL), solved=False)
-    outputs = json.loads(path.read_text())["cells"][-1]["outputs"]
-    assert "the answer is None" in json.dumps(outputs), "it has been run"
-    assert (small / f"{SMALL}-my-copy-2025-03-04.ipynb").read_bytes() == mine
+    assert notebooks.is_fresh(source_of(SMALL), solved=True)
+    assert "the answer is 2" in outputs_of(path), "it has been run"
+    assert (small / "solutions" / f"{SMALL}-my-copy-2025-03-04.ipynb").read_bytes() == mine
+
+
+def outputs_of(path: Path) -> str:
+    """What a notebook shows below its cells."""
+    return json.dumps([cell.get("outputs") for cell in json.loads(path.read_text())["cells"]])
+
+
+def test_reset_of_the_learners_copy_needs_neither_git_nor_a_kernel(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no outputs, so it comes from its source; even if what git has was run."""
+    path = folder / f"{LATE}.ipynb"
+    original = path.read_bytes()
+    change(path, answer)
+    shutil.rmtree(folder / ".git")
+    monkeypatch.setattr(resetting, "execute", None)
+    resetting.reset(source_of(LATE), TODAY)
+    assert path.read_bytes() == original
+
+
+def test_reset_forgets_the_prediction_and_the_progress_of_this_lesson_only(folder: Path) -> None:
+    """Whoever starts a lesson anew is asked anew; and it is said."""
+    notes = LearnersNotes(folder / NOTES_FILE)
+    for number in ("00", "04"):
+        notes.say(f"q{number}", "both")
+        notes.passed(f"ex{number}")
+    told = resetting.reset(source_of(LATE), TODAY)
+    assert "lesson 04" in told[-1] and "forgotten" in told[-1]
+    assert notes.said("q04") is None and not notes.has_passed("ex04")
+    assert notes.said("q00") == "both" and notes.has_passed("ex00")
+    assert len(resetting.reset(source_of(LATE), TODAY)) == 1
+
+
+@pytest.mark.slow
+def test_only_the_solved_copy_is_kept_with_its_outputs(small: Path) -> None:
+    """The learner's copy is run as well, but what it shows is not kept."""
+    assert outputs_of(small / f"{SMALL}.ipynb") == "[null, null, [], [], null]"
+    assert "the answer is 2" in outputs_of(small / "solutions" / f"{SMALL}.ipynb")
+
+
+@pytest.mark.slow
+def test_a_lesson_whose_check_does_not_wait_for_the_learner_is_refused(small: Path) -> None:
+    """The learner's copy must say that the exercise is not written yet."""
+    source_of(SMALL).write_text(SOURCE + "\n# %%\nprint('check(\"ex90\", answer) accepts None')\n")
+    result = build.make(source_of(SMALL), solved=False, rewrite=True)
+    assert result.verdict == "its check does not wait for the learner"
 
 
 @pytest.mark.slow
 def test_reset_of_a_lesson_that_does_not_run_changes_nothing(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, exit code 2, and the learner's notebook is still in its place."""
-    path = small / f"{SMALL}.ipynb"
-    change(path, answer)
-    mine = path.read_bytes()
+    """One line, exit code 2, and what was written into the solution is still in its place."""
+    path = small / "solutions" / f"{SMALL}.ipynb"
+    change(path, note)
+    mine, learners = path.read_bytes(), (small / f"{SMALL}.ipynb").read_bytes()
     source_of(SMALL).write_text(SOURCE + "# %%\nraise SystemError('no')\n")
     with pytest.raises(SystemExit) as ended:
         build.main(["--reset", "90"])
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
-    assert path.read_bytes() == mine
-    assert not list(small.glob("*-my-copy-*"))
+    assert path.read_bytes() == mine and (small / f"{SMALL}.ipynb").read_bytes() == learners
+    assert not list(small.rglob("*-my-copy-*"))
 
 
 @pytest.mark.parametrize("name", ["04", "4", LATE, f"{LATE}.ipynb", f"notebooks/{LATE}.ipynb"])

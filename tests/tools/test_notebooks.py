@@ -40,14 +40,23 @@ def test_a_committed_notebook_agrees_with_its_source(source: Path, solved: bool)
     assert notebooks.is_fresh(source, solved=solved), "run `make notebooks` and commit the result"
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_learner_sees_no_output_before_running_a_cell(source: Path) -> None:
+    """A committed output would be the answer, shown before the question."""
+    code = [cell for cell in committed(source, False).cells if cell.cell_type == "code"]
+    assert code
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+
+
 @pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
 def test_a_committed_notebook_is_valid_and_small(source: Path, solved: bool) -> None:
-    """Counts 1..n, no error, no widget state, valid, no machine's path, at most 400 kB."""
+    """No error, no widget state, valid, no machine's path, at most 400 kB; a solved one was run
+    from its first cell to its last."""
     path = lessons.target(source, solved=solved)
     notebook = committed(source, solved)
     nbformat.validate(notebook)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
-    assert counts == list(range(1, len(counts) + 1))
+    assert not solved or counts == list(range(1, len(counts) + 1))
     kinds = {output.output_type for cell in notebook.cells for output in cell.get("outputs", [])}
     assert "error" not in kinds
     text = path.read_text(encoding="utf-8")
@@ -56,33 +65,50 @@ def test_a_committed_notebook_is_valid_and_small(source: Path, solved: bool) -> 
     assert str(Path.home()) not in text and "/tmp/" not in text
 
 
-@pytest.mark.parametrize(("source", "solved"), COPIES, ids=IDS)
-def test_every_figure_of_a_notebook_has_an_alt_text(source: Path, solved: bool) -> None:
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_every_figure_of_a_notebook_has_an_alt_text(source: Path) -> None:
     """At least 40 characters that say what it shows."""
-    html = "".join(notebooks.html_outputs(committed(source, solved)))
+    html = "".join(notebooks.html_outputs(committed(source, True)))
     alts = re.findall(r'<img alt="([^"]*)"', html)
     assert len(alts) == html.count("<figure") >= 1
     assert all(len(alt) >= 40 for alt in alts)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_the_check_of_a_lesson_accepts_its_solution_and_waits_for_the_learner(
-    source: Path,
-) -> None:
-    """In the solved copy the verdict is ok; in the learner's, that it is not written yet."""
-    verdicts = {
-        solved: "".join(notebooks.html_outputs(committed(source, solved)))
-        for solved in (True, False)
-    }
-    exercise = f"ex{source.stem[:2]}"
-    assert f"✔ <b>{exercise}</b>: ok" in verdicts[True]
-    assert f"? <b>{exercise}</b>: could not judge. It is not written yet" in verdicts[False]
+def test_the_check_of_a_lesson_accepts_its_solution(source: Path) -> None:
+    """In the solved copy the verdict is ok. That it waits for the learner is tested below."""
+    told = "".join(notebooks.html_outputs(committed(source, True)))
+    assert f"✔ <b>ex{source.stem[:2]}</b>: ok" in told
+
+
+@pytest.mark.parametrize("number", range(len(SOURCES)))
+def test_a_lesson_leads_to_its_neighbours_and_to_the_contents(number: int) -> None:
+    """At its beginning and at its end, in both copies; every link leads to a notebook."""
+    source = SOURCES[number]
+    wanted = {SOURCES[0], *SOURCES[max(0, number - 1) : number + 2]} - {source}
+    for solved in (True, False):
+        cells, folder = (
+            committed(source, solved).cells,
+            lessons.target(source, solved=solved).parent,
+        )
+        for cell in (cells[0], cells[-1]):
+            links = set(re.findall(r"\]\(([\w.-]+\.ipynb)\)", cell.source))
+            assert links >= {f"{other.stem}.ipynb" for other in wanted}
+            assert all((folder / link).exists() for link in links)
+
+
+def test_the_first_lesson_lists_all_lessons_and_the_progress() -> None:
+    """This is where Contents leads."""
+    cells = committed(SOURCES[0], False).cells
+    assert all(f"({other.stem}.ipynb)" in cells[0].source for other in SOURCES[1:])
+    assert any("\nprogress()" in cell.source for cell in cells)
 
 
 def test_the_readme_shows_figures_of_the_lessons() -> None:
     """The same pictures that the committed notebooks contain."""
     for stem, figures in build.PUBLISHED.items():
-        pictures = notebooks.pictures(notebooks.read(lessons.ROOT / f"{stem}.ipynb"))
+        solved = lessons.ROOT / "solutions" / f"{stem}.ipynb"
+        pictures = notebooks.pictures(notebooks.read(solved))
         for number, name in figures.items():
             assert (lessons.ROOT / "figures" / name).read_bytes() == pictures[number - 1]
             assert f"notebooks/figures/{name}" in (lessons.ROOT.parent / "README.md").read_text()
@@ -115,6 +141,16 @@ async def run_all_at_once(client: AsyncKernelClient, notebook: Any) -> list[str]
     return [statuses[message] for message in asked]
 
 
+async def verdicts(client: AsyncKernelClient) -> str:
+    """Return what the checks in a kernel have said so far."""
+    found = "[repr(v) for v in Out.values() if type(v).__name__ == 'Verdict']"
+    asked = client.execute("", user_expressions={"found": found})
+    async with asyncio.timeout(KERNEL_S):
+        while (reply := await client.get_shell_msg())["parent_header"]["msg_id"] != asked:
+            pass
+    return str(reply["content"]["user_expressions"]["found"]["data"]["text/plain"])
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -125,7 +161,8 @@ async def run_all_at_once(client: AsyncKernelClient, notebook: Any) -> list[str]
     ],
 )
 async def test_all_cells_queued_at_once_run_and_run_again(source: Path) -> None:
-    """Run All loses no cell, and running everything again in the same kernel is safe."""
+    """Run All loses no cell, running everything again in the same kernel is safe, and the check
+    waits for the learner."""
     notebook = notebooks.build(source, solved=False)
     manager = AsyncKernelManager(kernel_name="python3")
     await manager.start_kernel(cwd=str(lessons.ROOT))
@@ -136,6 +173,7 @@ async def test_all_cells_queued_at_once_run_and_run_again(source: Path) -> None:
         for _ in range(2):
             statuses = await run_all_at_once(client, notebook)
             assert set(statuses) == {"ok"}, statuses
+        assert "could not judge. It is not written yet" in await verdicts(client)
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)

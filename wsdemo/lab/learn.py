@@ -12,10 +12,12 @@ import html
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wsdemo.lab.errors import LabRefused
 from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged, Question
+from wsdemo.lab.notes import LearnersNotes, Progress, here
 from wsdemo.lab.progress import watched
 from wsdemo.lab.trial import AnswerTrial, EndlessAnswer
 from wsdemo.rig.names import unknown
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
 
 CHECK_TIMEOUT_S: Final = 20.0
 
-_said: dict[str, object] = {}
+_in_memory: Final = LearnersNotes()
+_on_disk: dict[Path, LearnersNotes] = {}
+
+
+def notes() -> LearnersNotes:
+    """Return the learner's notes: of a file in a live notebook, otherwise of this process only."""
+    path = here() if watched() else None
+    return _in_memory if path is None else _on_disk.setdefault(path, LearnersNotes(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,9 @@ class Verdict:
 
 
 def predict(question: str, answer: object = None) -> None:
-    """Write down a prediction, or ask the question when there is none yet.
+    """Write down a prediction, or ask the question when none is given.
+
+    Asking again keeps an answer that was written down before, and shows it.
 
     Raises:
         LabRefused: there is no such question, or the answer is not one of its options.
@@ -69,13 +80,18 @@ def predict(question: str, answer: object = None) -> None:
     asked = _asked(question)
     options = ", ".join(map(str, asked.options))
     if answer is None:
-        _said.pop(question, None)
-        say(f"{asked.text}\nYour options: {options}. You have not said anything yet.")
+        said = predicted(question)
+        told = (
+            "You have not said anything yet."
+            if said is None
+            else f"You said: {said}. It stays written down until you say something else."
+        )
+        say(f"{asked.text}\nYour options: {options}. {told}")
         _offer(question)
         return
     if answer not in list(asked.options):
         raise LabRefused(f"{answer!r} is none of the options: {options}")
-    _said[question] = answer
+    notes().say(question, answer)
     say(f"Written down: {answer}. Now run it.")
 
 
@@ -95,15 +111,16 @@ def _offer(question: str) -> None:
 
 
 def buttons(question: str) -> Any:
-    """Return radio buttons that write down what is chosen."""
+    """Return radio buttons that write down what is chosen; an earlier answer is chosen already."""
     from ipywidgets import Label, RadioButtons, VBox
 
     options = [(str(option), option) for option in QUESTIONS[question].options]
-    choice = RadioButtons(options=options, value=None, layout={"width": "max-content"})
+    said = predicted(question)
+    choice = RadioButtons(options=options, value=said, layout={"width": "max-content"})
     told = Label()
 
     def write_down(change: Any) -> None:
-        _said[question] = change["new"]
+        notes().say(question, change["new"])
         told.value = f"Written down: {change['new']}. Now run the next cells."
 
     choice.observe(write_down, names="value")
@@ -116,8 +133,10 @@ def predicted(question: str) -> Any:
     Raises:
         LabRefused: there is no such question.
     """
-    _asked(question)
-    return _said.get(question)
+    asked = _asked(question)
+    said = notes().said(question)
+    # What a file says need not be an option: the lesson may be newer than the file.
+    return next((option for option in asked.options if option == said), None)
 
 
 def reveal(question: str, measured: object) -> None:
@@ -126,7 +145,7 @@ def reveal(question: str, measured: object) -> None:
     Raises:
         LabRefused: there is no such question.
     """
-    asked, said = _asked(question), _said.get(question)
+    asked, said = _asked(question), predicted(question)
     if said is None:
         say(f"Measured: {measured}. You did not predict; next time, say it first.")
     elif said == measured:
@@ -144,7 +163,15 @@ def check(exercise: str, answer: Any) -> Verdict:
     """
     if exercise not in CHECKS:
         raise LabRefused(unknown("exercise", exercise, CHECKS))
-    return _judged(exercise, CHECKS[exercise], answer)
+    verdict = _judged(exercise, CHECKS[exercise], answer)
+    if verdict:
+        notes().passed(exercise)
+    return verdict
+
+
+def progress() -> Progress:
+    """Return what this learner has predicted and passed, as a table of the lessons."""
+    return Progress.of(notes(), QUESTIONS, CHECKS)
 
 
 def _judged(exercise: str, judge: Callable[[Any], Judgement], answer: Any) -> Verdict:
