@@ -146,7 +146,7 @@ def late(users: list[str], *, accepted: bool) -> pd.DataFrame:
         if accepted:
             story.write(50 + n, user, "gateway-01", f"{n} old", "del")
         else:
-            story.reject(50 + n, user, "gateway-01", f"{n} old", "not owner")
+            story.reject(50 + n, user, "gateway-01", f"{n} old", "other owner")
     story.scan(50 + len(users) + 20)
     return story.trace()
 
@@ -525,7 +525,7 @@ def test_a_lost_user_is_counted_once() -> None:
     story.arrive(10, "alice", "gateway-02", "second")
     story.arrive(20, "alice", "gateway-03", "third")
     story.write(30, "alice", "gateway-01", "first", "del")
-    story.reject(35, "alice", "gateway-02", "second", "not owner")
+    story.reject(35, "alice", "gateway-02", "second", "other owner")
     book = frames.verdicts(story.trace())
     assert book["effect"].tolist()[-2:] == ["lost", ""]
     assert book["reason"].tolist()[-1] == frames.NO_ENTRY
@@ -538,7 +538,7 @@ def test_an_expired_lease_does_not_count_as_kept() -> None:
     story = Story()
     story.arrive(1, "alice", "gateway-01", "old")
     story.arrive(10, "alice", "gateway-02", "new")
-    story.reject(10 + TTL_S + 5, "alice", "gateway-01", "old", "not owner")
+    story.reject(10 + TTL_S + 5, "alice", "gateway-01", "old", "other owner")
     assert ledger(story.trace(), scale=SCALE, ttl_s=TTL_S).wsdemo_facts["no_entry"] == 1
     assert ledger(story.trace(), scale=SCALE, ttl_s=300).wsdemo_facts["saved"] == 1
 
@@ -554,7 +554,7 @@ def between(token: int, *, accepted: bool) -> Story:
     if accepted:
         story.write(10 + MOMENT_S / 2, "alice", "gateway-01", "old", "del")
     else:
-        story.reject(10 + MOMENT_S / 2, "alice", "gateway-01", "old", "not owner")
+        story.reject(10 + MOMENT_S / 2, "alice", "gateway-01", "old", "other owner")
     story.scan(40)
     return story
 
