@@ -15,6 +15,7 @@ from wsdemo.client.connection import Receipt
 from wsdemo.drawing.show import show
 from wsdemo.drawing.style import Picture
 from wsdemo.lab.figures.availability import availability
+from wsdemo.lab.figures.deaths import deaths
 from wsdemo.lab.figures.detection import detection
 from wsdemo.lab.figures.false_offline import false_offline
 from wsdemo.lab.figures.herd import herd
@@ -35,6 +36,7 @@ __all__ = [
     "Plots",
     "Run",
     "availability",
+    "deaths",
     "detection",
     "false_offline",
     "herd",

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -28,10 +27,11 @@ from wsdemo.drawing.style import (
     claim,
     freeze_layout,
     in_house_style,
+    note,
     picture,
     tell,
 )
-from wsdemo.drawing.words import counted, listed, plain
+from wsdemo.drawing.words import counted, plain
 from wsdemo.lab.figures.runs import Run, measured, normal
 from wsdemo.lab.trace import frames
 
@@ -48,11 +48,13 @@ LATE: Final = {
     frames.NO_ENTRY: Role(ORANGE, marker="|"),
 }
 RUGS: Final = {
-    "lost": "accepted, a live user lost",
-    "saved": "rejected, a live user kept",
-    frames.NO_ENTRY: "found no entry",
+    "lost": "late clean-ups accepted",
+    "saved": "late clean-ups rejected",
+    frames.NO_ENTRY: "late clean-ups found no entry",
 }
-"""What the rows of the rug say of the late releases in them."""
+"""What the rows of the rug say."""
+RUG_ROOM: Final = 0.36
+"""The share of the width that the words beside a row of the rug need."""
 LEAST_S: Final = 0.02
 """Wall seconds: a shorter difference is a write whose answer is on its way."""
 TITLE: Final = "{most} live users whom nobody can reach, at most: {lost} late releases accepted"
@@ -116,7 +118,8 @@ def account(name: str, run: Run) -> Account:
         for gap in frames.wrong_beliefs(run.trace, real, said, LEAST_S)
         if gap.real and gap.start < end
     ]
-    changes = sorted([(gap.start, 1) for gap in gaps] + [(gap.end, -1) for gap in gaps])
+    ended = [gap.end for gap in gaps if gap.end < end]
+    changes = sorted([(gap.start, 1) for gap in gaps] + [(t, -1) for t in ended])
     counts = itertools.accumulate(change for _, change in changes)
     steps = [(run.after(t), n) for (t, _), n in zip(changes, counts, strict=True)]
     released = book[book["verb"] == "release"]
@@ -152,9 +155,7 @@ def _facts(accounts: Sequence[Account]) -> dict[str, Any]:
 def _draw(accounts: Sequence[Account], facts: Mapping[str, Any], title: str) -> Picture:
     rows = [(one, what) for one in accounts for what in LATE if one.late[what]]
     fig = picture(SHOWN_WIDTH_IN, 3.6 + 0.3 * len(rows))
-    curve, rug = fig.subplots(
-        2, 1, sharex=True, height_ratios=[3.0, max(0.1, 0.32 * len(rows))]
-    )
+    curve, rug = fig.subplots(2, 1, sharex=True, height_ratios=[3.0, max(0.1, 0.32 * len(rows))])
     claim(fig, title, facts)
     last = max(one.end for one in accounts)
     for one, role in zip(accounts, itertools.cycle(RUNS)):
@@ -180,25 +181,18 @@ def _dress(curve: Axes, rug: Axes, accounts: Sequence[Account], last: float) -> 
 
 
 def _draw_rug(rug: Axes, rows: Sequence[tuple[Account, str]]) -> None:
-    for y, (one, what) in enumerate(rows):
-        at, role = one.late[what], LATE[what]
-        rug.vlines(at, y - 0.38, y + 0.38, colors=role.colour, lw=1.1)
-    names = [f"{len(one.late[what])} {RUGS[what]}" for one, what in rows]
     rug.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     rug.set_yticks([])
     for side in ("left", "top"):
         rug.spines[side].set_visible(False)
-    for y, ((_, what), words) in enumerate(zip(rows, names, strict=True)):
-        rug.text(
-            1.0,
-            y,
-            words,
-            transform=rug.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontsize=SHOWN_PT,
-            color=LATE[what].colour,
-        )
+    _, last = rug.get_xlim()
+    for y, (one, what) in enumerate(rows):
+        at = one.late[what]
+        rug.vlines(at, y - 0.36, y + 0.36, colors=LATE[what].colour, lw=1.1)
+        # Late releases are late: mostly, there is room before the first of them.
+        early = min(at) < RUG_ROOM * last
+        x, ha = (last, "right") if early and max(at) < (1 - RUG_ROOM) * last else (0, "left")
+        note(rug, x, y, f"{len(at)} {RUGS[what]}", ha=ha, va="center", fontsize=SHOWN_PT)
 
 
 def _label(curve: Axes, accounts: Sequence[Account]) -> None:
@@ -207,7 +201,7 @@ def _label(curve: Axes, accounts: Sequence[Account]) -> None:
     for one in accounts:
         xs = [0.0, *(t for t, _ in one.steps), one.end]
         ys = [0, *(n for _, n in one.steps), one.steps[-1][1] if one.steps else 0]
-        stairs = [(x, y) for x, y, _ in zip(xs, ys, range(len(xs)), strict=True)]
+        stairs = list(zip(xs, ys, strict=True))
         points = [(float(x), float(y)) for x, y in curve.transData.transform(stairs)]
         placer.line(*points)
         ways.append(points)
@@ -230,7 +224,7 @@ def _label(curve: Axes, accounts: Sequence[Account]) -> None:
 def _alt(accounts: Sequence[Account]) -> str:
     parts = []
     for one in accounts:
-        late = listed(f"{len(one.late[what])} {RUGS[what]}" for what in LATE if one.late[what])
+        late = "; ".join(f"{len(one.late[what])} {RUGS[what]}" for what in LATE if one.late[what])
         parts.append(
             f"{plain(one.name, 40) or 'this run'}: of {counted(one.users, 'user')} "
             f"{one.most} at most could not be reached; late releases: {late or 'none'}"
