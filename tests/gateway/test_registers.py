@@ -467,6 +467,24 @@ async def test_a_release_that_redis_refused_for_a_moment_is_sent_again(
     await until("nothing is owed", lambda: not running._session_services.backlog.owed)
 
 
+async def test_a_release_says_whether_it_met_another_session_or_no_entry(
+    running: Gateway, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """A lease that ran out is no rescue, so the two are counted apart."""
+    key = keyspace.presence("alice")
+    async with await Raw.register(running, "alice"):
+        await redis_db.delete(key)
+    counters = running.counters
+    await until("it found none", lambda: counters.releases_no_entry == 1)
+    assert counters.releases_other_owner == 0
+    async with await Raw.register(running, "alice"):
+        await redis_db.hset(key, "connId", "another")
+    await until("it found another's", lambda: counters.releases_other_owner == 1)
+    assert counters.releases_no_entry == 1 and counters.releases_removed == 0
+    assert await redis_db.hget(key, "connId") == "another"
+    await redis_db.delete(key)
+
+
 # --- what nobody caught --------------------------------------------------------------------------
 
 

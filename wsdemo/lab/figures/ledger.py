@@ -57,7 +57,7 @@ RUG_ROOM: Final = 0.36
 """The share of the width that the words beside a row of the rug need."""
 LEAST_S: Final = 0.02
 """Wall seconds: a shorter difference is a write whose answer is on its way."""
-TITLE: Final = "{most} live users whom nobody can reach, at most: {lost} late releases accepted"
+TITLE: Final = "Live users whom nobody can reach: {most} at most, after {lost} late releases"
 CAPTION: Final = (
     "Unreachable: her socket is open, and Redis names another gateway or none. A release is late "
     "when it comes after its user has registered again. One that found no entry rescued nobody: "

@@ -43,4 +43,5 @@ def measured(runs: list[Run]) -> str:
     scales = sorted({run.scale for run in runs})
     if scales == [1.0]:
         return "Measured in real time."
-    return f"Measured by clocks {listed([number(scale) for scale in scales])} times as fast."
+    clocks = "a clock" if len(scales) == 1 else "clocks"
+    return f"Measured by {clocks} {listed([number(scale) for scale in scales])} times as fast."

@@ -7,6 +7,7 @@ removed the entry of another session has the colour of an alarm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -200,7 +201,7 @@ def _facts(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> dict[str, A
 
 def _entry(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> list[Spell]:
     """Return what her entry said, from write to write."""
-    stays = [stay for stay in frames.belief(trace) if stay.user == user]
+    stays = [stay for stay in frames.belief(trace, until=math.inf) if stay.user == user]
     writes = [s for s in steps if s.row.kind.startswith("presence_")]
     spells: list[Spell] = []
     for step, following in zip(writes, [*writes[1:], None], strict=True):

@@ -63,7 +63,9 @@ def verdicts(
                 "verb": verb,
                 "ok": row.ok,
                 "reason": "" if row.ok else row.reason,
-                "effect": _effect(verb, row.ok, row.conn_id, home, said),
+                "effect": ""
+                if row.reason == NO_ENTRY
+                else _effect(verb, row.ok, row.conn_id, home, said),
             }
         )
     columns = ["t", "user", "gateway", "conn_id", "owner", "verb", "ok", "reason", "effect"]
