@@ -15,7 +15,7 @@ from typing import Any
 
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.socket import Socket
-from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
+from wsdemo.presence import Claim, Refresh, Register, Registration, Release, Renewal
 from wsdemo.settings import GatewaySettings, Limits
 
 EOF, ABORTED = b"<end>", b"<aborted>"
@@ -81,8 +81,8 @@ class MemoryPresence:
     async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
         return [Refresh.OK] * len(renewals)
 
-    async def release(self, claim: Claim) -> bool:
-        return True
+    async def release(self, claim: Claim) -> Release:
+        return Release.REMOVED
 
 
 class Offline:

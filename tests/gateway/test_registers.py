@@ -20,7 +20,7 @@ from wsdemo.client import Client
 from wsdemo.gateway.server import Gateway
 from wsdemo.gateway.session import Session, SessionState
 from wsdemo.gateway.socket import Socket
-from wsdemo.presence import Claim, RedisPresence
+from wsdemo.presence import Claim, RedisPresence, Release
 from wsdemo.protocol import Direct
 from wsdemo.redis.connection import CommandError
 from wsdemo.redis.link import LinkTimeout
@@ -340,7 +340,7 @@ async def test_a_register_overtaken_by_a_newer_session_is_closed_with_4010(
             await until(
                 "its turn is given back", lambda: services.backlog.admission._value == turns
             )
-            assert roomy.counters.releases_not_owner == 0, "it had nothing to release"
+            assert roomy.counters.releases_no_entry == 0, "it had nothing to release"
             newer.writer.write(PING)
             assert await newer.answer() == {"type": "pong"}
 
@@ -452,7 +452,7 @@ async def test_a_release_that_redis_refused_for_a_moment_is_sent_again(
     honest = RedisPresence.release
     refusals = [CommandError("OOM command not allowed")]
 
-    async def release(presence: RedisPresence, claim: Claim) -> bool:
+    async def release(presence: RedisPresence, claim: Claim) -> Release:
         if refusals:
             raise refusals.pop()
         return await honest(presence, claim)
@@ -465,6 +465,24 @@ async def test_a_release_that_redis_refused_for_a_moment_is_sent_again(
     running._on_link_state(True)
     await is_gone(redis_db, keyspace.presence("alice"))
     await until("nothing is owed", lambda: not running._session_services.backlog.owed)
+
+
+async def test_a_release_says_whether_it_met_another_session_or_no_entry(
+    running: Gateway, redis_db: Any, keyspace: Keyspace
+) -> None:
+    """A lease that ran out is no rescue, so the two are counted apart."""
+    key = keyspace.presence("alice")
+    async with await Raw.register(running, "alice"):
+        await redis_db.delete(key)
+    counters = running.counters
+    await until("it found none", lambda: counters.releases_no_entry == 1)
+    assert counters.releases_other_owner == 0
+    async with await Raw.register(running, "alice"):
+        await redis_db.hset(key, "connId", "another")
+    await until("it found another's", lambda: counters.releases_other_owner == 1)
+    assert counters.releases_no_entry == 1 and counters.releases_removed == 0
+    assert await redis_db.hget(key, "connId") == "another"
+    await redis_db.delete(key)
 
 
 # --- what nobody caught --------------------------------------------------------------------------

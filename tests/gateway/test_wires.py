@@ -166,7 +166,7 @@ async def test_a_user_who_leaves_while_redis_is_away_is_offline_when_it_is_back(
         await redis_db.hset(keyspace.presence("bob"), mapping={"connId": "elsewhere"})
         wire.release()
         await until("she is gone", lambda: _gone(redis_db, keyspace.presence("alice")))
-        await until("all is said", lambda: running.counters.releases_not_owner == 1)
+        await until("all is said", lambda: running.counters.releases_other_owner == 1)
         assert await redis_db.hget(keyspace.presence("bob"), "connId") == "elsewhere"
 
 

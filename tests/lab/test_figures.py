@@ -21,13 +21,14 @@ from tests.lab.readable import (
 )
 from wsdemo import Timing
 from wsdemo.drawing.show import to_html, to_png
-from wsdemo.drawing.style import Picture, Role
+from wsdemo.drawing.style import Picture
 from wsdemo.lab import Lab
-from wsdemo.lab.figures.availability import ROLES
+from wsdemo.lab.figures.availability import ROLES, service_of
 from wsdemo.lab.figures.detection import detection_delays
 from wsdemo.lab.figures.fault_lines import faults
-from wsdemo.lab.figures.ledger import ACCEPTED, REJECTED
-from wsdemo.lab.plots import availability, detection, ledger, ribbons, sawtooth
+from wsdemo.lab.figures.ledger import RUGS, RUNS
+from wsdemo.lab.figures.runs import Run
+from wsdemo.lab.plots import availability, deaths, detection, ledger, ribbons, sawtooth
 from wsdemo.lab.trace import frames
 
 pytestmark = pytest.mark.xdist_group("figures")
@@ -146,9 +147,26 @@ def late(users: list[str], *, accepted: bool) -> pd.DataFrame:
         if accepted:
             story.write(50 + n, user, "gateway-01", f"{n} old", "del")
         else:
-            story.reject(50 + n, user, "gateway-01", f"{n} old", "not owner")
+            story.reject(50 + n, user, "gateway-01", f"{n} old", "other owner")
     story.scan(50 + len(users) + 20)
     return story.trace()
+
+
+def run(trace: pd.DataFrame) -> Run:
+    return Run(trace, SCALE, TTL_S)
+
+
+def two_rules(users: list[str]) -> dict[str, Run]:
+    """Late releases under two rules; under the first, each comes twice."""
+    twice = late(users, accepted=True)
+    again = twice[twice["kind"] == "presence_del"].assign(
+        kind="presence_reject", ok=False, reason=frames.NO_ENTRY
+    )
+    again = again.assign(t=again["t"] + 1 / SCALE, t_recv=again["t_recv"] + 1 / SCALE)
+    return {
+        "the demo's rule": run(frames.normal(pd.concat([twice, again]))),
+        "compare-and-set": run(late(users, accepted=False)),
+    }
 
 
 def named(n: int) -> list[str]:
@@ -164,8 +182,10 @@ def figures(users: list[str]) -> dict[str, Picture]:
     return {
         "sawtooth": sawtooth(watched(users[:6]), users[:6], scale=SCALE, prediction=50),
         "ribbons": ribbons(crashed(users), scale=SCALE),
-        "ledger, fenced": ledger(late(users, accepted=False), scale=SCALE),
-        "ledger, go-demo": ledger(late(users, accepted=True), scale=SCALE),
+        "ledger": ledger(two_rules(users)),
+        "deaths": deaths(
+            {"crash": run(crashed(users)), "another crash": run(crashed(users, back_after_s=9))}
+        ),
         "detection": detection(vanished(users, delays_s), scale=SCALE),
         "availability": availability(crashed(users), scale=SCALE),
     }
@@ -236,7 +256,8 @@ def test_a_figure_changes_nothing_in_its_trace() -> None:
         (ribbons, crashed(["a"])),
         (availability, crashed(["a"])),
         (detection, vanished(["a"], [70])),
-        (ledger, late(["a"], accepted=True)),
+        (lambda trace, scale: ledger({"": run(trace)}), late(["a"], accepted=True)),
+        (lambda trace, scale: deaths({"": run(trace)}), crashed(["a"])),
     ):
         before = trace.copy()
         draw(trace, scale=SCALE)
@@ -248,7 +269,8 @@ def test_a_figure_changes_nothing_in_its_trace() -> None:
     [
         (lambda trace: sawtooth(trace, ["alice"]), r"nobody of these was watched: call lab\.watch"),
         (ribbons, "nobody of these was ever registered"),
-        (ledger, "presence was never asked"),
+        (lambda trace: ledger({"": Run(trace)}), "presence was never asked"),
+        (lambda trace: deaths({"": Run(trace)}), "nobody of these was ever registered"),
         (detection, "nobody has vanished and been found"),
         (availability, "nobody of these was ever registered"),
     ],
@@ -267,10 +289,11 @@ def test_a_title_with_an_unknown_fact_lists_the_known_ones() -> None:
         ribbons(crashed(["alice"]), scale=SCALE, title="{nonsense}")
 
 
-@pytest.mark.parametrize("roles", [ROLES, ACCEPTED, REJECTED])
-def test_colour_is_never_the_only_difference(roles: Mapping[str, Role]) -> None:
-    """What differs in colour differs in hatch."""
-    assert len({role.hatch for role in roles.values()}) == len(roles)
+def test_colour_is_never_the_only_difference() -> None:
+    """What differs in colour differs in hatch, in dash, or has a row with its own words."""
+    assert len({role.hatch for role in ROLES.values()}) == len(ROLES)
+    assert len({role.dash for role in RUNS}) == len(RUNS)
+    assert {f"3 {said}" for said in RUGS.values()} <= words(ledger(two_rules(named(3))))
 
 
 def test_the_same_accident_to_several_users_has_one_label() -> None:
@@ -492,12 +515,18 @@ def effects(story: Story) -> list[str]:
 def test_a_rejected_late_release_keeps_a_user_and_an_accepted_one_loses_her() -> None:
     """Five late releases: one policy keeps five users, the other loses five."""
     users = named(5)
-    kept = ledger(late(users, accepted=False), scale=SCALE)
-    lost = ledger(late(users, accepted=True), scale=SCALE)
-    assert (kept.wsdemo_facts["saved"], kept.wsdemo_facts["lost"]) == (5, 0)
-    assert (lost.wsdemo_facts["saved"], lost.wsdemo_facts["lost"]) == (0, 5)
-    assert kept.wsdemo_facts["rejected"] == kept.wsdemo_facts["kept_users"] == 5
-    assert title(kept) == "5 late writes rejected: live users were kept 5 times, lost 0 times"
+    fig = ledger(two_rules(users))
+    facts = fig.wsdemo_facts
+    assert (facts["losts"], facts["saveds"]) == ([5, 0], [0, 5])
+    assert facts["mosts"] == [5, 0], "each who was lost stays unreachable"
+    assert "5 late clean-ups accepted" in words(fig) and "5 late clean-ups rejected" in words(fig)
+    assert title(fig) == "Live users whom nobody can reach: 5 at most, after 5 late releases"
+
+
+def test_a_clean_up_that_found_no_entry_rescued_nobody() -> None:
+    """It is counted apart: the lease had run out, or the entry was gone before."""
+    facts = ledger(two_rules(named(5))).wsdemo_facts
+    assert (facts["no_entries"], facts["saveds"]) == ([5, 0], [0, 5])
 
 
 def test_a_release_at_the_end_of_a_session_loses_no_user() -> None:
@@ -525,22 +554,23 @@ def test_a_lost_user_is_counted_once() -> None:
     story.arrive(10, "alice", "gateway-02", "second")
     story.arrive(20, "alice", "gateway-03", "third")
     story.write(30, "alice", "gateway-01", "first", "del")
-    story.reject(35, "alice", "gateway-02", "second", "not owner")
+    story.reject(35, "alice", "gateway-02", "second", frames.NO_ENTRY)
     book = frames.verdicts(story.trace())
     assert book["effect"].tolist()[-2:] == ["lost", ""]
     assert book["reason"].tolist()[-1] == frames.NO_ENTRY
-    facts = ledger(story.trace(), scale=SCALE).wsdemo_facts
-    assert (facts["rejected"], facts["no_entry"], facts["lost"]) == (0, 1, 1)
+    facts = ledger({"": run(story.trace())}).wsdemo_facts
+    assert (facts["saved"], facts["no_entry"], facts["lost"]) == (0, 1, 1)
 
 
 def test_an_expired_lease_does_not_count_as_kept() -> None:
-    """A late release after the end of the lease finds nothing, whatever the policy."""
+    """A late release after the end of the lease finds nothing, and presence says so."""
     story = Story()
     story.arrive(1, "alice", "gateway-01", "old")
     story.arrive(10, "alice", "gateway-02", "new")
-    story.reject(10 + TTL_S + 5, "alice", "gateway-01", "old", "not owner")
-    assert ledger(story.trace(), scale=SCALE, ttl_s=TTL_S).wsdemo_facts["no_entry"] == 1
-    assert ledger(story.trace(), scale=SCALE, ttl_s=300).wsdemo_facts["saved"] == 1
+    story.reject(10 + TTL_S + 5, "alice", "gateway-01", "old", frames.NO_ENTRY)
+    facts = ledger({"": run(story.trace())}).wsdemo_facts
+    assert (facts["no_entry"], facts["saved"]) == (1, 0)
+    assert facts["most"] == 1, "and she is not listed, although she is there"
 
 
 def between(token: int, *, accepted: bool) -> Story:
@@ -554,7 +584,7 @@ def between(token: int, *, accepted: bool) -> Story:
     if accepted:
         story.write(10 + MOMENT_S / 2, "alice", "gateway-01", "old", "del")
     else:
-        story.reject(10 + MOMENT_S / 2, "alice", "gateway-01", "old", "not owner")
+        story.reject(10 + MOMENT_S / 2, "alice", "gateway-01", "old", "other owner")
     story.scan(40)
     return story
 
@@ -592,16 +622,40 @@ def test_a_rejected_register_counts_only_for_users_without_another_connection() 
     assert harmed["user"].tolist() == ["alice"]
 
 
-def test_the_ledger_begins_shortly_before_the_first_late_write() -> None:
-    """So the arrival of many users does not fill it; `since` sets another time."""
-    trace = late(named(40), accepted=False)
-    story, whole = ledger(trace, scale=SCALE), ledger(trace, scale=SCALE, since=0)
-    assert story.axes[0].get_xlim()[0] > 30
-    assert whole.axes[0].get_xlim()[0] < 5
-    assert story.wsdemo_facts["rejected"] == whole.wsdemo_facts["rejected"] == 40
-    assert whole.wsdemo_facts["accepted"] == 80
-    with pytest.raises(ValueError, match="behind the last write"):
-        ledger(trace, scale=SCALE, since=10_000)
+def test_runs_are_compared_from_their_first_fault() -> None:
+    """Whenever each lab began, and however fast its clock was."""
+    slow = crashed(["alice"])
+    fast = slow.assign(t=slow["t"] / 2 + 7, t_recv=slow["t_recv"] / 2 + 7)
+    facts = deaths({"slow": Run(slow, SCALE), "fast": Run(fast, 2 * SCALE)}).wsdemo_facts
+    assert facts["medians"][0] == facts["medians"][1]
+    assert Run(slow, SCALE).after(61 / SCALE) == pytest.approx(1)
+    assert Run(fast, 2 * SCALE).after(61 / SCALE / 2 + 7) == pytest.approx(1)
+
+
+def test_deaths_share_one_axis_on_which_each_user_has_her_outage() -> None:
+    """Three rows, the same ends, and the medians in the title are of the users."""
+    rows = {
+        "one": run(crashed(named(4), back_after_s=2)),
+        "two": run(crashed(named(4), back_after_s=20)),
+    }
+    fig = deaths(rows, title="{median[one]} s and {median[two]} s; {longest[two]} s")
+    assert title(fig) == "4.1 s and 40 s; 80 s"
+    assert len({ax.get_xlim() for ax in fig.axes}) == 1
+    assert fig.axes[0].get_xlim()[0] == 0 and fig.axes[0].get_xlim()[1] >= 80
+
+
+def test_a_user_whom_a_drain_released_is_not_listed_wrongly() -> None:
+    """Her gateway releases her entry some moments before it closes her connection."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.row(10, "gateway-01", "drain", gateway="gateway-01")
+    story.write(11, "alice", "gateway-01", "1", "del")
+    story.leave(14, "alice", "1", "closed with 1012 service restart")
+    story.arrive(16, "alice", "gateway-02", "2")
+    story.scan(30)
+    service = service_of(story.trace(), scale=SCALE, ttl_s=TTL_S)
+    assert service.states == ["served", "reconnecting"]
+    assert service.rows[0].outage_s * SCALE == pytest.approx(16 + MOMENT_S - 11)
 
 
 # --- detection -------------------------------------------------------------------------------

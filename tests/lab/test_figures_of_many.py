@@ -409,7 +409,7 @@ def test_a_trace_shows_which_moves_a_clock_refused() -> None:
         ("gateway-02", "fault", "", "gateway-02", 0.1, True, "clock -10 s"),
         ("redis", "presence_refresh", "alice", "gateway-01", 0.5, True, "ok"),
         ("redis", "presence_reject", "alice", "gateway-02", 0.6, False, "stale register"),
-        ("redis", "presence_reject", "alice", "gateway-01", 0.65, False, "not owner"),
+        ("redis", "presence_reject", "alice", "gateway-01", 0.65, False, "other owner"),
         ("redis", "presence_set", "alice", "gateway-02", 0.8, True, ""),
         ("redis", "presence_set", "alice", "gateway-02", 0.9, True, ""),
         ("redis", "presence_del", "alice", "gateway-02", 1.0, True, ""),

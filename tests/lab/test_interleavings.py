@@ -210,7 +210,7 @@ def test_an_order_can_be_drawn_as_a_trace(
         (3, 6, "presence_reject"),
         (4, 5, "presence_set"),
     ]
-    assert "not owner" in spacetime(trace, even=False, title="{hops} commands").wsdemo_alt
+    assert "other owner" in spacetime(trace, even=False, title="{hops} commands").wsdemo_alt
 
 
 def test_an_exploration_counts_its_outcomes(

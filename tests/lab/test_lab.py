@@ -139,7 +139,7 @@ def test_a_held_cleanup_runs_when_it_is_released(lab: Lab) -> None:
     assert lab.record("alice")["gwId"] == "gateway-02"
     trace = lab.trace()
     late = trace[(trace["kind"] == "presence_reject") & (trace["user"] == "alice")]
-    assert late["reason"].tolist() == ["not owner"]
+    assert late["reason"].tolist() == ["other owner"]
 
 
 def test_a_lab_works_in_any_database(shared_server: BundledServer) -> None:

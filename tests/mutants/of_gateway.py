@@ -261,6 +261,16 @@ _SESSIONS: Final = (
         ),
     ),
     Mutant(
+        "a release that found no entry counts as a rejected one",
+        _SESSION,
+        "            counters.releases_no_entry += 1",
+        "            counters.releases_other_owner += 1",
+        _in(
+            "gateway/test_registers",
+            "a_release_says_whether_it_met_another_session_or_no_entry",
+        ),
+    ),
+    Mutant(
         "the client is told its heartbeat in seconds",
         _SESSION,
         "round(timing.heartbeat_s * 1000)",

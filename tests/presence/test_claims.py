@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from wsdemo.presence import Claim, RedisPresence, Refresh, Register, Renewal
+from wsdemo.presence import Claim, RedisPresence, Refresh, Register, Release, Renewal
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.outcome import CommandError
 from wsdemo.redis.server import BundledServer
@@ -59,15 +59,15 @@ async def test_a_late_release_does_not_evict_the_newer_owner(presence: RedisPres
     """P1: a release removes the entry of its own session or nothing."""
     old = await registered(presence, "c1", "gateway-01")
     await registered(presence, "c2", "gateway-02")
-    assert await presence.release(old) is False
+    assert await presence.release(old) is Release.OTHER_OWNER
     assert await owner(presence) == "c2"
 
 
 async def test_a_release_is_idempotent(presence: RedisPresence) -> None:
     """P1: the second one finds nothing, and says so."""
     claim = await registered(presence, "c1", "gateway-01")
-    assert await presence.release(claim) is True
-    assert await presence.release(claim) is False
+    assert await presence.release(claim) is Release.REMOVED
+    assert await presence.release(claim) is Release.NO_ENTRY
     assert await owner(presence) is None
 
 
@@ -78,7 +78,7 @@ async def test_a_late_refresh_does_not_bring_an_older_session_back(
     old = await registered(presence, "c1", "gateway-01")
     new = await registered(presence, "c2", "gateway-02")
     assert await refresh(presence, old) is Refresh.SUPERSEDED
-    assert await presence.release(new)
+    assert await presence.release(new) is Release.REMOVED
     assert await refresh(presence, old) is Refresh.SUPERSEDED, "even when the newer one has gone"
     assert await owner(presence) is None
 
@@ -100,7 +100,7 @@ async def test_a_rejected_registrant_owns_nothing_and_cleans_up_nothing(
     slow = await session(presence, "c1", "gateway-01")
     winner = await registered(presence, "c2", "gateway-02")
     await presence.register(slow)
-    assert await presence.release(slow) is False
+    assert await presence.release(slow) is Release.OTHER_OWNER
     assert await refresh(presence, winner) is Refresh.OK
 
 
@@ -289,8 +289,8 @@ async def test_every_command_renews_the_ttl_of_the_fence(
     assert await refresh(presence, claim) is Refresh.RECLAIMED
     assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after reclaiming"
     await shorten()
-    assert await presence.release(claim)
+    assert await presence.release(claim) is Release.REMOVED
     assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after release"
     await shorten()
-    assert not await presence.release(claim)
+    assert await presence.release(claim) is Release.NO_ENTRY
     assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after another release"

@@ -30,9 +30,7 @@ MINUTES = rounds(10, fast=5)
 FEW = 5
 """Seeds within which a planted bug must be found."""
 
-BOGUS_RELEASE = RELEASE.text.replace(
-    "if redis.call('HGET', KEYS[1], 'connId') == conn then", "if true then"
-)
+BOGUS_RELEASE = RELEASE.text.replace("if owner == conn then", "if true then")
 """A release that does not ask whose entry it deletes: the late clean-up of the Go demo."""
 
 

@@ -73,7 +73,7 @@ async def test_every_outcome_of_every_script_is_recognised(
     assert await bob.write(store.REGISTER, "c-new", new) == "ok"
     assert await bob.write(store.REGISTER, "c-old", old) == "stale"
     assert await bob.write(store.REFRESH, "c-old", old) == "superseded"
-    assert await bob.release("c-old", old) == 0
+    assert await bob.release("c-old", old) == -1
     await database.delete("presence:bob")
     assert await bob.write(store.REFRESH, "c-new", new) == "reclaimed"
     await database.eval(ROUTE.text, 1, "presence:bob", "{", "")
@@ -90,7 +90,7 @@ async def test_every_outcome_of_every_script_is_recognised(
             "refresh reclaimed": 1,
             "refresh closed": 1,
             "release removed": 1,
-            "release not owner": 1,
+            "release kept": 1,
             "route published": 1,
             "route offline": 1,
         }

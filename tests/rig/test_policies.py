@@ -16,7 +16,7 @@ import pytest
 from tests.waiting import until
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.late_cleanup import late_cleanup
-from wsdemo.presence import Claim, Refresh, Register, Renewal
+from wsdemo.presence import Claim, Refresh, Register, Release, Renewal
 from wsdemo.redis.link import LinkDown, RedisLink
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.clocks import WallClock
@@ -86,7 +86,7 @@ async def test_every_policy_serves_a_single_user(
     assert (await presence.register(claim)).outcome is Register.OK
     assert await redis_db.hget(key, "gwId") == "gateway-01"
     assert await presence.refresh([Renewal(claim, 90_000)]) == [Refresh.OK]
-    assert await presence.release(claim) is True
+    assert await presence.release(claim) is Release.REMOVED
     assert not await redis_db.exists(key)
 
 
@@ -112,7 +112,7 @@ async def test_a_registration_with_an_older_timestamp_is_rejected(pair: Pair) ->
     await pair.two.register(NEW)
     pair.here.now -= 0.000_001
     assert (await pair.one.register(OLD)).outcome is Register.STALE
-    assert await pair.one.release(OLD) is False
+    assert await pair.one.release(OLD) is Release.NO_ENTRY
     assert not pair.one._heard
 
 
@@ -162,7 +162,7 @@ async def test_a_late_release_removes_nothing(pair: Pair, redis_db: Any, key: st
     pair.later(1)
     await pair.two.register(NEW)
     pair.later(60)
-    assert await pair.one.release(OLD) is False
+    assert await pair.one.release(OLD) is Release.OTHER_OWNER
     assert await redis_db.hget(key, "connId") == "c2"
 
 
@@ -173,8 +173,8 @@ async def test_a_release_removes_its_own_entry_also_after_refreshes(
     await pair.one.register(OLD)
     pair.later(30)
     await refreshed(pair.one, OLD)
-    assert await pair.one.release(OLD) is True
-    assert await pair.one.release(OLD) is False
+    assert await pair.one.release(OLD) is Release.REMOVED
+    assert await pair.one.release(OLD) is Release.NO_ENTRY
     assert not await redis_db.exists(key)
     assert not pair.one._heard
 
@@ -209,7 +209,7 @@ async def test_a_slow_clock_lets_a_late_release_take_a_live_user_offline(
     await pair.two.register(NEW)
     await refreshed(pair.one, OLD)
     assert await redis_db.hget(key, "gwId") == "gateway-01"
-    assert await pair.one.release(OLD) is True
+    assert await pair.one.release(OLD) is Release.REMOVED
     assert not await redis_db.exists(key)
 
 

@@ -40,7 +40,8 @@ class Counters:
     refreshes_closed: int = 0
     refreshes_failed: int = 0
     releases_removed: int = 0
-    releases_not_owner: int = 0
+    releases_other_owner: int = 0
+    releases_no_entry: int = 0
     releases_failed: int = 0
     kicks_sent: int = 0
     kicks_received: int = 0
@@ -74,7 +75,10 @@ LABELLED: Final[Mapping[str, tuple[str, str]]] = {
     "routes": ("outcome", "Messages by what became of them"),
     "registers": ("outcome", "Registrations by what presence said of them"),
     "refreshes": ("outcome", "Lease renewals by what presence said of them"),
-    "releases": ("outcome", "Ends of sessions by whether the entry was still their own"),
+    "releases": (
+        "outcome",
+        "Ends of sessions by whose entry was found: their own, another's, none",
+    ),
     "kicks": ("direction", "Notices to a session that a newer one took its place"),
     "bounces": ("direction", "Messages that found no session at the gateway they were sent to"),
     "malformed": ("what", "Input that was refused, by where it came from"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wsdemo.events import Emit, Event, Kind
-from wsdemo.presence import Claim, Refresh
+from wsdemo.presence import Claim, Refresh, Release
 from wsdemo.protocol import Status
 
 
@@ -82,10 +82,11 @@ class Observer:
         kind = Kind.PRESENCE_REFRESH if kept else Kind.PRESENCE_REJECT
         self.session(kind, claim, ok=kept, reason=result.value)
 
-    def released(self, claim: Claim, removed: bool) -> None:
-        """Tell whether the entry of a session that ended was still its own."""
+    def released(self, claim: Claim, found: Release) -> None:
+        """Tell what the release of a session that ended has found."""
+        removed = found is Release.REMOVED
         kind = Kind.PRESENCE_DEL if removed else Kind.PRESENCE_REJECT
-        self.session(kind, claim, ok=removed, reason="" if removed else "not owner")
+        self.session(kind, claim, ok=removed, reason="" if removed else found.value)
 
     # --- the way of a message ----------------------------------------------------------------
 

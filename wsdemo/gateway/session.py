@@ -31,7 +31,7 @@ from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry
 from wsdemo.gateway.socket import Socket
-from wsdemo.presence import Claim, Presence
+from wsdemo.presence import Claim, Presence, Release
 from wsdemo.presence import Register as Outcome
 from wsdemo.protocol import (
     PONG_TEXT,
@@ -597,7 +597,7 @@ async def release(services: SessionServices, claim: Claim) -> None:
     """
     counters = services.counters
     try:
-        removed = await services.presence.release(claim)
+        found = await services.presence.release(claim)
     except LINK_ERRORS as problem:
         counters.releases_failed += 1
         owed = services.backlog.owed
@@ -605,8 +605,11 @@ async def release(services: SessionServices, claim: Claim) -> None:
             owed[claim.conn_id] = claim
         _log.warning("[Gateway] release of %s failed: %s", claim.user, problem)
         return
-    if removed:
-        counters.releases_removed += 1
-    else:
-        counters.releases_not_owner += 1
-    services.observer.released(claim, removed)
+    match found:
+        case Release.REMOVED:
+            counters.releases_removed += 1
+        case Release.OTHER_OWNER:
+            counters.releases_other_owner += 1
+        case Release.NO_ENTRY:
+            counters.releases_no_entry += 1
+    services.observer.released(claim, found)

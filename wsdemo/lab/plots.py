@@ -16,23 +16,28 @@ from wsdemo.drawing.show import show
 from wsdemo.drawing.style import Picture
 from wsdemo.lab.errors import methods_fail_in_short
 from wsdemo.lab.figures.availability import availability
+from wsdemo.lab.figures.deaths import deaths
 from wsdemo.lab.figures.detection import detection
 from wsdemo.lab.figures.false_offline import false_offline
 from wsdemo.lab.figures.herd import herd
 from wsdemo.lab.figures.latency import latency
 from wsdemo.lab.figures.ledger import ledger
 from wsdemo.lab.figures.ribbons import ribbons
+from wsdemo.lab.figures.runs import Run
 from wsdemo.lab.figures.sawtooth import sawtooth
 from wsdemo.lab.figures.skew import skew_map
 from wsdemo.lab.figures.spacetime import spacetime
 from wsdemo.lab.figures.stages import stages
 from wsdemo.lab.figures.steps import steps
+from wsdemo.lab.figures.story import story
 from wsdemo.lab.trace.journeys import moves
 from wsdemo.settings import Timing
 
 __all__ = [
     "Plots",
+    "Run",
     "availability",
+    "deaths",
     "detection",
     "false_offline",
     "herd",
@@ -45,6 +50,7 @@ __all__ = [
     "spacetime",
     "stages",
     "steps",
+    "story",
 ]
 
 
@@ -65,9 +71,9 @@ class Plots:
         """Draw the way of one message."""
         return spacetime(self._trace(), msg_id=receipt.id, **options)
 
-    def story(self, *users: str, **options: Any) -> Picture:
-        """Draw everything that happened to these users, except refreshes."""
-        return spacetime(self._trace(), users=users, **options)
+    def story(self, user: str, **options: Any) -> Picture:
+        """Draw what happened to a user, with her messages and her entry after each write."""
+        return story(self._trace(), user, **options)
 
     def ribbons(self, *users: str, **options: Any) -> Picture:
         """Draw where these users were (or those about whom Redis was wrong longest), and where
@@ -83,9 +89,13 @@ class Plots:
         """Draw when each user was served, and the curve of their outages."""
         return availability(self._trace(), users or None, **self._clock(), **options)
 
+    def run(self) -> Run:
+        """Return what happened so far, for a figure that compares several labs."""
+        return Run(self._trace(), **self._clock())
+
     def ledger(self, **options: Any) -> Picture:
-        """Draw what presence accepted and rejected, and which users that kept or lost."""
-        return ledger(self._trace(), **self._clock(), **options)
+        """Draw how many live users nobody could reach, and the late releases."""
+        return ledger({"": self.run()}, **options)
 
     def detection(self, **options: Any) -> Picture:
         """Draw for how long vanished users were still listed, and the rule that detected them."""

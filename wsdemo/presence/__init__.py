@@ -8,6 +8,7 @@ from wsdemo.presence.store import (
     Refresh,
     Register,
     Registration,
+    Release,
     Renewal,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "Refresh",
     "Register",
     "Registration",
+    "Release",
     "Renewal",
 ]

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 presence:{user}  2 fence:{user}
 -- ARGV  1 connId  2 token  3 life of the fence, ms
--- Returns 1 when the entry was removed, 0 when it was another's or none.
+-- Returns 1 when the entry was removed, -1 when it is another session's, 0 when there is none.
 --
 -- allow-oom: see refresh.lua.
 
@@ -23,8 +23,9 @@ if number(fence[2]) == token or number(fence[2]) == 0 then
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 
-if redis.call('HGET', KEYS[1], 'connId') == conn then
+local owner = redis.call('HGET', KEYS[1], 'connId')
+if owner == conn then
   redis.call('DEL', KEYS[1])
   return 1
 end
-return 0
+return owner and -1 or 0

@@ -48,6 +48,22 @@ class Refresh(StrEnum):
     """The entry had been lost, and is there again."""
 
 
+class Release(StrEnum):
+    """The outcome of a release: what was found."""
+
+    REMOVED = "removed"
+    """The entry was this session's own, and is gone."""
+    OTHER_OWNER = "other owner"
+    """The entry is another session's, and stays: the release came late."""
+    NO_ENTRY = "no entry"
+    """There was none: its lease had run out, or it was released before. Nobody was in danger."""
+
+    @classmethod
+    def of(cls, reply: int) -> Release:
+        """Return what the answer of a release script means: 1, -1 or 0."""
+        return {1: cls.REMOVED, -1: cls.OTHER_OWNER, 0: cls.NO_ENTRY}[reply]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a session sends with each write.
@@ -116,8 +132,8 @@ class Presence(Protocol):
         """
         ...
 
-    async def release(self, claim: Claim) -> bool:
-        """End the session; True when the entry was its own and is gone. Idempotent."""
+    async def release(self, claim: Claim) -> Release:
+        """End the session, and remove the entry if it is its own. Idempotent."""
         ...
 
 
@@ -152,11 +168,11 @@ class RedisPresence:
             refused.set_exception(problem)
             return refused
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: Claim) -> Release:
         reply = await self._link.run(
             RELEASE, self._keys(claim), claim.conn_id, claim.token, self._fence_ttl_ms
         )
-        return bool(reply)
+        return Release.of(reply)
 
     # --- looking -----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 
-from wsdemo.presence import Claim, Presence, Refresh, Registration, Renewal
+from wsdemo.presence import Claim, Presence, Refresh, Registration, Release, Renewal
 from wsdemo.redis.link import Arg, RedisLink
 from wsdemo.redis.scripts import Script
 
@@ -202,7 +202,7 @@ class HeldVerbs:
     def _is_held(self, user: str) -> bool:
         return any(self.gates.is_shut(Place(user, "refresh", before)) for before in Before)
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: Claim) -> Release:
         held = await self.gates.arrive(Place(claim.user, "release"))
         if self.late_s and not held:
             await asyncio.sleep(self.late_s)

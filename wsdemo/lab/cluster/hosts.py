@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from wsdemo.events import Emit, Event
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.errors import LabRefused
-from wsdemo.presence import Claim, Presence, Refresh, Registration, Renewal
+from wsdemo.presence import Claim, Presence, Refresh, Registration, Release, Renewal
 from wsdemo.redis.link import LinkDown
 from wsdemo.rig.flags import flags_of
 from wsdemo.rig.process import GatewayDied, GatewayProcess
@@ -64,7 +64,7 @@ class CrashablePresence:
     async def refresh(self, renewals: Sequence[Renewal]) -> Sequence[Refresh | Exception]:
         return await self._alive().refresh(renewals)
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: Claim) -> Release:
         return await self._alive().release(claim)
 
 

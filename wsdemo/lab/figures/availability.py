@@ -127,7 +127,7 @@ def service_of(
     since: float | None = None,
 ) -> Service:
     """Return when each user was in which state; the arguments are those of `availability`."""
-    real = _by_user(frames.truth(trace))
+    real = _by_user(_until_released(trace, frames.truth(trace)))
     said = _by_user(frames.belief(trace, scale=scale, ttl_s=ttl_s))
     known = [user for user in (frames.users(trace) if users is None else users) if user in real]
     if not known:
@@ -143,6 +143,16 @@ def service_of(
     if not rows:
         raise ValueError("nobody was there in this time: choose an earlier since")
     return Service(sorted(rows, key=lambda row: row.outage_s), first, last)
+
+
+def _until_released(trace: pd.DataFrame, real: Sequence[Stay]) -> list[Stay]:
+    """Return the stays, each until its own gateway released it: in a drain that comes some
+    milliseconds before the close, and from then on the gateway does not serve her.
+    """
+    gone = trace[(trace["kind"] == "presence_del") & trace["ok"]]
+    times = {str(row.conn_id): float(row.t) for row in gone.itertuples()}
+    cut = [stay._replace(end=min(stay.end, times.get(stay.conn_id, stay.end))) for stay in real]
+    return [stay for stay in cut if stay.end > stay.start]
 
 
 def _by_user(stays: Sequence[Stay]) -> dict[str, list[Stay]]:

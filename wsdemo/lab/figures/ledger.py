@@ -1,257 +1,232 @@
-"""Compare-and-set: which writes did presence accept and reject, and which users did that keep or
-lose?
+"""Compare-and-set: how many live users can nobody reach, over time, with it and without it?
 
-Accepted writes go up, rejected ones down, in bins of production time. Above and below stand the
-writes that mattered: a live user kept by a rejection, or lost by a release that was not checked.
+A curve for each run: users who have a connection while their entry names another gateway or none.
+Under it a rug: one row of ticks a run, a tick for each late release, accepted or rejected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
+from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
     BLUE,
     GREEN,
-    INK,
-    LANE,
     ORANGE,
     PURPLE,
-    SKY,
+    SHOWN_PT,
+    SHOWN_WIDTH_IN,
     VERMILLION,
-    YELLOW,
     Picture,
     Role,
     claim,
+    freeze_layout,
     in_house_style,
+    note,
     picture,
     tell,
 )
-from wsdemo.drawing.words import measured_at, number
+from wsdemo.drawing.words import counted, plain
+from wsdemo.lab.figures.runs import Run, measured, normal
 from wsdemo.lab.trace import frames
 
-ACCEPTED: Final = {
-    "register": Role(BLUE),
-    "refresh": Role(SKY, hatch=".."),
-    "release": Role(PURPLE, hatch="//"),
-}
-REJECTED: Final = {
-    "not owner": Role(ORANGE, hatch="\\\\"),
-    "superseded": Role(YELLOW, hatch="xx"),
-    "closed": Role(YELLOW, hatch="--"),
-    "stale register": Role(VERMILLION, hatch="++"),
-    frames.NO_ENTRY: Role(LANE, hatch="||"),
-}
-EFFECTS: Final = {
-    "saved": ("D", GREEN, "a live user was kept"),
-    "lost": ("X", VERMILLION, "a live user was lost"),
-    "refused": ("X", VERMILLION, "a user was refused"),
-}
-BINS: Final = 60
-LEAST_BIN_S: Final = 0.5
-ROOM: Final = 0.13
-"""Above and below the bars, for markers, as a share of their height."""
-LEAD: Final = 0.1
-"""How much of the time before is drawn, as a share of the drawn time; but at least `LEAST_LEAD_S`.
-"""
-LEAST_LEAD_S: Final = 15.0
-KEYS_A_ROW: Final = 5
-TITLE: Final = (
-    "{rejected} late writes rejected: live users were kept {saved} times, lost {lost} times"
+RUNS: Final = (
+    Role(VERMILLION, dash="-"),
+    Role(GREEN, dash=(0, (6, 2))),
+    Role(BLUE, dash=(0, (1, 1))),
+    Role(PURPLE, dash=(0, (6, 2, 1, 2))),
 )
+"""The curves, in the order of the runs."""
+LATE: Final = {
+    "lost": Role(VERMILLION, marker="|"),
+    "saved": Role(GREEN, marker="|"),
+    frames.NO_ENTRY: Role(ORANGE, marker="|"),
+}
+RUGS: Final = {
+    "lost": "late clean-ups accepted",
+    "saved": "late clean-ups rejected",
+    frames.NO_ENTRY: "late clean-ups found no entry",
+}
+"""What the rows of the rug say."""
+RUG_ROOM: Final = 0.36
+"""The share of the width that the words beside a row of the rug need."""
+LEAST_S: Final = 0.02
+"""Wall seconds: a shorter difference is a write whose answer is on its way."""
+TITLE: Final = "Live users whom nobody can reach: {most} at most, after {lost} late releases"
 CAPTION: Final = (
-    "Accepted and rejected writes of presence, as the gateways were told. A marker: in this bin "
-    "there was a write that mattered, known from where the users' sockets really were. "
+    "Unreachable: her socket is open, and Redis names another gateway or none. A release is late "
+    "when it comes after its user has registered again. One that found no entry rescued nobody: "
+    "the lease had run out, or the entry was gone already. "
 )
 
-Numbers = np.ndarray[Any, Any]
+
+class Account(NamedTuple):
+    """What is drawn of one run. Times in production seconds since its first fault."""
+
+    name: str
+    users: int
+    steps: list[tuple[float, int]]
+    """When the number of unreachable live users changed, and to what."""
+    late: dict[str, list[float]]
+    """Late releases, by what came of them (`LATE`)."""
+    end: float
+
+    @property
+    def most(self) -> int:
+        """The largest number of unreachable live users."""
+        return max((count for _, count in self.steps), default=0)
 
 
 @in_house_style
-def ledger(
-    trace: pd.DataFrame,
-    *,
-    scale: float = 1.0,
-    ttl_s: float = 90.0,
-    bin_s: float | None = None,
-    since: float | None = None,
-    title: str = TITLE,
-) -> Picture:
-    """Draw the ledger of compare-and-set.
+def ledger(runs: Mapping[str, Run], *, title: str = TITLE) -> Picture:
+    """Draw unreachable live users over time, for each run, and the late releases.
 
     Args:
-        scale: production seconds per second of the trace.
-        ttl_s: the lease (production seconds), for users who are not watched.
-        bin_s: width of a bin (production seconds); by default a sixtieth of the time.
-        since: draw and count from here (production seconds); by default from shortly before the
-            first write that was rejected or cost a user: the arrival of a crowd would hide it.
-        title: a template; known facts: accepted, rejected, no_entry (releases that found nothing
-            to remove, which are not among the rejected), saved, lost, refused, kept_users and
-            lost_users (how many different ones).
+        runs: what each curve is called, and its run.
+        title: a template; known facts: users, most, lost (late releases that were accepted), saved
+            (rejected: they met another's entry), no_entry (they met none). With several runs they
+            are of the first; `{mosts[1]}`, `{losts[1]}`, `{saveds[1]}` are of the second.
 
     Raises:
-        ValueError: presence was never asked, or not since then.
+        ValueError: presence was never asked in one of them.
     """
-    trace = frames.normal(trace)
-    book = frames.verdicts(trace, scale=scale, ttl_s=ttl_s)
-    if book.empty:
-        raise ValueError("presence was never asked: there is nothing to account for")
-    book = book.assign(t=book["t"] * scale)
-    book = book[book["t"] >= (_begin(book) if since is None else since)]
-    if book.empty:
-        raise ValueError(f"since ({since}) lies behind the last write")
-    facts = _facts(book)
-    fig = _draw(book, _bins(book, bin_s), facts, title)
-    return tell(fig, caption=CAPTION + measured_at(trace, scale), alt=_alt(book, facts))
+    given = {name: normal(run) for name, run in runs.items()}
+    accounts = [account(name, run) for name, run in given.items()]
+    facts = _facts(accounts)
+    fig = _draw(accounts, facts, title)
+    return tell(fig, caption=CAPTION + measured(list(given.values())), alt=_alt(accounts))
 
 
 # --- compute -----------------------------------------------------------------------------------
 
 
-def _bins(book: pd.DataFrame, bin_s: float | None) -> Numbers:
-    """Return the edges of bins of this width, by default a sixtieth of the time."""
-    first, last = float(book["t"].min()), float(book["t"].max())
-    width = bin_s or max((last - first) / BINS, LEAST_BIN_S)
-    return first + width * np.arange(int((last - first) / width) + 2)
-
-
-def _begin(book: pd.DataFrame) -> float:
-    """Return where the drawn time begins (production seconds)."""
-    first, last = float(book["t"].min()), float(book["t"].max())
-    told = book[~book["ok"] | (book["effect"] != "")]
-    if told.empty:
-        return first
-    began = float(told["t"].min())
-    return max(first, began - max(LEAD * (last - began), LEAST_LEAD_S))
-
-
-def _facts(book: pd.DataFrame) -> dict[str, int]:
-    rejected = book[~book["ok"]]
-    no_entry = rejected["reason"] == frames.NO_ENTRY
-    of = {effect: book[book["effect"] == effect] for effect in EFFECTS}
-    return {
-        "accepted": int(book["ok"].sum()),
-        "rejected": int((~no_entry).sum()),
-        "no_entry": int(no_entry.sum()),
-        **{effect: len(rows) for effect, rows in of.items()},
-        "kept_users": of["saved"]["user"].nunique(),
-        "lost_users": of["lost"]["user"].nunique(),
+def account(name: str, run: Run) -> Account:
+    """Return what is drawn of one run."""
+    book = frames.verdicts(run.trace, scale=run.scale, ttl_s=run.ttl_s)
+    if book.empty:
+        raise ValueError("presence was never asked: there is nothing to account for")
+    end = frames.span(run.trace)[1]
+    real = frames.truth(run.trace)
+    said = frames.belief(run.trace, scale=run.scale, ttl_s=run.ttl_s)
+    gaps = [
+        gap
+        for gap in frames.wrong_beliefs(run.trace, real, said, LEAST_S)
+        if gap.real and gap.start < end
+    ]
+    ended = [gap.end for gap in gaps if gap.end < end]
+    changes = sorted([(gap.start, 1) for gap in gaps] + [(t, -1) for t in ended])
+    counts = itertools.accumulate(change for _, change in changes)
+    steps = [(run.after(t), n) for (t, _), n in zip(changes, counts, strict=True)]
+    released = book[book["verb"] == "release"]
+    late = {
+        effect: [run.after(t) for t in released[released["effect"] == effect]["t"]]
+        for effect in ("lost", "saved")
     }
+    none = released[released["reason"] == frames.NO_ENTRY]
+    late[frames.NO_ENTRY] = [run.after(t) for t in none["t"]]
+    users = len({stay.user for stay in real})
+    return Account(name, users, steps, late, run.after(end))
+
+
+def _facts(accounts: Sequence[Account]) -> dict[str, Any]:
+    each = {
+        "mosts": [one.most for one in accounts],
+        "losts": [len(one.late["lost"]) for one in accounts],
+        "saveds": [len(one.late["saved"]) for one in accounts],
+        "no_entries": [len(one.late[frames.NO_ENTRY]) for one in accounts],
+    }
+    first = {
+        "most": each["mosts"][0],
+        "lost": each["losts"][0],
+        "saved": each["saveds"][0],
+        "no_entry": each["no_entries"][0],
+    }
+    return {"users": accounts[0].users, **first, **each}
 
 
 # --- draw --------------------------------------------------------------------------------------
 
 
-def _draw(book: pd.DataFrame, edges: Numbers, facts: Mapping[str, int], title: str) -> Picture:
-    fig = picture(height_in=3.9)
-    ax = fig.add_subplot()
+def _draw(accounts: Sequence[Account], facts: Mapping[str, Any], title: str) -> Picture:
+    rows = [(one, what) for one in accounts for what in LATE if one.late[what]]
+    fig = picture(SHOWN_WIDTH_IN, 3.6 + 0.3 * len(rows))
+    curve, rug = fig.subplots(2, 1, sharex=True, height_ratios=[3.0, max(0.1, 0.32 * len(rows))])
     claim(fig, title, facts)
-    up = _stack(ax, book[book["ok"]], "verb", ACCEPTED, edges, 1)
-    down = _stack(ax, book[~book["ok"]], "reason", REJECTED, edges, -1)
-    ax.axhline(0, color=INK, lw=1)
-    seen = _mark(ax, book, edges, up, down)
-    _dress(ax, edges, up, down)
-    keys = _keys(book, seen)
-    fig.legend(handles=keys, loc="outside lower left", ncols=min(len(keys), KEYS_A_ROW))
+    last = max(one.end for one in accounts)
+    for one, role in zip(accounts, itertools.cycle(RUNS)):
+        xs = [0.0, *(t for t, _ in one.steps), one.end]
+        ys = [0, *(n for _, n in one.steps), one.steps[-1][1] if one.steps else 0]
+        curve.step(xs, ys, where="post", color=role.colour, ls=role.dash, lw=2.4, clip_on=False)
+    _dress(curve, rug, accounts, last)
+    _draw_rug(rug, rows)
+    freeze_layout(fig)
+    _label(curve, accounts)
     return fig
 
 
-def _dress(ax: Axes, edges: Numbers, up: Numbers, down: Numbers) -> None:
-    room = ROOM * float(up.max() + down.max())
-    ax.set_ylim(-down.max() - (room if down.any() else 0), up.max() + room)
-    ax.set_ylabel("← rejected   accepted →" if down.any() else "accepted →")
-    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
-    width = number(float(edges[1] - edges[0]))
-    ax.set_xlabel(f"production seconds since the lab began (bins of {width} s)")
-    ax.set_xlim(edges[0], edges[-1])
+def _dress(curve: Axes, rug: Axes, accounts: Sequence[Account], last: float) -> None:
+    most = max(one.most for one in accounts)
+    curve.set_ylim(0, max(1.0, 1.25 * most))
+    curve.set_xlim(0, last)
+    curve.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    curve.set_ylabel("live users, unreachable", fontsize=SHOWN_PT)
+    curve.tick_params(labelsize=SHOWN_PT)
+    rug.set_xlabel("production seconds since clean-ups come late", fontsize=SHOWN_PT)
+    rug.tick_params(labelsize=SHOWN_PT)
 
 
-def _stack(
-    ax: Axes,
-    book: pd.DataFrame,
-    column: str,
-    roles: dict[str, Role],
-    edges: Numbers,
-    sign: int,
-) -> Numbers:
-    """Draw one half; return its heights."""
-    base = np.zeros(len(edges) - 1)
-    for name, role in roles.items():
-        heights, _ = np.histogram(book[book[column] == name]["t"], edges)
-        if heights.any():
-            ax.stairs(
-                sign * (base + heights),
-                edges,
-                baseline=sign * base,
-                fill=True,
-                facecolor=role.colour,
-                hatch=role.hatch,
-                edgecolor="white",
-                lw=0,
-            )
-        base += heights
-    return base
+def _draw_rug(rug: Axes, rows: Sequence[tuple[Account, str]]) -> None:
+    rug.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    rug.set_yticks([])
+    for side in ("left", "top"):
+        rug.spines[side].set_visible(False)
+    _, last = rug.get_xlim()
+    for y, (one, what) in enumerate(rows):
+        at = one.late[what]
+        rug.vlines(at, y - 0.36, y + 0.36, colors=LATE[what].colour, lw=1.1)
+        # Late releases are late: mostly, there is room before the first of them.
+        early = min(at) < RUG_ROOM * last
+        x, ha = (last, "right") if early and max(at) < (1 - RUG_ROOM) * last else (0, "left")
+        note(rug, x, y, f"{len(at)} {RUGS[what]}", ha=ha, va="center", fontsize=SHOWN_PT)
 
 
-def _mark(
-    ax: Axes,
-    book: pd.DataFrame,
-    edges: Numbers,
-    up: Numbers,
-    down: Numbers,
-) -> list[str]:
-    """Put a marker on each bin in which a write mattered; return the effects that occur."""
-    pad = ROOM / 2 * float(up.max() + down.max())
-    seen = []
-    for effect, (marker, colour, _) in EFFECTS.items():
-        heights, _edges = np.histogram(book[book["effect"] == effect]["t"], edges)
-        (where,) = np.nonzero(heights)
-        if len(where):
-            seen.append(effect)
-            y = up[where] + pad if effect == "lost" else -down[where] - pad
-            middle = (edges[where] + edges[where + 1]) / 2
-            ax.plot(middle, y, marker, color=colour, ms=6, ls="none", mec="white", mew=0.6)
-    return seen
-
-
-def _keys(book: pd.DataFrame, seen: list[str]) -> list[Patch | Line2D]:
-    keys: list[Patch | Line2D] = []
-    for column, roles, what in (("verb", ACCEPTED, ""), ("reason", REJECTED, "rejected: ")):
-        values = set(book[book["ok"] == (column == "verb")][column])
-        keys += [
-            Patch(
-                facecolor=role.colour,
-                hatch=role.hatch,
-                edgecolor="white",
-                label=name if name == frames.NO_ENTRY else f"{what}{name}",
-            )
-            for name, role in roles.items()
-            if name in values
+def _label(curve: Axes, accounts: Sequence[Account]) -> None:
+    placer = Placer(curve)
+    ways = []
+    for one in accounts:
+        xs = [0.0, *(t for t, _ in one.steps), one.end]
+        ys = [0, *(n for _, n in one.steps), one.steps[-1][1] if one.steps else 0]
+        stairs = list(zip(xs, ys, strict=True))
+        points = [(float(x), float(y)) for x, y in curve.transData.transform(stairs)]
+        placer.line(*points)
+        ways.append(points)
+    for one, role, points in zip(accounts, itertools.cycle(RUNS), ways, strict=False):
+        words = f"{plain(one.name, 40)}: {one.most} at most" if one.name else f"{one.most} at most"
+        top = max(points, key=lambda point: point[1])
+        middle = (points[0][0] + points[-1][0]) / 2
+        spots = [
+            Spot(top[0] - 8, top[1] + 8, "right", "bottom"),
+            Spot(top[0] + 8, top[1] + 8, "left", "bottom"),
+            *(Spot(middle, top[1] + 6 + 18 * k, "center", "bottom") for k in range(4)),
+            *(Spot(points[0][0] + 8, top[1] + 6 + 18 * k, "left", "bottom") for k in range(4)),
         ]
-    for effect in seen:
-        marker, colour, words = EFFECTS[effect]
-        keys.append(Line2D([], [], marker=marker, color=colour, ls="none", label=words))
-    return keys
+        placer.put(words, spots, fontsize=SHOWN_PT + 1, color=role.colour, fontweight="bold")
 
 
 # --- words -------------------------------------------------------------------------------------
 
 
-def _alt(book: pd.DataFrame, facts: Mapping[str, int]) -> str:
-    accepted = book[book["ok"]]["verb"].value_counts()
-    rejected = book[~book["ok"]]["reason"].value_counts()
-    ups = ", ".join(f"{count} {verb}" for verb, count in accepted.items()) or "none"
-    downs = ", ".join(f"{count} {reason}" for reason, count in rejected.items()) or "none"
-    return (
-        f"Ledger of presence over time. Accepted, upwards: {ups}. Rejected, downwards: {downs}. "
-        f"{facts['saved']} rejections kept a live user, {facts['lost']} accepted releases lost "
-        f"one, {facts['refused']} registers were refused."
-    )
+def _alt(accounts: Sequence[Account]) -> str:
+    parts = []
+    for one in accounts:
+        late = "; ".join(f"{len(one.late[what])} {RUGS[what]}" for what in LATE if one.late[what])
+        parts.append(
+            f"{plain(one.name, 40) or 'this run'}: of {counted(one.users, 'user')} "
+            f"{one.most} at most could not be reached; late releases: {late or 'none'}"
+        )
+    return f"Live users whom nobody can reach, over time. {'. '.join(parts)}."

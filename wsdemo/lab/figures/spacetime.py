@@ -7,7 +7,7 @@ that the axis is not to scale.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pandas as pd
@@ -62,7 +62,6 @@ def spacetime(
     trace: pd.DataFrame,
     *,
     title: str = "{hops} hops carry one message in {took}",
-    users: Collection[str] | None = None,
     even: bool = True,
     msg_id: str = "",
     prediction: float | None = None,
@@ -73,7 +72,6 @@ def spacetime(
 
     Args:
         title: a template; known facts: hops, lost, lanes, took.
-        users: draw only what is about these users, and the messages of theirs.
         even: one step an event instead of a scale.
         msg_id: draw only the way of this message.
         prediction: what the reader said the number of hops would be; drawn beside the count.
@@ -83,7 +81,7 @@ def spacetime(
         ValueError: there is nothing to draw, or too much to be read.
     """
     trace = frames.window(frames.normal(trace), t0, t1)
-    arrows = _chosen(frames.arrows(trace), users, msg_id)
+    arrows = _chosen(frames.arrows(trace), msg_id)
     lanes = _lanes(arrows)
     facts = _facts(arrows, lanes, prediction)
     fig = _draw(arrows, lanes, facts, title, even=even)
@@ -93,11 +91,8 @@ def spacetime(
 # --- compute -----------------------------------------------------------------------------------
 
 
-def _chosen(arrows: pd.DataFrame, users: Collection[str] | None, msg_id: str) -> pd.DataFrame:
+def _chosen(arrows: pd.DataFrame, msg_id: str) -> pd.DataFrame:
     """Return the arrows that are drawn."""
-    if users is not None:
-        about = arrows["user"].isin(users) | arrows["lane"].isin(users)
-        arrows = arrows[about & (arrows["kind"] != "presence_refresh")]
     if msg_id:
         arrows = arrows[arrows["msg_id"] == msg_id]
     if arrows.empty:

@@ -29,7 +29,7 @@ from wsdemo.lab.races.orders import (
     all_orders,
 )
 from wsdemo.lab.races.stage import HandClock, Stage
-from wsdemo.presence import Claim, Presence, Refresh, Register, Registration, Renewal
+from wsdemo.presence import Claim, Presence, Refresh, Register, Registration, Release, Renewal
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
 from wsdemo.rig.policies import POLICIES, policy_named
@@ -174,7 +174,7 @@ class _Play:
     def _begin(self, thread: str, old: Claim) -> asyncio.Task[bool]:
         verbs: dict[str, Callable[[], Coroutine[Any, Any, bool]]] = {
             "heartbeat": lambda: _refresh(self._old, old),
-            "clean-up": lambda: self._old.release(old),
+            "clean-up": lambda: _released(self._old, old),
             "re-register": lambda: _accepted(self._new, NEW_CLAIM),
         }
         return asyncio.create_task(verbs[thread](), name=thread)
@@ -194,6 +194,10 @@ async def _register(presence: Presence, claim: Claim) -> tuple[Claim, Registrati
 async def _accepted(presence: Presence, claim: Claim) -> bool:
     _, registration = await _register(presence, claim)
     return registration.outcome is Register.OK
+
+
+async def _released(presence: Presence, claim: Claim) -> bool:
+    return await presence.release(claim) is Release.REMOVED
 
 
 async def _refresh(presence: Presence, claim: Claim) -> bool:

@@ -210,7 +210,7 @@ _KINDS: Final = {
 }
 _REASONS: Final = {
     "heartbeat": "superseded",
-    "clean-up": "not owner",
+    "clean-up": "other owner",
     "re-register": "stale register",
 }
 

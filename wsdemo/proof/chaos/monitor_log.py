@@ -23,7 +23,7 @@ PRESENCE: Final = "presence:"
 SCRIPTS: Final[tuple[Script, ...]] = (*store.SCRIPTS, ROUTE)
 
 OUTCOMES: Final = (
-    *("mint ok", "register ok", "register stale", "release removed", "release not owner"),
+    *("mint ok", "register ok", "register stale", "release removed", "release kept"),
     *("refresh ok", "refresh reclaimed", "refresh superseded", "refresh closed"),
     *("route published", "route offline"),
 )
@@ -208,7 +208,7 @@ class MonitorLog:
             self.unjudged += doubtful
             self._gone(call.user, "unseen, release" if doubtful else "release", conn)
         self._note(Released(t=self._clock(), user=call.user, conn=conn))
-        return "removed" if removed else "not owner"
+        return "removed" if removed else "kept"
 
     def _routed(self, call: _Call) -> str:
         return "published" if call.first("PUBLISH") else "offline"

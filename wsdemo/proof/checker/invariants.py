@@ -139,9 +139,9 @@ def _release_leaves_others_alone(step: Step) -> bool:
 def _released_entry_is_gone(step: Step) -> bool:
     if step.move.verb is not Verb.RELEASE:
         return True
-    was_mine = step.before.memory.owner == step.actor.conn_id
-    is_mine = step.after.memory.owner == step.actor.conn_id
-    return not is_mine and step.reply.outcome == ("1" if was_mine else "0")
+    owner, mine = step.before.memory.owner, step.actor.conn_id
+    found = "1" if owner == mine else "-1" if owner else "0"
+    return step.after.memory.owner != mine and step.reply.outcome == found
 
 
 def _only_larger_replaces(step: Step) -> bool:

@@ -64,7 +64,7 @@ class Reply(NamedTuple):
     """The answer of a script, and the data of Redis after it."""
 
     outcome: str
-    """`ok`, `stale`, ... of register and refresh; `0` or `1` of release; `token` of mint."""
+    """`ok`, `stale`, ... of register and refresh; `1`, `0` or `-1` of release; `token` of mint."""
     memory: Memory
     token: int
     """The token of mint; 0 for the other scripts."""
@@ -78,7 +78,7 @@ class Reply(NamedTuple):
 OUTCOMES: Final[Mapping[Verb, tuple[str, ...]]] = {
     Verb.REGISTER: tuple(Register),
     Verb.REFRESH: tuple(Refresh),
-    Verb.RELEASE: ("0", "1"),
+    Verb.RELEASE: ("0", "1", "-1"),
 }
 
 

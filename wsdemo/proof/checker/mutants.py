@@ -94,7 +94,7 @@ _LATE: Final = "token < top or number(fence[2]) >= token"
 _TIED: Final = "owner[2] and owner_token == token and owner[2] > conn"
 _GIVEN_UP: Final = "inst ~= '' and owner[4] == inst and owner[2] ~= conn and number(owner[5]) > att"
 _IS_OWNER: Final = "if owner[2] == conn then"
-_IS_MINE: Final = "redis.call('HGET', KEYS[1], 'connId') == conn"
+_IS_MINE: Final = "owner == conn"
 _IS_CLOSED: Final = "fence[2] == ARGV[3] .. ':' .. conn"
 _MAY_CLOSE: Final = "number(fence[2]) == token or number(fence[2]) == 0"
 _WRITES_TOP: Final = "'top', ARGV[3], "
@@ -233,7 +233,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _register(
         "says to kick the winner", "W7", LATE, "if owner[2] and owner[2] ~= conn", "if owner[2]"
     ),
-    _release("says that it removed what it did not", "W4c", CALM, "return 0", "return 1"),
+    _release("says that it removed what it did not", "W4c", CALM, "and -1 or 0", "and 1 or 1"),
+    _release("takes another's entry for none", "W4c", CALM, "owner and -1 or 0", "0"),
+    _release("takes none for another's entry", "W4c", EXPIRY, "owner and -1 or 0", "-1"),
 )
 
 

@@ -146,7 +146,7 @@ def _outcome(name: str, reply: Any) -> str:
         case "mint":
             return "ok"
         case "release":
-            return "removed" if reply else "not owner"
+            return {1: "removed", 0: "no entry", -1: "other owner"}[reply]
         case _:
             return str(reply[0].decode())
 

@@ -7,15 +7,17 @@ production.
 
 from __future__ import annotations
 
-from wsdemo.presence import Claim
+from wsdemo.presence import Claim, Release
 from wsdemo.rig.policies.go_demo import GoDemoPresence
 
 
 class CheckThenDeletePresence(GoDemoPresence):
     """The demo's presence, whose release reads before it deletes, in two commands."""
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: Claim) -> Release:
         key = self._keyspace.presence(claim.user)
-        if await self._link.call("HGET", key, "connId") != claim.conn_id.encode():
-            return False
-        return bool(await self._link.call("DEL", key))
+        owner = await self._link.call("HGET", key, "connId")
+        if owner != claim.conn_id.encode():
+            return Release.NO_ENTRY if owner is None else Release.OTHER_OWNER
+        removed = await self._link.call("DEL", key)
+        return Release.REMOVED if removed else Release.NO_ENTRY

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
+from wsdemo.presence import Claim, Refresh, Register, Registration, Release, Renewal
 from wsdemo.redis.link import LINK_ERRORS
 from wsdemo.redis.scripts import Script
 from wsdemo.rig.policies.unfenced import UnfencedPresence
@@ -64,5 +64,6 @@ class GoDemoPresence(UnfencedPresence):
             return problem
         return Refresh.OK
 
-    async def release(self, claim: Claim) -> bool:
-        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))
+    async def release(self, claim: Claim) -> Release:
+        removed = await self._link.call("DEL", self._keyspace.presence(claim.user))
+        return Release.REMOVED if removed else Release.NO_ENTRY

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
+from wsdemo.presence import Claim, Refresh, Register, Registration, Release, Renewal
 from wsdemo.redis.link import LINK_ERRORS
 from wsdemo.rig.policies.unfenced import UnfencedPresence
 
@@ -27,8 +27,9 @@ class PlainPresence(UnfencedPresence):
             return problem
         return Refresh.OK
 
-    async def release(self, claim: Claim) -> bool:
-        return bool(await self._link.call("DEL", self._keyspace.presence(claim.user)))
+    async def release(self, claim: Claim) -> Release:
+        removed = await self._link.call("DEL", self._keyspace.presence(claim.user))
+        return Release.REMOVED if removed else Release.NO_ENTRY
 
     async def _write(self, claim: Claim) -> None:
         key, now = self._keyspace.presence(claim.user), int(self._wall_clock())

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from wsdemo.presence import Claim, Refresh, Register, Registration, Renewal
+from wsdemo.presence import Claim, Refresh, Register, Registration, Release, Renewal
 from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.redis.scripts import Script
 from wsdemo.rig.policies.unfenced import UnfencedPresence
@@ -49,8 +49,8 @@ RELEASE: Final = Script(
 -- Is there no newer sign of life than the last one of this session? Then the entry goes.
 -- KEYS  1 presence:{user}   ARGV  1 ts
 local current = redis.call('HGET', KEYS[1], 'ts')
-if not current or tonumber(current) > tonumber(ARGV[1]) then
-  return 0
+if current and tonumber(current) > tonumber(ARGV[1]) then
+  return -1
 end
 return redis.call('DEL', KEYS[1])
 """,
@@ -91,15 +91,16 @@ class TimestampPresence(UnfencedPresence):
             return Refresh.SUPERSEDED
         return Refresh.OK if before == claim.conn_id else Refresh.RECLAIMED
 
-    async def release(self, claim: Claim) -> bool:
+    async def release(self, claim: Claim) -> Release:
         heard = self._heard.get(claim.conn_id)
         if heard is None:
-            return False
+            return Release.NO_ENTRY
         try:
             key = self._keyspace.presence(claim.user)
-            return bool(await self._link.run(RELEASE, [key], heard))
+            reply = await self._link.run(RELEASE, [key], heard)
         finally:
             self._heard.pop(claim.conn_id, None)
+        return Release.of(reply)
 
     def _now(self) -> str:
         return f"{self._wall_clock():.6f}"

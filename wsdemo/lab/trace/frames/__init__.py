@@ -20,11 +20,15 @@ from wsdemo.lab.trace.frames.columns import (
     window,
 )
 from wsdemo.lab.trace.frames.mismatch import Mismatch, mismatches, wrong_beliefs
+from wsdemo.lab.trace.frames.requests import ASKS, HEARS, LEAVES, requests
 from wsdemo.lab.trace.frames.stays import Stay, belief, departures, named_at, truth, where
-from wsdemo.lab.trace.frames.verdict import NO_ENTRY, verdicts
+from wsdemo.lab.trace.frames.verdict import NO_ENTRY, is_release, verdicts
 
 __all__ = [
+    "ASKS",
     "COLUMNS",
+    "HEARS",
+    "LEAVES",
     "NOT_LOST",
     "NO_ENTRY",
     "REDIS",
@@ -36,10 +40,12 @@ __all__ = [
     "empty",
     "gateways",
     "is_lane",
+    "is_release",
     "mismatches",
     "moments",
     "named_at",
     "normal",
+    "requests",
     "span",
     "truth",
     "users",

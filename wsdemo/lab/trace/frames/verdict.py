@@ -18,7 +18,8 @@ def verdicts(
 ) -> pd.DataFrame:
     """Return what presence said to each write, and what that meant for the user.
 
-    Columns: t, user, gateway, verb (register, refresh, release), ok, reason, and `effect`, which
+    Columns: t, user, gateway and conn_id of the writer, owner (the gateway that Redis named
+    just before; empty: none), verb (register, refresh, release), ok, reason, and `effect`, which
     is known from truth and belief just before:
 
     * saved: a late write of an old connection was rejected, while Redis named the gateway at
@@ -27,7 +28,8 @@ def verdicts(
     * refused: a register was rejected although the user was nowhere else;
     * empty: it made no difference.
 
-    The reason of a release that found nothing to remove is "no entry": nothing was compared.
+    The reason of a release that removed nothing is "other owner" or "no entry"; in the second case
+    the lease had run out, or it was released before: no rule has saved anybody.
     """
 
     import pandas as pd
@@ -51,24 +53,29 @@ def verdicts(
             None,
         )
         said = next((s.gateway for s in listed.get(row.user, ()) if s.start < t <= s.end), "")
-        found = row.ok or verb != "release" or bool(said)
         rows.append(
             {
                 "t": t,
                 "user": row.user,
                 "gateway": row.gateway,
+                "conn_id": row.conn_id,
+                "owner": said,
                 "verb": verb,
                 "ok": row.ok,
-                "reason": "" if row.ok else row.reason if found else NO_ENTRY,
-                "effect": _effect(verb, row.ok, row.conn_id, home, said),
+                "reason": "" if row.ok else row.reason,
+                "effect": ""
+                if row.reason == NO_ENTRY
+                else _effect(verb, row.ok, row.conn_id, home, said),
             }
         )
-    columns = ["t", "user", "gateway", "verb", "ok", "reason", "effect"]
+    columns = ["t", "user", "gateway", "conn_id", "owner", "verb", "ok", "reason", "effect"]
     return pd.DataFrame(rows, columns=columns).sort_values("t", ignore_index=True)
 
 
 NO_ENTRY: Final = "no entry"
 """A release was not rejected by a rule: there was nothing to remove."""
+OTHER_OWNER: Final = "other owner"
+"""A release was rejected: the entry is another session's."""
 
 _VERBS: Final = {
     "presence_set": "register",
@@ -76,8 +83,18 @@ _VERBS: Final = {
     "presence_del": "release",
     "presence_reject": "",
 }
-_REJECTED: Final = {"not owner": "release", "superseded": "refresh", "closed": "refresh"}
+_REJECTED: Final = {
+    OTHER_OWNER: "release",
+    NO_ENTRY: "release",
+    "superseded": "refresh",
+    "closed": "refresh",
+}
 """Which verb is rejected for which reason; all other reasons belong to registers."""
+
+
+def is_release(reason: str) -> bool:
+    """Say whether a write that was rejected for this reason was a release."""
+    return _REJECTED.get(reason) == "release"
 
 
 def _by_user(stays: Iterable[Stay]) -> dict[str, list[Stay]]:

@@ -1,0 +1,97 @@
+"""Calibration: is the clock of a lesson as fast as this machine can afford, and no faster?"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from wsdemo.lab import pace as pacing
+from wsdemo.lab.pace import SPEEDS, Pace, affordable, pace, steadily
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A machine of which this process gets a third; how often it was measured."""
+    times: list[int] = []
+
+    def measure() -> float:
+        times.append(1)
+        return 1 / 3
+
+    monkeypatch.setattr(pacing, "_measure", measure)
+    monkeypatch.setattr(pacing, "_measured", {})
+    return times
+
+
+def test_a_free_machine_runs_at_full_speed_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three hundred users at sixty times the speed of production."""
+    monkeypatch.setattr(pacing, "_measure", lambda: 1.0)
+    assert pace(300) == Pace(60.0, 300)
+    assert not capsys.readouterr().out
+
+
+def test_a_busy_machine_runs_more_slowly_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """The speed is chosen from the measurement."""
+    assert pace(300) == Pace(20.0, 300)
+    said = capsys.readouterr().out
+    assert said == "This machine is busy: running at 20x instead of 60x.\n"
+
+
+def test_a_very_busy_machine_takes_a_smaller_crowd() -> None:
+    """Before the clock becomes so slow that nobody wants to wait for it."""
+    found = affordable(0.1, 300, 60)
+    assert found == Pace(15.0, 120)
+    assert affordable(0.001, 300, 60) == Pace(SPEEDS[-1], 60)
+    assert affordable(0.001, 2, 60) == Pace(SPEEDS[-1], 2)
+
+
+@pytest.mark.parametrize("users", [2, 60, 300])
+def test_less_of_a_core_never_means_more_speed(users: int) -> None:
+    """And never more speed than was asked for."""
+    work = [affordable(share / 50, users, 60) for share in range(51)]
+    assert all(a.scale * a.users <= b.scale * b.users for a, b in itertools.pairwise(work))
+    assert all(affordable(1, users, 15).scale == 15 for users in (2, 60, 300))
+
+
+def test_two_labs_that_are_compared_have_the_same_clock(measured: list[int]) -> None:
+    """The measurement is kept."""
+    assert pace(300) == pace(300)
+    assert measured == [1]
+
+
+def test_an_experiment_that_fails_is_repeated_once_at_a_third_of_the_speed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second failure is the learner's to see."""
+    tried: list[float] = []
+
+    def experiment(at: Pace) -> str:
+        tried.append(at.scale)
+        if len(tried) % 2:
+            raise TimeoutError("not within 3 s: they are back")
+        return "well"
+
+    assert steadily(experiment, users=60) == "well"
+    assert tried == [60.0, 20.0]
+    assert "(not within 3 s: they are back). Once more, at 20x." in capsys.readouterr().out
+
+    def hopeless(at: Pace) -> None:
+        raise AssertionError(f"too slow at {at.scale:g}x")
+
+    with pytest.raises(AssertionError, match="too slow at 20x"):
+        steadily(hopeless, users=60)
+
+
+def test_an_error_of_the_reader_is_not_blamed_on_the_machine() -> None:
+    """It is raised at once."""
+    with pytest.raises(ZeroDivisionError):
+        steadily(lambda at: 1 // 0)
+
+
+def test_the_measurement_is_a_share_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, on whatever machine this is."""
+    monkeypatch.undo()
+    assert 0 < pacing._measure() <= 1

@@ -1,0 +1,117 @@
+"""Calibration: how fast may the laboratory's clock run on this machine, and for how many users?
+
+A cluster of some hundred users at sixty times the speed of production needs most of a core. On a
+machine that is busy with something else, leases run out because nobody had time to renew them, and
+a lesson would show that instead of its subject. So the machine is measured first, and the clock
+runs as fast as it can afford: the same story, in more wall time.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
+
+from wsdemo.terminal import say
+
+Result = TypeVar("Result")
+
+REFERENCE_S: Final = 0.004
+"""CPU time of `_work` on the machine on which `USERS_AT_ONCE` was measured."""
+USERS_AT_ONCE: Final = 18_000.0
+"""So many users times speed fit on one free core of that machine: 300 users at 60x."""
+LEAST_SPARE: Final = 4.0
+"""With this part of a core per 60x, scheduling delays stay far below a lease: a quarter."""
+SPEEDS: Final = (60.0, 45.0, 30.0, 20.0, 15.0, 10.0, 5.0)
+WORTH_WAITING: Final = 15.0
+"""Rather than run a crowd more slowly than this, a smaller one is taken, ..."""
+LEAST_CROWD: Final = 60
+"""... but not a smaller one than this."""
+SAMPLES: Final = 12
+FRESH_S: Final = 120.0
+"""A measurement is used again for so long: a comparison of two labs needs the same clock."""
+_TEXT: Final = json.dumps({"type": "message", "to": "bob", "content": "hello" * 12})
+
+_measured: dict[str, float] = {}
+"""The last measurement and when it was made; one a process."""
+
+
+def free_core() -> float:
+    """Return how much of the reference core this process gets: 1 is all of it, 0.3 a busy machine.
+
+    Measured at most every two minutes.
+    """
+    now = time.monotonic()
+    if now - _measured.get("at", -FRESH_S) >= FRESH_S:
+        _measured.update(at=now, share=_measure())
+    return _measured["share"]
+
+
+class Pace(NamedTuple):
+    """What this machine can afford: `Lab(scale=pace.scale)`, `lab.connect_many(pace.users)`."""
+
+    scale: float
+    """How many times faster than production time passes."""
+    users: int
+
+
+def pace(users: int = 2, at_most: float = 60.0) -> Pace:
+    """Return the speed for so many users, or for fewer of them; say so when it is slower.
+
+    Args:
+        users: of a crowd that needs not be of this size.
+        at_most: the speed on a machine that is free.
+    """
+    found = affordable(free_core(), users, at_most)
+    if found != (at_most, users):
+        fewer = f", with {found.users} users instead of {users}" if found.users < users else ""
+        say(f"This machine is busy: running at {found.scale:g}x instead of {at_most:g}x{fewer}.")
+    return found
+
+
+def affordable(share: float, users: int, at_most: float) -> Pace:
+    """Return what fits on this share of a core: the highest speed; a smaller crowd before the
+    clock becomes so slow that nobody wants to wait for it.
+    """
+    if share * USERS_AT_ONCE / users < WORTH_WAITING:
+        users = min(users, max(LEAST_CROWD, int(share * USERS_AT_ONCE / WORTH_WAITING)))
+    limit = min(at_most, share * USERS_AT_ONCE / users, share * LEAST_SPARE * SPEEDS[0])
+    fits = [speed for speed in (at_most, *SPEEDS) if speed <= limit]
+    return Pace(max(fits, default=SPEEDS[-1]), users)
+
+
+def steadily(
+    experiment: Callable[[Pace], Result], *, users: int = 2, at_most: float = 60.0
+) -> Result:
+    """Run an experiment at the pace that this machine can afford; retry once, at a third of it.
+
+    Args:
+        experiment: takes the pace. An AssertionError or a TimeoutError means that the machine was
+            too busy for it.
+        users: how many it has.
+        at_most: the speed on a machine that is free.
+    """
+    first = pace(users, at_most)
+    try:
+        return experiment(first)
+    except (AssertionError, TimeoutError) as problem:
+        second = first._replace(scale=max(first.scale / 3, SPEEDS[-1]))
+        words = " ".join(str(problem).split())
+        say(f"This machine is busy ({words}). Once more, at {second.scale:g}x.")
+        return experiment(second)
+
+
+def _measure() -> float:
+    began, worked = time.perf_counter(), time.thread_time()
+    best = min(_work() for _ in range(SAMPLES))
+    share = (time.thread_time() - worked) / (time.perf_counter() - began)
+    return min(1.0, share) * min(1.0, REFERENCE_S / best)
+
+
+def _work() -> float:
+    """Do a fixed piece of work; return its CPU time."""
+    began = time.thread_time()
+    for _ in range(2_000):
+        json.loads(_TEXT)
+    return time.thread_time() - began
