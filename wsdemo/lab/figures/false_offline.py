@@ -146,7 +146,7 @@ def _draw(
     title: str,
 ) -> Picture:
     """Draw the map; ring one point of it, (TTL in heartbeats, loss)."""
-    fig = picture(width_in=8.6, height_in=4.5)
+    fig = picture(height_in=4.9)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     norm = LogNorm(LEAST, 3600 / heartbeat_s)
@@ -233,7 +233,7 @@ def _label(
                 continue
             ax.hlines(loss, ratio - 1, ratio, color="white", ls="--", lw=1)
             across = [pixels((ratio - 1 + share, loss)) for share in (0.12, 0.3, 0.5, 0.7)]
-            placer.put(f"{level:g}", [Spot(x, y, "center") for x, y in across], fontsize=8)
+            placer.put(f"{level:g}", [Spot(x, y, "center") for x, y in across])
 
 
 def _beside(x: float, y: float, *sides: tuple[float, str]) -> list[Spot]:

@@ -218,7 +218,7 @@ def _draw(ax: Axes, row: HerdRow, edges: np.ndarray[Any, Any], capacity: float) 
     ax.stairs(tried, edges, fill=True, fc=ORANGE, ec=AMBER, hatch="////", lw=0, label="attempts")
     ax.stairs(let_in, edges, fill=True, color=BLUE, lw=0, label="accepted")
     ax.axhline(capacity, color=BLACK, ls="--", lw=1.3, label=f"capacity {number(capacity)}/s")
-    ax.set_title(row.name, fontsize=9.5, pad=4)
+    ax.set_title(row.name, pad=4)
     return float(tried.max())
 
 

@@ -200,7 +200,7 @@ def _draw(
     for ax, strip in zip(axes, strips, strict=True):
         _draw_strip(ax, strip, ttl_s, window)
     axes[-1].set_xlabel("production seconds since the lab began")
-    fig.supylabel("seconds left of the lease", fontsize=10.5, color=INK)
+    fig.supylabel("seconds left of the lease", color=INK)
     freeze_layout(fig)
     real = frames.truth(trace)
     for ax, strip in zip(axes, strips, strict=True):
@@ -246,7 +246,7 @@ def _draw_strip(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, floa
     ax.set_yticks([round(ttl_s * k / TICKS) for k in range(TICKS + 1)])
     ax.set_ylim(-0.06 * ttl_s, 1.12 * ttl_s)
     ax.set_xlim(*window)
-    ax.set_title(plain(strip.user), fontsize=9.5, pad=3)
+    ax.set_title(plain(strip.user), pad=3)
 
 
 def _keep_clear(ax: Axes, placer: Placer, strip: _Strip, ttl_s: float) -> None:

@@ -115,7 +115,7 @@ def _grid(points: pd.DataFrame) -> tuple[Numbers, Numbers]:
 
 def _draw(points: pd.DataFrame, share: Share, facts: Mapping[str, int], title: str) -> Picture:
     x, y = _grid(points)
-    fig = picture(width_in=8.6, height_in=4.6)
+    fig = picture(height_in=5.0)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     _draw_rule(fig, ax, share, x, y)
@@ -156,7 +156,7 @@ def _draw_points(ax: Axes, points: pd.DataFrame, x: Numbers, y: Numbers) -> None
     for column, row in zip(*np.nonzero(counts > 1), strict=True):
         # In the corner, where it hides the fewest points.
         words = f"×{counts[column, row]:.0f} "
-        note(ax, x[column + 1], y[row + 1], words, fontsize=7.5, ha="right", va="top")
+        note(ax, x[column + 1], y[row + 1], words, ha="right", va="top")
 
 
 _MARKS: Final[dict[bool, dict[str, Any]]] = {
