@@ -20,6 +20,7 @@ QUESTIONS: Final[dict[str, Question]] = {
     "q01": cost.QUESTION,
     "q02": lease.QUESTION,
     "q03": maps.QUESTION,
+    "q03b": maps.WITHOUT_PINGS,
     "q04": cleanup.QUESTION,
     "q05": orders.QUESTION,
     "q06": clocks.QUESTION,

@@ -20,7 +20,15 @@ from wsdemo.lab.trace.frames.columns import (
     window,
 )
 from wsdemo.lab.trace.frames.mismatch import Mismatch, mismatches, wrong_beliefs
-from wsdemo.lab.trace.frames.stays import Stay, belief, departures, named_at, truth, where
+from wsdemo.lab.trace.frames.stays import (
+    Stay,
+    belief,
+    departures,
+    named_at,
+    tables,
+    truth,
+    where,
+)
 from wsdemo.lab.trace.frames.verdict import NO_ENTRY, verdicts
 
 __all__ = [
@@ -41,6 +49,7 @@ __all__ = [
     "named_at",
     "normal",
     "span",
+    "tables",
     "truth",
     "users",
     "verdicts",
