@@ -372,5 +372,5 @@ def test_an_unknown_lesson_is_one_line(
         build.main([f"--reset={name}"])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "00, 01, 02" in line and "make reset LESSON=04" in line
+    assert "00, 00b, 01, 02" in line and "make reset LESSON=04" in line
     assert sorted(folder.rglob("*")) == before

@@ -74,7 +74,7 @@ def test_the_check_of_a_lesson_accepts_its_solution_and_waits_for_the_learner(
         solved: "".join(notebooks.html_outputs(committed(source, solved)))
         for solved in (True, False)
     }
-    exercise = f"ex{source.stem[:2]}"
+    exercise = f"ex{source.stem.partition('-')[0]}"
     assert f"✔ <b>{exercise}</b>: ok" in verdicts[True]
     assert f"? <b>{exercise}</b>: could not judge. It is not written yet" in verdicts[False]
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from wsdemo.lab.lessons import cleanup, clocks, cost, deaths, lease, maps, orders, start
+from wsdemo.lab.lessons import cleanup, clocks, cost, counting, deaths, lease, maps, orders, start
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 __all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
 
 QUESTIONS: Final[dict[str, Question]] = {
     "q00": start.QUESTION,
+    "q00b": counting.QUESTION,
     "q01": cost.QUESTION,
     "q02": lease.QUESTION,
     "q03": maps.QUESTION,
@@ -29,6 +30,7 @@ QUESTIONS: Final[dict[str, Question]] = {
 
 CHECKS: Final[dict[str, Callable[[Any], Judgement]]] = {
     "ex00": start.judge_where_is,
+    "ex00b": counting.judge_count,
     "ex01": cost.judge_route,
     "ex02": lease.judge_choose_ttl,
     "ex03": maps.judge_cleanup,
