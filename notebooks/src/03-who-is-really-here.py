@@ -18,14 +18,15 @@
 # ## Story
 #
 # Alice shuts her laptop. No goodbye is sent, no FIN, nothing: the radio is off. Three parties have an
-# opinion about her now. Her **socket** at gateway-01 still looks open. The gateway's **table** lists her.
+# opinion about her now. Her **socket** at gateway-01 still looks open: the connection is
+# [half-open](../docs/glossary.md#half-open-connection). The gateway's **table** lists her.
 # Redis' **record** names gateway-01. All three are wrong, and each will find out in its own time.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
 #
-# Heartbeats every 30 s, a lease of 90 s, a WebSocket ping after 20 s of silence that has to be answered
-# within 20 s, a scan each 60 s for users silent for more than 90 s. **Who forgets Alice first?**
+# Heartbeats every 30 s, a lease of 90 s, a WebSocket [ping](../docs/glossary.md#ping-and-pong) after 20 s of silence that has to be answered
+# within 20 s, a [scan](../docs/glossary.md#scan) each 60 s for users silent for more than 90 s. **Who forgets Alice first?**
 
 # %% tags=["exercise"]
 from wsdemo.lab import Lab, check, predict
@@ -78,7 +79,7 @@ trace = lab.trace()
 dropped = trace[trace["kind"] == "cleanup"]["t"].min()
 released = trace[(trace["kind"] == "presence_del") & (trace["user"] == "alice")]["t"].min()
 reveal("q03", "the gateway" if dropped < released else "Redis")
-assert dropped < released
+assert dropped < released, "the release follows the drop: the lesson is out of date"
 
 # %% [markdown]
 # ## Explain
@@ -172,8 +173,8 @@ assert 55 < found.wsdemo_facts["mean_s"] < 155, "this machine was too busy: run 
 demo.close()
 
 # %% [markdown]
-# **One more way to be a ghost: a gateway that does not run.** So far gateways had an event loop of their
-# own. With `loop="kernel"` they live on the loop that also runs these cells, as in many a notebook. Now
+# **One more way to be a [ghost](../docs/glossary.md#ghost): a gateway that does not run.** So far gateways had
+# an [event loop](../docs/glossary.md#event-loop) of their own. With `loop="kernel"` they live on the loop that also runs these cells, as in many a notebook. Now
 # a cell that computes for two seconds (two minutes, on this clock) stops every gateway with it:
 
 # %%

@@ -489,6 +489,20 @@ def test_an_arriving_user_is_not_counted_as_wrong() -> None:
 # --- sawtooth ---------------------------------------------------------------------------------
 
 
+def test_each_lost_heartbeat_has_a_mark() -> None:
+    """At the moment at which it should have arrived."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.watch("alice", "gateway-01", "1", [1, 91], 120)
+    for t in (31, 61):
+        story.row(t, "alice", "drop", user="alice", reason="heartbeat")
+    story.row(40, "bob", "drop", user="bob", reason="heartbeat")
+    fig = sawtooth(story.trace(), ["alice"], scale=SCALE)
+    (marks,) = (line for line in fig.axes[0].lines if line.get_marker() == "x")
+    assert np.asarray(marks.get_xdata()).tolist() == pytest.approx([31, 61])
+    assert "2 heartbeats lost" in fig.wsdemo_alt
+
+
 def test_a_wrong_entry_lasts_for_the_rest_of_the_lease() -> None:
     """The last renewal is at 61, the crash at 70, the lease ends at 151."""
     fig = sawtooth(watched(["alice"]), ["alice"], scale=SCALE)

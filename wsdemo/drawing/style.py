@@ -106,6 +106,11 @@ _MORE_GATEWAYS: Final = (
 NOBODY: Final = Role(OFFLINE)
 
 HALO: Final[list[AbstractPathEffect]] = [withStroke(linewidth=3, foreground="white")]
+ON_COLOUR: Final[dict[str, Any]] = {
+    "color": "white",
+    "path_effects": [withStroke(linewidth=2.5, foreground="black")],
+}
+"""For texts on a coloured area, which is the same on every page."""
 NOTE: Final = "note"
 """Marks the texts in a plot: around them the picture is cut out, so that the page is their halo."""
 
@@ -251,8 +256,10 @@ def _width_px(text: Text, words: str) -> float:
 
 def note(ax: Axes, x: float, y: float, words: str, **kwargs: Any) -> Text:
     """Write into the plot: with a halo, ignored by the layout."""
-    style: dict[str, Any] = {"fontsize": NOTE_PT, "color": INK, "zorder": 9, **kwargs}
-    text = ax.text(x, y, words, path_effects=HALO, **style)
+    style: dict[str, Any] = {"fontsize": NOTE_PT, "color": INK, "zorder": 9, "path_effects": HALO}
+    style |= kwargs
+    text = ax.text(x, y, words, **style)
     text.set_in_layout(False)
-    text.set_gid(NOTE)
+    if style["path_effects"] is HALO:
+        text.set_gid(NOTE)
     return text

@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from wsdemo.lab.lessons import cleanup, clocks, cost, counting, deaths, lease, maps, orders, start
+from wsdemo.lab.lessons import (
+    cleanup,
+    clocks,
+    cost,
+    counting,
+    deaths,
+    invariants,
+    lease,
+    maps,
+    orders,
+    start,
+)
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 __all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
@@ -24,6 +35,7 @@ QUESTIONS: Final[dict[str, Question]] = {
     "q03b": maps.WITHOUT_PINGS,
     "q04": cleanup.QUESTION,
     "q05": orders.QUESTION,
+    "q05b": invariants.QUESTION,
     "q06": clocks.QUESTION,
     "q07": deaths.QUESTION,
 }
@@ -36,6 +48,7 @@ CHECKS: Final[dict[str, Callable[[Any], Judgement]]] = {
     "ex03": maps.judge_cleanup,
     "ex04": cleanup.judge_delete_if_mine,
     "ex05": orders.judge_step,
+    "ex05b": invariants.judge_invariant,
     "ex06": clocks.judge_register,
     "ex07": deaths.judge_next_gateway,
 }
