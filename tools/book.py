@@ -41,7 +41,8 @@ def page(notebook: Any, stem: str) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _linked(cell.source, stem)
-    text, _ = MarkdownExporter().from_notebook_node(notebook)
+    exporter: Any = MarkdownExporter  # It has no types.
+    text, _ = exporter().from_notebook_node(notebook)
     # In a notebook, what is folded is Markdown; here it has to be said.
     return str(text).replace("<details>", '<details markdown="1">')
 

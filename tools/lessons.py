@@ -57,8 +57,10 @@ def index_page() -> Path:
 
 
 def named(name: str) -> list[Path]:
-    """Return the matching sources: by 04, 4, or the beginning of a lesson's name."""
+    """Return the matching sources: by 04, 4, 05b, or the beginning of a lesson's name."""
     wanted = Path(name.strip()).name.removesuffix(".ipynb")
     if wanted.isdecimal():
         wanted = wanted.zfill(2)
-    return [source for source in sources() if wanted and source.stem.startswith(wanted)]
+    # 00 is lesson 00, and not 00b as well.
+    exact = [source for source in sources() if source.stem.partition("-")[0] == wanted]
+    return exact or [source for source in sources() if wanted and source.stem.startswith(wanted)]

@@ -39,6 +39,8 @@ def build(source: Path, *, solved: bool) -> Any:
         cell["id"] = hashlib.sha256(f"{source.stem}:{solved}:{number}".encode()).hexdigest()[:12]
         tags = [tag for tag in cell.metadata.get("tags", []) if tag in _KEPT_TAGS]
         slides = cell.metadata.get("slideshow")
+        if solved and cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../docs/", "](../../docs/")
         cell.metadata.clear()
         if tags:
             cell.metadata["tags"] = tags

@@ -17,9 +17,9 @@
 # %% [markdown] tags=["story"]
 # ## Story
 #
-# Alice wants to say hello to Bob. Her WebSocket ends at **gateway-01**, his at **gateway-02**.
-# The two gateways have never heard of each other; each knows its own users and nobody else's.
-# All that they share is a Redis. Today nothing breaks: the message arrives. We want to see how.
+# Alice wants to say hello to Bob. Her [WebSocket](../docs/glossary.md#websocket) ends at **gateway-01**, his at **gateway-02**.
+# The two [gateways](../docs/glossary.md#gateway) have never heard of each other; each knows its own users
+# and nobody else's. All that they share is a [Redis](../docs/glossary.md#redis). Today nothing breaks: the message arrives. We want to see how.
 
 # %% [markdown]
 # Is everything here? The doctor looks at versions, and at where the Redis comes from.
@@ -41,8 +41,8 @@ progress()
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
 #
-# Alice sits at gateway-01, Bob at gateway-02. **How many hops does her message take?** A hop is one
-# arrow from one box to another. The options are `1`, `2`, `4`, `5` and `"depends"`. Put yours in and
+# Alice sits at gateway-01, Bob at gateway-02. **How many hops does her message take?** A
+# [hop](../docs/glossary.md#hop) is one arrow from one process to another. The options are `1`, `2`, `4`, `5` and `"depends"`. Put yours in and
 # run the cell; going on without is possible, but you will learn less.
 
 # %% tags=["exercise"]
@@ -82,7 +82,8 @@ print(f"{message.sender}: {message.content}   (alice was told: {receipt.status})
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Observe
 #
-# Every hop of that message, as a table and as a picture. Time goes from left to right.
+# Every hop of that message, as a table and as a picture, a
+# [space-time diagram](../docs/glossary.md#space-time-diagram). Time goes from left to right.
 
 # %%
 lab.hops(receipt)
@@ -101,7 +102,8 @@ assert lab.hops(receipt)["from"].tolist() == ["alice", "gateway-01", "redis", "g
 # %% [markdown]
 # ## Explain
 #
-# Which table did the message change? Look at the frames.
+# Which table did the message change? Each column is one moment of its way, from left to right. A wide box
+# was the same at every moment; an orange frame means "changed since the moment before".
 
 # %%
 lab.plot.steps(receipt)
@@ -183,10 +185,19 @@ check("ex00", where_is)
 # | a gateway asks the other gateways | it asks Redis, once |
 # | `routed` means that Bob has read it | it means that his gateway was listening |
 #
-# Four questions, from memory: What is in `presence:bob`? Who publishes to `gateway:gateway-02`? Which
-# hop is missing when both sit at one gateway? What is Alice told about a user who is not there?
+# Four questions, from memory: What is in `presence:bob`? Who publishes to `gateway:gateway-02`? Which hops
+# are missing when both sit at one gateway? What is Alice told about a user who is not there?
 #
-# In the code: `wsdemo/gateway/delivery.py` and `wsdemo/route.lua`, one screen each.
+# <details><summary>The answers</summary>
+#
+# 1. Which gateway has him (`gwId`), since when (`ts`), and by which connection.
+# 2. The script on the Redis server, for a gateway that has a message for a user of gateway-02.
+# 3. Both hops of Redis: in to it, and out of it. Two are left.
+# 4. `offline`: Redis knows nobody of that name.
+# </details>
+#
+# In the code: `wsdemo/gateway/delivery.py` and `wsdemo/route.lua`, one screen each. Next: **00b · Redis and
+# Lua in ten minutes**, or 01 for whoever knows them. All words: [glossary](../docs/glossary.md).
 
 # %%
 lab.close()

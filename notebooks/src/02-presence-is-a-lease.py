@@ -18,8 +18,8 @@
 # ## Story
 #
 # Alice has not said anything for a while. Is she thinking, is she in a tunnel, or has her gateway burnt
-# down? Nobody can know. So what Redis says about her is a **lease**: it holds for 90 seconds, and each
-# heartbeat of hers, one every 30 seconds, begins the 90 seconds anew. If she is gone, the lease runs
+# down? Nobody can know. So what Redis says about her is a [lease](../docs/glossary.md#lease): it holds for 90 seconds, and each
+# [heartbeat](../docs/glossary.md#heartbeat) of hers, one every 30 seconds, begins the 90 seconds anew. If she is gone, the lease runs
 # out by itself. If she is there and her heartbeats get lost, it runs out as well.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
@@ -66,7 +66,7 @@ lab.wait_until("everybody was heard again", lambda: heartbeats(lab.trace()) >= 4
 # ## Observe
 
 # %%
-trace = lab.trace()
+trace = lab.trace()  # A red x above a strip is a heartbeat that was lost.
 lab.plot.sawtooth(
     *names, title="Two lost heartbeats in a row are enough: the lease of a live user ends"
 )
@@ -77,7 +77,9 @@ from wsdemo.lab.learn import reveal
 lapses = trace[(trace["reason"] == "reclaimed") | (trace["kind"] == "cleanup")]
 lapsed = set(lapses["user"])
 reveal("q02", min((names.index(name) for name in lapsed), default=None))
-assert {"three"} <= lapsed <= {"two", "three"}
+assert {"three"} <= lapsed <= {"two", "three"}, (
+    "this machine was too busy: run the cells of Run again"
+)
 
 # %% [markdown]
 # ## Explain
@@ -117,7 +119,7 @@ with Lab(gateways=1) as doomed:
 crashed
 
 # %%
-assert 45 < crashed.wsdemo_facts["ghost_s"] <= 91
+assert 45 < crashed.wsdemo_facts["ghost_s"] <= 91, "this machine was too busy: run it again"
 
 # %% [markdown]
 # The lie lasts as long as what was left of the lease: between 60 and 90 seconds. A short lease lies less,
@@ -139,25 +141,31 @@ measured = pd.DataFrame(
 )
 crowd.close()
 
-# %% [markdown]
-# ## Modify
-#
-# The model behind the figure counts runs of lost heartbeats. The ring is the Go demo's choice: a lease
-# of three heartbeats. Move the two knobs: what does a fourth heartbeat buy at 5 % loss? What does it
-# cost when a gateway dies?
-
-# %%
-from wsdemo.lab.leases import false_offline_rate
-
-ttl_s, loss = 120, 0.05
-rate = false_offline_rate(30, ttl_s, loss)
-print(f"TTL {ttl_s} s, {loss:.0%} loss: {rate:.3g} false alarms per user and hour")
-assert rate < false_offline_rate(30, 90, loss)
-
 # %%
 from wsdemo.lab.plots import false_offline
 
 false_offline(measured)
+
+# %% [markdown]
+# The map is a model: it counts runs of lost heartbeats. The ring is the Go demo's choice, a lease of three
+# heartbeats, at 5 % loss. The diamond is what the users above suffered. They are few events, so the true
+# rate may be anything in the interval beside it; the model's number should lie in it.
+#
+# ## Modify
+#
+# Two knobs, which move the ring: the TTL (30 to 150 s) and the share of heartbeats that get lost (0.1 % to
+# 50 %). What does a fourth heartbeat buy at 5 % loss? What does it cost when a gateway dies? And how
+# bad is a TTL of 60 s?
+
+# %%
+from wsdemo.lab.leases import false_offline_rate, ghost
+
+ttl_s, loss = 120, 0.05
+
+rate, worst_s = false_offline_rate(30, ttl_s, loss), ghost(30, ttl_s).worst_s
+print(f"TTL {ttl_s} s, {loss:.1%} lost: {rate:.3g} false alarms per user and hour, and")
+print(f"after a crash a user stays listed for up to {worst_s:g} s")
+false_offline(measured, ttl_s=ttl_s, loss=loss)
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Make
@@ -201,8 +209,17 @@ check("ex02", choose_ttl)
 # | a crash is noticed at once | Redis hears nothing; the lease has to run out |
 # | a TTL of an hour is safer | then a dead user is online for an hour |
 #
-# Four questions, from memory: From when does a lease count? How long may presence lie after a crash?
-# What happens to a lease when its user says goodbye? Who reclaims an entry that was lost?
+# Four questions, from memory: From when does a lease count? How long may presence lie after a crash? How many
+# lost heartbeats does a lease of four intervals survive for certain? Who brings back an entry whose lease
+# ended although its user was there?
+#
+# <details><summary>The answers</summary>
+#
+# 1. From the last heartbeat that was heard.
+# 2. As long as what was left of the lease: 60 to 90 s here.
+# 3. Two. After three, the next one comes just when the lease ends.
+# 4. The next heartbeat that gets through: her gateway writes the entry again. That is *reclaimed*.
+# </details>
 #
 # In the code: `wsdemo/presence/refresh.lua`, and `Health.renew` in `wsdemo/gateway/health.py`.
 

@@ -8,7 +8,7 @@
 #     title: "06 · Whose clock? Skew against compare-and-set, and fencing tokens"
 #     question: "If every write carries a timestamp, who guarantees that the clocks agree?"
 #     able: "say why compare-and-set by wall clocks fails; predict when a registration is lost to skew; replace timestamps by fencing tokens"
-#     minutes: {read: 13, run: 1, exercise: 30}
+#     minutes: {read: 16, run: 1, exercise: 30}
 #     needs: "Redis: a private one is started for you"
 #     failure: "a gateway whose clock runs ten seconds slow"
 #     level: "L1 directed: skews and gaps are chosen, outcomes are exact away from the diagonal"
@@ -67,27 +67,34 @@ assert alice.gateway == "gateway-01" and rejected["reason"].iloc[0] == "stale re
 lab.close()
 
 # %% [markdown]
-# She had a working connection to gateway-02, and it was closed because of a number. Now every order
-# that there is, on the real scripts:
+# She had a working connection to gateway-02, and it was closed because of a number. Now all 45 orders of
+# lesson 05, on the real scripts, with right clocks and with gateway-02's 10 s slow:
 
 # %%
+from wsdemo.lab.figures.barcode import barcode
 from wsdemo.lab.learn import reveal
-from wsdemo.lab.races.interleavings import explore
+from wsdemo.lab.races.interleavings import explore_all
 
-wrong = {
-    policy: len(explore(policy, skew_s=-10).wrong) for policy in ("plain", "timestamp", "fenced")
-}
-print(wrong)
-reveal("q06", "worse" if wrong["timestamp"] > wrong["plain"] else "better")
-assert wrong["timestamp"] > wrong["plain"] > wrong["fenced"] == 0
+slow = explore_all(["plain", "timestamp", "fenced"], skews=[0, -10])
+barcode(
+    slow,
+    title="One clock 10 s slow, and timestamps go from {timestamp} to {timestamp_slow} of {orders}",
+)
+
+# %%
+wrong = {(one.policy, one.skew_s): len(one.wrong) for one in slow}
+reveal("q06", "worse" if wrong["timestamp", -10] > wrong["plain", -10] else "better")
+assert wrong["timestamp", -10] > wrong["plain", -10] == wrong["plain", 0]
+assert wrong["timestamp", 0] == wrong["fenced", 0] == wrong["fenced", -10] == 0
 
 # %% [markdown]
 # ## Explain
 #
-# Without protection the *last command* wins, and the last command is usually the one about the newest
-# connection. With timestamps the *largest number* wins, and ten seconds of skew make every number of
-# gateway-02 lose against all that gateway-01 wrote in the last ten seconds. The protection protects
-# the past against the present.
+# Without protection the *last command* wins, whatever it is. In 20 of the 45 orders the last one is the
+# new registration, and all is well; in the other 25 it is a heartbeat or a clean-up of the old
+# gateway. No clock is asked, so a slow one changes nothing. With timestamps the *largest number* wins, and
+# ten seconds of [skew](../docs/glossary.md#clock-skew) make every number of gateway-02 lose against all
+# that gateway-01 wrote in the last ten seconds. The protection protects the past against the present.
 #
 # | whose order | what it needs | what breaks it |
 # |---|---|---|
@@ -95,7 +102,7 @@ assert wrong["timestamp"] > wrong["plain"] > wrong["fenced"] == 0
 # | Redis' clock (`TIME` in a script) | one clock; it may not go backwards | a failover to another machine |
 # | a counter for each user (`INCR`) | that the counter outlives the entry | a counter that expires with it |
 #
-# A **fencing token** is a number that Redis hands out *before* the write, larger than all before it. The
+# A [fencing token](../docs/glossary.md#fencing-token) is a number that Redis hands out *before* the write, larger than all before it. The
 # gateway shows it with every write, and the script compares tokens. No gateway's clock is ever asked.
 # This kit takes the larger of Redis' time and the last token plus one, so it rises even when that
 # clock is set back.
@@ -139,8 +146,27 @@ border.close()
 
 # %% [markdown]
 # The border is the diagonal: a move is refused if the new gateway's clock is behind by more than the gap
-# since the last sign of life at the old one. And the same riders under fencing tokens, with the worst
-# of these clocks:
+# since the last sign of life at the old one.
+#
+# Do right clocks help, then? Not always. In lesson 05 gateway-01 read its clock for Alice's heartbeat *before*
+# she registered at gateway-02: 45 orders. But her last ping can lie in a buffer while gateway-01 is busy; then
+# it reads its clock *after* she has gone, and writes the larger number. That gives the other 45 back: six
+# steps, 720 orders, halved for each of the three threads because it looks before it writes, are 90.
+
+# %%
+from wsdemo.lab.races.orders import all_orders
+
+everything = all_orders(feasible=False)
+late = explore_all(["timestamp", "fenced"], skews=[0], orders=everything)
+barcode(late, title="A ping that lay in a buffer: {timestamp} of {orders} wrong with right clocks")
+
+# %%
+assert len(everything) == 90
+assert len(late[0].wrong) > 0 == len(late[1].wrong)
+
+# %% [markdown]
+# A late clock reading is no better than a wrong clock: the number says when it was *read*, not when
+# Alice pinged. And the riders of the map under fencing tokens, with the worst of its clocks:
 
 # %%
 fenced = Lab(gateways=2, policy="fenced", clocks={"gateway-02": -30})
@@ -190,8 +216,17 @@ check("ex06", REGISTER)
 # | a newer timestamp means a newer event | it means a faster clock |
 # | a counter in the entry will do | it begins again at one when the entry expires |
 #
-# Four questions, from memory: Which move is refused at a skew of 10 s? Who hands out a token? What must a
-# token outlive? Why is timestamp compare-and-set worse than nothing here?
+# Four questions, from memory: Which move is refused at a skew of 10 s? Who hands out a token? What must the
+# counter outlive? Why is timestamp compare-and-set worse than nothing here?
+#
+# <details><summary>The answers</summary>
+#
+# 1. One within 10 s of the last sign of life at the old gateway, to a gateway that is 10 s slow.
+# 2. Redis: the one party that all writers share.
+# 3. The entry. A counter that expires with it begins again at one.
+# 4. Without protection an unlucky order is needed. With timestamps the slow gateway loses in nearly every
+#    order, because its numbers are too small.
+# </details>
 #
 # In the code: `wsdemo/presence/mint.lua` and `register.lua`; `wsdemo/rig/policies/timestamp.py` is the rule that
 # trusts clocks.

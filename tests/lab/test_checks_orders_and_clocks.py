@@ -133,7 +133,6 @@ WRONG_STEPS: dict[str, tuple[Step, str]] = {
         "Whose clean-up was that",
     ),
     "lets any heartbeat write": (instead(h_set=write_always), "gateway-01 has the last word"),
-    "compares timestamps": (MODELS["timestamp"], "clock 10 s slow, 37 of 45 orders end wrong"),
     "is the demo": (MODELS["go-demo"], "did not bring it back. Whole"),
     "lets a heartbeat write half": (instead(h_set=half_an_entry), "did not bring it back. Whole"),
     "never renews": (instead(h_set=lambda s: None), "did not bring it back"),
@@ -165,6 +164,15 @@ def test_correct_policies_are_accepted() -> None:
     assert judge_step(fenced).ok
     assert judge_step(pure).ok
     assert "45 orders" in check("ex05", fenced).hint
+
+
+def test_a_policy_that_trusts_clocks_is_right_and_told_that_another_lesson_asks_about_them() -> (
+    None
+):
+    """In lesson 05 all clocks are right; how many orders a wrong one costs is not given away."""
+    verdict = judge_step(MODELS["timestamp"])
+    assert verdict.ok and "lesson 06 asks what if one is not" in verdict.hint
+    assert "Also when a clock is wrong" in judge_step(fenced).hint
 
 
 @pytest.mark.parametrize("name", WRONG_STEPS)

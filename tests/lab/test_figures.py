@@ -6,6 +6,7 @@ come from the code under test; some are of real gateways.
 
 from __future__ import annotations
 
+import io
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from tests.lab.readable import (
     assert_no_text_covers_another,
     assert_no_text_is_clipped,
+    texts,
     words,
 )
 from wsdemo import Timing
 from wsdemo.drawing.show import to_html, to_png
-from wsdemo.drawing.style import Picture
+from wsdemo.drawing.style import INK, PAGE_DPI, Picture
 from wsdemo.lab import Lab
 from wsdemo.lab.figures.availability import ROLES, service_of
 from wsdemo.lab.figures.detection import detection_delays
@@ -222,6 +226,28 @@ def test_no_text_leaves_the_figure(drawn: Mapping[str, Picture]) -> None:
     assert_no_text_is_clipped(drawn)
 
 
+def test_no_text_of_a_figure_is_smaller_than_eleven_points(drawn: Mapping[str, Picture]) -> None:
+    """As shown: a figure is no wider than the output of a cell, so it is not made smaller."""
+    for name, fig in drawn.items():
+        assert fig.get_figwidth() * PAGE_DPI <= 830, name
+        assert min(float(text.get_fontsize()) for text in texts(fig)) >= 11, name
+
+
+def test_a_figure_can_be_seen_on_a_white_page_and_on_a_dark_one(
+    drawn: Mapping[str, Picture],
+) -> None:
+    """Its ground is transparent, and its grey has a contrast of more than 4 to either page."""
+    with Image.open(io.BytesIO(to_png(drawn["ribbons of one"]))) as image:
+        alpha = image.convert("RGBA").getchannel("A")
+    assert alpha.getpixel((0, 0)) == 0 and alpha.histogram()[0] > alpha.width * alpha.height / 3
+
+    def light(colour: str) -> float:
+        parts = [float(((c + 0.055) / 1.055) ** 2.4) for c in to_rgb(colour)]
+        return 0.05 + sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    assert light("#ffffff") / light(INK) > 4 < light(INK) / light("#111111")
+
+
 def test_every_figure_has_an_alt_text_and_a_caption(drawn: Mapping[str, Picture]) -> None:
     """The caption says how much faster than production time the clock ran."""
     for name, fig in drawn.items():
@@ -285,7 +311,9 @@ def test_an_empty_trace_is_an_error_with_a_reason(
 
 def test_a_title_with_an_unknown_fact_lists_the_known_ones() -> None:
     """The reader writes the template; the error helps to correct it."""
-    with pytest.raises(ValueError, match="known facts: longest_s, users, wrong_s, wrong_users"):
+    with pytest.raises(
+        ValueError, match="known facts: longest_s, mean_s, users, wrong_s, wrong_users"
+    ):
         ribbons(crashed(["alice"]), scale=SCALE, title="{nonsense}")
 
 
@@ -434,6 +462,43 @@ def test_a_user_who_returns_to_the_same_gateway_was_wrong_in_redis_until_then() 
     assert ribbons(story.trace(), scale=SCALE).wsdemo_facts["wrong_s"] == 15
 
 
+def test_a_third_ribbon_shows_what_the_table_of_a_gateway_says() -> None:
+    """The lease ends 90 s after the last heartbeat, and the table is cleaned up 20 s later: each
+    has a ribbon, and its own time of being wrong.
+    """
+    story = Story()
+    for user, gone in (("alice", 20), ("bob", 30)):
+        story.arrive(1, user, "gateway-01", user)
+        story.row(1, "gateway-01", "welcome", user=user, gateway="gateway-01", conn_id=user)
+        story.leave(gone, user, user, "vanished")
+        story.cleanup(111, user, "gateway-01", user)
+        story.reject(111, user, "gateway-01", user, "not owner")
+    story.scan(150)
+    fig = ribbons(story.trace(), scale=SCALE, tables=True)
+    facts = fig.wsdemo_facts
+    assert (facts["wrong_s"], facts["mean_s"]) == (71 + 61, 66)
+    assert (facts["table_s"], facts["table_mean_s"]) == (91 + 81, 86)
+    assert {"wrong 71 s", "wrong 61 s", "wrong 91 s", "wrong 81 s"} <= words(fig)
+    (ax,) = fig.axes
+    names = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert names[:3] == ["alice: truth", "her gateway", "Redis says"]
+
+
+def test_two_gateways_may_list_a_user_at_one_time() -> None:
+    """She has moved, and the old gateway has not cleaned up yet."""
+    story = Story()
+    for t, gateway in ((1, "gateway-01"), (20, "gateway-02")):
+        story.arrive(t, "alice", gateway, gateway)
+        story.row(t, gateway, "welcome", user="alice", gateway=gateway, conn_id=gateway)
+    story.cleanup(80, "alice", "gateway-01", "gateway-01")
+    story.scan(100)
+    spans = [
+        (stay.gateway, stay.start * SCALE, stay.end * SCALE)
+        for stay in frames.tables(story.trace())
+    ]
+    assert spans == [("gateway-01", 1, 80), ("gateway-02", 20, 100)]
+
+
 def test_an_arriving_user_is_not_counted_as_wrong() -> None:
     """Between the write of an entry and `registered`, Redis names her before her client knows
     it."""
@@ -445,6 +510,20 @@ def test_an_arriving_user_is_not_counted_as_wrong() -> None:
 
 
 # --- sawtooth ---------------------------------------------------------------------------------
+
+
+def test_each_lost_heartbeat_has_a_mark() -> None:
+    """At the moment at which it should have arrived."""
+    story = Story()
+    story.arrive(1, "alice", "gateway-01", "1")
+    story.watch("alice", "gateway-01", "1", [1, 91], 120)
+    for t in (31, 61):
+        story.row(t, "alice", "drop", user="alice", reason="heartbeat")
+    story.row(40, "bob", "drop", user="bob", reason="heartbeat")
+    fig = sawtooth(story.trace(), ["alice"], scale=SCALE)
+    (marks,) = (line for line in fig.axes[0].lines if line.get_marker() == "x")
+    assert np.asarray(marks.get_xdata()).tolist() == pytest.approx([31, 61])
+    assert "2 heartbeats lost" in fig.wsdemo_alt
 
 
 def test_a_wrong_entry_lasts_for_the_rest_of_the_lease() -> None:

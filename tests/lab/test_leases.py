@@ -14,6 +14,7 @@ from wsdemo.lab.leases import (
     false_offline_rate,
     fatal_losses,
     ghost,
+    plausible_counts,
     simulated_false_offline_rate,
 )
 from wsdemo.settings import Timing
@@ -75,6 +76,17 @@ def test_the_rate_is_zero_without_loss_and_with_total_loss() -> None:
 def test_a_user_who_leaves_just_after_a_heartbeat_stays_listed_for_a_ttl() -> None:
     """On average for half a heartbeat interval less."""
     assert ghost(30, 90) == (75, 90)
+
+
+@pytest.mark.parametrize(
+    ("events", "low", "high"),
+    [(0, 0.0, 3.689), (1, 0.0253, 5.572), (4, 1.090, 10.242), (100, 81.36, 121.63)],
+)
+def test_a_few_events_leave_room_for_many_rates(events: int, low: float, high: float) -> None:
+    """The exact interval of 95 %, as tables of the Poisson distribution give it. (With none in n
+    tries the upper end is 3.7 / n.)
+    """
+    assert plausible_counts(events) == pytest.approx((low, high), abs=0.006)
 
 
 def test_invalid_numbers_are_an_error_with_a_reason() -> None:

@@ -94,6 +94,19 @@ def test_an_empty_trace_is_an_error_with_a_reason() -> None:
         steps(empty(), "1")
 
 
+def test_the_moments_of_a_message_are_few_boxes(recorded: tuple[Lab, Receipt, Receipt]) -> None:
+    """A table that never changes is one box, over all moments; the message has a box a moment."""
+    lab, arrived, _ = recorded
+    fig = lab.plot.steps(arrived)
+    gateways = 3
+    assert fig.wsdemo_facts == {"panels": 5, "boxes": gateways + 1, "changed": "none"}
+    (ax,) = fig.axes
+    assert len(ax.patches) == (gateways + 1) + 5
+    assert [label.get_text() for label in ax.get_yticklabels()][-2:] == ["Redis", "the message"]
+    said = {text.get_text() for text in texts(fig)}
+    assert {"not sent yet", "at gateway-01", "at Redis", "at gateway-02", "read by bob"} <= said
+
+
 def test_too_many_arrows_are_refused_with_advice(
     recorded: tuple[Lab, Receipt, Receipt],
 ) -> None:

@@ -411,12 +411,12 @@ def test_an_unknown_lesson_is_one_line(
 ) -> None:
     """It lists the lessons, and how to name one."""
     before = sorted(folder.rglob("*"))
-    if name in {"0", "../04"}:  # Lesson 00, and a path: both are meant.
+    if name in {"0", "../04"}:  # Lesson 00 (and not 00b as well), and a path: both are meant.
         assert build.main([f"--reset={name}"]) == 0
         return
     with pytest.raises(SystemExit) as ended:
         build.main([f"--reset={name}"])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "00, 01, 02" in line and "make reset LESSON=04" in line
+    assert "00, 00b, 01, 02" in line and "make reset LESSON=04" in line
     assert sorted(folder.rglob("*")) == before

@@ -4,6 +4,9 @@ The roles are fixed: a gateway, a lost message or a late cleanup has the same co
 figure, and never the colour alone, because one reader in twelve cannot tell them apart and a
 projector can be worse: each role has a hatch, a marker or a dash beside its colour. The colours
 are those of Okabe and Ito.
+
+The ground is transparent, and a reader's page is white or nearly black. So text and lines are of a
+grey that stands out from both, and no text is smaller than 11 points at the width of a notebook.
 """
 
 from __future__ import annotations
@@ -30,16 +33,24 @@ YELLOW: Final = "#F0E442"
 BLUE: Final = "#0072B2"
 VERMILLION: Final = "#D55E00"
 PURPLE: Final = "#CC79A7"
-GREY: Final = "#6E6E6E"
-OFFLINE: Final = "#E5E5E5"
-LANE: Final = "#BBBBBB"
-CREAM: Final = "#FFF3D6"
-INK: Final = "#333333"
+GREY: Final = "#8C8C8C"
+OFFLINE: Final = "#8080803C"
+"""The last two digits are its opacity: the page shines through."""
+LANE: Final = "#9A9A9A"
+CREAM: Final = "#E69F0030"
+"""A tint of orange, for what has changed."""
+INK: Final = "#797979"
+"""The grey with the same contrast to a white page and to a dark one (4.3 to 1)."""
 
-WIDTH_IN: Final = 10.0
-DPI: Final = 110
-FONT_PT: Final = 10.5
-NOTE_PT: Final = 9.0
+WIDTH_IN: Final = 8.6
+"""As wide as the output of a cell in JupyterLab, 826 px: a point of text is shown as a point."""
+PAGE_DPI: Final = 96
+"""Pixels of a page to an inch."""
+DPI: Final = 128
+"""Pixels of a picture to an inch: more than the page has, for sharper screens."""
+FONT_PT: Final = 11.0
+NOTE_PT: Final = 11.0
+TITLE_PT: Final = 13.0
 
 SHOWN_WIDTH_IN: Final = 7.5
 """JupyterLab shows a figure 830 pixels wide: one of this width is not made smaller."""
@@ -51,6 +62,15 @@ HOUSE: Final[dict[str, Any]] = {
     "savefig.dpi": DPI,
     "font.family": ["DejaVu Sans"],  # matplotlib brings it along: the same picture everywhere
     "font.size": FONT_PT,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": LANE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
@@ -58,7 +78,7 @@ HOUSE: Final[dict[str, Any]] = {
     "axes.titleweight": "bold",
     "axes.labelsize": FONT_PT,
     "legend.frameon": False,
-    "legend.fontsize": NOTE_PT + 0.5,
+    "legend.fontsize": NOTE_PT,
     "hatch.linewidth": 0.8,
     # Names come from users. A dollar sign in one of them is a dollar sign, not a formula.
     "text.parse_math": False,
@@ -91,6 +111,13 @@ _MORE_GATEWAYS: Final = (
 NOBODY: Final = Role(OFFLINE)
 
 HALO: Final[list[AbstractPathEffect]] = [withStroke(linewidth=3, foreground="white")]
+ON_COLOUR: Final[dict[str, Any]] = {
+    "color": "white",
+    "path_effects": [withStroke(linewidth=2.5, foreground="black")],
+}
+"""For texts on a coloured area, which is the same on every page."""
+NOTE: Final = "note"
+"""Marks the texts in a plot: around them the picture is cut out, so that the page is their halo."""
 
 
 def roles_of(gateways: Iterable[str]) -> dict[str, Role]:
@@ -181,7 +208,7 @@ def claim(fig: Picture, template: str, facts: Mapping[str, Any]) -> None:
     """Write the title: bold, left, at most two lines, its numbers taken from `facts`."""
     fig.wsdemo_facts = dict(facts)
     title = fill(template, facts)
-    text = fig.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=FONT_PT + 1.5)
+    text = fig.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=TITLE_PT)
     fit(text, fig.bbox.width * 0.984, lines=2)
 
 
@@ -233,8 +260,11 @@ def _width_px(text: Text, words: str) -> float:
 
 
 def note(ax: Axes, x: float, y: float, words: str, **kwargs: Any) -> Text:
-    """Write into the plot: small, with a white halo, ignored by the layout."""
-    style: dict[str, Any] = {"fontsize": NOTE_PT, "color": INK, "zorder": 9, **kwargs}
-    text = ax.text(x, y, words, path_effects=HALO, **style)
+    """Write into the plot: with a halo, ignored by the layout."""
+    style: dict[str, Any] = {"fontsize": NOTE_PT, "color": INK, "zorder": 9, "path_effects": HALO}
+    style |= kwargs
+    text = ax.text(x, y, words, **style)
     text.set_in_layout(False)
+    if style["path_effects"] is HALO:
+        text.set_gid(NOTE)
     return text

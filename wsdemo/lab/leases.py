@@ -78,6 +78,30 @@ def ghost(heartbeat_s: float, ttl_s: float) -> Ghost:
     return Ghost(ttl_s - heartbeat_s / 2, ttl_s)
 
 
+def plausible_counts(events: int, sure: float = 0.95) -> tuple[float, float]:
+    """Return between which two numbers the true mean lies, when so many rare events were counted
+    (the exact interval of the Poisson distribution).
+
+    Raises:
+        ValueError: the number is negative.
+    """
+    if events < 0:
+        raise ValueError(f"a number of events is not negative: {events}")
+    tail = (1 - sure) / 2
+    low = _mean_with(events - 1, 1 - tail) if events else 0.0
+    return low, _mean_with(events, tail)
+
+
+def _mean_with(at_most: int, probability: float) -> float:
+    """Return the mean at which that many events or fewer have this probability, by bisection."""
+    low, high = 0.0, 10.0 + 5.0 * at_most
+    for _ in range(60):
+        mean = (low + high) / 2
+        terms = (k * math.log(mean) - mean - math.lgamma(k + 1) for k in range(at_most + 1))
+        low, high = (mean, high) if sum(map(math.exp, terms)) > probability else (low, mean)
+    return low
+
+
 def _require_probability(loss: float) -> None:
     if not 0 <= loss <= 1:
         raise ValueError(f"the loss is a probability between 0 and 1, not {loss}")

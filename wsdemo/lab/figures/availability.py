@@ -316,7 +316,7 @@ def _draw_curve(ax: Axes, outages_s: Sequence[float]) -> None:
     ax.set_xlim(0, max(1.0, 1.15 * max(outages_s)))
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.set_xlabel("outage of a user (s)")
-    ax.set_title("share of users back by then", fontsize=9.5, fontweight="normal")
+    ax.set_title("share of users back", fontweight="normal")
 
 
 def _label_curve(ax: Axes, outages_s: Sequence[float], facts: Mapping[str, Any]) -> None:

@@ -158,7 +158,7 @@ def _draw_count(ax: Axes, row: int, one: Exploration, said: int | None) -> None:
         color=VERMILLION if wrong else GREEN,
     )
     if said is not None:
-        ax.text(orders + 0.6, row + 0.76, f"◇ you said {said}", va="center", color=INK, fontsize=9)
+        ax.text(orders + 0.6, row + 0.76, f"◇ you said {said}", va="center", color=INK)
 
 
 def _dress(ax: Axes, explorations: Sequence[Exploration], columns: int) -> None:

@@ -20,6 +20,9 @@ CAPTION: Final = (
     "write stands what Redis says after it."
 )
 
+LINE_IN: Final = 0.25
+"""Inches: the axes had no room yet for the last line of the words under the steps."""
+
 
 @in_house_style
 def crossing(
@@ -44,6 +47,8 @@ def crossing(
     ticks = range(1, len(played.order) + 1)
     ax.set_xticks(ticks, [_tick(played, step) for step in ticks])
     ax.set_xlabel("")
+    box, line = ax.get_position(), LINE_IN / fig.get_figheight()
+    ax.set_position((box.x0, box.y0 + line, box.width, box.height - line))
     ax.set_xlim(0.75, len(played.order) + 0.5)  # Room for the words under the last step.
     alt = f"{fig.wsdemo_alt} {'. '.join(played.words())}. The end: {played.end.value}."
     return tell(fig, caption=CAPTION, alt=alt)
@@ -52,4 +57,4 @@ def crossing(
 def _tick(played: Played, step: int) -> str:
     if played.order[step - 1] not in WRITES:
         return str(step)
-    return f"{step}\nRedis: {named(played.entries[step - 1])}"
+    return f"{step}\nRedis:\n{named(played.entries[step - 1])}"

@@ -130,7 +130,7 @@ def _shares(values: Values) -> Values:
 
 def _draw(delays: Values, rule: Rule, end: str, facts: Mapping[str, int], title: str) -> Picture:
     expected = rule.delays()
-    fig = picture(width_in=7.6, height_in=3.7)
+    fig = picture(height_in=4.2)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     ax.ecdf(delays, color=BLUE, lw=2.2, label=f"measured, {counted(len(delays), 'user')}")

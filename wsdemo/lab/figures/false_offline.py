@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
     BLACK,
+    ON_COLOUR,
     VERMILLION,
     Picture,
     claim,
@@ -31,9 +32,9 @@ from wsdemo.drawing.style import (
     tell,
 )
 from wsdemo.drawing.words import counted, number, percent
-from wsdemo.lab.leases import false_offline_rate, fatal_losses
+from wsdemo.lab.leases import false_offline_rate, fatal_losses, plausible_counts
 
-RATIOS: Final = (2, 5)
+RATIOS: Final = (1, 5)
 """TTL in heartbeats: from, to."""
 LOSSES: Final = (0.001, 0.5)
 LEVELS: Final = (10.0, 1.0, 0.1, 0.01, 0.001)
@@ -52,8 +53,19 @@ TITLE: Final = (
 class _Measured(NamedTuple):
     ratio: float
     loss: float
-    rate: float
+    events: int
     user_hours: float
+
+    @property
+    def rate(self) -> float:
+        """Times offline per user-hour."""
+        return self.events / self.user_hours
+
+    @property
+    def words(self) -> str:
+        """The rate, and between which two the true one lies with a certainty of 95 %."""
+        low, high = (count / self.user_hours for count in plausible_counts(self.events))
+        return f"{number(self.rate)} ({number(low)} to {number(high)})"
 
 
 @in_house_style
@@ -97,9 +109,7 @@ def _dots(measured: pd.DataFrame | None) -> list[_Measured]:
             "nothing was measured: leave `measured` out, or let users live for a while"
         )
     return [
-        _Measured(
-            row.ttl_s / row.heartbeat_s, row.loss, row.events / row.user_hours, row.user_hours
-        )
+        _Measured(row.ttl_s / row.heartbeat_s, row.loss, int(row.events), row.user_hours)
         for row in measured.itertuples()
     ]
 
@@ -146,7 +156,7 @@ def _draw(
     title: str,
 ) -> Picture:
     """Draw the map; ring one point of it, (TTL in heartbeats, loss)."""
-    fig = picture(width_in=8.6, height_in=4.5)
+    fig = picture(height_in=4.9)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     norm = LogNorm(LEAST, 3600 / heartbeat_s)
@@ -161,7 +171,7 @@ def _draw(
     words = f"heartbeat {heartbeat_s:g} s, TTL {ttl_s:g} s, {percent(ringed[1])} lost"
     keys = [Line2D([], [], **{**_RING, "ms": 11, "mew": 2}, label=words)]
     if dots:
-        keys.append(Line2D([], [], **_DOT, mfc="white", label="measured"))
+        keys.append(Line2D([], [], **_DOT, mfc="white", label="measured, with its 95 % interval"))
     fig.legend(handles=keys, loc="outside lower left", ncols=2)
     freeze_layout(fig)
     _label(ax, heartbeat_s, ringed, facts, dots)
@@ -222,10 +232,10 @@ def _label(
     pixels = ax.transData.transform
     left, right = ((-16, "right"), (16, "left"))
     spots = _beside(*pixels(ring), left, right)
-    placer.put(f"{facts['rate']} an hour", spots, fontweight="bold", color=VERMILLION)
+    placer.put(f"{facts['rate']} an hour", spots, fontweight="bold", **ON_COLOUR)
     for dot in dots:
         spots = _beside(*pixels((dot.ratio, dot.loss)), right, left)
-        placer.put(f"measured {number(dot.rate)}", spots, fontweight="bold")
+        placer.put(f"measured {dot.words}", spots, fontweight="bold", **ON_COLOUR)
     for ratio in range(RATIOS[0] + 1, RATIOS[1] + 1):
         for level in LEVELS:
             loss = _loss_at(heartbeat_s, ratio, level)
@@ -233,7 +243,7 @@ def _label(
                 continue
             ax.hlines(loss, ratio - 1, ratio, color="white", ls="--", lw=1)
             across = [pixels((ratio - 1 + share, loss)) for share in (0.12, 0.3, 0.5, 0.7)]
-            placer.put(f"{level:g}", [Spot(x, y, "center") for x, y in across], fontsize=8)
+            placer.put(f"{level:g}", [Spot(x, y, "center") for x, y in across], **ON_COLOUR)
 
 
 def _beside(x: float, y: float, *sides: tuple[float, str]) -> list[Spot]:
@@ -269,7 +279,7 @@ def _alt(
         for right in range(RATIOS[0] + 1, RATIOS[1] + 1)
     )
     seen = "".join(
-        f" Measured at {dot.ratio:g} heartbeats and {dot.loss:.1%} loss: {number(dot.rate)} an "
+        f" Measured at {dot.ratio:g} heartbeats and {dot.loss:.1%} loss: {dot.words} an "
         f"hour in {counted(round(dot.user_hours), 'user-hour')}."
         for dot in dots
     )

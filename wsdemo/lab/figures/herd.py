@@ -17,9 +17,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
-    BLACK,
     BLUE,
     FONT_PT,
+    INK,
     ORANGE,
     VERMILLION,
     Picture,
@@ -217,8 +217,8 @@ def _draw(ax: Axes, row: HerdRow, edges: np.ndarray[Any, Any], capacity: float) 
     let_in = np.histogram(row.accepted, edges)[0] / width
     ax.stairs(tried, edges, fill=True, fc=ORANGE, ec=AMBER, hatch="////", lw=0, label="attempts")
     ax.stairs(let_in, edges, fill=True, color=BLUE, lw=0, label="accepted")
-    ax.axhline(capacity, color=BLACK, ls="--", lw=1.3, label=f"capacity {number(capacity)}/s")
-    ax.set_title(row.name, fontsize=9.5, pad=4)
+    ax.axhline(capacity, color=INK, ls="--", lw=1.3, label=f"capacity {number(capacity)}/s")
+    ax.set_title(row.name, pad=4)
     return float(tried.max())
 
 

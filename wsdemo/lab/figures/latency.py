@@ -82,7 +82,7 @@ def latency(
     """
     curves = _curves(latencies(trace), groups)
     facts = _facts(curves)
-    fig = picture(width_in=7.6, height_in=3.7)
+    fig = picture(height_in=4.2)
     ax = fig.add_subplot()
     claim(fig, title or (TITLE if len(curves) > 1 else TITLE_OF_ONE), facts)
     for curve, role in zip(curves, ROLES, strict=False):

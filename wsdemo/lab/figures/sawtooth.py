@@ -1,8 +1,8 @@
 """Lease: how much of each user's lease was left, moment by moment?
 
 Sampled from Redis, not computed. One strip for each user, with a shared time axis. A triangle
-marks each write that began the lease anew; where Redis lists a user who is gone, the strip is
-shaded.
+marks each write that began the lease anew, a red x a heartbeat that was lost; where Redis lists a
+user who is gone, the strip is shaded.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class _Strip(NamedTuple):
     lapses: list[float]
     """When the lease ended although its user was there."""
     ghosts: list[_Ghost]
+    lost: list[float]
+    """When a heartbeat of hers got lost."""
 
 
 @in_house_style
@@ -149,7 +151,13 @@ def _strip(trace: pd.DataFrame, user: str, real: Sequence[frames.Stay], scale: f
         [float(moment) * scale for moment in writes["t_recv"].fillna(writes["t"])],
         lapses,
         _ghosts(real, t, left_s, scale),
+        _lost_heartbeats(trace, user, scale),
     )
+
+
+def _lost_heartbeats(trace: pd.DataFrame, user: str, scale: float) -> list[float]:
+    drops = trace[(trace["kind"] == "drop") & (trace["reason"] == "heartbeat")]
+    return [float(t) * scale for t in drops[drops["user"] == user]["t"]]
 
 
 def _apart(moments: Sequence[float]) -> list[float]:
@@ -200,7 +208,7 @@ def _draw(
     for ax, strip in zip(axes, strips, strict=True):
         _draw_strip(ax, strip, ttl_s, window)
     axes[-1].set_xlabel("production seconds since the lab began")
-    fig.supylabel("seconds left of the lease", fontsize=10.5, color=INK)
+    fig.supylabel("seconds left of the lease", color=INK)
     freeze_layout(fig)
     real = frames.truth(trace)
     for ax, strip in zip(axes, strips, strict=True):
@@ -239,6 +247,9 @@ def _draw_strip(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, floa
         zorder=4,
         ls="none",
     )
+    lost = [moment for moment in strip.lost if moment <= window[1]]
+    style: dict[str, Any] = {"color": VERMILLION, "ms": 8, "mew": 2.2, "clip_on": False}
+    ax.plot(lost, [ttl_s] * len(lost), "x", zorder=4, ls="none", **style)
     for ghost in strip.ghosts:
         ax.axvspan(ghost.start, ghost.end, color=VERMILLION, alpha=0.13, lw=0)
     for x in (*strip.lapses, *(ghost.end for ghost in strip.ghosts if ghost.went)):
@@ -246,14 +257,14 @@ def _draw_strip(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, floa
     ax.set_yticks([round(ttl_s * k / TICKS) for k in range(TICKS + 1)])
     ax.set_ylim(-0.06 * ttl_s, 1.12 * ttl_s)
     ax.set_xlim(*window)
-    ax.set_title(plain(strip.user), fontsize=9.5, pad=3)
+    ax.set_title(plain(strip.user), pad=3)
 
 
 def _keep_clear(ax: Axes, placer: Placer, strip: _Strip, ttl_s: float) -> None:
     points = ax.transData.transform(np.column_stack([strip.t, strip.left_s]))
     if len(points) > 1:
         placer.line(*[(float(x), float(y)) for x, y in points])
-    for renewal in strip.renewed:
+    for renewal in (*strip.renewed, *strip.lost):
         x, y = ax.transData.transform((renewal, ttl_s))
         placer.keep_clear(Bbox.from_bounds(x - 5, y - 5, 10, 10))
 
@@ -295,8 +306,9 @@ def _draw_prediction(
 
 def _caption(trace: pd.DataFrame, scale: float) -> str:
     return (
-        "Line: what Redis answered to PTTL. Triangle: a write that began the lease anew. Shaded: "
-        f"listed, and gone. Cross: no entry any more. {measured_at(trace, scale)}"
+        "Line: what Redis answered to PTTL. Triangle: a write that began the lease anew. Red x: a "
+        "heartbeat that was lost. Shaded: listed, and gone. Cross below: no entry any more. "
+        f"{measured_at(trace, scale)}"
     )
 
 
@@ -306,6 +318,8 @@ def _alt(strips: Sequence[_Strip], facts: Mapping[str, Any]) -> str:
         lowest = float(np.min(strip.left_s))
         words = f"{plain(strip.user)}: {counted(len(strip.renewed), 'renewal')}, "
         words += f"lowest {lowest:.0f} s"
+        if strip.lost:
+            words += f", {counted(len(strip.lost), 'heartbeat')} lost"
         if strip.lapses:
             words += f", lost {counted(len(strip.lapses), 'time')} while she was there"
         for ghost in strip.ghosts:

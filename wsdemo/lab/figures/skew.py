@@ -24,7 +24,6 @@ from wsdemo.drawing.style import (
     Picture,
     claim,
     in_house_style,
-    note,
     picture,
     tell,
 )
@@ -40,7 +39,7 @@ FINE: Final = 8
 """A cell's share is the mean of so many by so many points in it."""
 CAPTION: Final = (
     "Background: the share of registrations that the rule rejects, cell by cell. Marks: "
-    "registrations that were measured; where a cell holds several, it says how many."
+    "registrations that were measured."
 )
 TITLE: Final = (
     "Rejected when the new clock is slower by more than the gap: "
@@ -115,14 +114,14 @@ def _grid(points: pd.DataFrame) -> tuple[Numbers, Numbers]:
 
 def _draw(points: pd.DataFrame, share: Share, facts: Mapping[str, int], title: str) -> Picture:
     x, y = _grid(points)
-    fig = picture(width_in=8.6, height_in=4.6)
+    fig = picture(height_in=5.0)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     _draw_rule(fig, ax, share, x, y)
-    _draw_points(ax, points, x, y)
+    _draw_points(ax, points)
     ax.set_xlabel("gap before the registration (production seconds)")
     ax.set_ylabel("new clock slower by (s)")
-    fig.legend(handles=_keys(facts), loc="outside lower left", ncols=4)
+    fig.legend(handles=_keys(facts), loc="outside lower left", ncols=2)
     return fig
 
 
@@ -148,15 +147,10 @@ def _inside(edges: Numbers) -> Numbers:
     return np.asarray((edges[:-1, None] + np.diff(edges)[:, None] * steps).ravel())
 
 
-def _draw_points(ax: Axes, points: pd.DataFrame, x: Numbers, y: Numbers) -> None:
+def _draw_points(ax: Axes, points: pd.DataFrame) -> None:
     for rejected, style in _MARKS.items():
         some = points[points["rejected"] == rejected]
         ax.plot(some["gap_s"], some["skew_s"], **style)
-    counts, _, _ = np.histogram2d(points["gap_s"], points["skew_s"], [x, y])
-    for column, row in zip(*np.nonzero(counts > 1), strict=True):
-        # In the corner, where it hides the fewest points.
-        words = f"×{counts[column, row]:.0f} "
-        note(ax, x[column + 1], y[row + 1], words, fontsize=7.5, ha="right", va="top")
 
 
 _MARKS: Final[dict[bool, dict[str, Any]]] = {
@@ -169,7 +163,9 @@ def _keys(facts: Mapping[str, int]) -> list[Line2D]:
     return [
         Line2D([], [], **_MARKS[False], label=f"accepted ({facts['accepted']})"),
         Line2D([], [], **_MARKS[True], label=f"rejected ({facts['rejected']})"),
-        Line2D([], [], color=BLACK, ls="--", lw=1.6, label="slower by just the gap"),
+        Line2D(
+            [], [], color=BLACK, ls="--", lw=1.6, path_effects=HALO, label="slower by just the gap"
+        ),
         Line2D([], [], color="white", lw=2, path_effects=OUTLINE, label="half of them rejected"),
     ]
 

@@ -160,7 +160,11 @@ def _draw(
     _draw_lanes(ax, lanes, min(begins), max(*ends, *begins))
     for row, begin, end in zip(arrows.itertuples(), begins, ends, strict=True):
         _draw_arrow(ax, row, lanes, begin, end)
-    ax.set_xlabel("one step an event, not to scale" if even else "seconds since the lab began")
+    ax.set_xlabel(
+        "each arrow takes one step here, whatever time it took"
+        if even
+        else "seconds since the lab began"
+    )
     if even:
         ax.set_xticks([])
     freeze_layout(fig)

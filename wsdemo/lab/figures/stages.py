@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wsdemo.drawing.style import (
-    BLACK,
     BLUE,
     INK,
     NOTE_PT,
@@ -128,7 +127,7 @@ def _draw_bar(ax: Axes, y: int, row: pd.Series[float]) -> None:
             ax.barh(y, width, 0.62, left, lw=1, **_filled(role))
             left += width
     whole = 1e6 * row["latency_s"]
-    ax.plot([whole, whole], [y - 0.4, y + 0.4], color=BLACK, lw=2)
+    ax.plot([whole, whole], [y - 0.4, y + 0.4], color=INK, lw=2)
     ax.annotate(
         duration(row["latency_s"]),
         (max(left, whole), y),

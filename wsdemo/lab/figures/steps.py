@@ -1,19 +1,20 @@
 """Notional machine: what did each table hold, step by step, on the way of a message?
 
-Panels from left to right, each with the same boxes: a table for every gateway, and the record in
-Redis. What has changed since the panel before is framed.
+A row for the table of each gateway, one for Redis, and one for the message; a column for each
+moment. A table that never changes is one wide box. What has changed since the column before is
+framed.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import textwrap
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import Rectangle
 
 from wsdemo.drawing.style import (
     CREAM,
@@ -30,11 +31,19 @@ from wsdemo.drawing.words import counted, lane_name, plain
 from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.frames import Stay
 
-LINE_CHARS: Final = 22
+HEADLINE_CHARS: Final = 13
+LINE_CHARS: Final = 16
+WIDE_CHARS: Final = 84
+"""In a box over all columns."""
 MAX_LINES: Final = 3
+LINE_IN: Final = 0.2
+"""The height of a line of text, in inches."""
+MESSAGE: Final = "the message"
+ON_ITS_WAY: Final = "on its way"
+READ: Final = "recipient read"
 CAPTION: Final = (
-    "Each column is one moment, derived from the recorded events; a framed box has changed since "
-    "the column to its left."
+    "Each column is one moment, derived from the recorded events. A wide box is the same at every "
+    "moment; a framed one has changed since the column to its left."
 )
 
 
@@ -50,7 +59,7 @@ def steps(
     trace: pd.DataFrame,
     msg_id: str,
     *,
-    title: str = "Of {boxes} tables, a message changes {changed}: it is nowhere at rest",
+    title: str = "A message changes {changed} of the {boxes} tables: it passes through",
 ) -> Picture:
     """Draw what the gateways' tables, Redis and the recipient held along the way of one message.
 
@@ -62,20 +71,30 @@ def steps(
     """
     trace = frames.normal(trace)
     panels = panels_of(trace, msg_id)
-    changes = [_changed(a, b) for a, b in itertools.pairwise(panels)]
-    tables = [name for name in panels[0].boxes if name not in ("on its way", "recipient read")]
-    touched = {name for change in changes for name in change if name in tables}
+    tables = [name for name in panels[0].boxes if name not in (ON_ITS_WAY, READ)]
+    touched = {name for name in tables if len({panel.boxes[name] for panel in panels}) > 1}
     facts = {
         "panels": len(panels),
         "boxes": len(tables),
         "changed": len(touched) if touched else "none",
     }
-    fig = picture(height_in=1.05 + 0.86 * len(panels[0].boxes))
-    claim(fig, title, facts)
-    axes = fig.subplots(1, len(panels), squeeze=False)[0]
-    for k, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
-        _draw(ax, k + 1, panel, changes[k - 1] if k else set())
+    fig = _draw(_rows(panels, tables), [panel.headline for panel in panels], facts, title)
     return tell(fig, caption=CAPTION, alt=in_words(panels))
+
+
+def _rows(panels: list[Panel], tables: list[str]) -> dict[str, list[tuple[str, ...]]]:
+    """Return what each row shows: one content when it never changes, or one a column."""
+    rows = {}
+    for name in tables:
+        contents = [panel.boxes[name] for panel in panels]
+        rows[name] = contents if len(set(contents)) > 1 else contents[:1]
+    rows[MESSAGE] = [_whereabouts(panel) for panel in panels]
+    return rows
+
+
+def _whereabouts(panel: Panel) -> tuple[str, ...]:
+    """Return where the message is: one of the two boxes of a panel says it."""
+    return panel.boxes[ON_ITS_WAY] or panel.boxes[READ] or ("not sent yet",)
 
 
 def panels_of(trace: pd.DataFrame, msg_id: str) -> list[Panel]:
@@ -125,8 +144,8 @@ def _boxes(
         name: tuple(sorted(stay.user for stay in here if stay.gateway == name)) for name in gateways
     }
     boxes["Redis"] = tuple(sorted(f"{stay.user}: {stay.gateway}" for stay in told))
-    boxes["on its way"] = (moment.place,) if moment.place else ()
-    boxes["recipient read"] = (f"{moment.reader}: 1 message",) if moment.reader else ()
+    boxes[ON_ITS_WAY] = (moment.place,) if moment.place else ()
+    boxes[READ] = (f"read by {moment.reader}",) if moment.reader else ()
     return boxes
 
 
@@ -139,32 +158,69 @@ def in_words(panels: list[Panel]) -> str:
     return " ".join(out)
 
 
-def _changed(before: Panel, after: Panel) -> set[str]:
-    return {name for name in after.boxes if after.boxes[name] != before.boxes.get(name)}
+def _draw(
+    rows: Mapping[str, list[tuple[str, ...]]],
+    headlines: list[str],
+    facts: Mapping[str, Any],
+    title: str,
+) -> Picture:
+    """Draw the rows from top to bottom. The unit of the vertical axis is an inch."""
+    shown = {name: [_lines(lines, len(row)) for lines in row] for name, row in rows.items()}
+    heights = [LINE_IN * max(len(lines) for lines in row) + 0.16 for row in shown.values()]
+    fig = picture(height_in=1.15 + sum(heights) + 0.14 * len(heights))
+    claim(fig, title, facts)
+    ax = fig.add_subplot()
+    ax.set_xlim(0, len(headlines))
+    ax.set_ylim(sum(heights) + 0.14 * len(heights), -0.5)
+    middles, top = [], 0.0
+    for row, height in zip(shown.values(), heights, strict=True):
+        width = len(headlines) / len(row)
+        for k, lines in enumerate(row):
+            new = k > 0 and lines != row[k - 1]
+            _draw_box(ax, (k * width, top), (width, height), lines, new=new)
+        middles.append(top + height / 2)
+        top += height + 0.14
+    for k, headline in enumerate(headlines):
+        words = textwrap.fill(f"{k + 1} {headline}", HEADLINE_CHARS, break_on_hyphens=False)
+        ax.text(k + 0.06, -0.08, words, fontweight="bold", va="bottom")
+    ax.set_yticks(middles, [plain(name) for name in shown])
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return fig
 
 
-def _draw(ax: Axes, number: int, panel: Panel, changed: set[str]) -> None:
-    ax.set_axis_off()
-    ax.set_xlim(0, 1)
-    ax.set_ylim(len(panel.boxes), -0.35)
-    headline = textwrap.fill(f"{number} {panel.headline}", LINE_CHARS, break_on_hyphens=False)
-    ax.text(0.02, -0.1, headline, fontsize=8.5, fontweight="bold", va="bottom", color=INK)
-    for row, (name, lines) in enumerate(panel.boxes.items()):
-        new = name in changed
-        ax.add_patch(
-            FancyBboxPatch(
-                (0.03, row + 0.06),
-                0.94,
-                0.84,
-                boxstyle="round,pad=0,rounding_size=0.03",
-                facecolor=CREAM if new else "white",
-                edgecolor=ORANGE if new else LANE,
-                linewidth=2.2 if new else 1.0,
-            )
+def _lines(lines: tuple[str, ...], columns: int) -> list[str]:
+    """Return the text of a box: over all columns in one line where possible."""
+    if not lines:
+        return ["–"]
+    if columns == 1:
+        rows = textwrap.wrap(",  ".join(map(plain, lines)), WIDE_CHARS)
+        return rows if len(rows) <= MAX_LINES else [*rows[: MAX_LINES - 1], f"{rows[2][:-1]}…"]
+    shown = [plain(line, LINE_CHARS) for line in lines[:MAX_LINES]]
+    if len(lines) > MAX_LINES:
+        shown[-1] = f"… {len(lines) - MAX_LINES + 1} more"
+    return shown
+
+
+def _draw_box(
+    ax: Axes,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    lines: list[str],
+    *,
+    new: bool,
+) -> None:
+    (left, top), (width, height) = corner, size
+    ax.add_patch(
+        Rectangle(
+            (left + 0.03, top),
+            width - 0.06,
+            height,
+            facecolor=CREAM if new else "none",
+            edgecolor=ORANGE if new else LANE,
+            linewidth=2.2 if new else 1.0,
         )
-        ax.text(0.08, row + 0.13, name, fontsize=8, color=INK, va="top", fontweight="bold")
-        shown = [plain(line, LINE_CHARS) for line in lines[:MAX_LINES]] or ["–"]
-        if len(lines) > MAX_LINES:
-            shown[-1] = f"… {len(lines) - MAX_LINES + 1} more"
-        text = "\n".join(shown)
-        ax.text(0.08, row + 0.36, text, fontsize=7.5, family="monospace", va="top", color=INK)
+    )
+    words = "\n".join(lines)
+    ax.text(left + 0.09, top + height / 2, words, va="center", color=INK)

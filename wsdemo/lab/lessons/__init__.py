@@ -44,11 +44,14 @@ class LessonTable(Mapping[str, T]):
 QUESTIONS: Final[Mapping[str, Question]] = LessonTable(
     {
         "q00": "start.QUESTION",
+        "q00b": "counting.QUESTION",
         "q01": "cost.QUESTION",
         "q02": "lease.QUESTION",
         "q03": "maps.QUESTION",
+        "q03b": "maps.WITHOUT_PINGS",
         "q04": "cleanup.QUESTION",
         "q05": "orders.QUESTION",
+        "q05b": "invariants.QUESTION",
         "q06": "clocks.QUESTION",
         "q07": "deaths.QUESTION",
     }
@@ -57,11 +60,13 @@ QUESTIONS: Final[Mapping[str, Question]] = LessonTable(
 CHECKS: Final[Mapping[str, Callable[[Any], Judgement]]] = LessonTable(
     {
         "ex00": "start.judge_where_is",
+        "ex00b": "counting.judge_count",
         "ex01": "cost.judge_route",
         "ex02": "lease.judge_choose_ttl",
         "ex03": "maps.judge_cleanup",
         "ex04": "cleanup.judge_delete_if_mine",
         "ex05": "orders.judge_step",
+        "ex05b": "invariants.judge_invariant",
         "ex06": "clocks.judge_register",
         "ex07": "deaths.judge_next_gateway",
     }

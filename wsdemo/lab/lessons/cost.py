@@ -12,10 +12,11 @@ QUESTION: Final = Question(
     "How many times as long does the median message take across gateways as within one?",
     {
         1: "The same time would mean that two trips to and from Redis cost nothing.",
-        1.2: "On one machine no network lies in between, but two more processes have to be woken "
-        "up, and that costs more than carrying the bytes.",
-        2.5: "Two to three times is what you see: twice the hops, and the two in the middle wake "
-        "up another process each.",
+        1.5: "Half as long again would be so if Redis cost less than a hop to a user. But it is a "
+        "process of its own, and has to wake up as well.",
+        2: "Twice the hops, about twice the time: here all hops are short, and each of them wakes "
+        "up another process.",
+        5: "So much it is when Redis is farther away than your users are. Here it is a neighbour.",
         10: "A network between machines could cost so much. Here Redis is a neighbour.",
     },
 )

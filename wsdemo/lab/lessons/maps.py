@@ -23,6 +23,19 @@ QUESTION: Final = Question(
     },
 )
 
+WITHOUT_PINGS: Final = Question(
+    "The gateway sends no pings now: it drops whom it has not heard for 90 s, and looks each 60 s. "
+    "Who forgets a shut laptop first?",
+    {
+        "Redis": "Both count 90 s from the last heartbeat. The lease ends at that moment; the "
+        "gateway finds out at its next look.",
+        "the gateway": "Without a question it learns nothing from silence. It counts the same 90 s "
+        "as the lease, and then it still has to look.",
+        "either": "It does not depend on luck: both count from the same heartbeat, and only the "
+        "gateway has to wait for its next look.",
+    },
+)
+
 STORIES: Final = 200
 STEPS: Final = 12
 

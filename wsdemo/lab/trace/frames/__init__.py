@@ -21,7 +21,15 @@ from wsdemo.lab.trace.frames.columns import (
 )
 from wsdemo.lab.trace.frames.mismatch import Mismatch, mismatches, wrong_beliefs
 from wsdemo.lab.trace.frames.requests import ASKS, HEARS, LEAVES, requests
-from wsdemo.lab.trace.frames.stays import Stay, belief, departures, named_at, truth, where
+from wsdemo.lab.trace.frames.stays import (
+    Stay,
+    belief,
+    departures,
+    named_at,
+    tables,
+    truth,
+    where,
+)
 from wsdemo.lab.trace.frames.verdict import NO_ENTRY, is_release, verdicts
 
 __all__ = [
@@ -47,6 +55,7 @@ __all__ = [
     "normal",
     "requests",
     "span",
+    "tables",
     "truth",
     "users",
     "verdicts",

@@ -77,6 +77,27 @@ def departures(trace: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def tables(trace: pd.DataFrame, until: float | None = None) -> list[Stay]:
+    """Return where a gateway's table listed each user. Two gateways may list her at one time.
+
+    A stay begins when the gateway has registered a connection. It ends when that gateway cleans
+    the connection up, or sees it end, or crashes.
+    """
+    end = span(trace)[1] if until is None else until
+    open_: dict[tuple[str, str], Stay] = {}
+    out: list[Stay] = []
+    for row in trace.itertuples():
+        key = (row.lane, row.conn_id)
+        if row.kind == "welcome" and row.ok and row.lane == row.gateway:
+            open_.setdefault(key, Stay(row.user, row.t, end, row.lane, row.conn_id))
+        elif row.kind in ("cleanup", "ws_close") and key in open_:
+            out.append(open_.pop(key)._replace(end=row.t))
+        elif row.kind == "crash":
+            ended = [key for key in open_ if key[0] == row.lane]
+            out += [open_.pop(key)._replace(end=row.t) for key in ended]
+    return sorted([*out, *open_.values()], key=lambda stay: (stay.user, stay.start))
+
+
 def belief(
     trace: pd.DataFrame,
     *,
