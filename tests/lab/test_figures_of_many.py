@@ -102,6 +102,7 @@ class TestMessages:
             "two halves that lie on each other": latency(
                 trace, {"even": bob[::2], "odd": bob[1::2]}, prediction=1.2
             ),
+            "two of the same": latency(trace, {"first": bob, "again": bob}),
             "four": latency(trace, {f"part {n}": bob[n::4] for n in range(4)}),
             "stages": stages(trace),
             "stages of one way": stages(trace[trace["msg_id"].isin(bob)]),
@@ -113,8 +114,8 @@ class TestMessages:
         assert_readable(drawn)
         assert "you said 10 ×" in words(drawn["far off"])
         assert "You said 10 times" in drawn["far off"].wsdemo_alt
-        labels = [words for words in words(drawn["both ways"]) if words.startswith("p99 ")]
-        assert len(labels) == 2
+        for name in ("both ways", "two of the same"):
+            assert len([text for text in words(drawn[name]) if text.startswith("p99 ")]) == 2
         assert not any(words.startswith("p99 ") for words in words(drawn["four"])), (
             "of 28 messages there is no 99th of a hundred"
         )

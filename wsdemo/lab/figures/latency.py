@@ -179,7 +179,7 @@ def _mark(ax: Axes, curves: Sequence[_Curve]) -> Placer:
     return placer
 
 
-NEARBY: Final = (0, -12, 12, -24, 24, -36, 36, -48, 48, -60)
+NEARBY: Final = (0, -12, 12, -24, 24, -36, 36, *range(-48, -145, -12))
 """How far above its mark (pixels) a label may stand, best first: curves may lie on each other."""
 
 
