@@ -67,8 +67,9 @@ def test_a_first_cell_loads_neither_of_them_nor_ipython() -> None:
 @pytest.mark.slow
 def test_the_laboratory_loads_them_for_the_first_table_or_figure() -> None:
     """And not before."""
-    assert loaded_by(f"{RIDE}; lab.trace()") == {"pandas"}
-    assert loaded_by(f"{RIDE}; lab.plot") == {"pandas", "matplotlib"}
+    lab = "from wsdemo.lab import Lab\nwith Lab(gateways=1) as lab:"
+    assert loaded_by(f"{lab} lab.trace()") == {"pandas"}
+    assert loaded_by(f"{lab} lab.plot") == {"pandas", "matplotlib"}
 
 
 def test_the_laboratory_lists_its_lazy_names() -> None:

@@ -229,7 +229,7 @@ def test_closing_a_lab_ends_what_another_thread_waits_for() -> None:
             lab.live(36_000, talk_every_s=5)
         told.append(str(error.value))
 
-    thread = threading.Thread(target=live)
+    thread = threading.Thread(target=live, daemon=True)
     thread.start()
     lab.wait_until(
         "they talk", lambda: any(e.kind is Kind.SEND for e in lab.cluster.recorder.events)
