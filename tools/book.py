@@ -41,7 +41,7 @@ def page(notebook: Any, stem: str) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _linked(cell.source, stem)
-    text, _ = MarkdownExporter().from_notebook_node(notebook)
+    text, _ = MarkdownExporter().from_notebook_node(notebook)  # type: ignore[no-untyped-call]
     # In a notebook, what is folded is Markdown; here it has to be said.
     return str(text).replace("<details>", '<details markdown="1">')
 

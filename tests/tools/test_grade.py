@@ -188,6 +188,7 @@ def test_the_checkout_is_as_it_was_before(graded: Class) -> None:
     assert graded.grades["zoe"].verdict == OK
 
 
+@pytest.mark.timeout(480)
 def test_the_solution_of_every_lesson_is_accepted(tmp_path: Path) -> None:
     """With the cells that each needs, and no others."""
     shutil.copytree(lessons.ROOT / "solutions", tmp_path / "ann")

@@ -75,7 +75,7 @@ def test_each_figure_has_a_slide_of_its_own(source: Path) -> None:
     """All of the solved copy, with their alt texts."""
     deck = slides.deck(source)
     found = slides.figures(notebooks.read(lessons.target(source, solved=True)))
-    pages = re.findall(r"<section>.*?</section>", deck, re.DOTALL)
+    pages = re.findall(r"<section.*?</section>", deck, re.DOTALL)
     assert len(found) >= 1 and all(figure.source and len(figure.alt) >= 40 for figure in found)
     assert [page.count("<figure") for page in pages if "<figure" in page] == [1] * len(found)
 
@@ -84,7 +84,7 @@ def test_each_figure_has_a_slide_of_its_own(source: Path) -> None:
 def test_the_vote_comes_before_the_first_figure_and_its_answer_after_it(source: Path) -> None:
     """Nobody may see an answer before the question; the speaker reads the notes beside it."""
     deck = slides.deck(source)
-    pages = re.findall(r"<section>.*?</section>", deck, re.DOTALL)
+    pages = re.findall(r"<section.*?</section>", deck, re.DOTALL)
     kinds = [
         next((k for k in ('class="vote"', "<figure", "Why was it tempting") if k in page), "")
         for page in pages
