@@ -42,7 +42,7 @@ _STYLE: Final = """
 .reveal table { border-collapse: collapse }
 .reveal th, .reveal td { text-align: left; vertical-align: top; padding: 12px 24px 12px 0;
   border-bottom: 2px solid #ccc }
-.reveal section { padding: 24px 56px !important; height: 100% }
+.reveal section { padding: 24px 56px !important; box-sizing: border-box }
 .reveal section.figure { padding: 0 !important }
 .reveal figure { margin: 0; text-align: center }
 .reveal figure img { width: 100%; max-height: 640px; object-fit: contain }
@@ -58,7 +58,8 @@ _STYLE: Final = """
 
 _START: Final = (
     f"Reveal.initialize({{width: {WIDTH_PX}, height: {HEIGHT_PX}, margin: 0, hash: true, "
-    "center: false, controls: false, transition: 'none', slideNumber: 'c/t', plugins: [RevealNotes]});"
+    "center: false, controls: false, transition: 'none', slideNumber: 'c/t', "
+    "plugins: [RevealNotes]});"
 )
 
 
