@@ -44,8 +44,9 @@ _STYLE: Final = """
   border-bottom: 2px solid #ccc }
 .reveal section { padding: 24px 56px !important; box-sizing: border-box }
 .reveal section.figure { padding: 0 !important }
-.reveal figure { margin: 0; text-align: center }
-.reveal figure img { width: 100%; max-height: 640px; object-fit: contain }
+.reveal figure { margin: 0; height: 712px; display: flex; flex-direction: column;
+  justify-content: center }
+.reveal figure img { width: 100%; min-height: 0; object-fit: contain; margin: 0 }
 .reveal figcaption { font-size: 24px; line-height: 1.25; color: #444; text-align: left;
   padding: 0 24px }
 .reveal .slide-number { font-size: 24px; background: none; color: #767676 }
