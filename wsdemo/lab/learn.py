@@ -119,9 +119,9 @@ def buttons(question: str) -> Any:
 
 def predicted(question: str) -> Any:
     """Return the reader's prediction; None when there is none."""
-    said = notes().said(question)
+    asked, said = QUESTIONS.get(question), notes().said(question)
     # What a file says need not be an option: the lesson may be newer than the file.
-    return next((option for option in QUESTIONS[question].options if option == said), None)
+    return next((option for option in asked.options if option == said), None) if asked else None
 
 
 def reveal(question: str, measured: object) -> None:
