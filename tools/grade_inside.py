@@ -2,9 +2,9 @@
 
 `python -m tools.grade_inside CONNECTION_FILE WRITABLE_FOLDER` limits itself first, and then becomes
 an ordinary kernel. Where the system has Landlock (Linux), nothing outside the folder can be written
-or deleted. It is a shield against accidents and pranks; the process still runs as the teacher, can
-read files, and may use the network. So `changed` is about honest mistakes as well: whoever wants to
-fool the grader by all means can, and leaves the attempt in the notebook.
+or deleted. It is a shield against accidents and pranks: the process still runs as the teacher, can
+read files, and may use the network. A check that was replaced is noticed. Whoever attacks the
+grader by all means can fool it, and leaves the attempt in the notebook.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-        shield(folder)
+        if can_shield() and not shield(folder):
+            sys.exit("the shield does not hold")  # The teacher was not warned, so nothing is run.
     from ipykernel.kernelapp import IPKernelApp
 
     IPKernelApp.launch_instance(argv=["-f", connection_file])

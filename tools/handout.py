@@ -15,7 +15,7 @@ from tools import lessons
 from tools.teachers_notes import notes_of, questions_of
 from wsdemo.lab.lessons import Question
 
-LANES: Final = ("alice", "gateway-01", "redis", "gateway-02", "bob")
+LANES: Final = ("Alice", "gateway-01", "Redis", "gateway-02", "Bob")
 
 _STYLE: Final = """
 @page { size: A4; margin: 14mm }
@@ -32,9 +32,9 @@ p { margin: 0 0 2mm }
 .vote li::before { content: ""; display: inline-block; width: 4mm; height: 4mm;
   border: 0.4mm solid #000; margin-right: 2mm; vertical-align: -0.7mm }
 .why { border-bottom: 0.3mm solid #000; height: 8mm }
-svg { width: 100%; height: 92mm; display: block; border: 0.3mm solid #bbb }
+svg { width: 100%; height: 100mm; display: block; border: 0.3mm solid #bbb }
 .words { display: grid; grid-template-columns: 1fr 1fr; gap: 1mm 8mm; margin: 0 }
-.words dt { font-weight: 600; border-bottom: 0.3mm solid #000; height: 14mm }
+.words dt { font-weight: 600; border-bottom: 0.3mm solid #000; height: 17mm }
 @media screen { body { padding: 10mm } }
 @media print { h1, h2, svg, .words { break-inside: avoid } }
 """

@@ -42,9 +42,14 @@ _STYLE: Final = """
 .reveal table { border-collapse: collapse }
 .reveal th, .reveal td { text-align: left; vertical-align: top; padding: 12px 24px 12px 0;
   border-bottom: 2px solid #ccc }
-.reveal figure { margin: 0; text-align: center }
-.reveal figure img { width: 100%; max-height: 640px; object-fit: contain }
-.reveal figcaption { font-size: 24px; line-height: 1.25; color: #444; text-align: left }
+.reveal section { padding: 24px 56px !important; box-sizing: border-box }
+.reveal section.figure { padding: 0 !important }
+.reveal figure { margin: 0; height: 712px; display: flex; flex-direction: column;
+  justify-content: center }
+.reveal figure img { width: 100%; min-height: 0; object-fit: contain; margin: 0 }
+.reveal figcaption { font-size: 24px; line-height: 1.25; color: #444; text-align: left;
+  padding: 0 24px }
+.reveal .slide-number { font-size: 24px; background: none; color: #767676 }
 .reveal .vote { list-style: none; padding: 0; display: grid; grid-template-columns: 1fr 1fr;
   gap: 24px; font-size: 36px }
 .reveal .vote li { border: 3px solid #0072b2; border-radius: 12px; padding: 20px 28px; margin: 0 }
@@ -53,8 +58,9 @@ _STYLE: Final = """
 """
 
 _START: Final = (
-    f"Reveal.initialize({{width: {WIDTH_PX}, height: {HEIGHT_PX}, margin: 0.03, hash: true, "
-    "center: false, transition: 'none', slideNumber: 'c/t', plugins: [RevealNotes]});"
+    f"Reveal.initialize({{width: {WIDTH_PX}, height: {HEIGHT_PX}, margin: 0, hash: true, "
+    "center: false, controls: false, transition: 'none', slideNumber: 'c/t', "
+    "plugins: [RevealNotes]});"
 )
 
 
@@ -108,7 +114,8 @@ def _slides(about: Any, notebook: Any, source: Path, notes: Notes) -> Iterator[s
 
 def _slide(body: str, notes: str = "") -> str:
     told = f'<aside class="notes">{to_html(notes)}</aside>' if notes else ""
-    return f"<section>{body}{told}</section>"
+    kind = ' class="figure"' if body.startswith("<figure") else ""
+    return f"<section{kind}>{body}{told}</section>"
 
 
 def _vote(question: Question) -> str:

@@ -168,7 +168,7 @@ def test_a_notebook_cannot_delete_what_others_handed_in(graded: Class) -> None:
     """It may write in its own folder only. Its answer counts all the same."""
     assert graded.grades["deletes"].verdict == OK
     files = list(graded.folder.rglob("*.ipynb"))
-    assert len(files) == len(graded.grades)
+    assert len(files) == len(graded.grades), "somebody's work is gone"
 
 
 async def test_nothing_runs_on_after_grading(graded: Class) -> None:
@@ -188,6 +188,7 @@ def test_the_checkout_is_as_it_was_before(graded: Class) -> None:
     assert graded.grades["zoe"].verdict == OK
 
 
+@pytest.mark.timeout(480)
 def test_the_solution_of_every_lesson_is_accepted(tmp_path: Path) -> None:
     """With the cells that each needs, and no others."""
     shutil.copytree(lessons.ROOT / "solutions", tmp_path / "ann")

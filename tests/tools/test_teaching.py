@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
 import re
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests import browser
+from tests.browser import Browser
 from tools import handout, lessons, slides, teaching
 from tools import notebook as notebooks
 from tools.site_hooks import loads_from_elsewhere
@@ -75,7 +78,7 @@ def test_each_figure_has_a_slide_of_its_own(source: Path) -> None:
     """All of the solved copy, with their alt texts."""
     deck = slides.deck(source)
     found = slides.figures(notebooks.read(lessons.target(source, solved=True)))
-    pages = re.findall(r"<section>.*?</section>", deck, re.DOTALL)
+    pages = re.findall(r"<section.*?</section>", deck, re.DOTALL)
     assert len(found) >= 1 and all(figure.source and len(figure.alt) >= 40 for figure in found)
     assert [page.count("<figure") for page in pages if "<figure" in page] == [1] * len(found)
 
@@ -84,7 +87,7 @@ def test_each_figure_has_a_slide_of_its_own(source: Path) -> None:
 def test_the_vote_comes_before_the_first_figure_and_its_answer_after_it(source: Path) -> None:
     """Nobody may see an answer before the question; the speaker reads the notes beside it."""
     deck = slides.deck(source)
-    pages = re.findall(r"<section>.*?</section>", deck, re.DOTALL)
+    pages = re.findall(r"<section.*?</section>", deck, re.DOTALL)
     kinds = [
         next((k for k in ('class="vote"', "<figure", "Why was it tempting") if k in page), "")
         for page in pages
@@ -151,3 +154,50 @@ def test_a_script_cannot_be_ended_by_a_text_in_it() -> None:
     """An inlined script that contains the end of one."""
     inside: Any = slides._inside("a = '<script></script>'")
     assert "</script" not in inside
+
+
+OVERFULL = """(() => {
+  const found = [];
+  for (let number = 0; number < Reveal.getTotalSlides(); number++) {
+    Reveal.slide(number);
+    const slide = Reveal.getCurrentSlide(), frame = slide.parentNode.getBoundingClientRect();
+    for (const part of slide.querySelectorAll(":scope > :not(.notes), :scope > :not(.notes) *")) {
+      const box = part.getBoundingClientRect();
+      if (box.width && (box.right > frame.right + 1 || box.bottom > frame.bottom + 1))
+        found.push(number + 1 + ": " + part.tagName + " " + part.textContent.slice(0, 40));
+    }
+  }
+  return found;
+})()"""
+IS_OPEN = "typeof Reveal !== 'undefined' && Reveal.isReady()"
+LOADED = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed")
+async def test_nothing_leaves_its_slide_in_a_browser(tmp_path: Path) -> None:
+    """Each deck opens as a file, every slide has room for what it says, and no host is asked."""
+    teaching.main(["slides", f"--to={tmp_path / 'slides'}"])
+    async with Browser(tmp_path) as page:
+        for source in SOURCES:
+            await page.open((tmp_path / "slides" / f"{source.stem}.html").as_uri())
+            await page.until("the deck is there", IS_OPEN)
+            await page.until("its figures are", LOADED)
+            assert await page.value(OVERFULL) == [], source.stem
+        assert page.problems == [] and page.requested_elsewhere() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed")
+async def test_a_handout_is_one_page_of_paper(tmp_path: Path) -> None:
+    """As the browser prints it."""
+    teaching.main(["handout", f"--to={tmp_path / 'handout'}"])
+    async with Browser(tmp_path) as page:
+        for source in SOURCES:
+            await page.open((tmp_path / "handout" / f"{source.stem}.html").as_uri())
+            await page.until("it is there", "document.readyState === 'complete'")
+            printed = await page.call("Page.printToPDF", preferCSSPageSize=True)
+            pdf = base64.b64decode(printed["data"])
+            assert len(re.findall(rb"/Type ?/Page\b", pdf)) == 1, source.stem
