@@ -137,6 +137,7 @@ assert at_last == 0, "When all have registered elsewhere, no record names the de
 def die(lab, users, how):
     how("gateway-01")
     wait_until_back(lab, users, within_s=240)
+    lab.let_pass(5)
     return lab
 
 

@@ -8,6 +8,7 @@ are those of Okabe and Ito.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ _MORE_GATEWAYS: Final = (
     Role(GREY, "++", "h", (0, (2, 2))),
 )
 NOBODY: Final = Role(OFFLINE)
+
+GLUE: Final = "\N{NO-BREAK SPACE}"
 
 HALO: Final[list[AbstractPathEffect]] = [withStroke(linewidth=3, foreground="white")]
 
@@ -202,7 +205,9 @@ def fill(template: str, facts: Mapping[str, Any]) -> str:
 
 def fit(text: Text, width_px: float, *, lines: int) -> None:
     """Break a text into lines no wider than `width_px`; what is more than `lines` is cut."""
-    words = text.get_text().split()
+    # A number and its unit stay on one line.
+    glued = re.sub(r"(?<=\d) (?=(?:s|ms|µs|%)(?:\W|$))", GLUE, " ".join(text.get_text().split()))
+    words = glued.split(" ")
     rows: list[str] = []
     for word in words:
         attempt = f"{rows[-1]} {word}" if rows else word
@@ -213,7 +218,7 @@ def fit(text: Text, width_px: float, *, lines: int) -> None:
     if len(rows) > lines:
         rows = [*rows[: lines - 1], " ".join(rows[lines - 1 :])]
     rows = [_cut(text, row, width_px) for row in rows]
-    text.set_text("\n".join(rows))
+    text.set_text("\n".join(rows).replace(GLUE, " "))
 
 
 def _cut(text: Text, row: str, width_px: float) -> str:

@@ -16,6 +16,8 @@ from matplotlib.patches import Patch, Rectangle
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
     OFFLINE,
+    SHOWN_PT,
+    SHOWN_WIDTH_IN,
     VERMILLION,
     Picture,
     Role,
@@ -160,7 +162,7 @@ def _draw(
 ) -> Picture:
     window = (compared.first * scale, compared.last * scale)
     roles = roles_of(frames.gateways(trace))
-    fig = picture(height_in=1.35 + 0.72 * len(rows))
+    fig = picture(SHOWN_WIDTH_IN, 1.35 + 0.72 * len(rows))
     ax = fig.add_subplot()
     claim(fig, title, facts)
     for y, user in enumerate(rows):
@@ -191,7 +193,7 @@ def _draw_legend(
 ) -> None:
     used = sorted({s.gateway for s in (*compared.real, *compared.said) if s.user in rows})
     keys = [_key(roles[name], name) for name in used] + [Patch(facecolor=OFFLINE, label="nowhere")]
-    fig.legend(handles=keys, loc="outside lower right", ncols=len(keys))
+    fig.legend(handles=keys, loc="outside lower right", ncols=len(keys), fontsize=SHOWN_PT)
 
 
 def _key(role: Role, name: str) -> Patch:
@@ -253,7 +255,7 @@ def _frames(
         words = f"wrong {whole_or_tenths((gap.end - gap.start) * scale)} s"
         # Always above its frame: further away it would seem to belong to another one.
         spots = [Spot(x, y + 1, ha, "bottom") for ha in ("center", "left", "right")]
-        placer.put(words, spots, color=VERMILLION, fontweight="bold")
+        placer.put(words, spots, color=VERMILLION, fontweight="bold", fontsize=SHOWN_PT)
 
 
 # --- words -------------------------------------------------------------------------------------
