@@ -43,7 +43,7 @@ def test_a_busy_machine_runs_more_slowly_and_says_so(capsys: pytest.CaptureFixtu
 def test_a_very_busy_machine_takes_a_smaller_crowd() -> None:
     """Before the clock becomes so slow that nobody wants to wait for it."""
     found = affordable(0.1, 300, 60)
-    assert found == Pace(15.0, 120)
+    assert found == Pace(20.0, 90)
     assert affordable(0.001, 300, 60) == Pace(SPEEDS[-1], 60)
     assert affordable(0.001, 2, 60) == Pace(SPEEDS[-1], 2)
 

@@ -11,6 +11,7 @@ grey that stands out from both, and no text is smaller than 11 points at the wid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -109,6 +110,8 @@ _MORE_GATEWAYS: Final = (
     Role(GREY, "++", "h", (0, (2, 2))),
 )
 NOBODY: Final = Role(OFFLINE)
+
+GLUE: Final = "\N{NO-BREAK SPACE}"
 
 HALO: Final[list[AbstractPathEffect]] = [withStroke(linewidth=3, foreground="white")]
 ON_COLOUR: Final[dict[str, Any]] = {
@@ -229,7 +232,9 @@ def fill(template: str, facts: Mapping[str, Any]) -> str:
 
 def fit(text: Text, width_px: float, *, lines: int) -> None:
     """Break a text into lines no wider than `width_px`; what is more than `lines` is cut."""
-    words = text.get_text().split()
+    # A number and its unit stay on one line.
+    glued = re.sub(r"(?<=\d) (?=(?:s|ms|µs|%)(?:\W|$))", GLUE, " ".join(text.get_text().split()))
+    words = glued.split(" ")
     rows: list[str] = []
     for word in words:
         attempt = f"{rows[-1]} {word}" if rows else word
@@ -240,7 +245,7 @@ def fit(text: Text, width_px: float, *, lines: int) -> None:
     if len(rows) > lines:
         rows = [*rows[: lines - 1], " ".join(rows[lines - 1 :])]
     rows = [_cut(text, row, width_px) for row in rows]
-    text.set_text("\n".join(rows))
+    text.set_text("\n".join(rows).replace(GLUE, " "))
 
 
 def _cut(text: Text, row: str, width_px: float) -> str:

@@ -24,7 +24,7 @@ USERS_AT_ONCE: Final = 18_000.0
 LEAST_SPARE: Final = 4.0
 """With this part of a core per 60x, scheduling delays stay far below a lease: a quarter."""
 SPEEDS: Final = (60.0, 45.0, 30.0, 20.0, 15.0, 10.0, 5.0)
-WORTH_WAITING: Final = 15.0
+WORTH_WAITING: Final = 20.0
 """Rather than run a crowd more slowly than this, a smaller one is taken, ..."""
 LEAST_CROWD: Final = 60
 """... but not a smaller one than this."""

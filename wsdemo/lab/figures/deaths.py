@@ -25,7 +25,7 @@ from wsdemo.drawing.style import (
     tell,
 )
 from wsdemo.drawing.words import counted, number, plain
-from wsdemo.lab.figures.availability import ROLES, Service, service_of
+from wsdemo.lab.figures.availability import ROLES, Service, ServiceSpan, service_of
 from wsdemo.lab.figures.runs import Run, measured, normal
 
 TITLE: Final = "{names[0]}: the median outage is {medians[0]} s, the longest {longests[0]} s"
@@ -120,7 +120,7 @@ def _draw(rows: Sequence[Death], facts: Mapping[str, Any], title: str) -> Pictur
     for ax, row in zip(axes, rows, strict=True):
         _draw_row(ax, row, end)
     axes[-1].set_xlabel("production seconds since the gateway was hit", fontsize=SHOWN_PT)
-    axes[-1].tick_params(labelsize=SHOWN_PT)
+    axes[-1].tick_params(axis="x", labelsize=SHOWN_PT)
     states = [state for state in ROLES if any(state in row.service.states for row in rows)]
     keys = [
         Patch(facecolor=ROLES[s].colour, hatch=ROLES[s].hatch, edgecolor="white", label=s)
@@ -134,7 +134,7 @@ def _draw_row(ax: Axes, row: Death, end: float) -> None:
     after = row.run.after
     for state, role in ROLES.items():
         pieces = [
-            _box(after(span.start), _until(row, span.end, end), y)
+            _box(after(span.start), _until(row, span, end), y)
             for y, user in enumerate(row.service.rows)
             for span in user.spans
             if span.state == state
@@ -156,9 +156,10 @@ def _draw_row(ax: Axes, row: Death, end: float) -> None:
     note(ax, 0.99 * end, 0.08 * users, words, ha="right", va="top", fontsize=SHOWN_PT + 1)
 
 
-def _until(row: Death, t: float, end: float) -> float:
-    """Return where a span ends: the last one of a user goes on, whatever the trace has of it."""
-    return end if t >= row.service.last else row.run.after(t)
+def _until(row: Death, span: ServiceSpan, end: float) -> float:
+    """Return where a span is drawn to end. Who is served when the trace ends stays so."""
+    goes_on = span.state == "served" and span.end >= row.service.last
+    return end if goes_on else row.run.after(span.end)
 
 
 def _box(x0: float, x1: float, y: float) -> list[tuple[float, float]]:

@@ -157,11 +157,11 @@ def _draw(accounts: Sequence[Account], facts: Mapping[str, Any], title: str) -> 
     fig = picture(SHOWN_WIDTH_IN, 3.6 + 0.3 * len(rows))
     curve, rug = fig.subplots(2, 1, sharex=True, height_ratios=[3.0, max(0.1, 0.32 * len(rows))])
     claim(fig, title, facts)
-    last = max(one.end for one in accounts)
+    last = min(one.end for one in accounts)
     for one, role in zip(accounts, itertools.cycle(RUNS)):
         xs = [0.0, *(t for t, _ in one.steps), one.end]
         ys = [0, *(n for _, n in one.steps), one.steps[-1][1] if one.steps else 0]
-        curve.step(xs, ys, where="post", color=role.colour, ls=role.dash, lw=2.4, clip_on=False)
+        curve.step(xs, ys, where="post", color=role.colour, ls=role.dash, lw=2.4)
     _dress(curve, rug, accounts, last)
     _draw_rug(rug, rows)
     freeze_layout(fig)
@@ -171,7 +171,7 @@ def _draw(accounts: Sequence[Account], facts: Mapping[str, Any], title: str) -> 
 
 def _dress(curve: Axes, rug: Axes, accounts: Sequence[Account], last: float) -> None:
     most = max(one.most for one in accounts)
-    curve.set_ylim(0, max(1.0, 1.25 * most))
+    curve.set_ylim(-0.02 * max(most, 1), max(1.0, 1.25 * most))
     curve.set_xlim(0, last)
     curve.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     curve.set_ylabel("live users, unreachable", fontsize=SHOWN_PT)
@@ -212,6 +212,7 @@ def _label(curve: Axes, accounts: Sequence[Account]) -> None:
         spots = [
             Spot(top[0] - 8, top[1] + 8, "right", "bottom"),
             Spot(top[0] + 8, top[1] + 8, "left", "bottom"),
+            Spot(curve.bbox.x1 - 4, points[-1][1] + 6, "right", "bottom"),
             *(Spot(middle, top[1] + 6 + 18 * k, "center", "bottom") for k in range(4)),
             *(Spot(points[0][0] + 8, top[1] + 6 + 18 * k, "left", "bottom") for k in range(4)),
         ]
