@@ -42,9 +42,9 @@ predict("q01", 5)
 # %% [markdown]
 # ## Run
 #
-# Three hundred users are connected, so that the gateways have something to hold. One of them writes to a
-# neighbour at her own gateway, then to somebody elsewhere, one message at a time: what we want to see
-# is the way, not the queue.
+# Three hundred users are connected, so that the gateways have something to hold. Alice writes to a
+# neighbour at her own gateway and to somebody elsewhere in turn, so that a busy moment of this machine
+# hits both alike; and one message at a time: what we want to see is the way, not the queue.
 
 # %%
 lab = Lab(gateways=3)
@@ -54,14 +54,14 @@ carol = lab.connect("carol", to="gateway-02")
 
 
 # %%
-def talk(sender, recipient, times=300):
+def talk(sender, *recipients, times=300):
     for n in range(times):
-        sender.send(recipient.name, f"message {n}")
-        recipient.receive()
+        for recipient in recipients:
+            sender.send(recipient.name, f"message {n}")
+            recipient.receive()
 
 
-talk(alice, bob)
-talk(alice, carol)
+talk(alice, bob, carol)
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Observe
@@ -122,8 +122,7 @@ slow = Lab(gateways=2, wires=True)
 alice, bob = slow.connect("alice", to="gateway-01"), slow.connect("bob", to="gateway-01")
 carol = slow.connect("carol", to="gateway-02")
 slow.wire("gateway-01", "redis").delay(0.005)
-talk(alice, bob, times=100)
-talk(alice, carol, times=100)
+talk(alice, bob, carol, times=100)
 
 # %%
 slow.plot.latency(title="With 5 ms to Redis, crossing costs {ratio} times as much")

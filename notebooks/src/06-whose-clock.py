@@ -78,7 +78,7 @@ from wsdemo.lab.races.interleavings import explore_all
 slow = explore_all(["plain", "timestamp", "fenced"], skews=[0, -10])
 barcode(
     slow,
-    title="One clock 10 s slow, and timestamps go from {timestamp} to {timestamp_slow} of {orders}",
+    title="One clock 10 s slow: with timestamps {timestamp_slow} of {orders} orders end wrong, and not {timestamp}",
 )
 
 # %%

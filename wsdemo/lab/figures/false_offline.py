@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
@@ -43,6 +44,8 @@ LEAST: Final = 1e-5
 """Rates below have the colour of this one."""
 SHADES: Final = colormaps["cividis"].resampled(24)
 """A picture with few colours is a small file; those of the marks are kept."""
+RING_PX, DOT_PX = 21.0, 11.0
+"""From the middle of a mark to its edge."""
 STEPS: Final = 120
 """Cells from the least loss to the greatest."""
 TITLE: Final = (
@@ -230,7 +233,11 @@ def _label(
 ) -> None:
     placer = Placer(ax)
     pixels = ax.transData.transform
-    left, right = ((-16, "right"), (16, "left"))
+    for x, y, away in ((*ring, RING_PX), *((dot.ratio, dot.loss, DOT_PX) for dot in dots)):
+        middle_x, middle_y = pixels((x, y))
+        box = Bbox.from_bounds(middle_x - away, middle_y - away, 2 * away, 2 * away)
+        placer.keep_clear(box, pad_px=0)
+    left, right = ((-RING_PX - 4, "right"), (RING_PX + 4, "left"))
     spots = _beside(*pixels(ring), left, right)
     placer.put(f"{facts['rate']} an hour", spots, fontweight="bold", **ON_COLOUR)
     for dot in dots:
@@ -242,7 +249,7 @@ def _label(
             if loss is None:
                 continue
             ax.hlines(loss, ratio - 1, ratio, color="white", ls="--", lw=1)
-            across = [pixels((ratio - 1 + share, loss)) for share in (0.12, 0.3, 0.5, 0.7)]
+            across = [pixels((ratio - 1 + share, loss)) for share in (0.18, 0.35, 0.5, 0.7)]
             placer.put(f"{level:g}", [Spot(x, y, "center") for x, y in across], **ON_COLOUR)
 
 

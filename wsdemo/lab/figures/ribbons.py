@@ -260,7 +260,7 @@ def _dress(
     ax.set_ylim(len(rows) - 0.5, -1.05)
     begin, end = window
     # Room for the words beside a frame that ends last.
-    ax.set_xlim(begin, end if len(names) == 2 else end + 0.16 * (end - begin))
+    ax.set_xlim(begin, end if len(names) == 2 else end + 0.22 * (end - begin))
     ax.set_xlabel("production seconds since the lab began")
 
 
