@@ -13,7 +13,7 @@ from tests.lab.readable import (
     texts,
     words,
 )
-from wsdemo.drawing.style import GREEN, SHOWN_PT, VERMILLION, Picture
+from wsdemo.drawing.style import FONT_PT, GREEN, VERMILLION, Picture
 from wsdemo.lab import Lab
 from wsdemo.lab.figures.story import KEPT, KILLS
 from wsdemo.lab.plots import story
@@ -112,7 +112,7 @@ def test_every_text_of_a_story_can_be_read(drawn: tuple[Picture, Picture]) -> No
     assert_no_text_covers_another(figures)
     assert_no_text_is_clipped(figures)
     for fig in drawn:
-        assert all(float(text.get_fontsize()) >= SHOWN_PT for text in texts(fig))
+        assert all(float(text.get_fontsize()) >= FONT_PT for text in texts(fig))
 
 
 def test_a_story_of_nobody_is_refused() -> None:

@@ -53,11 +53,6 @@ FONT_PT: Final = 11.0
 NOTE_PT: Final = 11.0
 TITLE_PT: Final = 13.0
 
-SHOWN_WIDTH_IN: Final = 7.5
-"""JupyterLab shows a figure 830 pixels wide: one of this width is not made smaller."""
-SHOWN_PT: Final = 9.8
-"""Text of this size in such a figure is 11 pt high as the reader sees it."""
-
 HOUSE: Final[dict[str, Any]] = {
     "figure.dpi": DPI,
     "savefig.dpi": DPI,

@@ -15,8 +15,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.patches import Patch
 
 from wsdemo.drawing.style import (
-    SHOWN_PT,
-    SHOWN_WIDTH_IN,
+    FONT_PT,
+    WIDTH_IN,
     Picture,
     claim,
     in_house_style,
@@ -113,20 +113,20 @@ def _facts(rows: Sequence[Death]) -> dict[str, Any]:
 
 
 def _draw(rows: Sequence[Death], facts: Mapping[str, Any], title: str) -> Picture:
-    fig = picture(SHOWN_WIDTH_IN, 1.35 + ROW_IN * len(rows))
+    fig = picture(WIDTH_IN, 1.35 + ROW_IN * len(rows))
     axes = fig.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     claim(fig, title, facts)
     end = AFTER * max(1.0, *(row.back_s for row in rows))
     for ax, row in zip(axes, rows, strict=True):
         _draw_row(ax, row, end)
-    axes[-1].set_xlabel("production seconds since the gateway was hit", fontsize=SHOWN_PT)
-    axes[-1].tick_params(axis="x", labelsize=SHOWN_PT)
+    axes[-1].set_xlabel("production seconds since the gateway was hit", fontsize=FONT_PT)
+    axes[-1].tick_params(axis="x", labelsize=FONT_PT)
     states = [state for state in ROLES if any(state in row.service.states for row in rows)]
     keys = [
         Patch(facecolor=ROLES[s].colour, hatch=ROLES[s].hatch, edgecolor="white", label=s)
         for s in states
     ]
-    fig.legend(handles=keys, loc="outside lower left", ncols=len(keys), fontsize=SHOWN_PT)
+    fig.legend(handles=keys, loc="outside lower left", ncols=len(keys), fontsize=FONT_PT)
     return fig
 
 
@@ -149,11 +149,11 @@ def _draw_row(ax: Axes, row: Death, end: float) -> None:
     users = len(row.outages_s)
     ax.set_ylim(users - 0.5, -0.5)
     ax.set_xlim(0, end)
-    ax.set_yticks([users / 2], [plain(row.name, 14)], fontsize=SHOWN_PT + 1)
+    ax.set_yticks([users / 2], [plain(row.name, 14)], fontsize=FONT_PT + 1)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     words = f"median {number(row.median_s)} s, longest {number(row.longest_s)} s"
-    note(ax, 0.99 * end, 0.08 * users, words, ha="right", va="top", fontsize=SHOWN_PT + 1)
+    note(ax, 0.99 * end, 0.08 * users, words, ha="right", va="top", fontsize=FONT_PT + 1)
 
 
 def _until(row: Death, span: ServiceSpan, end: float) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wsdemo.drawing.labels import Placer, Spot
-from wsdemo.drawing.style import INK, SHOWN_PT
+from wsdemo.drawing.style import FONT_PT, INK
 from wsdemo.drawing.words import lane_name, plain
 from wsdemo.lab.trace.frames import REDIS, gateways
 
@@ -101,5 +101,5 @@ def mark_faults(
         rows = [edge + k * up * ROW_PX for k in range(ROWS)]
         beside = [(x + 4, "left"), (x - 4, "right")]
         placer.put(
-            fault.words, [Spot(px, y, ha, va) for y in rows for px, ha in beside], fontsize=SHOWN_PT
+            fault.words, [Spot(px, y, ha, va) for y in rows for px, ha in beside], fontsize=FONT_PT
         )

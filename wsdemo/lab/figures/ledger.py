@@ -16,12 +16,12 @@ from matplotlib.ticker import MaxNLocator
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
     BLUE,
+    FONT_PT,
     GREEN,
     ORANGE,
     PURPLE,
-    SHOWN_PT,
-    SHOWN_WIDTH_IN,
     VERMILLION,
+    WIDTH_IN,
     Picture,
     Role,
     claim,
@@ -154,7 +154,7 @@ def _facts(accounts: Sequence[Account]) -> dict[str, Any]:
 
 def _draw(accounts: Sequence[Account], facts: Mapping[str, Any], title: str) -> Picture:
     rows = [(one, what) for one in accounts for what in LATE if one.late[what]]
-    fig = picture(SHOWN_WIDTH_IN, 3.6 + 0.3 * len(rows))
+    fig = picture(WIDTH_IN, 3.6 + 0.3 * len(rows))
     curve, rug = fig.subplots(2, 1, sharex=True, height_ratios=[3.0, max(0.1, 0.32 * len(rows))])
     claim(fig, title, facts)
     last = min(one.end for one in accounts)
@@ -174,10 +174,10 @@ def _dress(curve: Axes, rug: Axes, accounts: Sequence[Account], last: float) -> 
     curve.set_ylim(-0.02 * max(most, 1), max(1.0, 1.25 * most))
     curve.set_xlim(0, last)
     curve.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    curve.set_ylabel("live users, unreachable", fontsize=SHOWN_PT)
-    curve.tick_params(labelsize=SHOWN_PT)
-    rug.set_xlabel("production seconds since clean-ups come late", fontsize=SHOWN_PT)
-    rug.tick_params(labelsize=SHOWN_PT)
+    curve.set_ylabel("live users, unreachable", fontsize=FONT_PT)
+    curve.tick_params(labelsize=FONT_PT)
+    rug.set_xlabel("production seconds since clean-ups come late", fontsize=FONT_PT)
+    rug.tick_params(labelsize=FONT_PT)
 
 
 def _draw_rug(rug: Axes, rows: Sequence[tuple[Account, str]]) -> None:
@@ -192,7 +192,7 @@ def _draw_rug(rug: Axes, rows: Sequence[tuple[Account, str]]) -> None:
         # Late releases are late: mostly, there is room before the first of them.
         early = min(at) < RUG_ROOM * last
         x, ha = (last, "right") if early and max(at) < (1 - RUG_ROOM) * last else (0, "left")
-        note(rug, x, y, f"{len(at)} {RUGS[what]}", ha=ha, va="center", fontsize=SHOWN_PT)
+        note(rug, x, y, f"{len(at)} {RUGS[what]}", ha=ha, va="center", fontsize=FONT_PT)
 
 
 def _label(curve: Axes, accounts: Sequence[Account]) -> None:
@@ -216,7 +216,7 @@ def _label(curve: Axes, accounts: Sequence[Account]) -> None:
             *(Spot(middle, top[1] + 6 + 18 * k, "center", "bottom") for k in range(4)),
             *(Spot(points[0][0] + 8, top[1] + 6 + 18 * k, "left", "bottom") for k in range(4)),
         ]
-        placer.put(words, spots, fontsize=SHOWN_PT + 1, color=role.colour, fontweight="bold")
+        placer.put(words, spots, fontsize=FONT_PT + 1, color=role.colour, fontweight="bold")
 
 
 # --- words -------------------------------------------------------------------------------------

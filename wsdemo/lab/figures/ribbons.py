@@ -15,9 +15,8 @@ from matplotlib.patches import Patch, Rectangle
 
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
+    FONT_PT,
     OFFLINE,
-    SHOWN_PT,
-    SHOWN_WIDTH_IN,
     VERMILLION,
     Picture,
     Role,
@@ -269,7 +268,7 @@ def _draw_legend(
 ) -> None:
     used = sorted({s.gateway for s in (*compared.real, *compared.said) if s.user in rows})
     keys = [_key(roles[name], name) for name in used] + [Patch(facecolor=OFFLINE, label="nowhere")]
-    fig.legend(handles=keys, loc="outside lower right", ncols=len(keys), fontsize=SHOWN_PT)
+    fig.legend(handles=keys, loc="outside lower right", ncols=len(keys), fontsize=FONT_PT)
 
 
 def _key(role: Role, name: str) -> Patch:

@@ -18,14 +18,14 @@ from matplotlib.patches import Rectangle
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
     BLUE,
+    FONT_PT,
     GREEN,
     INK,
     LANE,
     PURPLE,
-    SHOWN_PT,
-    SHOWN_WIDTH_IN,
     SKY,
     VERMILLION,
+    WIDTH_IN,
     Picture,
     Role,
     claim,
@@ -240,7 +240,7 @@ def _draw(
     title: str,
     room: float,
 ) -> Picture:
-    fig = picture(SHOWN_WIDTH_IN, 1.0 + LANE_IN * (len(lanes) + 1.2))
+    fig = picture(WIDTH_IN, 1.0 + LANE_IN * (len(lanes) + 1.2))
     ax = fig.add_subplot()
     claim(fig, title, facts)
     strips = len(lanes) - 0.25, len(lanes) + 0.4
@@ -268,7 +268,7 @@ def _dress(
     for y in range(len(lanes)):
         ax.axhline(y, color=LANE, lw=1, zorder=1)
     names = [*(lane_name(lane) for lane in lanes), f"{plain(user, 10)} is at", "Redis says"]
-    ax.set_yticks([*range(len(lanes)), *strips], names, fontsize=SHOWN_PT)
+    ax.set_yticks([*range(len(lanes)), *strips], names, fontsize=FONT_PT)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(strips[1] + 0.35, -0.4)
     ax.set_xlim(-0.1, room + 0.1)
@@ -289,7 +289,7 @@ def _draw_strip(ax: Axes, pieces: Sequence[Spell], y: float, room: float) -> Non
         tint.set(facecolor=colour)
         ax.add_patch(tint)
         words = gateway or "nothing"
-        style: dict[str, Any] = {"fontsize": SHOWN_PT, "ha": "center", "va": "center"}
+        style: dict[str, Any] = {"fontsize": FONT_PT, "ha": "center", "va": "center"}
         if alarm:
             style |= {"color": VERMILLION, "fontweight": "bold"}
         note(ax, (begin + end) / 2, y, words, **style)
@@ -345,7 +345,7 @@ def _label(ax: Axes, steps: Sequence[Step], lanes: Sequence[str]) -> None:
         wordings = [narrow] if step.matters else [step.words, narrow]
         if step.matters:
             spots = [Spot(x1 + 2, (y0 + y1) / 2), *spots]
-        placer.put(wordings, spots, fontsize=SHOWN_PT, color=colour, fontweight=weight)
+        placer.put(wordings, spots, fontsize=FONT_PT, color=colour, fontweight=weight)
 
 
 # --- words -------------------------------------------------------------------------------------
