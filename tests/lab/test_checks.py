@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from wsdemo.lab import check, predict
+from wsdemo.lab import check, learn, predict
 from wsdemo.lab.learn import predicted, reveal
 from wsdemo.lab.lessons.start import _compare, _records_of_thirty
+from wsdemo.lab.notes import LearnersNotes
 
 pytestmark = pytest.mark.xdist_group("checks")
 
@@ -124,15 +125,17 @@ def test_an_answer_that_is_not_a_function_is_reported_with_the_reason() -> None:
 
 def test_an_unknown_exercise_or_question_is_named() -> None:
     """A typing error is an error."""
-    with pytest.raises(ValueError, match="there are: ex00, ex01"):
+    with pytest.raises(ValueError, match="there are: ex00, ex00b"):
         check("ex99", None)
-    with pytest.raises(ValueError, match="there are: q00, q01"):
+    with pytest.raises(ValueError, match="there are: q00, q00b"):
         predict("q99", 1)
     with pytest.raises(ValueError, match="none of the options"):
         predict("q00", 77)
 
 
-def test_a_prediction_is_written_down_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prediction_is_written_down_and_compared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Right, wrong with its misconception, and none at all."""
     predict("q00", 5)
     assert predicted("q00") == 5
@@ -142,5 +145,8 @@ def test_a_prediction_is_written_down_and_compared(capsys: pytest.CaptureFixture
     reveal("q00", 4)
     assert "as you said" in capsys.readouterr().out
     predict("q00")
+    reveal("q00", 4)
+    assert "as you said" in capsys.readouterr().out, "a question that is asked again keeps it"
+    monkeypatch.setattr(learn, "_in_memory", LearnersNotes())
     reveal("q00", 4)
     assert "You did not predict" in capsys.readouterr().out

@@ -121,7 +121,8 @@ def test_a_live_notebook_remembers_after_a_restart(
     monkeypatch.setattr(learn, "watched", lambda: True)
     predict("q04", "both")
     predict("q00", 5)
-    monkeypatch.setitem(CHECKS, "ex04", lambda answer: Judgement(answer == "right"))
+    judge = {"ex04": lambda answer: Judgement(answer == "right")}
+    monkeypatch.setattr(learn, "CHECKS", {**CHECKS, **judge})
     assert not check("ex04", "wrong") and (check("ex04", "right") and not check("ex04", "wrong"))
     learn._on_disk.clear()  # As a new process would begin.
     predict("q04", None)
