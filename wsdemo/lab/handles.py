@@ -85,13 +85,9 @@ class User:
             for event in self._cluster.recorder.events
         )
         waited = f"{self.name} waited {timeout_s:g} s, and no message came"
-        if not arrived:
-            before = "none has arrived so far"
-        else:
-            before = "all that arrived before are read" if arrived > 1 else "the only one is read"
-            before += f" ({arrived:,} in all)" if arrived > 1 else ""
-        if arrived and self._latest is not None:
-            before += f"; the last was {self._latest.content!r:.60} from {self._latest.sender}"
+        before = f"{arrived:,} arrived before (already read)" if arrived else "none has arrived yet"
+        if self._latest is not None:
+            before += f", the last one from {self._latest.sender}: {self._latest.content!r:.60}"
         where = f"she is at {self.gateway}" if self.gateway else "she is at no gateway now"
         return f"{waited}: {before}; {where}"
 
