@@ -197,9 +197,10 @@ assert refused > 0, "The zombie still writes, and is refused: newer sessions hav
 # that nobody answered. And when it came back it still held sixty sessions; but each write of it, a refresh
 # or a release, carried an old token and was refused. No record changed, and within a tick it had closed them.
 #
-# Crash and drain are close to each other. After a crash each client waits a random moment, then dials. A
-# drain tells its clients *when* to come back, each another time, so that not all come at once. It does not
-# tell them where to go: like after a crash, each client takes the next gateway that it knows.
+# Crash and drain are close to each other. After a crash each client waits a tenth of a second at most, then
+# dials: all sixty at once. They are back together, when this machine has answered sixty of them; with sixty
+# thousand, that is a herd. A drain tells its clients *when* to come back, each another time, so that not all
+# come at once. It does not tell them where to go: as after a crash, each takes the next gateway that it knows.
 #
 # **And for real.** All of this ran in one process. The same with a gateway that is a process of its own,
 # and SIGKILL:

@@ -200,7 +200,7 @@ def _draw(
     facts: Mapping[str, Any],
     title: str,
 ) -> Picture:
-    fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else 1.15 * len(strips)))
+    fig = picture(height_in=1.3 + (2.0 if len(strips) == 1 else 1.2 * len(strips)))
     axes = list(fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0])
     ghosts = any(strip.ghosts for strip in strips)
     claim(fig, title or (ABOUT_GHOSTS if ghosts else ABOUT_LAPSES), facts)
@@ -248,8 +248,9 @@ def _draw_strip(ax: Axes, strip: _Strip, ttl_s: float, window: tuple[float, floa
         ls="none",
     )
     lost = [moment for moment in strip.lost if moment <= window[1]]
-    style: dict[str, Any] = {"color": VERMILLION, "ms": 8, "mew": 2.2, "clip_on": False}
-    ax.plot(lost, [ttl_s] * len(lost), "x", zorder=4, ls="none", **style)
+    if lost:  # An empty line that is not clipped would push the axes together.
+        style: dict[str, Any] = {"color": VERMILLION, "ms": 8, "mew": 2.2, "clip_on": False}
+        ax.plot(lost, [ttl_s] * len(lost), "x", zorder=4, ls="none", **style)
     for ghost in strip.ghosts:
         ax.axvspan(ghost.start, ghost.end, color=VERMILLION, alpha=0.13, lw=0)
     for x in (*strip.lapses, *(ghost.end for ghost in strip.ghosts if ghost.went)):
