@@ -16,6 +16,8 @@ QUESTION: Final = Question(
         "process of its own, and has to wake up as well.",
         2: "Twice the hops, about twice the time: here all hops are short, and each of them wakes "
         "up another process.",
+        3: "The two hops in the middle wake up another process each; on a busy machine that takes "
+        "longer than the hop to a user.",
         5: "So much it is when Redis is farther away than your users are. Here it is a neighbour.",
         10: "A network between machines could cost so much. Here Redis is a neighbour.",
     },
