@@ -16,6 +16,7 @@ from matplotlib.collections import QuadMesh
 from tests.lab.readable import (
     assert_no_text_covers_another,
     assert_no_text_is_clipped,
+    texts,
     words,
 )
 from wsdemo.drawing.show import to_html, to_png
