@@ -176,6 +176,7 @@ def _environment(home: Path, mark: str) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         HEADLESS: "1",
         MARK: mark,
+        "JPY_PARENT_PID": str(os.getpid()),  # The kernel ends when the grader is killed.
     }
 
 
