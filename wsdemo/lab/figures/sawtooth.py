@@ -18,6 +18,7 @@ from matplotlib.transforms import Bbox
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
     BLUE,
+    FONT_PT,
     GREEN,
     GREY,
     INK,
@@ -200,7 +201,7 @@ def _draw(
     facts: Mapping[str, Any],
     title: str,
 ) -> Picture:
-    fig = picture(height_in=1.3 + (2.0 if len(strips) == 1 else 1.2 * len(strips)))
+    fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else max(3.4, 1.15 * len(strips))))
     axes = list(fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0])
     ghosts = any(strip.ghosts for strip in strips)
     claim(fig, title or (ABOUT_GHOSTS if ghosts else ABOUT_LAPSES), facts)
@@ -208,7 +209,7 @@ def _draw(
     for ax, strip in zip(axes, strips, strict=True):
         _draw_strip(ax, strip, ttl_s, window)
     axes[-1].set_xlabel("production seconds since the lab began")
-    fig.supylabel("seconds left of the lease", color=INK)
+    fig.supylabel("seconds left of the lease", fontsize=FONT_PT, color=INK)
     freeze_layout(fig)
     real = frames.truth(trace)
     for ax, strip in zip(axes, strips, strict=True):
