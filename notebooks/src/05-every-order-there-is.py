@@ -179,7 +179,9 @@ assert wrong["plain"] - wrong["go-demo"] == 6
 # %%
 pair = ["clean-up", "re-register"]
 fewer = explore_all(["plain", "go-demo"], skews=[0], orders=all_orders(pair))
-barcode(fewer, title="Two threads are enough: {go_demo} of {orders} orders end wrong under the demo")
+barcode(
+    fewer, title="Two threads are enough: {go_demo} of {orders} orders end wrong under the demo"
+)
 
 # %%
 calm = explore_all(["plain", "go-demo"], skews=[0], orders=all_orders(["heartbeat", "re-register"]))
