@@ -59,7 +59,9 @@ print("gateway-02 was told:", rejected["reason"].iloc[0])
 
 # %%
 lab.plot.story(
-    "alice", title="The newer registration is refused: {hops} steps, and back to where she was"
+    "alice",
+    title="The newer registration is refused: {hops} steps, and back to where she was",
+    steps=10,
 )
 
 # %%

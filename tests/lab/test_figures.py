@@ -481,7 +481,7 @@ def test_a_third_ribbon_shows_what_the_table_of_a_gateway_says() -> None:
     assert {"wrong 71 s", "wrong 61 s", "wrong 91 s", "wrong 81 s"} <= words(fig)
     (ax,) = fig.axes
     names = [tick.get_text() for tick in ax.get_yticklabels()]
-    assert names[:3] == ["alice: truth", "her gateway", "Redis says"]
+    assert names[:3] == ["alice: truth", "the gateway", "Redis says"]
 
 
 def test_two_gateways_may_list_a_user_at_one_time() -> None:

@@ -101,7 +101,7 @@ class Compared(NamedTuple):
     @property
     def bars(self) -> list[tuple[str, list[Stay], Sequence[Mismatch]]]:
         """The bars of each user, from top to bottom: name, stays, and what is wrong in them."""
-        table = [] if self.listed is None else [("her gateway", self.listed, self.ghosts)]
+        table = [] if self.listed is None else [("the gateway", self.listed, self.ghosts)]
         return [("truth", self.real, ()), *table, ("Redis says", self.said, self.wrong)]
 
     def wrong_s(self, user: str) -> float:

@@ -283,7 +283,7 @@ def _draw_strip(ax: Axes, pieces: Sequence[Spell], y: float, room: float) -> Non
         end = min(end, room)
         colour = VERMILLION if alarm else roles[gateway].colour
         box = Rectangle((begin, y - STRIP / 2), end - begin, STRIP, lw=1.2, zorder=3)
-        box.set(facecolor="white", edgecolor=colour)
+        box.set(facecolor="none", edgecolor=colour)
         ax.add_patch(box)
         tint = Rectangle((begin, y - STRIP / 2), end - begin, STRIP, lw=0, alpha=0.25, zorder=3)
         tint.set(facecolor=colour)
