@@ -33,6 +33,7 @@ p { margin: 0 0 2mm }
   border: 0.4mm solid #000; margin-right: 2mm; vertical-align: -0.7mm }
 .why { border-bottom: 0.3mm solid #000; height: 8mm }
 svg { width: 100%; height: 100mm; display: block; border: 0.3mm solid #bbb }
+.votes-2 svg { height: 60mm }
 .words { display: grid; grid-template-columns: 1fr 1fr; gap: 1mm 8mm; margin: 0 }
 .words dt { font-weight: 600; border-bottom: 0.3mm solid #000; height: 17mm }
 @media screen { body { padding: 10mm } }
@@ -43,14 +44,15 @@ svg { width: 100%; height: 100mm; display: block; border: 0.3mm solid #bbb }
 def sheet(source: Path) -> str:
     """Return the page of a lesson."""
     about = lessons.about(source)
-    words = notes_of(source).words
+    words, questions = notes_of(source).words, questions_of(source)
     explained = f"<h2>In your own words</h2>{_words(words)}" if words else ""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{html.escape(about['title'])}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(about['title'])}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f'<body class="votes-{len(questions)}">\n'
         f'<div class="name"><span>Name</span><span>Date</span></div>\n'
         f"<h1>{html.escape(about['title'])}</h1>\n<p>{html.escape(about['question'])}</p>\n"
-        f"{''.join(map(_vote, questions_of(source)))}\n"
+        f"{''.join(map(_vote, questions))}\n"
         f"<h2>Draw it: who says what to whom, and when?</h2>\n{diagram(LANES)}\n"
         f"{explained}\n</body>\n</html>\n"
     )

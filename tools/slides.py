@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -101,14 +102,14 @@ def _slides(about: Any, notebook: Any, source: Path, notes: Notes) -> Iterator[s
         f"<h1>{html.escape(about['title'])}</h1><p>{html.escape(about['question'])}</p>", notes.text
     )
     yield _slide(f"<h2>The story</h2>{to_html(text.get('Story', ''))}")
-    asked = questions_of(source)
-    for question in asked:
-        yield _slide(_vote(question), notes.text)
-    shown = figures(notebook)
-    for number, figure in enumerate(shown):
-        yield _slide(_figure(figure), figure.alt)
-        if number == 0:
-            yield from map(_slide, map(_tempting, asked))
+    # Each figure answers the next question, as long as there are questions.
+    for question, figure in zip_longest(questions_of(source), figures(notebook)):
+        if question is not None:
+            yield _slide(_vote(question), notes.text)
+        if figure is not None:
+            yield _slide(_figure(figure), figure.alt)
+        if question is not None:
+            yield _slide(_tempting(question))
     yield from map(_slide, _keep(text.get("Keep", "")))
 
 

@@ -31,7 +31,7 @@ from wsdemo.lab.figures.availability import ROLES, service_of
 from wsdemo.lab.figures.detection import detection_delays
 from wsdemo.lab.figures.fault_lines import faults
 from wsdemo.lab.figures.ledger import RUGS, RUNS
-from wsdemo.lab.figures.runs import Run
+from wsdemo.lab.figures.runs import RecordedRun
 from wsdemo.lab.plots import availability, deaths, detection, ledger, ribbons, sawtooth
 from wsdemo.lab.trace import frames
 
@@ -156,11 +156,11 @@ def late(users: list[str], *, accepted: bool) -> pd.DataFrame:
     return story.trace()
 
 
-def run(trace: pd.DataFrame) -> Run:
-    return Run(trace, SCALE, TTL_S)
+def run(trace: pd.DataFrame) -> RecordedRun:
+    return RecordedRun(trace, SCALE, TTL_S)
 
 
-def two_rules(users: list[str]) -> dict[str, Run]:
+def two_rules(users: list[str]) -> dict[str, RecordedRun]:
     """Late releases under two rules; under the first, each comes twice."""
     twice = late(users, accepted=True)
     again = twice[twice["kind"] == "presence_del"].assign(
@@ -295,8 +295,8 @@ def test_a_figure_changes_nothing_in_its_trace() -> None:
     [
         (lambda trace: sawtooth(trace, ["alice"]), r"nobody of these was watched: call lab\.watch"),
         (ribbons, "nobody of these was ever registered"),
-        (lambda trace: ledger({"": Run(trace)}), "presence was never asked"),
-        (lambda trace: deaths({"": Run(trace)}), "nobody of these was ever registered"),
+        (lambda trace: ledger({"": RecordedRun(trace)}), "presence was never asked"),
+        (lambda trace: deaths({"": RecordedRun(trace)}), "nobody of these was ever registered"),
         (detection, "nobody has vanished and been found"),
         (availability, "nobody of these was ever registered"),
     ],
@@ -705,10 +705,12 @@ def test_runs_are_compared_from_their_first_fault() -> None:
     """Whenever each lab began, and however fast its clock was."""
     slow = crashed(["alice"])
     fast = slow.assign(t=slow["t"] / 2 + 7, t_recv=slow["t_recv"] / 2 + 7)
-    facts = deaths({"slow": Run(slow, SCALE), "fast": Run(fast, 2 * SCALE)}).wsdemo_facts
+    facts = deaths(
+        {"slow": RecordedRun(slow, SCALE), "fast": RecordedRun(fast, 2 * SCALE)}
+    ).wsdemo_facts
     assert facts["medians"][0] == facts["medians"][1]
-    assert Run(slow, SCALE).after(61 / SCALE) == pytest.approx(1)
-    assert Run(fast, 2 * SCALE).after(61 / SCALE / 2 + 7) == pytest.approx(1)
+    assert RecordedRun(slow, SCALE).after(61 / SCALE) == pytest.approx(1)
+    assert RecordedRun(fast, 2 * SCALE).after(61 / SCALE / 2 + 7) == pytest.approx(1)
 
 
 def test_deaths_share_one_axis_on_which_each_user_has_her_outage() -> None:

@@ -23,7 +23,7 @@ from wsdemo.lab.figures.herd import herd
 from wsdemo.lab.figures.latency import latency
 from wsdemo.lab.figures.ledger import ledger
 from wsdemo.lab.figures.ribbons import ribbons
-from wsdemo.lab.figures.runs import Run
+from wsdemo.lab.figures.runs import RecordedRun
 from wsdemo.lab.figures.sawtooth import sawtooth
 from wsdemo.lab.figures.skew import skew_map
 from wsdemo.lab.figures.spacetime import spacetime
@@ -35,7 +35,7 @@ from wsdemo.settings import Timing
 
 __all__ = [
     "Plots",
-    "Run",
+    "RecordedRun",
     "availability",
     "deaths",
     "detection",
@@ -89,9 +89,9 @@ class Plots:
         """Draw when each user was served, and the curve of their outages."""
         return availability(self._trace(), users or None, **self._clock(), **options)
 
-    def run(self) -> Run:
+    def run(self) -> RecordedRun:
         """Return what happened so far, for a figure that compares several labs."""
-        return Run(self._trace(), **self._clock())
+        return RecordedRun(self._trace(), **self._clock())
 
     def ledger(self, **options: Any) -> Picture:
         """Draw how many live users nobody could reach, and the late releases."""

@@ -26,7 +26,7 @@ from wsdemo.drawing.style import (
 )
 from wsdemo.drawing.words import counted, number, plain
 from wsdemo.lab.figures.availability import ROLES, Service, ServiceSpan, service_of
-from wsdemo.lab.figures.runs import Run, measured, normal
+from wsdemo.lab.figures.runs import RecordedRun, measured, normal
 
 TITLE: Final = "{names[0]}: the median outage is {medians[0]} s, the longest {longests[0]} s"
 ROW_IN: Final = 1.15
@@ -43,7 +43,7 @@ class Death(NamedTuple):
 
     name: str
     service: Service
-    run: Run
+    run: RecordedRun
     outages_s: list[float]
 
     @property
@@ -65,7 +65,7 @@ class Death(NamedTuple):
 
 @in_house_style
 def deaths(
-    runs: Mapping[str, Run],
+    runs: Mapping[str, RecordedRun],
     *,
     title: str = TITLE,
 ) -> Picture:
@@ -88,7 +88,7 @@ def deaths(
 # --- compute -----------------------------------------------------------------------------------
 
 
-def death(name: str, run: Run) -> Death:
+def death(name: str, run: RecordedRun) -> Death:
     """Return one row."""
     began = run.began()
     service = service_of(run.trace, scale=run.scale, ttl_s=run.ttl_s, since=began * run.scale)

@@ -32,7 +32,7 @@ from wsdemo.drawing.style import (
     tell,
 )
 from wsdemo.drawing.words import counted, plain
-from wsdemo.lab.figures.runs import Run, measured, normal
+from wsdemo.lab.figures.runs import RecordedRun, measured, normal
 from wsdemo.lab.trace import frames
 
 RUNS: Final = (
@@ -83,7 +83,7 @@ class Account(NamedTuple):
 
 
 @in_house_style
-def ledger(runs: Mapping[str, Run], *, title: str = TITLE) -> Picture:
+def ledger(runs: Mapping[str, RecordedRun], *, title: str = TITLE) -> Picture:
     """Draw unreachable live users over time, for each run, and the late releases.
 
     Args:
@@ -105,7 +105,7 @@ def ledger(runs: Mapping[str, Run], *, title: str = TITLE) -> Picture:
 # --- compute -----------------------------------------------------------------------------------
 
 
-def account(name: str, run: Run) -> Account:
+def account(name: str, run: RecordedRun) -> Account:
     """Return what is drawn of one run."""
     book = frames.verdicts(run.trace, scale=run.scale, ttl_s=run.ttl_s)
     if book.empty:

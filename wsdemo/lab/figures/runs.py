@@ -14,7 +14,7 @@ from wsdemo.lab.figures.fault_lines import faults
 from wsdemo.lab.trace import frames
 
 
-class Run(NamedTuple):
+class RecordedRun(NamedTuple):
     """One recorded run: `lab.plot.run()`."""
 
     trace: pd.DataFrame
@@ -33,12 +33,12 @@ class Run(NamedTuple):
         return (t - self.began()) * self.scale
 
 
-def normal(run: Run) -> Run:
+def normal(run: RecordedRun) -> RecordedRun:
     """Return the run with every column in its trace."""
     return run._replace(trace=frames.normal(run.trace))
 
 
-def measured(runs: list[Run]) -> str:
+def measured(runs: list[RecordedRun]) -> str:
     """Return the sentence of a caption that says how fast the clocks of these runs were."""
     scales = sorted({run.scale for run in runs})
     if scales == [1.0]:

@@ -73,7 +73,7 @@ WORDS: Final = {
 NOT_DRAWN: Final = frozenset({"presence_refresh", "welcome"})
 
 
-class Step(NamedTuple):
+class StoryStep(NamedTuple):
     """One arrow: what it is, and where it begins and ends on the axis of steps."""
 
     row: Any
@@ -126,7 +126,7 @@ def story(
 # --- compute -----------------------------------------------------------------------------------
 
 
-def _steps(trace: pd.DataFrame, user: str) -> list[Step]:
+def _steps(trace: pd.DataFrame, user: str) -> list[StoryStep]:
     """Return the arrows of her story in the order of time: hers, and those of messages to her."""
     known = frames.arrows(trace)
     both = pd.concat([known, frames.requests(trace)], ignore_index=True)
@@ -159,7 +159,7 @@ def _effects(trace: pd.DataFrame) -> dict[tuple[str, float], str]:
     return {(row.conn_id, float(row.t)): row.effect for row in book.itertuples()}
 
 
-def _step(row: Any, effect: str) -> Step:
+def _step(row: Any, effect: str) -> StoryStep:
     word = WORDS.get(row.kind, row.kind)
     role = COMMAND if frames.REDIS in (row.lane, row.peer) else SOCKET
     if row.kind == "publish":
@@ -176,10 +176,10 @@ def _step(row: Any, effect: str) -> Step:
         verb = "release" if released else "register"
         word = f"{plain(row.gateway)}: {verb} {plain(row.user)}\n→ {row.reason}"
         role = KEPT if effect == "saved" else REFUSED
-    return Step(row, 0.0, 0.0, word, role, bool(effect) or row.kind == "presence_reject")
+    return StoryStep(row, 0.0, 0.0, word, role, bool(effect) or row.kind == "presence_reject")
 
 
-def _lanes(steps: Sequence[Step], user: str) -> list[str]:
+def _lanes(steps: Sequence[StoryStep], user: str) -> list[str]:
     """Return the lanes from top to bottom: others, gateways around Redis, and the user."""
     seen = list(dict.fromkeys(name for s in steps for name in (s.row.lane, s.row.peer)))
     gateways = sorted({s.row.gateway for s in steps if s.row.gateway in seen})
@@ -187,7 +187,7 @@ def _lanes(steps: Sequence[Step], user: str) -> list[str]:
     return [*others, *gateways[:1], frames.REDIS, *gateways[1:], user]
 
 
-def _facts(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> dict[str, Any]:
+def _facts(trace: pd.DataFrame, steps: Sequence[StoryStep], user: str) -> dict[str, Any]:
     book = frames.verdicts(trace)
     late = book[(book["user"] == user) & book["effect"].isin(["lost", "saved"])]
     return {
@@ -199,7 +199,7 @@ def _facts(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> dict[str, A
     }
 
 
-def _entry(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> list[Spell]:
+def _entry(trace: pd.DataFrame, steps: Sequence[StoryStep], user: str) -> list[Spell]:
     """Return what her entry said, from write to write."""
     stays = [stay for stay in frames.belief(trace, until=math.inf) if stay.user == user]
     writes = [s for s in steps if s.row.kind.startswith("presence_")]
@@ -215,7 +215,7 @@ def _entry(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> list[Spell]
     return spells
 
 
-def _socket(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> list[Spell]:
+def _socket(trace: pd.DataFrame, steps: Sequence[StoryStep], user: str) -> list[Spell]:
     """Return where her socket was: from the write that took effect to her leaving."""
     stays: list[Stay] = [stay for stay in frames.truth(trace) if stay.user == user]
     spells = []
@@ -232,7 +232,7 @@ def _socket(trace: pd.DataFrame, steps: Sequence[Step], user: str) -> list[Spell
 
 
 def _draw(
-    steps: Sequence[Step],
+    steps: Sequence[StoryStep],
     lanes: Sequence[str],
     spells: tuple[Sequence[Spell], Sequence[Spell]],
     user: str,
@@ -295,7 +295,7 @@ def _draw_strip(ax: Axes, pieces: Sequence[Spell], y: float, room: float) -> Non
         note(ax, (begin + end) / 2, y, words, **style)
 
 
-def _draw_arrow(ax: Axes, step: Step, lanes: Sequence[str]) -> None:
+def _draw_arrow(ax: Axes, step: StoryStep, lanes: Sequence[str]) -> None:
     y0, y1 = float(lanes.index(step.row.lane)), float(lanes.index(step.row.peer))
     style: dict[str, Any] = {
         "color": step.role.colour,
@@ -311,7 +311,7 @@ def _draw_arrow(ax: Axes, step: Step, lanes: Sequence[str]) -> None:
     ax.plot(step.begin, y0, "o", color=step.role.colour, ms=5, zorder=4)
 
 
-def _label(ax: Axes, steps: Sequence[Step], lanes: Sequence[str]) -> None:
+def _label(ax: Axes, steps: Sequence[StoryStep], lanes: Sequence[str]) -> None:
     placer = Placer(ax)
     ends = [
         ax.transData.transform(
@@ -352,7 +352,7 @@ def _label(ax: Axes, steps: Sequence[Step], lanes: Sequence[str]) -> None:
 
 
 def _alt(
-    steps: Sequence[Step],
+    steps: Sequence[StoryStep],
     lanes: Sequence[str],
     spells: tuple[Sequence[Spell], Sequence[Spell]],
     user: str,
