@@ -105,8 +105,8 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Class]:
         folder,
         "fakes",
         WRONG_SCRIPT,
-        "from wsdemo.lab import lessons\nfrom wsdemo.lab.lessons import Judgement\n"
-        "lessons.CHECKS['ex04'] = lambda answer: Judgement(True)\n",
+        "from wsdemo.lab.lessons import Judgement, cleanup\n"
+        "cleanup.judge_delete_if_mine = lambda answer: Judgement(True)\n",
     )
     hand_in(folder, "fakes-at-home", WRONG_SCRIPT, "def check(*a): return 'ok'\n")
     hand_in(folder, "cannot-write", "DELETE_IF_MINE = if")
