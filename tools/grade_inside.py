@@ -28,7 +28,8 @@ _before: dict[str, int] = {}
 
 def begin() -> None:
     """Load the checks before any cell of the learner runs, and remember what they are."""
-    from wsdemo.lab.learn import CHECKS, QUESTIONS
+    import wsdemo.lab.learn  # noqa: F401
+    from wsdemo.lab.lessons import CHECKS, QUESTIONS
 
     # Their modules are loaded when they are asked for.
     list(CHECKS.values())
