@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.lab.display import Display
 from wsdemo.lab import Lab, progress
 from wsdemo.redis.server import BundledServer, ServerError
 
@@ -245,20 +246,6 @@ def test_the_record_of_a_lab_can_be_read_by_other_tools(lab: Lab) -> None:
     alice.send("bob", "hello")
     bob.receive()
     assert '"gateway-02"' in lab.shiviz() and "alice" in lab.shiviz()
-
-
-class Display:
-    """Replaces the display of a live cell."""
-
-    def __init__(self) -> None:
-        self.shown: list[str] = []
-
-    def __call__(self, words: dict[str, str], **_: object) -> Display:
-        self.update(words)
-        return self
-
-    def update(self, words: dict[str, str], **_: object) -> None:
-        self.shown.append(words["text/plain"])
 
 
 def test_long_work_shows_one_progress_line_and_removes_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from tests.lab.display import Display
 from tools import notebook_runner as runner
 from wsdemo.events import Kind
 from wsdemo.lab import Lab, check, learn, predict, progress
@@ -282,20 +283,6 @@ def test_a_cell_shows_an_error_of_the_lab_in_a_few_lines() -> None:
     lines = "\n".join(error.traceback).splitlines()
     assert len(lines) < 12 and "alice waited 0.05 s" in lines[-1]
     assert not [line for line in lines if "wsdemo/" in line]
-
-
-class Display:
-    """Replaces the display of a live cell."""
-
-    def __init__(self) -> None:
-        self.shown: list[str] = []
-
-    def __call__(self, words: dict[str, str], **_: object) -> Display:
-        self.update(words)
-        return self
-
-    def update(self, words: dict[str, str], **_: object) -> None:
-        self.shown.append(words["text/plain"])
 
 
 def test_a_slow_import_shows_a_sign_of_life_once(monkeypatch: pytest.MonkeyPatch) -> None:
