@@ -12,7 +12,10 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from tests.waiting import until
+from wsdemo.client import Client
 from wsdemo.events import Event, Kind
+from wsdemo.protocol import Status
 from wsdemo.settings import ClientSettings
 
 FAST = ClientSettings(backoff_base_s=0.01, backoff_cap_s=0.05)
@@ -83,3 +86,13 @@ async def hear_nothing(connection: ServerConnection) -> None:
     """Read and ignore everything, like a host that has lost the state of the connection."""
     async for _ in connection:
         pass
+
+
+async def until_offline(user: str, sender: Client) -> None:
+    """Wait until a user is not reachable: her gateway got a close frame, or saw the connection
+    end."""
+
+    async def gone() -> bool:
+        return (await sender.send(user, "gone?")).status is Status.OFFLINE
+
+    await until(f"{user} is offline", gone)

@@ -24,7 +24,7 @@ import pytest
 import trustme
 from websockets.asyncio.server import ServerConnection
 
-from tests.client.fakes import fake_gateway, hear_nothing, tell, welcome
+from tests.client.fakes import fake_gateway, hear_nothing, tell, until_offline, welcome
 from tests.client.test_prompt import READY, START_S, Piped, lines_of
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
@@ -72,16 +72,6 @@ async def run(
             process.kill()
             await process.wait()
     return process.returncode or 0, out.decode(), err.decode()
-
-
-async def offline(alice: str, bob: Client) -> None:
-    """Wait until a user is not reachable: her gateway got a close frame, or saw the connection
-    end."""
-
-    async def gone() -> bool:
-        return (await bob.send(alice, "gone?")).status is Status.OFFLINE
-
-    await until(f"{alice} is offline", gone)
 
 
 # --- what a terminal cannot print ----------------------------------------------------------------
@@ -404,7 +394,7 @@ async def test_a_reader_that_closes_the_pipe_ends_the_client_like_sigpipe(gatewa
         first = await asyncio.wait_for(process.stdout.readline(), START_S)
         assert first == b"[Client] alice registered on gateway-01\n"
         # The pipe may take another line or two before it breaks.
-        await offline("alice", bob)
+        await until_offline("alice", bob)
         async with asyncio.timeout(START_S):
             assert await process.stderr.read() == b"code 141\n"
             await process.wait()
@@ -504,7 +494,7 @@ async def test_a_slow_reader_gets_every_line(gateway: Gateway) -> None:
         assert process.stdin is not None
         process.stdin.write(b"help\n" * count + b"quit\n")
         await until("its output is full", lambda: waiting(read_out) > 60_000, START_S)
-        await offline("alice", bob)
+        await until_offline("alice", bob)
         assert process.returncode is None
         with os.fdopen(read_out, "rb") as output:
             lines = await asyncio.to_thread(output.read)
@@ -704,7 +694,7 @@ async def test_a_closed_terminal_closes_the_connection_cleanly(gateway: Gateway)
         alice.screen.ptyproc.fileobj.close()
         await until("the process ends", lambda: not alice.screen.isalive())
         assert alice.screen.exitstatus == 129
-        await offline("alice", bob)
+        await until_offline("alice", bob)
         alice.screen.closed = alice.screen.ptyproc.closed = True
 
 
@@ -731,6 +721,6 @@ async def test_ctrl_z_at_a_terminal_suspends_and_comes_back(gateway: Gateway) ->
         alice.screen.send("ought\r")
         assert (await bob.receive(10)).content == "half a thought"
         alice.screen.send("quit\r")
-        await offline("alice", bob)
+        await until_offline("alice", bob)
         alice.screen.send("exit\n")
         assert await alice.ended() == 0
