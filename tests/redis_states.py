@@ -19,12 +19,12 @@ from wsdemo.redis.outcome import Outcome
 from wsdemo.redis.server import BundledServer
 
 State = Callable[[BundledServer, Any], AbstractAsyncContextManager[None]]
-"""Takes the server and a client of it that may do everything."""
+"""Makes the state: gets the server, and a client with all rights."""
 
 
 @contextlib.asynccontextmanager
 async def replica(server: BundledServer, database: Any) -> AsyncIterator[None]:
-    """A primary that was made a replica of one that is not there. Nobody cuts its clients."""
+    """A primary that became a replica of a missing server; its clients stay connected."""
     await database.replicaof("127.0.0.1", free_port())
     try:
         yield
@@ -92,7 +92,7 @@ async def lonely(server: BundledServer, database: Any) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def busy(server: BundledServer, database: Any) -> AsyncIterator[None]:
-    """A server that runs somebody's script and does nothing else."""
+    """A server that is busy with a script of another client."""
     await database.config_set("busy-reply-threshold", "10")
     hold = redis_client.Redis.from_url(server.url)
     forever: Any = hold.eval("while true do end", 0)
@@ -124,7 +124,7 @@ STATES: Final[Mapping[str, tuple[State, Outcome, str]]] = {
     "without enough replicas": (lonely, Outcome.NOREPLICAS, "NOREPLICAS"),
     "busy with a script": (busy, Outcome.BUSY, "BUSY"),
 }
-"""State, what it is to us, and a word that Redis says in it."""
+"""State, how the link classifies it, and a word of Redis' error."""
 
 SLOW_TO_LOAD: Final = {
     "key-load-delay": "1000",  # Microseconds a key.
@@ -135,7 +135,7 @@ SLOW_TO_LOAD: Final = {
 
 
 async def many_keys(database: Any) -> None:
-    """Store enough for a server with `SLOW_TO_LOAD` to be busy with."""
+    """Store so many keys that a server with `SLOW_TO_LOAD` takes long to load them."""
     pipeline = database.pipeline(transaction=False)
     for n in range(20_000):
         pipeline.set(f"ballast:{n}", "x" * 16)

@@ -1,4 +1,4 @@
-"""What is a client told before a close code that its library may not be able to read?"""
+"""The bye message: what does a client hear before a close frame that its library may hide?"""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def last_words(raw: Raw) -> list[Any]:
 
 
 def test_a_bye_says_what_its_close_frame_says() -> None:
-    """The code, and when to come back if that is known."""
+    """A bye carries the close code, and after how many milliseconds to come back, if known."""
     assert json.loads(bye_text(Code.RESTART, 1500)) == {
         "type": "bye",
         "code": 1012,
@@ -56,7 +56,7 @@ def test_a_bye_says_what_its_close_frame_says() -> None:
 
 @pytest.mark.parametrize("code", list(Code))
 async def test_a_bye_precedes_close_codes_1012_and_1013_only(one: Gateway, code: Code) -> None:
-    """1012 and 1013: right before the close frame, after all that was said before."""
+    """Before 1012 and 1013: after everything sent earlier, right before the close frame."""
     async with await Raw.register(one, "alice") as alice:
         (session,) = one.registry
         session.send(b'{"type":"pong"}')
@@ -86,7 +86,7 @@ async def test_a_client_that_has_not_registered_gets_a_bye_too(one: Gateway) -> 
 async def test_a_drain_before_the_handshake_closes_without_a_byte(
     one: Gateway, so_far: bytes
 ) -> None:
-    """A drain meets a connection that is no WebSocket yet: it is closed without a byte."""
+    """A drain closes a connection that has not sent its WebSocket request, without a byte."""
     async with await Raw.connect(one) as raw:
         raw.writer.write(so_far)
         await until("it is there", lambda: one._socket_services and one._socket_services.sockets)
@@ -119,7 +119,7 @@ async def test_on_notice_the_answer_to_the_handshake_comes_first(
 
 
 async def test_the_client_of_the_kit_understands_a_bye(one: Gateway) -> None:
-    """It is no message, and no error; the client comes back by itself."""
+    """The Python client shows a bye neither as message nor as error; it reconnects by itself."""
     async with Client("alice", [one.url]) as alice:
         (session,) = one.registry
         session.end(Code.RESTART, 10)
@@ -133,7 +133,7 @@ async def test_the_client_of_the_kit_understands_a_bye(one: Gateway) -> None:
 async def test_a_drain_says_bye_on_uvloop_too(
     shared_server: BundledServer, keyspace: Keyspace
 ) -> None:
-    """The gateway as people start it: bye, then 1012, then the end of the connection."""
+    """A gateway process with default flags: bye, then 1012, then the end of the connection."""
     flags = ("--key-prefix", keyspace.prefix)
     async with GatewayProcess("gateway-01", shared_server.url, *flags) as process:
         raw = Raw(*await asyncio.open_connection("127.0.0.1", process.port))

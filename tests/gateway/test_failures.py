@@ -1,4 +1,4 @@
-"""When something about one connection breaks in a way that nobody expects, who pays for it?
+"""Unexpected exceptions: when code of one connection raises, which connections suffer?
 
 Each test breaks one of several connections, then does what concerns all of them in one go. The
 broken one is hung up on, counted and logged once; the others have what is theirs.
@@ -87,7 +87,7 @@ async def room(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterato
 
 
 async def is_hung_up_on(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    """mallory, and with one word about it."""
+    """mallory's connection is closed, counted once and logged once."""
     assert await room.users["mallory"].closed() == 1006
     await until("it is gone", lambda: room.running.registry.by_user("mallory") is None)
     assert room.running.counters.connection_failures == 1
@@ -121,7 +121,7 @@ async def test_a_failed_flush_does_not_stop_the_flushes_after_it(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also when it is not the transport that fails."""
+    """The same when the outbox raises instead of the transport."""
     flush, broken = Outbox.flush, room.broken.socket.outbox
 
     def fails(outbox: Outbox) -> None:
@@ -138,7 +138,7 @@ async def test_a_failed_flush_does_not_stop_the_flushes_after_it(
 async def test_a_failed_answer_ends_its_own_connection_only(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A pong does not wait for the end of a turn: it fails where its ping is read."""
+    """A pong is written at once, not at the end of a loop turn: it fails where its ping is read."""
     room.break_writes()
     room.users["mallory"].frame(b"hello", opcode=9)
     await is_hung_up_on(room, caplog)
@@ -152,7 +152,7 @@ async def test_a_broadcast_reaches_all_but_the_client_that_fails(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also when it is not the writing that fails."""
+    """The same when the session raises, before anything is written."""
     deliver = Session.deliver
 
     def fails(session: Session, payload: bytes) -> None:
@@ -184,7 +184,7 @@ async def test_an_error_of_the_recipient_does_not_end_the_sender(
 async def test_an_error_in_one_session_does_not_end_another(
     room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """Also when it is not the writing: whom a message is for, or whoever waits for an answer."""
+    """The same when sending raises, for the recipient of a message and for its sender."""
     send, broken = Socket.send, room.broken.socket
 
     def fails(end: Socket, payload: bytes) -> None:
@@ -207,7 +207,7 @@ async def test_an_error_in_one_session_does_not_end_another(
 async def test_a_new_login_succeeds_although_the_old_connection_fails(
     room: Room, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """The old one cannot even be told."""
+    """The replaced session cannot be told, since writing to it fails."""
     if broken == "write":
         room.break_writes()
     else:
@@ -230,7 +230,7 @@ async def test_a_new_login_succeeds_although_the_old_connection_fails(
 async def test_the_subscription_goes_on_after_a_message_that_failed(
     room: Room, redis_db: Any, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error within the taking of it has its witness, and is not the end of the subscription."""
+    """An exception while a message is handled is reported, and the subscription goes on."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     delivery: Any = room.running._delivery
@@ -252,7 +252,7 @@ async def test_a_drain_closes_all_connections_although_one_fails(
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
 ) -> None:
-    """1012, and their entries are gone; so is that of the one which could not be told."""
+    """All get 1012 and their entries are removed, also that of the one that could not be told."""
     async with gateway(shared_server, keyspace) as running:
         room = Room(running, {name: await Raw.register(running, name) for name in NAMES})
         if broken == "write":
@@ -358,7 +358,7 @@ async def test_a_round_of_pings_reaches_all_clients_but_the_one_that_fails(
 async def test_a_failed_renewal_does_not_stop_the_other_renewals(
     room: Room, monkeypatch: pytest.MonkeyPatch, redis_db: Any, keyspace: Keyspace
 ) -> None:
-    """Neither when it cannot be asked for, nor when its answer cannot be read: its user stays."""
+    """A refresh that cannot be sent, or whose answer cannot be read, closes nobody."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     presence: Any = room.running.presence
@@ -382,7 +382,7 @@ async def test_a_failed_renewal_does_not_stop_the_other_renewals(
 async def test_the_replies_to_a_batch_of_renewals_are_handled_one_by_one(
     room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one that fails is hung up on; the others count as renewed."""
+    """The one that raises is disconnected; the leases of the others count as renewed."""
     health = health_of(room.running)
     refreshed = health._refreshed
 
@@ -400,7 +400,7 @@ async def test_the_replies_to_a_batch_of_renewals_are_handled_one_by_one(
 async def test_the_health_loop_goes_on_after_a_failed_round(
     shared_server: BundledServer, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or all leases would end one TTL later, and nobody would know why."""
+    """The health scan goes on after an exception; else all leases would end one TTL later."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     async with gateway(shared_server, keyspace, timing=Timing().scaled(100)) as running:
@@ -430,7 +430,7 @@ async def test_the_health_loop_goes_on_after_a_failed_round(
 
 
 def test_each_calls_the_function_for_all_although_one_fails() -> None:
-    """And the one that failed is told why."""
+    """The caller whose request failed gets the exception."""
 
     class One:
         def __init__(self, n: int) -> None:
@@ -449,6 +449,6 @@ def test_each_calls_the_function_for_all_although_one_fails() -> None:
 
 @pytest.mark.parametrize("reply", [[b"sideways"], None, [], 7, [[]]])
 def test_an_unknown_reply_of_a_script_is_the_result_of_its_own_lease(reply: Any) -> None:
-    """And not an exception for the whole batch."""
+    """One bad answer raises for its own request, not for the whole batch."""
     assert isinstance(_refreshed(reply), Exception)
     assert _refreshed([b"ok"]) is Refresh.OK

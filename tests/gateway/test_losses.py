@@ -1,4 +1,4 @@
-"""What does the loss of one connection cost the others?
+"""Lost connections: what does the loss of one cost the others?
 
 A client that resets its connection, or ends its half of it, at any moment of a session: it is
 forgotten, by this gateway and by Redis, nothing of it is left, and its neighbour has not noticed.
@@ -46,7 +46,7 @@ def message(to: str, content: str = "x", msg_id: str | None = None) -> bytes:
 
 @pytest.fixture(autouse=True)
 def a_silent_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """A lost client is nothing to warn of, neither for us nor for the loop."""
+    """A lost client causes no warning, neither in our log nor from the event loop."""
     yield
     loud = [
         record.getMessage()
@@ -124,7 +124,7 @@ async def test_clients_beside_many_resets_get_every_message_and_every_pong(
 
 @dataclass
 class _Talker:
-    """One neighbour, who writes one message and one ping at a time, and waits for both answers."""
+    """A user that sends one message and one ping at a time, and waits for both answers."""
 
     raw: Raw
     pings: int = 0
@@ -186,7 +186,7 @@ class Scene:
     redis: Any
 
     async def pause_redis(self) -> None:
-        """For long enough that an answer is under way when the connection is lost."""
+        """Pause Redis so long that an answer is still due when the connection is lost."""
         await self.redis.execute_command("CLIENT", "PAUSE", 200, "ALL")
 
     @property
@@ -230,7 +230,7 @@ async def shaken_hands(scene: Scene) -> Raw:
 
 
 async def waiting_for_its_turn(scene: Scene) -> Raw:
-    """The only turn there is has been taken."""
+    """Her register waits: the only place for a register at a time is taken."""
     await scene.running._session_services.backlog.admission.acquire()
     raw = await Raw.open(scene.running)
     raw.writer.write(REGISTER)
@@ -251,7 +251,7 @@ async def registered_and_not_told(scene: Scene) -> Raw:
 
 
 async def registering_in_vain(scene: Scene) -> Raw:
-    """It takes effect, and the answer does not come."""
+    """Her register takes effect in Redis, and its answer never comes."""
     scene.gates.problem = LinkTimeout("no answer")
     return await scene.at("registered")
 
@@ -262,7 +262,7 @@ async def minting_in_vain(scene: Scene) -> Raw:
 
 
 async def with_held_frames(scene: Scene) -> Raw:
-    """So many behind its register that it is read no further."""
+    """She sent so many frames behind her register that reading is paused."""
     raw = await scene.at("register", also=PING * 8)
     await until("it is read no further", lambda: scene.end._reading_paused)
     return raw
@@ -295,7 +295,7 @@ async def with_an_ack_under_way(scene: Scene) -> Raw:
 
 
 async def read_no_further(scene: Scene) -> Raw:
-    """Because of its messages that wait for Redis."""
+    """Reading is paused because her messages wait for Redis."""
     raw = await registered(scene)
     await scene.pause_redis()
     raw.writer.write(message("carol", msg_id="1") * 8)
@@ -304,7 +304,7 @@ async def read_no_further(scene: Scene) -> Raw:
 
 
 async def not_reading(scene: Scene) -> Raw:
-    """Its transport is full and its outbox fills."""
+    """Her transport is full, so her outbox fills."""
     raw = await registered(scene)
     raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
 
@@ -317,7 +317,7 @@ async def not_reading(scene: Scene) -> Raw:
 
 
 async def told_goodbye(scene: Scene) -> Raw:
-    """And it does not answer."""
+    """The gateway closed her with 4502, and she does not answer the close frame."""
     raw = await registered(scene)
     scene.session.end(Code.MALFORMED)
     assert await raw.closed() == Code.MALFORMED
@@ -325,7 +325,7 @@ async def told_goodbye(scene: Scene) -> Raw:
 
 
 async def saying_goodbye(scene: Scene) -> Raw:
-    """The gateway has answered, and waits for it to hang up."""
+    """The gateway has answered her close frame, and waits for the end of the connection."""
     raw = await registered(scene)
     raw.frame((1000).to_bytes(2, "big"), opcode=8)
     assert await raw.closed() == 1000
@@ -383,7 +383,7 @@ async def scene(
 
 
 def state_of(running: Gateway) -> dict[str, Any]:
-    """Everything that a session takes, and must give back."""
+    """Count every resource that a session holds and must release."""
     services, access = running._session_services, running._access
     return {
         "sockets": len(running._sockets()),

@@ -1,4 +1,4 @@
-"""Does everybody hear what a small model says, whatever they do in whatever order?
+"""Sessions against a model: does each client hear exactly what a small model predicts?
 
 Hypothesis plays several clients on one or two gateways with a real Redis. The model is this file:
 who owns which name, and what each client has still to hear. After each step everybody must have
@@ -66,11 +66,11 @@ class Client:
     to_hear: deque[dict[str, Any]] = field(default_factory=deque)
     closes_with: int | None = None
     over: bool = False
-    """It has gone, or was told to."""
+    """The client has left, or the gateway has closed the connection."""
 
 
 class Conversations(RuleBasedStateMachine):
-    """Clients who register, write, make mistakes, and leave with a word or without."""
+    """Clients that register, write, make mistakes, and leave with or without a close frame."""
 
     clients = Bundle("clients")
 
@@ -119,7 +119,7 @@ class Conversations(RuleBasedStateMachine):
     @rule(client=clients, user=st.sampled_from([*USERS, *USERS, "a b", "gateway-01"]),
           hasty=st.booleans())  # fmt: skip
     def register(self, client: Client, user: str, hasty: bool) -> None:
-        """For the first time, again, or as somebody else; with a ping behind it or without."""
+        """Register: first, again, or as another user; sometimes with a ping right behind."""
         if client.over:
             return
         client.raw.writer.write(
@@ -136,7 +136,7 @@ class Conversations(RuleBasedStateMachine):
 
     @rule(client=clients, to=st.sampled_from([*USERS, "nobody", "a b"]), with_id=st.booleans())
     def write(self, client: Client, to: str, with_id: bool) -> None:
-        """To somebody here, there, nowhere, or to oneself."""
+        """Write to a user of this gateway, of the other one, of none, or to oneself."""
         if client.over:
             return
         number = str(next(self.sent))
@@ -163,7 +163,7 @@ class Conversations(RuleBasedStateMachine):
 
     @rule(client=clients, text=st.sampled_from([b"nonsense", b"[]", b'{"type":1}', b'{"x":NaN}']))
     def say_nonsense(self, client: Client, text: bytes) -> None:
-        """Each gets its answer; the one beyond the limit is the last."""
+        """Send malformed frames: each gets an error, the one over the limit a close."""
         if client.over:
             return
         client.raw.frame(text)
@@ -180,14 +180,14 @@ class Conversations(RuleBasedStateMachine):
 
     @rule(client=consumes(clients))
     def leave(self, client: Client) -> None:
-        """With a goodbye."""
+        """Leave with a close frame."""
         if not client.over:
             client.raw.frame((1000).to_bytes(2, "big"), opcode=8)
             self.is_closed(client, 1000)
 
     @rule(client=consumes(clients))
     def vanish(self, client: Client) -> None:
-        """Without one."""
+        """Leave without a close frame: the connection is reset."""
         if not client.over:
             client.raw.writer.transport.abort()
             client.to_hear.clear()
@@ -196,7 +196,7 @@ class Conversations(RuleBasedStateMachine):
     # --- what the model makes of it ----------------------------------------------------------
 
     def becomes_owner(self, client: Client, user: str) -> None:
-        """There is one owner of a name: the last who asked. The one before is told so."""
+        """A name has one owner, the last to register. The one before is closed with 4509."""
         client.to_hear.append({"type": "registered"})
         earlier = self.owner.get(user)
         if earlier is not None and earlier is not client:
@@ -254,7 +254,7 @@ class Conversations(RuleBasedStateMachine):
             await client.raw.leave()
 
     async def agree_about(self, user: str) -> bool:
-        """Redis has the owner and no other; its gateway has the session, and no other gateway."""
+        """Redis names the owner; only the gateway of the owner has a session."""
         owner = self.owner.get(user)
         presence = self.gateways[0].presence
         assert isinstance(presence, RedisPresence)
@@ -266,7 +266,7 @@ class Conversations(RuleBasedStateMachine):
         return found == (f"gateway-{owner.at}", owner.conn_id) and here == [owner.at]
 
     def teardown(self) -> None:
-        """Nobody says goodbye; nothing is left in the gateways, in Redis or in the loop."""
+        """Reset all connections; nothing is left in the gateways, in Redis or in the loop."""
         try:
             for client in self.everybody:
                 client.raw.writer.transport.abort()
@@ -292,7 +292,7 @@ class Conversations(RuleBasedStateMachine):
 def test_every_client_receives_what_the_model_predicts(
     shared_server: BundledServer, fast_frames: bool, loop: str
 ) -> None:
-    """In plays of up to thirty steps each, always the same ones."""
+    """Runs of up to thirty steps each, from fixed seeds."""
     run_state_machine_as_test(
         # Any callable that makes a machine will do, whatever its annotation says.
         cast(Any, lambda: Conversations(shared_server, fast_frames, loop)),

@@ -1,4 +1,4 @@
-"""What does a gateway do when the wire to Redis fails in ways that no error tells of?"""
+"""Silent network faults: what does a gateway do when its link to Redis fails without an error?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def wire(shared_server: BundledServer) -> AsyncIterator[Wire]:
 
 @pytest.fixture
 def url(shared_server: BundledServer, wire: Wire) -> str:
-    """The same server, by way of the wire."""
+    """The URL of the same server, through the TCP relay."""
     return shared_server.url.replace(f":{shared_server.port}", f":{wire.port}")
 
 
@@ -44,7 +44,7 @@ def listens(strand: Strand) -> bool:
 async def test_a_silent_subscription_is_found_within_two_intervals_and_rebuilt(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Its connection stays open and says nothing: /ready is red until it is heard again."""
+    """The subscription stays open but silent: /ready is red until something arrives again."""
     events: list[Event] = []
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, timing=FAST
@@ -68,7 +68,7 @@ async def test_a_silent_subscription_is_found_within_two_intervals_and_rebuilt(
 async def test_while_redis_does_not_reply_sockets_stay_and_registers_get_1013(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer
 ) -> None:
-    """A half-open link to Redis is a timeout, 1013 for registers, and not the end of anybody."""
+    """A half-open link to Redis gives timeouts, and 1013 for registers; no session ends."""
     limits = dataclasses.replace(Limits(), redis_timeout_s=0.3)
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, limits=limits
@@ -98,7 +98,7 @@ async def test_while_redis_does_not_reply_sockets_stay_and_registers_get_1013(
 async def test_after_a_cut_link_to_redis_every_user_is_still_present(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer, redis_db: Any
 ) -> None:
-    """RST on every connection to Redis: no socket of a user is lost, no entry either."""
+    """All connections to Redis are reset: no user loses a connection or a presence entry."""
     settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
     async with (
         Gateway(settings) as running,
@@ -152,7 +152,7 @@ async def test_p7_a_register_of_unknown_outcome_is_released_when_redis_is_back(
 async def test_a_user_who_leaves_while_redis_is_away_is_offline_when_it_is_back(
     wire: Wire, url: str, keyspace: Keyspace, redis_db: Any
 ) -> None:
-    """Her entry need not wait for its TTL; and who came back elsewhere meanwhile stays."""
+    """Her entry is removed before its TTL ends; a user who moved meanwhile keeps hers."""
     settings = GatewaySettings(gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace)
     async with Gateway(settings) as running:
         alice = await User.register("alice", running.url)
