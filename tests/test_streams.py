@@ -127,6 +127,21 @@ def test_an_urgent_line_flushes_the_collected_lines_first(
         assert pipe.lines_until(lambda lines: len(lines) == 2) == ["first", "now"]
 
 
+def test_while_lines_keep_coming_none_has_to_wake_the_thread(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes by itself, until there was none for a while: each waking costs two switches."""
+    monkeypatch.setattr(streams, "COLLECT_S", 10 * PATIENCE_S)
+    with LineWriter(pipe.write_end) as writer:
+        writer.add("first")
+        assert writer.flush(PATIENCE_S)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer._bell, "ring", lambda: pytest.fail("it was woken"))
+            writer.add("second")
+        assert writer.flush(PATIENCE_S)
+        assert pipe.lines_until(lambda lines: len(lines) == 2) == ["first", "second"]
+
+
 def test_a_wrong_count_of_waiting_text_is_corrected_when_all_is_written(
     pipe: Pipe, writer: LineWriter
 ) -> None:

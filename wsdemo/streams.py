@@ -7,7 +7,8 @@ lines into a bounded queue and goes on. Lines that do not fit are counted, and a
 number stands where they are missing.
 
 The thread collects lines: while they keep coming, it wakes up once in `COLLECT_S` and writes all
-that have come.
+that have come. A line that is written very often may be queued as its parts: then the thread makes
+it, too, many in one go. That costs less than to make each line when its moment comes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import stat
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Self
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import Any, Final, Self, cast
 
 COLLECT_S: Final = 0.1
 """How long lines are collected before they are written together."""
@@ -31,6 +33,8 @@ BOUND_CHARS: Final = 1 << 20
 """How many characters of lines may wait."""
 RESERVE_CHARS: Final = 1 << 18
 """Room beyond the bound for lines of which there are few; half of it for warnings only."""
+PARTS_CHARS: Final = 64
+"""As so many characters the parts of a line count; no line that is made of parts is shorter."""
 BATCH_LINES: Final = 1_000
 """Lines that are joined at a time: the thread holds the GIL meanwhile."""
 PIPE_BYTES: Final = 4096
@@ -38,6 +42,12 @@ PIPE_BYTES: Final = 4096
 FILE_BYTES: Final = 1 << 16
 LAST_WORDS_S: Final = 1.0
 """How long the exit of a process waits until its last lines are written."""
+
+Parts = tuple[Any, ...]
+"""What a line will be made of."""
+Item = str | Parts | int | threading.Event
+"""What waits: a line, its parts, the number of lines that are missing here, or an event that is set
+when all before it is written."""
 
 _NO_ROOM: Final = -(1 << 62)
 
@@ -71,11 +81,10 @@ class LineWriter:
         self._encoding = encoding
         self._bound = bound_chars
         self._piece = _piece_of(descriptor)
-        # What waits, in order: lines, numbers of missing lines, and events that are set when all
-        # before them is written. Both ends of a deque are thread-safe: a line needs no lock.
-        self._queue: deque[str | int | threading.Event] = deque()
+        # What waits, in order. Both ends of a deque are thread-safe: a line needs no lock.
+        self._queue: deque[Item] = deque()
         # Each is written by one side only. Two threads that add at the same time may lose a few
-        # characters of the sum, which is corrected whenever the queue is empty.
+        # characters of the sum, which is corrected whenever the thread goes to sleep.
         self._put = self._taken = 0
         self._limit = bound_chars // 2
         """Up to it, a line is queued without a lock; out of reach while lines are missing."""
@@ -199,12 +208,17 @@ class LineWriter:
         # This thread takes no signals: one for writing to a terminal from the background (SIGTTOU)
         # would stop the whole process.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        is_busy = False
         while True:
-            self._sleep()
+            # While lines keep coming, a timeout wakes the thread: to be woken by the first line of
+            # each round would cost two more switches of threads.
+            if not is_busy:
+                self._sleep()
             if not self._hurried:
                 self._bell.wait(COLLECT_S)
             self._hurried = False
             closing = self._closing
+            is_busy = bool(self._queue)
             self._drain()
             while closing and self._queue:
                 self._drain()
@@ -227,39 +241,50 @@ class LineWriter:
         """
         left = len(self._queue)
         while left:
-            batch, mark = self._next(left)
-            left -= len(batch)
-            if batch:
-                self._write_lines(batch)
-            if mark is None:
-                continue
-            left -= 1
+            size = min(left, BATCH_LINES)
+            left -= size
+            self._write_items([self._queue.popleft() for _ in range(size)])
+        with self._lock:
+            self._tell_gap()
+        self._write_lines([], 0)
+
+    def _write_items(self, items: list[Item]) -> None:
+        """Write lines, and heed what stands between them."""
+        lines: list[str] = []
+        waited = 0
+        for kind, run in groupby(items, type):
+            if issubclass(kind, tuple):
+                made = self._lines_of(cast(Iterator[Parts], run))
+                lines += made
+                waited += PARTS_CHARS * len(made)
+            elif issubclass(kind, str):
+                ready = cast(list[str], list(run))
+                lines += ready
+                waited += sum(map(len, ready))
+            else:
+                self._write_lines(lines, waited)
+                lines, waited = [], 0
+                self._heed(cast(Iterator[int | threading.Event], run))
+        self._write_lines(lines, waited)
+
+    def _lines_of(self, parts: Iterable[Parts]) -> list[str]:
+        """Make a line of each of these parts; a subclass that queues parts says how."""
+        raise NotImplementedError
+
+    def _heed(self, marks: Iterable[int | threading.Event]) -> None:
+        for mark in marks:
             if isinstance(mark, int):
                 self._untold += mark
             else:
-                self._write_lines([])
+                self._write_lines([], 0)
                 mark.set()
-        with self._lock:
-            self._tell_gap()
-        self._write_lines([])
 
-    def _next(self, at_most: int) -> tuple[list[str], int | threading.Event | None]:
-        """Take some lines, and what comes after them if it is no line."""
-        queue = self._queue
-        batch: list[str] = []
-        for _ in range(min(at_most, BATCH_LINES)):
-            item = queue.popleft()
-            if not isinstance(item, str):
-                return batch, item
-            batch.append(item)
-        return batch, None
-
-    def _write_lines(self, batch: list[str]) -> None:
-        """Write lines; before them, how many are missing."""
+    def _write_lines(self, lines: list[str], waited: int) -> None:
+        """Write lines, and before them how many are missing. They waited as so many characters."""
         note = self._note(self._untold) + "\n" if self._untold else ""
-        if not batch and not note:
+        if not lines and not note:
             return
-        text = "\n".join([*batch, ""])
+        text = "\n".join([*lines, ""])
         # After a write that failed within a line, the next line begins on a new one.
         head = ("\n" if self._torn else "") + note
         head_bytes = head.encode(self._encoding, "backslashreplace")
@@ -272,7 +297,7 @@ class LineWriter:
         lost = data.count(b"\n", max(written, len(head_bytes)))
         self._lost += lost
         self._untold += lost
-        self._taken += len(text) - len(batch)
+        self._taken += waited
 
     def _write(self, data: bytes) -> int:
         """Write it, however long it takes; return how much was written before a failure."""

@@ -21,14 +21,16 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.gateway.cluster import gateway
 from tests.processes import User, http_get
 from tests.waiting import until
-from wsdemo.gateway.log import Json, ProcessJournal, Text, TextJournal
+from wsdemo.gateway.log import Format, Json, ProcessJournal, Routed, Text
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
-from wsdemo.streams import LineWriter
+from wsdemo.streams import BOUND_CHARS, PARTS_CHARS, LineHandler
 
 START_S = 30.0
 NOTE = re.compile(r"\[Log\] (\d+) lines were dropped here")
@@ -351,7 +353,7 @@ async def test_a_full_log_pipe_blocks_nothing_and_dropped_lines_are_counted(
     when the pipe is read again, it says how many lines are missing.
     """
     read_end, write_end = os.pipe()
-    messages = 14_500
+    messages = 16_500
     try:
         async with (
             running(shared_server, *prefix, *FAST, stderr=write_end) as here,
@@ -568,12 +570,12 @@ def test_a_token_that_cannot_be_printed_is_an_error(tmp_path: Path) -> None:
 # --- how an entry looks --------------------------------------------------------------------------
 
 
-def lines_of(tmp_path: Path, say: Callable[[LineWriter], None]) -> list[str]:
+def lines_of(tmp_path: Path, shape: Format, say: Callable[[ProcessJournal], None]) -> list[str]:
     """Return what was written."""
     path = tmp_path / "lines"
-    with path.open("wb") as file, LineWriter(file.fileno()) as writer:
-        say(writer)
-        assert writer.flush(20)
+    with path.open("wb") as file, ProcessJournal(file.fileno(), shape) as journal:
+        say(journal)
+        assert journal.flush(20)
     return path.read_text().splitlines()
 
 
@@ -584,31 +586,55 @@ def record(text: str, *arguments: object, name: str = "wsdemo.router") -> loggin
 @pytest.mark.parametrize("shape", [Text(), Json()], ids=["text", "json"])
 def test_a_fast_log_line_equals_that_of_a_log_record(shape: Text | Json, tmp_path: Path) -> None:
     """Made more cheaply, and otherwise the same; in both formats."""
-
-    def say(writer: LineWriter) -> None:
-        kinds = [ProcessJournal(writer, shape)]
-        if isinstance(shape, Text):
-            kinds.append(TextJournal(writer, shape))
-        for journal in kinds:
-            journal.routed("alice", "bob", b"gateway-02")
-
     text = "[Router] Routed message from %s to %s via gateway %s"
     wanted = shape.record(record(text, "alice", "bob", "gateway-02"))
-    for line in lines_of(tmp_path, say):
-        if isinstance(shape, Text):
-            assert STAMP.sub("", line) == STAMP.sub("", wanted)
-        else:
-            got, want = json.loads(line), json.loads(wanted)
-            assert abs(got.pop("t") - want.pop("t")) < 60
-            assert (
-                got
-                == want
-                == {
-                    "level": "info",
-                    "logger": "wsdemo.router",
-                    "message": "[Router] Routed message from alice to bob via gateway gateway-02",
-                }
-            )
+    [line] = lines_of(tmp_path, shape, lambda it: it.routed("alice", "bob", b"gateway-02"))
+    if isinstance(shape, Text):
+        assert STAMP.sub("", line) == STAMP.sub("", wanted)
+        return
+    got, want = json.loads(line), json.loads(wanted)
+    assert abs(got.pop("t") - want.pop("t")) < 60
+    assert (
+        got
+        == want
+        == {
+            "level": "info",
+            "logger": "wsdemo.router",
+            "message": "[Router] Routed message from alice to bob via gateway gateway-02",
+        }
+    )
+
+
+USER_IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
+MESSAGES = st.lists(
+    st.tuples(
+        # Many in one second, some in others, and a clock that goes back.
+        st.one_of(st.floats(1_800_000_000, 1_800_000_001), st.floats(1_700_000_000, 1_900_000_000)),
+        USER_IDS,
+        st.one_of(USER_IDS, st.text()),
+        st.sampled_from([b"gateway-01", b"gateway-02"]),
+    )
+)
+
+
+@given(MESSAGES)
+def test_lines_made_together_equal_those_made_one_by_one(messages: list[Routed]) -> None:
+    """Byte for byte, whatever the recipients are called, and whatever the clock does."""
+
+    def entries(shape: Format) -> list[str]:
+        text = "[Router] Routed message from %s to %s via gateway %s"
+        return [
+            shape.info(now, "wsdemo.router", text % (sender, to, gateway.decode()))
+            for now, sender, to, gateway in messages
+        ]
+
+    assert Json().routed(messages) == entries(Json())
+    text = Text()
+    made = text.routed(messages)
+    assert made == entries(Text()) == [line for one in messages for line in text.routed([one])]
+    assert [line[:19] for line in made] == [
+        time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now)) for now, *_ in messages
+    ]
 
 
 @pytest.mark.parametrize(
@@ -617,19 +643,104 @@ def test_a_fast_log_line_equals_that_of_a_log_record(shape: Text | Json, tmp_pat
 def test_no_user_id_breaks_a_log_line(user: str, tmp_path: Path) -> None:
     """Whatever an id may hold, by our rules or by those of whoever else writes to Redis."""
 
-    def say(writer: LineWriter) -> None:
-        for journal in (
-            TextJournal(writer, Text()),
-            ProcessJournal(writer, Text()),
-            ProcessJournal(writer, Json()),
-        ):
-            journal.routed("alice", user, b"gateway-02")
+    def say(journal: ProcessJournal) -> None:
+        journal.routed("alice", "bob", b"gateway-02")
+        journal.routed("alice", user, b"gateway-02")
 
-    first, second, document = lines_of(tmp_path, say)
-    assert first[20:] == second[20:] and STAMP.match(first) and first.isprintable()
-    assert first.endswith(" via gateway gateway-02")
+    plain, line = lines_of(tmp_path, Text(), say)
+    assert STAMP.match(line) and line.isprintable() and line.endswith(" via gateway gateway-02")
+    assert plain.endswith(" from alice to bob via gateway gateway-02")
+    _, document = lines_of(tmp_path, Json(), say)
     message = json.loads(document)["message"]
     assert message == f"[Router] Routed message from alice to {user} via gateway gateway-02"
+
+
+def test_lines_of_all_kinds_are_written_in_order(tmp_path: Path) -> None:
+    """Those that the thread makes, those that are ready, and records; each in its place."""
+    logger = logging.Logger("wsdemo.gateway")
+
+    def say(journal: ProcessJournal) -> None:
+        logger.addHandler(LineHandler(journal))
+        for n in range(300):
+            for _ in range(n % 4):
+                journal.routed("alice", f"user-{n}", b"gateway-02")
+            if n % 3:
+                journal.left(f"user-{n}", "c1")
+            if not n % 5:
+                logger.warning("record %d", n)
+
+    wanted = []
+    for n in range(300):
+        wanted += n % 4 * [f"[Router] Routed message from alice to user-{n} via gateway gateway-02"]
+        wanted += [f"[Gateway] User user-{n} left (c1)"] if n % 3 else []
+        wanted += [f"record {n}"] if not n % 5 else []
+    assert [STAMP.sub("", line) for line in lines_of(tmp_path, Text(), say)] == wanted
+
+
+def test_lines_of_messages_into_a_full_pipe_are_bounded_and_counted() -> None:
+    """As lines that are ready are: no more of them wait, and no less than their text would fill."""
+    read_end, write_end = os.pipe()
+    said = 30_000
+    try:
+        with ProcessJournal(write_end, Text()) as journal:
+            for n in range(said):
+                journal.routed("a", f"{n}", b"g")
+            assert BOUND_CHARS * 9 // 10 < journal.waiting <= BOUND_CHARS + 100
+            dropped = journal.dropped
+            assert dropped > 1_000
+            os.set_blocking(read_end, False)
+            data = b""
+            while data.count(b"\n") < said - dropped + 1:
+                with contextlib.suppress(BlockingIOError):
+                    data += os.read(read_end, 1 << 16)
+            assert journal.flush(20) and journal.dropped == dropped
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    *lines, note = data.decode().splitlines()
+    assert [line.split()[-4] for line in lines] == [str(n) for n in range(said - dropped)]
+    assert min(map(len, lines)) >= PARTS_CHARS, "a line must not count for more than it is"
+    assert NOTE.search(note) and str(dropped) in note and STAMP.match(note)
+
+
+def test_what_lines_of_messages_count_for_is_freed_when_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not only when the thread has nothing to do."""
+    monkeypatch.setattr("wsdemo.streams.COLLECT_S", 100.0)
+    with (tmp_path / "log").open("wb") as file, ProcessJournal(file.fileno(), Text()) as journal:
+        for _ in range(3):
+            journal.routed("alice", "bob", b"gateway-02")
+            journal.left("alice", "c1")
+        assert journal.waiting > 6 * 30
+        assert journal.flush(20) and journal.waiting == 0
+
+
+ENDS = {
+    "return": "pass",
+    "exit": "sys.exit(3)",
+    "error": "raise ValueError('the end')",
+    "at-once": "end_at_once(3)",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_lines_said_before_an_end_without_a_crash_are_in_the_file(end: str, tmp_path: Path) -> None:
+    """However a process ends, as long as Python ends it: nothing that was said is missing."""
+    script = f"""
+import sys
+from wsdemo.gateway.log import Log, end_at_once
+with Log("text", "info") as log:
+    for n in range(2_500):
+        log.journal.routed("alice", f"user-{{n}}", b"gateway-02")
+    {ENDS[end]}
+"""
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        done = subprocess.run([sys.executable, "-c", script], stderr=file, timeout=60)
+    assert done.returncode == {"return": 0, "error": 1}.get(end, 3)
+    routed = [line for line in path.read_text().splitlines() if "Routed message" in line]
+    assert [line.split()[8] for line in routed] == [f"user-{n}" for n in range(2_500)]
 
 
 def test_a_record_with_a_stack_is_logged_with_it() -> None:
@@ -647,11 +758,10 @@ def test_the_time_of_a_line_follows_the_clock_in_both_directions(
 ) -> None:
     """It is made once a second; a clock that is set back is believed."""
     clock = (1_800_000_000.0, 1_800_000_000.9, 1_800_000_001.0, 1_799_990_000.5)
-    with (tmp_path / "log").open("wb") as file, LineWriter(file.fileno()) as writer:
-        journal = TextJournal(writer, Text())
+    with (tmp_path / "log").open("wb") as file, ProcessJournal(file.fileno(), Text()) as journal:
         for now in clock:
             with monkeypatch.context() as patch:
-                patch.setattr("wsdemo.gateway.log.time.time", lambda now=now: now)
+                patch.setattr("wsdemo.gateway.log._now", lambda now=now: now)
                 if of_a_message:
                     journal.routed("alice", "bob", b"gateway-02")
                 else:

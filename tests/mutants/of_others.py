@@ -854,6 +854,23 @@ _TERMINAL: Final = (
         _tests("test_streams", "an_incomplete_line_is_not_continued_by_the_next_one"),
     ),
     Mutant(
+        "each line that comes after a pause wakes the thread",
+        "streams.py",
+        "            if not is_busy:\n                self._sleep()\n",
+        "            self._sleep()\n",
+        _tests("test_streams", "while_lines_keep_coming_none_has_to_wake_the_thread"),
+    ),
+    Mutant(
+        "lines that the thread has made wait for ever in the count",
+        "streams.py",
+        "                waited += PARTS_CHARS * len(made)\n",
+        "",
+        _tests(
+            "gateway/test_log",
+            "what_lines_of_messages_count_for_is_freed_when_they_are_written",
+        ),
+    ),
+    Mutant(
         "the thread falls asleep without another look",
         "streams.py",
         "        self._asleep = True\n        if not self._queue and not self._closing:\n"

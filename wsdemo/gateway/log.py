@@ -1,9 +1,9 @@
 """Logging: how does the log leave a gateway process, at what cost, and what if nobody reads it?
 
-Everything leaves through one `LineWriter`, in order: the journal's lines, one for each message, as
-finished text; everything else, also from libraries, as records of the logging module. An entry is
-one line, whatever characters it has; only a traceback stands in more lines below it. As JSON, an
-entry is always one line.
+Everything leaves through one `LineWriter`, in order: the line of each message as its parts, of
+which the writer's thread makes a line; the journal's other lines as text; everything else, also
+from libraries, as records of the logging module. An entry is one line, whatever characters it has;
+only a traceback stands in more lines below it. As JSON, an entry is always one line.
 """
 
 from __future__ import annotations
@@ -14,24 +14,36 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, NoReturn, Protocol, Self
+from typing import Final, NoReturn, Protocol, Self, cast
 
 from wsdemo.gateway.journal import GATEWAY_LOG, LEFT, REGISTERED, ROUTED, ROUTER_LOG, Journal
-from wsdemo.streams import LineHandler, LineWriter, dropped_note
+from wsdemo.streams import PARTS_CHARS, LineHandler, LineWriter, Parts, dropped_note
 
 STDERR: Final = 2
+_now: Final = time.time
 _quoted: Final = json.JSONEncoder().encode
 """`json.dumps`, which looks at nine options first."""
+VISIBLE: Final = bytes(range(0x21, 0x7F))
+"""The characters of ASCII that can be seen."""
 IMPATIENT_S: Final = 0.2
 """How long the last lines are waited for when a process is ended at once."""
+
+
+Routed = tuple[float, str, str, bytes]
+"""A message that was routed: when (Unix time), from whom, to whom, and via which gateway."""
 
 
 class Format(Protocol):
     """How an entry looks."""
 
-    def info(self, logger: str, text: str) -> str:
-        """Return an entry of level INFO, of now."""
+    def info(self, now: float, logger: str, text: str) -> str:
+        """Return an entry of level INFO."""
+        ...
+
+    def routed(self, messages: Iterable[Routed]) -> list[str]:
+        """Return the entries of messages that were routed."""
         ...
 
     def record(self, record: logging.LogRecord) -> str:
@@ -43,19 +55,29 @@ class Text:
     """`2026/11/26 07:19:34 [Router] Routed message ...`, as the demo's log looks."""
 
     def __init__(self) -> None:
-        self.second = self.next_second = 0
-        """The second for which `stamp_now` was made, and the one after it (Unix time)."""
-        self.stamp_now = ""
+        self._stamp = (0, 0, "")
+        """The second for which the last stamp was made, the one after it (Unix time), and the
+        stamp. In one tuple, because several threads use it."""
 
-    def info(self, logger: str, text: str) -> str:
-        return self._entry(time.time(), text)
+    def info(self, now: float, logger: str, text: str) -> str:
+        return self._entry(now, text)
 
-    def stamp(self, now: float) -> str:
-        """Return the time as it stands at the beginning of an entry; made once a second."""
-        if not self.second <= now < self.next_second:  # A clock may be set back, too.
-            self.second, self.next_second = int(now), int(now) + 1
-            self.stamp_now = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now))
-        return self.stamp_now
+    def routed(self, messages: Iterable[Routed]) -> list[str]:
+        second, next_second, stamp = self._stamp
+        return [
+            f"{stamp if second <= now < next_second else self._stamp_of(now)[2]} "
+            f"[Router] Routed message from {sender} to {to} via gateway {gateway.decode()}"
+            for now, sender, to, gateway in _in_one_line(messages)
+        ]
+
+    def _stamp_of(self, now: float) -> tuple[int, int, str]:
+        """Make the time as it stands at the beginning of an entry, once a second."""
+        second, next_second, _ = self._stamp
+        if not second <= now < next_second:
+            second = int(now)
+            text = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now))
+            self._stamp = (second, second + 1, text)
+        return self._stamp
 
     def record(self, record: logging.LogRecord) -> str:
         entry = self._entry(record.created, record.getMessage())
@@ -65,15 +87,21 @@ class Text:
         return "\n".join([entry, *(_escaped(line, "\t") for line in details.splitlines())])
 
     def _entry(self, now: float, text: str) -> str:
-        entry = f"{self.stamp(now)} {text}"
+        entry = f"{self._stamp_of(now)[2]} {text}"
         return entry if entry.isprintable() else _escaped(entry)
 
 
 class Json:
     """One JSON object a line."""
 
-    def info(self, logger: str, text: str) -> str:
-        return self._entry(time.time(), "info", logger, text)
+    def info(self, now: float, logger: str, text: str) -> str:
+        return self._entry(now, "info", logger, text)
+
+    def routed(self, messages: Iterable[Routed]) -> list[str]:
+        return [
+            self._entry(now, "info", ROUTER_LOG, ROUTED % (sender, to, gateway.decode()))
+            for now, sender, to, gateway in messages
+        ]
 
     def record(self, record: logging.LogRecord) -> str:
         level = record.levelname.lower()
@@ -111,6 +139,23 @@ def _escaped(text: str, but_for: str = "") -> str:
     )
 
 
+def _in_one_line(messages: Iterable[Routed]) -> list[Routed]:
+    """Return them with nothing in a name that would break the line.
+
+    The sender was checked when it registered, the gateway by the script. A recipient may have
+    registered with a gateway that checks nothing.
+    """
+    messages = list(messages)
+    names = "".join([to for _, _, to, _ in messages])
+    # All names at once, and as bytes: `isprintable` would take as long as all the rest of a line.
+    if names.isascii() and not names.encode().translate(None, VISIBLE):
+        return messages
+    return [
+        (now, sender, to if to.isprintable() else _escaped(to), gateway)
+        for now, sender, to, gateway in messages
+    ]
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, shape: Format) -> None:
         super().__init__()
@@ -120,51 +165,59 @@ class _Formatter(logging.Formatter):
         return self._shape.record(record)
 
 
-class ProcessJournal:
-    """Writes its lines directly: without a log record, a handler or a lock."""
+class ProcessJournal(LineWriter):
+    """Writes its lines without a log record, a handler or a lock.
 
-    def __init__(self, writer: LineWriter, shape: Format) -> None:
+    Args:
+        descriptor: where it writes to.
+        shape: how an entry looks.
+        encoding: of the output.
+    """
+
+    def __init__(self, descriptor: int, shape: Format, encoding: str = "utf-8") -> None:
+        self._shape = shape
+        super().__init__(descriptor, self._note_of, encoding)
+
+    def _note_of(self, lines: int) -> str:
+        text = dropped_note(lines)
+        return self._shape.record(
+            logging.LogRecord(GATEWAY_LOG, logging.WARNING, "", 0, text, None, None)
+        )
+
+    def _lines_of(self, parts: Iterable[Parts]) -> list[str]:
+        return self._shape.routed(cast(Iterable[Routed], parts))
+
+    def routed(self, sender: str, to: str, gateway: bytes) -> None:
+        # As `add` does it, without a call, and without the line: the thread makes it.
+        if self._put - self._taken > self._limit:
+            self.add(*self._lines_of([(_now(), sender, to, gateway)]))
+            return
+        self._put += PARTS_CHARS
+        self._queue.append((_now(), sender, to, gateway))
+        if self._asleep:
+            self._bell.ring()
+
+    def registered(self, user: str, gateway: str, conn_id: str) -> None:
+        self._add_text(REGISTERED % (user, gateway, conn_id))
+
+    def left(self, user: str, conn_id: str) -> None:
+        self._add_text(LEFT % (user, conn_id))
+
+    def _add_text(self, text: str) -> None:
+        self.add(self._shape.info(_now(), GATEWAY_LOG, text))
+
+
+class QuietJournal:
+    """For the levels above INFO: none of these lines is written."""
+
+    def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
-        self._add = writer.add
-        self._info = shape.info
 
     @property
     def dropped(self) -> int:
         return self._writer.dropped
 
     def routed(self, sender: str, to: str, gateway: bytes) -> None:
-        self._add(self._info(ROUTER_LOG, ROUTED % (sender, to, gateway.decode())))
-
-    def registered(self, user: str, gateway: str, conn_id: str) -> None:
-        self._add(self._info(GATEWAY_LOG, REGISTERED % (user, gateway, conn_id)))
-
-    def left(self, user: str, conn_id: str) -> None:
-        self._add(self._info(GATEWAY_LOG, LEFT % (user, conn_id)))
-
-
-class TextJournal(ProcessJournal):
-    """The same as text; the line of each message is made with as few steps as possible."""
-
-    def __init__(self, writer: LineWriter, shape: Text) -> None:
-        super().__init__(writer, shape)
-        self._shape = shape
-
-    def routed(self, sender: str, to: str, gateway: bytes) -> None:
-        # The sender was checked when it registered, the gateway by the script. A recipient may
-        # have registered with a gateway that checks nothing.
-        if not to.isprintable():
-            to = _escaped(to)
-        shape, now = self._shape, time.time()
-        stamp = shape.stamp_now if shape.second <= now < shape.next_second else shape.stamp(now)
-        self._add(
-            f"{stamp} [Router] Routed message from {sender} to {to} via gateway {gateway.decode()}"
-        )
-
-
-class QuietJournal(ProcessJournal):
-    """For the levels above INFO: none of these lines is written."""
-
-    def routed(self, sender: str, to: str, gateway: bytes) -> None:
         pass
 
     def registered(self, user: str, gateway: str, conn_id: str) -> None:
@@ -172,12 +225,6 @@ class QuietJournal(ProcessJournal):
 
     def left(self, user: str, conn_id: str) -> None:
         pass
-
-
-def _journal(writer: LineWriter, shape: Text | Json, quiet: bool) -> Journal:
-    if quiet:
-        return QuietJournal(writer, shape)
-    return TextJournal(writer, shape) if isinstance(shape, Text) else ProcessJournal(writer, shape)
 
 
 class Log:
@@ -190,20 +237,13 @@ class Log:
 
     def __init__(self, log_format: str, level: str, descriptor: int = STDERR) -> None:
         shape = FORMATS[log_format]()
-
-        def note(lines: int) -> str:
-            text = dropped_note(lines)
-            return shape.record(
-                logging.LogRecord(GATEWAY_LOG, logging.WARNING, "", 0, text, None, None)
-            )
-
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-        self._writer = LineWriter(descriptor, note, encoding)
-        self._handler = LineHandler(self._writer)
+        writer = ProcessJournal(descriptor, shape, encoding)
+        self._handler = LineHandler(writer)
         self._handler.setFormatter(_Formatter(shape))
         self._level = level.upper()
-        quiet = logging.getLevelNamesMapping()[self._level] > logging.INFO
-        self.journal = _journal(self._writer, shape, quiet)
+        is_quiet = logging.getLevelNamesMapping()[self._level] > logging.INFO
+        self.journal: Journal = QuietJournal(writer) if is_quiet else writer
 
     def __enter__(self) -> Self:
         logging.basicConfig(level=self._level, handlers=[self._handler], force=True)
