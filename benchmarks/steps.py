@@ -24,7 +24,7 @@ from typing import Any, Final
 import wsdemo
 from benchmarks.websocket import REGISTERED, UPGRADED, FrameClient, frame, register
 from wsdemo.gateway.journal import Journal
-from wsdemo.gateway.log import ProcessJournal, Text
+from wsdemo.gateway.log import Text, TextJournal
 from wsdemo.gateway.server import Gateway
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings
@@ -146,7 +146,7 @@ def count_steps(loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> 
     with (
         BundledServer() as server,
         Path(os.devnull).open("wb") as nowhere,
-        ProcessJournal(nowhere.fileno(), Text()) as journal,
+        TextJournal(nowhere.fileno(), Text()) as journal,
         asyncio.Runner(loop_factory=loop) as runner,
     ):
         return runner.run(_count(server.url, journal))

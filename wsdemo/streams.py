@@ -2,13 +2,13 @@
 
 A pipe that is full, a terminal that was stopped, a disk that hangs: a write to any of them may
 block for ever. O_NONBLOCK does not help: files on disks ignore it, and it belongs to the open file,
-which other processes share. So a thread writes, and only this thread waits. Everybody else puts
-lines into a bounded queue and goes on. Lines that do not fit are counted, and a note with their
+which other processes share. So a thread writes, and only this thread waits. Everybody else adds
+lines to a bounded buffer and goes on. Lines that do not fit are counted, and a note with their
 number stands where they are missing.
 
 The thread collects lines: while they keep coming, it wakes up once in `COLLECT_S` and writes all
-that have come. A line that is written very often may be queued as its parts: then the thread makes
-it, too, many in one go. That costs less than to make each line when its moment comes.
+that have come. They wait as the bytes that will be written, one after the other: as objects of
+their own they would have to be made, taken and freed, and by two threads on two cores.
 """
 
 from __future__ import annotations
@@ -23,31 +23,23 @@ import stat
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
-from typing import Any, Final, Self, cast
+from collections.abc import Callable
+from typing import Final, Self
 
 COLLECT_S: Final = 0.1
 """How long lines are collected before they are written together."""
-BOUND_CHARS: Final = 1 << 20
-"""How many characters of lines may wait."""
-RESERVE_CHARS: Final = 1 << 18
+BOUND_BYTES: Final = 1 << 21
+"""How many bytes of lines may wait."""
+RESERVE_BYTES: Final = 1 << 19
 """Room beyond the bound for lines of which there are few; half of it for warnings only."""
-PARTS_CHARS: Final = 64
-"""As so many characters the parts of a line count; no line that is made of parts is shorter."""
-BATCH_LINES: Final = 1_000
-"""Lines that are joined at a time: the thread holds the GIL meanwhile."""
+BATCH_BYTES: Final = 1 << 16
+"""So much, to the end of a line, is taken at a time, and lost at a time when it cannot be written.
+"""
 PIPE_BYTES: Final = 4096
 """What a pipe takes atomically (PIPE_BUF on Linux): lines of several writers are not mixed."""
 FILE_BYTES: Final = 1 << 16
 LAST_WORDS_S: Final = 1.0
 """How long the exit of a process waits until its last lines are written."""
-
-Parts = tuple[Any, ...]
-"""What a line will be made of."""
-Item = str | Parts | int | threading.Event
-"""What waits: a line, its parts, the number of lines that are missing here, or an event that is set
-when all before it is written."""
 
 _NO_ROOM: Final = -(1 << 62)
 
@@ -64,7 +56,7 @@ class LineWriter:
         descriptor: where it writes to; it is not closed at the end.
         note: makes the line that says how many lines are missing.
         encoding: of the output; characters that it does not have are escaped.
-        bound_chars: how many characters may wait.
+        bound_bytes: how many bytes may wait.
     """
 
     def __init__(
@@ -72,24 +64,28 @@ class LineWriter:
         descriptor: int,
         note: Callable[[int], str] = dropped_note,
         encoding: str = "utf-8",
-        bound_chars: int = BOUND_CHARS,
+        bound_bytes: int = BOUND_BYTES,
     ) -> None:
         self.problem: OSError | None = None
         """Why the last write failed; None when it did not."""
         self._descriptor = descriptor
         self._note = note
         self._encoding = encoding
-        self._bound = bound_chars
+        self._bound = bound_bytes
         self._piece = _piece_of(descriptor)
-        # What waits, in order. Both ends of a deque are thread-safe: a line needs no lock.
-        self._queue: deque[Item] = deque()
-        # Each is written by one side only. Two threads that add at the same time may lose a few
-        # characters of the sum, which is corrected whenever the thread goes to sleep.
-        self._put = self._taken = 0
-        self._limit = bound_chars // 2
-        """Up to it, a line is queued without a lock; out of reach while lines are missing."""
+        # What waits, in whole lines. It is always the same object, and every change of it is one
+        # step, so that a line needs no lock: all add at its end, and the thread deletes at its
+        # beginning. Nobody may look at it through a memoryview, or it could not grow meanwhile.
+        self._text = bytearray()
+        self._gone = 0
+        """How many bytes stood before `_text`."""
+        # What stands between lines: where, counted from the very first byte, and the number of
+        # lines that are missing there, or an event that is set when all before it is written.
+        self._marks: deque[tuple[int, int | threading.Event]] = deque()
+        self._limit = bound_bytes // 2
+        """Up to it, a line is added without a lock; out of reach while lines are missing."""
         self._gap = 0
-        """Lines that are missing behind the last one in the queue."""
+        """Lines that are missing behind the last one that waits."""
         self._refused = self._lost = 0
         # Re-entrant: a finaliser may run, and log, between any two steps, also while the lock is
         # held.
@@ -112,8 +108,8 @@ class LineWriter:
 
     @property
     def waiting(self) -> int:
-        """Characters that wait to be written."""
-        return self._put - self._taken
+        """Bytes that wait to be written."""
+        return len(self._text)
 
     @property
     def stuck(self) -> bool:
@@ -124,12 +120,11 @@ class LineWriter:
 
     def add(self, line: str) -> None:
         """Write a line, given without its newline, within `COLLECT_S`, if the reader reads."""
-        if self._put - self._taken > self._limit:
+        if len(self._text) > self._limit:
             self._add_if_room(line, self._bound)
             self._hurry()  # It is half full: the thread does not collect any longer.
             return
-        self._put += len(line)
-        self._queue.append(line)
+        self._text += self._encoded(line)
         # After the line is there: the thread looks again after it has said that it sleeps.
         if self._asleep:
             self._bell.ring()
@@ -139,7 +134,7 @@ class LineWriter:
 
         For lines of which there are few: there is room for them when `add` has none.
         """
-        self._add_if_room(line, self._bound + RESERVE_CHARS // (1 if important else 2))
+        self._add_if_room(line, self._bound + RESERVE_BYTES // (1 if important else 2))
         self._hurry()
 
     def flush(self, timeout_s: float = LAST_WORDS_S) -> bool:
@@ -153,7 +148,7 @@ class LineWriter:
         done = threading.Event()
         with self._lock:
             self._tell_gap()
-            self._queue.append(done)
+            self._marks.append((self._end, done))
         self._hurry()
         if done.wait(timeout_s):
             return True
@@ -181,17 +176,24 @@ class LineWriter:
         self._hurried = True
         self._bell.ring()
 
+    def _encoded(self, line: str) -> bytes:
+        return f"{line}\n".encode(self._encoding, "backslashreplace")
+
+    @property
+    def _end(self) -> int:
+        """Where the next byte will stand. The lock is held."""
+        return self._gone + len(self._text)
+
     def _add_if_room(self, line: str, limit: int) -> None:
         with self._lock:
-            if self._put - self._taken > limit:
+            if len(self._text) > limit:
                 lines = line.count("\n") + 1
                 self._gap += lines
                 self._refused += lines
                 self._limit = _NO_ROOM
                 return
             self._tell_gap()
-            self._put += len(line)
-            self._queue.append(line)
+            self._text += self._encoded(line)
             if self._asleep:
                 self._bell.ring()
 
@@ -200,7 +202,7 @@ class LineWriter:
         if self._gap:
             gap, self._gap = self._gap, 0
             self._limit = self._bound // 2
-            self._queue.append(gap)
+            self._marks.append((self._end, gap))
 
     # --- the thread --------------------------------------------------------------------------
 
@@ -218,86 +220,70 @@ class LineWriter:
                 self._bell.wait(COLLECT_S)
             self._hurried = False
             closing = self._closing
-            is_busy = bool(self._queue)
+            is_busy = self._has_work
             self._drain()
-            while closing and self._queue:
+            while closing and self._has_work:
                 self._drain()
             if closing:
                 return
 
     def _sleep(self) -> None:
         """Wait, without polling, until there is something to write."""
-        if self._queue or self._closing:
-            return
-        self._taken = self._put
         self._asleep = True
-        if not self._queue and not self._closing:
+        if not self._has_work and not self._closing:
             self._bell.wait()
         self._asleep = False
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._text or self._marks)
 
     def _drain(self) -> None:
         """Write what waits now. What comes meanwhile is collected: to write each line as it comes
         would take the GIL from the event loop at each write.
         """
-        left = len(self._queue)
-        while left:
-            size = min(left, BATCH_LINES)
-            left -= size
-            self._write_items([self._queue.popleft() for _ in range(size)])
         with self._lock:
-            self._tell_gap()
-        self._write_lines([], 0)
-
-    def _write_items(self, items: list[Item]) -> None:
-        """Write lines, and heed what stands between them."""
-        lines: list[str] = []
-        waited = 0
-        for kind, run in groupby(items, type):
-            if issubclass(kind, tuple):
-                made = self._lines_of(cast(Iterator[Parts], run))
-                lines += made
-                waited += PARTS_CHARS * len(made)
-            elif issubclass(kind, str):
-                ready = cast(list[str], list(run))
-                lines += ready
-                waited += sum(map(len, ready))
-            else:
-                self._write_lines(lines, waited)
-                lines, waited = [], 0
-                self._heed(cast(Iterator[int | threading.Event], run))
-        self._write_lines(lines, waited)
-
-    def _lines_of(self, parts: Iterable[Parts]) -> list[str]:
-        """Make a line of each of these parts; a subclass that queues parts says how."""
-        raise NotImplementedError
-
-    def _heed(self, marks: Iterable[int | threading.Event]) -> None:
-        for mark in marks:
+            end = self._end
+            marks = [self._marks.popleft() for _ in range(len(self._marks))]
+        for at, mark in marks:
+            self._write_until(at)
             if isinstance(mark, int):
                 self._untold += mark
             else:
-                self._write_lines([], 0)
+                self._write_lines(b"")
                 mark.set()
+        self._write_until(end)
+        with self._lock:
+            self._tell_gap()
+        self._write_lines(b"")
 
-    def _write_lines(self, lines: list[str], waited: int) -> None:
-        """Write lines, and before them how many are missing. They waited as so many characters."""
-        note = self._note(self._untold) + "\n" if self._untold else ""
-        if not lines and not note:
-            return
-        text = "\n".join([*lines, ""])
+    def _write_until(self, end: int) -> None:
+        """Write what stands before this position, which is the end of a line."""
+        while (size := end - self._gone) > 0:
+            if size > BATCH_BYTES:
+                size = self._text.index(b"\n", BATCH_BYTES - 1, size) + 1
+            self._write_lines(self._text[:size])
+            with self._lock:
+                del self._text[:size]
+                self._gone += size
+
+    def _write_lines(self, lines: bytes | bytearray) -> None:
+        """Write lines; before them, how many are missing."""
         # After a write that failed within a line, the next line begins on a new one.
-        head = ("\n" if self._torn else "") + note
-        head_bytes = head.encode(self._encoding, "backslashreplace")
-        data = head_bytes + text.encode(self._encoding, "backslashreplace")
+        head = self._encoded(self._note(self._untold)) if self._untold else b""
+        if not lines and not head:
+            return
+        if self._torn:
+            head = b"\n" + head
+        data = head + lines
         written = self._write(data)
-        if written >= len(head_bytes):
+        if written >= len(head):
             self._untold = 0
         if written:
             self._torn = not data.endswith(b"\n", 0, written)
-        lost = data.count(b"\n", max(written, len(head_bytes)))
+        lost = data.count(b"\n", max(written, len(head)))
         self._lost += lost
         self._untold += lost
-        self._taken += waited
 
     def _write(self, data: bytes) -> int:
         """Write it, however long it takes; return how much was written before a failure."""

@@ -849,8 +849,8 @@ _TERMINAL: Final = (
     Mutant(
         "a line is continued by the next one after a failure",
         "streams.py",
-        """head = ("\\n" if self._torn else "") + note""",
-        "head = note",
+        """            head = b"\\n" + head\n""",
+        "            pass\n",
         _tests("test_streams", "an_incomplete_line_is_not_continued_by_the_next_one"),
     ),
     Mutant(
@@ -861,19 +861,9 @@ _TERMINAL: Final = (
         _tests("test_streams", "while_lines_keep_coming_none_has_to_wake_the_thread"),
     ),
     Mutant(
-        "lines that the thread has made wait for ever in the count",
-        "streams.py",
-        "                waited += PARTS_CHARS * len(made)\n",
-        "",
-        _tests(
-            "gateway/test_log",
-            "what_lines_of_messages_count_for_is_freed_when_they_are_written",
-        ),
-    ),
-    Mutant(
         "the thread falls asleep without another look",
         "streams.py",
-        "        self._asleep = True\n        if not self._queue and not self._closing:\n"
+        "        self._asleep = True\n        if not self._has_work and not self._closing:\n"
         "            self._bell.wait()\n",
         "        self._asleep = True\n        self._bell.wait()\n",
         _tests("test_streams", "a_line_queued_while_the_thread_goes_to_sleep_is_written"),

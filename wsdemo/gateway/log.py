@@ -1,9 +1,9 @@
 """Logging: how does the log leave a gateway process, at what cost, and what if nobody reads it?
 
-Everything leaves through one `LineWriter`, in order: the line of each message as its parts, of
-which the writer's thread makes a line; the journal's other lines as text; everything else, also
-from libraries, as records of the logging module. An entry is one line, whatever characters it has;
-only a traceback stands in more lines below it. As JSON, an entry is always one line.
+Everything leaves through one `LineWriter`, in order: the journal's lines, one for each message, as
+finished text; everything else, also from libraries, as records of the logging module. An entry is
+one line, whatever characters it has; only a traceback stands in more lines below it. As JSON, an
+entry is always one line.
 """
 
 from __future__ import annotations
@@ -14,25 +14,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, NoReturn, Protocol, Self, cast
+from typing import Final, NoReturn, Protocol, Self
 
 from wsdemo.gateway.journal import GATEWAY_LOG, LEFT, REGISTERED, ROUTED, ROUTER_LOG, Journal
-from wsdemo.streams import PARTS_CHARS, LineHandler, LineWriter, Parts, dropped_note
+from wsdemo.streams import LineHandler, LineWriter, dropped_note
 
 STDERR: Final = 2
 _now: Final = time.time
 _quoted: Final = json.JSONEncoder().encode
 """`json.dumps`, which looks at nine options first."""
-VISIBLE: Final = bytes(range(0x21, 0x7F))
-"""The characters of ASCII that can be seen."""
 IMPATIENT_S: Final = 0.2
 """How long the last lines are waited for when a process is ended at once."""
-
-
-Routed = tuple[float, str, str, bytes]
-"""A message that was routed: when (Unix time), from whom, to whom, and via which gateway."""
 
 
 class Format(Protocol):
@@ -42,42 +35,34 @@ class Format(Protocol):
         """Return an entry of level INFO."""
         ...
 
-    def routed(self, messages: Iterable[Routed]) -> list[str]:
-        """Return the entries of messages that were routed."""
-        ...
-
     def record(self, record: logging.LogRecord) -> str:
         """Return a record of the logging module as an entry."""
         ...
+
+
+Stamp = tuple[float, float, str]
+"""A second, the next one (Unix time), and the time as it stands at the beginning of an entry.
+(No whole numbers: to compare those with a `float` takes ten times as long.)"""
 
 
 class Text:
     """`2026/11/26 07:19:34 [Router] Routed message ...`, as the demo's log looks."""
 
     def __init__(self) -> None:
-        self._stamp = (0, 0, "")
-        """The second for which the last stamp was made, the one after it (Unix time), and the
-        stamp. In one tuple, because several threads use it."""
+        self._stamp: Stamp = (0.0, 0.0, "")
 
     def info(self, now: float, logger: str, text: str) -> str:
         return self._entry(now, text)
 
-    def routed(self, messages: Iterable[Routed]) -> list[str]:
-        second, next_second, stamp = self._stamp
-        return [
-            f"{stamp if second <= now < next_second else self._stamp_of(now)[2]} "
-            f"[Router] Routed message from {sender} to {to} via gateway {gateway.decode()}"
-            for now, sender, to, gateway in _in_one_line(messages)
-        ]
-
-    def _stamp_of(self, now: float) -> tuple[int, int, str]:
-        """Make the time as it stands at the beginning of an entry, once a second."""
-        second, next_second, _ = self._stamp
-        if not second <= now < next_second:
-            second = int(now)
+    def stamp(self, now: float) -> Stamp:
+        """Return the stamp of this moment; it is made once a second."""
+        stamp = self._stamp
+        if not stamp[0] <= now < stamp[1]:  # A clock may be set back, too.
             text = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now))
-            self._stamp = (second, second + 1, text)
-        return self._stamp
+            # Several threads use it: a new one takes the place of the old one in one step.
+            second = float(int(now))
+            self._stamp = stamp = (second, second + 1.0, text)
+        return stamp
 
     def record(self, record: logging.LogRecord) -> str:
         entry = self._entry(record.created, record.getMessage())
@@ -87,7 +72,7 @@ class Text:
         return "\n".join([entry, *(_escaped(line, "\t") for line in details.splitlines())])
 
     def _entry(self, now: float, text: str) -> str:
-        entry = f"{self._stamp_of(now)[2]} {text}"
+        entry = f"{self.stamp(now)[2]} {text}"
         return entry if entry.isprintable() else _escaped(entry)
 
 
@@ -96,12 +81,6 @@ class Json:
 
     def info(self, now: float, logger: str, text: str) -> str:
         return self._entry(now, "info", logger, text)
-
-    def routed(self, messages: Iterable[Routed]) -> list[str]:
-        return [
-            self._entry(now, "info", ROUTER_LOG, ROUTED % (sender, to, gateway.decode()))
-            for now, sender, to, gateway in messages
-        ]
 
     def record(self, record: logging.LogRecord) -> str:
         level = record.levelname.lower()
@@ -139,23 +118,6 @@ def _escaped(text: str, but_for: str = "") -> str:
     )
 
 
-def _in_one_line(messages: Iterable[Routed]) -> list[Routed]:
-    """Return them with nothing in a name that would break the line.
-
-    The sender was checked when it registered, the gateway by the script. A recipient may have
-    registered with a gateway that checks nothing.
-    """
-    messages = list(messages)
-    names = "".join([to for _, _, to, _ in messages])
-    # All names at once, and as bytes: `isprintable` would take as long as all the rest of a line.
-    if names.isascii() and not names.encode().translate(None, VISIBLE):
-        return messages
-    return [
-        (now, sender, to if to.isprintable() else _escaped(to), gateway)
-        for now, sender, to, gateway in messages
-    ]
-
-
 class _Formatter(logging.Formatter):
     def __init__(self, shape: Format) -> None:
         super().__init__()
@@ -166,7 +128,7 @@ class _Formatter(logging.Formatter):
 
 
 class ProcessJournal(LineWriter):
-    """Writes its lines without a log record, a handler or a lock.
+    """A line writer with a journal: its lines need no log record, no handler and no lock.
 
     Args:
         descriptor: where it writes to.
@@ -176,35 +138,58 @@ class ProcessJournal(LineWriter):
 
     def __init__(self, descriptor: int, shape: Format, encoding: str = "utf-8") -> None:
         self._shape = shape
-        super().__init__(descriptor, self._note_of, encoding)
 
-    def _note_of(self, lines: int) -> str:
-        text = dropped_note(lines)
-        return self._shape.record(
-            logging.LogRecord(GATEWAY_LOG, logging.WARNING, "", 0, text, None, None)
-        )
+        def note(lines: int) -> str:
+            text = dropped_note(lines)
+            return shape.record(
+                logging.LogRecord(GATEWAY_LOG, logging.WARNING, "", 0, text, None, None)
+            )
 
-    def _lines_of(self, parts: Iterable[Parts]) -> list[str]:
-        return self._shape.routed(cast(Iterable[Routed], parts))
+        super().__init__(descriptor, note, encoding)
 
     def routed(self, sender: str, to: str, gateway: bytes) -> None:
-        # As `add` does it, without a call, and without the line: the thread makes it.
-        if self._put - self._taken > self._limit:
-            self.add(*self._lines_of([(_now(), sender, to, gateway)]))
+        self._say(ROUTER_LOG, ROUTED % (sender, to, gateway.decode()))
+
+    def registered(self, user: str, gateway: str, conn_id: str) -> None:
+        self._say(GATEWAY_LOG, REGISTERED % (user, gateway, conn_id))
+
+    def left(self, user: str, conn_id: str) -> None:
+        self._say(GATEWAY_LOG, LEFT % (user, conn_id))
+
+    def _say(self, logger: str, text: str) -> None:
+        self.add(self._shape.info(_now(), logger, text))
+
+
+class TextJournal(ProcessJournal):
+    """The same as text; the line of each message is made with as few steps as possible."""
+
+    def __init__(self, descriptor: int, shape: Text, encoding: str = "utf-8") -> None:
+        self._stamp_of = shape.stamp
+        self._stamp: Stamp = (0.0, 0.0, "")
+        super().__init__(descriptor, shape, encoding)
+
+    def routed(self, sender: str, to: str, gateway: bytes) -> None:
+        # As `add` does it, without a call. No name breaks the line: `UserIds` has judged both, and
+        # the script the gateway's.
+        waiting, now, stamp = self._text, _now(), self._stamp
+        if len(waiting) > self._limit:
+            super().routed(sender, to, gateway)
             return
-        self._put += PARTS_CHARS
-        self._queue.append((_now(), sender, to, gateway))
+        if not stamp[0] <= now < stamp[1]:
+            stamp = self._stamp = self._stamp_of(now)
+        waiting += (
+            f"{stamp[2]} [Router] Routed message from {sender} to {to} "
+            f"via gateway {gateway.decode()}\n"
+        ).encode(self._encoding, "backslashreplace")
         if self._asleep:
             self._bell.ring()
 
-    def registered(self, user: str, gateway: str, conn_id: str) -> None:
-        self._add_text(REGISTERED % (user, gateway, conn_id))
 
-    def left(self, user: str, conn_id: str) -> None:
-        self._add_text(LEFT % (user, conn_id))
-
-    def _add_text(self, text: str) -> None:
-        self.add(self._shape.info(_now(), GATEWAY_LOG, text))
+def journal_of(shape: Format, descriptor: int, encoding: str) -> ProcessJournal:
+    """Return the cheapest journal for entries of this shape."""
+    if isinstance(shape, Text):
+        return TextJournal(descriptor, shape, encoding)
+    return ProcessJournal(descriptor, shape, encoding)
 
 
 class QuietJournal:
@@ -238,7 +223,7 @@ class Log:
     def __init__(self, log_format: str, level: str, descriptor: int = STDERR) -> None:
         shape = FORMATS[log_format]()
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-        writer = ProcessJournal(descriptor, shape, encoding)
+        writer = journal_of(shape, descriptor, encoding)
         self._handler = LineHandler(writer)
         self._handler.setFormatter(_Formatter(shape))
         self._level = level.upper()
