@@ -69,7 +69,7 @@ async def ears(
         channel = keyspace.gateway_channel("gateway-01")
         made = Ears(router, link, link_wire, ear_wire, heard, channel)
         await link.start()
-        await router.start(heard.append)
+        await router.start(heard.append, heard.append)
         yield made
         ear_wire.release()
         link_wire.release()

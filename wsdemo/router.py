@@ -83,7 +83,8 @@ class Router:
         self._link = link
         self._settings = settings
         self._boot_id = boot_id
-        self._on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None]
+        self._on_direct: Callable[[Direct], None]
+        self._on_notice: Callable[[Broadcast | Kick | Bounce], None]
         self._on_malformed = on_malformed
         self._on_replaced = on_replaced
         self._on_state = on_state
@@ -135,18 +136,22 @@ class Router:
     # --- life --------------------------------------------------------------------------------
 
     async def start(
-        self, on_envelope: Callable[[Direct | Broadcast | Kick | Bounce], None]
+        self,
+        on_direct: Callable[[Direct], None],
+        on_notice: Callable[[Broadcast | Kick | Bounce], None],
     ) -> None:
         """Subscribe, and check that messages arrive.
 
         Args:
-            on_envelope: takes what arrives, except probes; must not raise.
+            on_direct: takes each message for one user; must not raise.
+            on_notice: takes everything else that arrives, except probes; must not raise.
 
         Raises:
             DuplicateGateway: the id is taken; nothing is left running.
             RedisUnavailable: Redis could not be asked.
         """
-        self._on_envelope = on_envelope
+        self._on_direct = on_direct
+        self._on_notice = on_notice
         try:
             await self._subscribe_alone()
             self._hears = await self._publish_probe() > 0
@@ -234,7 +239,7 @@ class Router:
             self._on_malformed()
             return
         if type(envelope) is Direct:  # Nearly all are.
-            self._on_envelope(envelope)
+            self._on_direct(envelope)
             return
         match envelope:
             case Probe(boot=boot, n=n):
@@ -242,8 +247,8 @@ class Router:
             case Takeover(boot=boot):
                 if boot != self._boot_id:
                     self._on_replaced()
-            case _:
-                self._on_envelope(envelope)
+            case Broadcast() | Kick() | Bounce():
+                self._on_notice(envelope)
 
     # --- the probe ---------------------------------------------------------------------------
 

@@ -142,11 +142,11 @@ async def test_a_late_message_or_notice_reaches_only_the_session_it_names(
         session = running.registry.by_user("alice")
         assert session is not None
         content = msgspec.Raw(b'"not for her"')
-        receive = running._delivery.receive
-        receive(Direct(sender="bob", to="alice", content=content, toConn="gone"))
-        receive(Direct(sender="bob", to="carol", content=content, toConn=session.conn_id))
-        receive(Kick(user="carol", connId=session.conn_id, token=1))
-        receive(Kick(user="alice", connId="gone", token=1))
+        delivery = running._delivery
+        for to, conn_id in (("alice", "gone"), ("carol", session.conn_id)):
+            delivery.receive_direct(Direct(sender="bob", to=to, content=content, toConn=conn_id))
+        delivery.receive(Kick(user="carol", connId=session.conn_id, token=1))
+        delivery.receive(Kick(user="alice", connId="gone", token=1))
         assert running.counters.bounces_sent == 2
         alice.frame(b'{"type":"ping"}')
         assert await alice.answer() == {"type": "pong"}

@@ -234,9 +234,9 @@ async def test_the_subscription_goes_on_after_a_message_that_failed(
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     delivery: Any = room.running._delivery
-    monkeypatch.setattr(delivery, "_receive_direct", lambda _envelope: 1 / 0)
+    monkeypatch.setattr(delivery, "_bounce", lambda _envelope: 1 / 0)
     channel = keyspace.gateway_channel(room.running.settings.gateway_id)
-    envelope = {"from": "x", "to": "alice", "content": "lost", "type": "direct"}
+    envelope = {"from": "x", "to": "nobody", "content": "lost", "type": "direct"}
     await redis_db.publish(channel, json.dumps(envelope))
     await broadcast(room, redis_db, keyspace)
     await room.others_hear({"content": "hello"})

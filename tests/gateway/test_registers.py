@@ -273,7 +273,7 @@ async def test_deliveries_before_registered_wait_for_it_up_to_a_bound(
                 content=msgspec.Raw(b'"%d"' % n),
                 toConn=claim.conn_id,
             )
-            running._delivery.receive(direct)
+            running._delivery.receive_direct(direct)
         gates.open.set()
         assert (await mallory.answer())["type"] == "registered"
         assert [(await mallory.answer())["content"] for _ in range(3)] == ["0", "1", "2"]

@@ -171,7 +171,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
         _skip(monkeypatch, Session, "send", 3, only=b'"pong"')
     else:
         assert mistake == "every fifth message is not delivered"
-        _skip(monkeypatch, Delivery, "_receive_direct", 5)
+        _skip(monkeypatch, Delivery, "receive_direct", 5)
 
 
 def _skip(

@@ -206,14 +206,31 @@ class Delivery:
 
     # --- in ----------------------------------------------------------------------------------
 
-    def receive(self, envelope: Direct | Broadcast | Kick | Bounce) -> None:
-        """Handle what another gateway has published for this one. Never raises: an error may lose
-        this message, but must not end the subscription of all users.
-        """
+    # Neither of these two raises: an error may lose what arrived, but must not end the subscription
+    # of all users.
+
+    def receive_direct(self, envelope: Direct) -> None:
+        """Hand a message that another gateway has published for this one to its recipient."""
         try:
-            if type(envelope) is Direct:  # Nearly all are.
-                self._receive_direct(envelope)
+            to, conn_id = envelope.to, envelope.toConn
+            registry = self._registry
+            # The demo's gateways name no session: then it goes to the user's session here.
+            session = registry.by_conn(conn_id) if conn_id else registry.by_user(to)
+            if self._observer is not None:
+                self._observer.hop(Kind.RECEIVE, to, envelope.sender, envelope.id)
+            if session is None or session.user != to:
+                self._bounce(envelope)
                 return
+            self._counters.messages_delivered += 1
+            session.deliver(message_text(envelope.sender, envelope.content, envelope.id))
+            if self._observer is not None:
+                self._observer.hop(Kind.DELIVER, to, envelope.sender, envelope.id)
+        except Exception as problem:
+            _report_lost(problem)
+
+    def receive(self, envelope: Broadcast | Kick | Bounce) -> None:
+        """Handle everything else that another gateway has published for this one."""
+        try:
             match envelope:
                 case Kick(user=user, connId=conn_id):
                     self._receive_kick(user, conn_id)
@@ -224,24 +241,7 @@ class Delivery:
                     text = message_text(sender, content, None)
                     each(self._registry, lambda session: session.deliver(text))
         except Exception as problem:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a message from another gateway was lost", "exception": problem}
-            )
-
-    def _receive_direct(self, envelope: Direct) -> None:
-        to, conn_id = envelope.to, envelope.toConn
-        registry = self._registry
-        # The demo's gateways name no session: then it goes to the user's session here.
-        session = registry.by_conn(conn_id) if conn_id else registry.by_user(to)
-        if self._observer is not None:
-            self._observer.hop(Kind.RECEIVE, to, envelope.sender, envelope.id)
-        if session is None or session.user != to:
-            self._bounce(envelope)
-            return
-        self._counters.messages_delivered += 1
-        session.deliver(message_text(envelope.sender, envelope.content, envelope.id))
-        if self._observer is not None:
-            self._observer.hop(Kind.DELIVER, to, envelope.sender, envelope.id)
+            _report_lost(problem)
 
     def _bounce(self, envelope: Direct) -> None:
         self._counters.bounces_sent += 1
@@ -279,3 +279,9 @@ class Delivery:
             if self._observer is not None:
                 self._observer.hop(Kind.KICK, user, "", None)
             session.end(Code.REPLACED)
+
+
+def _report_lost(problem: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "a message from another gateway was lost", "exception": problem}
+    )

@@ -193,7 +193,7 @@ class Gateway:
         try:
             await self._link.start(self.settings.limits.redis_start_s)
             await self._examine_redis()
-            await self._router.start(self._delivery.receive)
+            await self._router.start(self._delivery.receive_direct, self._delivery.receive)
             places = await self._listen(tls)
         except BaseException:
             await self._router.stop()

@@ -241,17 +241,40 @@ class Socket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.last_read = self._services.clock()
         self.pinged_at = 0.0
-        if self._at_boundary:
-            data = self._read_common_frames(data)
-            if not data:
+        if not self._at_boundary:
+            if self._ws is NOTHING_YET:
+                if self._closed_here:
+                    return  # Refused: what follows is not read.
+                data = self._begin(data)
+            if not self._at_boundary:
+                if data:
+                    self._read_generally(data)
                 return
-        elif self._ws is NOTHING_YET:
-            if self._closed_here:
-                return  # Refused: what follows is not read.
-            data = self._begin(data)
-            if not data:
-                return
-        self._read_generally(data)
+        # The common text frames at the head of `data`. What is not complete, or not of the common
+        # kind in any way, is left to the general parser. (In line: a call more for each message.)
+        assert self._handler is not None
+        say, start, size = self._handler.on_text, 0, len(data)
+        while size - start >= 6 and data[start] == TEXT_FIN:
+            length, mask_at = data[start + 1] - MASKED, start + 2
+            if length == LONG and size - start >= 8:
+                length, mask_at = data[start + 2] << 8 | data[start + 3], start + 4
+                if not LONG <= length <= self._services.max_frame_bytes:
+                    break
+            elif not 0 <= length < LONG:
+                break
+            end = mask_at + 4 + length
+            if end > size:
+                break
+            text = apply_mask(data[mask_at + 4 : end], data[mask_at : mask_at + 4])
+            start = end
+            try:
+                say(text)
+            except Exception as problem:
+                self._session_failed(problem)
+            if not self._at_boundary:
+                break  # The session has closed the connection.
+        if start < size:
+            self._read_generally(data[start:] if start else data)
 
     def eof_received(self) -> bool:
         if self._ws is not NOTHING_YET and self._ws is not OVER:
@@ -278,35 +301,6 @@ class Socket(asyncio.Protocol):
             handler.on_closed()
 
     # --- reading -----------------------------------------------------------------------------
-
-    def _read_common_frames(self, data: bytes) -> bytes:
-        """Handle the common text frames at the head of `data`; return what is left of it.
-
-        A frame is left to the general parser when it is not complete, or not of the common kind
-        in any way.
-        """
-        assert self._handler is not None
-        say, start, size = self._handler.on_text, 0, len(data)
-        while size - start >= 6 and data[start] == TEXT_FIN:
-            length, mask_at = data[start + 1] - MASKED, start + 2
-            if length == LONG and size - start >= 8:
-                length, mask_at = data[start + 2] << 8 | data[start + 3], start + 4
-                if not LONG <= length <= self._services.max_frame_bytes:
-                    break
-            elif not 0 <= length < LONG:
-                break
-            end = mask_at + 4 + length
-            if end > size:
-                break
-            text = apply_mask(data[mask_at + 4 : end], data[mask_at : mask_at + 4])
-            start = end
-            try:
-                say(text)
-            except Exception as problem:
-                self._session_failed(problem)
-            if not self._at_boundary:
-                break  # The session has closed the connection.
-        return data[start:] if start else data
 
     def _read_generally(self, data: bytes) -> None:
         ws = self._ws
@@ -437,7 +431,7 @@ class Socket(asyncio.Protocol):
         self.outbox.write(acceptance(usual.key, chosen))
         self._at_boundary = True
         self._welcome()
-        return self._read_common_frames(data[usual.end :])
+        return data[usual.end :]
 
     def _refuse(self, answer: Answer) -> None:
         """Refuse a usual handshake at once: too many connections of one client must cost little."""
