@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -302,6 +303,39 @@ def test_image_drains_as_the_compose_file_does() -> None:
     assert limits.drain_notice_s == 5
     wait = re.search(r"docker stop -t (\d+)", dockerfile)
     assert wait and float(wait[1]) > limits.drain_notice_s + DRAIN_S
+
+
+def test_image_holds_the_bytecode_of_all_that_a_start_imports(tmp_path: Path) -> None:
+    """Of the gateway and of its health check: neither compiles anything, as nobody may write it."""
+    dockerfile = text_of("deploy/Dockerfile")
+    found = re.search(r"^RUN (PYTHONDONTWRITEBYTECODE=.*)$", dockerfile, flags=re.MULTILINE)
+    assert found
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPYCACHEPREFIX": str(tmp_path),
+    }
+    subprocess.run(["sh", "-c", found[1]], env=environment, check=True, timeout=60)
+    gateway = [
+        "-m",
+        "wsdemo.gateway",
+        "--id",
+        "gateway-01",
+        "--port",
+        "0",
+        "--redis",
+        "localhost:1",
+    ]
+    for arguments in (gateway, ["-c", "import http.client"]):
+        done = subprocess.run(
+            [sys.executable, "-v", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert f"code object from '{tmp_path}" in done.stderr, "it tells where code comes from"
+        assert re.findall(r"code object from (/.*\.py)$", done.stderr, flags=re.MULTILINE) == []
 
 
 # --- systemd -----------------------------------------------------------------------------------
