@@ -26,7 +26,7 @@ from wsdemo.lab.cluster.crowd import Life, live
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 from wsdemo.lab.cluster.entries import Entries
 from wsdemo.lab.cluster.fleet import Fleet
-from wsdemo.lab.cluster.holds import Holds
+from wsdemo.lab.cluster.holds import HeldVerb, Holds
 from wsdemo.lab.cluster.hosts import GatewayHost
 from wsdemo.lab.cluster.leaks import live_processes, open_sockets
 from wsdemo.lab.cluster.lease_sampler import LeaseSampler
@@ -185,6 +185,16 @@ class Cluster:
     # --- gateways ----------------------------------------------------------------------------
 
     @property
+    def names(self) -> list[str]:
+        """The gateways that the cluster was made with, and those that were added: up or down."""
+        return [*self._wanted, *(name for name in self.hosts if name not in self._wanted)]
+
+    @property
+    def freezable(self) -> frozenset[str]:
+        """The gateways that can be frozen: those with a loop of their own, and processes."""
+        return self._fleet.freezable
+
+    @property
     def hosts(self) -> dict[str, GatewayHost]:
         """Where each gateway lives, by its id."""
         return self._fleet.hosts
@@ -287,6 +297,15 @@ class Cluster:
     async def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
         """Release a held verb, and wait until Redis has answered it."""
         await self._holds.let_go(user, at, verb)
+
+    async def stop_holding(self, user: str, at: str, verb: Verb = "release") -> None:
+        """Hold a verb no longer; when it waits already, wait until Redis has answered it."""
+        await self._holds.stop_holding(user, at, verb)
+
+    @property
+    def held(self) -> list[HeldVerb]:
+        """What is held at the gateways that run, and what waits there."""
+        return self._holds.held
 
     async def let_all_go(self) -> None:
         """Release everything that is held at any gateway, and hold nothing more."""
