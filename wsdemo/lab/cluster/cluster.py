@@ -187,7 +187,7 @@ class Cluster:
     @property
     def names(self) -> list[str]:
         """The gateways that the cluster was made with, and those that were added: up or down."""
-        return [*self._wanted, *(name for name in self.hosts if name not in self._wanted)]
+        return list(self._wanted)
 
     @property
     def freezable(self) -> frozenset[str]:
@@ -216,6 +216,7 @@ class Cluster:
             LabRefused: it is running.
         """
         await self._fleet.start(name)
+        self._remember(name)
 
     async def start_process(self, name: str) -> None:
         """Start a gateway as a process of its own; the trace shows of it what its users see.
@@ -227,6 +228,11 @@ class Cluster:
         if self.policy != PRODUCT:
             raise LabRefused(f"a real process has the product's presence, not {self.policy!r}")
         await self._fleet.start_process(name)
+        self._remember(name)
+
+    def _remember(self, name: str) -> None:
+        if name not in self._wanted:
+            self._wanted.append(name)
 
     async def _settings(self, name: str) -> GatewaySettings:
         url = self.redis_url
