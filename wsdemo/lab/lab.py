@@ -389,8 +389,8 @@ class Lab:
         """
         self._loop.require_open()
         with sign_of_life("Loading the board ...", "wsdemo.lab.classroom.widget"):
-            from wsdemo.lab.classroom.widget import Board
-        return Board(self if self._open_room() is None else self._room, height=height)
+            from wsdemo.lab.classroom.widget import board_in_a_cell
+        return board_in_a_cell(self, self._open_room(), height)
 
     @spells_options
     def save_html(self, path: str | Path, *, title: str = "A run of the lab") -> Path:

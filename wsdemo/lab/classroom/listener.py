@@ -182,4 +182,3 @@ class RoomListener:
         if request.is_websocket and request.origin not in self.origins:
             raise BadRequest(HTTPStatus.FORBIDDEN)
         return request
-

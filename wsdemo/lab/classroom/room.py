@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from wsdemo import tasks
 from wsdemo.lab.classroom.channel import FeedChannel
-from wsdemo.lab.classroom.controls import Controls, RoomVerbs, Tell
+from wsdemo.lab.classroom.controls import Controls, RoomVerbs
 from wsdemo.lab.classroom.feed import CROWD, Feed, describe
 from wsdemo.lab.classroom.http import HttpReply, HttpRequest, refusal
 from wsdemo.lab.classroom.invitation import invitation_html, qr_svg, without_scheme
@@ -150,7 +150,9 @@ class Classroom:
         """Where students join."""
         if self._public is not None:
             return self._public.url
-        (name,) = (one for one in host_headers(self.address, self.port) if one.endswith(f":{self.port}"))
+        (name,) = (
+            one for one in host_headers(self.address, self.port) if one.endswith(f":{self.port}")
+        )
         return f"http://{name}"
 
     @property
@@ -299,9 +301,7 @@ class Classroom:
         except NotAdmitted:
             return False
 
-    async def _relay(
-        self, request: HttpRequest, connection: BrowserConnection
-    ) -> HttpReply | None:
+    async def _relay(self, request: HttpRequest, connection: BrowserConnection) -> HttpReply | None:
         seat = self.seats.find(request.query.get("seat", ""))
         if seat is None:
             return refusal(HTTPStatus.FORBIDDEN, "Join the class first")
@@ -353,7 +353,9 @@ class Classroom:
             "ttl": timing.presence_ttl_s,
         }
 
-    def _belief(self, user: str) -> tuple[str, float]:
+    def _belief(self, user: str) -> tuple[str, float] | None:
+        if not self.feed.known:
+            return None
         gateway, _, ends = self.feed.belief(user)
         return gateway, ends - self.feed.now
 

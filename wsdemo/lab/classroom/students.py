@@ -52,7 +52,8 @@ class StudentFeeds:
         join: gives a seat for what a page says; raises `NotAdmitted`.
         seated: what a page is told with its seat.
         class_now: what all are told of the class.
-        belief: what Redis was last heard to say of a user: gateway, and for how many seconds.
+        belief: what Redis was last heard to say of a user: gateway, and for how many seconds; None
+            while Redis cannot be asked.
         vote: counts a vote: seat, question, option.
         saw: a student's page says with which code its connection ended, and how long it was away.
     """
@@ -63,7 +64,7 @@ class StudentFeeds:
         join: Callable[[Document, str], Seat],
         seated: Callable[[Seat], Document],
         class_now: Callable[[], Document],
-        belief: Callable[[str], tuple[str, float]],
+        belief: Callable[[str], tuple[str, float] | None],
         vote: Callable[[Seat, str, str], None],
         saw: Callable[[Seat, int, float], None],
     ) -> None:
@@ -89,9 +90,14 @@ class StudentFeeds:
             self.tell_class()
             for page in list(self._pages):
                 if page.seat is not None:
-                    gateway, left_s = self._belief(page.seat.user)
-                    mine = {"type": "you", "gateway": gateway, "left": round(max(0.0, left_s), 1)}
-                    page.tell_news("you", _text(mine))
+                    page.tell_news("you", _text(self._entry(page.seat.user)))
+
+    def _entry(self, user: str) -> Document:
+        """Return what a student is told of the own entry in Redis."""
+        belief = self._belief(user)
+        gateway, left_s = belief or ("", 0.0)
+        left = round(max(0.0, left_s), 1)
+        return {"type": "you", "known": belief is not None, "gateway": gateway, "left": left}
 
     def tell_class(self) -> None:
         """Tell all students of the class, when that has changed."""
