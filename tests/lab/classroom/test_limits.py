@@ -124,7 +124,7 @@ def test_a_board_that_does_not_read_is_hung_up_on(
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.sendall(handshake(room, f"/feed?k={room.code}"))
             room.lab.wait_until("two boards are served", lambda: len(boards(room)) == 2)
-            text = '{"type":"batch","t":0,"n":0,"x":"%s"}' % ("x" * 10_000)
+            text = '{"type":"batch","t":0,"n":0,"x":"%s"}' % ("x" * 60_000)
 
             def published() -> bool:
                 publish(room, text)
