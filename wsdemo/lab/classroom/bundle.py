@@ -16,13 +16,9 @@ STATIC: Final = Path(__file__).parent / "static"
 BOARD: Final = "board.js"
 
 _IMPORT: Final = re.compile(r'^import \{([^}]*)\} from "\./([\w.-]+)";\n', re.MULTILINE)
-_EXPORT: Final = re.compile(
-    r"^export (?=(?:async )?function |class |const |let )", re.MULTILINE
-)
+_EXPORT: Final = re.compile(r"^export (?=(?:async )?function |class |const |let )", re.MULTILINE)
 _LEFT: Final = re.compile(r"^\s*(?:import|export)\b.*", re.MULTILINE)
-_TOP_LEVEL: Final = re.compile(
-    r"^(?:async )?(?:function\*?|class|const|let) (\w+)", re.MULTILINE
-)
+_TOP_LEVEL: Final = re.compile(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", re.MULTILINE)
 
 
 def modules_of(first: str, folder: Path = STATIC) -> list[str]:

@@ -165,7 +165,7 @@ class Feed:
         if sampler.asked_at != asked_at:
             self._written.clear()
         batch: Batch = {"type": "batch", "t": round(self.now, 3), "e": shown, "b": rows}
-        held = _held_verbs(self._cluster)
+        held = [list(verb) for verb in self._cluster.held]
         if held != self._told.held:
             batch["held"] = self._told.held = held
         self._send(batch)
@@ -223,7 +223,12 @@ class Feed:
         if len(news) > 2:  # What tells only the time is sent, so that clocks go on, and not kept.
             self._history.add(text)
         for listener in list(self._listeners):
-            listener(text)
+            try:
+                listener(text)
+            except Exception as problem:  # One board that fails must not end those of the others.
+                self.unlisten(listener)
+                what = {"message": "a board could not be told", "exception": problem}
+                asyncio.get_running_loop().call_exception_handler(what)
 
 
 _WRITES: Final = frozenset({Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH, Kind.PRESENCE_DEL})
@@ -241,25 +246,14 @@ def _in_ticks(events: list[Event]) -> list[list[Event]]:
     return [list(part) for _, part in groupby(events, lambda event: int(event.t / TICK_S))]
 
 
-def _held_verbs(cluster: Cluster) -> list[list[Any]]:
-    """Return user, gateway, verb and how many wait, for each verb that is held."""
-    rows: list[list[Any]] = []
-    for gateway, director in list(cluster.directors.items()):
-        if gateway in cluster.hosts:
-            for place in list(director.gates._shut):
-                waiting = director.gates.waiting(place)
-                rows.append([place.user, gateway, str(place.verb), waiting])
-    return rows
-
-
 def describe(cluster: Cluster) -> dict[str, Any]:
     """Return what a board is told first about a lab."""
     timing = cluster.timing
-    freezable = cluster._fleet._freezable
+    freezable = cluster.freezable
     return {
         "scale": timing.scale,
         "ttl": timing.presence_ttl_s,
         "heartbeat": timing.heartbeat_s,
         "policy": cluster.policy,
-        "gateways": [{"name": name, "freezable": name in freezable} for name in cluster._wanted],
+        "gateways": [{"name": name, "freezable": name in freezable} for name in cluster.names],
     }

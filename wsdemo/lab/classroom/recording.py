@@ -7,12 +7,10 @@ forbids it to ask anybody for anything. What users wrote to each other is not in
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import html
 import json
-import os
-import tempfile
+import secrets
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -66,30 +64,24 @@ def save_html(source: Classroom | Lab, path: str | Path, title: str = TITLE) -> 
 
 def _replace(target: Path, text: str) -> None:
     """Write beside the target first: whoever opens it finds the old file or the new one."""
-    descriptor, name = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with beside.open("x", encoding="utf-8") as file:
             file.write(text)
-        # As a file that was made in the usual way: a temporary one is for its owner only.
-        mask = os.umask(0o022)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def to_html(source: Classroom | Lab, title: str = TITLE) -> str:
     """Return the page of a run."""
-    feed = getattr(source, "feed", None)
-    lab: Lab = getattr(source, "lab", source)
-    if feed is not None:
-        texts = list(feed.history)
-    else:
-        texts = inferred(lab.cluster.recorder, lab.cluster.timing.presence_ttl_s)
-    return page(describe(lab.cluster), texts, title, note="" if feed is not None else INFERRED)
+    from wsdemo.lab.lab import Lab
+
+    if isinstance(source, Lab):
+        cluster = source.cluster
+        texts = inferred(cluster.recorder, cluster.timing.presence_ttl_s)
+        return page(describe(cluster), texts, title, INFERRED)
+    return page(describe(source.lab.cluster), source.feed.history, title)
 
 
 def inferred(recorder: Recorder, ttl_s: float) -> list[str]:
@@ -181,7 +173,8 @@ body.board-page > .ws-board {{ flex: 1 1 0; height: auto; }}
 {told}<script type="application/octet-stream" id="run">{packed}</script>
 <script type="module">
 {script}
-const packed = Uint8Array.from(atob(document.getElementById("run").textContent), (c) => c.charCodeAt(0));
+const text = atob(document.getElementById("run").textContent);
+const packed = Uint8Array.from(text, (c) => c.charCodeAt(0));
 const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
 const recorded = JSON.parse(await new Response(unpacked).text());
 const board = globalThis.board = new Board(document.body, {{ title: document.title }});

@@ -32,6 +32,7 @@ NEVER_S: Final = 1e9
 """The end of an entry that has no lease."""
 
 SCRIPT: Final = """
+if #KEYS == 0 then return '[]' end
 local out = {}
 for i, key in ipairs(KEYS) do
   local entry = redis.pcall('HMGET', key, 'gwId', 'connId')
@@ -116,7 +117,7 @@ class EntrySampler:
         began, outages = time.thread_time(), self._outages
         users = self.users
         keys = [self._keyspace.presence(user) for user in users]
-        question = self._database.eval(SCRIPT, len(keys), *keys) if keys else self._database.ping()
+        question = self._database.execute_command("EVAL", SCRIPT, len(keys), *keys)
         self.busy_s += time.thread_time() - began
         try:
             answer = await question
@@ -125,7 +126,7 @@ class EntrySampler:
         if outages != self._outages:
             return Sample(asked_at, None)
         began = time.thread_time()
-        entries = self._read(users, answer, (asked_at + self._now()) / 2) if keys else {}
+        entries = self._read(users, answer, (asked_at + self._now()) / 2)
         self.busy_s += time.thread_time() - began
         return Sample(asked_at, entries)
 

@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import redis.asyncio as redis_client
@@ -166,6 +166,10 @@ class Cluster:
         await asyncio.gather(*(host.stop() for host in self._fleet.take_all()))
         self._ports_of_wires |= await self.wires.stop()
         await self._resources.aclose()
+
+    def at_stop(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Call something when the cluster stops: after the gateways, and before Redis."""
+        self._resources.push_async_callback(act)
 
     def leaks(self) -> list[str]:
         """Return what is left after `stop`: keys, sockets of this process, gateway processes."""
