@@ -23,6 +23,8 @@ from wsdemo.lab.lab import Lab
 from wsdemo.lab.lessons import QUESTIONS
 
 STATIC: Final = Path(__file__).parent / "static"
+CLIENT_LIBRARY: Final = Path(__file__).parents[2] / "client" / "wsdemo.js"
+"""What the students' page is built on: anybody may use it."""
 KINDS: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -506,5 +508,6 @@ def lan_address() -> str:
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:
-    return {path.name: (path.read_bytes(), KINDS[path.suffix]) for path in STATIC.iterdir() if path.suffix in KINDS}
+    paths = [*STATIC.iterdir(), CLIENT_LIBRARY]
+    return {path.name: (path.read_bytes(), KINDS[path.suffix]) for path in paths if path.suffix in KINDS}
 
