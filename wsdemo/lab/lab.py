@@ -389,8 +389,8 @@ class Lab:
         """
         self._loop.require_open()
         with sign_of_life("Loading the board ...", "wsdemo.lab.classroom.widget"):
-            from wsdemo.lab.classroom.widget import board_in_a_cell
-        return board_in_a_cell(self, self._open_room(), height)
+            from wsdemo.lab.classroom.widget import BoardWidget
+        return BoardWidget(self._loop, self.cluster, self._open_room(), height)
 
     @spells_options
     def save_html(self, path: str | Path, *, title: str = "A run of the lab") -> Path:

@@ -7,15 +7,14 @@ gateway. Gateways stay on loopback, and know nothing of the room.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsdemo import tasks
 from wsdemo.lab.classroom.channel import FeedChannel
-from wsdemo.lab.classroom.controls import Controls, RoomVerbs
+from wsdemo.lab.classroom.controls import Controls, RoomVerbs, Tell
 from wsdemo.lab.classroom.feed import CROWD, Feed, describe
 from wsdemo.lab.classroom.http import HttpReply, HttpRequest, refusal
 from wsdemo.lab.classroom.invitation import invitation_html, qr_svg, without_scheme
@@ -219,14 +218,9 @@ class Classroom:
 
         return save_html(self, path, title)
 
-    def listen(self, listener: Callable[[str], None]) -> tuple[list[str], str, Callable[[], None]]:
-        """Let a widget hear each batch; to be called on the lab's loop.
-
-        Returns:
-            What was before, the hello, and what ends the listening.
-        """
-        end = self._observers.listen(listener)
-        return list(self.feed.history), json.dumps(self.hello("teacher")), end
+    def do(self, document: Document, tell: Tell) -> None:
+        """Press a button of the board, and tell how it ended. To be called on the lab's loop."""
+        self.controls.press(document, tell)
 
     def _require_open(self) -> None:
         self._loop.require_open()
@@ -291,7 +285,7 @@ class Classroom:
         if not is_teacher and not self._knows_code(request):
             channel.close(NOT_ADMITTED, "the code of the class is needed")
             return
-        board = BoardChannel(channel, self.controls.press if is_teacher else None)
+        board = BoardChannel(channel, self.do if is_teacher else None)
         hello = self.hello("teacher" if is_teacher else "viewer")
         await self._observers.serve(board, hello, list(self.feed.history))
 
