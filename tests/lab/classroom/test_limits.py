@@ -153,7 +153,7 @@ def test_a_board_that_joins_late_gets_a_long_past_whole(
     monkeypatch.setattr(channel, "UNREAD_BYTES", 100_000)
     past = [json.dumps({"type": "past", "n": n, "x": "x" * 10_000}) for n in range(1500)]
     monkeypatch.setattr(type(room.feed), "history", property(lambda feed: past))
-    with websocket(room, f"/feed?k={room.code}", max_size=None) as board:
+    with websocket(room, f"/feed?k={room.code}", max_size=None, max_queue=16) as board:
         hear(board, "hello")
         publish(room, '{"type":"late"}')
         # Fifteen megabytes are more than the two kernels hold, so the end is not sent yet.
