@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
@@ -172,6 +173,31 @@ def test_without_segno_there_is_no_qr_code_and_everything_else(
     assert qr_svg("http://127.0.0.1/") == ""
 
 
+def test_a_run_is_saved_by_the_room_and_by_the_lab(lab: Lab, tmp_path: Path) -> None:
+    """A lab without a room says that it infers; after the room was closed, its record is used."""
+    alone = lab.save_html(tmp_path / "alone.html", title="Alone")
+    assert "inferred" in alone.read_text(encoding="utf-8")
+    room = lab.classroom()
+    saved = room.save(tmp_path / "run.html", "The hour")
+    assert "<title>The hour</title>" in saved.read_text(encoding="utf-8")
+    room.close()
+    later = lab.save_html(tmp_path / "later.html")
+    assert "inferred" not in later.read_text(encoding="utf-8")
+
+
+def test_a_board_is_shown_in_a_cell_with_and_without_a_room(lab: Lab) -> None:
+    """As high as asked for."""
+    alone, with_room = lab.board(height="300px"), None
+    try:
+        assert alone.height == "300px"
+        lab.classroom()
+        with_room = lab.board()
+        assert with_room.height == "640px"
+    finally:
+        for board in filter(None, (alone, with_room)):
+            board.close()
+
+
 # --- students --------------------------------------------------------------------------------
 
 
@@ -218,8 +244,8 @@ SECRET = "the-content-of-a-message-4711"
 
 
 def test_what_users_write_to_each_other_is_on_no_board(lab: Lab) -> None:
-    """Neither on a viewer's nor on the teacher's, nor in the past, nor on other students' feeds,
-    nor in a saved run: whether they wrote, yes; what, no.
+    """Neither on a viewer's nor on the teacher's, nor in the past, which is also what a saved run
+    has, nor on other students' feeds: that they wrote, yes; what, no.
     """
     room = lab.classroom()
     carol = lab.connect("carol")

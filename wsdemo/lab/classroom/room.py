@@ -102,6 +102,16 @@ class Classroom:
         loop.run(self._start(port))
 
     async def _start(self, port: int) -> None:
+        self.is_open = True
+        try:
+            await self._listen(port)
+            self.feed.start()
+            self._ticking = asyncio.create_task(self._students.run(), name="students' feeds")
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self, port: int) -> None:
         addresses = list(dict.fromkeys([LOOPBACK, self.address]))
         try:
             self.port = await self._listener.start(addresses, port)
@@ -113,13 +123,10 @@ class Classroom:
         for name in ("localhost", *addresses):
             hosts = host_headers(name, self.port)
             self._listener.hosts |= hosts
-            self._listener.origins |= {f"http://{one}" for one in hosts}
+            self._listener.origins |= {f"http://{host}" for host in hosts}
         if self._public is not None:
             self._listener.hosts.add(self._public.host)
             self._listener.origins.add(self._public.origin)
-        self.feed.start()
-        self._ticking = asyncio.create_task(self._students.run(), name="students' feeds")
-        self.is_open = True
 
     def close(self) -> None:
         """Tell everybody that the class is over, and listen no more. The lab goes on. Idempotent.
