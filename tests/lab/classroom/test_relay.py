@@ -247,6 +247,26 @@ async def test_a_refusal_between_two_frames_says_why(bench: Bench) -> None:
     assert close_code(await rest_of(bench.reader)) == 1003
 
 
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        pytest.param(frame('{"type":"ping"}'), 4001, id="message-before-register"),
+        pytest.param(frame('{"type":"register","userId":"bob"}'), 4513, id="another-name"),
+        pytest.param(frame(b"\0", opcode=2), 1003, id="binary"),
+        pytest.param(frame("{", fin=False), 1009, id="in-pieces"),
+        pytest.param(frame("{}", masked=False), 1002, id="unmasked"),
+    ],
+)
+async def test_nothing_of_a_refused_frame_reaches_the_gateway(
+    bench: Bench, data: bytes, code: int
+) -> None:
+    """The room says with which code, and the gateway sees a connection that ends."""
+    await bench.accept()
+    bench.writer.write(data)
+    assert close_code(await rest_of(bench.reader)) == code
+    assert await rest_of(bench.gateway.reader) == b""
+
+
 # --- back-pressure ---------------------------------------------------------------------------
 
 KERNEL = 64 * 1024 * 1024
