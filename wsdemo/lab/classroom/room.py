@@ -28,7 +28,6 @@ from wsdemo.lab.classroom.students import Document, StudentFeeds
 from wsdemo.lab.classroom.tickets import TeacherTickets
 from wsdemo.lab.classroom.votes import Poll, VoteCount, poll_of
 from wsdemo.lab.errors import LabRefused
-from wsdemo.lab.loop import LabLoop
 
 if TYPE_CHECKING:
     from wsdemo.lab.lab import Lab
@@ -45,7 +44,6 @@ class Classroom:
 
     Args:
         lab: open, with a loop in a thread of its own.
-        loop: that loop.
         host: "127.0.0.1" (this machine only), "lan" (also this machine's address in its network),
             or an address of this machine.
         port: 0 lets the system choose.
@@ -60,7 +58,6 @@ class Classroom:
     def __init__(
         self,
         lab: Lab,
-        loop: LabLoop,
         *,
         host: str = LOOPBACK,
         port: int = 0,
@@ -75,7 +72,7 @@ class Classroom:
         """Where students find it: loopback, or one address of this machine."""
         self.port = 0
         self.seats = Seats(self._is_taken, seats)
-        self._loop = loop
+        self._loop = lab.loop
         self._cluster = lab.cluster
         self._observers = Observers()
         self.feed = Feed(self._cluster, self._observers.publish)
@@ -99,7 +96,7 @@ class Classroom:
         self._listener = RoomListener(self._answer)
         self._ticking: asyncio.Task[None] | None = None
         self.is_open = False
-        loop.run(self._start(port))
+        self._loop.run(self._start(port))
 
     async def _start(self, port: int) -> None:
         self.is_open = True
