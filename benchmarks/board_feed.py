@@ -75,7 +75,8 @@ class MadeUpClass:
         self._ttl_s = ttl_s
         self._rng = random.Random(15)
         self._numbers = 0
-        self._left = 0
+        self.left = 0
+        """How many have left for good."""
         self.sampler = MadeUpSampler(cluster, ttl_s)
         self._at: dict[str, tuple[str, str]] = {}
 
@@ -122,9 +123,9 @@ class MadeUpClass:
 
     def _replace(self, t: float) -> None:
         """Let a user leave for good, and another one come whom nobody has seen before."""
-        self._left += 1
+        self.left += 1
         at = self._rng.randrange(len(self._users))
-        gone, self._users[at] = self._users[at], f"user{1_000 + self._left}"
+        gone, self._users[at] = self._users[at], f"user{1_000 + self.left}"
         self._leave(gone, t)
         self.sampler.entries.pop(gone, None)
 
