@@ -20,7 +20,7 @@ import psutil
 from wsdemo.command_line import Parser, positive_float, positive_int
 from wsdemo.events import Event, Kind
 from wsdemo.lab.classroom.feed import TICK_S, Feed
-from wsdemo.lab.classroom.sampler import SAMPLE_S, EntrySampler, Sample
+from wsdemo.lab.classroom.sampler import SAMPLE_S, EntrySample, EntrySampler
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.terminal import say
 
@@ -59,12 +59,12 @@ class MadeUpSampler(EntrySampler):
         self.entries: dict[str, tuple[str, str, float]] = {}
         self._ttl_s = ttl_s
 
-    def poll(self) -> Sample | None:
+    def poll(self) -> EntrySample | None:
         if self.t < self.asked_at + SAMPLE_S:
             return None
         self.asked_at = self.t
         nobody = ("", "", 0.0)
-        return Sample(self.t, {user: self.entries.get(user, nobody) for user in self.users})
+        return EntrySample(self.t, {user: self.entries.get(user, nobody) for user in self.users})
 
 
 class MadeUpClass:
