@@ -6,6 +6,7 @@ In a real Chromium, against a real lab. What needs no browser runs in Node (test
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import tempfile
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -289,6 +291,42 @@ async def test_a_student_moves_votes_and_reads_what_was_measured(lab: Lab, page:
     assert await page.value(FAINT) == []
 
 
+@pytest.mark.slow
+@with_chromium
+async def test_a_page_that_sleeps_is_forgotten_by_redis_and_is_back_when_it_wakes(
+    page: Browser,
+) -> None:
+    """Its process stands still, as a locked phone does. Chromium's network process does not, and
+    answers the WebSocket's own pings: they prove nothing.
+    """
+    with Lab(gateways=2, scale=20) as lab:
+        room = await off_loop(classroom, lab)
+        await take_a_seat(page, room)
+        gateways = ("gateway-01", "gateway-02")
+        with asleep(page):
+            await off_loop(lab.wait_until, "Redis forgets", partial(is_at, lab, "noor", ("",)), 20)
+        await off_loop(lab.wait_until, "it is back", partial(is_at, lab, "noor", gateways), 20)
+        await page.until("the page knows", f"{STATE} === 'up'")
+
+
+@contextlib.contextmanager
+def asleep(page: Browser) -> Iterator[None]:
+    """Stop the processes that run pages."""
+    renderers = [
+        process
+        for process in psutil.Process(page.pid).children(recursive=True)
+        if "--type=renderer" in process.cmdline()
+    ]
+    assert renderers
+    for process in renderers:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in renderers:
+            process.resume()
+
+
 async def open_board(page: Browser, room: Any, **size: Any) -> None:
     await page.call("Emulation.setDeviceMetricsOverride", **(size or PROJECTOR))
     await page.open(room.board_url())
@@ -371,6 +409,40 @@ async def test_names_are_text_and_a_board_fits_a_phone(lab: Lab, page: Browser) 
     await page.until("the name", f"document.body.textContent.includes({json.dumps(evil)})")
     assert await page.value("document.querySelectorAll('img').length") == 0
     assert await page.value("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+@with_chromium
+async def test_a_board_is_worked_by_keys_and_its_lists_have_a_bound(
+    lab: Lab, page: Browser
+) -> None:
+    """Space, the arrows and L; sixty lines at most, and six tags."""
+    room = await off_loop(classroom, lab)
+    await open_board(page, room)
+    await page.value(
+        "globalThis.press = (key) => board.root.dispatchEvent("
+        "new KeyboardEvent('keydown', { key, bubbles: true })); 1"
+    )
+    await page.value(
+        "const t = board.run.end;"
+        "const e = [...Array(300).keys()].map((i) =>"
+        " ({ k: 'fault', t: t + i / 1000, g: `g${i % 3}`, r: `no. ${i}` }));"
+        "for (let i = 0; i < 40; i++)"
+        " e.push({ k: 'rej', t: t + 1, u: `u${i}`, g: `g${i}`, c: 'c', r: 'other owner' });"
+        "board.batch({ t: t + 1, e }); 1"
+    )
+    lines = "document.querySelectorAll('.log li').length"
+    await page.until("the lines", f"{lines} === 60")
+    assert await page.value("document.querySelectorAll('.tag').length") <= 6
+    await page.value("press(' '); 1")
+    assert await page.value("board.timeline.playing") is False
+    await page.value("press('ArrowLeft'); 1")
+    before = await page.value("board.timeline.at")
+    await page.value("press('ArrowLeft'); 1")
+    assert await page.value("board.timeline.at") < before
+    await page.value("press('ArrowRight'); 1")
+    assert await page.value("board.timeline.at") == before
+    await page.value("press('l'); 1")
+    assert await page.value("board.timeline.live") is True
 
 
 @with_chromium
