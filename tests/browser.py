@@ -130,6 +130,12 @@ class Browser:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
+    @property
+    def pid(self) -> int:
+        """The process of the browser; pages run in children of it."""
+        assert self._process is not None
+        return self._process.pid
+
     # --- the protocol ------------------------------------------------------------------------
 
     async def call(self, method: str, *, on_page: bool = True, **params: Any) -> dict[str, Any]:
