@@ -230,7 +230,7 @@ class Chromium:
         """
         assert self._process is not None
         family = psutil.Process(self._process.pid).children(recursive=True)
-        pages = [one for one in family if "--type=renderer" in one.cmdline()]
+        pages = [one for one in family if _shows_a_page(one)]
         assert pages
         try:
             for one in pages:
@@ -419,6 +419,13 @@ class Browser(Page):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._chromium.stop()
+
+
+def _shows_a_page(process: psutil.Process) -> bool:
+    try:
+        return "--type=renderer" in process.cmdline()
+    except psutil.Error:  # It has ended meanwhile.
+        return False
 
 
 _NETWORKED: Final = frozenset({"http", "https", "ws", "wss", "ftp"})

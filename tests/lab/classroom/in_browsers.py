@@ -88,7 +88,7 @@ async def joined(
         if at:
             await student.move_to(at)
         yield student
-        assert page.problems == []
+        assert not page.problems, page.problems
         assert page.requested_elsewhere() == []
 
 
@@ -99,7 +99,7 @@ async def board_of(chromium: Chromium, room: Classroom, **options: Any) -> Async
         await page.open(room.board_url())
         await page.until("the board is live", "!!document.querySelector('.ws-board.is-live.can-act')")
         yield page
-        assert page.problems == []
+        assert not page.problems, page.problems
         assert page.requested_elsewhere() == []
 
 

@@ -278,9 +278,8 @@ async def test_of_a_phone_that_sleeps_redis_forgets_first(
             assert room.lab.record("jana") == {}
             assert registered(room, "gateway-02", "jana")
             await log_says(board, "gateway-02 gave up Jana: silent for too long (4009)")
-        gateway = await jana.gateway()
-        await agreed(board, jana, gateway)
         await jana.sees("4009 heartbeat timeout")
+        await agreed(board, jana, await jana.gateway())
 
 
 # --- a vote ----------------------------------------------------------------------------------
