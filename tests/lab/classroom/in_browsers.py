@@ -97,7 +97,9 @@ async def board_of(chromium: Chromium, room: Classroom, **options: Any) -> Async
     """Open the teacher's board, and wait until it is live."""
     async with chromium.page(**{"size": PROJECTOR, **options}) as page:
         await page.open(room.board_url())
-        await page.until("the board is live", "!!document.querySelector('.ws-board.is-live.can-act')")
+        await page.until(
+            "the board is live", "!!document.querySelector('.ws-board.is-live.can-act')"
+        )
         yield page
         assert not page.problems, page.problems
         assert page.requested_elsewhere() == []
