@@ -7,13 +7,13 @@ import re
 import socket
 
 import pytest
-from wsdemo.lab.classroom import classroom, to_html
-from wsdemo.lab.classroom.seats import Refused, Seats, plain_name, user_id
-from wsdemo.lab.classroom.web import BadRequest, Frames, Unwanted, parse
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from wsdemo.lab import Lab
+from wsdemo.lab.classroom import classroom, to_html
+from wsdemo.lab.classroom.seats import Refused, Seats, plain_name, user_id
+from wsdemo.lab.classroom.web import BadRequest, Frames, Unwanted, parse
 
 
 @pytest.fixture(scope="module")
