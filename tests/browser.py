@@ -431,7 +431,7 @@ def _shows_a_page(process: psutil.Process) -> bool:
 _NETWORKED: Final = frozenset({"http", "https", "ws", "wss", "ftp"})
 _CLICKABLE: Final = """function () {
   if (this.disabled) return null;
-  this.scrollIntoViewIfNeeded();
+  this.scrollIntoView({ block: "center", behavior: "instant" });
   const box = this.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
   const top = document.elementFromPoint(x, y);
   return box.width && top && (this.contains(top) || top.contains(this)) ? [x, y] : null;

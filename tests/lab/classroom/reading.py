@@ -28,31 +28,31 @@ LOW_CONTRAST: Final = r"""(() => {
     const style = getComputedStyle(element), own = numbers(style.backgroundColor);
     const stops = (style.backgroundImage.match(/rgba?\([^)]*\)/g) ?? []).map(numbers);
     const solid = own[3] !== 0 && (own[3] ?? 1) === 1;
-    const grounds = solid ? [own.slice(0, 3)] : behind(element.parentElement).map((c) => over(own, c));
+    const below = solid ? [] : behind(element.parentElement);
+    const grounds = solid ? [own.slice(0, 3)] : below.map((c) => over(own, c));
     return stops.length ? stops.flatMap((stop) => grounds.map((c) => over(stop, c))) : grounds;
   };
   const opacity = (element) =>
     element ? Number(getComputedStyle(element).opacity) * opacity(element.parentElement) : 1;
+  const skipped = "script, style, noscript, option, :disabled, :disabled *";
   const found = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walk.nextNode(); node; node = walk.nextNode()) {
     const element = node.parentElement, text = node.textContent.trim();
-    if (!text || element.matches("script, style, noscript, option, :disabled, :disabled *")) continue;
+    if (!text || element.matches(skipped)) continue;
     const box = element.getBoundingClientRect(), style = getComputedStyle(element);
     if (!box.width || !box.height || style.visibility === "hidden") continue;
     const colour = numbers(style.color), alpha = (colour[3] ?? 1) * opacity(element);
     const worst = Math.min(...behind(element).map((ground) =>
       contrast(over([...colour.slice(0, 3), alpha], ground), ground)));
-    const large = parseFloat(style.fontSize) >= 24
-      || (parseFloat(style.fontSize) >= 18.66 && Number(style.fontWeight) >= 700);
-    if (worst < (large ? 3 : 4.5)) found.push(`${text}: ${worst.toFixed(2)} (${element.className})`);
+    if (worst < 4.5) found.push(`${text}: ${worst.toFixed(2)} (${element.className})`);
   }
   return [...new Set(found)];
 })()"""
 """The texts that can hardly be read, each with its contrast."""
 
 SMALL_TARGETS: Final = """[...document.querySelectorAll('button, input, select, a')]
-  .map((element) => [element.textContent || element.name || element.id, element.getBoundingClientRect()])
+  .map((element) => [element.textContent || element.name, element.getBoundingClientRect()])
   .filter(([, box]) => box.width && (box.width < 44 || box.height < 44))
   .map(([name, box]) => `${name}: ${box.width} x ${box.height}`)"""
 """What a finger hardly hits."""
@@ -93,7 +93,9 @@ def _text(node: dict[str, Any], of: str) -> str:
 async def reached_by_tab(page: Page, most: int) -> list[tuple[str, bool]]:
     """Press Tab until the focus is where it began; return each stop, and whether it is seen."""
     stops: list[tuple[str, bool]] = []
-    await page.value("document.activeElement.blur()")
+    # Where Tab goes from is where the focus was last, also after a blur.
+    await page.value("document.body.tabIndex = -1; document.body.focus()")
+    await page.value("document.body.removeAttribute('tabindex')")
     for _ in range(most):
         await page.key("Tab", windows=9)
         stop = await page.value(FOCUSED)
