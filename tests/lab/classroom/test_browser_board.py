@@ -304,8 +304,11 @@ async def test_the_page_of_a_student_fits_a_phone_in_every_state(
 async def closed_by_another_tab(
     chromium: Chromium, room: Classroom, student: StudentAtPhone
 ) -> None:
+    """At the same gateway: under the Go demo's rule, nobody is told of a session elsewhere."""
+    here = await student.gateway()
     async with chromium.page(beside=student.page) as second:
         await second.open(room.url)
+        await StudentAtPhone(second, student.name).move_to(here)
         await student.sees("Closed: 4509", ".status")
 
 
