@@ -14,7 +14,7 @@ from typing import Final
 from wsdemo.lab.classroom.state import Batch, BoardState
 
 HISTORY_BYTES: Final = 32 * 1024 * 1024
-"""An hour and more of three hundred users."""
+"""Nearly an hour of three hundred users who write and move."""
 
 
 class History:
