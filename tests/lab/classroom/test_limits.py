@@ -6,6 +6,7 @@ Rates slow down and never drop; numbers are refused in words.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_a_board_that_does_not_read_is_hung_up_on(
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.sendall(handshake(room, f"/feed?k={room.code}"))
             room.lab.wait_until("two boards are served", lambda: len(boards(room)) == 2)
-            text = '{"type":"batch","t":0,"n":0,"x":"%s"}' % ("x" * 60_000)
+            text = json.dumps({"type": "batch", "t": 0, "n": 0, "x": "x" * 60_000})
 
             def published() -> bool:
                 publish(room, text)
@@ -136,7 +137,7 @@ def test_a_board_that_does_not_read_is_hung_up_on(
 
 
 def boards(room: Classroom) -> set[observers.BoardChannel]:
-    return room._observers._boards
+    return room._observers.boards
 
 
 def publish(room: Classroom, text: str) -> None:
@@ -150,9 +151,9 @@ def test_a_board_that_joins_late_gets_a_long_past_whole(
     reads, and what happens meanwhile comes behind it, in order.
     """
     monkeypatch.setattr(channel, "UNREAD_BYTES", 100_000)
-    past = ['{"type":"past","n":%d,"x":"%s"}' % (n, "x" * 10_000) for n in range(1500)]
+    past = [json.dumps({"type": "past", "n": n, "x": "x" * 10_000}) for n in range(1500)]
     monkeypatch.setattr(type(room.feed), "history", property(lambda feed: past))
-    with websocket(room, f"/feed?k={room.code}", max_size=None) as board:
+    with websocket(room, f"/feed?k={room.code}", max_size=None, max_queue=16) as board:
         hear(board, "hello")
         publish(room, '{"type":"late"}')
         # Fifteen megabytes are more than the two kernels hold, so the end is not sent yet.

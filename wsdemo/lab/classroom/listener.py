@@ -99,7 +99,9 @@ class RoomListener:
         """Whose pages may open a WebSocket."""
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        """How many connections each address has."""
+        self.connections: set[BrowserConnection] = set()
         self._stopped = False
 
     async def start(self, addresses: Sequence[str], port: int) -> int:
@@ -143,9 +145,10 @@ class RoomListener:
 
     async def _serve(self, connection: BrowserConnection) -> None:
         address = connection.address
-        self._connections[address] += 1
+        self._counts[address] += 1
+        self.connections.add(connection)
         try:
-            if self._connections.total() > CONNECTIONS or self._connections[address] > PER_ADDRESS:
+            if len(self.connections) > CONNECTIONS or self._counts[address] > PER_ADDRESS:
                 full = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections")
                 await connection.reply(full)
             else:
@@ -155,9 +158,10 @@ class RoomListener:
             pass  # The browser is gone, or said nothing in time: TimeoutError is an OSError.
         finally:
             connection.writer.transport.abort()
-            self._connections[address] -= 1
-            if not self._connections[address]:
-                del self._connections[address]
+            self.connections.discard(connection)
+            self._counts[address] -= 1
+            if not self._counts[address]:
+                del self._counts[address]
 
     async def _serve_request(self, connection: BrowserConnection, address: str) -> None:
         try:

@@ -71,22 +71,15 @@ class BoardChannel:
 
 
 class Observers:
-    """All who hear the batches: boards on the network, and listeners in this process."""
+    """All boards on the network."""
 
     def __init__(self) -> None:
-        self._boards: set[BoardChannel] = set()
-        self._listeners: set[Callable[[str], None]] = set()
+        self.boards: set[BoardChannel] = set()
 
     def publish(self, text: str) -> None:
-        for board in list(self._boards):
+        """Send a batch to all of them."""
+        for board in list(self.boards):
             board.publish(text)
-        for listener in list(self._listeners):
-            listener(text)
-
-    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Call a listener with each batch; return what ends that."""
-        self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
 
     async def serve(self, board: BoardChannel, hello: Document, history: Sequence[str]) -> None:
         """Serve a board until it is gone.
@@ -94,14 +87,14 @@ class Observers:
         Raises:
             OSError: it did not read.
         """
-        self._boards.add(board)
+        self.boards.add(board)
         try:
             await board.catch_up(hello, history)
             await board.receive()
         finally:
-            self._boards.discard(board)
+            self.boards.discard(board)
 
     def close(self, reason: str) -> None:
         """Tell all boards on the network that it is over."""
-        for board in list(self._boards):
+        for board in list(self.boards):
             board.channel.close(1001, reason)

@@ -7,15 +7,14 @@ gateway. Gateways stay on loopback, and know nothing of the room.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsdemo import tasks
 from wsdemo.lab.classroom.channel import FeedChannel
-from wsdemo.lab.classroom.controls import Controls, RoomVerbs
+from wsdemo.lab.classroom.controls import Controls, RoomVerbs, Tell
 from wsdemo.lab.classroom.feed import CROWD, Feed, describe
 from wsdemo.lab.classroom.http import HttpReply, HttpRequest, refusal
 from wsdemo.lab.classroom.invitation import invitation_html, qr_svg, without_scheme
@@ -29,7 +28,6 @@ from wsdemo.lab.classroom.students import Document, StudentFeeds
 from wsdemo.lab.classroom.tickets import TeacherTickets
 from wsdemo.lab.classroom.votes import Poll, VoteCount, poll_of
 from wsdemo.lab.errors import LabRefused
-from wsdemo.lab.loop import LabLoop
 
 if TYPE_CHECKING:
     from wsdemo.lab.lab import Lab
@@ -46,7 +44,6 @@ class Classroom:
 
     Args:
         lab: open, with a loop in a thread of its own.
-        loop: that loop.
         host: "127.0.0.1" (this machine only), "lan" (also this machine's address in its network),
             or an address of this machine.
         port: 0 lets the system choose.
@@ -61,7 +58,6 @@ class Classroom:
     def __init__(
         self,
         lab: Lab,
-        loop: LabLoop,
         *,
         host: str = LOOPBACK,
         port: int = 0,
@@ -76,7 +72,7 @@ class Classroom:
         """Where students find it: loopback, or one address of this machine."""
         self.port = 0
         self.seats = Seats(self._is_taken, seats)
-        self._loop = loop
+        self._loop = lab.loop
         self._cluster = lab.cluster
         self._observers = Observers()
         self.feed = Feed(self._cluster, self._observers.publish)
@@ -100,9 +96,19 @@ class Classroom:
         self._listener = RoomListener(self._answer)
         self._ticking: asyncio.Task[None] | None = None
         self.is_open = False
-        loop.run(self._start(port))
+        self._loop.run(self._start(port))
 
     async def _start(self, port: int) -> None:
+        self.is_open = True
+        try:
+            await self._listen(port)
+            self.feed.start()
+            self._ticking = asyncio.create_task(self._students.run(), name="students' feeds")
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self, port: int) -> None:
         addresses = list(dict.fromkeys([LOOPBACK, self.address]))
         try:
             self.port = await self._listener.start(addresses, port)
@@ -114,13 +120,10 @@ class Classroom:
         for name in ("localhost", *addresses):
             hosts = host_headers(name, self.port)
             self._listener.hosts |= hosts
-            self._listener.origins |= {f"http://{one}" for one in hosts}
+            self._listener.origins |= {f"http://{host}" for host in hosts}
         if self._public is not None:
             self._listener.hosts.add(self._public.host)
             self._listener.origins.add(self._public.origin)
-        self.feed.start()
-        self._ticking = asyncio.create_task(self._students.run(), name="students' feeds")
-        self.is_open = True
 
     def close(self) -> None:
         """Tell everybody that the class is over, and listen no more. The lab goes on. Idempotent.
@@ -220,14 +223,9 @@ class Classroom:
 
         return save_html(self, path, title)
 
-    def listen(self, listener: Callable[[str], None]) -> tuple[list[str], str, Callable[[], None]]:
-        """Let a widget hear each batch; to be called on the lab's loop.
-
-        Returns:
-            What was before, the hello, and what ends the listening.
-        """
-        end = self._observers.listen(listener)
-        return list(self.feed.history), json.dumps(self.hello("teacher")), end
+    def do(self, document: Document, tell: Tell) -> None:
+        """Press a button of the board, and tell how it ended. To be called on the lab's loop."""
+        self.controls.press(document, tell)
 
     def _require_open(self) -> None:
         self._loop.require_open()
@@ -292,7 +290,7 @@ class Classroom:
         if not is_teacher and not self._knows_code(request):
             channel.close(NOT_ADMITTED, "the code of the class is needed")
             return
-        board = BoardChannel(channel, self.controls.press if is_teacher else None)
+        board = BoardChannel(channel, self.do if is_teacher else None)
         hello = self.hello("teacher" if is_teacher else "viewer")
         await self._observers.serve(board, hello, list(self.feed.history))
 
