@@ -394,9 +394,18 @@ class Page:
         await self.value("document.activeElement.select()")
         await self.call("Input.insertText", text=text)
 
-    async def key(self, key: str, code: str = "", windows: int = 0) -> None:
-        """Press a key."""
-        about = {"key": key, "code": code or key, "windowsVirtualKeyCode": windows}
+    async def key(self, key: str, *, windows: int = 0, shift: bool = False) -> None:
+        """Press a key.
+
+        Args:
+            windows: its number; keys without a text need it.
+        """
+        about = {
+            "key": key,
+            "code": key,
+            "windowsVirtualKeyCode": windows,
+            "modifiers": 8 if shift else 0,
+        }
         text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **about)

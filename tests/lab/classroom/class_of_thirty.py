@@ -105,7 +105,7 @@ class ClassOfThirty:
 
     async def fault(self, what: str) -> None:
         """Break something, let the class notice, mend it, and wait until all is right."""
-        on = self._on(what)
+        on, heard = self._on(what), len(self.teacher.batches)
         if what == "hold":
             await self.teacher.press("hold", **on)
             await self._by_name(on["u"]).move(self._another(on["g"]))
@@ -114,7 +114,7 @@ class ClassOfThirty:
         began = time.monotonic()
         if what.startswith("redis"):
             # Without Redis nobody registers: the promise begins when it is back.
-            await self._told("beliefs_unknown")
+            await self._told("beliefs_unknown", heard)
             await self.teacher.press(FAULTS[what], **on)
             began = time.monotonic()
         await self._everybody_is_back(what, began)
@@ -139,9 +139,8 @@ class ClassOfThirty:
     def _another(self, gateway: str) -> str:
         return self._rng.choice([name for name in self._cluster.names if name != gateway])
 
-    async def _told(self, kind: str) -> None:
-        """Wait until the board is told of something that is new."""
-        heard = len(self.teacher.batches)
+    async def _told(self, kind: str, heard: int) -> None:
+        """Wait until the board is told of something, after so many batches."""
 
         def told() -> bool:
             later = self.teacher.batches[heard:]
