@@ -4,7 +4,7 @@ First what it needs of a core: a lab with gateways, simulated users and the user
 students, all of whom write and move, followed by a feed for some seconds; the CPU time of the
 feed's thread in ticks, questions to Redis and their answers, beside the wall time. Then what it
 keeps: the events of hours, made up, through recorder, translator and history without waiting; the
-bytes of the history, and how much Python's memory grows from each half hour to the next.
+bytes of the history, and the memory of the process, at each half hour.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import asyncio
 import json
 import random
 import sys
-import tracemalloc
 from typing import Any, Final
+
+import psutil
 
 from wsdemo.command_line import Parser, positive_float, positive_int
 from wsdemo.events import Event, Kind
 from wsdemo.lab.classroom.feed import TICK_S, Feed
-from wsdemo.lab.classroom.sampler import SAMPLE_S, EntrySampler, Sample
+from wsdemo.lab.classroom.sampler import SAMPLE_S, EntrySample, EntrySampler
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.terminal import say
 
@@ -58,12 +59,12 @@ class MadeUpSampler(EntrySampler):
         self.entries: dict[str, tuple[str, str, float]] = {}
         self._ttl_s = ttl_s
 
-    def poll(self) -> Sample | None:
+    def poll(self) -> EntrySample | None:
         if self.t < self.asked_at + SAMPLE_S:
             return None
         self.asked_at = self.t
         nobody = ("", "", 0.0)
-        return Sample(self.t, {user: self.entries.get(user, nobody) for user in self.users})
+        return EntrySample(self.t, {user: self.entries.get(user, nobody) for user in self.users})
 
 
 class MadeUpClass:
@@ -154,7 +155,7 @@ def memory_of_hours(students: int, simulated: int, hours: float) -> list[dict[st
     lesson = MadeUpClass(cluster, people + crowd, cluster.timing.presence_ttl_s)
     feed = HourFeed(cluster)
     rows: list[dict[str, float]] = []
-    tracemalloc.start()
+    process = psutil.Process()
     ticks, half = round(hours * 3_600 / TICK_S), round(1_800 / TICK_S)
     for tick in range(1, ticks + 1):
         feed.t = tick * TICK_S
@@ -165,12 +166,11 @@ def memory_of_hours(students: int, simulated: int, hours: float) -> list[dict[st
                 {
                     "minutes": feed.t / 60,
                     "history_mib": feed._history.bytes / 2**20,
-                    "python_mib": tracemalloc.get_traced_memory()[0] / 2**20,
+                    "process_mib": process.memory_info().rss / 2**20,
                     "first_mib": len(feed.history[0]) / 2**20,
                 }
             )
             say(json.dumps({name: round(value, 2) for name, value in rows[-1].items()}))
-    tracemalloc.stop()
     return rows
 
 

@@ -134,6 +134,12 @@ class Chromium:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
+    @property
+    def pid(self) -> int:
+        """The process of the browser; pages run in children of it."""
+        assert self._process is not None
+        return self._process.pid
+
     # --- the protocol ------------------------------------------------------------------------
 
     async def call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:

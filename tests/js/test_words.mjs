@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { initial } from "../../wsdemo/lab/classroom/static/model.js";
-import { Lines, words } from "../../wsdemo/lab/classroom/static/words.js";
+import { Lines, severity, words } from "../../wsdemo/lab/classroom/static/words.js";
 
 const state = () => ({ ...initial(), users: { ann: { name: "Ann", kind: "student" }, bob: { name: "Bob", kind: "student" }, cy: { name: "Cy", kind: "student" }, user001: { name: "user001", kind: "crowd" } } });
 const told = (entries) => {
@@ -29,6 +29,7 @@ test("a refusal says whose the entry was, as the lab has said", () => {
   assert.match(refused("other owner"), /refused, not the owner/);
   assert.match(refused("no entry"), /gone already/);
   assert.match(refused("superseded"), /refused, superseded/);
+  assert.deepEqual(["other owner", "no entry"].map((r) => severity({ k: "rej", r })), ["saved", ""]);
 });
 
 test("of simulated users only what is rare is told", () => {

@@ -155,6 +155,13 @@ def test_pages_of_others_get_no_websocket(room: Classroom, path: str, page: str)
 
 
 @pytest.mark.parametrize("path", ["/desk", "/feed"])
+def test_only_a_get_request_becomes_a_websocket(room: Classroom, path: str) -> None:
+    """Whatever else it says."""
+    asked = handshake(room, path).replace(b"GET ", b"HEAD ")
+    assert status(fetch(room, asked)) == 404
+
+
+@pytest.mark.parametrize("path", ["/desk", "/feed"])
 def test_a_broken_handshake_is_refused(room: Classroom, path: str) -> None:
     """The library says with which status; a WebSocket it is not."""
     asked = handshake(room, path).replace(b"Sec-WebSocket-Key: AAAA", b"Sec-WebSocket-Key: ")

@@ -18,7 +18,7 @@ from tests.waiting import until
 from wsdemo.client.connection import State
 from wsdemo.events import Event, Kind
 from wsdemo.lab.classroom.feed import EVENTS_PER_TICK, MESSAGES_PER_TICK, Feed
-from wsdemo.lab.classroom.sampler import EntrySampler, Sample
+from wsdemo.lab.classroom.sampler import EntrySample, EntrySampler
 from wsdemo.lab.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.xdist_group("clock")
@@ -147,9 +147,9 @@ class Answers(EntrySampler):
 
     entries: dict[str, tuple[str, str, float]] | None = None
 
-    def poll(self) -> Sample | None:
+    def poll(self) -> EntrySample | None:
         asked_at, self.asked_at = self.asked_at, self._now()
-        return None if self.entries is None else Sample(asked_at, self.entries)
+        return None if self.entries is None else EntrySample(asked_at, self.entries)
 
 
 async def test_an_answer_that_may_be_older_than_an_event_does_not_undo_it() -> None:

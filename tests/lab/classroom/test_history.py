@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -147,6 +148,27 @@ def test_nothing_is_cut_before_the_limit() -> None:
     for text in texts:
         history.add(text)
     assert history.texts() == texts
+
+
+def test_a_run_that_is_saved_while_it_goes_on_has_no_gap() -> None:
+    """A cell reads in its own thread."""
+    history = History(limit_bytes=3_000)
+    over = threading.Event()
+
+    def go_on() -> None:
+        for number in range(20_000):
+            history.add(encoded({"type": "batch", "t": float(number), "n": number}))
+        over.set()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    reads = 0
+    while not over.is_set():
+        numbers = [json.loads(text)["n"] for text in history.texts()]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+        reads += 1
+    thread.join()
+    assert reads > 1
 
 
 def test_who_is_away_longest_is_forgotten() -> None:

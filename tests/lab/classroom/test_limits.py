@@ -162,6 +162,22 @@ def test_a_board_that_joins_late_gets_a_long_past_whole(
         hear(board, "live")
 
 
+def test_a_board_that_reads_the_past_too_slowly_is_hung_up_on(
+    room: Classroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens meanwhile is kept for it, and not without end."""
+    monkeypatch.setattr(observers, "UNREAD_BYTES", 100_000)
+    past = [json.dumps({"type": "past", "x": "x" * 10_000}) for _ in range(1500)]
+    monkeypatch.setattr(type(room.feed), "history", property(lambda feed: past))
+    before = len(boards(room))
+    with websocket(room, f"/feed?k={room.code}", max_size=None, max_queue=16) as board:
+        hear(board, "hello")
+        room.lab.wait_until("it is served", lambda: len(boards(room)) == before + 1)
+        for _ in range(3):
+            publish(room, json.dumps({"type": "late", "x": "x" * 60_000}))
+        room.lab.wait_until("it is gone", lambda: len(boards(room)) == before)
+
+
 def test_a_page_that_is_silent_is_asked_and_one_that_is_gone_is_dropped(
     room: Classroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ In a real Chromium, against a real lab. What needs no browser runs in Node (test
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import tempfile
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -24,8 +26,6 @@ from tests.node import NODE, node, node_tests
 from tests.pages import ROOT
 from tests.waiting import until
 from wsdemo.lab import Lab
-from wsdemo.lab.classroom import classroom
-from wsdemo.lab.classroom.recording import BOARD, bundle
 
 STATIC: Final = ROOT / "wsdemo" / "lab" / "classroom" / "static"
 STEP_S: Final = 20.0
@@ -68,21 +68,6 @@ async def test_the_memory_of_a_board_has_a_bound() -> None:
     assert measured["marks"] <= 600
 
 
-@with_node
-async def test_the_modules_of_a_board_can_be_one_script(tmp_path: Path) -> None:
-    """For a saved run and for a notebook: no two of them use one name, none needs another order."""
-    script = bundle(*BOARD)
-    assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)
-    (tmp_path / "board.mjs").write_text(script, encoding="utf-8")
-    await node("--check", tmp_path / "board.mjs")
-    needed = {
-        name
-        for module in BOARD
-        for name in re.findall(r'from "\./([\w.]+)"', (STATIC / module).read_text("utf-8"))
-    }
-    assert needed <= {*BOARD}
-
-
 def test_pages_write_text_only_as_text() -> None:
     """Names and messages are written by others; no page has a word for HTML."""
     for path in [*STATIC.glob("*.js"), ROOT / "wsdemo" / "client" / "wsdemo.js"]:
@@ -110,7 +95,7 @@ def test_a_reader_can_take_a_module_at_a_time() -> None:
 def recorded_run() -> list[dict[str, Any]]:
     """Return what a board hears of a lab in which something of everything happens."""
     with Lab(gateways=3, scale=6) as lab:
-        room = classroom(lab)
+        room = lab.classroom()
         bob, alice = lab.connect("bob"), lab.connect("alice", to="gateway-01")
         lab.hold_cleanup("alice", at="gateway-01")
         alice.move("gateway-02")
@@ -209,7 +194,7 @@ async def test_a_student_joins_by_the_link_and_sees_what_becomes_of_messages(
     lab: Lab, page: Browser
 ) -> None:
     """`routed` to somebody who is there, `offline` to nobody; all that on a small phone."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     bob = await off_loop(lab.connect, "bob")
     await take_a_seat(page, room)
     await say(page, "bob", "Are you there?")
@@ -228,7 +213,7 @@ async def test_a_student_whose_gateway_crashes_is_told_and_comes_back(
     lab: Lab, page: Browser
 ) -> None:
     """1006 in words, how long it took, and the board hears of it."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     await take_a_seat(page, room)
     before = await page.value(WHERE)
     await off_loop(lab.crash, before)
@@ -253,7 +238,7 @@ async def heard_until(room: Any, kind: str) -> list[dict[str, Any]]:
 @with_chromium
 async def test_a_student_who_was_replaced_comes_back_only_by_hand(lab: Lab, page: Browser) -> None:
     """4509: the page stays closed, and says what to do."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     await take_a_seat(page, room)
     here = await page.value(WHERE)
     elsewhere = next(name for name in ("gateway-01", "gateway-02") if name != here)
@@ -268,7 +253,7 @@ async def test_a_student_who_was_replaced_comes_back_only_by_hand(lab: Lab, page
 @with_chromium
 async def test_a_student_moves_votes_and_reads_what_was_measured(lab: Lab, page: Browser) -> None:
     """By touch."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     await take_a_seat(page, room)
     here = await page.value(WHERE)
     await page.click("another gateway", "document.querySelector('.moves button:enabled')")
@@ -289,6 +274,42 @@ async def test_a_student_moves_votes_and_reads_what_was_measured(lab: Lab, page:
     assert await page.value(FAINT) == []
 
 
+@pytest.mark.slow
+@with_chromium
+async def test_a_page_that_sleeps_is_forgotten_by_redis_and_is_back_when_it_wakes(
+    page: Browser,
+) -> None:
+    """Its process stands still, as a locked phone does. Chromium's network process does not, and
+    answers the WebSocket's own pings: they prove nothing.
+    """
+    with Lab(gateways=2, scale=20) as lab:
+        room = await off_loop(lab.classroom)
+        await take_a_seat(page, room)
+        gateways = ("gateway-01", "gateway-02")
+        with asleep(page):
+            await off_loop(lab.wait_until, "Redis forgets", partial(is_at, lab, "noor", ("",)), 20)
+        await off_loop(lab.wait_until, "it is back", partial(is_at, lab, "noor", gateways), 20)
+        await page.until("the page knows", f"{STATE} === 'up'")
+
+
+@contextlib.contextmanager
+def asleep(page: Browser) -> Iterator[None]:
+    """Stop the processes that run pages."""
+    renderers = [
+        process
+        for process in psutil.Process(page.pid).children(recursive=True)
+        if "--type=renderer" in process.cmdline()
+    ]
+    assert renderers
+    for process in renderers:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in renderers:
+            process.resume()
+
+
 async def open_board(page: Browser, room: Any, **size: Any) -> None:
     await page.call("Emulation.setDeviceMetricsOverride", **(size or PROJECTOR))
     await page.open(room.board_url())
@@ -301,7 +322,7 @@ async def test_a_teacher_breaks_a_gateway_and_the_board_shows_what_is_so(
     lab: Lab, page: Browser
 ) -> None:
     """Chips stand where registries have them; what Redis says is beside it; the past is there."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     for name, gateway in (("ann", "gateway-01"), ("bob", "gateway-02"), ("cy", "gateway-03")):
         await off_loop(partial(lab.connect, name, to=gateway))
     await open_board(page, room)
@@ -340,7 +361,7 @@ def where(lab: Lab) -> dict[str, str]:
 @with_chromium
 async def test_while_redis_is_away_a_board_draws_nothing_as_known(lab: Lab, page: Browser) -> None:
     """Not the gateway, not the lease; and it says so."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     await off_loop(lab.connect, "ann")
     await open_board(page, room)
     await page.until(
@@ -361,7 +382,7 @@ async def test_while_redis_is_away_a_board_draws_nothing_as_known(lab: Lab, page
 @with_chromium
 async def test_names_are_text_and_a_board_fits_a_phone(lab: Lab, page: Browser) -> None:
     """No element comes of a name; nothing is wider than the page."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     evil = "<img src=x>"
     url = f"ws://127.0.0.1:{room.port}/desk"
     with connect(url, origin=origin_of(room), proxy=None) as desk:
@@ -374,9 +395,43 @@ async def test_names_are_text_and_a_board_fits_a_phone(lab: Lab, page: Browser) 
 
 
 @with_chromium
+async def test_a_board_is_worked_by_keys_and_its_lists_have_a_bound(
+    lab: Lab, page: Browser
+) -> None:
+    """Space, the arrows and L; sixty lines at most, and six tags."""
+    room = await off_loop(lab.classroom)
+    await open_board(page, room)
+    await page.value(
+        "globalThis.press = (key) => board.root.dispatchEvent("
+        "new KeyboardEvent('keydown', { key, bubbles: true })); 1"
+    )
+    await page.value(
+        "const t = board.run.end;"
+        "const e = [...Array(300).keys()].map((i) =>"
+        " ({ k: 'fault', t: t + i / 1000, g: `g${i % 3}`, r: `no. ${i}` }));"
+        "for (let i = 0; i < 40; i++)"
+        " e.push({ k: 'rej', t: t + 1, u: `u${i}`, g: `g${i}`, c: 'c', r: 'other owner' });"
+        "board.batch({ t: t + 1, e }); 1"
+    )
+    lines = "document.querySelectorAll('.log li').length"
+    await page.until("the lines", f"{lines} === 60")
+    assert await page.value("document.querySelectorAll('.tag').length") <= 6
+    await page.value("press(' '); 1")
+    assert await page.value("board.timeline.playing") is False
+    await page.value("press('ArrowLeft'); 1")
+    before = await page.value("board.timeline.at")
+    await page.value("press('ArrowLeft'); 1")
+    assert await page.value("board.timeline.at") < before
+    await page.value("press('ArrowRight'); 1")
+    assert await page.value("board.timeline.at") == before
+    await page.value("press('l'); 1")
+    assert await page.value("board.timeline.live") is True
+
+
+@with_chromium
 async def test_who_asked_for_less_motion_sees_none(lab: Lab, page: Browser) -> None:
     """The way of a message is a line; nothing is animated."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     ann = await off_loop(partial(lab.connect, "ann", to="gateway-01"))
     await off_loop(partial(lab.connect, "bob", to="gateway-02"))
     await page.call(
@@ -403,7 +458,7 @@ async def test_who_asked_for_less_motion_sees_none(lab: Lab, page: Browser) -> N
 @with_chromium
 async def test_a_board_is_drawn_ten_times_a_second_at_most(lab: Lab, page: Browser) -> None:
     """However fast batches come."""
-    room = await off_loop(classroom, lab)
+    room = await off_loop(lab.classroom)
     await open_board(page, room)
     await page.value(
         "globalThis.times = []; const draw = board._draw;"

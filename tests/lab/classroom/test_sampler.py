@@ -8,14 +8,14 @@ import pytest
 
 from tests.waiting import until
 from wsdemo.lab.classroom import sampler as samplers
-from wsdemo.lab.classroom.sampler import NEVER_S, EntrySampler, Sample
+from wsdemo.lab.classroom.sampler import NEVER_S, EntrySample, EntrySampler
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace
 
 
-async def answer(sampler: EntrySampler) -> Sample:
+async def answer(sampler: EntrySampler) -> EntrySample:
     """Return the next answer."""
-    sample: Sample = await until("an answer", sampler.poll)
+    sample: EntrySample = await until("an answer", sampler.poll)
     return sample
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from wsdemo.events import Event, Kind
 from wsdemo.lab.classroom.history import History, encoded
-from wsdemo.lab.classroom.sampler import EntrySampler, Sample
+from wsdemo.lab.classroom.sampler import EntrySample, EntrySampler
 from wsdemo.lab.classroom.state import Batch, BoardState, EntryRow
 from wsdemo.lab.classroom.translator import CROWD, BoardEvent, Translator
 from wsdemo.lab.cluster.cluster import Cluster
@@ -196,7 +196,7 @@ class Feed:
         return event
 
     def _compared(
-        self, sample: Sample, sampler: EntrySampler
+        self, sample: EntrySample, sampler: EntrySampler
     ) -> tuple[list[BoardEvent], list[EntryRow]]:
         """Return what an answer of Redis changes in what boards know."""
         told, t = self._told, round(self.now, 4)

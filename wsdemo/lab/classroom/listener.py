@@ -31,7 +31,7 @@ HEAD_S: Final = 5.0
 """A request head that is not whole by then ends the connection."""
 CONNECTIONS: Final = 400
 PER_ADDRESS: Final = 120
-"""A room behind one address translator has one address."""
+"""Students behind one address translator have one address."""
 GOODBYE_S: Final = 1.0
 """How long the other end may take to read the last bytes."""
 RESET: Final = struct.pack("ii", 1, 0)
@@ -97,6 +97,7 @@ class RoomListener:
         """What a Host header may say; anything else is another site that points here."""
         self.origins: set[str] = set()
         """Whose pages may open a WebSocket."""
+        self.per_address = PER_ADDRESS
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts: Counter[str] = Counter()
@@ -148,7 +149,8 @@ class RoomListener:
         self._counts[address] += 1
         self.connections.add(connection)
         try:
-            if len(self.connections) > CONNECTIONS or self._counts[address] > PER_ADDRESS:
+            too_many = self._counts[address] > self.per_address
+            if too_many or len(self.connections) > CONNECTIONS:
                 full = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections")
                 await connection.reply(full)
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from wsdemo.lab.classroom.channel import FeedChannel
+from wsdemo.lab.classroom.channel import UNREAD_BYTES, FeedChannel
 from wsdemo.lab.classroom.controls import Tell
 from wsdemo.lab.classroom.rate_limit import Throttle
 
@@ -35,13 +35,17 @@ class BoardChannel:
         self._press = press
         self._late: list[str] | None = []
         """Batches that were made while it was sent the past; None when it has all of it."""
+        self._late_bytes = 0
 
     def publish(self, text: str) -> None:
-        """Send a batch, or keep it until the past has been sent."""
+        """Send a batch, or keep it until the past has been sent: within a limit."""
         if self._late is None:
             self.channel.send(text)
-        else:
-            self._late.append(text)
+            return
+        self._late.append(text)
+        self._late_bytes += len(text)
+        if self._late_bytes > UNREAD_BYTES:
+            self.channel.reset()
 
     async def catch_up(self, hello: Document, history: Sequence[str]) -> None:
         """Send the past.
@@ -52,7 +56,7 @@ class BoardChannel:
         self.channel.tell(hello)
         await self.channel.send_slowly(history)
         while self._late:
-            late, self._late = self._late, []
+            late, self._late, self._late_bytes = self._late, [], 0
             await self.channel.send_slowly(late)
         self._late = None
         self.channel.tell({"type": "live"})

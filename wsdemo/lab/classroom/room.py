@@ -18,7 +18,7 @@ from wsdemo.lab.classroom.controls import Controls, RoomVerbs, Tell
 from wsdemo.lab.classroom.feed import CROWD, Feed, describe
 from wsdemo.lab.classroom.http import HttpReply, HttpRequest, refusal
 from wsdemo.lab.classroom.invitation import invitation_html, qr_svg, without_scheme
-from wsdemo.lab.classroom.listener import BrowserConnection, RoomListener
+from wsdemo.lab.classroom.listener import CONNECTIONS, BrowserConnection, RoomListener
 from wsdemo.lab.classroom.network import LOOPBACK, PublicUrl, address_of, host_headers
 from wsdemo.lab.classroom.observers import NOT_ADMITTED, BoardChannel, Observers
 from wsdemo.lab.classroom.pages import STATIC, SVG, StaticFiles
@@ -124,6 +124,7 @@ class Classroom:
         if self._public is not None:
             self._listener.hosts.add(self._public.host)
             self._listener.origins.add(self._public.origin)
+            self._listener.per_address = CONNECTIONS  # All come from the proxy.
 
     def close(self) -> None:
         """Tell everybody that the class is over, and listen no more. The lab goes on. Idempotent.

@@ -45,7 +45,7 @@ return cjson.encode(out)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class EntrySample:
     """What Redis answered; times in seconds since the record began."""
 
     asked_at: float
@@ -75,7 +75,7 @@ class EntrySampler:
         )
         self._people: dict[str, None] = {}
         self._simulated: dict[str, None] = {}
-        self._asking: asyncio.Task[Sample] | None = None
+        self._asking: asyncio.Task[EntrySample] | None = None
         self._next_at = 0.0
         self._outages = 0
         self.asked_at = 0.0
@@ -109,9 +109,9 @@ class EntrySampler:
         """Take note that Redis has just stopped: an answer from before that counts no more."""
         self._outages += 1
 
-    def poll(self) -> Sample | None:
+    def poll(self) -> EntrySample | None:
         """Return the answer, if one has come since the last call; ask again when it is time."""
-        sample: Sample | None = None
+        sample: EntrySample | None = None
         if self._asking is not None and self._asking.done():
             sample, self._asking = self._asking.result(), None
         if self._asking is None and self._now() >= self._next_at:
@@ -122,7 +122,7 @@ class EntrySampler:
             self._asking = asyncio.create_task(question, name="entry sample")
         return sample
 
-    async def _ask(self, asked_at: float, outages: int) -> Sample:
+    async def _ask(self, asked_at: float, outages: int) -> EntrySample:
         began = time.thread_time()
         users = self.users
         self._take_turns(users)
@@ -132,13 +132,13 @@ class EntrySampler:
         try:
             answer = await question
         except (RedisError, OSError, TimeoutError):
-            return Sample(asked_at, None)
+            return EntrySample(asked_at, None)
         if outages != self._outages:
-            return Sample(asked_at, None)
+            return EntrySample(asked_at, None)
         began = time.thread_time()
         entries = self._read(users, answer, (asked_at + self._now()) / 2)
         self.busy_s += time.thread_time() - began
-        return Sample(asked_at, entries)
+        return EntrySample(asked_at, entries)
 
     @staticmethod
     def _read(users: list[str], answer: bytes, t: float) -> dict[str, tuple[str, str, float]]:

@@ -72,7 +72,7 @@ export class Gateways {
     const status = state.gateways[gateway] ?? "down", all = countAt.get(gateway) ?? 0;
     const simulated = (crowdAt.get(gateway) ?? []).sort(), named = all - simulated.length;
     box.box.dataset.status = status;
-    box.box.dataset.crowding = named > 28 ? 3 : named > 15 ? 2 : named > 8 ? 1 : 0;
+    box.box.dataset.crowding = named > 24 ? 3 : named > 15 ? 2 : named > 8 ? 1 : 0;
     set(box.state, STATUS_WORDS[status] ?? status);
     set(box.count, plural(all, "user"));
     const how = simulated.map((user) => agreement(state, user, gateway));
