@@ -153,7 +153,8 @@ class Classroom:
     def url(self) -> str:
         """Where students join."""
         if self._public is not None:
-            return self._public.url
+            # Without the slash, a browser would look for the rest of the page beside the room.
+            return f"{self._public.url}/"
         (name,) = (
             one for one in host_headers(self.address, self.port) if one.endswith(f":{self.port}")
         )
@@ -167,7 +168,7 @@ class Classroom:
     @property
     def join_url(self) -> str:
         """The same with the code in it."""
-        return f"{self.url}/?k={self.code}"
+        return f"{self.url.removesuffix('/')}/?k={self.code}"
 
     def board_url(self) -> str:
         """Return an address that opens the board with the teacher's buttons: once, and within ten

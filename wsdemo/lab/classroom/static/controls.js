@@ -25,7 +25,7 @@ export class HoldControls {
   }
 
   // Somebody was chosen, by a click on a chip: at which gateway shall the clean-up wait?
-  choose(user, name, { state, names }) {
+  choose(user, name = "", { state, names } = {}) {
     this.choice.hidden = !user;
     if (!user) return;
     const held = new Set(state.held.filter(([other]) => other === user).map(([, gateway]) => gateway));
