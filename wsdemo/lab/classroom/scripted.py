@@ -28,9 +28,10 @@ from wsdemo.rig.waiting import wait_until
 from wsdemo.settings import ClientSettings
 
 NAMES: Final = (
-    "Ada Björn Chidi Dana Edsger Fran Grace Hedy Ivan Jing Ken Leslie Margaret Nils Olga Priya "
-    "Quentin Radia Shafi Tim Ursula Vint Wanda Xiu Yuki Zoë Alan Barbara Claude Amara"
-).split()
+    *("Ada", "Björn", "Chidi", "Dana", "Edsger", "Fran", "Grace", "Hedy", "Ivan", "Jing"),
+    *("Ken", "Leslie", "Margaret", "Nils", "Olga", "Priya", "Quentin", "Radia", "Shafi", "Tim"),
+    *("Ursula", "Vint", "Wanda", "Xiu", "Yuki", "Zoë", "Alan", "Barbara", "Claude", "Amara"),
+)
 DIAL_S: Final = 5.0
 JOIN_S: Final = 10.0
 SETTLED_S: Final = 10.0
@@ -315,8 +316,9 @@ class ScriptedStudent:
         kind = document["type"]
         if kind == "message":
             self.received.append((document["from"], document["content"]))
-        elif kind in ("ack", "error") and (answer := self._answers.get(document.get("id", ""))):
-            if not answer.status.done():
+        elif kind in ("ack", "error"):
+            answer = self._answers.get(document.get("id", ""))
+            if answer is not None and not answer.status.done():
                 answer.status.set_result(str(document.get("status", document.get("code", ""))))
 
     def _fail_answers(self, socket: ClientConnection) -> None:
