@@ -1,211 +1,44 @@
-"""What does a board need to know, ten times a second?
+"""Event stream: what does a board need to know, ten times a second?
 
-The recorder hears everything; a board wants the part of it that can be seen. `Feed` reads what
-the recorder has heard since the last tick, asks Redis what it believes (nobody is told when a
-lease runs down), and makes one batch of it, encoded once for all boards. The batches are kept:
-they are the recording, and a board that comes late gets them all.
+The feed reads what was recorded since the last tick, asks Redis what it says about every user, and
+makes one batch of both, encoded once for all boards. It keeps the batches: they are the recording,
+and a board that comes late gets them first (docs/observer.md).
+
+Redis is asked apart from the events, so its answer may be older than an event, or contradict what
+an event has said. Each answer is compared with what boards have been told, and every difference is
+sent: whatever an event has claimed, half a second later boards know what Redis says.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
-import re
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any, Final
 
-import redis.asyncio as redis_client
-from redis.exceptions import RedisError
-
 from wsdemo.events import Event, Kind
+from wsdemo.lab.classroom.history import History, encoded
+from wsdemo.lab.classroom.sampler import EntrySampler, Sample
+from wsdemo.lab.classroom.state import Batch, BoardState, EntryRow
+from wsdemo.lab.classroom.translator import CROWD, BoardEvent, Translator
 from wsdemo.lab.cluster.cluster import Cluster
-from wsdemo.lab.trace.frames.columns import REDIS
-from wsdemo.lab.trace.recorder import Recorder
+from wsdemo.tasks import end
+
+__all__ = ["CROWD", "Feed", "Listener", "describe"]
 
 TICK_S: Final = 0.1
-SAMPLE_S: Final = 0.5
 MESSAGES_PER_TICK: Final = 12
-"""Messages that a board can show flying; of more, it is told how many there were."""
-SAMPLED: Final = 1_000
-HISTORY_BYTES: Final = 32 * 1024 * 1024
+"""Messages that a board can show at once; of more, it is told how many there were."""
+EVENTS_PER_TICK: Final = 5_000
+"""A feed that begins late has much to read: so much at a time that no gateway waits for it."""
+BEHIND_S: Final = 1.0
+"""Events of a longer time than this are the past: they become batches of a tick each."""
 SAME_LEASE_S: Final = 0.08
-"""Two samples of one lease differ by less: what was not renewed is not sent again."""
-CROWD: Final = re.compile(r"user\d{3,}")
+"""Two answers about one lease differ by less: what was not renewed is not sent again."""
 
-SAMPLE: Final = """
-local out = {}
-for i, key in ipairs(KEYS) do
-  local entry = redis.call('HMGET', key, 'gwId', 'connId')
-  out[i] = {entry[1] or '', entry[2] or '', redis.call('PTTL', key)}
-end
-return cjson.encode(out)
-"""
-"""One question and one answer for all users, however many: 330 of them cost 1 ms."""
-
-
-class Translator:
-    """Turns what the recorder heard into what a board shows. Pure; also used on old records."""
-
-    def __init__(self, started_at: float, ttl_s: float) -> None:
-        self._started_at, self._ttl_s = started_at, ttl_s
-        self._on_the_way: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
-        self.messages = 0
-        self.skipped = 0
-
-    def translate(self, events: Iterable[Event], at_most: int = 10**9) -> list[dict[str, Any]]:
-        """Return the events of a board, in order."""
-        out: list[dict[str, Any]] = []
-        shown = 0
-        for event in events:
-            make = _SHOWN.get(event.kind)
-            if make is None:
-                continue
-            row = make(self, event)
-            if row is None:
-                continue
-            if row["k"] == "msg":
-                self.messages += 1
-                shown += 1
-                if shown > at_most:
-                    self.skipped += 1
-                    continue
-            row["t"] = round(event.t - self._started_at, 4)
-            out.append(row)
-        return out
-
-    # --- one method for each kind ------------------------------------------------------------
-
-    def _gateway(self, event: Event, kind: str) -> dict[str, Any] | None:
-        return {"k": kind, "g": event.lane}
-
-    def _set(self, event: Event) -> dict[str, Any] | None:
-        return {
-            "k": "set",
-            "u": event.user,
-            "g": event.gateway,
-            "c": event.conn_id,
-            "x": round(event.t - self._started_at + self._ttl_s, 3),
-            **({"p": event.peer} if event.peer else {}),
-        }
-
-    def _refresh(self, event: Event) -> dict[str, Any] | None:
-        if event.reason == "reclaimed":
-            return {"k": "reclaim", "u": event.user, "g": event.gateway, "c": event.conn_id}
-        return None  # The next sample shows it.
-
-    def _reject(self, event: Event) -> dict[str, Any] | None:
-        row = {"k": "rej", "u": event.user, "g": event.gateway, "c": event.conn_id}
-        return {**row, "r": event.reason}
-
-    def _del(self, event: Event) -> dict[str, Any] | None:
-        return {"k": "del", "u": event.user, "g": event.gateway, "c": event.conn_id}
-
-    def _close(self, event: Event) -> dict[str, Any] | None:
-        if event.lane == event.gateway and event.conn_id:
-            return {"k": "close", "u": event.user, "g": event.gateway, "c": event.conn_id}
-        return None
-
-    def _message(self, event: Event) -> dict[str, Any] | None:
-        self._on_the_way[event.lane, event.msg_id] = (event.user, event.peer)
-        if len(self._on_the_way) > 4096:
-            self._on_the_way.popitem(last=False)
-        return None
-
-    def _route(self, event: Event) -> dict[str, Any] | None:
-        sender, _ = self._on_the_way.pop((event.lane, event.msg_id), ("", ""))
-        row = {"k": "msg", "u": sender, "v": event.user, "g": event.lane, "s": event.reason}
-        return {**row, "h": event.peer} if event.peer else row
-
-    def _deliver(self, event: Event) -> dict[str, Any] | None:
-        # A message that came by Redis has been shown by its route.
-        sent = self._on_the_way.pop((event.lane, event.msg_id), None)
-        if sent is None:
-            return None
-        row = {"k": "msg", "u": sent[0], "v": sent[1], "g": event.lane, "h": event.lane}
-        return {**row, "s": "local"}
-
-    def _bounce(self, event: Event) -> dict[str, Any] | None:
-        return {"k": "bounce", "u": event.user, "v": event.peer, "g": event.lane}
-
-    def _dropped(self, event: Event) -> dict[str, Any] | None:
-        return {"k": "silent", "u": event.user, "g": event.gateway, "c": event.conn_id}
-
-    def _kick(self, event: Event) -> dict[str, Any] | None:
-        return {"k": "kick", "u": event.user, "g": event.lane}
-
-    def _crash(self, event: Event) -> dict[str, Any] | None:
-        return {"k": "redis_down"} if event.lane == REDIS else {"k": "crash", "g": event.lane}
-
-    def _fault(self, event: Event) -> dict[str, Any] | None:
-        if event.lane == REDIS:
-            return {"k": "redis_up"}
-        return {"k": "fault", "g": event.lane, "r": event.reason}
-
-
-Make = Callable[[Translator, Event], dict[str, Any] | None]
-
-
-def _named(kind: str) -> Make:
-    return lambda self, event: self._gateway(event, kind)
-
-
-_SHOWN: Final[dict[Kind, Make]] = {
-    Kind.READY: _named("ready"),
-    Kind.UNREADY: _named("unready"),
-    Kind.DRAIN: _named("drain"),
-    Kind.STOPPED: _named("stopped"),
-    Kind.FREEZE: _named("freeze"),
-    Kind.THAW: _named("thaw"),
-    Kind.STALL: _named("stall"),
-    Kind.CRASH: Translator._crash,
-    Kind.FAULT: Translator._fault,
-    Kind.PRESENCE_SET: Translator._set,
-    Kind.PRESENCE_REFRESH: Translator._refresh,
-    Kind.PRESENCE_REJECT: Translator._reject,
-    Kind.PRESENCE_DEL: Translator._del,
-    Kind.WS_CLOSE: Translator._close,
-    Kind.MESSAGE: Translator._message,
-    Kind.ROUTE: Translator._route,
-    Kind.DELIVER: Translator._deliver,
-    Kind.BOUNCE: Translator._bounce,
-    Kind.CLEANUP: Translator._dropped,
-    Kind.KICK: Translator._kick,
-}
-
-
-class Tail:
-    """Reads what a recorder has heard since the last time.
-
-    In the package this becomes a method of `Recorder`. A copy made in C: other threads (frozen
-    gateways have loops of their own) append meanwhile.
-    """
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._events = recorder._events
-        self._last: Event | None = None
-
-    def fresh(self) -> list[Event]:
-        size = 512
-        while True:
-            newest = list(itertools.islice(reversed(self._events), size))
-            if self._last is None:
-                if len(newest) < size:
-                    break
-            else:
-                found = next((i for i, e in enumerate(newest) if e is self._last), None)
-                if found is not None:
-                    newest = newest[:found]
-                    break
-                if len(newest) < size:
-                    break  # The oldest are gone already: more than the recorder keeps.
-            size *= 4
-        if newest:
-            self._last = newest[0]
-        newest.reverse()
-        return newest
+Listener = Callable[[str], object]
+"""Gets each batch, as text, on the lab's loop."""
 
 
 class Feed:
@@ -213,165 +46,214 @@ class Feed:
 
     Args:
         cluster: started.
-        publish: gets each batch, as text.
+        publish: the first listener, if there is one already.
     """
 
-    def __init__(self, cluster: Cluster, publish: Callable[[str], None]) -> None:
+    def __init__(self, cluster: Cluster, publish: Listener | None = None) -> None:
         self._cluster = cluster
-        self._publish = publish
+        self._listeners: list[Listener] = [] if publish is None else [publish]
         self._started_at = cluster.recorder.started_at
-        self._tail = Tail(cluster.recorder)
+        self._mark = 0
         self._translator = Translator(self._started_at, cluster.timing.presence_ttl_s)
-        self._extra: list[dict[str, Any]] = []
-        self._belief: dict[str, tuple[str, str, float]] = {}
-        self._users: dict[str, None] = {}
-        self._held: list[list[Any]] = []
+        self._told = BoardState()
+        """What a board knows that has heard everything."""
+        self._notes: list[BoardEvent] = []
+        self._written: set[str] = set()
+        """Users whose entries were written since the question to Redis that is under way."""
+        self._history = History()
+        self._sampler: EntrySampler | None = None
         self._task: asyncio.Task[None] | None = None
-        self._database: redis_client.Redis | None = None
-        self._samples_failed = False
-        self.history: list[str] = []
-        self._history_bytes = 0
-        self.busy_s = 0.0
-        """Time spent in ticks, for those who ask what a board costs."""
+        self._tick_s = 0.0
+
+    # --- what others ask ---------------------------------------------------------------------
 
     @property
     def now(self) -> float:
-        """Seconds since the recorder began."""
+        """Seconds since the record began."""
         return time.monotonic() - self._started_at
 
+    @property
+    def history(self) -> list[str]:
+        """What a board that comes now has to hear first."""
+        return self._history.texts()
+
+    @property
+    def known(self) -> bool:
+        """Whether Redis could be asked lately: if not, nothing is known about any entry."""
+        return self._told.known
+
+    @property
+    def busy_s(self) -> float:
+        """CPU time spent on ticks, questions and answers, for those who ask what a board costs."""
+        return self._tick_s + (self._sampler.busy_s if self._sampler is not None else 0.0)
+
     def note(self, kind: str, **fields: Any) -> None:
-        """Add something that only the classroom knows: a vote, a new seat, a teacher's press."""
-        self._extra.append({"k": kind, "t": round(self.now, 4), **fields})
+        """Add something that only the class room knows: a vote, a new seat, a teacher's press."""
+        self._notes.append({"k": kind, "t": round(self.now, 4), **fields})
 
     def belief(self, user: str) -> tuple[str, str, float]:
-        """Return what Redis was last seen to say: gateway, connection, when it ends."""
-        return self._belief.get(user, ("", "", 0.0))
+        """Return what Redis was last seen to say about a user: gateway, connection, when the
+        lease ends. All are empty without an entry, and when Redis cannot be asked (`known`).
+        """
+        return self._told.entries.get(user, ("", "", 0.0))
+
+    def listen(self, listener: Listener) -> list[str]:
+        """Give each batch to a listener from now on; return those before."""
+        self._listeners.append(listener)
+        return self.history
+
+    def unlisten(self, listener: Listener) -> None:
+        """Give it no more. Idempotent."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    # --- life --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._database = redis_client.Redis.from_url(
-            self._cluster.redis_url,
-            decode_responses=True,
-            socket_timeout=0.4,
-            socket_connect_timeout=0.4,
-        )
-        self._task = asyncio.create_task(self._run(), name="classroom feed")
+        """Begin to tick."""
+        cluster = self._cluster
+        self._sampler = EntrySampler(cluster.redis_url, cluster.keyspace, lambda: self.now)
+        self._task = asyncio.create_task(self._run(self._sampler), name="classroom feed")
 
     async def stop(self) -> None:
+        """End it; the history stays. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        if self._database is not None:
-            await self._database.aclose()
+            await end(task)
+        if self._sampler is not None:
+            await self._sampler.stop()
 
-    async def _run(self) -> None:
-        sample_at = 0.0
-        sampling: asyncio.Task[list[list[Any]]] | None = None
+    async def _run(self, sampler: EntrySampler) -> None:
         while True:
-            began = time.perf_counter()
-            changes: list[list[Any]] = []
-            if sampling is not None and sampling.done():
-                changes, sampling = sampling.result(), None
-            self._tick(changes)
-            self.busy_s += time.perf_counter() - began
-            if sampling is None and time.monotonic() >= sample_at:
-                sample_at = time.monotonic() + SAMPLE_S
-                # Not awaited here: a Redis that stands still must not stop the board.
-                sampling = asyncio.create_task(self._sample(), name="classroom sample")
+            began = time.thread_time()
+            self._tick(sampler)
+            self._tick_s += time.thread_time() - began
             await asyncio.sleep(TICK_S)
 
-    def _tick(self, changes: list[list[Any]]) -> None:
-        events = self._translator.translate(self._tail.fresh(), MESSAGES_PER_TICK)
+    # --- a tick ------------------------------------------------------------------------------
+
+    def _tick(self, sampler: EntrySampler) -> None:
+        new = self._cluster.recorder.since(self._mark, EVENTS_PER_TICK)
+        self._mark = new.mark
+        if new.lost:
+            self.note("lost", n=new.lost)
+        *past, latest = _in_ticks(new.events)
+        for events in past:
+            self._send_past(events, sampler)
+        if len(new.events) < EVENTS_PER_TICK:
+            self._send_now(latest, sampler)
+        else:  # There is more to read: it is not now yet.
+            self._send_past(latest, sampler)
+
+    def _send_past(self, events: list[Event], sampler: EntrySampler) -> None:
+        t = max(self._told.t, self._translator.seconds(events[-1].t))
+        self._send({"type": "batch", "t": t, "e": self._translated(events, sampler)})
+
+    def _send_now(self, events: list[Event], sampler: EntrySampler) -> None:
+        shown = self._translated(events, sampler)
+        notes, self._notes = self._notes, []
+        for note in notes:
+            self._told.apply_event(note)
+        if notes:
+            shown = sorted(shown + notes, key=lambda event: float(event["t"]))
+        asked_at = sampler.asked_at
+        sample = sampler.poll()
+        rows: list[EntryRow] = []
+        if sample is not None:
+            change, rows = self._compared(sample, sampler)
+            shown += change
+        if sampler.asked_at != asked_at:
+            self._written.clear()
+        batch: Batch = {"type": "batch", "t": round(self.now, 3), "e": shown, "b": rows}
+        held = [list(verb) for verb in self._cluster.held]
+        if held != self._told.held:
+            batch["held"] = self._told.held = held
+        self._send(batch)
+
+    def _translated(self, events: list[Event], sampler: EntrySampler) -> list[BoardEvent]:
+        """Return what a board is told of these events, and take note of it."""
         for event in events:
-            if event["k"] == "set":
-                self._users[event["u"]] = None
-        extra, self._extra = self._extra, []
-        events = sorted(events + extra, key=lambda e: e["t"]) if extra else events
-        held = self._held_now()
-        batch: dict[str, Any] = {"type": "batch", "t": round(self.now, 3)}
-        if events:
-            batch["e"] = events
-        if changes:
-            batch["b"] = changes
-        if held != self._held:
-            self._held = held
-            batch["held"] = held
+            if event.kind in _WRITES:
+                sampler.add(event.user)
+                if event.t - self._started_at >= sampler.asked_at:
+                    self._written.add(event.user)
+        shown: list[BoardEvent] = []
+        for row in self._translator.translate(events, MESSAGES_PER_TICK):
+            shown.append(row)
+            self._told.apply_event(row)
+            if self._told.redis != "up" and self._told.known:
+                sampler.outage()
+                shown.append(self._beliefs("beliefs_unknown", row["t"]))
+        return shown
+
+    def _beliefs(self, kind: str, t: float) -> BoardEvent:
+        event = {"k": kind, "t": t}
+        self._told.apply_event(event)
+        return event
+
+    def _compared(
+        self, sample: Sample, sampler: EntrySampler
+    ) -> tuple[list[BoardEvent], list[EntryRow]]:
+        """Return what an answer of Redis changes in what boards know."""
+        told, t = self._told, round(self.now, 4)
+        if sample.entries is None:
+            return ([self._beliefs("beliefs_unknown", t)] if told.known else []), []
+        if told.redis != "up":
+            return [], []  # Answered just before it stopped.
+        events = [] if told.known else [self._beliefs("beliefs_known", t)]
+        rows: list[EntryRow] = []
+        for user, entry in sample.entries.items():
+            if user in self._written:
+                continue  # An event may be newer than this answer; the next one is not older.
+            # After an outage everything is said again.
+            if events or not _same(told.entries.get(user, _NO_ENTRY), entry):
+                rows.append([user, *entry])
+            if not entry[0]:
+                sampler.remove(user)
+        told.apply_entries(rows)
+        return events, rows
+
+    def _send(self, batch: Batch) -> None:
+        told = self._told
+        told.t, told.messages = batch["t"], self._translator.messages
         if self._translator.skipped:
             batch["skipped"], self._translator.skipped = self._translator.skipped, 0
-        batch["n"] = self._translator.messages
-        text = json.dumps(batch, separators=(",", ":"))
-        if len(batch) > 3:  # A batch of nothing is sent, so that clocks go on, and not kept.
-            self._keep(text)
-        self._publish(text)
+        news = {name: value for name, value in batch.items() if value or name in ("t", "held")}
+        text = encoded({**news, "n": told.messages})
+        if len(news) > 2:  # What tells only the time is sent, so that clocks go on, and not kept.
+            self._history.add(text)
+        for listener in list(self._listeners):
+            try:
+                listener(text)
+            except Exception as problem:  # One board that fails must not end those of the others.
+                self.unlisten(listener)
+                what = {"message": "a board could not be told", "exception": problem}
+                asyncio.get_running_loop().call_exception_handler(what)
 
-    def _keep(self, text: str) -> None:
-        self.history.append(text)
-        self._history_bytes += len(text)
-        while self._history_bytes > HISTORY_BYTES:
-            self._history_bytes -= len(self.history.pop(0))
 
-    def _held_now(self) -> list[list[Any]]:
-        rows = []
-        for gateway, director in list(self._cluster.directors.items()):
-            if gateway in self._cluster.hosts:
-                for place in list(director.gates._shut):
-                    waiting = director.gates.waiting(place)
-                    rows.append([place.user, gateway, str(place.verb), waiting])
-        return rows
+_WRITES: Final = frozenset({Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH, Kind.PRESENCE_DEL})
+_NO_ENTRY: Final = ("", "", 0.0)
 
-    async def _sample(self) -> list[list[Any]]:
-        """Ask Redis about everybody; return what has changed since the last time."""
-        users = list(self._users)[-SAMPLED:]
-        if not users or self._database is None:
-            return []
-        keys = [self._cluster.keyspace.presence(user) for user in users]
-        asked = self.now
-        try:
-            text = await self._database.eval(SAMPLE, len(keys), *keys)
-        except (RedisError, OSError, TimeoutError):
-            return []
-        middle = (asked + self.now) / 2
-        changes: list[list[Any]] = []
-        for user, (gateway, conn, left_ms) in zip(users, json.loads(text), strict=True):
-            ends = round(middle + left_ms / 1000, 3) if left_ms > 0 else 0.0
-            before = self._belief.get(user, ("", "", -1.0))
-            if (gateway, conn) == before[:2] and abs(ends - before[2]) < SAME_LEASE_S:
-                continue
-            self._belief[user] = (gateway, conn, ends)
-            changes.append([user, gateway, conn, ends])
-        return changes
+
+def _same(one: tuple[str, str, float], other: tuple[str, str, float]) -> bool:
+    return one[:2] == other[:2] and abs(one[2] - other[2]) < SAME_LEASE_S
+
+
+def _in_ticks(events: list[Event]) -> list[list[Event]]:
+    """Return events of the past in parts of a tick each, and those of now in one part."""
+    if not events or events[-1].t - events[0].t <= BEHIND_S:
+        return [events]
+    return [list(part) for _, part in groupby(events, lambda event: int(event.t / TICK_S))]
 
 
 def describe(cluster: Cluster) -> dict[str, Any]:
     """Return what a board is told first about a lab."""
     timing = cluster.timing
+    freezable = cluster.freezable
     return {
         "scale": timing.scale,
         "ttl": timing.presence_ttl_s,
         "heartbeat": timing.heartbeat_s,
         "policy": cluster.policy,
-        "gateways": [
-            {"name": name, "freezable": name in cluster._fleet._freezable} for name in cluster._wanted
-        ],
+        "gateways": [{"name": name, "freezable": name in freezable} for name in cluster.names],
     }
-
-
-def of_record(recorder: Recorder, ttl_s: float) -> list[dict[str, Any]]:
-    """Return the batches of a record that no feed has followed: leases are inferred, not seen."""
-    translator = Translator(recorder.started_at, ttl_s)
-    out: list[dict[str, Any]] = []
-    for event in recorder.events:
-        rows = translator.translate([event])
-        beliefs: list[list[Any]] = []
-        t = event.t - recorder.started_at
-        if event.kind in (Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH) and event.ok:
-            beliefs = [[event.user, event.gateway, event.conn_id, round(t + ttl_s, 3)]]
-        if rows or beliefs:
-            if out and out[-1]["t"] == round(t, 3):
-                out[-1].setdefault("e", []).extend(rows)
-                out[-1].setdefault("b", []).extend(beliefs)
-            else:
-                out.append({"type": "batch", "t": round(t, 3), "e": rows, "b": beliefs})
-    return out
-
-

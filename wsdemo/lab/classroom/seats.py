@@ -1,141 +1,116 @@
-"""Who may sit down, and under which name?
+"""Admission: who may join the class, and is this browser one that has joined before?
 
-A seat is one student: a user id that a gateway accepts, the name as it was written, and a secret
-by which the student's browser is known again. The code of the class is short because it may have
-to be typed; what makes it hold is that wrong tries are counted.
+A seat is one student: a user id that a gateway accepts, the name as it is shown, and a secret by
+which the student's browser is known again. The code of the class is short, because it may have to
+be typed. It is safe because wrong codes are counted.
 """
 
 from __future__ import annotations
 
 import hmac
-import re
 import secrets
 import time
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from wsdemo.user_ids import valid_user_id
+from wsdemo.lab.classroom.rate_limit import FailureLimit
+from wsdemo.lab.classroom.student_names import display_name, user_id_for
 
 ALPHABET: Final = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
-"""Without I, L, O, 0 and 1: read aloud, they are taken for each other."""
+"""Without I, L, O, 0 and 1, which are easily taken for each other."""
 CODE_CHARS: Final = 6
-NAME_CHARS: Final = 20
 SEATS: Final = 60
-TRIES_PER_MINUTE: Final = 6
-"""Wrong codes of one address; all addresses together may have ten times as many."""
+MOST_SEATS: Final = 200
+FAILURES_OF_ONE: Final = 6
+"""So many wrong codes a minute of one address, before it has to wait."""
+FAILURES_OF_ALL: Final = 60
+"""The same of all addresses together."""
+ID_CHARS: Final = 24
+SAME_NAME: Final = 200
+"""So many students may have one name."""
 
 
-class Refused(Exception):
-    """Somebody may not sit down; the text says why, to the student."""
+class NotAdmitted(Exception):
+    """Somebody may not join; the text says why, to the student."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Seat:
     """One student."""
 
     user: str
     name: str
+    number: int
+    """The how-maniest seat it was: students start at the gateways in turn."""
     secret: str = field(repr=False)
-    number: int = 0
-
-
-class Tries:
-    """Counts what went wrong, by whom, within the last minute."""
-
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._clock = limit, clock
-        self._failed: dict[str, list[float]] = {}
-
-    def may(self, who: str) -> bool:
-        since = self._clock() - 60
-        recent = [t for t in self._failed.get(who, ()) if t > since]
-        if recent:
-            self._failed[who] = recent
-        else:
-            self._failed.pop(who, None)
-        return len(recent) < self._limit
-
-    def failed(self, who: str) -> None:
-        self._failed.setdefault(who, []).append(self._clock())
 
 
 class Seats:
     """All seats of a class.
 
     Args:
-        taken: says whether a user id is somebody's already (a simulated user's, the teacher's).
+        is_taken: says whether somebody else has a user id: a simulated user, the teacher.
+        limit: how many students at most.
     """
 
-    def __init__(self, taken: Callable[[str], bool], limit: int = SEATS) -> None:
+    def __init__(
+        self,
+        is_taken: Callable[[str], bool],
+        limit: int = SEATS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.code = "".join(secrets.choice(ALPHABET) for _ in range(CODE_CHARS))
-        self.open = True
+        self.admits = True
+        """Whether new students may join; those who have a seat keep it."""
         self.by_user: dict[str, Seat] = {}
         self._by_secret: dict[str, Seat] = {}
-        self._taken, self._limit = taken, limit
-        self._tries = Tries(TRIES_PER_MINUTE)
-        self._all_tries = Tries(10 * TRIES_PER_MINUTE)
+        self._is_taken, self._limit = is_taken, limit
+        self._failures = FailureLimit(FAILURES_OF_ONE, FAILURES_OF_ALL, clock)
 
     def is_code(self, code: str, address: str) -> bool:
-        """Say whether this is the code; after too many wrong ones, the right one is wrong too."""
-        if not self._tries.may(address) or not self._all_tries.may(""):
-            raise Refused("too many wrong codes: wait a minute")
-        given = code.upper().replace("-", "").replace(" ", "")
-        if hmac.compare_digest(given.encode(), self.code.encode()):
+        """Say whether this is the code of the class.
+
+        Raises:
+            NotAdmitted: there were too many wrong codes; the right one is refused as well.
+        """
+        if self._failures.is_exceeded(address):
+            raise NotAdmitted("too many wrong codes: wait a minute")
+        given = code[:64].upper().replace("-", "").replace(" ", "")
+        if hmac.compare_digest(given.encode("utf-8", "replace"), self.code.encode()):
             return True
-        self._tries.failed(address)
-        self._all_tries.failed("")
+        self._failures.add(address)
         return False
 
-    def sit(self, code: str, name: str, address: str) -> Seat:
-        """Give a student a seat."""
+    def join(self, code: str, name: str, address: str) -> Seat:
+        """Give a student a seat.
+
+        Raises:
+            NotAdmitted: the text says why.
+        """
         if not self.is_code(code, address):
-            raise Refused("that is not the code of this class")
-        if not self.open:
-            raise Refused("the teacher has closed the door")
+            raise NotAdmitted("that is not the code of this class")
+        if not self.admits:
+            raise NotAdmitted("the teacher admits nobody at the moment")
         if len(self.by_user) >= self._limit:
-            raise Refused(f"all {self._limit} seats are taken")
-        shown = plain_name(name)
+            raise NotAdmitted(f"all {self._limit} seats are taken")
+        shown = display_name(name)
         if not shown:
-            raise Refused("a name has at least one letter or digit")
-        seat = Seat(self._free(user_id(shown)), shown, secrets.token_urlsafe(18))
-        seat.number = len(self.by_user)
+            raise NotAdmitted("a name has at least one letter or digit")
+        user = self._free_id(user_id_for(shown))
+        seat = Seat(user, shown, len(self.by_user), secrets.token_urlsafe(18))
         self.by_user[seat.user] = self._by_secret[seat.secret] = seat
         return seat
 
-    def known(self, secret: str) -> Seat | None:
-        """Return the seat of a browser that was here before."""
+    def find(self, secret: str) -> Seat | None:
+        """Return the seat of a browser that has joined before."""
         return self._by_secret.get(secret)
 
-    def remove(self, user: str) -> None:
-        seat = self.by_user.pop(user, None)
-        if seat is not None:
-            self._by_secret.pop(seat.secret, None)
-
-    def _free(self, wanted: str) -> str:
+    def _free_id(self, wanted: str) -> str:
         """Return the id, with a number when somebody has it."""
-        for suffix in ("", *(f"-{n}" for n in range(2, 100))):
-            user = wanted[: 24 - len(suffix)] + suffix
-            if user not in self.by_user and not self._taken(user):
+        for number in range(1, SAME_NAME + 1):
+            suffix = "" if number == 1 else f"-{number}"
+            user = wanted[: ID_CHARS - len(suffix)] + suffix
+            if user not in self.by_user and not self._is_taken(user):
                 return user
-        raise Refused("that name is taken")
-
-
-def plain_name(name: str) -> str:
-    """Return a name that can be shown: one line, no control or direction characters, not long."""
-    composed = unicodedata.normalize("NFC", name[:200])
-    kept = "".join(c if unicodedata.category(c)[0] in "LMNPSZ" else " " for c in composed)
-    shown = " ".join(kept.split())[:NAME_CHARS].strip()
-    return shown if any(unicodedata.category(c)[0] in "LN" for c in shown) else ""
-
-
-def user_id(shown: str) -> str:
-    """Return a user id for a name: what a gateway accepts, and can be told apart by eye."""
-    flat = unicodedata.normalize("NFKD", shown).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9._-]+", "-", flat).strip("-._")[:20]
-    if not slug:  # A name in letters that ASCII has nothing for.
-        slug = f"student-{secrets.token_hex(2)}"
-    return slug if valid_user_id(slug) and slug != "redis" else f"s-{slug}"[:20]
-
-
+        raise NotAdmitted("too many students have this name: choose another one")

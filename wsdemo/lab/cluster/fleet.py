@@ -55,6 +55,12 @@ class Fleet:
         return {name: h.gateway for name, h in self.hosts.items() if h.gateway is not None}
 
     @property
+    def freezable(self) -> frozenset[str]:
+        """The gateways that can be frozen: those with a loop of their own, and processes."""
+        processes = {name for name, host in self.hosts.items() if host.gateway is None}
+        return self._freezable | processes
+
+    @property
     def urls(self) -> dict[str, str]:
         """Where users connect."""
         return {name: host.url for name, host in self.hosts.items()}
