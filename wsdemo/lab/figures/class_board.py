@@ -7,7 +7,7 @@ Redis places where no connection is, is marked on both sides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ from wsdemo.drawing.style import (
 )
 from wsdemo.drawing.words import counted, listed, number, plain, whole_or_tenths
 from wsdemo.lab.classroom.state import Batch, BoardState
+from wsdemo.lab.classroom.translator import BoardEvent
 
 FAULTS: Final = {
     "crash": "crash of",
@@ -61,6 +62,8 @@ class Scene(NamedTuple):
     fault: str
     """The latest one, in words; '' when nothing has gone wrong."""
     gateways: list[str]
+    seated: frozenset[str]
+    """Who has joined, connected or not."""
 
     @property
     def places(self) -> dict[str, list[str]]:
@@ -80,8 +83,7 @@ class Scene(NamedTuple):
     @property
     def nowhere(self) -> list[str]:
         """Students who have joined and have no connection."""
-        known = self.state.entries.keys() | self.state._names.keys()
-        return sorted(known - self.places.keys())
+        return sorted((self.state.entries.keys() | self.seated) - self.places.keys())
 
     def runs(self, gateway: str) -> bool:
         return self.state.gateways[gateway] == "up"
@@ -144,7 +146,12 @@ def scene_of(batches: Sequence[Batch], at: float | None, after_s: float | None) 
         after_s=moment - before[-1]["t"] if before else 0.0,
         fault=f"{FAULTS[before[-1]['k']]} {before[-1].get('g', '')}".strip() if before else "",
         gateways=sorted(state.gateways),
+        seated=frozenset(event["u"] for event in _until(batches, moment) if event["k"] == "seat"),
     )
+
+
+def _until(batches: Sequence[Batch], moment: float) -> Iterator[BoardEvent]:
+    return (e for batch in batches for e in batch.get("e", ()) if e["t"] <= moment)
 
 
 def _replayed(batches: Sequence[Batch], moment: float) -> BoardState:
@@ -162,7 +169,7 @@ def _replayed(batches: Sequence[Batch], moment: float) -> BoardState:
 
 
 def _facts(scene: Scene) -> dict[str, Any]:
-    users = scene.places.keys() | scene.state.entries.keys() | scene.state._names.keys()
+    users = scene.places.keys() | scene.state.entries.keys() | scene.seated
     return {
         "at_s": whole_or_tenths(scene.at),
         "after_s": whole_or_tenths(scene.after_s),
@@ -183,15 +190,14 @@ def _draw(scene: Scene, ttl_s: float, facts: Mapping[str, Any], title: str) -> P
         scene.gateways[i : i + SIDE_BY_SIDE] for i in range(0, len(scene.gateways), SIDE_BY_SIDE)
     ]
     heights = [
-        HEAD + 0.3 + max(1, *(_rows_in(scene, gateway) for gateway in line))
-        for line in lines
+        HEAD + 0.3 + max(1, *(_rows_in(scene, gateway) for gateway in line)) for line in lines
     ]
     nowhere = 1.2 if scene.nowhere else 0.0
     entries = HEAD + min(ROWS + 1, max(1, len(scene.state.entries)))
     rows = max(sum(heights) + 0.4 * (len(lines) - 1) + nowhere, entries) + 0.2
     fig = picture(height_in=0.75 + ROW_IN * rows)
     ax = fig.add_subplot()
-    ax.set_xlim(0, 100)
+    ax.set_xlim(-0.4, 100.4)
     ax.set_ylim(rows, 0)
     ax.set_axis_off()
     claim(fig, title, facts)
@@ -303,4 +309,3 @@ def _alt(scene: Scene, facts: Mapping[str, Any]) -> str:
         f"The board of a class of {counted(facts['users'], 'user')}, {facts['after_s']} s after "
         f"the {facts['fault']}. {'. '.join(boxes)}. {nowhere}. {wrong}."
     )
-
