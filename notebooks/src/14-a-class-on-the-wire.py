@@ -124,7 +124,7 @@ room.reveal(code)
 # | what happens to a gateway | what its students see | what Redis says |
 # |---|---|---|
 # | crash | 1006, at once | its name, until each is back, or the lease has run out |
-# | [drain](../docs/glossary.md#drain) | 1012, and when to come back | nobody: each entry is released before its student is told |
+# | [drain](../docs/glossary.md#drain) | 1012, and when to come back | nobody, within milliseconds: it releases each entry as it says goodbye |
 # | it hears nothing of a phone | 4009, when the phone wakes up | nobody: the lease ran out before |
 # | the same student in another tab | 4509, and no return without a click | the newer tab |
 #
@@ -195,9 +195,7 @@ assert {one.closed[-1].code for one in drained} == {1012}, "A drain says goodbye
 
 # %%
 lab.let_pass(10)
-room.picture(
-    title="After the {fault}, Redis places {wrong} of {users} users where they are not",
-)
+room.picture(title="After the {fault}, Redis places {wrong} of {users} users where they are not")
 
 # %% [markdown]
 # **Take the hour home.** One file holds the whole run. It opens without a network and without Python, and plays
@@ -232,8 +230,8 @@ for moment in moments[:6]:
 #
 # Write `belief_gap(moments, end)`. It returns a dict: for each user the seconds during which Redis **named a
 # gateway that did not have a connection of this user**. Users with no such second may be left out. The record ends
-# at `end`. The check makes 29 classes up, and compares. When it is content, try `belief_gap(moments, end)` on
-# your own class.
+# at `end`. The check makes 29 classes up, and compares. When it says ok, try `belief_gap(moments, end)` on your
+# own class: which of your seconds come from the crash, from the locked phone, and from the drain?
 
 
 # %% tags=["exercise"]
@@ -272,7 +270,7 @@ def belief_gap(moments, end):
 check("ex14", belief_gap)
 
 # %% tags=["solution"]
-{user: round(seconds, 2) for user, seconds in belief_gap(moments, end).items()}
+{user: round(seconds, 3) for user, seconds in belief_gap(moments, end).items()}
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Keep
@@ -289,14 +287,14 @@ check("ex14", belief_gap)
 # | `routed` means that it was read | it means that another gateway has taken it |
 # | the page knows how long it was away | only from the moment when it woke up |
 #
-# Four questions, from memory: Who writes 1006? Why is Redis wrong about a locked phone, and until when? What does a
-# drain do first, before it tells its students? Who moves when a gateway comes back?
+# Four questions, from memory: Who writes 1006? Until when was Redis wrong about the locked phone? What does a
+# drain do for Redis that a crash cannot do? Who moves when a gateway comes back?
 #
 # <details><summary>The answers</summary>
 #
 # 1. The browser itself, because no close frame came.
-# 2. Nobody writes over its entry, since the phone does not register again. Until its lease runs out.
-# 3. It releases their entries, so Redis names nobody for a moment, and never a wrong gateway.
+# 2. Until its lease ran out: nobody wrote over the entry, since the phone did not register again.
+# 3. It releases each entry as it says goodbye. So Redis is wrong for milliseconds, and not for a lease.
 # 4. Nobody. Only new connections can go there.
 # </details>
 #

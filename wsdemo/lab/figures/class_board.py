@@ -49,6 +49,8 @@ ROW_IN: Final = 0.3
 HEAD: Final = 1.3
 """Height of a heading, in rows."""
 NAME_CHARS: Final = 12
+NAMED: Final = 2
+"""If no more than so many are without a connection, they are named."""
 NEAR_S: Final = 0.02
 """A lease with less than this is at its end."""
 
@@ -208,8 +210,10 @@ def _draw(scene: Scene, ttl_s: float, facts: Mapping[str, Any], title: str) -> P
             _draw_gateway(ax, scene, gateway, roles[gateway], (n * width, top), (width - 2, height))
         top += height + 0.4
     if scene.nowhere:
-        words = f"connected to nobody: {listed(scene.nowhere, 6)}"
-        ax.text(0, top + 0.3, words, va="center", color=VERMILLION, fontweight="bold")
+        some = len(scene.nowhere) <= NAMED
+        who = listed(scene.nowhere) if some else counted(len(scene.nowhere), "user")
+        words = f"connected to nobody: {who}"
+        _write(ax, 0, top + 0.3, words, color=VERMILLION, fontweight="bold")
     _draw_redis(ax, scene, roles, ttl_s)
     return fig
 
@@ -232,11 +236,11 @@ def _draw_gateway(
     edge: dict[str, Any] = {"edgecolor": role.colour if runs else VERMILLION, "lw": 2}
     style = "-" if runs else "--"
     ax.add_patch(Rectangle((left, top + 0.1), width, height - 0.1, fill=False, ls=style, **edge))
-    ax.text(left + 1, top + 0.75, plain(gateway, NAME_CHARS), va="center", fontweight="bold")
+    _write(ax, left + 1, top + 0.75, plain(gateway, NAME_CHARS), fontweight="bold")
     row = top + HEAD
     if not runs:
         state = scene.state.gateways[gateway]
-        ax.text(left + 1, row + 0.48, state, va="center", color=VERMILLION, fontweight="bold")
+        _write(ax, left + 1, row + 0.48, state, color=VERMILLION, fontweight="bold")
         row += 1
     users = scene.at_gateway(gateway)
     shown = users if len(users) <= IN_A_BOX + 1 else users[:IN_A_BOX]
@@ -244,17 +248,17 @@ def _draw_gateway(
         _draw_chip(ax, user, role, left + 1, row + n, width - 2)
     if len(shown) < len(users):
         words = f"and {len(users) - len(shown)} more"
-        ax.text(left + 1.5, row + len(shown) + 0.48, words, va="center")
+        _write(ax, left + 1.5, row + len(shown) + 0.48, words)
 
 
 def _draw_chip(ax: Axes, user: str, role: Role, left: float, top: float, width: float) -> None:
     style: dict[str, Any] = {"facecolor": role.colour, "hatch": role.hatch, "edgecolor": "white"}
     ax.add_patch(Rectangle((left, top + 0.08), width, 0.8, lw=0, **style))
-    ax.text(left + 1, top + 0.48, plain(user, NAME_CHARS), va="center", **ON_COLOUR)
+    _write(ax, left + 1, top + 0.48, plain(user, NAME_CHARS), **ON_COLOUR)
 
 
 def _draw_redis(ax: Axes, scene: Scene, roles: Mapping[str, Role], ttl_s: float) -> None:
-    ax.text(RIGHT, 0.75, "Redis says", va="center", fontweight="bold")
+    _write(ax, RIGHT, 0.75, "Redis says", fontweight="bold")
     ghosts = set(scene.ghosts)
     users = sorted(scene.state.entries, key=lambda user: (user not in ghosts, user))
     shown = users if len(users) <= ROWS + 1 else users[:ROWS]
@@ -262,19 +266,19 @@ def _draw_redis(ax: Axes, scene: Scene, roles: Mapping[str, Role], ttl_s: float)
         gateway, _, ends = scene.state.entries[user]
         middle = HEAD + n + 0.48
         is_ghost = user in ghosts
-        style: dict[str, Any] = {"color": VERMILLION if is_ghost else INK, "va": "center"}
+        style: dict[str, Any] = {"color": VERMILLION if is_ghost else INK}
         style["fontweight"] = "bold" if is_ghost else "normal"
-        ax.text(RIGHT, middle, plain(user, NAME_CHARS), **style)
+        _write(ax, RIGHT, middle, plain(user, NAME_CHARS), **style)
         words = f"{plain(gateway, NAME_CHARS)}{' ?' if is_ghost else ''}"
-        ax.text(RIGHT + 14.5, middle, words, **style)
+        _write(ax, RIGHT + 14.5, middle, words, **style)
         left = min(1.0, max(0.0, (ends - scene.at) / ttl_s))
         _draw_lease(ax, roles[gateway], HEAD + n, left)
     if len(shown) < len(users):
         words = f"and {len(users) - len(shown)} more"
-        ax.text(RIGHT, HEAD + len(shown) + 0.48, words, va="center")
+        _write(ax, RIGHT, HEAD + len(shown) + 0.48, words)
     if not users:
         known = "nobody is here" if scene.state.known else "nothing: it cannot be asked"
-        ax.text(RIGHT, HEAD + 0.48, known, va="center")
+        _write(ax, RIGHT, HEAD + 0.48, known)
 
 
 def _draw_lease(ax: Axes, role: Role, top: float, left: float) -> None:
@@ -291,6 +295,11 @@ def _draw_lease(ax: Axes, role: Role, top: float, left: float) -> None:
             lw=0,
         )
     )
+
+
+def _write(ax: Axes, x: float, y: float, words: str, **style: Any) -> None:
+    """Write one line; the layout is made for the boxes, and does not ask the texts."""
+    ax.text(x, y, words, va="center", **style).set_in_layout(False)
 
 
 # --- words -------------------------------------------------------------------------------------
