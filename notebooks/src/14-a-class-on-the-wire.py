@@ -27,7 +27,8 @@
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
 #
-# gateway-02 [crashes](../docs/glossary.md#crash) under its students. Each browser reports a **close code**
+# gateway-02 [crashes](../docs/glossary.md#crash) under its students. Each browser reports a
+# [close code](../docs/glossary.md#close-code)
 # when a connection ends. **Which one do the students of gateway-02 see?** The options are `1000`,
 # `1001`, `1006`, `1012` and `4009`.
 

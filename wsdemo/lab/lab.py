@@ -224,11 +224,12 @@ class Lab:
         """Refuse names of users who have never been here: typing errors, mostly.
 
         Raises:
-            LabRefused: one has not.
+            LabRefused: one has not, and is no student of a class room either.
         """
+        known = [*self._met_users, *(self._room.students if self._room is not None else ())]
         for user in users:
-            if user not in self._met_users:
-                raise LabRefused(unknown("user", user, self._met_users))
+            if user not in known:
+                raise LabRefused(unknown("user", user, known))
 
     def _forget(self, name: str) -> None:
         self.users.pop(name, None)

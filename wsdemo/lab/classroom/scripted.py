@@ -93,6 +93,7 @@ class ScriptedStudent:
         """Code and time of the latest end, until this student is back."""
         self._awake = asyncio.Event()
         self._awake.set()
+        self._pong = asyncio.Event()
         self._answers: dict[str, _Answer] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -305,16 +306,29 @@ class ScriptedStudent:
             await tasks.end(beat)
 
     async def _beat(self, socket: ClientConnection, heartbeat_s: float) -> None:
+        """Send heartbeats; give up a gateway that does not answer one in time."""
+        patience_s = ClientSettings().pong_within_s(heartbeat_s)
         with contextlib.suppress(ConnectionClosed):
             await asyncio.sleep(self._rng.uniform(0, heartbeat_s))
             while True:
                 await self._awake.wait()
+                asked_at = time.monotonic()
+                self._pong.clear()
                 await socket.send('{"type":"ping"}')
-                await asyncio.sleep(heartbeat_s)
+                try:
+                    async with asyncio.timeout(patience_s):
+                        await self._pong.wait()
+                except TimeoutError:
+                    if self._awake.is_set():  # A page that sleeps cannot see an answer.
+                        socket.transport.abort()
+                        return
+                await asyncio.sleep(max(0.0, asked_at + heartbeat_s - time.monotonic()))
 
     def _take(self, document: Document) -> None:
         kind = document["type"]
-        if kind == "message":
+        if kind == "pong":
+            self._pong.set()
+        elif kind == "message":
             self.received.append((document["from"], document["content"]))
         elif kind in ("ack", "error"):
             answer = self._answers.get(document.get("id", ""))
