@@ -55,7 +55,7 @@ NEAR_S: Final = 0.02
 """A lease with less than this is at its end."""
 
 
-class Scene(NamedTuple):
+class BoardScene(NamedTuple):
     """What is drawn."""
 
     state: BoardState
@@ -130,7 +130,7 @@ def class_board(
 # --- compute -----------------------------------------------------------------------------------
 
 
-def scene_of(batches: Sequence[Batch], at: float | None, after_s: float | None) -> Scene:
+def scene_of(batches: Sequence[Batch], at: float | None, after_s: float | None) -> BoardScene:
     """Return the state at a moment; the arguments are those of `class_board`."""
     if not batches:
         raise ValueError("nothing was recorded yet: there is nothing to draw")
@@ -142,7 +142,7 @@ def scene_of(batches: Sequence[Batch], at: float | None, after_s: float | None) 
     moment = batches[-1]["t"] if at is None else at
     before = [fault for fault in faults if fault["t"] <= moment]
     state = _replayed(batches, moment)
-    return Scene(
+    return BoardScene(
         state,
         moment,
         after_s=moment - before[-1]["t"] if before else 0.0,
@@ -170,7 +170,7 @@ def _replayed(batches: Sequence[Batch], moment: float) -> BoardState:
     return state
 
 
-def _facts(scene: Scene) -> dict[str, Any]:
+def _facts(scene: BoardScene) -> dict[str, Any]:
     users = scene.places.keys() | scene.state.entries.keys() | scene.seated
     return {
         "at_s": whole_or_tenths(scene.at),
@@ -186,7 +186,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
 # --- draw --------------------------------------------------------------------------------------
 
 
-def _draw(scene: Scene, ttl_s: float, facts: Mapping[str, Any], title: str) -> Picture:
+def _draw(scene: BoardScene, ttl_s: float, facts: Mapping[str, Any], title: str) -> Picture:
     roles = roles_of(scene.gateways)
     lines = [
         scene.gateways[i : i + SIDE_BY_SIDE] for i in range(0, len(scene.gateways), SIDE_BY_SIDE)
@@ -218,14 +218,14 @@ def _draw(scene: Scene, ttl_s: float, facts: Mapping[str, Any], title: str) -> P
     return fig
 
 
-def _rows_in(scene: Scene, gateway: str) -> int:
+def _rows_in(scene: BoardScene, gateway: str) -> int:
     """Return how many rows a box needs, its heading left out."""
     return min(IN_A_BOX + 1, len(scene.at_gateway(gateway))) + (not scene.runs(gateway))
 
 
 def _draw_gateway(
     ax: Axes,
-    scene: Scene,
+    scene: BoardScene,
     gateway: str,
     role: Role,
     corner: tuple[float, float],
@@ -257,7 +257,7 @@ def _draw_chip(ax: Axes, user: str, role: Role, left: float, top: float, width: 
     _write(ax, left + 1, top + 0.48, plain(user, NAME_CHARS), **ON_COLOUR)
 
 
-def _draw_redis(ax: Axes, scene: Scene, roles: Mapping[str, Role], ttl_s: float) -> None:
+def _draw_redis(ax: Axes, scene: BoardScene, roles: Mapping[str, Role], ttl_s: float) -> None:
     _write(ax, RIGHT, 0.75, "Redis says", fontweight="bold")
     ghosts = set(scene.ghosts)
     users = sorted(scene.state.entries, key=lambda user: (user not in ghosts, user))
@@ -305,7 +305,7 @@ def _write(ax: Axes, x: float, y: float, words: str, **style: Any) -> None:
 # --- words -------------------------------------------------------------------------------------
 
 
-def _alt(scene: Scene, facts: Mapping[str, Any]) -> str:
+def _alt(scene: BoardScene, facts: Mapping[str, Any]) -> str:
     boxes = [
         f"{gateway} ({scene.state.gateways[gateway]}) has "
         f"{listed(scene.at_gateway(gateway)) or 'nobody'}"
