@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import html
 import importlib
-import json
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -412,12 +411,13 @@ class Lab:
         """Return a picture of the board, for outputs that are read without a kernel."""
         if (room := self._open_room()) is not None:
             return room.picture()
+        from wsdemo.lab.classroom.history import decoded
         from wsdemo.lab.classroom.recording import inferred
         from wsdemo.lab.plots import class_board
 
         recorder, ttl_s = self.cluster.recorder, self.cluster.timing.presence_ttl_s
         texts = self._loop.call(lambda: inferred(recorder, ttl_s))
-        return class_board([json.loads(text) for text in texts], ttl_s=ttl_s)
+        return class_board([decoded(text) for text in texts], ttl_s=ttl_s)
 
     def _open_room(self) -> Classroom | None:
         return self._room if self._room is not None and self._room.is_open else None

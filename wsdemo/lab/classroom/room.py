@@ -17,6 +17,7 @@ from wsdemo import tasks
 from wsdemo.lab.classroom.channel import FeedChannel
 from wsdemo.lab.classroom.controls import Controls, RoomVerbs
 from wsdemo.lab.classroom.feed import CROWD, Feed, describe
+from wsdemo.lab.classroom.history import decoded
 from wsdemo.lab.classroom.http import HttpReply, HttpRequest, refusal
 from wsdemo.lab.classroom.invitation import invitation_html, qr_svg, without_scheme
 from wsdemo.lab.classroom.invited import InvitedStudent, ScriptedClass
@@ -82,7 +83,7 @@ class Classroom:
         self._cluster = lab.cluster
         self._observers = Observers()
         self.feed = Feed(self._cluster, self._observers.publish)
-        self._scripted = ScriptedClass(loop, self._cluster.seed)
+        self._scripted = ScriptedClass(self._loop, self._cluster.seed)
         self.controls = Controls(
             self._cluster,
             RoomVerbs(self._ask_lesson, self._reveal, self._admit),
@@ -231,7 +232,7 @@ class Classroom:
     def batches(self) -> list[dict[str, Any]]:
         """Return what boards have been told so far (docs/observer.md), the oldest first."""
         texts = self.feed.history if self._loop.closed else self._loop.call(self._history)
-        return [json.loads(text) for text in texts]
+        return [decoded(text) for text in texts]
 
     def _history(self) -> list[str]:
         return list(self.feed.history)
