@@ -340,7 +340,8 @@ async def test_a_teacher_breaks_a_gateway_and_the_board_shows_what_is_so(
     assert await page.value(FAINT) == []
     # Any moment of the past, and back: the same as before.
     live = await page.value("JSON.stringify(board.state.conns)")
-    await page.value("board.seek(board.run.marks.find(m => m.kind === 'crash').t - 0.01); 1")
+    crash = "board.run.marks.find(m => m.kind === 'crash').t"
+    await page.value(f"board.timeline.pause(); board.seek({crash} - 0.01); 1")
     assert await page.value(BOX_2 + ".dataset.status") == "up"
     assert (await page.value(CHIPS))["bob"] == "gateway-02"
     await page.value("board.timeline.goLive(); 1")
