@@ -28,7 +28,7 @@ from wsdemo.lab.errors import LabOpen, LabRefused, LabTimeout, spells_options
 from wsdemo.lab.handles import RedisHandle, User, WireHandle
 from wsdemo.lab.log_tail import LogTail
 from wsdemo.lab.loop import CALL_TIMEOUT_S, LabLoop, LoopKind, require_kind
-from wsdemo.lab.progress import Count, sign_of_life
+from wsdemo.lab.progress import Count, headless, sign_of_life
 from wsdemo.rig.names import unknown
 from wsdemo.rig.policies import PRODUCT
 from wsdemo.rig.waiting import POLL_S
@@ -39,6 +39,7 @@ from wsdemo.user_ids import USUAL_USER_ID_CHARS, valid_user_id
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wsdemo.drawing.style import Picture
     from wsdemo.lab.classroom.room import Classroom
     from wsdemo.lab.plots import Plots
 
@@ -222,11 +223,12 @@ class Lab:
         """Refuse names of users who have never been here: typing errors, mostly.
 
         Raises:
-            LabRefused: one has not.
+            LabRefused: one has not, and is no student of a class room either.
         """
+        known = [*self._met_users, *(self._room.students if self._room is not None else ())]
         for user in users:
-            if user not in self._met_users:
-                raise LabRefused(unknown("user", user, self._met_users))
+            if user not in known:
+                raise LabRefused(unknown("user", user, known))
 
     def _forget(self, name: str) -> None:
         self.users.pop(name, None)
@@ -388,6 +390,8 @@ class Lab:
         no port. Without a class room, it only shows; with one, it has the teacher's buttons.
         """
         self._loop.require_open()
+        if headless():
+            return self._still_board()
         with sign_of_life("Loading the board ...", "wsdemo.lab.classroom.widget"):
             from wsdemo.lab.classroom.widget import BoardWidget
         return BoardWidget(self._loop, self.cluster, self._open_room(), height)
@@ -402,6 +406,18 @@ class Lab:
         from wsdemo.lab.classroom.recording import save_html
 
         return save_html(self, path, title)
+
+    def _still_board(self) -> Picture:
+        """Return a picture of the board, for outputs that are read without a kernel."""
+        if (room := self._open_room()) is not None:
+            return room.picture()
+        from wsdemo.lab.classroom.history import decoded
+        from wsdemo.lab.classroom.recording import inferred
+        from wsdemo.lab.plots import class_board
+
+        recorder, ttl_s = self.cluster.recorder, self.cluster.timing.presence_ttl_s
+        texts = self._loop.call(lambda: inferred(recorder, ttl_s))
+        return class_board([decoded(text) for text in texts], ttl_s=ttl_s)
 
     def _open_room(self) -> Classroom | None:
         return self._room if self._room is not None and self._room.is_open else None

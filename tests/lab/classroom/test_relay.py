@@ -43,7 +43,7 @@ PAGE = "http://127.0.0.1:1"
 
 
 class StandIn:
-    """A gateway's end of one connection, in the hands of a test."""
+    """A gateway's end of one connection, which a test controls."""
 
     def __init__(self) -> None:
         self.head: HttpRequest | None = None

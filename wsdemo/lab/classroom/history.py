@@ -60,6 +60,12 @@ class History:
             return [self._snapshot, *self._texts]
 
 
+def decoded(text: str) -> Batch:
+    """Return a batch from what was sent."""
+    batch: Batch = json.loads(text)
+    return batch
+
+
 def encoded(batch: Batch) -> str:
     """Return a batch as it is sent."""
     return json.dumps(batch, separators=(",", ":"))

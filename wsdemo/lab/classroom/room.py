@@ -10,14 +10,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wsdemo import tasks
 from wsdemo.lab.classroom.channel import FeedChannel
 from wsdemo.lab.classroom.controls import Controls, RoomVerbs, Tell
 from wsdemo.lab.classroom.feed import CROWD, Feed, describe
+from wsdemo.lab.classroom.history import decoded
 from wsdemo.lab.classroom.http import HttpReply, HttpRequest, refusal
 from wsdemo.lab.classroom.invitation import invitation_html, qr_svg, without_scheme
+from wsdemo.lab.classroom.invited import InvitedStudent, ScriptedClass
 from wsdemo.lab.classroom.listener import CONNECTIONS, BrowserConnection, RoomListener
 from wsdemo.lab.classroom.network import LOOPBACK, PublicUrl, address_of, host_headers
 from wsdemo.lab.classroom.observers import NOT_ADMITTED, BoardChannel, Observers
@@ -30,6 +32,7 @@ from wsdemo.lab.classroom.votes import Poll, VoteCount, poll_of
 from wsdemo.lab.errors import LabRefused
 
 if TYPE_CHECKING:
+    from wsdemo.drawing.style import Picture
     from wsdemo.lab.lab import Lab
 
 __all__ = ["STATIC", "Classroom"]
@@ -76,6 +79,7 @@ class Classroom:
         self._cluster = lab.cluster
         self._observers = Observers()
         self.feed = Feed(self._cluster, self._observers.publish)
+        self._scripted = ScriptedClass(self._loop, self._cluster.seed)
         self.controls = Controls(
             self._cluster,
             RoomVerbs(self._ask_lesson, self._reveal, self._admit),
@@ -139,6 +143,7 @@ class Classroom:
         if not self.is_open:
             return
         self.is_open = False
+        await self._scripted.stop()
         self._students.close(OVER)
         self._observers.close(OVER)
         if self._ticking is not None:
@@ -217,6 +222,33 @@ class Classroom:
         """
         self._require_open()
         return self._loop.call(lambda: self._reveal(str(measured)))
+
+    def invite(self, count: int) -> list[InvitedStudent]:
+        """Let scripted students join by the port of the room, and return them when all are
+        registered at gateways: to prepare a lesson, or to read one alone.
+
+        Raises:
+            LabRefused: there are not so many seats.
+            LabTimeout: a gateway did not register one of them.
+        """
+        self._require_open()
+        return self._scripted.invite(count, f"http://{LOOPBACK}:{self.port}", self.code)
+
+    def batches(self) -> list[dict[str, Any]]:
+        """Return what boards have been told so far (docs/observer.md), the oldest first."""
+        texts = self.feed.history if self._loop.closed else self._loop.call(self._history)
+        return [decoded(text) for text in texts]
+
+    def _history(self) -> list[str]:
+        return list(self.feed.history)
+
+    def picture(self, **options: Any) -> Picture:
+        """Draw the board at one moment, for readers without a kernel; the options are those of
+        `wsdemo.lab.plots.class_board`: `room.picture(after_s=1)` is a second after the crash.
+        """
+        from wsdemo.lab.figures.class_board import class_board
+
+        return class_board(self.batches(), ttl_s=self._cluster.timing.presence_ttl_s, **options)
 
     def save(self, path: str | Path, title: str = "A run of the lab") -> Path:
         """Write what the room has recorded into one file, which opens without a network."""
