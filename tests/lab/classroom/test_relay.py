@@ -350,7 +350,7 @@ def test_a_drains_close_code_and_its_advice_arrive(room: Classroom) -> None:
 
 
 def test_a_crash_has_no_close_code(room: Classroom) -> None:
-    """A browser calls it 1006; and the restarted gateway is found at its new port."""
+    """A browser calls it 1006; and the gateway that was started again is found."""
     with student(room, "Ann") as ann:
         with ann.at("gateway-02") as gateway:
             room.lab.crash("gateway-02")

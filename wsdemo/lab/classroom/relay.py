@@ -49,7 +49,7 @@ class GatewayRelay:
 
     Args:
         user: the user id of the student's seat.
-        port: where the gateway listens now. After a restart it is another one.
+        port: where the gateway listens now. After a restart it may be another one.
     """
 
     def __init__(
