@@ -13,6 +13,7 @@ An HTML comment before a fenced block says what the block is (`Block.kind` and `
     run                             commands, a line each
     python LINE                     a script, which prints this line
     wire LIMIT=VALUE ...            a conversation with a gateway that has these limits
+    javascript                      a module, for Node and for a page in a browser
     skip (REASON)                   nothing
 """
 
@@ -26,7 +27,7 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).parents[1]
 KINDS: Final = (
     *("server", "servers", "client", "clients", "type", "expect", "kill"),
-    *("run", "python", "wire", "skip"),
+    *("run", "python", "wire", "javascript", "skip"),
 )
 TESTED_LANGUAGES: Final = ("bash", "python", "text")
 

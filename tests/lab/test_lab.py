@@ -228,6 +228,24 @@ def test_accidents_from_cells_are_recorded_and_leave_the_lab_usable() -> None:
     assert lab.leaks() == []
 
 
+def test_users_find_gateways_again_that_were_all_started_anew() -> None:
+    """Where they were before; elsewhere only when somebody else has got the port."""
+    with Lab(gateways=2, freezable=["gateway-02"]) as lab:
+        alice, before = lab.connect("alice", to="gateway-01"), dict(lab.cluster.urls)
+        for name in before:
+            lab.crash(name)
+        for name in before:
+            lab.start_gateway(name)
+        assert lab.cluster.urls == before
+        lab.wait_until("alice is back", lambda: alice.gateway in before)
+        port = lab.cluster.host("gateway-02").port
+        lab.crash("gateway-02")
+        with socket.create_server(("127.0.0.1", port)):
+            lab.start_gateway("gateway-02")
+            assert lab.cluster.host("gateway-02").port != port
+    assert lab.leaks() == []
+
+
 def test_an_interrupted_cell_leaves_the_lab_usable(lab: Lab) -> None:
     """The work is cancelled on its loop; the next call works."""
     alice, bob = lab.connect("alice"), lab.connect("bob", to="gateway-02")

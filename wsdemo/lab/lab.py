@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -27,7 +28,7 @@ from wsdemo.lab.errors import LabOpen, LabRefused, LabTimeout, spells_options
 from wsdemo.lab.handles import RedisHandle, User, WireHandle
 from wsdemo.lab.log_tail import LogTail
 from wsdemo.lab.loop import CALL_TIMEOUT_S, LabLoop, LoopKind, require_kind
-from wsdemo.lab.progress import Count, sign_of_life
+from wsdemo.lab.progress import Count, headless, sign_of_life
 from wsdemo.rig.names import unknown
 from wsdemo.rig.policies import PRODUCT
 from wsdemo.rig.waiting import POLL_S
@@ -38,6 +39,8 @@ from wsdemo.user_ids import USUAL_USER_ID_CHARS, valid_user_id
 if TYPE_CHECKING:
     import pandas as pd
 
+    from wsdemo.drawing.style import Picture
+    from wsdemo.lab.classroom.room import Classroom
     from wsdemo.lab.plots import Plots
 
 RECORD_TIMEOUT_S: Final = 5.0
@@ -115,6 +118,8 @@ class Lab:
         self.users: dict[str, User] = {}
         """Those who have not left, by name."""
         self._met_users: dict[str, None] = {}
+        self._room: Classroom | None = None
+        self._room_options: dict[str, object] = {}
         self._log.attach()
         try:
             self._loop.run(self.cluster.start())
@@ -138,12 +143,20 @@ class Lab:
             if self._loop.closed:
                 return
             try:
-                self._leaks = self._loop.end(self.cluster.stop(), by)
+                self._leaks = self._loop.end(self._stop(), by)
             finally:
                 self._end()
                 atexit.unregister(self.close)
                 if Lab._current is self:
                     Lab._current = None
+
+    async def _stop(self) -> None:
+        # The room first: its students are connected to the gateways.
+        try:
+            if self._room is not None:
+                await self._room.stop()
+        finally:
+            await self.cluster.stop()
 
     def _end(self) -> None:
         self._log.detach()
@@ -210,11 +223,12 @@ class Lab:
         """Refuse names of users who have never been here: typing errors, mostly.
 
         Raises:
-            LabRefused: one has not.
+            LabRefused: one has not, and is no student of a class room either.
         """
+        known = [*self._met_users, *(self._room.students if self._room is not None else ())]
         for user in users:
-            if user not in self._met_users:
-                raise LabRefused(unknown("user", user, self._met_users))
+            if user not in known:
+                raise LabRefused(unknown("user", user, known))
 
     def _forget(self, name: str) -> None:
         self.users.pop(name, None)
@@ -316,6 +330,98 @@ class Lab:
         """From now on every gateway cleans up so many production seconds too late."""
         self._loop.call(lambda: self.cluster.delay_cleanups(seconds))
 
+    # --- the class room ----------------------------------------------------------------------
+
+    @spells_options
+    def classroom(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        public_url: str = "",
+        seats: int = 60,
+        remote_teacher: bool = False,
+    ) -> Classroom:
+        """Open a class room: students join from their own browsers, and are users of this lab.
+
+        A lab has one room. The same call again returns it, so a cell can be run again.
+
+        Args:
+            host: "127.0.0.1" for this machine only, "lan" for the network that this machine is in
+                as well, or an address of this machine.
+            port: 0 lets the system choose.
+            public_url: where a proxy shows the room, when there is one.
+            seats: how many students at most.
+            remote_teacher: True lets the teacher's buttons work from other machines as well.
+
+        Raises:
+            LabRefused: an option cannot work, a room with other options is open, or the lab lives
+                on the kernel's loop.
+        """
+        self._loop.require_open()
+        if self._loop.kind != "thread":
+            raise LabRefused(
+                'a lab with loop="kernel" stands still while a cell computes, and all students '
+                "with it: make the lab without this option"
+            )
+        options: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "public_url": public_url,
+            "seats": seats,
+            "remote_teacher": remote_teacher,
+        }
+        if self._room is not None and self._room.is_open:
+            if options == self._room_options:
+                return self._room
+            raise LabRefused(
+                f"this lab has an open room with other options ({_written(self._room_options)}): "
+                "close it first, with room.close(). Students join the next one with a new code"
+            )
+        with sign_of_life("Opening the class room ...", "wsdemo.lab.classroom.room"):
+            from wsdemo.lab.classroom.room import Classroom
+        self._room = Classroom(self, **options)
+        self._room_options = options
+        return self._room
+
+    @spells_options
+    def board(self, *, height: str = "640px") -> Any:
+        """Return the board, for a cell: gateways, users and what Redis believes of them. It needs
+        no port. Without a class room, it only shows; with one, it has the teacher's buttons.
+        """
+        self._loop.require_open()
+        if headless():
+            return self._still_board()
+        with sign_of_life("Loading the board ...", "wsdemo.lab.classroom.widget"):
+            from wsdemo.lab.classroom.widget import BoardWidget
+        return BoardWidget(self._loop, self.cluster, self._open_room(), height)
+
+    @spells_options
+    def save_html(self, path: str | Path, *, title: str = "A run of the lab") -> Path:
+        """Write what happened so far into one file, which opens without a network, and return its
+        path. Without a class room, leases are inferred from what the scripts answered.
+        """
+        if self._room is not None:
+            return self._room.save(path, title)
+        from wsdemo.lab.classroom.recording import save_html
+
+        return save_html(self, path, title)
+
+    def _still_board(self) -> Picture:
+        """Return a picture of the board, for outputs that are read without a kernel."""
+        if (room := self._open_room()) is not None:
+            return room.picture()
+        from wsdemo.lab.classroom.history import decoded
+        from wsdemo.lab.classroom.recording import inferred
+        from wsdemo.lab.plots import class_board
+
+        recorder, ttl_s = self.cluster.recorder, self.cluster.timing.presence_ttl_s
+        texts = self._loop.call(lambda: inferred(recorder, ttl_s))
+        return class_board([decoded(text) for text in texts], ttl_s=ttl_s)
+
+    def _open_room(self) -> Classroom | None:
+        return self._room if self._room is not None and self._room.is_open else None
+
     # --- looking -----------------------------------------------------------------------------
 
     @cached_property
@@ -324,6 +430,11 @@ class Lab:
         with sign_of_life("Loading the figures ...", "wsdemo.lab.plots"):
             from wsdemo.lab.plots import Plots
         return Plots(self.trace, self.cluster.timing)
+
+    @property
+    def loop(self) -> LabLoop:
+        """The loop on which gateways and users live, for parts of the lab that live there too."""
+        return self._loop
 
     @property
     def scale(self) -> float:
@@ -443,6 +554,10 @@ class Lab:
 
     def _repr_html_(self) -> str:
         return f"<code>{html.escape(repr(self))}</code>"
+
+
+def _written(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
 def _pandas() -> ModuleType:

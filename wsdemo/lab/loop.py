@@ -43,6 +43,7 @@ class LabLoop:
     """
 
     def __init__(self, kind: LoopKind) -> None:
+        self.kind = kind
         self._driver: Driver = ThreadDriver() if kind == "thread" else KernelDriver()
         self._unhandled: list[str] = []
         self._handler_before = self._driver.loop.get_exception_handler()
@@ -95,6 +96,11 @@ class LabLoop:
             return act()
 
         return self.run(turn())
+
+    def call_soon(self, act: Callable[[], object]) -> None:
+        """Call something on the loop, and do not wait; not at all on a loop that has ended."""
+        if not (self._ending or self.closed):
+            self._driver.loop.call_soon_threadsafe(act)
 
     def pause(self, seconds: float) -> None:
         """Let the loop run for so many wall seconds."""

@@ -16,6 +16,7 @@ from wsdemo.drawing.show import show
 from wsdemo.drawing.style import Picture
 from wsdemo.lab.errors import methods_fail_in_short
 from wsdemo.lab.figures.availability import availability
+from wsdemo.lab.figures.class_board import class_board
 from wsdemo.lab.figures.deaths import deaths
 from wsdemo.lab.figures.detection import detection
 from wsdemo.lab.figures.false_offline import false_offline
@@ -37,6 +38,7 @@ __all__ = [
     "Plots",
     "RecordedRun",
     "availability",
+    "class_board",
     "deaths",
     "detection",
     "false_offline",

@@ -76,9 +76,14 @@ def sign_of_life(text: str, module: str) -> Iterator[None]:
         handle.update({"text/plain": ""}, raw=True)
 
 
+def headless() -> bool:
+    """Say whether outputs are kept for readers without a kernel, as when lessons are built."""
+    return HEADLESS in os.environ
+
+
 def watched() -> bool:
     """Say whether a person uses a live kernel."""
-    if HEADLESS in os.environ:
+    if headless():
         return False
     # In a kernel it has been loaded; elsewhere, loading it would take longer than all the rest.
     ipython = sys.modules.get("IPython.core.getipython")

@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import redis.asyncio as redis_client
@@ -26,7 +26,7 @@ from wsdemo.lab.cluster.crowd import Life, live
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 from wsdemo.lab.cluster.entries import Entries
 from wsdemo.lab.cluster.fleet import Fleet
-from wsdemo.lab.cluster.holds import Holds
+from wsdemo.lab.cluster.holds import HeldVerb, Holds
 from wsdemo.lab.cluster.hosts import GatewayHost
 from wsdemo.lab.cluster.leaks import live_processes, open_sockets
 from wsdemo.lab.cluster.lease_sampler import LeaseSampler
@@ -167,6 +167,10 @@ class Cluster:
         self._ports_of_wires |= await self.wires.stop()
         await self._resources.aclose()
 
+    def at_stop(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Call something when the cluster stops: after the gateways, and before Redis."""
+        self._resources.push_async_callback(act)
+
     def leaks(self) -> list[str]:
         """Return what is left after `stop`: keys, sockets of this process, gateway processes."""
         ports = self._fleet.ports | self._ports_of_wires
@@ -183,6 +187,16 @@ class Cluster:
         await self.stop()
 
     # --- gateways ----------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """The gateways that the cluster was made with, and those that were added: up or down."""
+        return list(self._wanted)
+
+    @property
+    def freezable(self) -> frozenset[str]:
+        """The gateways that can be frozen: those with a loop of their own, and processes."""
+        return self._fleet.freezable
 
     @property
     def hosts(self) -> dict[str, GatewayHost]:
@@ -206,6 +220,7 @@ class Cluster:
             LabRefused: it is running.
         """
         await self._fleet.start(name)
+        self._remember(name)
 
     async def start_process(self, name: str) -> None:
         """Start a gateway as a process of its own; the trace shows of it what its users see.
@@ -217,6 +232,11 @@ class Cluster:
         if self.policy != PRODUCT:
             raise LabRefused(f"a real process has the product's presence, not {self.policy!r}")
         await self._fleet.start_process(name)
+        self._remember(name)
+
+    def _remember(self, name: str) -> None:
+        if name not in self._wanted:
+            self._wanted.append(name)
 
     async def _settings(self, name: str) -> GatewaySettings:
         url = self.redis_url
@@ -287,6 +307,15 @@ class Cluster:
     async def let_go(self, user: str, at: str, verb: Verb = "release") -> None:
         """Release a held verb, and wait until Redis has answered it."""
         await self._holds.let_go(user, at, verb)
+
+    async def stop_holding(self, user: str, at: str, verb: Verb = "release") -> None:
+        """Hold a verb no longer; when it waits already, wait until Redis has answered it."""
+        await self._holds.stop_holding(user, at, verb)
+
+    @property
+    def held(self) -> list[HeldVerb]:
+        """What is held at the gateways that run, and what waits there."""
+        return self._holds.held
 
     async def let_all_go(self) -> None:
         """Release everything that is held at any gateway, and hold nothing more."""

@@ -78,6 +78,11 @@ class Gates:
         """Return how many verbs wait here."""
         return self._waiting[place]
 
+    @property
+    def places(self) -> list[Place]:
+        """The places that are shut now."""
+        return list(self._shut)
+
     async def arrive(self, place: Place) -> bool:
         """Wait while this place is shut; return whether it was."""
         gate = self._shut.get(place)

@@ -6,9 +6,11 @@ its own, or as a process of its own.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Collection
 
 from wsdemo.events import Kind
+from wsdemo.gateway.listening import CannotListen
 from wsdemo.gateway.server import Gateway
 from wsdemo.lab.cluster.hosts import EventTap, GatewayHost, OwnLoop, Process, SharedLoop
 from wsdemo.lab.errors import LabRefused
@@ -43,6 +45,8 @@ class Fleet:
         """Of all gateways that have ever run."""
         self.pids: set[int] = set()
         """Of all processes that have ever run."""
+        self._port_of: dict[str, int] = {}
+        """Where each gateway listened last."""
         self._recorder = recorder
         self._settings = settings
         self._presence = presence
@@ -53,6 +57,12 @@ class Fleet:
     def gateways(self) -> dict[str, Gateway]:
         """The gateways of this process."""
         return {name: h.gateway for name, h in self.hosts.items() if h.gateway is not None}
+
+    @property
+    def freezable(self) -> frozenset[str]:
+        """The gateways that can be frozen: those with a loop of their own, and processes."""
+        processes = {name for name, host in self.hosts.items() if host.gateway is None}
+        return self._freezable | processes
 
     @property
     def urls(self) -> dict[str, str]:
@@ -81,20 +91,31 @@ class Fleet:
         return gateway
 
     async def start(self, name: str) -> None:
-        """Start a gateway in this process.
+        """Start a gateway in this process; again where it was before, if that port is still free.
+
+        Users keep the addresses that they came with. They would never find a gateway again that
+        was started somewhere else.
 
         Raises:
             LabRefused: it is running.
         """
         self.require_gone(name)
         settings = await self._settings(name)
+        before = dataclasses.replace(settings, port=self._port_of.get(name, settings.port))
+        try:
+            await self._add(self._made(before))
+        except CannotListen:  # Somebody else got the port meanwhile.
+            await self._add(self._made(settings))
+
+    def _made(self, settings: GatewaySettings) -> GatewayHost:
+        name = settings.gateway_id
 
         def make() -> SharedLoop:
             tap = EventTap(self._recorder.emit)
             gateway = Gateway(settings, presence=self._presence, emit=tap)
             return SharedLoop(gateway, tap, lambda: self._cut_off(name))
 
-        await self._add(OwnLoop(name, make) if name in self._freezable else make())
+        return OwnLoop(name, make) if name in self._freezable else make()
 
     async def start_process(self, name: str) -> None:
         """Start a gateway as a process of its own.
@@ -111,6 +132,7 @@ class Fleet:
         await host.start()
         self.hosts[host.name] = host
         self.ports.add(host.port)
+        self._port_of[host.name] = host.port
 
     def require_gone(self, name: str) -> None:
         """Refuse a gateway that is running.

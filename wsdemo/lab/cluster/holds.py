@@ -6,7 +6,7 @@ A gateway may have a loop of its own, so a director is called on that loop.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from wsdemo.events import Kind
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
@@ -17,6 +17,16 @@ from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.presence import Presence
 from wsdemo.rig.names import unknown
 from wsdemo.rig.waiting import wait_until
+
+
+class HeldVerb(NamedTuple):
+    """A verb of a user that waits at a gateway, or will wait when it comes."""
+
+    user: str
+    gateway: str
+    verb: Verb
+    waiting: int
+    """How many wait now."""
 
 
 class Holds:
@@ -82,6 +92,29 @@ class Holds:
             await wait_until(f"the {what} is done", lambda: director.is_done(user, verb))
         except TimeoutError as problem:
             raise LabTimeout(str(problem)) from None
+
+    async def stop_holding(self, user: str, at: str, verb: Verb) -> None:
+        """Hold a verb no longer; when it waits already, wait until Redis has answered it.
+
+        Raises:
+            LabRefused: it is not held.
+            LabTimeout: it was not answered in time.
+        """
+        director = self.director(at)
+        if not director.holds(user, verb) or director.waiting(user, verb):
+            await self.let_go(user, at, verb)
+        else:
+            await self._fleet.host(at).on_its_loop(lambda: director.let_go(user, verb))
+
+    @property
+    def held(self) -> list[HeldVerb]:
+        """What is held at the gateways that run, and what waits there."""
+        return [
+            HeldVerb(place.user, name, place.verb, director.gates.waiting(place))
+            for name, director in list(self.directors.items())
+            if name in self._fleet.hosts
+            for place in director.gates.places
+        ]
 
     async def let_all_go(self) -> None:
         """Let everything go on that is held at any gateway, and hold nothing more."""

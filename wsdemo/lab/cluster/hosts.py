@@ -79,6 +79,8 @@ class GatewayHost(Protocol):
     def url(self) -> str: ...
     @property
     def port(self) -> int: ...
+    @property
+    def frozen(self) -> bool: ...
 
     async def start(self) -> None:
         """Start it; when it fails, nothing is left running."""
@@ -128,6 +130,10 @@ class SharedLoop:
     @property
     def port(self) -> int:
         return self._gateway.port
+
+    @property
+    def frozen(self) -> bool:
+        return False
 
     async def start(self) -> None:
         await self._gateway.start()
@@ -185,6 +191,10 @@ class OwnLoop:
     @property
     def port(self) -> int:
         return self._alive().port
+
+    @property
+    def frozen(self) -> bool:
+        return not self._go_on.is_set()
 
     def _alive(self) -> SharedLoop:
         if self._host is None:
@@ -251,6 +261,7 @@ class Process:
     def __init__(self, settings: GatewaySettings) -> None:
         self.name = settings.gateway_id
         self.gateway: Gateway | None = None
+        self._stopped = False
         limits = settings.limits
         self._stops_within_s = limits.drain_s + limits.close_timeout_s + 2.0
         self._process = GatewayProcess(
@@ -269,6 +280,10 @@ class Process:
     @property
     def port(self) -> int:
         return self._process.port
+
+    @property
+    def frozen(self) -> bool:
+        return self._stopped
 
     @property
     def pid(self) -> int:
@@ -297,9 +312,11 @@ class Process:
 
     async def freeze(self) -> None:
         self._process.signal(signal.SIGSTOP)
+        self._stopped = True
 
     async def thaw(self) -> None:
         self._process.signal(signal.SIGCONT)
+        self._stopped = False
 
     async def on_its_loop(self, act: Callable[[], T]) -> T:
         raise LabRefused(f"{self.name} is a process of its own: no director reaches into it")

@@ -17,6 +17,17 @@ class Outage:
     def __init__(self, server: RedisServer, recorder: Recorder) -> None:
         self._server = server
         self._recorder = recorder
+        self._frozen = False
+
+    @property
+    def running(self) -> bool:
+        """Whether the process of the lab's own Redis lives; another one is not looked at."""
+        return self._server.bundled is None or self._server.bundled.running
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its process has been stopped, and not gone on since."""
+        return self._frozen and self.running
 
     def _own(self) -> BundledServer:
         if self._server.bundled is None:
@@ -30,6 +41,7 @@ class Outage:
         """Kill it: connections break, nothing is answered, all data are lost."""
         server = self._own()
         self._recorder.note(Kind.CRASH, REDIS)
+        self._frozen = False
         await asyncio.to_thread(server.stop)
 
     async def restart(self, *, empty: bool = True) -> None:
@@ -39,6 +51,7 @@ class Outage:
             empty: False keeps the data that it had when this call killed it.
         """
         server = self._own()
+        self._frozen = False
         if server.running:
             self._recorder.note(Kind.CRASH if empty else Kind.FAULT, REDIS, reason="restarted")
             await asyncio.to_thread(server.restart, empty=empty)
@@ -49,9 +62,11 @@ class Outage:
     async def freeze(self) -> None:
         """Stop its process: connections stay, and nothing is answered. Idempotent."""
         self._own().pause()
+        self._frozen = True
         self._recorder.note(Kind.FREEZE, REDIS)
 
     async def thaw(self) -> None:
         """Let it go on. Idempotent."""
         self._own().resume()
+        self._frozen = False
         self._recorder.note(Kind.THAW, REDIS)

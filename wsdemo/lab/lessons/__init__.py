@@ -54,6 +54,7 @@ QUESTIONS: Final[Mapping[str, Question]] = LessonTable(
         "q05b": "invariants.QUESTION",
         "q06": "clocks.QUESTION",
         "q07": "deaths.QUESTION",
+        "q14": "classroom.QUESTION",
     }
 )
 
@@ -69,5 +70,6 @@ CHECKS: Final[Mapping[str, Callable[[Any], Judgement]]] = LessonTable(
         "ex05b": "invariants.judge_invariant",
         "ex06": "clocks.judge_register",
         "ex07": "deaths.judge_next_gateway",
+        "ex14": "classroom.judge_belief_gap",
     }
 )

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsdemo.events import Event, Kind
 from wsdemo.lab.trace.frames import REDIS, normal
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LIMIT: Final = 1_000_000
-"""At most so many events are kept; the oldest are removed first, so that a long run stays small."""
+"""So many events are kept; the oldest are removed first, so that a long run stays small."""
+SLACK: Final = 10_000
+"""So many more may be kept for a while: to remove many at once costs little for each."""
 
 _TO_REDIS: Final = frozenset(
     {Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH, Kind.PRESENCE_REJECT, Kind.PRESENCE_DEL}
@@ -35,16 +38,73 @@ _BETWEEN_LANES: Final = frozenset(
 )
 
 
-class Recorder:
-    """Keeps events; `recorder.emit` is what gateways and clients are given."""
+class NewEvents(NamedTuple):
+    """What was recorded after a mark."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    events: list[Event]
+    mark: int
+    """To be given to the next `since`."""
+    lost: int
+    """So many events after the mark were removed before they could be read."""
+
+
+class Recorder:
+    """Keeps events; `recorder.emit` is what gateways and clients are given.
+
+    Args:
+        clock: monotonic seconds.
+        limit: at least so many of the newest events are kept.
+        slack: at most so many more.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        limit: int = LIMIT,
+        slack: int = SLACK,
+    ) -> None:
         self._clock = clock
-        self._events: deque[Event] = deque(maxlen=LIMIT)
+        self._limit, self._slack = limit, slack
+        self._events: list[Event] = []
+        self._removed = 0
+        """How many events were removed, all of them older than those in `_events`."""
+        self._trimming = threading.Lock()
+        """Held while `_removed` and the beginning of `_events` have to fit together. Whoever
+        only appends does not need it."""
         self._own_rows: deque[dict[str, Any]] = deque(maxlen=LIMIT)
         """Rows of the trace with columns that no event has."""
         self.started_at = clock()
-        self.emit: Callable[[Event], None] = self._events.append
+
+    def emit(self, event: Event) -> None:
+        """Record an event. Any thread may call it; it never waits for another one."""
+        self._events.append(event)
+        if len(self._events) > self._limit + self._slack:
+            self._trim()
+
+    def _trim(self) -> None:
+        # Who holds the lock reads or trims, for a moment; the next event is early enough.
+        if self._trimming.acquire(blocking=False):
+            try:
+                too_many = max(0, len(self._events) - self._limit)
+                del self._events[:too_many]
+                self._removed += too_many
+            finally:
+                self._trimming.release()
+
+    def since(self, mark: int = 0, at_most: int | None = None) -> NewEvents:
+        """Return what was recorded after a mark. It costs as much as there is new, however long
+        the record is.
+
+        Args:
+            mark: that of an earlier answer; 0 for the beginning.
+            at_most: return no more than so many, the oldest of them.
+        """
+        with self._trimming:
+            start = max(mark, self._removed)
+            first = start - self._removed
+            # One slice: other threads append meanwhile.
+            events = self._events[first : None if at_most is None else first + at_most]
+        return NewEvents(events, start + len(events), start - mark)
 
     def note(self, kind: Kind, lane: str, **fields: Any) -> None:
         """Record something that the laboratory itself did."""
@@ -81,7 +141,7 @@ class Recorder:
     @property
     def events(self) -> list[Event]:
         """Everything recorded so far, as it was reported."""
-        return list(self._events)
+        return self._events[:]
 
     def trace(self, until: float = math.inf) -> pd.DataFrame:
         """Return what happened so far as a table; times in seconds since the recorder began.
