@@ -1,9 +1,9 @@
 """Do the published pages tell the truth?
 
 The quick start of the README is carried out as it stands, in order, on real processes; only the
-ports are replaced by free ones. The commands of docs/operating.md and docs/library.md come behind
-it. The conversations of docs/protocol.md are held with a gateway. What the tables say is compared
-with the code. `tests/pages.py` has the marks that say what a block is.
+ports are replaced by free ones. The commands of docs/operating.md, docs/library.md and
+docs/teaching.md come behind it. The conversations of docs/protocol.md are held with a gateway. What
+the tables say is compared with the code. `tests/pages.py` has the marks that say what a block is.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from wsdemo.protocol import CLOSE_POLICIES
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
-STORY = ("README.md", "docs/operating.md", "docs/library.md")
+STORY = ("README.md", "docs/operating.md", "docs/library.md", "docs/teaching.md")
 """In the order in which somebody would carry them out."""
 PORTS = ("6379", "8080", "8081", "8082")
 PROGRAMS = ("wsdemo.gateway", "wsdemo.client", "wsdemo.redis")

@@ -166,14 +166,19 @@ def test_constraints_pin_every_direct_dependency() -> None:
 # --- what is shipped ---------------------------------------------------------------------------
 
 
+PACKED = {".lua", ".js", ".css", ".html", ".json"}
+
+
 @pytest.mark.slow
 def test_wheel_has_the_scripts_and_the_type_marker(tmp_path: Path) -> None:
-    """The wheel has every .lua file of the sources, py.typed, and the licence."""
+    """The wheel has every script and page of the sources, py.typed, and the licence."""
     run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)])
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    scripts = {str(path.relative_to(ROOT)) for path in (ROOT / "wsdemo").rglob("*.lua")}
-    assert len(scripts) >= 5  # mint, register, refresh, release, route
+    files = [path for path in (ROOT / "wsdemo").rglob("*") if path.suffix in PACKED]
+    scripts = {str(path.relative_to(ROOT)) for path in files}
+    assert len([name for name in scripts if name.endswith(".lua")]) >= 5
+    assert "wsdemo/client/wsdemo.js" in scripts
     assert names >= scripts | {"wsdemo/py.typed", "wsdemo/gateway/__main__.py"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert not [name for name in names if not re.match(r"wsdemo[/-]", name)]

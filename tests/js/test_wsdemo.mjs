@@ -98,6 +98,26 @@ test("the next attempt goes to the next gateway, after a pause below the ceiling
   assert.ok(new Set(pauses).size > 5, "the pauses are random");
 });
 
+test("the ceiling of the pause doubles with each failure, up to the cap, and a registration resets it", async () => {
+  const { random } = Math;
+  try {
+    Math.random = () => 1;
+    await registered();
+    const pauses = [];
+    for (let i = 0; i < 9; i++) {
+      last().end(1006);
+      pauses.push(states.at(-1)[1].pauseMs);
+      await clock.pass(pauses.at(-1));
+    }
+    assert.deepEqual(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+    last().register();
+    last().end(1006);
+    assert.equal(states.at(-1)[1].pauseMs, 100);
+  } finally {
+    Math.random = random;
+  }
+});
+
 test("the pause is never shorter than the gateway asks", async () => {
   await registered();
   last().end(1012, "service restart; retryAfterMs=1500");
@@ -149,6 +169,15 @@ test("without an answer for half a heartbeat, the connection is dead", async () 
   assert.equal(client.state, "reconnecting");
   assert.equal(states.at(-1)[1].code, 1006);
   assert.equal(Fake.made[0].onmessage, null);
+});
+
+test("also where heartbeats are more frequent than the patience is long", async () => {
+  await registered();
+  last().end(1006);
+  await clock.pass(100);
+  last().register("gateway-02", 500);
+  await clock.pass(2000);
+  assert.equal(states.at(-1)[0], "reconnecting");
 });
 
 test("a page that stood still asks again before it judges", async () => {
@@ -219,7 +248,10 @@ test("a message waits for a connection: `busy` when none came, `unknown` when it
   await clock.pass(300);
   last().register();
   assert.deepEqual(last().sent.slice(1).map(({ content }) => content), ["3", "4"]);
+  const more = client.send("bob", "now");
+  assert.deepEqual(last().sent.slice(1).map(({ content }) => content), ["3", "4", "now"], "each is sent once");
   last().end(1006);
+  assert.equal((await more).status, "unknown");
   for (const sent of inTime) assert.equal((await sent).status, "unknown");
   const silent = client.send("bob", "5");
   await clock.pass(200);

@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -56,6 +57,13 @@ TROUBLE: Final = (
     ' .jp-OutputArea-output[data-mime-type$="error"], .Toastify__toast, .jp-Dialog\')]'
     ".map(node => node.textContent)"
 )
+BOARD: Final = """
+from wsdemo.lab import Lab
+lab = Lab(gateways=2, scale=6)
+alice = lab.connect("alice")
+room = lab.classroom()
+lab.board(height="480px")
+"""
 WRITTEN: Final = (
     "[...document.querySelectorAll('.widget-label')].some(label =>"
     " label.textContent.startsWith('Written down: '))"
@@ -144,6 +152,17 @@ def copy_lessons(to: Path) -> None:
     to.mkdir(parents=True)
     for lesson in LESSONS:
         shutil.copy(NOTEBOOKS / f"{lesson}.ipynb", to)
+    notebook = {
+        "cells": [
+            {"cell_type": "code", "id": name, "metadata": {}, "outputs": [], "source": source}
+            | {"execution_count": None}
+            for name, source in (("board", BOARD.strip()), ("close", "lab.close()"))
+        ],
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (to / "board.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -216,3 +235,32 @@ async def test_run_all_cells_in_a_browser(
     assert await page.value(TROUBLE) == []
     assert page.problems == []
     assert page.requested and page.requested_elsewhere() == []
+
+
+async def test_the_board_in_a_cell_shows_the_lab_and_its_button_works(
+    jupyter: JupyterLab, page: Browser
+) -> None:
+    """By the kernel's own connection: no other port and no other host is contacted."""
+    await page.open(jupyter.url("board"))
+    await page.until("the notebook is there", f"{CODE}.length === 2", LAB_S)
+    await page.until("it has a kernel, which is idle", f"{KERNEL} && {IDLE}", LAB_S)
+    await page.click("the first cell", f"{CODE}[0].querySelector('.cm-content')")
+    await page.key("Enter", windows=13, shift=True)
+    await page.until("the board is there", "!!document.querySelector('.ws-board.is-live')", RUN_S)
+    await page.until_text("alice registered with gateway-01", "[aria-label='What happened']")
+    await page.press("Crash gateway-01")
+    await page.until_text("crashed", ".ws-board [aria-label='gateway-01']")
+    await page.until_text(
+        "alice moved from gateway-01 to gateway-02", "[aria-label='What happened']"
+    )
+    assert await page.value("document.querySelector('.ws-board').clientHeight") == 480
+
+    await page.click("the second cell", f"{CODE}[1].querySelector('.cm-content')")
+    await page.key("Enter", windows=13, shift=True)
+    await page.until("the lab is closed", f"{CODE}[1] && {NUMBERS}[1] === '[2]:'", RUN_S)
+    await page.until("the kernel is idle", IDLE, RUN_S)
+    assert await page.value(TROUBLE) == []
+    assert page.problems == []
+    ports = {urlsplit(url).port for url in page.requested if url.startswith(("http", "ws"))}
+    assert ports == {jupyter.port}
+    assert page.requested_elsewhere() == []

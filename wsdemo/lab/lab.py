@@ -380,7 +380,7 @@ class Lab:
             )
         with sign_of_life("Opening the class room ...", "wsdemo.lab.classroom.room"):
             from wsdemo.lab.classroom.room import Classroom
-        self._room = Classroom(self, self._loop, **options)
+        self._room = Classroom(self, **options)
         self._room_options = options
         return self._room
 
@@ -393,8 +393,8 @@ class Lab:
         if headless():
             return self._still_board()
         with sign_of_life("Loading the board ...", "wsdemo.lab.classroom.widget"):
-            from wsdemo.lab.classroom.widget import board_in_a_cell
-        return board_in_a_cell(self, self._open_room(), height)
+            from wsdemo.lab.classroom.widget import BoardWidget
+        return BoardWidget(self._loop, self.cluster, self._open_room(), height)
 
     @spells_options
     def save_html(self, path: str | Path, *, title: str = "A run of the lab") -> Path:
@@ -430,6 +430,11 @@ class Lab:
         with sign_of_life("Loading the figures ...", "wsdemo.lab.plots"):
             from wsdemo.lab.plots import Plots
         return Plots(self.trace, self.cluster.timing)
+
+    @property
+    def loop(self) -> LabLoop:
+        """The loop on which gateways and users live, for parts of the lab that live there too."""
+        return self._loop
 
     @property
     def scale(self) -> float:

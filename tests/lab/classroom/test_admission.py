@@ -85,7 +85,9 @@ def status(answer: bytes) -> int:
         pytest.param(LINE + HOST + "X: " + "x" * 9000 + "\r\n" + END, 431, id="head-over-8-kib"),
         pytest.param("GET /" + "x" * 9000 + " HTTP/1.1\r\n" + HOST + END, 431, id="long-address"),
         pytest.param("GET /static/../room.py HTTP/1.1\r\n" + HOST + END, 404, id="dot-dot"),
-        pytest.param("GET /static/%2e%2e/room.py HTTP/1.1\r\n" + HOST + END, 404, id="dot-dot-in-%"),
+        pytest.param(
+            "GET /static/%2e%2e/room.py HTTP/1.1\r\n" + HOST + END, 404, id="dot-dot-in-%"
+        ),
         pytest.param("GET /static//etc/passwd HTTP/1.1\r\n" + HOST + END, 404, id="two-slashes"),
         pytest.param("GET //[ HTTP/1.1\r\n" + HOST + END, 404, id="half-an-ipv6-address"),
         pytest.param("GET /room.py HTTP/1.1\r\n" + HOST + END, 404, id="a-file-of-the-package"),
@@ -150,6 +152,13 @@ def test_pages_of_others_get_no_websocket(room: Classroom, path: str, page: str)
     """A page that a student has open elsewhere cannot speak in the student's name."""
     asked = handshake(room, path, page=page.replace("{port}", str(room.port)))
     assert status(fetch(room, asked)) == 403
+
+
+@pytest.mark.parametrize("path", ["/desk", "/feed"])
+def test_only_a_get_request_becomes_a_websocket(room: Classroom, path: str) -> None:
+    """Whatever else it says."""
+    asked = handshake(room, path).replace(b"GET ", b"HEAD ")
+    assert status(fetch(room, asked)) == 404
 
 
 @pytest.mark.parametrize("path", ["/desk", "/feed"])
@@ -277,7 +286,9 @@ def test_a_ticket_and_a_cookie_are_good_only_on_the_teachers_machine(room: Class
     cookie = redeem(room)
     assert status(fetch(room, head)) == 303
     with contextlib.ExitStack() as stack:
-        asked = handshake(room, "/feed").replace(b"\r\n\r\n", f"\r\nCookie: {cookie}\r\n\r\n".encode())
+        asked = handshake(room, "/feed").replace(
+            b"\r\n\r\n", f"\r\nCookie: {cookie}\r\n\r\n".encode()
+        )
         end = stack.enter_context(dial(room, from_address="127.0.0.2"))
         end.sendall(asked)
         assert close_code(read_all(end).partition(b"\r\n\r\n")[2]) == 4504

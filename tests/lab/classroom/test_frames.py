@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ PAYLOADS = st.binary(max_size=125) | st.integers(0, 2048).map(lambda n: b"x" * n
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """Cut bytes at these places."""
     ends = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
 @given(st.lists(PAYLOADS, max_size=8), st.lists(st.integers(0, 20_000), max_size=30))

@@ -6,6 +6,7 @@ Rates slow down and never drop; numbers are refused in words.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_a_board_that_does_not_read_is_hung_up_on(
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.sendall(handshake(room, f"/feed?k={room.code}"))
             room.lab.wait_until("two boards are served", lambda: len(boards(room)) == 2)
-            text = '{"type":"batch","t":0,"n":0,"x":"%s"}' % ("x" * 60_000)
+            text = json.dumps({"type": "batch", "t": 0, "n": 0, "x": "x" * 60_000})
 
             def published() -> bool:
                 publish(room, text)
@@ -136,7 +137,7 @@ def test_a_board_that_does_not_read_is_hung_up_on(
 
 
 def boards(room: Classroom) -> set[observers.BoardChannel]:
-    return room._observers._boards
+    return room._observers.boards
 
 
 def publish(room: Classroom, text: str) -> None:
@@ -150,15 +151,31 @@ def test_a_board_that_joins_late_gets_a_long_past_whole(
     reads, and what happens meanwhile comes behind it, in order.
     """
     monkeypatch.setattr(channel, "UNREAD_BYTES", 100_000)
-    past = ['{"type":"past","n":%d,"x":"%s"}' % (n, "x" * 10_000) for n in range(1500)]
+    past = [json.dumps({"type": "past", "n": n, "x": "x" * 10_000}) for n in range(1500)]
     monkeypatch.setattr(type(room.feed), "history", property(lambda feed: past))
-    with websocket(room, f"/feed?k={room.code}", max_size=None) as board:
+    with websocket(room, f"/feed?k={room.code}", max_size=None, max_queue=16) as board:
         hear(board, "hello")
         publish(room, '{"type":"late"}')
         # Fifteen megabytes are more than the two kernels hold, so the end is not sent yet.
         assert [hear(board, "past")["n"] for _ in range(1500)] == list(range(1500))
         hear(board, "late")
         hear(board, "live")
+
+
+def test_a_board_that_reads_the_past_too_slowly_is_hung_up_on(
+    room: Classroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens meanwhile is kept for it, and not without end."""
+    monkeypatch.setattr(observers, "UNREAD_BYTES", 100_000)
+    past = [json.dumps({"type": "past", "x": "x" * 10_000}) for _ in range(1500)]
+    monkeypatch.setattr(type(room.feed), "history", property(lambda feed: past))
+    before = len(boards(room))
+    with websocket(room, f"/feed?k={room.code}", max_size=None, max_queue=16) as board:
+        hear(board, "hello")
+        room.lab.wait_until("it is served", lambda: len(boards(room)) == before + 1)
+        for _ in range(3):
+            publish(room, json.dumps({"type": "late", "x": "x" * 60_000}))
+        room.lab.wait_until("it is gone", lambda: len(boards(room)) == before)
 
 
 def test_a_page_that_is_silent_is_asked_and_one_that_is_gone_is_dropped(

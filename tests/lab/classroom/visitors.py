@@ -25,7 +25,8 @@ def origin(room: Classroom) -> str:
 @contextlib.contextmanager
 def websocket(room: Classroom, path: str, **options: Any) -> Iterator[ClientConnection]:
     """A WebSocket from a page of the room."""
-    options.setdefault("origin", origin(room))
+    # A client of the library whose queue is full does not hear a close frame.
+    options = {"origin": origin(room), "max_queue": None, "close_timeout": 1.0, **options}
     with connect(f"ws://127.0.0.1:{room.port}{path}", proxy=None, **options) as opened:
         yield opened
 

@@ -1,1 +1,1 @@
-"""Class room: students join a lab from their own browsers, and a board shows what happens."""
+"""Class room: how do students join a lab from their browsers, and what does a board show?"""

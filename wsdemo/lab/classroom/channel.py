@@ -91,6 +91,10 @@ class FeedChannel:
             async with asyncio.timeout(READ_S):
                 await self._connection.writer.drain()
 
+    def reset(self) -> None:
+        """Hang up on a page that does not read."""
+        self._connection.reset()
+
     def close(self, code: int, reason: str = "") -> None:
         """Send a close frame; `receive` returns then."""
         if self.is_open:

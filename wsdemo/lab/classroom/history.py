@@ -8,13 +8,14 @@ right state, and what is lost is how it came to that.
 from __future__ import annotations
 
 import json
+import threading
 from collections import deque
 from typing import Final
 
 from wsdemo.lab.classroom.state import Batch, BoardState
 
 HISTORY_BYTES: Final = 32 * 1024 * 1024
-"""An hour and more of three hundred users."""
+"""Nearly an hour of three hundred users who write and move."""
 
 
 class History:
@@ -30,14 +31,17 @@ class History:
         self._dropped: BoardState | None = None
         """The state after all batches that have been dropped."""
         self._snapshot = ""
+        self._lock = threading.Lock()
+        """A cell saves the run in its own thread; no batch may be dropped while it reads."""
         self.bytes = 0
 
     def add(self, text: str) -> None:
         """Keep one more batch, and drop the oldest that are too many."""
-        self._texts.append(text)
-        self.bytes += len(text)  # JSON of ours is ASCII.
-        while self.bytes > self._limit_bytes and len(self._texts) > 1:
-            self._drop(self._texts.popleft())
+        with self._lock:
+            self._texts.append(text)
+            self.bytes += len(text)  # JSON of ours is ASCII.
+            while self.bytes > self._limit_bytes and len(self._texts) > 1:
+                self._drop(self._texts.popleft())
 
     def _drop(self, text: str) -> None:
         if self._dropped is None:
@@ -48,11 +52,12 @@ class History:
 
     def texts(self) -> list[str]:
         """Return what a board has to hear before the next batch."""
-        if self._dropped is None:
-            return list(self._texts)
-        if not self._snapshot:
-            self._snapshot = encoded(self._dropped.snapshot())
-        return [self._snapshot, *self._texts]
+        with self._lock:
+            if self._dropped is None:
+                return list(self._texts)
+            if not self._snapshot:
+                self._snapshot = encoded(self._dropped.snapshot())
+            return [self._snapshot, *self._texts]
 
 
 def decoded(text: str) -> Batch:

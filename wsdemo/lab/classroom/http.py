@@ -64,7 +64,7 @@ class HttpRequest:
 
     @property
     def is_websocket(self) -> bool:
-        return self.headers.get("upgrade", "").lower() == "websocket"
+        return self.method == "GET" and self.headers.get("upgrade", "").lower() == "websocket"
 
     def cookie(self, name: str) -> str:
         """Return the value of a cookie; empty when there is none of this name."""

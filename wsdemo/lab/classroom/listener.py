@@ -31,7 +31,7 @@ HEAD_S: Final = 5.0
 """A request head that is not whole by then ends the connection."""
 CONNECTIONS: Final = 400
 PER_ADDRESS: Final = 120
-"""A room behind one address translator has one address."""
+"""Students behind one address translator have one address."""
 GOODBYE_S: Final = 1.0
 """How long the other end may take to read the last bytes."""
 RESET: Final = struct.pack("ii", 1, 0)
@@ -97,9 +97,12 @@ class RoomListener:
         """What a Host header may say; anything else is another site that points here."""
         self.origins: set[str] = set()
         """Whose pages may open a WebSocket."""
+        self.per_address = PER_ADDRESS
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        """How many connections each address has."""
+        self.connections: set[BrowserConnection] = set()
         self._stopped = False
 
     async def start(self, addresses: Sequence[str], port: int) -> int:
@@ -143,9 +146,11 @@ class RoomListener:
 
     async def _serve(self, connection: BrowserConnection) -> None:
         address = connection.address
-        self._connections[address] += 1
+        self._counts[address] += 1
+        self.connections.add(connection)
         try:
-            if self._connections.total() > CONNECTIONS or self._connections[address] > PER_ADDRESS:
+            too_many = self._counts[address] > self.per_address
+            if too_many or len(self.connections) > CONNECTIONS:
                 full = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections")
                 await connection.reply(full)
             else:
@@ -155,9 +160,10 @@ class RoomListener:
             pass  # The browser is gone, or said nothing in time: TimeoutError is an OSError.
         finally:
             connection.writer.transport.abort()
-            self._connections[address] -= 1
-            if not self._connections[address]:
-                del self._connections[address]
+            self.connections.discard(connection)
+            self._counts[address] -= 1
+            if not self._counts[address]:
+                del self._counts[address]
 
     async def _serve_request(self, connection: BrowserConnection, address: str) -> None:
         try:

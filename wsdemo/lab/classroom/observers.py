@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from wsdemo.lab.classroom.channel import FeedChannel
+from wsdemo.lab.classroom.channel import UNREAD_BYTES, FeedChannel
 from wsdemo.lab.classroom.controls import Tell
 from wsdemo.lab.classroom.rate_limit import Throttle
 
@@ -35,13 +35,17 @@ class BoardChannel:
         self._press = press
         self._late: list[str] | None = []
         """Batches that were made while it was sent the past; None when it has all of it."""
+        self._late_bytes = 0
 
     def publish(self, text: str) -> None:
-        """Send a batch, or keep it until the past has been sent."""
+        """Send a batch, or keep it until the past has been sent: within a limit."""
         if self._late is None:
             self.channel.send(text)
-        else:
-            self._late.append(text)
+            return
+        self._late.append(text)
+        self._late_bytes += len(text)
+        if self._late_bytes > UNREAD_BYTES:
+            self.channel.reset()
 
     async def catch_up(self, hello: Document, history: Sequence[str]) -> None:
         """Send the past.
@@ -52,7 +56,7 @@ class BoardChannel:
         self.channel.tell(hello)
         await self.channel.send_slowly(history)
         while self._late:
-            late, self._late = self._late, []
+            late, self._late, self._late_bytes = self._late, [], 0
             await self.channel.send_slowly(late)
         self._late = None
         self.channel.tell({"type": "live"})
@@ -71,22 +75,15 @@ class BoardChannel:
 
 
 class Observers:
-    """All who hear the batches: boards on the network, and listeners in this process."""
+    """All boards on the network."""
 
     def __init__(self) -> None:
-        self._boards: set[BoardChannel] = set()
-        self._listeners: set[Callable[[str], None]] = set()
+        self.boards: set[BoardChannel] = set()
 
     def publish(self, text: str) -> None:
-        for board in list(self._boards):
+        """Send a batch to all of them."""
+        for board in list(self.boards):
             board.publish(text)
-        for listener in list(self._listeners):
-            listener(text)
-
-    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Call a listener with each batch; return what ends that."""
-        self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
 
     async def serve(self, board: BoardChannel, hello: Document, history: Sequence[str]) -> None:
         """Serve a board until it is gone.
@@ -94,14 +91,14 @@ class Observers:
         Raises:
             OSError: it did not read.
         """
-        self._boards.add(board)
+        self.boards.add(board)
         try:
             await board.catch_up(hello, history)
             await board.receive()
         finally:
-            self._boards.discard(board)
+            self.boards.discard(board)
 
     def close(self, reason: str) -> None:
         """Tell all boards on the network that it is over."""
-        for board in list(self._boards):
+        for board in list(self.boards):
             board.channel.close(1001, reason)

@@ -102,7 +102,8 @@ class _Inference:
     def __init__(self, started_at: float, ttl_s: float) -> None:
         self._started_at, self._ttl_s = started_at, ttl_s
         self._translator = Translator(started_at, ttl_s)
-        self._leases: dict[str, EntryRow] = {}
+        self._leases: dict[str, EntryRow | None] = {}
+        """The latest lease of each user; None when it was removed."""
         self._t = 0.0
 
     def batch(self, events: list[Event]) -> str:
@@ -123,23 +124,31 @@ class _Inference:
         return encoded(batch | {name: value for name, value in parts.items() if value})
 
     def _renewed(self, event: Event) -> dict[str, EntryRow]:
+        """Return the lease that was renewed, if one was. A refresh of an entry that is gone renews
+        nothing, whatever the policy answers.
+        """
+        user, ends = event.user, round(event.t - self._started_at + self._ttl_s, 3)
         if event.kind is Kind.PRESENCE_DEL:
-            self._leases.pop(event.user, None)
-        if event.kind not in (Kind.PRESENCE_SET, Kind.PRESENCE_REFRESH):
-            return {}
-        ends = round(event.t - self._started_at + self._ttl_s, 3)
-        row = self._leases[event.user] = [event.user, event.gateway, event.conn_id, ends]
-        return {event.user: row} if event.kind is Kind.PRESENCE_REFRESH else {}
+            self._leases[user] = None
+        elif event.kind is Kind.PRESENCE_SET:
+            self._leases[user] = [user, event.gateway, event.conn_id, ends]
+        elif event.kind is Kind.PRESENCE_REFRESH:
+            own = [user, event.gateway, event.conn_id, ends]
+            before = own if event.reason == "reclaimed" else self._leases.get(user, own)
+            if before is not None:
+                row = self._leases[user] = [*before[:3], ends]
+                return {user: row}
+        return {}
 
     def _outage(self, row: BoardEvent, rows: dict[str, EntryRow]) -> Iterable[BoardEvent]:
         kind, of_redis = row["k"], row.get("g") == "redis"
         if kind == "redis_down":
-            self._leases.clear()
+            self._leases = dict.fromkeys(self._leases)
             rows.clear()
         if kind == "redis_down" or (kind == "freeze" and of_redis):
             yield {"k": "beliefs_unknown", "t": row["t"]}
         if kind == "redis_up" or (kind == "thaw" and of_redis):
-            rows |= self._leases
+            rows |= {user: lease for user, lease in self._leases.items() if lease is not None}
             yield {"k": "beliefs_known", "t": row["t"]}
 
 

@@ -7,21 +7,20 @@ gateway. Gateways stay on loopback, and know nothing of the room.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wsdemo import tasks
 from wsdemo.lab.classroom.channel import FeedChannel
-from wsdemo.lab.classroom.controls import Controls, RoomVerbs
+from wsdemo.lab.classroom.controls import Controls, RoomVerbs, Tell
 from wsdemo.lab.classroom.feed import CROWD, Feed, describe
 from wsdemo.lab.classroom.history import decoded
 from wsdemo.lab.classroom.http import HttpReply, HttpRequest, refusal
 from wsdemo.lab.classroom.invitation import invitation_html, qr_svg, without_scheme
 from wsdemo.lab.classroom.invited import InvitedStudent, ScriptedClass
-from wsdemo.lab.classroom.listener import BrowserConnection, RoomListener
+from wsdemo.lab.classroom.listener import CONNECTIONS, BrowserConnection, RoomListener
 from wsdemo.lab.classroom.network import LOOPBACK, PublicUrl, address_of, host_headers
 from wsdemo.lab.classroom.observers import NOT_ADMITTED, BoardChannel, Observers
 from wsdemo.lab.classroom.pages import STATIC, SVG, StaticFiles
@@ -31,7 +30,6 @@ from wsdemo.lab.classroom.students import Document, StudentFeeds
 from wsdemo.lab.classroom.tickets import TeacherTickets
 from wsdemo.lab.classroom.votes import Poll, VoteCount, poll_of
 from wsdemo.lab.errors import LabRefused
-from wsdemo.lab.loop import LabLoop
 
 if TYPE_CHECKING:
     from wsdemo.drawing.style import Picture
@@ -49,7 +47,6 @@ class Classroom:
 
     Args:
         lab: open, with a loop in a thread of its own.
-        loop: that loop.
         host: "127.0.0.1" (this machine only), "lan" (also this machine's address in its network),
             or an address of this machine.
         port: 0 lets the system choose.
@@ -64,7 +61,6 @@ class Classroom:
     def __init__(
         self,
         lab: Lab,
-        loop: LabLoop,
         *,
         host: str = LOOPBACK,
         port: int = 0,
@@ -79,7 +75,7 @@ class Classroom:
         """Where students find it: loopback, or one address of this machine."""
         self.port = 0
         self.seats = Seats(self._is_taken, seats)
-        self._loop = loop
+        self._loop = lab.loop
         self._cluster = lab.cluster
         self._observers = Observers()
         self.feed = Feed(self._cluster, self._observers.publish)
@@ -104,9 +100,19 @@ class Classroom:
         self._listener = RoomListener(self._answer)
         self._ticking: asyncio.Task[None] | None = None
         self.is_open = False
-        loop.run(self._start(port))
+        self._loop.run(self._start(port))
 
     async def _start(self, port: int) -> None:
+        self.is_open = True
+        try:
+            await self._listen(port)
+            self.feed.start()
+            self._ticking = asyncio.create_task(self._students.run(), name="students' feeds")
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self, port: int) -> None:
         addresses = list(dict.fromkeys([LOOPBACK, self.address]))
         try:
             self.port = await self._listener.start(addresses, port)
@@ -118,13 +124,11 @@ class Classroom:
         for name in ("localhost", *addresses):
             hosts = host_headers(name, self.port)
             self._listener.hosts |= hosts
-            self._listener.origins |= {f"http://{one}" for one in hosts}
+            self._listener.origins |= {f"http://{host}" for host in hosts}
         if self._public is not None:
             self._listener.hosts.add(self._public.host)
             self._listener.origins.add(self._public.origin)
-        self.feed.start()
-        self._ticking = asyncio.create_task(self._students.run(), name="students' feeds")
-        self.is_open = True
+            self._listener.per_address = CONNECTIONS  # All come from the proxy.
 
     def close(self) -> None:
         """Tell everybody that the class is over, and listen no more. The lab goes on. Idempotent.
@@ -154,7 +158,8 @@ class Classroom:
     def url(self) -> str:
         """Where students join."""
         if self._public is not None:
-            return self._public.url
+            # Without the slash, a browser would look for the rest of the page beside the room.
+            return f"{self._public.url}/"
         (name,) = (
             one for one in host_headers(self.address, self.port) if one.endswith(f":{self.port}")
         )
@@ -168,7 +173,7 @@ class Classroom:
     @property
     def join_url(self) -> str:
         """The same with the code in it."""
-        return f"{self.url}/?k={self.code}"
+        return f"{self.url.removesuffix('/')}/?k={self.code}"
 
     def board_url(self) -> str:
         """Return an address that opens the board with the teacher's buttons: once, and within ten
@@ -251,14 +256,9 @@ class Classroom:
 
         return save_html(self, path, title)
 
-    def listen(self, listener: Callable[[str], None]) -> tuple[list[str], str, Callable[[], None]]:
-        """Let a widget hear each batch; to be called on the lab's loop.
-
-        Returns:
-            What was before, the hello, and what ends the listening.
-        """
-        end = self._observers.listen(listener)
-        return list(self.feed.history), json.dumps(self.hello("teacher")), end
+    def do(self, document: Document, tell: Tell) -> None:
+        """Press a button of the board, and tell how it ended. To be called on the lab's loop."""
+        self.controls.press(document, tell)
 
     def _require_open(self) -> None:
         self._loop.require_open()
@@ -323,7 +323,7 @@ class Classroom:
         if not is_teacher and not self._knows_code(request):
             channel.close(NOT_ADMITTED, "the code of the class is needed")
             return
-        board = BoardChannel(channel, self.controls.press if is_teacher else None)
+        board = BoardChannel(channel, self.do if is_teacher else None)
         hello = self.hello("teacher" if is_teacher else "viewer")
         await self._observers.serve(board, hello, list(self.feed.history))
 

@@ -21,7 +21,8 @@ ALPHABET: Final = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
 """Without I, L, O, 0 and 1, which are easily taken for each other."""
 CODE_CHARS: Final = 6
 SEATS: Final = 60
-MOST_SEATS: Final = 200
+MOST_SEATS: Final = 180
+"""Each student has two connections, of the 400 that there may be."""
 FAILURES_OF_ONE: Final = 6
 """So many wrong codes a minute of one address, before it has to wait."""
 FAILURES_OF_ALL: Final = 60

@@ -27,6 +27,7 @@ _GATEWAY: Final = {
     "thaw": "up",
 }
 _AGAIN: Final = {
+    "down": ("unready",),
     "up": ("ready",),
     "unready": ("ready", "unready"),
     "draining": ("drain",),
@@ -162,7 +163,7 @@ class BoardState:
         """
         events: list[BoardEvent] = [{"k": "cut"}]
         for name, state in self.gateways.items():
-            events += [{"k": kind, "g": name} for kind in _AGAIN.get(state, ())]
+            events += [{"k": kind, "g": name} for kind in _AGAIN[state]]
         events += self._redis_again()
         events += [{"k": "seat", "u": user, "n": name} for user, name in self._names.items()]
         events += self._users_again()

@@ -85,6 +85,8 @@ class BoardWidget(anywidget.AnyWidget):
     _esm = bundle() + RENDER
     _css = (STATIC / "board.css").read_text(encoding="utf-8")
     height = traitlets.Unicode("640px").tag(sync=True)
+    _sender: threading.Thread | None = None
+    """Set here too: a widget that could not be made is closed as well."""
 
     def __init__(
         self,
@@ -99,7 +101,6 @@ class BoardWidget(anywidget.AnyWidget):
         self._lock = threading.Lock()
         """Guards `_unsent`: batches come from the lab's thread, answers to buttons as well."""
         self._unsent: list[str | Document] = []
-        self._sender: threading.Thread | None = None
         self._over = threading.Event()
         self._watched_at = 0.0
         self.on_msg(self._heard)
@@ -191,8 +192,8 @@ class BoardWidget(anywidget.AnyWidget):
     def _end(self) -> None:
         """Send nothing any more, until a page asks again. Idempotent."""
         sender, self._sender = self._sender, None
-        self._over.set()
         if sender is not None:
+            self._over.set()
             sender.join()
 
     def close(self) -> None:
