@@ -276,3 +276,19 @@ async def test_in_a_kernel_a_board_hears_all_and_its_buttons_work() -> None:
         client.execute(END)
         left = await heard(client, lambda m: m["content"].get("name") == "stdout")
         assert left["content"]["text"].strip() == "[] []"
+
+
+def test_a_page_that_asks_after_the_end_of_the_lab_gets_what_was_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With Run All the page is ready after the last cell, which closes the lab."""
+    with Lab(gateways=2) as lab:
+        room = lab.classroom()
+        page = Page(BoardWidget(lab.loop, lab.cluster, room), monkeypatch)
+        lab.connect("ann")
+        lab.wait_until("ann is told", lambda: any('"set"' in text for text in room.feed.history))
+    page.says(type="ready")
+    assert page.types()[0] == "hello" and "set" in page.events()
+    heard = len(page.heard)
+    page.says(type="watching")
+    assert len(page.heard) == heard and senders() == []

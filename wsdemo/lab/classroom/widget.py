@@ -111,7 +111,9 @@ class BoardWidget(anywidget.AnyWidget):
         kind = content.get("type")
         self._watched_at = time.monotonic()
         sending = self._sender is not None and self._sender.is_alive()
-        if kind == "ready" or (kind == "watching" and not sending):
+        if kind == "ready" and self._loop.closed:
+            self._send_recorded()
+        elif kind == "ready" or (kind == "watching" and not sending):
             self._begin()
         elif kind == "gone":
             self._end()
@@ -139,6 +141,12 @@ class BoardWidget(anywidget.AnyWidget):
             target=self._send_all, args=(self._over,), name="board in a cell", daemon=True
         )
         self._sender.start()
+
+    def _send_recorded(self) -> None:
+        """Send what there is of a closed lab. With Run All, the page asks after the last cell."""
+        history = self._feed.history
+        for message in in_messages([self._hello(len(history)), *history]):
+            self.send(message)
 
     def _queue_all(self) -> None:
         """Put the hello and all batches so far before those to come. On the lab's loop."""
