@@ -152,7 +152,8 @@ export class Client {
       if (this.#recent.size > RECENT) this.#recent.delete(this.#recent.keys().next().value);
       if (/\p{Surrogate}/u.test(to + content)) return this.#settle(id, "refused", "half a character");
       if (this.state === "closed") return this.#settle(id, "busy", "closed");
-      entry.timer = setTimeout(() => this.#giveUp(id, entry.sent ? "no answer in time" : "not connected"), this.#times.ack);
+      const tooLate = () => this.#giveUp(id, entry.sent ? "no answer in time" : "not connected");
+      entry.timer = setTimeout(tooLate, this.#times.ack);
       return this.#flush();
     });
   }
@@ -173,7 +174,8 @@ export class Client {
       if (round === this.#round) this.#ended(1006, String(problem?.message ?? problem));
       return;
     }
-    const socket = this.#socket, register = { type: "register", userId: this.user, ...(token && { token }), inst: this.#inst, att: this.attempts };
+    const socket = this.#socket, mark = { inst: this.#inst, att: this.attempts };
+    const register = { type: "register", userId: this.user, ...(token && { token }), ...mark };
     // Its own deadline: some blocked connections are reported by the browser only after minutes.
     this.#within(this.#times.dial, "the gateway does not answer");
     socket.onopen = () => {
@@ -195,7 +197,9 @@ export class Client {
     switch (said?.type) {
       case "registered": if (this.state !== "registered") this.#registered(said); break;
       case "pong": this.#askedAt = 0; break;
-      case "message": this.#hooks.onMessage?.({ from: said.from, content: said.content ?? "", id: said.id ?? null }); break;
+      case "message":
+        this.#hooks.onMessage?.({ from: said.from, content: said.content ?? "", id: said.id ?? null });
+        break;
       case "ack": this.#settle(said.id, said.status); break;
       case "error":
         if (said.id) this.#settle(said.id, said.code === "offline" ? "offline" : "refused", said.error);

@@ -136,8 +136,8 @@ def test_lan_is_an_address_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_public_url_adds_one_host_and_one_origin(lab: Lab) -> None:
     """Those of the proxy; students are sent there."""
     room = lab.classroom(public_url="https://Hub.example/user/ann/proxy/8090/")
-    assert room.url == "https://Hub.example/user/ann/proxy/8090"
-    assert room.board_url().startswith(f"{room.url}/board?ticket=")
+    assert room.url == "https://Hub.example/user/ann/proxy/8090/"
+    assert room.board_url().startswith(f"{room.url}board?ticket=")
     for host, status in (("hub.example", 200), ("other.example", 421)):
         head = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"
         assert int(fetch(room, head)[9:12]) == status

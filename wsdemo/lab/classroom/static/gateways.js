@@ -58,7 +58,9 @@ export class Gateways {
     for (const [key, { element }] of this._chips) if (!wanted.has(key)) { element.remove(); this._chips.delete(key); }
     const right = new Set(), wrong = [];
     for (const [gateway, box] of this._boxes) {
-      for (const [user, how] of this._drawBox(gateway, box, scene)) if (how === "ok") right.add(user); else wrong.push(user);
+      for (const [user, how] of this._drawBox(gateway, box, scene)) {
+        if (how === "ok") right.add(user); else wrong.push(user);
+      }
     }
     const away = scene.crowdAway.length;
     set(this._nowhereCrowd, away ? `and ${away} simulated` : "");
@@ -78,7 +80,8 @@ export class Gateways {
     const how = simulated.map((user) => agreement(state, user, gateway));
     // Drawn anew only when somebody came, left, or is another's.
     const key = `${how.map((each) => each[0]).join("")} ${box.box.clientWidth}`;
-    if (box.drawn !== key) { box.drawn = key; drawCrowd(box.canvas, how, box.box.clientWidth - 20, role(gateway, names).colour); }
+    if (box.drawn !== key) drawCrowd(box.canvas, how, box.box.clientWidth - 20, role(gateway, names).colour);
+    box.drawn = key;
     return simulated.map((user, i) => [user, how[i]]);
   }
 
@@ -105,8 +108,9 @@ export class Gateways {
     chip.how = how + says;
     chip.element.dataset.how = gateway || how === "unknown" ? how : says ? "ghost" : "away";
     chip.bar.style.background = says ? role(says, names).colour : "";
-    if (how === "elsewhere") chip.told.replaceChildren(h("span", {}, "Redis: "), glyph(says, names, 11), ` ${short(says)}`);
-    else chip.told.replaceChildren(...(how === "nobody" && gateway ? [h("span", {}, "Redis: "), "nobody"] : []));
+    const nobody = how === "nobody" && gateway ? ["nobody"] : [];
+    const told = how === "elsewhere" ? [glyph(says, names, 11), ` ${short(says)}`] : nobody;
+    chip.told.replaceChildren(...(told.length ? [h("span", {}, "Redis: "), ...told] : []));
     chip.element.setAttribute("aria-label", `${name}, ${gateway ? `connected to ${gateway}` : "not connected"}; `
       + (how === "unknown" ? "Redis cannot be asked" : `Redis says ${says || "nobody"}`));
   }
@@ -127,7 +131,8 @@ function drawCrowd(canvas, how, room, colour) {
   canvas.style.height = `${height}px`;
   canvas.width = width * sharpness;
   canvas.height = height * sharpness;
-  canvas.setAttribute("aria-label", `${plural(how.length, "simulated user")}, Redis agrees on ${how.filter((each) => each === "ok").length}`);
+  const agreed = how.filter((each) => each === "ok").length;
+  canvas.setAttribute("aria-label", `${plural(how.length, "simulated user")}, Redis agrees on ${agreed}`);
   const pen = canvas.getContext("2d");
   if (!pen || !height) return;
   pen.scale(sharpness, sharpness);

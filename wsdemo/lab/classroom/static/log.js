@@ -22,7 +22,8 @@ export class EventLog {
     const line = this._lines.add(entry, state);
     if (!line) return;
     if (line.isNew) {
-      const item = h("li", { class: line.kind }, h("time", {}, clockTime(line.t).replace(/ (s|min)$/, "")), h("span", {}, line.text));
+      const time = h("time", {}, clockTime(line.t).replace(/ (s|min)$/, ""));
+      const item = h("li", { class: line.kind }, time, h("span", {}, line.text));
       this._items.set(line.id, item);
       this.element.prepend(item);
     } else set(this._items.get(line.id)?.lastChild ?? h("span"), line.text);

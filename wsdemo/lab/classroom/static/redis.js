@@ -47,18 +47,25 @@ export class RedisPanel {
   _drawRow(row, user, name, answers, brief, { state, names, lab, at, drawBars }) {
     const belief = answers ? state.belief[user] : null, left = belief ? belief[2] - state.t : 0;
     const gateway = left > 0 ? belief[0] : "", sockets = at.get(user) ?? [];
-    const how = !answers ? "unknown" : gateway ? (sockets.includes(gateway) ? "ok" : "ghost") : sockets.length ? "forgotten" : "none";
+    const how = !answers ? "unknown" : howItIs(gateway, sockets);
     set(row.who, name);
     if (row.how !== `${how} ${gateway} ${brief}`) {
       row.how = `${how} ${gateway} ${brief}`;
       row.element.dataset.how = how;
-      row.where.replaceChildren(...(gateway ? [glyph(gateway, names, 12), brief ? short(gateway) : gateway] : [how === "unknown" ? "?" : "nobody"]));
+      const nowhere = how === "unknown" ? "?" : "nobody";
+      row.where.replaceChildren(...(gateway ? [glyph(gateway, names, 12), brief ? short(gateway) : gateway] : [nowhere]));
       row.bar.style.background = gateway ? role(gateway, names).colour : "";
     }
     if (!drawBars) return;
     drawBar(row, left / lab.ttl);
     set(row.left, gateway ? `${left.toFixed(0)} s` : "");
   }
+}
+
+// Redis names a gateway ("" is none); the user has connections there, elsewhere, or none.
+function howItIs(gateway, sockets) {
+  if (gateway) return sockets.includes(gateway) ? "ok" : "ghost";
+  return sockets.length ? "forgotten" : "none";
 }
 
 function crowdInWords({ all, right, wrong, old }) {

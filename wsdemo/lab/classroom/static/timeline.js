@@ -18,7 +18,7 @@ export class Timeline {
   }
 
   _build() {
-    const button = (text, label, onclick, name = "") => h("button", { type: "button", "aria-label": label, class: name, onclick }, text);
+    const button = (text, label, onclick) => h("button", { type: "button", "aria-label": label, onclick }, text);
     this.playButton = h("button", { type: "button", class: "play", onclick: () => this.toggle() }, "Pause");
     this.liveButton = h("button", { type: "button", class: "live", onclick: () => this.goLive() }, "Live");
     this.slider = h("input", { type: "range", min: 0, max: 1, step: 0.001, value: 1, "aria-label": "Time",

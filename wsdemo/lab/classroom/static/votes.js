@@ -22,7 +22,8 @@ export class Votes {
       : `Measured: ${answer}. ${votes(answer)} of ${plural(all, "answer")} said so.`;
     this.element.replaceChildren(h("h2", {}, question.text),
       ...question.options.map((option) => h("div", { class: option === answer ? "option right" : "option" },
-        h("span", {}, (option === answer ? "✔ " : "") + option), h("b", {}, tally ? String(votes(option)) : ""), bar(option))),
+        h("span", {}, (option === answer ? "✔ " : "") + option), h("b", {}, tally ? String(votes(option)) : ""),
+        bar(option))),
       h("p", { role: "status", class: tally ? "measured" : "" }, told));
   }
 }
