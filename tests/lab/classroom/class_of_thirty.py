@@ -174,7 +174,8 @@ class ClassOfThirty:
         self.checked.append(list(self.teacher.batches))
 
     async def _differences(self) -> list[str]:
-        board = replay(self.teacher.batches)
+        # Not on this loop, on which the students' heartbeats are.
+        board = await asyncio.to_thread(replay, list(self.teacher.batches))
         sockets = dict(board.sockets.values())
         registries = {
             session.user: name
@@ -182,7 +183,7 @@ class ClassOfThirty:
             for session in gateway.registry
         }
         says = await self._redis_says(registries)
-        where = self._room.lab.where()
+        where = await asyncio.to_thread(self._room.lab.where)
         return [
             *_different("the board's chips and the registries", sockets, registries),
             *_different("the board's rows and Redis", _rows(board), says),
