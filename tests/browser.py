@@ -134,12 +134,6 @@ class Chromium:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
-    @property
-    def pid(self) -> int:
-        """The process of the browser; pages run in children of it."""
-        assert self._process is not None
-        return self._process.pid
-
     # --- the protocol ------------------------------------------------------------------------
 
     async def call(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
@@ -434,6 +428,10 @@ class Browser(Page):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._chromium.stop()
+
+    def asleep(self) -> contextlib.AbstractContextManager[None]:
+        """Stop the page, and let it go on at the end of the context."""
+        return self._chromium.asleep()
 
 
 def _shows_a_page(process: psutil.Process) -> bool:

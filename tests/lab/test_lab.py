@@ -246,6 +246,16 @@ def test_users_find_gateways_again_that_were_all_started_anew() -> None:
     assert lab.leaks() == []
 
 
+def test_where_answers_right_after_redis_was_started_again() -> None:
+    """The connection on which it asked before has ended with the old Redis."""
+    with Lab(gateways=1) as lab:
+        alice = lab.connect("alice")
+        assert lab.where().loc["alice", "Redis says"] == alice.gateway
+        lab.redis.restart()
+        assert lab.where().loc["alice", "socket"] == alice.gateway
+        lab.wait_until("it is known", lambda: lab.where().loc["alice", "Redis says"] != "(nobody)")
+
+
 def test_an_interrupted_cell_leaves_the_lab_usable(lab: Lab) -> None:
     """The work is cancelled on its loop; the next call works."""
     alice, bob = lab.connect("alice"), lab.connect("bob", to="gateway-02")

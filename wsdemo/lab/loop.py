@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from wsdemo.lab.drivers import Driver, KernelDriver, ThreadDriver
@@ -48,7 +48,7 @@ class LabLoop:
         self._unhandled: list[str] = []
         self._handler_before = self._driver.loop.get_exception_handler()
         self._driver.loop.set_exception_handler(
-            lambda _, context: self._unhandled.append(str(context.get("message")))
+            lambda _, context: self._unhandled.append(_in_words(context))
         )
         self.closed = False
         self._ending = False
@@ -161,3 +161,11 @@ class LabLoop:
     def alive(self) -> bool:
         """Whether a thread or a loop is left after `close`."""
         return self._driver.alive
+
+
+def _in_words(context: Mapping[str, Any]) -> str:
+    """Return what asyncio reports of a failure, with the failure and the name of its task."""
+    task = context.get("task") or context.get("future")
+    where = f" in {task.get_name()!r}" if isinstance(task, asyncio.Task) else ""
+    problem = context.get("exception")
+    return f"{context.get('message')}{where}" + (f": {problem!r}" if problem else "")

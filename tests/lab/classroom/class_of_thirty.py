@@ -21,6 +21,8 @@ from typing import Any, Final, NamedTuple
 
 import psutil
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from tests.browser import CHROMIUM, Chromium, Page
 from tests.lab.classroom.replay import Replayed, replay
@@ -106,12 +108,12 @@ class ClassOfThirty:
     async def fault(self, what: str) -> None:
         """Break something, let the class notice, mend it, and wait until all is right."""
         on, heard = self._on(what), len(self.teacher.batches)
+        began = time.monotonic()
         if what == "hold":
             await self.teacher.press("hold", **on)
             await self._by_name(on["u"]).move(self._another(on["g"]))
         else:
             await self.teacher.press(what, **on)
-        began = time.monotonic()
         if what.startswith("redis"):
             # Without Redis nobody registers: the promise begins when it is back.
             await self._told("beliefs_unknown", heard)
@@ -172,18 +174,16 @@ class ClassOfThirty:
         self.checked.append(list(self.teacher.batches))
 
     async def _differences(self) -> list[str]:
-        board = replay(self.teacher.batches)
+        # Not on this loop, on which the students' heartbeats are.
+        board = await asyncio.to_thread(replay, list(self.teacher.batches))
         sockets = dict(board.sockets.values())
         registries = {
             session.user: name
             for name, gateway in self._cluster.gateways.items()
             for session in gateway.registry
         }
-        try:
-            says = await self._redis_says(registries)
-            where = self._room.lab.where()
-        except redis.exceptions.ConnectionError as problem:  # It was killed since the last time.
-            return [str(problem)]
+        says = await self._redis_says(registries)
+        where = await asyncio.to_thread(self._room.lab.where)
         return [
             *_different("the board's chips and the registries", sockets, registries),
             *_different("the board's rows and Redis", _rows(board), says),
@@ -230,8 +230,9 @@ async def class_of_thirty(
     room: Classroom, *, seed: int, count: int = STUDENTS, every_s: float = EVERY_S
 ) -> AsyncIterator[ClassOfThirty]:
     """Let a class come in and take part; everybody is registered, and the board is right."""
+    again = Retry(NoBackoff(), 1)  # The connection may be to a Redis that was killed since.
     async with (
-        redis.asyncio.Redis.from_url(room.lab.cluster.redis_url) as entries,
+        redis.asyncio.Redis.from_url(room.lab.cluster.redis_url, retry=again) as entries,
         scripted_teacher(room) as teacher,
         scripted_students(room, count, every_s=every_s, seed=seed) as students,
     ):

@@ -6,7 +6,6 @@ In a real Chromium, against a real lab. What needs no browser runs in Node (test
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import tempfile
@@ -15,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -287,28 +285,10 @@ async def test_a_page_that_sleeps_is_forgotten_by_redis_and_is_back_when_it_wake
         room = await off_loop(lab.classroom)
         await take_a_seat(page, room)
         gateways = ("gateway-01", "gateway-02")
-        with asleep(page):
+        with page.asleep():
             await off_loop(lab.wait_until, "Redis forgets", partial(is_at, lab, "noor", ("",)), 20)
         await off_loop(lab.wait_until, "it is back", partial(is_at, lab, "noor", gateways), 20)
         await page.until("the page knows", f"{STATE} === 'up'")
-
-
-@contextlib.contextmanager
-def asleep(page: Browser) -> Iterator[None]:
-    """Stop the processes that run pages."""
-    renderers = [
-        process
-        for process in psutil.Process(page.pid).children(recursive=True)
-        if "--type=renderer" in process.cmdline()
-    ]
-    assert renderers
-    for process in renderers:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in renderers:
-            process.resume()
 
 
 async def open_board(page: Browser, room: Any, **size: Any) -> None:

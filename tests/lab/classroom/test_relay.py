@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import struct
@@ -188,6 +189,23 @@ async def test_a_reset_of_the_student_is_a_reset_for_the_gateway(bench: Bench) -
     bench.writer.transport.abort()
     with pytest.raises(ConnectionResetError):
         await rest_of(bench.gateway.reader)
+
+
+async def test_when_both_ends_break_at_once_both_failures_are_taken_note_of(bench: Bench) -> None:
+    """A failure of a task that nobody asks for is reported as one that nobody handled."""
+    unhandled: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: unhandled.append(what))
+    await bench.accept()
+    bench.writer.write(REGISTER)
+    assert await bench.gateway.reader.readexactly(len(REGISTER)) == REGISTER
+    end = bench.writer.get_extra_info("socket")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    bench.writer.transport.abort()
+    bench.gateway.reset()
+    await until("the relay has ended", lambda: not bench.listener.connections)
+    await asyncio.sleep(0)  # The task of the connection ends a turn later.
+    gc.collect()
+    assert unhandled == []
 
 
 async def test_a_student_who_says_no_more_still_hears(bench: Bench) -> None:

@@ -121,7 +121,10 @@ class GatewayRelay:
                 await asyncio.wait({up, down}, timeout=HALF_CLOSED_S)
         finally:
             await tasks.end(up, down)
-        problem = _problem(up) or _problem(down)
+            # Both are asked, also when the room is closed meanwhile: asyncio reports a failure
+            # that nobody has asked for.
+            problems = _problem(up), _problem(down)
+        problem = problems[0] or problems[1]
         if isinstance(problem, FrameRefused) and self._ends.is_between_frames:
             self._student.writer.write(close_frame(problem.code, problem.reason))
         elif problem is not None:

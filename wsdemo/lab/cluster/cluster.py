@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import redis.asyncio as redis_client
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from wsdemo.client import Client
 from wsdemo.gateway.server import Gateway
@@ -145,7 +147,9 @@ class Cluster:
         self._resources.push_async_callback(asyncio.to_thread, server.stop)
         self.redis_source, self.redis_url = server.source, server.url
         self._outage = Outage(server, self.recorder)
-        database = redis_client.Redis.from_url(server.url, decode_responses=True)
+        # Once more: the connection that it kept was to a Redis that was killed since then.
+        again = Retry(NoBackoff(), 1)
+        database = redis_client.Redis.from_url(server.url, decode_responses=True, retry=again)
         self._resources.push_async_callback(database.aclose)
         self._entries = Entries(database, self.keyspace)
         self._resources.push_async_callback(self._remove_keys)
