@@ -205,6 +205,27 @@ class Browser:
             )
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
+    async def press(self, key: str, code: int, *, shift: bool = False, ctrl: bool = False) -> None:
+        """Press and release a key: its name, and the number by which programs know it."""
+        held = {"modifiers": 8 * shift + 2 * ctrl, "windowsVirtualKeyCode": code}
+        text = {"text": "\r"} if key == "Enter" else {}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **held, **text)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **held)
+
+    async def insert(self, text: str) -> None:
+        """Put a text where the cursor is, as a paste does."""
+        await self.call("Input.insertText", text=text)
+
+    async def resize(self, width: int, height: int) -> None:
+        """Give the page another size, in pixels."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
     async def picture(self, path: Path) -> None:
         """Take a screenshot."""
         shot = await self.call("Page.captureScreenshot", format="png")
