@@ -60,7 +60,7 @@ print("gateway-02 was told:", rejected["reason"].iloc[0])
 # %%
 lab.plot.story(
     "alice",
-    title="The newer registration is refused: {hops} steps, and back to where she was",
+    title="gateway-02's newer registration is refused as stale: {user} is sent back to gateway-01",
     steps=10,
 )
 

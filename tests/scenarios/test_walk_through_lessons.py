@@ -109,8 +109,11 @@ WALKS: Final = (
         said="all",
         typed=False,
         measured="Measured: those not yet back; you said all.",
-        wrong="def next_gateway(history, gateways):\n    return gateways[0]\n",
-        hint="A gateway that failed a moment ago is asked before one that did not.",
+        wrong=(
+            "def next_gateway(history, gateways):\n"
+            "    return history[-1][0] if history else gateways[0]\n"
+        ),
+        hint="The gateway that has just failed is asked again at once.",
         evidence="history, the oldest first:",
     ),
 )

@@ -341,7 +341,7 @@ def _frame_each(
 
 
 def _caption(trace: pd.DataFrame, scale: float, *, tables: bool) -> str:
-    table = "Her gateway: from its `registered` to its clean-up. " if tables else ""
+    table = "Her gateway: from its answer 'registered' to its clean-up. " if tables else ""
     return (
         f"Truth: what the clients saw, and crashes. {table}Redis says: accepted writes, sampled "
         f"entries and leases that ran out. {measured_at(trace, scale)}"
