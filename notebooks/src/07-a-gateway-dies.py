@@ -93,7 +93,7 @@ tunnel.let_pass(10)
 # ## Observe
 
 # %%
-some = [user.name for user in users[37:43]]
+some = [user.name for user in users[38:42]]
 tunnel.plot.ribbons(*some, title="Redis is wrong until each user is back: {wrong_s} user-seconds")
 
 # %%

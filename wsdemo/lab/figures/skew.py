@@ -20,6 +20,7 @@ from matplotlib.patheffects import withStroke
 from wsdemo.drawing.style import (
     BLACK,
     GREY,
+    HIGHEST_IN,
     HALO,
     VERMILLION,
     Picture,
@@ -124,7 +125,7 @@ def _draw(
     slow_s: float | None,
 ) -> Picture:
     x, y = _grid(points)
-    fig = picture(height_in=5.0)
+    fig = picture(height_in=HIGHEST_IN)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     _draw_rule(fig, ax, share, x, y)

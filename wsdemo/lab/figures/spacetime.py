@@ -164,7 +164,7 @@ def _draw(
     even: bool,
 ) -> Picture:
     begins, ends = _places(arrows, even)
-    fig = picture(height_in=1.3 + 0.72 * len(lanes))
+    fig = picture(height_in=1.3 + 0.7 * len(lanes))
     ax = fig.add_subplot()
     claim(fig, title, facts)
     _draw_lanes(ax, lanes, min(begins), max(*ends, *begins))

@@ -41,11 +41,11 @@ from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.frames import Stay
 
 MOST_STEPS: Final = 16
-LANE_IN: Final = 0.75
+LANE_IN: Final = 0.61
 """Height of a lane."""
-PAUSE: Final = 1.9
+PAUSE: Final = 2.2
 """Steps between what a client asks for and her leaving, for the words in the strips."""
-ROOM: Final = (1.1, 2.5)
+ROOM: Final = (1.2, 2.8)
 """Steps before and after the arrow that the figure is about."""
 CAPTION: Final = (
     "Measured on running gateways; one step an event, not to scale. Light: WebSocket; dark: Redis "
@@ -119,7 +119,7 @@ def story(
     facts = _facts(trace, told, user)
     spells = _socket(trace, told, user), _entry(trace, told, user)
     after = ROOM[1] if told[-1].matters else 0.0  # Its words stand behind it.
-    room = told[-1].end + 0.4 + max(after, steps - len(told))
+    room = told[-1].end + 0.6 + max(after, steps - len(told))
     fig = _draw(told, lanes, spells, user, facts, title, room)
     return tell(fig, caption=CAPTION, alt=_alt(told, lanes, spells, user))
 
