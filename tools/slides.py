@@ -57,6 +57,7 @@ _STYLE: Final = """
 .reveal figure img { width: 100%; min-height: 0; object-fit: contain; margin: 0 }
 .reveal figcaption { font-size: 24px; line-height: 1.25; color: #444; text-align: left;
   padding: 0 24px }
+.reveal:has(section.figure.present) .slide-number { display: none !important }
 .reveal .slide-number { font-size: 24px; background: none; color: #767676 }
 .reveal .vote { list-style: none; padding: 0; display: grid; grid-template-columns: 1fr 1fr;
   gap: 24px; font-size: 36px }

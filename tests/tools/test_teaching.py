@@ -134,6 +134,8 @@ def test_a_handout_has_the_vote_the_empty_diagram_and_the_words(source: Path) ->
     (question, *_) = questions_of(source)
     assert sheet.count("<li>") == sum(len(q.options) for q in questions_of(source))
     assert all(str(option) in sheet for option in question.options)
+    (size,) = (attrs["viewbox"] for tag, attrs in page.tags if tag == "svg")
+    assert size in {f"0 0 720 {height}" for height in handout.DIAGRAM_HEIGHTS}
     assert page.count("svg") == 1 and page.count("dt") == len(notes_of(source).words)
     assert all(f">{lane}</text>" in sheet for lane in handout.LANES)
     assert "size: A4" in sheet
