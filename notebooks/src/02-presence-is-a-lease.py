@@ -67,9 +67,7 @@ lab.wait_until("everybody was heard again", lambda: heartbeats(lab.trace()) >= 4
 
 # %%
 trace = lab.trace()  # A red x above a strip is a heartbeat that was lost.
-lab.plot.sawtooth(
-    *names, title="Two lost heartbeats in a row are enough: the lease of a live user ends"
-)
+lab.plot.sawtooth(*names)
 
 # %%
 from wsdemo.lab.learn import reveal

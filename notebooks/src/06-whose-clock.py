@@ -80,7 +80,8 @@ from wsdemo.lab.races.interleavings import explore_all
 slow = explore_all(["plain", "timestamp", "fenced"], skews=[0, -10])
 barcode(
     slow,
-    title="One clock 10 s slow: with timestamps {timestamp_slow} of {orders} orders end wrong, and not {timestamp}",
+    title="One clock 10 s slow: with timestamps {timestamp_slow} of {orders} orders end wrong, "
+    "and not {timestamp}",
 )
 
 # %%

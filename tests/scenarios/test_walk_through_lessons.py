@@ -168,6 +168,9 @@ async def predict(reader: Reader, walk: Walk) -> None:
     """Step to the question, see that nothing is known, and answer; then once more Shift-Enter."""
     cell, said = reader.cell("predict(", f'"q{walk.number}"'), str(walk.said)
     await reader.walk(cell)
+    observe = reader.cell("plot") if walk.number != "05" else reader.cell("barcode(")
+    top = f"{CELLS}[{observe}].getBoundingClientRect().top"
+    assert await reader.page.value(f"{top} > {HEIGHT_PX}"), "a title is seen before the question"
     asked = await reader.run(cell)
     assert "You have not said anything yet." in asked
     buttons = f"{CELLS}[{cell}].querySelector('.widget-radio-box')"

@@ -121,7 +121,7 @@ def sliders(knobs: Mapping[str, Knob], moved: Callable[[dict[str, float]], objec
             value=knob.start,
             description=knob.label,
             continuous_update=False,
-            style={"description_width": "10em"},
+            style={"description_width": "initial"},
             layout={"width": "36em"},
         )
         for name, knob in knobs.items()
