@@ -207,10 +207,15 @@ class Browser:
 
     async def press(self, key: str, code: int, *, shift: bool = False, ctrl: bool = False) -> None:
         """Press and release a key: its name, and the number by which programs know it."""
-        held = {"modifiers": 8 * shift + 2 * ctrl, "windowsVirtualKeyCode": code}
-        text = {"text": "\r"} if key == "Enter" else {}
-        await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **held, **text)
-        await self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **held)
+        event: dict[str, Any] = {
+            "key": key,
+            "modifiers": 8 * shift + 2 * ctrl,
+            "windowsVirtualKeyCode": code,
+        }
+        if key == "Enter":
+            event["text"] = "\r"
+        for kind in ("keyDown", "keyUp"):
+            await self.call("Input.dispatchKeyEvent", type=kind, **event)
 
     async def insert(self, text: str) -> None:
         """Put a text where the cursor is, as a paste does."""

@@ -243,9 +243,7 @@ class Reader:
         """Replace the text of a cell, by hand."""
         editor = f"{CELLS}[{number}].querySelector('.cm-content')"
         await self.page.click(f"the text of cell {number}", editor)
-        await self.page.until(
-            "the cursor is in it", f"document.activeElement === {editor}"
-        )
+        await self.page.until("the cursor is in it", f"document.activeElement === {editor}")
         await self.page.press("a", 65, ctrl=True)
         await self.page.insert(source)
         last = json.dumps(source.strip().splitlines()[-1].strip())

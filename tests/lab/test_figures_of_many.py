@@ -75,7 +75,7 @@ def marks_under_words(fig: Picture) -> list[str]:
     """Return the words of the first plot that cover the middle of a mark."""
     ax = fig.axes[0]
     marks = [line for line in ax.lines if line.get_marker() in ("o", "D")]
-    middles = [ax.transData.transform(line.get_xydata()[0]) for line in marks]
+    middles = [ax.transData.transform(np.asarray(line.get_xydata())[0]) for line in marks]
     assert middles
     return [
         text.get_text()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from IPython.display import HTML
 
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped
+from wsdemo.drawing.show import to_html
 from wsdemo.drawing.style import VERMILLION, Picture
 from wsdemo.lab import sliders
 from wsdemo.lab.figures.skew import skew_map
@@ -67,7 +68,7 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
 
 def alt(figure: str) -> str:
     (found,) = re.findall(r'alt="([^"]*)"', figure)
-    return found
+    return str(found)
 
 
 def test_a_moved_slider_redraws_the_map_of_leases(cell: Cell) -> None:
@@ -122,7 +123,6 @@ def test_numbers_beyond_the_map_are_refused(cell: Cell) -> None:
 def drawn(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> dict[str, Picture]:
     """Every figure that the sliders can draw, by what was moved last."""
     kept: dict[str, Picture] = {}
-    to_html: Callable[[Picture], str] = sliders.to_html
 
     def keep(fig: Picture) -> str:
         kept[f"{len(kept)}: {fig.get_suptitle()}"] = fig
@@ -162,17 +162,15 @@ def test_a_redrawn_figure_is_there_at_once(cell: Cell) -> None:
     redrawn_s = time.process_time() - began
     began = time.process_time()
     for _ in range(3):
-        sliders.to_html(skew_map(POINTS))
+        to_html(skew_map(POINTS))
     assert redrawn_s < 10 * (time.process_time() - began)
 
 
 @pytest.mark.parametrize(("slow_s", "until_s"), [(10, 10), (20, 20), (-10, None)])
-def test_the_marked_skew_shows_which_moves_it_refuses(
-    slow_s: float, until_s: float | None
-) -> None:
+def test_the_marked_skew_shows_which_moves_it_refuses(slow_s: float, until_s: float | None) -> None:
     """A thick line over the gaps that are too short."""
     (ax, _) = skew_map(POINTS, slow_s=slow_s).axes
     thin, thick = (line for line in ax.lines if line.get_color() == VERMILLION)
-    gaps = pd.Series(thick.get_xdata()).dropna()
-    assert set(thin.get_ydata()) == {slow_s}
+    gaps = pd.Series(np.asarray(thick.get_xdata())).dropna()
+    assert {*np.asarray(thin.get_ydata())} == {slow_s}
     assert (gaps.max() == pytest.approx(until_s, abs=0.2)) if until_s else gaps.empty

@@ -23,7 +23,6 @@ from tests.jupyterlab import (
     jupyterlab_process,
 )
 from tools import lessons
-from wsdemo.lab.lessons import QUESTIONS
 
 pytestmark = [
     pytest.mark.xdist_group("walk_through_lessons"),

@@ -50,7 +50,7 @@ PAGE_DPI: Final = 96
 DPI: Final = 128
 """Pixels of a picture to an inch: more than the page has, for sharper screens."""
 HIGHEST_IN: Final = 4.83
-"""So high may a figure of a lesson be: then it fills a slide of 16 to 9, and is not made smaller."""
+"""The most that a figure of a lesson may have: then it fits on a slide, and is not made smaller."""
 FONT_PT: Final = 11.75
 """More than 11 pt on a page, and 18 pt on a slide, which is 13.3 inches wide."""
 NOTE_PT: Final = FONT_PT

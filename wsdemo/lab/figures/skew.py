@@ -20,8 +20,8 @@ from matplotlib.patheffects import withStroke
 from wsdemo.drawing.style import (
     BLACK,
     GREY,
-    HIGHEST_IN,
     HALO,
+    HIGHEST_IN,
     VERMILLION,
     Picture,
     claim,

@@ -211,8 +211,8 @@ def _draw_arrow(
 ) -> None:
     role = HARM if harms else _role(row)
     y0, y1 = float(lanes.index(row.lane)), float(lanes.index(row.peer))
-    style = {"color": role.colour, "linestyle": role.dash, "shrinkA": 0, "shrinkB": 2}
-    style["lw"] = 3.2 if harms else 1.8
+    style: dict[str, Any] = {"color": role.colour, "linestyle": role.dash}
+    style |= {"lw": 3.2 if harms else 1.8, "shrinkA": 0, "shrinkB": 2}
     if row.lost:
         end, y1 = begin + 0.55 * (end - begin), y0 + 0.55 * (y1 - y0)
         ax.annotate("", (end, y1), (begin, y0), arrowprops={"arrowstyle": "-", **style})
