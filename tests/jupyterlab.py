@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -28,7 +29,8 @@ ROOT: Final = Path(__file__).parents[1]
 NOTEBOOKS: Final = ROOT / "notebooks"
 LAB_S: Final = 40.0
 RUN_S: Final = 60.0
-TOO_BUSY: Final = "this machine was too busy"
+AGAIN: Final = re.compile(r"machine (is|was too) busy|run the lesson again")
+"""How a lesson says that the load of the machine may be the reason."""
 PATIENCE: Final = 3
 """So often a reader begins again at Run."""
 
@@ -217,15 +219,15 @@ class Reader:
         return await self.shown(number)
 
     async def walk(self, to: int) -> None:
-        """Press Shift-Enter until a cell is selected; where the lesson says that the machine was
-        too busy, do what it says, and begin again at Run.
+        """Press Shift-Enter until a cell is selected. Where the lesson says that the machine was
+        too busy, begin again at Run, as it says.
         """
         patience = PATIENCE
         while (now := int(await self.page.value(_active()))) < to:
             await self.shift_enter()
             await self.page.until("the next one is selected", f"{_active()} === {now + 1}")
             trouble = await self.trouble(now)
-            if TOO_BUSY in trouble and patience:
+            if AGAIN.search(trouble) and patience:
                 patience -= 1
                 await self.select(self.beat("Run"))
             else:

@@ -19,8 +19,8 @@
 #
 # Alice is on a train. Her connection to **gateway-01** breaks, her client reconnects, and this time it
 # ends up at **gateway-02**. She is online and sees no difference. But gateway-01 still has to tidy up
-# after her old connection: that is its [clean-up](../docs/glossary.md#clean-up), and today it is slow. When it
-# finally gets round to it, Alice has long been elsewhere.
+# after her old connection, and today it is slow. When it finally gets round to it, Alice has long
+# been elsewhere.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
@@ -42,7 +42,7 @@ predict("q04", "gateway-02")
 # %% [markdown]
 # ## Run
 #
-# `policy="go-demo"` gives the gateways a faithful copy of the Go demo's presence. The [race](../docs/glossary.md#race) is not left to
+# `policy="go-demo"` gives the gateways a faithful copy of the Go demo's presence. The race is not left to
 # luck: a director holds gateway-01's clean-up until we let it go. `pace` measures this machine and says
 # how much faster than in production time may pass on it.
 
@@ -258,7 +258,7 @@ check("ex04", DELETE_IF_MINE)
 # ## Keep
 #
 # * A clean-up is a write. Every write to shared state has to show that it still may.
-# * [Compare *and* set](../docs/glossary.md#compare-and-set) in one step on the server: between a `GET` and a `DEL` of yours, others write.
+# * Compare *and* set in one step on the server: between a `GET` and a `DEL` of yours, others write.
 # * Compare identities (which connection?), not times. Two clocks are two opinions.
 #
 # | one may think | but |
@@ -269,14 +269,6 @@ check("ex04", DELETE_IF_MINE)
 #
 # Four questions, from memory: Which three verbs write? What did the demo's refresh do after the `DEL`?
 # Why is the gateway id not enough? Who is told `offline` although Alice is online?
-#
-# <details><summary>The answers</summary>
-#
-# 1. Register, refresh and release. Each of them has to show that it still may.
-# 2. It wrote a fresh timestamp into an entry that was not there: half an entry, without a gateway.
-# 3. A user can come back to the same gateway on a new connection. Only the connection tells the two apart.
-# 4. Whoever writes to her: here Bob. His gateway found no entry that names a gateway.
-# </details>
 #
 # In the code: `wsdemo/presence/release.lua`, one screen, and beside it `wsdemo/rig/policies/go_demo.py`.
 

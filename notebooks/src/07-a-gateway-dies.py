@@ -18,8 +18,8 @@
 # ## Story
 #
 # Sixty users sit at gateway-01, Alice among them. At 9:41 it dies. There are three ways to die: a
-# **[crash](../docs/glossary.md#crash)** tells nobody; a **[drain](../docs/glossary.md#drain)** says goodbye
-# to each user first; and a **[frozen](../docs/glossary.md#freeze)** gateway is not dead at all: its sockets stay open, it says nothing, and later it comes back and goes on as if nothing had
+# **crash** tells nobody; a **drain** says goodbye to each user first; and a **frozen** gateway is not dead
+# at all: its sockets stay open, it says nothing, and later it comes back and goes on as if nothing had
 # happened. Alice only wants to know how long she was offline.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
@@ -262,14 +262,6 @@ check("ex07", next_gateway)
 #
 # Four questions, from memory: Which death releases records? How does a client notice a frozen gateway?
 # What happens to what the zombie writes? When is a user who never comes back forgotten?
-#
-# <details><summary>The answers</summary>
-#
-# 1. The drain: it releases each session, then tells the client. A crash and a freeze release nothing.
-# 2. By heartbeats that nobody answers. Its socket stays open all the time.
-# 3. It is refused: each write carries an old token, and newer sessions have registered.
-# 4. When her lease has run out: 90 s after her last heartbeat.
-# </details>
 #
 # In the code: `Gateway.stop` in `wsdemo/gateway/server.py`, `Client._keep` in
 # `wsdemo/client/connection.py`.
