@@ -394,7 +394,9 @@ class Page:
         await self.value("document.activeElement.select()")
         await self.call("Input.insertText", text=text)
 
-    async def key(self, key: str, *, windows: int = 0, shift: bool = False) -> None:
+    async def key(
+        self, key: str, *, windows: int = 0, shift: bool = False, ctrl: bool = False
+    ) -> None:
         """Press a key.
 
         Args:
@@ -404,11 +406,15 @@ class Page:
             "key": key,
             "code": key,
             "windowsVirtualKeyCode": windows,
-            "modifiers": 8 if shift else 0,
+            "modifiers": 8 * shift + 2 * ctrl,
         }
         text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    async def insert(self, text: str) -> None:
+        """Put a text where the cursor is, as a paste does."""
+        await self.call("Input.insertText", text=text)
 
 
 class Browser(Page):

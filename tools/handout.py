@@ -15,6 +15,8 @@ from tools import lessons
 from tools.teachers_notes import notes_of, questions_of
 from wsdemo.lab.lessons import Question
 
+DIAGRAM_HEIGHTS: Final = (396, 240)
+"""With one vote on the page, and with two, when 720 is the width of the page."""
 LANES: Final = ("Alice", "gateway-01", "Redis", "gateway-02", "Bob")
 
 _STYLE: Final = """
@@ -32,8 +34,7 @@ p { margin: 0 0 2mm }
 .vote li::before { content: ""; display: inline-block; width: 4mm; height: 4mm;
   border: 0.4mm solid #000; margin-right: 2mm; vertical-align: -0.7mm }
 .why { border-bottom: 0.3mm solid #000; height: 8mm }
-svg { width: 100%; height: 100mm; display: block; border: 0.3mm solid #bbb }
-.votes-2 svg { height: 60mm }
+svg { width: 100%; display: block; border: 0.3mm solid #bbb }
 .words { display: grid; grid-template-columns: 1fr 1fr; gap: 1mm 8mm; margin: 0 }
 .words dt { font-weight: 600; border-bottom: 0.3mm solid #000; height: 17mm }
 @media screen { body { padding: 10mm } }
@@ -45,15 +46,16 @@ def sheet(source: Path) -> str:
     """Return the page of a lesson."""
     about = lessons.about(source)
     words, questions = notes_of(source).words, questions_of(source)
+    height = DIAGRAM_HEIGHTS[len(questions) - 1]
     explained = f"<h2>In your own words</h2>{_words(words)}" if words else ""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{html.escape(about['title'])}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f'<body class="votes-{len(questions)}">\n'
+        "<body>\n"
         f'<div class="name"><span>Name</span><span>Date</span></div>\n'
         f"<h1>{html.escape(about['title'])}</h1>\n<p>{html.escape(about['question'])}</p>\n"
         f"{''.join(map(_vote, questions))}\n"
-        f"<h2>Draw it: who says what to whom, and when?</h2>\n{diagram(LANES)}\n"
+        f"<h2>Draw it: who says what to whom, and when?</h2>\n{diagram(LANES, height)}\n"
         f"{explained}\n</body>\n</html>\n"
     )
 
@@ -70,9 +72,9 @@ def _words(words: Iterable[str]) -> str:
     return f'<dl class="words">{"".join(f"<dt>{html.escape(word)}</dt>" for word in words)}</dl>'
 
 
-def diagram(lanes: Sequence[str]) -> str:
+def diagram(lanes: Sequence[str], height: int = DIAGRAM_HEIGHTS[0]) -> str:
     """Return an empty space-time diagram: a lane each, and time from left to right."""
-    width, height, left, top = 720, 364, 110, 26
+    width, left, top = 720, 110, 26
     step = (height - 2 * top - 20) / max(1, len(lanes) - 1)
     parts = []
     for number, lane in enumerate(lanes):

@@ -1,8 +1,8 @@
 """Slides: how does a lesson look on a projector? `make slides`
 
 One HTML file a lesson, with everything in it: reveal.js, which is in tools/reveal, and the figures
-of the solved copy, one on each slide. It opens as a file, without a network. Key S shows the notes
-for the speaker, which come from docs/teaching.md.
+of the solved copy. Each has a slide, and is as wide as it: so its letters have 18 pt. The file
+opens without a network. Key S shows the notes for the speaker, which come from docs/teaching.md.
 
 (The exporter of nbconvert loads four libraries from other hosts, and shows a notebook's cells. Here
 are only a vote, figures and what to keep, in letters that the last row can read.)
@@ -10,8 +10,11 @@ are only a vote, figures and what to keep, in letters that the last row can read
 
 from __future__ import annotations
 
+import base64
 import html
+import math
 import re
+import struct
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -28,6 +31,10 @@ REVEAL: Final = Path(__file__).parent / "reveal"
 WIDTH_PX, HEIGHT_PX = 1280, 720
 LEAST_PX: Final = 24
 """18 pt on a slide of 13.3 inches, which is what 1280 px are."""
+LINE_PX, CHARS_PER_LINE = 30, 95
+"""Of a caption."""
+HEADER_CHARS: Final = 64
+"""So much of a PNG in base64 has its size in it."""
 LETTERS: Final = "ABCDEFGH"
 
 _STYLE: Final = """
@@ -45,11 +52,12 @@ _STYLE: Final = """
   border-bottom: 2px solid #ccc }
 .reveal section { padding: 24px 56px !important; box-sizing: border-box }
 .reveal section.figure { padding: 0 !important }
-.reveal figure { margin: 0; height: 712px; display: flex; flex-direction: column;
+.reveal figure { margin: 0; height: 720px; display: flex; flex-direction: column;
   justify-content: center }
 .reveal figure img { width: 100%; min-height: 0; object-fit: contain; margin: 0 }
 .reveal figcaption { font-size: 24px; line-height: 1.25; color: #444; text-align: left;
   padding: 0 24px }
+.reveal:has(section.figure.present) .slide-number { display: none !important }
 .reveal .slide-number { font-size: 24px; background: none; color: #767676 }
 .reveal .vote { list-style: none; padding: 0; display: grid; grid-template-columns: 1fr 1fr;
   gap: 24px; font-size: 36px }
@@ -71,6 +79,25 @@ class Figure(NamedTuple):
     source: str
     alt: str
     caption: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many pixels it has, across and downwards."""
+        head = base64.b64decode(self.source.partition("base64,")[2][:HEADER_CHARS])
+        width, height = struct.unpack(">II", head[16:24])
+        return int(width), int(height)
+
+    @property
+    def height_px(self) -> float:
+        """How high it is when it is as wide as a slide."""
+        width, height = self.size
+        return WIDTH_PX * height / width
+
+    @property
+    def has_room_for_its_caption(self) -> bool:
+        """Whether both fit on a slide, without making the figure smaller."""
+        lines = math.ceil(len(self.caption) / CHARS_PER_LINE)
+        return self.height_px + lines * LINE_PX <= HEIGHT_PX
 
 
 def deck(source: Path) -> str:
@@ -107,7 +134,8 @@ def _slides(about: Any, notebook: Any, source: Path, notes: Notes) -> Iterator[s
         if question is not None:
             yield _slide(_vote(question), notes.text)
         if figure is not None:
-            yield _slide(_figure(figure), figure.alt)
+            told = "" if figure.has_room_for_its_caption else f"{figure.caption}\n\n"
+            yield _slide(_figure(figure), told + figure.alt)
         if question is not None:
             yield _slide(_tempting(question))
     yield from map(_slide, _keep(text.get("Keep", "")))
@@ -137,7 +165,8 @@ def _tempting(question: Question) -> str:
 
 def _figure(figure: Figure) -> str:
     alt = html.escape(figure.alt, quote=True)
-    caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>" if figure.caption else ""
+    shown = figure.caption and figure.has_room_for_its_caption
+    caption = f"<figcaption>{html.escape(figure.caption)}</figcaption>" if shown else ""
     return f'<figure><img alt="{alt}" src="{figure.source}">{caption}</figure>'
 
 

@@ -69,7 +69,7 @@ lab.plot.ribbons(
     "alice",
     "bob",
     tables=True,
-    title="With pings, the gateway forgets a shut laptop after {table_mean_s} s, and Redis with it",
+    title="The gateway forgets the shut laptop after {table_mean_s} s, Redis after {mean_s} s",
 )
 
 # %%

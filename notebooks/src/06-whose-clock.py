@@ -60,7 +60,7 @@ print("gateway-02 was told:", rejected["reason"].iloc[0])
 # %%
 lab.plot.story(
     "alice",
-    title="The newer registration is refused: {hops} steps, and back to where she was",
+    title="gateway-02's newer registration is refused as stale: {user} is sent back to gateway-01",
     steps=10,
 )
 
@@ -80,7 +80,8 @@ from wsdemo.lab.races.interleavings import explore_all
 slow = explore_all(["plain", "timestamp", "fenced"], skews=[0, -10])
 barcode(
     slow,
-    title="One clock 10 s slow: with timestamps {timestamp_slow} of {orders} orders end wrong, and not {timestamp}",
+    title="One clock 10 s slow: with timestamps {timestamp_slow} of {orders} orders end wrong, "
+    "and not {timestamp}",
 )
 
 # %%
@@ -148,8 +149,15 @@ border.close()
 
 # %% [markdown]
 # The border is the diagonal: a move is refused if the new gateway's clock is behind by more than the gap
-# since the last sign of life at the old one.
-#
+# since the last sign of life at the old one. Move the slider, or put another number into the cell: how slow
+# may gateway-02 be, if each user needs 12 s to move?
+
+# %%
+from wsdemo.lab.sliders import skew_slider
+
+skew_slider(points, slow_s=10)
+
+# %% [markdown]
 # Do right clocks help, then? Not always. In lesson 05 gateway-01 read its clock for Alice's heartbeat *before*
 # she registered at gateway-02: 45 orders. But her last ping can lie in a buffer while gateway-01 is busy; then
 # it reads its clock *after* she has gone, and writes the larger number. That gives the other 45 back: six

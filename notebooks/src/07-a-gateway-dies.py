@@ -93,7 +93,7 @@ tunnel.let_pass(10)
 # ## Observe
 
 # %%
-some = [user.name for user in users[37:43]]
+some = [user.name for user in users[38:42]]
 tunnel.plot.ribbons(*some, title="Redis is wrong until each user is back: {wrong_s} user-seconds")
 
 # %%
@@ -258,7 +258,7 @@ check("ex07", next_gateway)
 # |---|---|
 # | somebody has to clean up after a crash | each user's next register does; the lease does the rest |
 # | a frozen gateway is a dead one | it wakes up with a table full of users who have left |
-# | reconnecting at once is best | all at once is a herd; that is lesson 08 |
+# | reconnecting at once is best | all at once is a herd, which is slow for each of them |
 #
 # Four questions, from memory: Which death releases records? How does a client notice a frozen gateway?
 # What happens to what the zombie writes? When is a user who never comes back forgotten?

@@ -7,7 +7,7 @@ import pytest
 
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped
 from wsdemo.drawing.show import to_html, to_png
-from wsdemo.drawing.style import Picture
+from wsdemo.drawing.style import VERMILLION, Picture
 from wsdemo.lab.figures.barcode import barcode
 from wsdemo.lab.figures.crossing import crossing
 from wsdemo.lab.races.models import MODELS, explore_model
@@ -50,6 +50,15 @@ def test_no_two_texts_of_a_figure_overlap_and_none_is_clipped(drawn: dict[str, P
     """Every label can be read, also beside a prediction."""
     assert_no_text_covers_another(drawn)
     assert_no_text_is_clipped(drawn)
+
+
+def test_the_write_that_loses_alice_has_the_colour_of_an_alarm(drawn: dict[str, Picture]) -> None:
+    """It took the name of gateway-02 away. Where she was never named, no write has it."""
+    (ax,) = drawn["minimal go-demo"].axes
+    alarming = [text.get_text() for text in ax.texts if text.get_color() == VERMILLION]
+    assert [text.partition(",")[0] for text in alarming] == ["release"]
+    (calm,) = crossing(next(p for p in explored()[0].played if p.end == "correct")).axes
+    assert not [text for text in calm.texts if text.get_color() == VERMILLION]
 
 
 @pytest.mark.slow

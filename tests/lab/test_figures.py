@@ -25,7 +25,7 @@ from tests.lab.readable import (
 )
 from wsdemo import Timing
 from wsdemo.drawing.show import to_html, to_png
-from wsdemo.drawing.style import INK, PAGE_DPI, Picture
+from wsdemo.drawing.style import INK, NOTE, PAGE_DPI, Picture
 from wsdemo.lab import Lab
 from wsdemo.lab.figures.availability import ROLES, service_of
 from wsdemo.lab.figures.detection import detection_delays
@@ -723,6 +723,9 @@ def test_deaths_share_one_axis_on_which_each_user_has_her_outage() -> None:
     assert title(fig) == "4.1 s and 40 s; 80 s"
     assert len({ax.get_xlim() for ax in fig.axes}) == 1
     assert fig.axes[0].get_xlim()[0] == 0 and fig.axes[0].get_xlim()[1] >= 80
+    # Words on a coloured area are outlined; a halo of the page's colour would be holes in it.
+    medians = [t for ax in fig.axes for t in ax.texts if t.get_text().startswith("median")]
+    assert len(medians) == 2 and not [t for t in medians if t.get_gid() == NOTE]
 
 
 def test_a_user_whom_a_drain_released_is_not_listed_wrongly() -> None:

@@ -71,6 +71,19 @@ def by_hand(trace: pd.DataFrame) -> dict[str, list[float]]:
     return {name: sorted(values) for name, values in out.items()}
 
 
+def marks_under_words(fig: Picture) -> list[str]:
+    """Return the words of the first plot that cover the middle of a mark."""
+    ax = fig.axes[0]
+    marks = [line for line in ax.lines if line.get_marker() in ("o", "D")]
+    middles = [ax.transData.transform(np.asarray(line.get_xydata())[0]) for line in marks]
+    assert middles
+    return [
+        text.get_text()
+        for text in ax.texts
+        if any(text.get_window_extent().contains(*middle) for middle in middles)
+    ]
+
+
 class TestMessages:
     """Latencies and their stages."""
 
@@ -119,6 +132,7 @@ class TestMessages:
             labels = [text.get_text() for text in texts(drawn[name])]
             labels = [text for text in labels if text.startswith("p99 ")]
             assert len(labels) == 2, (name, labels)
+            assert not marks_under_words(drawn[name]), name
         assert not any(words.startswith("p99 ") for words in words(drawn["four"])), (
             "of 28 messages there is no 99th of a hundred"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from tests.lab.readable import (
@@ -113,6 +114,53 @@ def test_every_text_of_a_story_can_be_read(drawn: tuple[Picture, Picture]) -> No
     assert_no_text_is_clipped(figures)
     for fig in drawn:
         assert all(float(text.get_fontsize()) >= FONT_PT for text in texts(fig))
+
+
+@pytest.fixture(scope="module")
+def refused() -> Picture:
+    """Draw how alice is sent back, because the clock of the new gateway is slow."""
+    with Lab(gateways=2, policy="timestamp", clocks={"gateway-02": -10}) as lab:
+        lab.delay_cleanups(60)
+        alice = lab.connect("alice", to="gateway-01")
+        lab.let_pass(5)
+        alice.move("gateway-02")
+        lab.wait_until("the clean-up is late", lambda: OTHER_OWNER in set(lab.trace()["reason"]))
+        return lab.plot.story("alice", title="{user} is sent back")
+
+
+OTHER_OWNER = "other owner"
+
+
+def test_what_was_refused_is_labelled_and_not_what_the_client_asked(refused: Picture) -> None:
+    """The words of each refusal stand between two lanes, and touch neither."""
+    bold = [text for text in refused.axes[0].texts if text.get_fontweight() == "bold"]
+    assert sorted(text.get_text() for text in bold) == [
+        "gateway-01:\nrelease alice\n→ other owner",
+        "gateway-02:\nregister alice\n→ stale register",
+    ]
+    (ax,) = refused.axes
+    lanes = [ax.transData.transform((0, y))[1] for y in range(4)]
+    for text in bold:
+        box = text.get_window_extent()
+        assert not [y for y in lanes if box.y0 < y < box.y1], text.get_text()
+    assert_no_text_covers_another({"refused": refused})
+    assert_no_text_is_clipped({"refused": refused})
+
+
+def test_the_name_of_a_gateway_fits_into_its_piece_of_a_strip(
+    drawn: tuple[Picture, Picture], refused: Picture
+) -> None:
+    """Otherwise nobody could see where the piece ends."""
+    for fig in (*drawn, refused):
+        (ax,) = fig.axes
+        boxes = [b.get_window_extent() for b in ax.patches if isinstance(b, Rectangle)]
+        inside = [text for text in ax.texts if text.get_text() in ("gateway-01", "gateway-02")]
+        assert inside
+        for text in inside:
+            extent = text.get_window_extent()
+            (x, y) = extent.p0 + (extent.p1 - extent.p0) / 2
+            mine = [box for box in boxes if box.contains(x, y)]
+            assert mine and all(extent.width < box.width for box in mine)
 
 
 def test_a_story_of_nobody_is_refused() -> None:

@@ -6,24 +6,29 @@ A real browser, a real JupyterLab, started as `make lab` does it, on a copy of t
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 
 from tests import browser
 from tests.browser import Browser
-from tests.processes import http_get
-from tests.waiting import until
+from tests.jupyterlab import (
+    CODE,
+    FIGURES,
+    IDLE,
+    KERNEL,
+    LAB_S,
+    NOTEBOOKS,
+    RUN_S,
+    JupyterLab,
+    cells_of,
+    jupyterlab_at,
+    jupyterlab_process,
+    menu,
+)
 
 pytestmark = [
     pytest.mark.xdist_group("jupyterlab"),
@@ -33,24 +38,9 @@ pytestmark = [
     pytest.mark.skipif(browser.CHROMIUM is None, reason="chromium is not installed"),
 ]
 
-ROOT: Final = Path(__file__).parents[2]
-NOTEBOOKS: Final = ROOT / "notebooks"
-LAB_S: Final = 40.0
-RUN_S: Final = 60.0
 LESSONS: Final = ("00-start-here", "04-the-late-cleanup")
 
-CODE: Final = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell')]"
 NUMBERS: Final = f"{CODE}.map(cell => cell.querySelector('.jp-InputPrompt').textContent)"
-IDLE: Final = (
-    "(document.querySelector('.jp-Notebook-ExecutionIndicator') || {dataset: {}})"
-    ".dataset.status === 'idle'"
-)
-# Without a kernel it says idle, too; to run a cell then opens a dialog.
-KERNEL: Final = (
-    "/Python 3/.test((document.querySelector('.jp-Toolbar-kernelName, .jp-KernelName') || {})"
-    ".textContent)"
-)
-FIGURES: Final = "[...document.querySelectorAll('.jp-OutputArea-output figure img')]"
 LOADED: Final = f"{FIGURES}.filter(image => image.complete && image.naturalWidth > 0).length"
 TROUBLE: Final = (
     '[...document.querySelectorAll(\'.jp-OutputArea-output[data-mime-type$="stderr"],'
@@ -70,88 +60,28 @@ WRITTEN: Final = (
 )
 
 
-def menu(name: str) -> str:
-    """Return the expression that finds an entry of a menu by its words."""
-    return (
-        "[...document.querySelectorAll('.lm-MenuBar-item, .lm-Menu-item')].find(item =>"
-        " (item.querySelector('.lm-MenuBar-itemLabel, .lm-Menu-itemLabel') || {}).textContent"
-        f" === {json.dumps(name)})"
-    )
-
-
-class JupyterLab(NamedTuple):
-    """A running JupyterLab."""
-
-    home: Path
-    port: int
-    token: str
-
-    def url(self, lesson: str) -> str:
-        address = f"http://127.0.0.1:{self.port}/lab/tree/notebooks/{lesson}.ipynb"
-        return f"{address}?reset&token={self.token}"
-
-
 @pytest.fixture(scope="module")
 def jupyter_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """Start JupyterLab on a copy of the lessons; end it and all that it started."""
-    home, token = tmp_path_factory.mktemp("jupyterlab"), secrets.token_hex(8)
-    copy_lessons(home / "work" / "notebooks")
-    # The environment that `make` makes has this as a default; a test may run in another.
-    news = home / "config/lab/user-settings/@jupyterlab/apputils-extension"
-    news.mkdir(parents=True)
-    (news / "notification.jupyterlab-settings").write_text(
-        '{"fetchNews": "false", "checkForUpdates": false}'
-    )
-    environment = {
-        **{name: value for name, value in os.environ.items() if "JUPYTER" not in name},
-        "HOME": str(home),
-        "JUPYTER_PATH": "",
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    with (home / "jupyter.log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser"),
-                *("--ServerApp.root_dir=.", "--ip=127.0.0.1", "--port=0"),
-                f"--IdentityProvider.token={token}",
-            ],
-            cwd=home / "work",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    home = tmp_path_factory.mktemp("jupyterlab")
+    with jupyterlab_process(home, LESSONS) as token:
+        write_board(home / "work" / "notebooks" / "board.ipynb")
         yield home, token
-    finally:
-        _end(process)
 
 
-def cells_of(lesson: str) -> list[dict[str, Any]]:
-    """Return the code cells of a committed lesson."""
-    cells = json.loads((NOTEBOOKS / f"{lesson}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+@pytest.fixture
+async def jupyter(jupyter_process: tuple[Path, str]) -> JupyterLab:
+    """Wait until it answers."""
+    return await jupyterlab_at(*jupyter_process)
 
 
-def figures_of(lesson: str) -> int:
-    """Return how many figures a lesson has: the committed outputs of its solved copy say it."""
-    solved = json.loads((NOTEBOOKS / "solutions" / f"{lesson}.ipynb").read_text(encoding="utf-8"))
-    outputs = [output for cell in solved["cells"] for output in cell.get("outputs", [])]
-    return sum("".join(o.get("data", {}).get("text/html", "")).count("<figure") for o in outputs)
+@pytest.fixture
+async def page(jupyter_process: tuple[Path, str]) -> AsyncIterator[Browser]:
+    async with Browser(jupyter_process[0]) as browser:
+        yield browser
 
 
-def copy_lessons(to: Path) -> None:
-    """Copy the learner's lessons, which have no outputs: what is there afterwards was run."""
-    to.mkdir(parents=True)
-    for lesson in LESSONS:
-        shutil.copy(NOTEBOOKS / f"{lesson}.ipynb", to)
+def write_board(path: Path) -> None:
+    """Write a notebook of two cells: a board, and the end of its lab."""
     notebook = {
         "cells": [
             {"cell_type": "code", "id": name, "metadata": {}, "outputs": [], "source": source}
@@ -162,46 +92,19 @@ def copy_lessons(to: Path) -> None:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    (to / "board.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, with its kernels; insist where that does not help."""
-    family = [psutil.Process(process.pid)] if process.poll() is None else []
-    family += [child for parent in family for child in parent.children(recursive=True)]
-    process.send_signal(signal.SIGTERM)
-    _, left = psutil.wait_procs(family, timeout=15)
-    for survivor in left:
-        survivor.kill()
-    process.wait()
-    assert not left, f"JupyterLab left behind: {left}"
+def code_cells(lesson: str) -> int:
+    """Return how many code cells a committed lesson has."""
+    return sum(cell["cell_type"] == "code" for cell in cells_of(lesson))
 
 
-@pytest.fixture
-async def jupyter(jupyter_process: tuple[Path, str]) -> JupyterLab:
-    """Wait until it answers."""
-    home, token = jupyter_process
-
-    def listening() -> int:
-        for file in (home / "runtime").glob("jpserver-*.json"):
-            return int(json.loads(file.read_text() or "{}").get("port", 0))
-        return 0
-
-    async def answers() -> bool:
-        try:
-            return (await http_get(port, f"/api?token={token}"))[0] == 200
-        except OSError:
-            return False
-
-    port = await until("JupyterLab listens", listening, LAB_S, every_s=0.1)
-    await until("JupyterLab answers", answers, LAB_S, every_s=0.1)
-    return JupyterLab(home, port, token)
-
-
-@pytest.fixture
-async def page(jupyter_process: tuple[Path, str]) -> AsyncIterator[Browser]:
-    async with Browser(jupyter_process[0]) as browser:
-        yield browser
+def figures_of(lesson: str) -> int:
+    """Return how many figures a lesson has: the committed outputs of its solved copy say it."""
+    solved = json.loads((NOTEBOOKS / "solutions" / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in solved["cells"] for output in cell.get("outputs", [])]
+    return sum("".join(o.get("data", {}).get("text/html", "")).count("<figure") for o in outputs)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -211,7 +114,7 @@ async def test_run_all_cells_in_a_browser(
     """Every cell gets its number, figures appear, an answer can be clicked, no other host is
     contacted.
     """
-    count, figures = len(cells_of(lesson)), figures_of(lesson)
+    count, figures = code_cells(lesson), figures_of(lesson)
     await page.open(jupyter.url(lesson))
     await page.until("the notebook is there", f"{CODE}.length === {count}", LAB_S)
     await page.until("it has a kernel, which is idle", f"{KERNEL} && {IDLE}", LAB_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import html.parser
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from tools import handout, lessons, slides, teaching
 from tools import notebook as notebooks
 from tools.site_hooks import loads_from_elsewhere
 from tools.teachers_notes import PAGE, Notes, notes_of, notes_on, questions_of
+from wsdemo.drawing import style
 
 SOURCES = lessons.sources()
 each_lesson = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -111,12 +113,29 @@ def test_no_text_of_a_slide_is_smaller_than_18_pt() -> None:
 
 
 @each_lesson
+def test_the_letters_of_a_figure_have_18_pt_on_its_slide(source: Path) -> None:
+    """It is as wide as the slide, and not higher. A caption for which there is no room is told
+    by the speaker.
+    """
+    deck = slides.deck(source)
+    for figure in slides.figures(notebooks.read(lessons.target(source, solved=True))):
+        width, _ = figure.size
+        letters_px = style.FONT_PT / 72 * style.DPI * slides.WIDTH_PX / width
+        assert letters_px >= slides.LEAST_PX and figure.height_px <= slides.HEIGHT_PX
+        shown = f"<figcaption>{html.escape(figure.caption)}</figcaption>" in deck
+        assert shown == figure.has_room_for_its_caption
+        assert shown or slides.to_html(figure.caption).strip() in deck
+
+
+@each_lesson
 def test_a_handout_has_the_vote_the_empty_diagram_and_the_words(source: Path) -> None:
     """With all options, and with room for an answer to each."""
     page = Page(sheet := handout.sheet(source))
     (question, *_) = questions_of(source)
     assert sheet.count("<li>") == sum(len(q.options) for q in questions_of(source))
     assert all(str(option) in sheet for option in question.options)
+    (size,) = (attrs["viewbox"] for tag, attrs in page.tags if tag == "svg")
+    assert size in {f"0 0 720 {height}" for height in handout.DIAGRAM_HEIGHTS}
     assert page.count("svg") == 1 and page.count("dt") == len(notes_of(source).words)
     assert all(f">{lane}</text>" in sheet for lane in handout.LANES)
     assert "size: A4" in sheet
@@ -169,6 +188,7 @@ OVERFULL = """(() => {
   }
   return found;
 })()"""
+WIDTHS = "[...document.querySelectorAll('figure img')].map(image => image.offsetWidth)"
 IS_OPEN = "typeof Reveal !== 'undefined' && Reveal.isReady()"
 LOADED = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
 
@@ -185,6 +205,7 @@ async def test_nothing_leaves_its_slide_in_a_browser(tmp_path: Path) -> None:
             await page.until("the deck is there", IS_OPEN)
             await page.until("its figures are", LOADED)
             assert await page.value(OVERFULL) == [], source.stem
+            assert set(await page.value(WIDTHS)) == {slides.WIDTH_PX}, source.stem
         assert page.problems == [] and page.requested_elsewhere() == []
 
 

@@ -49,8 +49,11 @@ PAGE_DPI: Final = 96
 """Pixels of a page to an inch."""
 DPI: Final = 128
 """Pixels of a picture to an inch: more than the page has, for sharper screens."""
-FONT_PT: Final = 11.0
-NOTE_PT: Final = 11.0
+HIGHEST_IN: Final = 4.83
+"""The most that a figure of a lesson may have: then it fits on a slide, and is not made smaller."""
+FONT_PT: Final = 11.75
+"""More than 11 pt on a page, and 18 pt on a slide, which is 13.3 inches wide."""
+NOTE_PT: Final = FONT_PT
 TITLE_PT: Final = 13.0
 
 HOUSE: Final[dict[str, Any]] = {

@@ -267,7 +267,8 @@ def _bind_each(
 
 
 def _bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
-    end = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only on connections of a listener that says that it is TCP.
+    end = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         end.setblocking(False)
         if os.name == "posix":

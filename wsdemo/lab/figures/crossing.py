@@ -2,7 +2,7 @@
 
 A space-time diagram of the six steps. An arrow starts when a gateway reads (its clock, or Redis)
 and ends when it writes; between the two, others may write. Under the axis stands what Redis says
-after each write.
+after each write. The write that took gateway-02's name away has the colour of an alarm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from wsdemo.drawing.style import Picture, fill, in_house_style, tell
 from wsdemo.drawing.words import counted
 from wsdemo.lab.figures.spacetime import spacetime
-from wsdemo.lab.races.orders import WRITES, Action, Played, distance, named
+from wsdemo.lab.races.orders import NEW, WRITES, Action, Played, distance, named
 
 CAPTION: Final = (
     "One step a second. An arrow leaves when a gateway looks, and arrives when it writes; under a "
@@ -41,7 +41,7 @@ def crossing(
     if near is not None:
         facts["swaps"] = counted(distance(played.order, near), "swap")
     words = fill(title, facts).replace("{", "{{").replace("}", "}}")
-    fig = spacetime(played.trace(), even=False, title=words)
+    fig = spacetime(played.trace(), even=False, title=words, alarm_s=_harm(played))
     fig.wsdemo_facts = facts
     (ax,) = fig.axes
     ticks = range(1, len(played.order) + 1)
@@ -52,6 +52,17 @@ def crossing(
     ax.set_xlim(0.75, len(played.order) + 0.5)  # Room for the words under the last step.
     alt = f"{fig.wsdemo_alt} {'. '.join(played.words())}. The end: {played.end.value}."
     return tell(fig, caption=CAPTION, alt=alt)
+
+
+def _harm(played: Played) -> int | None:
+    """Return the step of the last write after which Redis no longer says where alice is."""
+    names = [entry.get("gwId") for entry in played.entries]
+    harm = None
+    for step in range(2, len(names) + 1):
+        before, after = names[step - 2 : step]
+        if played.order[step - 1] in WRITES and before == NEW != after:
+            harm = step
+    return harm
 
 
 def _tick(played: Played, step: int) -> str:

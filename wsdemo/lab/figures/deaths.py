@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 
 from wsdemo.drawing.style import (
     FONT_PT,
+    ON_COLOUR,
     WIDTH_IN,
     Picture,
     claim,
@@ -153,7 +154,8 @@ def _draw_row(ax: Axes, row: Death, end: float) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     words = f"median {number(row.median_s)} s, longest {number(row.longest_s)} s"
-    note(ax, 0.99 * end, 0.08 * users, words, ha="right", va="top", fontsize=FONT_PT + 1)
+    place: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": FONT_PT + 1}
+    note(ax, 0.99 * end, 0.08 * users, words, **place, **ON_COLOUR)
 
 
 def _until(row: Death, span: ServiceSpan, end: float) -> float:

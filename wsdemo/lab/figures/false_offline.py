@@ -23,6 +23,7 @@ from matplotlib.transforms import Bbox
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
     BLACK,
+    HIGHEST_IN,
     ON_COLOUR,
     VERMILLION,
     Picture,
@@ -159,7 +160,7 @@ def _draw(
     title: str,
 ) -> Picture:
     """Draw the map; ring one point of it, (TTL in heartbeats, loss)."""
-    fig = picture(height_in=4.9)
+    fig = picture(height_in=HIGHEST_IN)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     norm = LogNorm(LEAST, 3600 / heartbeat_s)

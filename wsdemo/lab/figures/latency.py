@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from wsdemo.drawing.labels import Placer, Spot
 from wsdemo.drawing.style import (
@@ -167,6 +168,9 @@ def _mark(ax: Axes, curves: Sequence[_Curve]) -> Placer:
     for curve in curves:
         shares = np.arange(1, len(curve.latency_s) + 1) / len(curve.latency_s)
         placer.line(*[(float(x), float(y)) for x, y in pixels(np.c_[curve.latency_s, shares])])
+        for share in curve.marks:
+            x, y = pixels((curve.quantile(share), share))
+            placer.keep_clear(Bbox.from_bounds(x - MARK_PX / 2, y - MARK_PX / 2, MARK_PX, MARK_PX))
     for curve, role in zip(curves, ROLES, strict=False):
         for share in curve.marks:
             value = curve.quantile(share)
@@ -179,6 +183,8 @@ def _mark(ax: Axes, curves: Sequence[_Curve]) -> Placer:
     return placer
 
 
+MARK_PX: Final = 13.0
+"""The size of a mark, about which no label is written."""
 NEARBY: Final = (0, -12, 12, -24, 24, -36, 36, *range(-48, -145, -12))
 """How far above its mark (pixels) a label may stand, best first: curves may lie on each other."""
 

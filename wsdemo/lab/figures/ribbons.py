@@ -35,7 +35,7 @@ from wsdemo.lab.trace.frames import Mismatch, Stay
 SHARE: Final = 0.62
 """Of the height of a row, for its bars and the gaps between them."""
 GAP: Final = 0.06
-INCHES: Final = {2: 0.82, 3: 1.12}
+INCHES: Final = {2: 0.8, 3: 1.07}
 """The height of a row with so many bars."""
 LEAST_S: Final = 0.005
 """Wall seconds: a shorter difference comes from the measurement, and is not a wrong entry."""
@@ -341,7 +341,7 @@ def _frame_each(
 
 
 def _caption(trace: pd.DataFrame, scale: float, *, tables: bool) -> str:
-    table = "Her gateway: from its `registered` to its clean-up. " if tables else ""
+    table = "Her gateway: from its answer 'registered' to its clean-up. " if tables else ""
     return (
         f"Truth: what the clients saw, and crashes. {table}Redis says: accepted writes, sampled "
         f"entries and leases that ran out. {measured_at(trace, scale)}"

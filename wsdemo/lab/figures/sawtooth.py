@@ -201,7 +201,7 @@ def _draw(
     facts: Mapping[str, Any],
     title: str,
 ) -> Picture:
-    fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else max(3.4, 1.15 * len(strips))))
+    fig = picture(height_in=1.2 + (2.0 if len(strips) == 1 else max(3.4, 0.9 * len(strips))))
     axes = list(fig.subplots(len(strips), 1, sharex=True, squeeze=False)[:, 0])
     ghosts = any(strip.ghosts for strip in strips)
     claim(fig, title or (ABOUT_GHOSTS if ghosts else ABOUT_LAPSES), facts)

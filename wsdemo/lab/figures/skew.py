@@ -21,6 +21,8 @@ from wsdemo.drawing.style import (
     BLACK,
     GREY,
     HALO,
+    HIGHEST_IN,
+    VERMILLION,
     Picture,
     claim,
     in_house_style,
@@ -60,6 +62,7 @@ def skew_map(
     points: pd.DataFrame,
     *,
     share: Share = rejected_share,
+    slow_s: float | None = None,
     title: str = TITLE,
 ) -> Picture:
     """Draw which registrations are rejected, by the gap before them and the skew of the clocks.
@@ -69,6 +72,7 @@ def skew_map(
             much the new gateway's clock is slower; negative when it is faster), rejected. All in
             production seconds.
         share: the rule: gaps and skews to the share that it rejects.
+        slow_s: a skew to mark on the map, with the gaps at which the rule rejects.
         title: a template; known facts: attempts, rejected, accepted, agree (with the rule),
             differ, share (of rejected ones, in %).
 
@@ -79,8 +83,9 @@ def skew_map(
         raise ValueError("no registration was measured: there is nothing to put on the map")
     points = points.assign(rejected=points["rejected"].astype(bool))
     facts = _facts(points, share)
-    fig = _draw(points, share, facts, title)
-    return tell(fig, caption=CAPTION, alt=_alt(points, facts))
+    fig = _draw(points, share, facts, title, slow_s)
+    marked = "" if slow_s is None else f" Marked: clocks slower by {number(slow_s)} s."
+    return tell(fig, caption=CAPTION, alt=_alt(points, facts) + marked)
 
 
 # --- compute -----------------------------------------------------------------------------------
@@ -112,16 +117,26 @@ def _grid(points: pd.DataFrame) -> tuple[Numbers, Numbers]:
 # --- draw --------------------------------------------------------------------------------------
 
 
-def _draw(points: pd.DataFrame, share: Share, facts: Mapping[str, int], title: str) -> Picture:
+def _draw(
+    points: pd.DataFrame,
+    share: Share,
+    facts: Mapping[str, int],
+    title: str,
+    slow_s: float | None,
+) -> Picture:
     x, y = _grid(points)
-    fig = picture(height_in=5.0)
+    fig = picture(height_in=HIGHEST_IN)
     ax = fig.add_subplot()
     claim(fig, title, facts)
     _draw_rule(fig, ax, share, x, y)
     _draw_points(ax, points)
+    keys = _keys(facts)
+    if slow_s is not None:
+        _draw_skew(ax, share, x, slow_s)
+        keys.append(Line2D([], [], **_MARKED, label="rejected at the marked skew"))
     ax.set_xlabel("gap before the registration (production seconds)")
     ax.set_ylabel("new clock slower by (s)")
-    fig.legend(handles=_keys(facts), loc="outside lower left", ncols=2)
+    fig.legend(handles=keys, loc="outside lower left", ncols=2)
     return fig
 
 
@@ -139,6 +154,23 @@ def _draw_rule(fig: Picture, ax: Axes, share: Share, x: Numbers, y: Numbers) -> 
     ax.plot(ends, ends, color=BLACK, ls="--", lw=1.6, path_effects=HALO)
     ax.set_xlim(x[0], x[-1])
     ax.set_ylim(y[0], y[-1])
+
+
+def _draw_skew(ax: Axes, share: Share, x: Numbers, slow_s: float) -> None:
+    """Mark a skew: a thin line all across, and a thick one over the gaps that are rejected."""
+    gaps = np.linspace(x[0], x[-1], 400)
+    rejected = share(gaps, np.full_like(gaps, slow_s)) >= 0.5
+    ax.axhline(slow_s, **{**_MARKED, "lw": 1.5})
+    ax.plot(np.where(rejected, gaps, np.nan), np.full_like(gaps, slow_s), **_MARKED)
+
+
+_MARKED: Final[dict[str, Any]] = {
+    "color": VERMILLION,
+    "lw": 5,
+    "solid_capstyle": "butt",
+    "path_effects": HALO,
+    "zorder": 4,
+}
 
 
 def _inside(edges: Numbers) -> Numbers:

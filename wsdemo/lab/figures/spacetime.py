@@ -42,6 +42,7 @@ SOCKET: Final = Role(SKY, dash="-")
 COMMAND: Final = Role(BLUE, dash="-")
 PUBLISHED: Final = Role(PURPLE, dash=(0, (4, 2)))
 REJECTED: Final = Role(VERMILLION, dash="-")
+HARM: Final = Role(VERMILLION, dash="-")
 LOST: Final = Role(VERMILLION, marker="X", dash=(0, (1, 1.5)))
 
 WORDS: Final = {
@@ -67,6 +68,7 @@ def spacetime(
     prediction: float | None = None,
     t0: float | None = None,
     t1: float | None = None,
+    alarm_s: float | None = None,
 ) -> Picture:
     """Draw the arrows of a trace between its lanes.
 
@@ -76,6 +78,7 @@ def spacetime(
         msg_id: draw only the way of this message.
         prediction: what the reader said the number of hops would be; drawn beside the count.
         t0, t1: draw what began between these times (s).
+        alarm_s: what arrived at this time (s) does harm: it has the colour of an alarm.
 
     Raises:
         ValueError: there is nothing to draw, or too much to be read.
@@ -84,7 +87,8 @@ def spacetime(
     arrows = _chosen(frames.arrows(trace), msg_id)
     lanes = _lanes(arrows)
     facts = _facts(arrows, lanes, prediction)
-    fig = _draw(arrows, lanes, facts, title, even=even)
+    harm = [row.t_recv == alarm_s for row in arrows.itertuples()]
+    fig = _draw(arrows, lanes, facts, title, harm, even=even)
     return tell(fig, caption=CAPTION, alt=_alt(arrows, lanes, facts))
 
 
@@ -151,15 +155,21 @@ def _facts(arrows: pd.DataFrame, lanes: list[str], prediction: float | None) -> 
 
 
 def _draw(
-    arrows: pd.DataFrame, lanes: list[str], facts: Mapping[str, Any], title: str, *, even: bool
+    arrows: pd.DataFrame,
+    lanes: list[str],
+    facts: Mapping[str, Any],
+    title: str,
+    harm: list[bool],
+    *,
+    even: bool,
 ) -> Picture:
     begins, ends = _places(arrows, even)
-    fig = picture(height_in=1.3 + 0.72 * len(lanes))
+    fig = picture(height_in=1.3 + 0.7 * len(lanes))
     ax = fig.add_subplot()
     claim(fig, title, facts)
     _draw_lanes(ax, lanes, min(begins), max(*ends, *begins))
-    for row, begin, end in zip(arrows.itertuples(), begins, ends, strict=True):
-        _draw_arrow(ax, row, lanes, begin, end)
+    for row, begin, end, harms in zip(arrows.itertuples(), begins, ends, harm, strict=True):
+        _draw_arrow(ax, row, lanes, begin, end, harms)
     ax.set_xlabel(
         "each arrow takes one step here, whatever time it took"
         if even
@@ -168,7 +178,7 @@ def _draw(
     if even:
         ax.set_xticks([])
     freeze_layout(fig)
-    _label(ax, arrows, lanes, begins, ends)
+    _label(ax, arrows, lanes, begins, ends, harm)
     if facts["predicted"] is not None:
         words = f"you said {facts['predicted']:g}, measured {facts['hops']}"
         ax.text(1.0, 1.0, words, transform=ax.transAxes, ha="right", va="bottom", color=INK)
@@ -196,10 +206,13 @@ def _role(row: Any) -> Role:
     return COMMAND if frames.REDIS in (row.peer, row.lane) else SOCKET
 
 
-def _draw_arrow(ax: Axes, row: Any, lanes: list[str], begin: float, end: float) -> None:
-    role = _role(row)
+def _draw_arrow(
+    ax: Axes, row: Any, lanes: list[str], begin: float, end: float, harms: bool
+) -> None:
+    role = HARM if harms else _role(row)
     y0, y1 = float(lanes.index(row.lane)), float(lanes.index(row.peer))
-    style = {"color": role.colour, "linestyle": role.dash, "lw": 1.8, "shrinkA": 0, "shrinkB": 2}
+    style: dict[str, Any] = {"color": role.colour, "linestyle": role.dash}
+    style |= {"lw": 3.2 if harms else 1.8, "shrinkA": 0, "shrinkB": 2}
     if row.lost:
         end, y1 = begin + 0.55 * (end - begin), y0 + 0.55 * (y1 - y0)
         ax.annotate("", (end, y1), (begin, y0), arrowprops={"arrowstyle": "-", **style})
@@ -216,6 +229,7 @@ def _label(
     lanes: list[str],
     begins: list[float],
     ends: list[float],
+    harm: list[bool],
 ) -> None:
     placer = Placer(ax)
     rows = list(arrows.itertuples())
@@ -226,7 +240,7 @@ def _label(
         )
         ways.append(points)
         placer.line(*[(float(x), float(y)) for x, y in points])
-    for row, points in zip(rows, ways, strict=True):
+    for row, points, harms in zip(rows, ways, harm, strict=True):
         (x0, y0), (x1, y1) = points
         spots = []
         for share in (0.45, 0.3, 0.6, 0.15, 0.75):
@@ -240,7 +254,8 @@ def _label(
         word = WORDS.get(row.kind, row.kind)
         took = f"{word}, {duration(row.t_recv - row.t)}" if row.t_recv > row.t else word
         full = f"{took} → {row.reason}" if row.reason not in ("", "routed") else took
-        placer.put([full, word], spots)
+        style = {"color": HARM.colour, "fontweight": "bold"} if harms else {}
+        placer.put([full, word], spots, **style)
 
 
 # --- words -------------------------------------------------------------------------------------

@@ -41,11 +41,11 @@ from wsdemo.lab.trace import frames
 from wsdemo.lab.trace.frames import Stay
 
 MOST_STEPS: Final = 16
-LANE_IN: Final = 0.75
+LANE_IN: Final = 0.61
 """Height of a lane."""
-PAUSE: Final = 1.5
+PAUSE: Final = 2.2
 """Steps between what a client asks for and her leaving, for the words in the strips."""
-ROOM: Final = (1.0, 1.7)
+ROOM: Final = (1.2, 2.8)
 """Steps before and after the arrow that the figure is about."""
 CAPTION: Final = (
     "Measured on running gateways; one step an event, not to scale. Light: WebSocket; dark: Redis "
@@ -118,7 +118,8 @@ def story(
     lanes = _lanes(told, user)
     facts = _facts(trace, told, user)
     spells = _socket(trace, told, user), _entry(trace, told, user)
-    room = told[-1].end + 0.2 + max(0, steps - len(told))
+    after = ROOM[1] if told[-1].matters else 0.0  # Its words stand behind it.
+    room = told[-1].end + 0.6 + max(after, steps - len(told))
     fig = _draw(told, lanes, spells, user, facts, title, room)
     return tell(fig, caption=CAPTION, alt=_alt(told, lanes, spells, user))
 
@@ -145,7 +146,9 @@ def _steps(trace: pd.DataFrame, user: str) -> list[StoryStep]:
     effects = _effects(trace)
     at, steps = 0.0, []
     for row in both.itertuples():
-        step = _step(row, effects.get((row.conn_id, float(row.t_recv)), ""))
+        write = row.kind.startswith("presence_")
+        effect = effects.get((row.conn_id, float(row.t_recv)), "") if write else ""
+        step = _step(row, effect)
         before, after = ROOM if step.matters else (PAUSE if row.kind == frames.LEAVES else 0.0, 0.0)
         at += before
         steps.append(step._replace(begin=at + 0.1, end=at + 0.8))
@@ -330,7 +333,7 @@ def _label(ax: Axes, steps: Sequence[StoryStep], lanes: Sequence[str]) -> None:
         zip(steps, ends, strict=True), key=lambda pair: not pair[0].matters
     ):
         spots = []
-        for share in (0.5, 0.35, 0.65, 0.2, 0.8):
+        for share in _between_lanes(step, lanes):
             x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
             falls = y1 < y0
             spots += [
@@ -346,6 +349,15 @@ def _label(ax: Axes, steps: Sequence[StoryStep], lanes: Sequence[str]) -> None:
         if step.matters:
             spots = [Spot(x1 + 2, (y0 + y1) / 2), *spots]
         placer.put(wordings, spots, fontsize=FONT_PT, color=colour, fontweight=weight)
+
+
+def _between_lanes(step: StoryStep, lanes: Sequence[str]) -> list[float]:
+    """Return at which shares of an arrow its words may stand: not on a lane, the middle first."""
+    passed = abs(lanes.index(step.row.lane) - lanes.index(step.row.peer))
+    if passed < 2:
+        return [0.5, 0.35, 0.65, 0.2, 0.8]
+    middles = [(gap + 0.5) / passed for gap in range(passed)]
+    return sorted(middles, key=lambda share: abs(share - 0.5))
 
 
 # --- words -------------------------------------------------------------------------------------
