@@ -408,7 +408,8 @@ class Page:
             "windowsVirtualKeyCode": windows,
             "modifiers": 8 * shift + 2 * ctrl,
         }
-        text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
+        written = "\r" if key == "Enter" else key if len(key) == 1 and not ctrl else ""
+        text = {"text": written} if written else {}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
