@@ -35,16 +35,20 @@ _TEXT: Final = json.dumps({"type": "message", "to": "bob", "content": "hello" * 
 
 _measured: dict[str, float] = {}
 """The last measurement and when it was made; one a process."""
+_said: set[str] = set()
+"""What has been said about the last measurement: once is enough."""
 
 
-def free_core() -> float:
+def free_core(fresh_s: float = FRESH_S) -> float:
     """Return how much of the reference core this process gets: 1 is all of it, 0.3 a busy machine.
 
-    Measured at most every two minutes.
+    Args:
+        fresh_s: a measurement that is not older than this is used again.
     """
     now = time.monotonic()
-    if now - _measured.get("at", -FRESH_S) >= FRESH_S:
+    if "at" not in _measured or now - _measured["at"] >= fresh_s:
         _measured.update(at=now, share=_measure())
+        _said.clear()
     return _measured["share"]
 
 
@@ -57,7 +61,9 @@ class Pace(NamedTuple):
 
 
 def pace(users: int = 2, at_most: float = 60.0) -> Pace:
-    """Return the speed for so many users, or for fewer of them; say so when it is slower.
+    """Return the speed for so many users, or for fewer of them; say so when it is slower, once.
+
+    A `Lab()` without a scale runs at the speed for two.
 
     Args:
         users: of a crowd that needs not be of this size.
@@ -66,8 +72,16 @@ def pace(users: int = 2, at_most: float = 60.0) -> Pace:
     found = affordable(free_core(), users, at_most)
     if found != (at_most, users):
         fewer = f", with {found.users} users instead of {users}" if found.users < users else ""
-        say(f"This machine is busy: running at {found.scale:g}x instead of {at_most:g}x{fewer}.")
+        _say_once(
+            f"This machine is busy: running at {found.scale:g}x instead of {at_most:g}x{fewer}."
+        )
     return found
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        say(text)
 
 
 def affordable(share: float, users: int, at_most: float) -> Pace:
@@ -103,9 +117,14 @@ def steadily(
 
 
 def _measure() -> float:
-    began, worked = time.perf_counter(), time.thread_time()
+    """Measure what this process gets, and how fast its core is.
+
+    What other threads of this process use, such as an open laboratory, is ours: it does not make
+    the machine busy.
+    """
+    began, worked = time.perf_counter(), time.process_time()
     best = min(_work() for _ in range(SAMPLES))
-    share = (time.thread_time() - worked) / (time.perf_counter() - began)
+    share = (time.process_time() - worked) / (time.perf_counter() - began)
     return min(1.0, share) * min(1.0, REFERENCE_S / best)
 
 
