@@ -48,7 +48,7 @@ predict("q01", 5)
 # measures this machine first. If it is busy, the clock runs more slowly, or the crowd is smaller.
 
 # %%
-from wsdemo.lab.pace import steadily
+from wsdemo.lab.expectation import steadily
 
 
 def talk(sender, *recipients, times=300):

@@ -47,8 +47,8 @@ predict("q02", 3)
 # busy, `steadily` slows the clock down.
 
 # %%
+from wsdemo.lab.expectation import steadily
 from wsdemo.lab.lessons.lease import latest_s
-from wsdemo.lab.pace import steadily
 
 names = ["none", "one", "two", "three"]
 

@@ -46,7 +46,7 @@ predict("q03", "Redis")
 # machine that is busy, `steadily` slows the clock down.)
 
 # %%
-from wsdemo.lab.pace import steadily
+from wsdemo.lab.expectation import steadily
 
 
 def shut_the_lid(pace):

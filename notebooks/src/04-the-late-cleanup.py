@@ -181,7 +181,7 @@ fenced.plot.story(
 
 
 # %%
-from wsdemo.lab.pace import steadily
+from wsdemo.lab.expectation import steadily
 from wsdemo.lab.trace.frames import verdicts
 
 

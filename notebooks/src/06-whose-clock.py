@@ -46,7 +46,7 @@ predict("q06", "better")
 # clock. On a machine that is busy, `steadily` slows it down.
 
 # %%
-from wsdemo.lab.pace import steadily
+from wsdemo.lab.expectation import steadily
 from wsdemo.lab.trace.journeys import moves
 
 

@@ -47,7 +47,7 @@ predict("q07", "all")
 # need some of it.
 
 # %%
-from wsdemo.lab.pace import steadily
+from wsdemo.lab.expectation import steadily
 
 
 def sixty_at_gateway_01(pace, **options):

@@ -9,8 +9,8 @@ import pytest
 from wsdemo.lab import expect
 from wsdemo.lab import pace as pacing
 from wsdemo.lab.errors import in_short
-from wsdemo.lab.expectation import Unexpected
-from wsdemo.lab.pace import Pace, steadily
+from wsdemo.lab.expectation import Unexpected, steadily
+from wsdemo.lab.pace import Pace
 
 
 def test_a_claim_that_holds_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,14 +57,44 @@ def test_the_error_shows_the_readers_line_and_no_frame_of_the_lab() -> None:
     assert f"lab{os.sep}expectation.py" not in shown
 
 
-def test_an_experiment_in_which_a_claim_does_not_hold_is_repeated_once() -> None:
-    """`steadily` takes it for a busy machine."""
-    scales: list[float] = []
+def test_an_experiment_that_fails_is_repeated_once_at_a_third_of_the_speed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second failure is the learner's to see."""
+    tried: list[float] = []
+
+    def experiment(at: Pace) -> str:
+        tried.append(at.scale)
+        if len(tried) % 2:
+            raise TimeoutError("not within 3 s: they are back")
+        return "well"
+
+    assert steadily(experiment, users=60) == "well"
+    assert tried == [60.0, 20.0]
+    assert "(not within 3 s: they are back). Once more, at 20x." in capsys.readouterr().out
+
+    def hopeless(at: Pace) -> None:
+        raise AssertionError(f"too slow at {at.scale:g}x")
+
+    with pytest.raises(AssertionError, match="too slow at 20x"):
+        steadily(hopeless, users=60)
+
+
+def test_an_error_of_the_reader_is_not_blamed_on_the_machine() -> None:
+    """It is raised at once."""
+    with pytest.raises(ZeroDivisionError):
+        steadily(lambda at: 1 // 0)
+
+
+def test_an_experiment_in_which_a_claim_does_not_hold_is_repeated_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`steadily` takes it for a busy machine, and says in one line what was wrong."""
 
     def experiment(at: Pace) -> float:
-        scales.append(at.scale)
-        expect("the slow run", at.scale < 60, seen=at.scale)
+        expect("the run is slow", at.scale < 60, seen=at.scale)
         return at.scale
 
     assert steadily(experiment) == 20
-    assert scales == [60, 20]
+    said = capsys.readouterr().out
+    assert "(Expected: the run is slow. Seen: 60.0). Once more, at 20x." in said

@@ -11,7 +11,7 @@ from wsdemo.lab import Lab
 from wsdemo.lab import lab as lab_module
 from wsdemo.lab import pace as pacing
 from wsdemo.lab.errors import LabTimeout
-from wsdemo.lab.pace import SPEEDS, Pace, affordable, pace, steadily
+from wsdemo.lab.pace import SPEEDS, Pace, affordable, pace
 
 
 @pytest.fixture(autouse=True)
@@ -106,35 +106,6 @@ def test_two_labs_that_are_compared_have_the_same_clock(measured: list[int]) -> 
     """The measurement is kept."""
     assert pace(300) == pace(300)
     assert measured == [1]
-
-
-def test_an_experiment_that_fails_is_repeated_once_at_a_third_of_the_speed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The second failure is the learner's to see."""
-    tried: list[float] = []
-
-    def experiment(at: Pace) -> str:
-        tried.append(at.scale)
-        if len(tried) % 2:
-            raise TimeoutError("not within 3 s: they are back")
-        return "well"
-
-    assert steadily(experiment, users=60) == "well"
-    assert tried == [60.0, 20.0]
-    assert "(not within 3 s: they are back). Once more, at 20x." in capsys.readouterr().out
-
-    def hopeless(at: Pace) -> None:
-        raise AssertionError(f"too slow at {at.scale:g}x")
-
-    with pytest.raises(AssertionError, match="too slow at 20x"):
-        steadily(hopeless, users=60)
-
-
-def test_an_error_of_the_reader_is_not_blamed_on_the_machine() -> None:
-    """It is raised at once."""
-    with pytest.raises(ZeroDivisionError):
-        steadily(lambda at: 1 // 0)
 
 
 def test_the_measurement_is_a_share_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:

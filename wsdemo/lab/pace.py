@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from wsdemo.terminal import say
-
-Result = TypeVar("Result")
 
 REFERENCE_S: Final = 0.004
 """CPU time of `_work` on the machine on which `USERS_AT_ONCE` was measured."""
@@ -93,27 +90,6 @@ def affordable(share: float, users: int, at_most: float) -> Pace:
     limit = min(at_most, share * USERS_AT_ONCE / users, share * LEAST_SPARE * SPEEDS[0])
     fits = [speed for speed in (at_most, *SPEEDS) if speed <= limit]
     return Pace(max(fits, default=SPEEDS[-1]), users)
-
-
-def steadily(
-    experiment: Callable[[Pace], Result], *, users: int = 2, at_most: float = 60.0
-) -> Result:
-    """Run an experiment at the pace that this machine can afford; retry once, at a third of it.
-
-    Args:
-        experiment: takes the pace. An AssertionError or a TimeoutError means that the machine was
-            too busy for it.
-        users: how many it has.
-        at_most: the speed on a machine that is free.
-    """
-    first = pace(users, at_most)
-    try:
-        return experiment(first)
-    except (AssertionError, TimeoutError) as problem:
-        second = first._replace(scale=max(first.scale / 3, SPEEDS[-1]))
-        words = " ".join(str(problem).split())
-        say(f"This machine is busy ({words}). Once more, at {second.scale:g}x.")
-        return experiment(second)
 
 
 def _measure() -> float:
