@@ -28,11 +28,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
+@pytest.mark.parametrize("share", [1.0, 0.93])
 def test_a_free_machine_runs_at_full_speed_without_a_word(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], share: float
 ) -> None:
-    """Three hundred users at sixty times the speed of production."""
-    monkeypatch.setattr(pacing, "_measure", lambda: 1.0)
+    """Three hundred users at sixty times the speed of production. No machine does nothing else."""
+    monkeypatch.setattr(pacing, "_measure", lambda: share)
     assert pace(300) == Pace(60.0, 300)
     assert not capsys.readouterr().out
 

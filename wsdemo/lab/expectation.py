@@ -15,8 +15,6 @@ from wsdemo.lab.errors import LabError
 from wsdemo.lab.pace import SPEEDS, Pace, free_core, pace
 from wsdemo.terminal import say
 
-MUCH: Final = 0.9
-"""With so much of a core, load is an unlikely reason."""
 LONGEST: Final = 300
 """Characters of what was seen."""
 
@@ -78,7 +76,7 @@ def _in_short(seen: object) -> str:
 def _advice(share: float) -> str:
     """Say how busy the machine is, and what follows from that."""
     again = "run the lesson again from its first cell"
-    if share < MUCH:
+    if share < 1:
         return (
             f"This machine is busy: this notebook gets {share:.0%} of a core. Close other programs "
             f"and {again}; Lab(scale=10) gives it more time."

@@ -18,6 +18,8 @@ REFERENCE_S: Final = 0.004
 """CPU time of `_work` on the machine on which `USERS_AT_ONCE` was measured."""
 USERS_AT_ONCE: Final = 18_000.0
 """So many users times speed fit on one free core of that machine: 300 users at 60x."""
+FREE: Final = 0.9
+"""So much of a core counts as all of it: somebody always needs a little."""
 LEAST_SPARE: Final = 4.0
 """With this part of a core per 60x, scheduling delays stay far below a lease: a quarter."""
 SPEEDS: Final = (60.0, 45.0, 30.0, 20.0, 15.0, 10.0, 5.0)
@@ -44,7 +46,8 @@ def free_core(fresh_s: float = FRESH_S) -> float:
     """
     now = time.monotonic()
     if "at" not in _measured or now - _measured["at"] >= fresh_s:
-        _measured.update(at=now, share=_measure())
+        share = _measure()
+        _measured.update(at=now, share=1.0 if share >= FREE else share)
         _said.clear()
     return _measured["share"]
 
