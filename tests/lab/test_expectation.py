@@ -32,7 +32,7 @@ def test_a_claim_that_does_not_hold_says_what_was_seen_and_what_to_do(
     """How busy the machine is, is measured at that moment."""
     monkeypatch.setattr(pacing, "_measure", lambda: share)
     with pytest.raises(Unexpected) as caught:
-        expect("Redis names gateway-02", "gateway-01" == "gateway-02", seen={"gwId": "gateway-01"})
+        expect("Redis names gateway-02", False, seen={"gwId": "gateway-01"})
     said = str(caught.value)
     assert said.startswith("Expected: Redis names gateway-02. Seen: {'gwId': 'gateway-01'}. ")
     assert told in said and not_told not in said

@@ -24,7 +24,8 @@ each of the others."""
 def figures() -> dict[str, Picture]:
     """One injection of every fault, and messages meanwhile with every outcome."""
     history: list[Record] = []
-    injections, samples = [], []
+    injections: list[InjectedFault] = []
+    samples: list[Sample] = []
     for number, fault in enumerate(FAULTS):
         began = number * PERIOD_S
         healed = began + PERIOD_S / 2
@@ -53,7 +54,7 @@ def figures() -> dict[str, Picture]:
 
 def sent(t: float, name: str, n: int) -> list[Record]:
     """Return the records of a message: every second one is delivered."""
-    begun = Sent(t=t, user="alice", phase=Phase.INVOKE, id=name, to="bob", conn="a")
+    begun: Record = Sent(t=t, user="alice", phase=Phase.INVOKE, id=name, to="bob", conn="a")
     if n % 2:
         return [begun, Received(t=t, user="bob", conn="b", id=name, sender="alice")]
     status = STATUSES[n // 2 % len(STATUSES)]
@@ -65,7 +66,7 @@ def sent(t: float, name: str, n: int) -> list[Record]:
 def test_no_text_is_smaller_than_the_house_size(figures: dict[str, Picture]) -> None:
     """Also the names of the faults at the axis."""
     for name, fig in figures.items():
-        small = {text.get_text() for text in texts(fig) if text.get_fontsize() < FONT_PT}
+        small = {t.get_text() for t in texts(fig) if float(t.get_fontsize()) < FONT_PT}
         assert not small, name
 
 

@@ -150,13 +150,13 @@ def test_every_claim_of_a_lesson_says_what_it_expects(source: Path) -> None:
         if cell.cell_type == "code":
             nodes = list(ast.walk(ast.parse(cell.source)))
             assert not any(isinstance(node, ast.Assert) for node in nodes), cell.source
-            claims += [ast.unparse(n.args[0]) for n in nodes if is_call_of("expect", n)]
+            claims += [ast.unparse(node.args[0]) for node in nodes if is_expectation(node)]
     assert claims
     assert all(len(claim.split()) >= 4 for claim in claims), claims
 
 
-def is_call_of(name: str, node: ast.AST) -> TypeGuard[ast.Call]:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+def is_expectation(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "expect"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
