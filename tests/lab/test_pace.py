@@ -11,7 +11,7 @@ from wsdemo.lab import Lab
 from wsdemo.lab import lab as lab_module
 from wsdemo.lab import pace as pacing
 from wsdemo.lab.errors import LabTimeout
-from wsdemo.lab.pace import SPEEDS, Pace, affordable, pace
+from wsdemo.lab.pace import SPEEDS, Pace, affordable, pace, warn_of_crowd
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,30 @@ def test_a_lab_without_a_scale_runs_at_the_speed_for_two(
     with Lab(gateways=1, scale=60) as lab:
         assert lab.scale == 60
     assert not capsys.readouterr().out
+
+
+def test_a_crowd_that_is_too_large_for_the_clock_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what fits instead. A crowd of the pace's own size and speed is never too large."""
+    monkeypatch.setattr(pacing, "_measure", lambda: 0.1)
+    warn_of_crowd(300, 60)
+    said = "300 users at 60x are more than this machine can do now"
+    assert capsys.readouterr().out.startswith(said)
+    for share in (0.01, 0.03, 0.1, 0.35, 0.8, 1.0):
+        monkeypatch.setattr(pacing, "_measured", {})
+        monkeypatch.setattr(pacing, "_measure", lambda share=share: share)
+        for users in (2, 60, 300):
+            at = pace(users)
+            capsys.readouterr()
+            warn_of_crowd(at.users, at.scale)
+            warn_of_crowd(at.users, at.scale / 3)
+            assert not capsys.readouterr().out
+    monkeypatch.setattr(pacing, "_measured", {})
+    monkeypatch.setattr(pacing, "_measure", lambda: 0.1)
+    with Lab(gateways=1, scale=60) as lab:
+        lab.connect_many(60)
+    assert "60 users at 60x are more" in capsys.readouterr().out
 
 
 def test_what_a_slower_lab_waits_for_may_take_longer(

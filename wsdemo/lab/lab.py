@@ -27,7 +27,7 @@ from wsdemo.lab.errors import LabOpen, LabRefused, LabTimeout, spells_options
 from wsdemo.lab.handles import RedisHandle, User, WireHandle
 from wsdemo.lab.log_tail import LogTail
 from wsdemo.lab.loop import CALL_TIMEOUT_S, LabLoop, LoopKind, require_kind
-from wsdemo.lab.pace import pace
+from wsdemo.lab.pace import pace, warn_of_crowd
 from wsdemo.lab.progress import Count, sign_of_life
 from wsdemo.rig.names import unknown
 from wsdemo.rig.policies import PRODUCT
@@ -199,10 +199,12 @@ class Lab:
         """Connect many users: user001, user002, ..., to the gateways in turn.
 
         They all live in this process. Two cores are enough for some hundred users at sixty times
-        the speed of production; for a thousand, use a slower clock: `Lab(scale=15)`.
+        the speed of production; for a thousand, use a slower clock: `Lab(scale=15)`. When they are
+        too many for this machine now, it is said.
         """
         if not isinstance(users, int) or users < 1:
             raise LabRefused(f"a crowd is a number of users, at least one, not {users!r:.80}")
+        warn_of_crowd(users, self.scale)
         count = Count("users connected", users)
         patience_s = CALL_TIMEOUT_S + users / 20
         clients = self._loop.run(self.cluster.connect_many(users, count), patience_s, count)

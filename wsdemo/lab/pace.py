@@ -78,6 +78,16 @@ def pace(users: int = 2, at_most: float = 60.0) -> Pace:
     return found
 
 
+def warn_of_crowd(users: int, scale: float) -> None:
+    """Say, once, when so many users are more than this machine can afford at this speed."""
+    found = affordable(free_core(), users, scale)
+    if found != (scale, users):
+        _say_once(
+            f"{users:,} users at {scale:g}x are more than this machine can do now: some may be "
+            f"dropped. It can do {found.users:,} with Lab(scale={found.scale:g})."
+        )
+
+
 def _say_once(text: str) -> None:
     if text not in _said:
         _said.add(text)
