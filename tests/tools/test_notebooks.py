@@ -21,9 +21,10 @@ SOURCES = lessons.sources()
 COPIES = [(source, solved) for source in SOURCES for solved in (False, True)]
 IDS = [f"{source.stem}{'-solved' if solved else ''}" for source, solved in COPIES]
 BEATS = ["Story", "Predict", "Run", "Observe", "Explain", "Modify", "Make", "Keep"]
-KERNEL_S = 120.0
+KERNEL_S = 240.0
+"""On a machine that is busy, a lesson runs on a slower clock, and may repeat an experiment."""
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def committed(source: Path, solved: bool) -> Any:
