@@ -93,10 +93,11 @@ expect("Bob's gateway finds no entry: she is offline", receipt.status == "offlin
 # Each step is right by itself. gateway-01 *had* Alice, her connection *is* gone, so its entry has to
 # go. But the entry is not gateway-01's any more. `DEL` does not ask whose it is.
 #
-# A gateway writes three things about a session: [register, refresh, release](../docs/glossary.md#register-refresh-release).
-# The Go demo compares timestamps when a user **registers**, and says that this protects against late
-# clean-ups. It does not: the clean-up never compares anything. And it gets worse. The next heartbeat
-# writes a fresh timestamp without looking, into an entry that is not there:
+# A gateway writes three things about a session: [register, refresh,
+# release](../docs/glossary.md#register-refresh-release). The Go demo compares timestamps when a user
+# **registers**, and says that this protects against late clean-ups. It does not: the clean-up never
+# compares anything. And it gets worse. The next heartbeat writes a fresh timestamp without looking,
+# into an entry that is not there:
 
 
 # %%
@@ -119,9 +120,9 @@ print(lab.record("alice"))
 
 # %% [markdown]
 # **See it in another tool (optional).** The picture above shows *when* things happened. What could
-# gateway-01 have *known* when it deleted the entry? A [vector clock](../docs/glossary.md#vector-clock) says of how many events of each
-# lane an event can have known. The next cell writes this run as a log with a vector clock for each
-# event, and shows two of them.
+# gateway-01 have *known* when it deleted the entry? A [vector clock](../docs/glossary.md#vector-clock)
+# says of how many events of each lane an event can have known. The next cell writes this run as a log
+# with a vector clock for each event, and shows two of them.
 
 # %%
 from pathlib import Path
@@ -141,9 +142,9 @@ expect("no chain of messages leads from one to the other", concurrent, seen=(reg
 
 # %% [markdown]
 # An event *happened before* another one if none of its numbers is larger (a lane that is missing counts
-# as 0). Here neither did: the two are [concurrent](../docs/glossary.md#concurrent). No chain of arrows leads from the registration to the release, so gateway-01 could not
-# have known, however fast it is. Redis sees both writes, and nobody else does: that is where they have to
-# be compared.
+# as 0). Here neither did: the two are [concurrent](../docs/glossary.md#concurrent). No chain of arrows
+# leads from the registration to the release, so gateway-01 could not have known, however fast it is.
+# Redis sees both writes, and nobody else does: that is where they have to be compared.
 #
 # The file `late-cleanup.shiviz.log` beside this notebook is for
 # [ShiViz](https://bestchai.bitbucket.io/shiviz/), which draws such logs in a browser (that page needs a

@@ -18,9 +18,10 @@
 # ## Story
 #
 # Sixty users sit at gateway-01, Alice among them. At 9:41 it dies. There are three ways to die: a
-# [crash](../docs/glossary.md#crash) tells nobody; a [drain](../docs/glossary.md#drain) says goodbye to each
-# user first; and a [frozen](../docs/glossary.md#freeze) gateway is not dead at all: its sockets stay open, it says nothing, and later it comes back and goes on as if nothing had
-# happened. Alice only wants to know how long she was offline.
+# [crash](../docs/glossary.md#crash) tells nobody; a [drain](../docs/glossary.md#drain) says goodbye to
+# each user first; and a [frozen](../docs/glossary.md#freeze) gateway is not dead at all: its sockets
+# stay open, it says nothing, and later it comes back and goes on as if nothing had happened. Alice only
+# wants to know how long she was offline.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
@@ -196,13 +197,15 @@ expect("the zombie still writes, and is refused", refused > 0, seen=refused)
 
 # %% [markdown]
 # The frozen gateway is the worst of the three. Its users had to find out by themselves, by
-# [heartbeats](../docs/glossary.md#heartbeat) that nobody answered. And when it came back it still held sixty sessions; but each write of it, a refresh
-# or a release, carried an old token and was refused. No record changed, and within a tick it had closed them.
+# [heartbeats](../docs/glossary.md#heartbeat) that nobody answered. And when it came back it still held
+# sixty sessions; but each write of it, a refresh or a release, carried an old token and was refused. No
+# record changed, and within a tick it had closed them.
 #
-# Crash and drain are close to each other. After a crash each client waits a tenth of a second at most, a random
-# part of it ([jitter](../docs/glossary.md#jitter)), then dials: all sixty at once. They are back together, when this machine has answered sixty of them; with sixty
-# thousand, that is a herd. A drain tells its clients *when* to come back, each another time, so that not all
-# come at once. It does not tell them where to go: as after a crash, each takes the next gateway that it knows.
+# Crash and drain are close to each other. After a crash each client waits a tenth of a second at most,
+# a random part of it ([jitter](../docs/glossary.md#jitter)), then dials: all sixty at once. They are
+# back together, when this machine has answered sixty of them; with sixty thousand, that is a herd. A
+# drain tells its clients *when* to come back, each another time, so that not all come at once. It does
+# not tell them where to go: as after a crash, each takes the next gateway that it knows.
 #
 # **And for real.** All of this ran in one process. The same with a gateway that is a process of its own,
 # and SIGKILL:
