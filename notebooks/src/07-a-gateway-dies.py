@@ -48,6 +48,8 @@ predict("q07", "all")
 # need some of it.
 
 # %%
+import time
+
 from wsdemo.lab.expectation import steadily
 
 
@@ -75,9 +77,14 @@ def crash_with_a_tunnel(pace):
     for user in users[40:]:
         lab.hold(user.name, at="gateway-02", verb="register")
         lab.hold(user.name, at="gateway-03", verb="register")
+    print(f"before the crash, Redis names gateway-01 for {left_behind(lab)} users")
+    began = time.monotonic()
     lab.crash("gateway-01")
-    wait_until_back(lab, users[:40], within_s=45)  # no lease runs out before that
-    return lab, users, left_behind(lab)
+    wait_until_back(lab, users[:40], within_s=45)
+    left = left_behind(lab)
+    took_s = (time.monotonic() - began) * lab.scale
+    expect("Redis is asked before a lease can run out", took_s < 55, seen=f"{took_s:.0f} s later")
+    return lab, users, left
 
 
 tunnel, users, left = steadily(crash_with_a_tunnel, users=60, at_most=15)

@@ -351,19 +351,18 @@ class Lab:
 
     def where(self) -> pd.DataFrame:
         """Return, for each user, the gateway of its socket and the gateway that Redis names."""
-        pd = _pandas()
         records = self._loop.run(self.cluster.records(self.users))
-        return pd.DataFrame(
-            [
-                {
-                    "user": name,
-                    "socket": user.gateway,
-                    "Redis says": records[name].get("gwId", "(nobody)"),
-                }
-                for name, user in self.users.items()
-            ],
-            columns=["user", "socket", "Redis says"],
-        ).set_index("user")
+        rows = [
+            {
+                "user": name,
+                "socket": user.gateway,
+                "Redis says": records[name].get("gwId", "(nobody)"),
+            }
+            for name, user in self.users.items()
+        ]
+        # Only now: to load it may take as long as a lease.
+        columns = ["user", "socket", "Redis says"]
+        return _pandas().DataFrame(rows, columns=columns).set_index("user")
 
     def record(self, user: str) -> dict[str, str]:
         """Return what Redis stores about a user: `HGETALL presence:{user}`; empty when offline.
