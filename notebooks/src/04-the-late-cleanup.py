@@ -18,9 +18,9 @@
 # ## Story
 #
 # Alice is on a train. Her connection to **gateway-01** breaks, her client reconnects, and this time it
-# ends up at **gateway-02**. She is online and sees no difference. But gateway-01 still has to
-# [clean up](../docs/glossary.md#clean-up) after her old connection, and today it is slow. When it finally
-# gets round to it, Alice has long been elsewhere.
+# ends up at **gateway-02**. She is online and sees no difference. But gateway-01 still has to tidy up
+# after her old connection: that is its [clean-up](../docs/glossary.md#clean-up), and today it is slow. When it
+# finally gets round to it, Alice has long been elsewhere.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
@@ -155,9 +155,8 @@ expect("no chain of messages leads from one to the other", concurrent, seen=(reg
 # ## Modify
 #
 # The same train ride, the same director, the same order of events. One thing differs: presence is now
-# the four scripts of this kit. Each compares and writes in one step, which is called
-# [compare-and-set](../docs/glossary.md#compare-and-set); release asks whose entry it is. What will the
-# picture look like?
+# the four scripts of this kit. Each compares and writes in one step, which is called compare-and-set;
+# release asks whose entry it is. What will the picture look like?
 
 # %%
 fenced, alice, receipt = train_ride("fenced")
@@ -267,7 +266,7 @@ check("ex04", DELETE_IF_MINE)
 # ## Keep
 #
 # * A clean-up is a write. Every write to shared state has to show that it still may.
-# * Compare *and* set in one step on the server: between a `GET` and a `DEL` of yours, others write.
+# * [Compare *and* set](../docs/glossary.md#compare-and-set) in one step on the server: between a `GET` and a `DEL` of yours, others write.
 # * Compare identities (which connection?), not times. Two clocks are two opinions.
 #
 # | one may think | but |
@@ -281,10 +280,10 @@ check("ex04", DELETE_IF_MINE)
 #
 # <details><summary>The answers</summary>
 #
-# 1. Register, refresh and release.
-# 2. It wrote a timestamp into an entry that was gone: half an entry, without a gateway.
-# 3. A user can come back to the same gateway. The gateway is the same then, and the connection is another.
-# 4. Bob, and everybody else whose gateway asks Redis where Alice is.
+# 1. Register, refresh and release. Each of them has to show that it still may.
+# 2. It wrote a fresh timestamp into an entry that was not there: half an entry, without a gateway.
+# 3. A user can come back to the same gateway on a new connection. Only the connection tells the two apart.
+# 4. Whoever writes to her: here Bob. His gateway found no entry that names a gateway.
 # </details>
 #
 # In the code: `wsdemo/presence/release.lua`, one screen, and beside it `wsdemo/rig/policies/go_demo.py`.

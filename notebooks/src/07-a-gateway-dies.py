@@ -18,10 +18,9 @@
 # ## Story
 #
 # Sixty users sit at gateway-01, Alice among them. At 9:41 it dies. There are three ways to die: a
-# [crash](../docs/glossary.md#crash) tells nobody; a [drain](../docs/glossary.md#drain) says goodbye to
-# each user first; and a [frozen](../docs/glossary.md#freeze) gateway is not dead at all: its sockets
-# stay open, it says nothing, and later it comes back and goes on as if nothing had happened. Alice only
-# wants to know how long she was offline.
+# **[crash](../docs/glossary.md#crash)** tells nobody; a **[drain](../docs/glossary.md#drain)** says goodbye
+# to each user first; and a **[frozen](../docs/glossary.md#freeze)** gateway is not dead at all: its sockets stay open, it says nothing, and later it comes back and goes on as if nothing had
+# happened. Alice only wants to know how long she was offline.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Predict
@@ -277,10 +276,10 @@ check("ex07", next_gateway)
 #
 # <details><summary>The answers</summary>
 #
-# 1. A drain. After a crash nobody is left, and a frozen gateway comes too late.
-# 2. By a heartbeat that is not answered.
-# 3. It is refused: it shows an old token, because a newer session has registered.
-# 4. When her lease runs out, at most 90 s after her last heartbeat.
+# 1. The drain: it releases each session, then tells the client. A crash and a freeze release nothing.
+# 2. By heartbeats that nobody answers. Its socket stays open all the time.
+# 3. It is refused: each write carries an old token, and newer sessions have registered.
+# 4. When her lease has run out: 90 s after her last heartbeat.
 # </details>
 #
 # In the code: `Gateway.stop` in `wsdemo/gateway/server.py`, `Client._keep` in
