@@ -25,7 +25,7 @@ from wsdemo.command_line import Parser, fail
 from wsdemo.terminal import never_refuse_text, say
 
 MAX_CELL_S: Final = 30.0
-"""Three times the budget of a cell: a busy machine must not make the build fail."""
+"""Three times the budget of a cell. On a busy machine a lesson takes longer, and says so."""
 MAX_BYTES: Final = 400_000
 REFUSED: Final = "\N{HEAVY BALLOT X} <b>"
 """The text of a check that refuses an answer."""
@@ -35,6 +35,8 @@ PUBLISHED: Final = {"04-the-late-cleanup": {1: "late-cleanup.png"}}
 """Figures of lessons, by number, that the README shows as well."""
 PROGRAM: Final = "tools.build_notebooks"
 EDITED: Final = "left alone: it has been edited"
+BUSY: Final = "This machine is busy"
+"""What a lesson says that could not run at full speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def make(source: Path, *, solved: bool, rewrite: bool) -> Result:
         if solved:
             publish(source, notebook)
         verdict = "ok, written"
+        if solved and BUSY in text_of(notebook):
+            verdict += ", but the machine was busy, and its outputs say so"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return Result(name, seconds, len(code), figures(notebook), verdict, slowest_s)
 
@@ -76,9 +80,9 @@ def _verdict(source: Path, notebook: Any, problem: str, slowest_s: float, *, sol
     """Say what is wrong with an executed copy, or "ok"."""
     if problem:
         return problem
-    if slowest_s > MAX_CELL_S:
-        return f"too slow: a cell took {slowest_s:.1f} s"
     text = text_of(notebook)
+    if slowest_s > MAX_CELL_S and BUSY not in text:
+        return f"too slow: a cell took {slowest_s:.1f} s"
     if solved and REFUSED in text:
         return "its own check refuses the solution"
     if not solved and 'check(\\"ex' in text and WAITING not in text:

@@ -13,7 +13,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from tools import lessons
 from wsdemo.lab.progress import HEADLESS
 
-CELL_TIMEOUT_S: Final = 60
+CELL_TIMEOUT_S: Final = 180
+"""An experiment that is tried again on a slower clock takes four times as long."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 

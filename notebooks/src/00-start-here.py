@@ -46,12 +46,12 @@ progress()
 # run the cell; going on without is possible, but you will learn less.
 
 # %% tags=["exercise"]
-from wsdemo.lab import Lab, check, predict
+from wsdemo.lab import Lab, check, expect, predict
 
 predict("q00", None)
 
 # %% tags=["solution"]
-from wsdemo.lab import Lab, check, predict
+from wsdemo.lab import Lab, check, expect, predict
 
 predict("q00", 5)
 
@@ -96,8 +96,13 @@ lab.plot.spacetime(receipt, prediction=predicted("q00"))
 
 # %%
 reveal("q00", hops)
-assert hops == 4, "the way of a message has changed: this lesson is out of date"
-assert lab.hops(receipt)["from"].tolist() == ["alice", "gateway-01", "redis", "gateway-02"]
+way = lab.hops(receipt)["from"].tolist()
+expect("a message across gateways takes four hops", hops == 4, seen=hops)
+expect(
+    "it goes by way of gateway-01, Redis and gateway-02",
+    way == ["alice", "gateway-01", "redis", "gateway-02"],
+    seen=way,
+)
 
 # %% [markdown]
 # ## Explain
@@ -147,7 +152,7 @@ lab.plot.spacetime(nowhere, title="{hops} hops, then Redis knows nobody of that 
 dave = lab.connect("dave", to="gateway-01")
 near = alice.send("dave", "Hello, neighbour!")
 dave.receive()
-assert len(lab.hops(near)) == 2
+expect("a neighbour is two hops away", len(lab.hops(near)) == 2, seen=lab.hops(near))
 lab.plot.spacetime(near, title="{hops} hops when both sit at one gateway, without Redis: {took}")
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
@@ -201,4 +206,4 @@ check("ex00", where_is)
 
 # %%
 lab.close()
-assert lab.leaks() == []
+expect("a closed laboratory leaves nothing behind", lab.leaks() == [], seen=lab.leaks())

@@ -31,12 +31,12 @@
 # and `25`.
 
 # %% tags=["exercise"]
-from wsdemo.lab import check, predict
+from wsdemo.lab import check, expect, predict
 
 predict("q05", None)
 
 # %% tags=["solution"]
-from wsdemo.lab import check, predict
+from wsdemo.lab import check, expect, predict
 
 predict("q05", 4)
 
@@ -68,7 +68,8 @@ orders = [order for order in everything if order.index("h_ts") < order.index("r_
 print(
     f"{len(everything)} orders; in {len(orders)} of them Alice pings gateway-01 before she leaves it"
 )
-assert set(orders) == set(all_orders()) and len(orders) == 45
+same = set(orders) == set(all_orders())
+expect("these are the 45 orders", same and len(orders) == 45, seen=f"{len(orders)} orders")
 
 # %% [markdown]
 # Why 90? Six steps can stand in 6 × 5 × 4 × 3 × 2 × 1 = 720 orders. But a thread looks *before* it
@@ -104,8 +105,9 @@ barcode(
 # %%
 wrong = {one.policy: len(one.wrong) for one in policies}
 reveal("q05", len(demo.wrong))
-assert wrong["plain"] > wrong["go-demo"] > wrong["check-then-delete"] > 0
-assert wrong["timestamp"] == 0 and len(demo.wrong) == wrong["go-demo"]
+fewer_each_time = wrong["plain"] > wrong["go-demo"] > wrong["check-then-delete"] > 0
+expect("each of the first three is wrong less often", fewer_each_time, seen=wrong)
+expect("comparing in all three writes is right here", wrong["timestamp"] == 0, seen=wrong)
 
 # %% [markdown]
 # ## Explain
@@ -116,7 +118,8 @@ assert wrong["timestamp"] == 0 and len(demo.wrong) == wrong["go-demo"]
 # %%
 bad, good = demo.minimal()
 print(bad)
-assert bad.end == "lost" and good.end == "correct"
+ends = (bad.end, good.end)
+expect("she is lost, and one swap away all is well", ends == ("lost", "correct"), seen=ends)
 
 # %%
 from wsdemo.lab.figures.crossing import crossing
@@ -136,7 +139,8 @@ fenced = replay(bad.order, "fenced")
 print("scripts alone:   ", bad.end)
 print("running gateways:", live.played.end)
 print("the same, fenced:", fenced.played.end)
-assert live.agrees_with(bad) and fenced.played.end == "correct"
+expect("gateways end as their scripts do", live.agrees_with(bad), seen=live.played.end)
+expect("fencing tokens repair it", fenced.played.end == "correct", seen=fenced.played.end)
 
 # %% [markdown]
 # Any other red cell ends on gateways as it does here. This one leaves half an entry:
@@ -144,7 +148,8 @@ assert live.agrees_with(bad) and fenced.played.end == "correct"
 # %%
 half = next(one for one in demo.wrong if set(one.entries[-1]) == {"ts"})
 print(half)
-assert replay(half.order, "go-demo").agrees_with(half)
+again = replay(half.order, "go-demo")
+expect("gateways end as their scripts do", again.agrees_with(half), seen=again.played.end)
 
 # %% [markdown]
 # And the demo's comparison? With right clocks it never turned anything away, in none of the orders.
@@ -152,8 +157,9 @@ assert replay(half.order, "go-demo").agrees_with(half)
 # its gateway.
 
 # %%
-assert not any("re-register" in one.rejected for one in demo.played)
-assert wrong["plain"] - wrong["go-demo"] == 6
+refused = [one for one in demo.played if "re-register" in one.rejected]
+expect("the comparison refuses no registration", not refused, seen=refused)
+expect("the demo saves 6 orders", wrong["plain"] - wrong["go-demo"] == 6, seen=wrong)
 
 # %% [markdown]
 # *Check, then DEL* looks whose entry it is before it deletes, and it is still wrong in the orders in
@@ -187,7 +193,10 @@ barcode(
 calm = explore_all(["plain", "go-demo"], skews=[0], orders=all_orders(["heartbeat", "re-register"]))
 ends = {one.policy: (len(one.wrong), len(one.played)) for one in calm}
 print("heartbeat and registration alone:", ends)
-assert len(fewer[1].played) == 6 and fewer[1].wrong and ends["plain"][0] > ends["go-demo"][0]
+expect("two threads have 6 orders", len(fewer[1].played) == 6, seen=len(fewer[1].played))
+expect("the clean-up alone does harm", fewer[1].wrong, seen=fewer[1])
+more = ends["plain"][0] > ends["go-demo"][0]
+expect("the heartbeat alone does more harm under plain than under the demo", more, seen=ends)
 
 # %% [markdown]
 # Two threads have 4 × 3 × 2 × 1 / 2 / 2 = 6 orders. The clean-up does its harm alone. A heartbeat is
@@ -211,7 +220,7 @@ from wsdemo.lab.races.orders import compare
 
 print(inspect.getsource(MODELS["plain"]))
 same = [compare(explore_model(MODELS[one.policy]), one) for one in policies]
-assert all(same)
+expect("the models say what the scripts say, on every order", all(same), seen=same)
 print(same[0])
 
 # %% [markdown]
@@ -279,4 +288,4 @@ if verdict:
 # for those who want a proof of the real scripts **05b · A proof by exhaustion**.
 
 # %%
-assert all(one.end != "correct" for one in demo.wrong) and len(demo.played) == 45
+expect("all 45 orders were played", len(demo.played) == 45, seen=len(demo.played))

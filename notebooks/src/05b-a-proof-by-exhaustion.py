@@ -29,12 +29,12 @@
 # options are `45`, `1300`, `100000` and `"without end"`.
 
 # %% tags=["exercise"]
-from wsdemo.lab import check, predict
+from wsdemo.lab import check, expect, predict
 
 predict("q05b", None)
 
 # %% tags=["solution"]
-from wsdemo.lab import check, predict
+from wsdemo.lab import check, expect, predict
 
 predict("q05b", "without end")
 
@@ -79,7 +79,7 @@ shipped
 
 # %%
 piece = "owner == conn"
-assert piece in SHIPPED["release"]
+expect("the script has this piece", piece in SHIPPED["release"], seen=SHIPPED["release"])
 careless = check_presence({"release": SHIPPED["release"].replace(piece, "true")})
 careless.violations["W1"]
 
@@ -95,7 +95,9 @@ crossing(
 
 # %%
 reveal("q05b", min((45, 1300, 100000), key=lambda option: abs(option - shipped.states)))
-assert shipped.ok and len(careless.violations["W1"]) == 5
+expect("the shipped scripts break no promise", shipped.ok, seen=shipped)
+steps = careless.violations["W1"]
+expect("the shortest way to a lost user has five steps", len(steps) == 5, seen=steps)
 
 # %% [markdown]
 # ## Explain
@@ -125,12 +127,13 @@ assert shipped.ok and len(careless.violations["W1"]) == 5
 
 # %%
 piece_of_refresh = "fence[2] == ARGV[3] .. ':' .. conn"
-assert piece_of_refresh in SHIPPED["refresh"]
+expect("the script has this piece", piece_of_refresh in SHIPPED["refresh"], seen=SHIPPED["refresh"])
 mine = check_presence({"refresh": SHIPPED["refresh"].replace(piece_of_refresh, "false")})
 mine.violations["W4"]
 
 # %%
-assert "W4" in mine.violations and mine.complete
+expect("the changed refresh breaks W4", "W4" in mine.violations, seen=mine)
+expect("every state was visited", mine.complete, seen=mine)
 
 # %% [markdown]
 # A refresh that was under way arrives after the release, finds no entry, and brings the session back. Nobody
@@ -187,4 +190,5 @@ check("ex05b", leaves_others_alone)
 # In the code: `wsdemo/proof/checker`, and `wsdemo/proof/checker/mutants.py`, fifty mistakes that it finds.
 
 # %%
-assert shipped.ok and not mine.ok
+right = shipped.ok and not mine.ok
+expect("the shipped scripts are right, and the changed one is not", right, seen=mine)

@@ -18,8 +18,8 @@
 # ## Story
 #
 # Sixty users sit at gateway-01, Alice among them. At 9:41 it dies. There are three ways to die: a
-# **crash** tells nobody; a **drain** says goodbye to each user first; and a **frozen** gateway is not dead
-# at all: its sockets stay open, it says nothing, and later it comes back and goes on as if nothing had
+# **[crash](../docs/glossary.md#crash)** tells nobody; a **[drain](../docs/glossary.md#drain)** says goodbye
+# to each user first; and a **[frozen](../docs/glossary.md#freeze)** gateway is not dead at all: its sockets stay open, it says nothing, and later it comes back and goes on as if nothing had
 # happened. Alice only wants to know how long she was offline.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
@@ -29,12 +29,12 @@
 # **How many records in Redis still name gateway-01?**
 
 # %% tags=["exercise"]
-from wsdemo.lab import Lab, check, predict
+from wsdemo.lab import Lab, check, expect, predict
 
 predict("q07", None)
 
 # %% tags=["solution"]
-from wsdemo.lab import Lab, check, predict
+from wsdemo.lab import Lab, check, expect, predict
 
 predict("q07", "all")
 
@@ -47,7 +47,9 @@ predict("q07", "all")
 # need some of it.
 
 # %%
-from wsdemo.lab.pace import pace, steadily
+import time
+
+from wsdemo.lab.expectation import steadily
 
 
 def sixty_at_gateway_01(pace, **options):
@@ -74,9 +76,14 @@ def crash_with_a_tunnel(pace):
     for user in users[40:]:
         lab.hold(user.name, at="gateway-02", verb="register")
         lab.hold(user.name, at="gateway-03", verb="register")
+    print(f"before the crash, Redis names gateway-01 for {left_behind(lab)} users")
+    began = time.monotonic()
     lab.crash("gateway-01")
-    wait_until_back(lab, users[:40], within_s=45)  # no lease runs out before that
-    return lab, users, left_behind(lab)
+    wait_until_back(lab, users[:40], within_s=45)
+    left = left_behind(lab)
+    took_s = (time.monotonic() - began) * lab.scale
+    expect("Redis is asked before a lease can run out", took_s < 55, seen=f"{took_s:.0f} s later")
+    return lab, users, left
 
 
 tunnel, users, left = steadily(crash_with_a_tunnel, users=60, at_most=15)
@@ -100,8 +107,8 @@ tunnel.plot.ribbons(*some, title="Redis is wrong until each user is back: {wrong
 from wsdemo.lab.learn import reveal
 
 reveal("q07", "those not yet back" if left == 20 else f"{left} of 60")
-assert left == 20, "Redis names the dead gateway for those who are not back, and for no others."
-assert at_last == 0, "When all have registered elsewhere, no record names the dead gateway."
+expect("Redis names the dead gateway for those who are not back", left == 20, seen=left)
+expect("when all are back, no record names the dead gateway", at_last == 0, seen=at_last)
 
 # %% [markdown]
 # ## Explain
@@ -109,7 +116,7 @@ assert at_last == 0, "When all have registered elsewhere, no record names the de
 # Nobody has to detect anything for Alice: her client sees the connection break, waits a random moment,
 # and registers elsewhere. That *register* overwrites the record. So the wrong records are exactly those
 # of the users who are not yet back, and each is wrong for as long as its user's outage. Those who never
-# come back stay in Redis until their lease runs out.
+# come back stay in Redis until their [lease](../docs/glossary.md#lease) runs out.
 #
 # The dead gateway may not be quite dead. A clean-up of it that is still on its way shows an old token
 # and is rejected: that was lesson 04.
@@ -118,7 +125,7 @@ assert at_last == 0, "When all have registered elsewhere, no record names the de
 # |---|---|---|
 # | crash | the broken connection, at once | wrong until each user is back, or 90 s |
 # | drain | the gateway: close code 1012, "come back in … ms" | each is released, then its client is told: nobody is listed wrongly |
-# | freeze | nobody: sockets stay open, answers stay out | wrong until users lose patience; then the zombie wakes up |
+# | freeze | nobody: sockets stay open, answers stay out | wrong until users lose patience; then the [zombie](../docs/glossary.md#zombie) wakes up |
 #
 # <details><summary>Why were the other answers tempting?</summary>
 #
@@ -141,14 +148,22 @@ def die(lab, users, how):
     return lab
 
 
+def released(lab):
+    return (lab.trace()["kind"] == "presence_del").sum()
+
+
 def crash_it(pace):
     lab, users = sixty_at_gateway_01(pace)
-    return die(lab, users, lab.crash)
+    die(lab, users, lab.crash)
+    expect("after a crash nobody can release", released(lab) == 0, seen=released(lab))
+    return lab
 
 
 def drain_it(pace):
     lab, users = sixty_at_gateway_01(pace)
-    return die(lab, users, lab.drain)
+    die(lab, users, lab.drain)
+    expect("a drain releases each of its 60 sessions", released(lab) == 60, seen=released(lab))
+    return lab
 
 
 crash = steadily(crash_it, users=60, at_most=15)
@@ -160,13 +175,14 @@ def freeze_it(pace):
     lab, users = sixty_at_gateway_01(pace, freezable=["gateway-01"])
     die(lab, users, lab.freeze)
     lab.thaw("gateway-01")  # the zombie comes back, and still has sixty sessions in its table
-    lab.wait_until("it sees", lambda: lab.stats("gateway-01")["connections"] == 0, timeout_s=20)
+    lab.wait_until("it sees", lambda: lab.stats("gateway-01")["connections"] == 0)
+    where = lab.where()
+    wrong = where[where["socket"] != where["Redis says"]]
+    expect("the gateway that came back has changed no record", wrong.empty, seen=wrong)
     return lab
 
 
 freeze = steadily(freeze_it, users=60, at_most=15)
-where = freeze.where()
-assert (where["socket"] == where["Redis says"]).all(), "The zombie has changed no record."
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # One line for each user, sorted by outage, and one axis for all three deaths.
@@ -180,33 +196,28 @@ deaths(
     "{median[crash]} s after a crash, {median[drain]} s after a drain",
 )
 
-
 # %%
-def released(lab):
-    return (lab.trace()["kind"] == "presence_del").sum()
-
-
 refused = (freeze.trace()["kind"] == "presence_reject").sum()
 print(f"after the thaw, {refused} writes of the zombie are refused")
-assert released(crash) == 0, "Nobody is left who could release anything after a crash."
-assert released(drain) == 60, "A drain releases each of its sixty sessions."
-assert refused > 0, "The zombie still writes, and is refused: newer sessions have registered."
+expect("the zombie still writes, and is refused", refused > 0, seen=refused)
 
 # %% [markdown]
-# The frozen gateway is the worst of the three. Its users had to find out by themselves, by heartbeats
-# that nobody answered. And when it came back it still held sixty sessions; but each write of it, a refresh
-# or a release, carried an old token and was refused. No record changed, and within a tick it had closed them.
+# The frozen gateway is the worst of the three. Its users had to find out by themselves, by
+# [heartbeats](../docs/glossary.md#heartbeat) that nobody answered. And when it came back it still held
+# sixty sessions; but each write of it, a refresh or a release, carried an old token and was refused. No
+# record changed, and within a tick it had closed them.
 #
-# Crash and drain are close to each other. After a crash each client waits a tenth of a second at most, then
-# dials: all sixty at once. They are back together, when this machine has answered sixty of them; with sixty
-# thousand, that is a herd. A drain tells its clients *when* to come back, each another time, so that not all
-# come at once. It does not tell them where to go: as after a crash, each takes the next gateway that it knows.
+# Crash and drain are close to each other. After a crash each client waits a tenth of a second at most,
+# a random part of it ([jitter](../docs/glossary.md#jitter)), then dials: all sixty at once. They are
+# back together, when this machine has answered sixty of them; with sixty thousand, that is a herd. A
+# drain tells its clients *when* to come back, each another time, so that not all come at once. It does
+# not tell them where to go: as after a crash, each takes the next gateway that it knows.
 #
 # **And for real.** All of this ran in one process. The same with a gateway that is a process of its own,
 # and SIGKILL:
 
 # %%
-real = Lab(gateways=1, scale=pace().scale)
+real = Lab(gateways=1)
 real.start_process("gateway-09")
 dora = real.connect("dora", to="gateway-09")
 print(real, dora)
@@ -217,7 +228,7 @@ print("and when she is back:", real.record("dora").get("gwId", "nothing"))
 
 # %%
 said = real.record("dora").get("gwId", "nothing")
-assert said == "gateway-01", "Dora's next register has overwritten the record of the dead process."
+expect("her next register overwrites the record", said == "gateway-01", seen=said)
 real.close()
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
@@ -263,6 +274,14 @@ check("ex07", next_gateway)
 # Four questions, from memory: Which death releases records? How does a client notice a frozen gateway?
 # What happens to what the zombie writes? When is a user who never comes back forgotten?
 #
+# <details><summary>The answers</summary>
+#
+# 1. The drain: it releases each session, then tells the client. A crash and a freeze release nothing.
+# 2. By heartbeats that nobody answers. Its socket stays open all the time.
+# 3. It is refused: each write carries an old token, and newer sessions have registered.
+# 4. When her lease has run out: 90 s after her last heartbeat.
+# </details>
+#
 # In the code: `Gateway.stop` in `wsdemo/gateway/server.py`, `Client._keep` in
 # `wsdemo/client/connection.py`.
 
@@ -271,4 +290,4 @@ labs = (tunnel, crash, drain, freeze, real)
 for lab in labs:
     lab.close()
 left = [lab.leaks() for lab in labs]
-assert left == [[]] * len(labs), "A closed laboratory leaves no task, socket, key or process."
+expect("a closed laboratory leaves no task, socket, key or process", not any(left), seen=left)

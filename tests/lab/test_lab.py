@@ -8,12 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import pandas
 import psutil
 import pytest
 
 from tests.lab.display import Display
 from wsdemo.lab import Lab, progress
+from wsdemo.lab import lab as lab_module
 from wsdemo.redis.server import BundledServer, ServerError
 
 pytestmark = pytest.mark.xdist_group("clock")
@@ -46,6 +49,20 @@ def test_the_times_of_a_message_s_hops_never_go_backwards(lab: Lab) -> None:
         way = trace[(trace["msg_id"] == receipt.id) & (trace["peer"] != "")]
         assert way["t"].is_monotonic_increasing
         assert (way["t_recv"] >= way["t"]).all()
+
+
+def test_where_tells_of_the_moment_at_which_it_was_asked(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first table loads pandas, which on a busy machine takes as long as a lease."""
+    alice = lab.connect("alice", to="gateway-02")
+
+    def slow_to_load() -> Any:
+        alice.disconnect()
+        return pandas
+
+    monkeypatch.setattr(lab_module, "_pandas", slow_to_load)
+    assert lab.where().loc["alice"].tolist() == ["gateway-02", "gateway-02"]
 
 
 def test_a_message_within_one_gateway_does_not_ask_redis(lab: Lab) -> None:

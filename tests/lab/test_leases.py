@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+import pandas as pd
 import pytest
 
 from tests.examples import seeds
@@ -17,6 +18,8 @@ from wsdemo.lab.leases import (
     plausible_counts,
     simulated_false_offline_rate,
 )
+from wsdemo.lab.lessons.lease import latest_s
+from wsdemo.lab.trace.frames.columns import COLUMNS
 from wsdemo.settings import Timing
 
 pytestmark = pytest.mark.xdist_group("clock")
@@ -135,3 +138,39 @@ def test_real_leases_survive_as_many_losses_as_the_formula_says() -> None:
         lab.connect_many(10)
         assert answers_after_losses(lab, fatal - 1) == ["ok"] * 10
         assert answers_after_losses(lab, fatal).count("ok") <= 2
+
+
+Row = tuple[float, str, str, str, float]
+"""When, lane, kind, reason, and when it was received."""
+ON_TIME: list[Row] = [
+    (0.0, "alice", "registered", "", 0.0),
+    (0.2, "alice", "ping", "", 0.0),
+    (0.21, "gateway-01", "ping", "", 0.0),
+    (0.21, "gateway-01", "presence_refresh", "ok", 0.22),
+    (0.7, "alice", "drop", "heartbeat", 0.0),
+    (1.2, "alice", "ping", "", 0.0),
+    (1.21, "gateway-01", "ping", "", 0.0),
+    (1.22, "gateway-01", "presence_refresh", "ok", 1.22),
+]
+"""At 60x, a heartbeat is due each 0.5 s. One got lost on purpose."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "late_s"),
+    [
+        ({}, 0.6),  # the write
+        ({4: (0.9, "alice", "drop", "heartbeat", 0.0)}, 12.0),
+        ({3: (0.6, "gateway-01", "presence_refresh", "ok", 0.61)}, 24.0),
+        # A new connection counts anew.
+        ({4: (0.9, "alice", "registered", "", 0.0)}, 0.6),
+    ],
+)
+def test_a_heartbeat_that_is_late_is_told_from_one_that_is_lost(
+    changes: dict[int, Row], late_s: float
+) -> None:
+    """Sent late, or written late: the lesson that loses heartbeats is then repeated."""
+    rows = [changes.get(number, row) for number, row in enumerate(ON_TIME)]
+    trace = pd.DataFrame(rows, columns=["t", "lane", "kind", "reason", "t_recv"])
+    trace = trace.assign(user="alice", gateway="gateway-01")
+    assert set(trace.columns) <= set(COLUMNS)
+    assert latest_s(trace, 60) == pytest.approx(late_s)

@@ -373,6 +373,19 @@ def test_only_the_solved_copy_is_kept_with_its_outputs(small: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_lesson_on_a_busy_machine_is_kept_and_told(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is slow because its clock is; whoever builds it should know that its outputs say so."""
+    monkeypatch.setattr(build, "MAX_CELL_S", 0.0)
+    source = source_of(SMALL)
+    assert build.make(source, solved=True, rewrite=True).verdict.startswith("too slow")
+    source.write_text(SOURCE + 'print("This machine is busy: running at 20x instead of 60x.")\n')
+    verdict = build.make(source, solved=True, rewrite=True).verdict
+    assert verdict.startswith("ok, written, but the machine was busy")
+
+
+@pytest.mark.slow
 def test_a_lesson_whose_check_does_not_wait_for_the_learner_is_refused(small: Path) -> None:
     """The learner's copy must say that the exercise is not written yet."""
     source_of(SMALL).write_text(SOURCE + "\n# %%\nprint('check(\"ex90\", answer) accepts None')\n")

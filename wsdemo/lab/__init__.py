@@ -1,8 +1,8 @@
 """Laboratory: what is in it? Real gateways and users in one process, and faults that are injected.
 
-`from wsdemo.lab import Lab, check, predict` is all that a notebook needs. Each name is imported at
-its first use: a program that uses only a part, such as a cluster, does not load pandas and
-matplotlib. `Lab` itself loads them when it draws the first figure, or makes the first table.
+`from wsdemo.lab import Lab, check, expect, predict` is all that a notebook needs. Each name is
+imported at its first use: a program that uses only a part, such as a cluster, does not load pandas
+and matplotlib. `Lab` itself loads them when it draws the first figure, or makes the first table.
 """
 
 import importlib
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from wsdemo.lab.cluster.cluster import Cluster
+    from wsdemo.lab.expectation import expect
     from wsdemo.lab.lab import Lab
     from wsdemo.lab.learn import check, predict
 
-__all__ = ["Cluster", "Lab", "check", "predict"]
+__all__ = ["Cluster", "Lab", "check", "expect", "predict"]
 
 _HOME: Final = {
     "Cluster": "wsdemo.lab.cluster.cluster",
     "Lab": "wsdemo.lab.lab",
     "check": "wsdemo.lab.learn",
+    "expect": "wsdemo.lab.expectation",
     "predict": "wsdemo.lab.learn",
 }
 """In which module each name lives."""

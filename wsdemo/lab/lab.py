@@ -28,6 +28,7 @@ from wsdemo.lab.errors import LabOpen, LabRefused, LabTimeout, spells_options
 from wsdemo.lab.handles import RedisHandle, User, WireHandle
 from wsdemo.lab.log_tail import LogTail
 from wsdemo.lab.loop import CALL_TIMEOUT_S, LabLoop, LoopKind, require_kind
+from wsdemo.lab.pace import pace, warn_of_crowd
 from wsdemo.lab.progress import Count, headless, sign_of_life
 from wsdemo.rig.names import unknown
 from wsdemo.rig.policies import PRODUCT
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from wsdemo.lab.plots import Plots
 
 RECORD_TIMEOUT_S: Final = 5.0
+WAIT_S: Final = 600.0
+"""Production seconds: what is waited for comes within a few leases, ..."""
+LEAST_WAIT_S: Final = 10.0
+"""... or within so many wall seconds, where the machine is what is slow."""
 NAMES: Final = 6
 """At most so many users are named; of more, only the number is given."""
 
@@ -57,9 +62,11 @@ class Lab:
         gateways: how many, 1 to 20 (default 3). They are called gateway-01, gateway-02, ...
         policy: the rule by which gateways write presence, one of "plain", "go-demo",
             "check-then-delete", "timestamp" and "fenced" (default "fenced", the product's own).
-        scale: how many production seconds pass in one second (default 60). At 60, a heartbeat
-            of 30 s comes every 0.5 s, and a lease of 90 s ends after 1.5 s. A lower number
-            is easier for a slow machine, or for many users.
+        scale: how many production seconds pass in one second. At 60, a heartbeat of 30 s comes
+            every 0.5 s, and a lease of 90 s ends after 1.5 s. A lower number is easier for a slow
+            machine, or for many users. By default the machine is measured: 60, or less on one
+            that is busy, which is then said (`wsdemo.lab.pace`; `pace(300)` says it for a crowd).
+            `scale=60` measures nothing.
         clocks: gateway -> by how many production seconds its wall clock is wrong, such as
             `{"gateway-02": -10}` for 10 s slow (default: all are right).
         wires: True puts a wire between each gateway and Redis, which can hold, delay, drop and cut:
@@ -87,7 +94,7 @@ class Lab:
         gateways: int = 3,
         *,
         policy: str = PRODUCT,
-        scale: float = 60.0,
+        scale: float | None = None,
         clocks: Mapping[str, float] | None = None,
         wires: bool = False,
         freezable: Collection[str] = (),
@@ -100,7 +107,7 @@ class Lab:
         self.cluster = Cluster(
             gateways,
             policy=policy,
-            scale=scale,
+            scale=pace().scale if scale is None else scale,
             clocks=clocks,
             wires=wires,
             freezable=freezable,
@@ -205,10 +212,12 @@ class Lab:
         """Connect many users: user001, user002, ..., to the gateways in turn.
 
         They all live in this process. Two cores are enough for some hundred users at sixty times
-        the speed of production; for a thousand, use a slower clock: `Lab(scale=15)`.
+        the speed of production; for a thousand, use a slower clock: `Lab(scale=15)`. When they are
+        too many for this machine now, it is said.
         """
         if not isinstance(users, int) or users < 1:
             raise LabRefused(f"a crowd is a number of users, at least one, not {users!r:.80}")
+        warn_of_crowd(users, self.scale)
         count = Count("users connected", users)
         patience_s = CALL_TIMEOUT_S + users / 20
         clients = self._loop.run(self.cluster.connect_many(users, count), patience_s, count)
@@ -453,19 +462,18 @@ class Lab:
 
     def where(self) -> pd.DataFrame:
         """Return, for each user, the gateway of its socket and the gateway that Redis names."""
-        pd = _pandas()
         records = self._loop.run(self.cluster.records(self.users))
-        return pd.DataFrame(
-            [
-                {
-                    "user": name,
-                    "socket": user.gateway,
-                    "Redis says": records[name].get("gwId", "(nobody)"),
-                }
-                for name, user in self.users.items()
-            ],
-            columns=["user", "socket", "Redis says"],
-        ).set_index("user")
+        rows = [
+            {
+                "user": name,
+                "socket": user.gateway,
+                "Redis says": records[name].get("gwId", "(nobody)"),
+            }
+            for name, user in self.users.items()
+        ]
+        # Only now: to load it may take as long as a lease.
+        columns = ["user", "socket", "Redis says"]
+        return _pandas().DataFrame(rows, columns=columns).set_index("user")
 
     def record(self, user: str) -> dict[str, str]:
         """Return what Redis stores about a user: `HGETALL presence:{user}`; empty when offline.
@@ -517,12 +525,19 @@ class Lab:
             }
         ).reset_index(drop=True)
 
-    def wait_until(self, what: str, holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    def wait_until(
+        self, what: str, holds: Callable[[], bool], timeout_s: float | None = None
+    ) -> None:
         """Wait until a condition holds.
+
+        Args:
+            timeout_s: wall seconds; by default 600 production seconds, and at least 10 s.
 
         Raises:
             LabTimeout: it did not, in time; the text says what was waited for.
         """
+        if timeout_s is None:
+            timeout_s = max(LEAST_WAIT_S, WAIT_S / self.scale)
 
         # Evaluated in the cell's thread, so that the condition may use the laboratory like any
         # cell.

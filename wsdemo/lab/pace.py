@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from wsdemo.terminal import say
-
-Result = TypeVar("Result")
 
 REFERENCE_S: Final = 0.004
 """CPU time of `_work` on the machine on which `USERS_AT_ONCE` was measured."""
 USERS_AT_ONCE: Final = 18_000.0
 """So many users times speed fit on one free core of that machine: 300 users at 60x."""
+FREE: Final = 0.9
+"""So much of a core counts as all of it: somebody always needs a little."""
 LEAST_SPARE: Final = 4.0
 """With this part of a core per 60x, scheduling delays stay far below a lease: a quarter."""
 SPEEDS: Final = (60.0, 45.0, 30.0, 20.0, 15.0, 10.0, 5.0)
@@ -35,16 +34,21 @@ _TEXT: Final = json.dumps({"type": "message", "to": "bob", "content": "hello" * 
 
 _measured: dict[str, float] = {}
 """The last measurement and when it was made; one a process."""
+_said: set[str] = set()
+"""What has been said about the last measurement: once is enough."""
 
 
-def free_core() -> float:
+def free_core(fresh_s: float = FRESH_S) -> float:
     """Return how much of the reference core this process gets: 1 is all of it, 0.3 a busy machine.
 
-    Measured at most every two minutes.
+    Args:
+        fresh_s: a measurement that is not older than this is used again.
     """
     now = time.monotonic()
-    if now - _measured.get("at", -FRESH_S) >= FRESH_S:
-        _measured.update(at=now, share=_measure())
+    if "at" not in _measured or now - _measured["at"] >= fresh_s:
+        share = _measure()
+        _measured.update(at=now, share=1.0 if share >= FREE else share)
+        _said.clear()
     return _measured["share"]
 
 
@@ -57,7 +61,9 @@ class Pace(NamedTuple):
 
 
 def pace(users: int = 2, at_most: float = 60.0) -> Pace:
-    """Return the speed for so many users, or for fewer of them; say so when it is slower.
+    """Return the speed for so many users, or for fewer of them; say so when it is slower, once.
+
+    A `Lab()` without a scale runs at the speed for two.
 
     Args:
         users: of a crowd that needs not be of this size.
@@ -66,8 +72,26 @@ def pace(users: int = 2, at_most: float = 60.0) -> Pace:
     found = affordable(free_core(), users, at_most)
     if found != (at_most, users):
         fewer = f", with {found.users} users instead of {users}" if found.users < users else ""
-        say(f"This machine is busy: running at {found.scale:g}x instead of {at_most:g}x{fewer}.")
+        _say_once(
+            f"This machine is busy: running at {found.scale:g}x instead of {at_most:g}x{fewer}."
+        )
     return found
+
+
+def warn_of_crowd(users: int, scale: float) -> None:
+    """Say, once, when so many users are more than this machine can afford at this speed."""
+    found = affordable(free_core(), users, scale)
+    if found != (scale, users):
+        _say_once(
+            f"{users:,} users at {scale:g}x are more than this machine can do now: some may be "
+            f"dropped. It can do {found.users:,} with Lab(scale={found.scale:g})."
+        )
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        say(text)
 
 
 def affordable(share: float, users: int, at_most: float) -> Pace:
@@ -81,31 +105,15 @@ def affordable(share: float, users: int, at_most: float) -> Pace:
     return Pace(max(fits, default=SPEEDS[-1]), users)
 
 
-def steadily(
-    experiment: Callable[[Pace], Result], *, users: int = 2, at_most: float = 60.0
-) -> Result:
-    """Run an experiment at the pace that this machine can afford; retry once, at a third of it.
-
-    Args:
-        experiment: takes the pace. An AssertionError or a TimeoutError means that the machine was
-            too busy for it.
-        users: how many it has.
-        at_most: the speed on a machine that is free.
-    """
-    first = pace(users, at_most)
-    try:
-        return experiment(first)
-    except (AssertionError, TimeoutError) as problem:
-        second = first._replace(scale=max(first.scale / 3, SPEEDS[-1]))
-        words = " ".join(str(problem).split())
-        say(f"This machine is busy ({words}). Once more, at {second.scale:g}x.")
-        return experiment(second)
-
-
 def _measure() -> float:
-    began, worked = time.perf_counter(), time.thread_time()
+    """Measure what this process gets, and how fast its core is.
+
+    What other threads of this process use, such as an open laboratory, is ours: it does not make
+    the machine busy.
+    """
+    began, worked = time.perf_counter(), time.process_time()
     best = min(_work() for _ in range(SAMPLES))
-    share = (time.thread_time() - worked) / (time.perf_counter() - began)
+    share = (time.process_time() - worked) / (time.perf_counter() - began)
     return min(1.0, share) * min(1.0, REFERENCE_S / best)
 
 

@@ -11,6 +11,8 @@ from wsdemo.lab.leases import false_offline_rate
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from wsdemo.drawing.style import Picture
 
 QUESTION: Final = Question(
@@ -27,6 +29,42 @@ QUESTION: Final = Question(
 
 ROOM: Final = 1.0
 """A TTL may be so many heartbeats longer than the shortest sufficient one."""
+
+
+def latest_s(trace: pd.DataFrame, scale: float, heartbeat_s: float = 30.0) -> float:
+    """Return by how much the latest lease was renewed too late (production seconds).
+
+    On a machine that is busy, heartbeats are sent late and written late. Then a lease may end for
+    which the lesson has another reason. Heartbeats that got lost on purpose count as sent.
+    """
+    late_s = max(_longest_pause_s(trace) * scale - heartbeat_s, 0.0)
+    return max(late_s, _longest_write_s(trace) * scale)
+
+
+def _longest_pause_s(trace: pd.DataFrame) -> float:
+    """Return the longest time between two heartbeats of a connection."""
+    lost = (trace["kind"] == "drop") & (trace["reason"] == "heartbeat")
+    sent = (trace["kind"] == "ping") & (trace["lane"] == trace["user"])
+    begun = trace["kind"] == "registered"
+    last: dict[str, float] = {}
+    longest = 0.0
+    for row in trace[lost | sent | begun].sort_values("t").itertuples():
+        if row.kind != "registered" and row.user in last:
+            longest = max(longest, row.t - last[row.user])
+        last[row.user] = row.t
+    return longest
+
+
+def _longest_write_s(trace: pd.DataFrame) -> float:
+    """Return for how long a heartbeat waited at most at its gateway until it was in Redis."""
+    heard: dict[str, float] = {}
+    longest = 0.0
+    for row in trace.sort_values("t").itertuples():
+        if row.kind == "ping" and row.lane != row.user:
+            heard.setdefault(row.user, row.t)
+        elif row.kind in ("presence_refresh", "presence_set") and row.user in heard:
+            longest = max(longest, row.t_recv - heard.pop(row.user))
+    return longest
 
 
 class _Wish(NamedTuple):
