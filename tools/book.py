@@ -18,6 +18,8 @@ from tools.notebook import read
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 FOLDER: Final = "lessons"
+WIDE: Final = "---\nhide:\n  - toc\n---\n\n"
+"""Without a table of contents beside it, a page has room for figures in their own size."""
 
 
 def navigation() -> list[dict[str, str]]:
@@ -31,9 +33,13 @@ def navigation() -> list[dict[str, str]]:
 def pages() -> dict[str, str]:
     """Return the text of each page, by its path below docs/."""
     return {
-        f"{FOLDER}/{source.stem}.md": page(read(lessons.target(source, solved=True)), source.stem)
+        f"{FOLDER}/{source.stem}.md": WIDE + page(_solved(source), source.stem)
         for source in lessons.sources()
     }
+
+
+def _solved(source: Path) -> Any:
+    return read(lessons.target(source, solved=True))
 
 
 def page(notebook: Any, stem: str) -> str:

@@ -25,12 +25,15 @@ def pages() -> dict[str, str]:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_a_lesson_is_a_page_with_all_its_figures(source: Path, pages: dict[str, str]) -> None:
-    """Of the solved copy: the answers, the outputs and the figures."""
+    """Of the solved copy: the answers, the outputs and the figures, which have room for their own
+    size: no table of contents stands beside them.
+    """
     text = pages[f"lessons/{source.stem}.md"]
     solved = notebooks.read(lessons.target(source, solved=True))
     assert text.count("<figure") == notebooks.figures(solved) >= 1
     assert f"<b>ex{source.stem.partition('-')[0]}</b>: ok" in text
-    assert text.lstrip().startswith(f"# {lessons.about(source)['title']}\n")
+    assert text.startswith(book.WIDE)
+    assert text.removeprefix(book.WIDE).lstrip().startswith(f"# {lessons.about(source)['title']}\n")
 
 
 def test_links_lead_to_pages_of_the_site(pages: dict[str, str]) -> None:
