@@ -33,12 +33,12 @@
 # `1001`, `1006`, `1012` and `4009`.
 
 # %% tags=["exercise"]
-from wsdemo.lab import Lab, check, predict
+from wsdemo.lab import Lab, check, expect, predict
 
 predict("q14", None)
 
 # %% tags=["solution"]
-from wsdemo.lab import Lab, check, predict
+from wsdemo.lab import Lab, check, expect, predict
 
 predict("q14", 1012)
 
@@ -109,8 +109,8 @@ from wsdemo.lab.learn import reveal
 codes = {one.closed[-1].code for one in others if one.closed}
 code = codes.pop()
 reveal("q14", code)
-assert code == 1006 and not codes, "A crash sends no close frame, so each browser says 1006."
-assert sleeper.gateway == "", "A locked phone does not come back by itself."
+expect("a crash sends no close frame: 1006", code == 1006 and not codes, seen=(code, codes))
+expect("a locked phone does not come back by itself", not sleeper.gateway, seen=sleeper)
 
 # %%
 room.reveal(code)
@@ -181,7 +181,7 @@ moved = [one.name for one in students if one.gateway != before[one.name]]
 print("moved:", moved or "nobody")
 
 # %%
-assert not moved, "A connection stays where it is: nobody rebalances the living."
+expect("a connection stays where it is", not moved, seen=moved)
 room.reveal("none of us")
 
 # %% [markdown]
@@ -192,7 +192,8 @@ drained = [one for one in students if one.gateway == "gateway-03"]
 lab.drain("gateway-03")
 lab.wait_until("all are back", lambda: all(one.gateway for one in students))
 print({one.name: one.closed[-1].code for one in drained})
-assert {one.closed[-1].code for one in drained} == {1012}, "A drain says goodbye, with 1012."
+codes = {one.closed[-1].code for one in drained}
+expect("a drain says goodbye, with 1012", codes == {1012}, seen=codes)
 
 # %%
 lab.let_pass(10)
@@ -304,4 +305,4 @@ check("ex14", belief_gap)
 
 # %%
 lab.close()
-assert lab.leaks() == [], "A closed laboratory leaves no task, socket, key or process."
+expect("a closed laboratory leaves nothing behind", lab.leaks() == [], seen=lab.leaks())
