@@ -52,7 +52,7 @@ from wsdemo.lab import Lab
 lab = Lab(gateways=2, scale=6)
 alice = lab.connect("alice")
 room = lab.classroom()
-lab.board(height="480px")
+lab.board(height="560px")
 """
 WRITTEN: Final = (
     "[...document.querySelectorAll('.widget-label')].some(label =>"
@@ -156,7 +156,8 @@ async def test_the_board_in_a_cell_shows_the_lab_and_its_button_works(
     await page.until_text(
         "alice moved from gateway-01 to gateway-02", "[aria-label='What happened']"
     )
-    assert await page.value("document.querySelector('.ws-board').clientHeight") == 480
+    tall = "document.querySelector('.ws-board').clientHeight === 560"
+    await page.until("the board is as tall as was asked", tall)
 
     await page.click("the second cell", f"{CODE}[1].querySelector('.cm-content')")
     await page.key("Enter", windows=13, shift=True)

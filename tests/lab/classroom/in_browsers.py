@@ -142,3 +142,9 @@ def mended(lab: Lab) -> Iterator[None]:
             elif cluster.host(name).frozen:
                 lab.thaw(name)
         lab.let_all_go()
+        lab.wait_until("all gateways are ready", lambda: _all_ready(lab), OUTAGE_S)
+
+
+def _all_ready(lab: Lab) -> bool:
+    """Say whether new users are taken again: after an outage of Redis, that is a moment later."""
+    return all(lab.stats(name)["ready"] for name in lab.cluster.names)

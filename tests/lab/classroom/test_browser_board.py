@@ -324,6 +324,7 @@ async def test_the_board_can_be_read_in_every_state(
     ):
         await agreed(board, uma, "gateway-03")
         await fits(board, "live")
+        assert await board.value("document.querySelector('.code').getClientRects().length") == 1
         await board.press(f"{name}, connected to gateway-03; Redis says gateway-03")
         await fits(board, "a chip is chosen")
         await board.press("Hold it back at gateway-03")
