@@ -183,7 +183,7 @@ async def test_an_answer_does_not_overtake_the_register_that_it_knows_of() -> No
         sampler = EntrySampler(cluster.redis_url, cluster.keyspace, lambda: feed.now)
         session = {"user": "ann", "gateway": "gateway-01", "conn_id": "c1"}
         async with Redis.from_url(cluster.redis_url) as database:
-            entry = {"gwId": "gateway-01", "connId": "c1"}
+            entry: dict[Any, Any] = {"gwId": "gateway-01", "connId": "c1"}
             await database.hset(cluster.keyspace.presence("ann"), mapping=entry)
         sampler.add("ann")
         feed._tick(sampler)
