@@ -119,3 +119,15 @@ test("what has happened before a board came is no news: it is neither marked nor
   assert.equal(made.head.gateways["gateway-01"], "crashed");
   assert.equal(new Lines().add(made.entry(1), made.head), null);
 });
+
+test("a user may have the name of something that every object has", () => {
+  for (const u of ["constructor", "toString", "__proto__"]) {
+    const state = apply(initial(), { k: "ready", t: 0, g: "gateway-01" });
+    assert.equal(agreement(state, u, "gateway-01"), "nobody");
+    apply(state, { k: "set", t: 1, u, g: "gateway-01", c: "c1", x: 9 });
+    assert.deepEqual(state.users[u], { name: u, kind: "lab" });
+    assert.equal(agreement(state, u, "gateway-01"), "ok");
+    apply(state, { k: "del", t: 2, u, g: "gateway-01", c: "c1" });
+    assert.equal(agreement(state, u, "gateway-01"), "nobody");
+  }
+});

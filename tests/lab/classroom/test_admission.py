@@ -154,6 +154,18 @@ def test_pages_of_others_get_no_websocket(room: Classroom, path: str, page: str)
     assert status(fetch(room, asked)) == 403
 
 
+def test_the_teachers_cookie_is_of_no_use_to_a_page_of_another_port(room: Classroom) -> None:
+    """A browser sends it to all ports of a machine, and along with what pages of them ask."""
+    cookie = redeem(room)
+    asked = handshake(room, "/feed", page="http://127.0.0.1:8888")
+    asked = asked.replace(b"\r\n\r\n", f"\r\nCookie: {cookie}\r\n\r\n".encode())
+    assert status(fetch(room, asked)) == 403
+    head = fetch(room, "GET /board HTTP/1.1\r\n" + HOST + f"Cookie: {cookie}\r\n" + END)
+    assert b"frame-ancestors 'none'" in head
+    code = fetch(room, "GET /qr.svg HTTP/1.1\r\n" + HOST + f"Cookie: {cookie}\r\n" + END)
+    assert b"Cross-Origin-Resource-Policy: same-origin" in code
+
+
 @pytest.mark.parametrize("path", ["/desk", "/feed"])
 def test_only_a_get_request_becomes_a_websocket(room: Classroom, path: str) -> None:
     """Whatever else it says."""
@@ -262,7 +274,9 @@ def test_a_ticket_opens_the_board_once(room: Classroom) -> None:
     first, second = fetch(room, head), fetch(room, head)
     assert status(first) == 303
     assert b"\r\nLocation: board\r\n" in first
-    assert b"; HttpOnly; SameSite=Strict; Path=/;" in first
+    assert b"; HttpOnly; SameSite=Strict; Max-Age=" in first
+    # Behind a proxy, it goes to the folder of this room, and to no other one of the same host.
+    assert b"Path=" not in first
     assert status(second) == 403
     assert b"Set-Cookie" not in second
 

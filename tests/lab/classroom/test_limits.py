@@ -28,7 +28,8 @@ from tests.lab.classroom.visitors import (
     websocket,
 )
 from wsdemo.lab import Lab
-from wsdemo.lab.classroom import channel, observers
+from wsdemo.lab.classroom import channel, listener, observers
+from wsdemo.lab.classroom.http import HEAD_BYTES
 from wsdemo.lab.classroom.rate_limit import FOLLOWED, FailureLimit, Throttle
 from wsdemo.lab.classroom.room import Classroom
 from wsdemo.lab.classroom.seats import NotAdmitted, Seats
@@ -76,16 +77,27 @@ def test_a_full_room_says_so_to_the_page_and_closed_admission_as_well() -> None:
 
 
 @contextlib.contextmanager
-def connected(room: Classroom, *addresses: str) -> Iterator[list[socket.socket]]:
-    """Connections that say nothing yet, from these addresses."""
+def connected(room: Classroom, *addresses: str, seat: str = "") -> Iterator[list[socket.socket]]:
+    """Connections from these addresses: silent ones, or pages of a student."""
     with contextlib.ExitStack() as stack:
         ends = [stack.enter_context(dial(room, address)) for address in addresses]
+        for end in ends if seat else ():
+            joining = frame(json.dumps({"type": "join", "seat": seat}))
+            end.sendall(handshake(room, "/desk") + joining)
+        for end in ends if seat else ():
+            said = b""
+            while b'"seated"' not in said:
+                said += (part := end.recv(4096))
+                assert part, said
         yield ends
 
 
 def test_the_121st_connection_of_an_address_is_refused_and_others_are_not(room: Classroom) -> None:
     """As soon as one of the 120 ends, the next is served."""
-    with connected(room, *["127.0.0.2"] * 120) as ends:
+    with (
+        student(room, "Many") as many,
+        connected(room, *["127.0.0.2"] * 120, seat=many.secret) as ends,
+    ):
         with dial(room, "127.0.0.2") as one_more:
             assert read_all(one_more).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         assert fetch(room, PAGE).startswith(b"HTTP/1.1 200 ")
@@ -100,15 +112,62 @@ def test_the_121st_connection_of_an_address_is_refused_and_others_are_not(room: 
             assert time.monotonic() < deadline
 
 
-def test_the_401st_connection_in_all_is_refused(room: Classroom) -> None:
+def test_the_401st_connection_in_all_is_refused(
+    room: Classroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever has many addresses cannot use up the descriptors of the kernel."""
-    addresses = [f"127.0.0.{2 + n % 4}" for n in range(400)]
-    with connected(room, *addresses):
+    monkeypatch.setattr(listener, "CONNECTIONS", 20)
+    addresses = [f"127.0.0.{2 + n % 4}" for n in range(19)]
+    with student(room, "Many") as many, connected(room, *addresses, seat=many.secret):
         with dial(room, "127.0.0.9") as one_more:
             assert read_all(one_more).startswith(b"HTTP/1.1 503 ")
     deadline = time.monotonic() + 5
     while not fetch(room, PAGE).startswith(b"HTTP/1.1 200 "):
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("addresses", [1, 4], ids=["one-address", "four-addresses"])
+def test_who_opens_many_connections_and_joins_nowhere_makes_place_for_others(
+    room: Classroom, addresses: int
+) -> None:
+    """Also for those who have the same address: behind one proxy, all have."""
+    attackers = [f"127.0.0.{2 + n % addresses}" for n in range(120 * addresses)]
+    with student(room, "Early") as early, connected(room, *attackers):
+        for address in ("127.0.0.2", "127.0.0.9"):
+            with connected(room, *[address] * 3, seat=early.secret):
+                pass
+        assert fetch(room, PAGE).startswith(b"HTTP/1.1 200 ")
+        say(early.feed, type="vote", q="x", o="y")
+        hear(early.feed, "you")  # The feed of a student is not given up for anybody.
+    wanted = len(room._listener.connections) == sum(room._listener._counts.values())
+    assert wanted, "each connection is counted once"
+
+
+def test_a_flood_of_pings_is_slowed_like_everything_else(room: Classroom) -> None:
+    """Each is answered: without a limit, whoever does not read would fill the memory, and keep the
+    loop of all gateways busy.
+    """
+    with upgraded(room, "/desk") as flood:
+        flood.setblocking(False)
+        pings = frame(b"x" * 125, opcode=9) * 2000
+        with contextlib.suppress(BlockingIOError):
+            flood.send(pings)
+        with student(room, "Patient"):
+            pass  # The room goes on.
+        answered = 0
+        with contextlib.suppress(BlockingIOError):
+            while part := flood.recv(65536):
+                answered += len(part)
+    assert 0 < answered <= 2 * HEAD_BYTES < len(pings)
+
+
+def test_many_pages_of_a_student_are_as_fast_as_one(room: Classroom) -> None:
+    """Otherwise 120 connections would write 360 lines a second into the recording."""
+    with student(room, "Fast") as fast, websocket(room, "/desk") as second:
+        say(second, type="join", seat=fast.secret)
+        hear(second, "seated")
+        pages = [p for p in room._students._pages if p.seat and p.seat.user == fast.user]
+        assert len(pages) == 2 and pages[0].throttle is pages[1].throttle
 
 
 # --- who does not read -----------------------------------------------------------------------

@@ -70,6 +70,16 @@ def test_a_saved_run_asks_nobody_for_anything(room: Classroom) -> None:
     assert "connect-src" not in policy[1] and "form-action 'none'" in policy[1]
 
 
+def test_a_name_with_markup_ends_no_element_of_a_saved_run() -> None:
+    """A student may be called so; the page has the two script elements that it has always."""
+    name = "</script><script>x()"
+    batch = json.dumps({"t": 1, "n": 0, "e": [{"k": "seat", "t": 1, "u": "ann", "n": name}]})
+    lab: dict[str, Any] = {"gateways": [], "ttl": 15, "policy": name, "scale": 6}
+    saved = page(lab, [batch], name, name)
+    assert saved.count("<script") == saved.count("</script>") == 2
+    assert recorded(saved)["batches"][0]["e"][0]["n"] == name
+
+
 def test_no_message_is_in_a_saved_run(room: Classroom) -> None:
     """Only who wrote to whom; and neither the code of the class nor its address."""
     for saved in (to_html(room), to_html(room.lab)):

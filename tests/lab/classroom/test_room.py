@@ -6,11 +6,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.lab.classroom.visitors import (
     closing,
@@ -238,7 +239,8 @@ def test_what_a_page_saw_is_on_the_board_and_nonsense_is_not(lab: Lab) -> None:
     with student(room, "Ann") as ann:
         for code, away in ((1, 1), (1006, -1), ("1006", 1), (True, 1), (1006, 1e308), (1006, "x")):
             say(ann.feed, type="saw", code=code, away=away)
-        ann.feed.send('{"type":"saw","code":1006,"away":Infinity}')
+        for away_s in ("Infinity", "NaN", "9" * 400):
+            ann.feed.send('{"type":"saw","code":1006,"away":' + away_s + "}")
         say(ann.feed, type="saw", code=1006, away=1.234)
         lab.wait_until("it is told", lambda: '"saw"' in str(room.feed.history))
     events = [event for text in room.feed.history for event in json.loads(text).get("e", ())]
@@ -366,7 +368,7 @@ def test_a_room_that_closes_leaves_nothing_behind(
         if first == "room":
             room.close()
             room.close()
-            assert room._listener.connections == set()
+            assert not room._listener.connections
         lab.close()
         assert lab.leaks() == []
         with pytest.raises(OSError):
@@ -381,6 +383,21 @@ def test_everybody_is_told_that_the_class_is_over(lab: Lab) -> None:
         room.close()
         assert closing(ann.feed) == (1001, "the class is over")
         assert closing(board) == (1001, "the class is over")
+
+
+def test_an_answer_just_before_the_end_is_shown_and_recorded(lab: Lab) -> None:
+    """A cell may reveal and close at once."""
+    room = lab.classroom()
+    room.ask("mine", "How many?", ["1", "2"])
+    with teacher(room) as board:
+        room.reveal("2")
+        room.close()
+        heard = []
+        with suppress(ConnectionClosed):
+            while True:
+                heard.append(str(board.recv(10)))
+    for told in ("".join(heard), "".join(room.feed.history)):
+        assert '"k":"reveal"' in told
 
 
 def test_a_closed_room_refuses_in_words_and_keeps_what_it_recorded(lab: Lab) -> None:

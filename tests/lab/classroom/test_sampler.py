@@ -92,6 +92,19 @@ async def test_an_answer_from_before_an_outage_does_not_count(
     await sampler.stop()
 
 
+async def test_an_outage_between_an_answer_and_the_look_at_it_counts_too(
+    server: BundledServer, keyspace: Keyspace, clock: list[float]
+) -> None:
+    """What Redis said before it stopped is no longer so."""
+    sampler = made(server.url, keyspace, clock)
+    sampler.add("ann")
+    assert sampler.poll() is None
+    await until("Redis has answered", lambda: sampler._asking and sampler._asking.done())
+    sampler.outage()
+    assert (await answer(sampler)).entries is None
+    await sampler.stop()
+
+
 async def test_a_server_that_is_not_there_is_no_error(
     server: BundledServer, keyspace: Keyspace, clock: list[float]
 ) -> None:

@@ -87,6 +87,16 @@ def test_a_vote_may_be_changed_until_the_answer_is_shown() -> None:
     assert poll.votes == {"ann": "two"}
 
 
+def test_the_same_vote_again_is_no_news() -> None:
+    """It is not told again: a recording does not grow by it."""
+    poll = Poll("q", "How many?", OPTIONS)
+    assert [poll.vote("ann", option) for option in ("one", "one", "two", "two")] == [
+        *(True, False),
+        *(True, False),
+    ]
+    assert poll.votes == {"ann": "two"}
+
+
 def test_why_an_option_is_tempting_is_told_with_the_answer() -> None:
     """Before that, it would give the answer away."""
     poll = Poll("q", "How many?", OPTIONS)

@@ -91,6 +91,10 @@ class FeedChannel:
             async with asyncio.timeout(READ_S):
                 await self._connection.writer.drain()
 
+    def admit(self) -> None:
+        """Somebody who may be here: keep the connection when the room is full."""
+        self._connection.admitted = True
+
     def reset(self) -> None:
         """Hang up on a page that does not read."""
         self._connection.reset()
@@ -101,8 +105,14 @@ class FeedChannel:
             self._protocol.send_close(code, reason)
             self._flush()
 
-    async def receive(self, take: Callable[[dict[str, Any]], None], throttle: Throttle) -> None:
-        """Take each document that the page sends, until the end; read no faster than allowed."""
+    async def receive(
+        self, take: Callable[[dict[str, Any]], None], throttle: Callable[[], Throttle]
+    ) -> None:
+        """Take each document that the page sends, until the end; read no faster than allowed.
+
+        Args:
+            throttle: returns what slows the page down. It may change with what the page says.
+        """
         was_asked = False
         try:
             while self.is_open:
@@ -123,9 +133,11 @@ class FeedChannel:
                 self._protocol.receive_data(data)
                 self._flush()
                 for event in self._protocol.events_received():
-                    if isinstance(event, Frame) and event.opcode not in CONTROL:
-                        await throttle.take()
-                        self._take_frame(event, take)
+                    if isinstance(event, Frame):
+                        # Pings too: each is answered, and a flood of them would stop the loop.
+                        await throttle().take()
+                        if event.opcode not in CONTROL:
+                            self._take_frame(event, take)
         except WebSocketException:
             pass  # A ping after the close frame: there is nobody to tell any more.
 

@@ -113,24 +113,35 @@ class Feed:
         """Begin to tick."""
         cluster = self._cluster
         self._sampler = EntrySampler(cluster.redis_url, cluster.keyspace, lambda: self.now)
-        self._task = asyncio.create_task(self._run(self._sampler), name="classroom feed")
+        self._task = asyncio.create_task(self._run(), name="classroom feed")
 
     async def stop(self) -> None:
-        """End it; the history stays. Idempotent."""
+        """End it; the history stays, with what has happened until now. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             await end(task)
+            mark = -1
+            while mark != self._mark:  # A feed that began late may have much to read yet.
+                mark = self._mark
+                self.flush()
         if self._sampler is not None:
             await self._sampler.stop()
 
-    async def _run(self, sampler: EntrySampler) -> None:
+    def flush(self) -> None:
+        """Send now what has happened since the last tick, and do not wait for the next one."""
+        sampler = self._sampler
+        if sampler is None:
+            return
+        began = time.thread_time()
+        try:
+            self._tick(sampler)
+        except Exception as problem:  # A bug, which shall not end the boards of a class.
+            _report("a tick of the feed failed", problem)
+        self._tick_s += time.thread_time() - began
+
+    async def _run(self) -> None:
         while True:
-            began = time.thread_time()
-            try:
-                self._tick(sampler)
-            except Exception as problem:  # A bug, which shall not end the boards of a class.
-                _report("a tick of the feed failed", problem)
-            self._tick_s += time.thread_time() - began
+            self.flush()
             await asyncio.sleep(TICK_S)
 
     # --- a tick ------------------------------------------------------------------------------

@@ -42,12 +42,11 @@ class BrowserConnection:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
-
-    @property
-    def address(self) -> str:
+        peer = writer.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
         """Of the other end; empty when it is gone already."""
-        peer = self.writer.get_extra_info("peername")
-        return str(peer[0]) if peer else ""
+        self.admitted = False
+        """Whether it has shown a seat, the code or the teacher's cookie."""
 
     async def reply(self, reply: HttpReply, method: str = "GET") -> None:
         self.writer.write(reply.render(method))
@@ -102,7 +101,8 @@ class RoomListener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._counts: Counter[str] = Counter()
         """How many connections each address has."""
-        self.connections: set[BrowserConnection] = set()
+        self.connections: dict[BrowserConnection, None] = {}
+        """The oldest first."""
         self._stopped = False
 
     async def start(self, addresses: Sequence[str], port: int) -> int:
@@ -146,24 +146,49 @@ class RoomListener:
 
     async def _serve(self, connection: BrowserConnection) -> None:
         address = connection.address
-        self._counts[address] += 1
-        self.connections.add(connection)
         try:
-            too_many = self._counts[address] > self.per_address
-            if too_many or len(self.connections) > CONNECTIONS:
+            if self._has_place(address):
+                self.connections[connection] = None
+                self._counts[address] += 1
+                await self._serve_request(connection, address)
+            else:
                 full = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections")
                 await connection.reply(full)
-            else:
-                await self._serve_request(connection, address)
             await connection.finish()
         except (OSError, asyncio.IncompleteReadError):
             pass  # The browser is gone, or said nothing in time: TimeoutError is an OSError.
         finally:
             connection.writer.transport.abort()
-            self.connections.discard(connection)
-            self._counts[address] -= 1
-            if not self._counts[address]:
-                del self._counts[address]
+            self._forget(connection)
+
+    def _has_place(self, address: str) -> bool:
+        """Say whether one more connection can be served.
+
+        In a full room, somebody who is not admitted makes place, the oldest first, of the address
+        that has most of them: whoever opens many connections takes the room from nobody else.
+        """
+        if self._counts[address] >= self.per_address:
+            return self._make_place(address)
+        if len(self.connections) >= CONNECTIONS:
+            strangers = Counter(one.address for one in self.connections if not one.admitted)
+            return bool(strangers) and self._make_place(strangers.most_common(1)[0][0])
+        return True
+
+    def _make_place(self, address: str) -> bool:
+        for one in self.connections:
+            if one.address == address and not one.admitted:
+                one.reset()
+                self._forget(one)
+                return True
+        return False
+
+    def _forget(self, connection: BrowserConnection) -> None:
+        """Count a connection no more. Idempotent."""
+        if connection in self.connections:
+            del self.connections[connection]
+            self._counts[connection.address] -= 1
+            if not self._counts[connection.address]:
+                del self._counts[connection.address]
 
     async def _serve_request(self, connection: BrowserConnection, address: str) -> None:
         try:

@@ -63,7 +63,8 @@ class BoardChannel:
 
     async def receive(self) -> None:
         """Take what its buttons ask for, until it is gone."""
-        await self.channel.receive(self._take, Throttle(PRESSES_PER_S, BURST))
+        throttle = Throttle(PRESSES_PER_S, BURST)
+        await self.channel.receive(self._take, lambda: throttle)
 
     def _take(self, document: Document) -> None:
         if document.get("type") != "do":

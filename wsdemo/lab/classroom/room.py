@@ -144,6 +144,7 @@ class Classroom:
             return
         self.is_open = False
         await self._scripted.stop()
+        self.feed.flush()  # Boards hear of a reveal just before the end.
         self._students.close(OVER)
         self._observers.close(OVER)
         if self._ticking is not None:
@@ -323,6 +324,7 @@ class Classroom:
         if not is_teacher and not self._knows_code(request):
             channel.close(NOT_ADMITTED, "the code of the class is needed")
             return
+        channel.admit()
         board = BoardChannel(channel, self.do if is_teacher else None)
         hello = self.hello("teacher" if is_teacher else "viewer")
         await self._observers.serve(board, hello, list(self.feed.history))
@@ -337,6 +339,7 @@ class Classroom:
         seat = self.seats.find(request.query.get("seat", ""))
         if seat is None:
             return refusal(HTTPStatus.FORBIDDEN, "Join the class first")
+        connection.admitted = True
         name = request.path.removeprefix("/gw/").removesuffix("/ws")
         host = self._cluster.hosts.get(name)
         if host is None:

@@ -77,7 +77,11 @@ class EntrySampler:
         self._simulated: dict[str, None] = {}
         self._asking: asyncio.Task[EntrySample] | None = None
         self._next_at = 0.0
+        self._answered = False
+        """Whether the answer was there already when it was last looked for."""
         self._outages = 0
+        self._asked_in = 0
+        """How many outages there had been when the question was asked."""
         self.asked_at = 0.0
         """When the last question was asked."""
         self.busy_s = 0.0
@@ -110,19 +114,26 @@ class EntrySampler:
         self._outages += 1
 
     def poll(self) -> EntrySample | None:
-        """Return the answer, if one has come since the last call; ask again when it is time."""
+        """Return the answer, if one has come; ask again when it is time.
+
+        An answer is returned one call after it was there. It may know of a register whose event
+        is still on its way through the gateway: the event is to be told first.
+        """
         sample: EntrySample | None = None
-        if self._asking is not None and self._asking.done():
+        if self._asking is not None and self._answered:
             sample, self._asking = self._asking.result(), None
+            if self._asked_in != self._outages:
+                sample = EntrySample(sample.asked_at, None)
         if self._asking is None and self._now() >= self._next_at:
             self.asked_at = self._now()
             self._next_at = self.asked_at + SAMPLE_S
+            self._asked_in = self._outages
             # Not awaited here: a Redis that stands still must not stop the board.
-            question = self._ask(self.asked_at, self._outages)
-            self._asking = asyncio.create_task(question, name="entry sample")
+            self._asking = asyncio.create_task(self._ask(self.asked_at), name="entry sample")
+        self._answered = self._asking is not None and self._asking.done()
         return sample
 
-    async def _ask(self, asked_at: float, outages: int) -> EntrySample:
+    async def _ask(self, asked_at: float) -> EntrySample:
         began = time.thread_time()
         users = self.users
         self._take_turns(users)
@@ -132,8 +143,6 @@ class EntrySampler:
         try:
             answer = await question
         except (RedisError, OSError, TimeoutError):
-            return EntrySample(asked_at, None)
-        if outages != self._outages:
             return EntrySample(asked_at, None)
         began = time.thread_time()
         entries = self._read(users, answer, (asked_at + self._now()) / 2)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -35,6 +34,8 @@ class StudentPage:
         self.channel = channel
         self.address = address
         self.seat: Seat | None = None
+        self.throttle = Throttle(MESSAGES_PER_S, BURST)
+        """With a seat, one for all pages of the student."""
         self._told: dict[str, str] = {}
 
     def tell_news(self, kind: str, text: str) -> None:
@@ -71,6 +72,8 @@ class StudentFeeds:
         self._join, self._seated, self._class_now = join, seated, class_now
         self._belief, self._vote, self._saw = belief, vote, saw
         self._pages: set[StudentPage] = set()
+        self._throttles: dict[str, Throttle] = {}
+        """By user id: more pages of a student do not give the student more votes and words."""
 
     async def serve(self, channel: FeedChannel, address: str) -> None:
         """Serve a page until it is gone."""
@@ -78,7 +81,7 @@ class StudentFeeds:
         self._pages.add(page)
         try:
             await channel.receive(
-                lambda document: self._take(page, document), Throttle(MESSAGES_PER_S, BURST)
+                lambda document: self._take(page, document), lambda: page.throttle
             )
         finally:
             self._pages.discard(page)
@@ -133,6 +136,8 @@ class StudentFeeds:
         except NotAdmitted as problem:
             page.channel.tell({"type": "no", "why": str(problem)})
             return
+        page.throttle = self._throttles.setdefault(page.seat.user, page.throttle)
+        page.channel.admit()
         page.channel.tell(self._seated(page.seat))
         page.tell_news("class", _text(self._class_now()))
 
@@ -141,7 +146,7 @@ class StudentFeeds:
             return
         if isinstance(away_s, bool) or not isinstance(away_s, int | float):
             return
-        if math.isfinite(away_s) and 0 <= away_s <= LONGEST_AWAY_S:
+        if 0 <= away_s <= LONGEST_AWAY_S:  # Neither infinite, nor NaN, nor of 400 digits.
             self._saw(seat, code, round(float(away_s), 2))
 
 

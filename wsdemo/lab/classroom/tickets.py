@@ -55,7 +55,8 @@ class TeacherTickets:
         key = secrets.token_urlsafe(24)
         self._keys.add(key)
         name = cookie_name(port)
-        return f"{name}={key}; HttpOnly; SameSite=Strict; Path=/; Max-Age={COOKIE_S}"
+        # Without a path, it is good for the folder of the link: behind a proxy, for this room only.
+        return f"{name}={key}; HttpOnly; SameSite=Strict; Max-Age={COOKIE_S}"
 
     def is_teacher(self, request: HttpRequest, port: int) -> bool:
         """Say whether a request comes from a browser that has redeemed a ticket."""

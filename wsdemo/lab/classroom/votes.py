@@ -42,8 +42,10 @@ class Poll:
         """Option by user id."""
 
     def vote(self, user: str, option: str) -> bool:
-        """Count a vote instead of an earlier one; say whether it counts."""
+        """Count a vote instead of an earlier one; say whether that changes anything."""
         if self.measured is not None or option not in self.options:
+            return False
+        if self.votes.get(user) == option:
             return False
         self.votes[user] = option
         return True
