@@ -224,6 +224,13 @@ class Classroom:
         self._require_open()
         return self._loop.call(lambda: self._reveal(str(measured)))
 
+    def admit(self, newcomers: bool) -> None:
+        """Let nobody new join (False), or let students join again (True). Those who have a seat
+        keep it, and come back to it.
+        """
+        self._require_open()
+        self._loop.call(lambda: self._admit(newcomers))
+
     def invite(self, count: int) -> list[InvitedStudent]:
         """Let scripted students join by the port of the room, and return them when all are
         registered at gateways: to prepare a lesson, or to read one alone.
