@@ -177,15 +177,16 @@ class ClassOfThirty:
         # Not on this loop, on which the students' heartbeats are.
         board = await asyncio.to_thread(replay, list(self.teacher.batches))
         sockets = dict(board.sockets.values())
-        registries = {
-            session.user: name
+        connections = {
+            session.conn_id: (session.user, name)
             for name, gateway in self._cluster.gateways.items()
             for session in gateway.registry
         }
+        registries = dict(connections.values())
         says = await self._redis_says(registries)
         where = await asyncio.to_thread(self._room.lab.where)
         return [
-            *_different("the board's chips and the registries", sockets, registries),
+            *_different("the board's chips and the registries", board.sockets, connections),
             *_different("the board's rows and Redis", _rows(board), says),
             *_different("Redis and the registries", says, registries),
             *_different(
@@ -217,7 +218,7 @@ def _rows(board: Replayed) -> dict[str, str]:
 
 
 def _different(
-    what: str, one: dict[str, str], other: dict[str, str], *, part: bool = False
+    what: str, one: dict[str, Any], other: dict[str, Any], *, part: bool = False
 ) -> list[str]:
     """Return where two answers differ; of a part, only what the second one has counts."""
     keys = other.keys() if part else one.keys() | other.keys()

@@ -115,6 +115,13 @@ async def log_says(board: Page, text: str, timeout_s: float = OUTAGE_S) -> None:
     await board.until_text(text, LOG, timeout_s)
 
 
+async def says_it_was_closed(board: Page, student: StudentAtPhone, code: int) -> None:
+    """Wait until the board knows what the student's page has seen; several may share a line."""
+    saw = f"board.state.saw.some((row) => row[1] === {student.user!r} && row[2] === {code})"
+    await board.until(f"{student.name} has told the board of {code}", saw, OUTAGE_S)
+    await log_says(board, f"closed with {code}")
+
+
 async def agreed(board: Page, student: StudentAtPhone, gateway: str) -> None:
     """Wait until the student's chip is at this gateway, and Redis says the same."""
     label = f"{student.name}, connected to {gateway}; Redis says {gateway}"

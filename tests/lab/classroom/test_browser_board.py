@@ -25,6 +25,7 @@ from tests.lab.classroom.in_browsers import (
     joined,
     log_says,
     mended,
+    says_it_was_closed,
 )
 from tests.lab.classroom.prefix_proxy import PREFIX, prefix_proxy
 from wsdemo.lab import Lab
@@ -162,7 +163,7 @@ async def test_the_end_of_the_time_line_is_what_is_live(
         await board.press("Crash gateway-01")
         await quinn.sees("1006 the connection broke")
         await agreed(board, quinn, await quinn.gateway())
-        await log_says(board, "Quinn was closed with 1006")
+        await says_it_was_closed(board, quinn, 1006)
         await board.press("Pause")
         live = await board.value(SHOWN)
         assert "Quinn" in live
@@ -218,7 +219,7 @@ async def test_a_recorded_run_plays_from_a_file_without_a_network(
         await agreed(board, sven, "gateway-01")
         await board.press("Drain gateway-01")
         await sven.sees("1012 the gateway was drained")
-        await log_says(board, "Sven was closed with 1012")
+        await says_it_was_closed(board, sven, 1012)
         await agreed(board, sven, await sven.gateway())
         file = room.save(tmp_path / "run.html", title="Our class")
         await board.press("Pause")
@@ -390,7 +391,7 @@ async def test_who_prefers_less_motion_sees_none(
         assert ways[0] == ("way" if calm else "flight")
         assert (await board.value("animated") == 0) is calm
         await board.press("Crash gateway-01")
-        await log_says(board, f"{one.name} was closed with 1006")
+        await says_it_was_closed(board, one, 1006)
         if calm:
             assert await board.value("document.getAnimations().length") == 0
             assert await board.value("animated") == 0

@@ -17,6 +17,7 @@ from tests.lab.classroom.in_browsers import (
     joined,
     log_says,
     mended,
+    says_it_was_closed,
     state_of,
 )
 from tests.waiting import until
@@ -118,7 +119,7 @@ async def test_after_a_crash_a_page_shows_1006_and_comes_back_elsewhere(
         gateway = await cleo.gateway()
         assert gateway != "gateway-02"
         await log_says(board, "gateway-02 crashed")
-        await log_says(board, "Cleo was closed with 1006, and back after")
+        await says_it_was_closed(board, cleo, 1006)
         await agreed(board, cleo, gateway)
         (saw,) = [row for row in (await state_of(board))["saw"] if row[1] == "cleo"]
         assert saw[2] == 1006 and 0 <= saw[3] < OUTAGE_S
@@ -137,7 +138,7 @@ async def test_a_drain_tells_a_page_to_go_elsewhere_by_1012(
         await board.press("Drain gateway-01")
         await dora.sees("1012 the gateway was drained")
         assert await dora.gateway() != "gateway-01"
-        await log_says(board, "Dora was closed with 1012, and back after")
+        await says_it_was_closed(board, dora, 1012)
         await board.until_text("stopped", "[aria-label='gateway-01']")
 
 
