@@ -74,9 +74,9 @@ def test_a_full_room_says_so_to_the_page_and_closed_admission_as_well() -> None:
             say(feed, type="join", seat=ann.secret)
             assert hear(feed, "seated")["user"] == ann.user
         room.admit(True)
-        room.seats.remove(ann.user)
-        with student(room, "Bob") as bob:
-            assert bob.user == "bob"
+        with websocket(room, "/desk") as feed:
+            say(feed, type="join", code=room.code, name="Bob")
+            assert hear(feed, "no")["why"] == "all 1 seats are taken"
     assert lab.leaks() == []
 
 
