@@ -365,28 +365,40 @@ class Page:
         return [int(n["backendDOMNodeId"]) for n in found["nodes"] if not n.get("ignored")]
 
     async def press(self, name: str, role: str = "button", timeout_s: float = STEP_S) -> None:
-        """Click what has this name, when it is there, visible, enabled, and nothing lies on it."""
+        """Click what has this name, when it is there, visible, enabled, and nothing lies on it.
+
+        A page may move between the look and the click. The click then hits something else, and is
+        made again, as a person would do.
+        """
         deadline = time.monotonic() + timeout_s
-        while (place := await self._place_of(name, role)) is None:
+        while not await self._press_once(name, role):
             assert time.monotonic() < deadline, f"no {role} {name!r} can be clicked"
             await asyncio.sleep(0.1)
-        await self._click_at(*place)
 
-    async def _place_of(self, name: str, role: str) -> tuple[float, float] | None:
+    async def _press_once(self, name: str, role: str) -> bool:
+        """Return whether the element heard a click."""
         try:
             for node in await self.named(name, role):
-                resolved = await self.call("DOM.resolveNode", backendNodeId=node)
-                place = await self.call(
-                    "Runtime.callFunctionOn",
-                    objectId=resolved["object"]["objectId"],
-                    functionDeclaration=_CLICKABLE,
-                    returnByValue=True,
-                )
-                if (at := place["result"].get("value")) is not None:
-                    return at[0], at[1]
+                element = (await self.call("DOM.resolveNode", backendNodeId=node))["object"]
+                if (at := await self._called_on(element["objectId"], _CLICKABLE)) is None:
+                    continue
+                await self._click_at(at[0], at[1])
+                try:
+                    return bool(await self._called_on(element["objectId"], _HEARD_A_CLICK))
+                except DevToolsError:
+                    return True  # The click has led to another page.
         except DevToolsError:
             pass  # The page has drawn it anew meanwhile.
-        return None
+        return False
+
+    async def _called_on(self, element: str, function: str) -> Any:
+        result = await self.call(
+            "Runtime.callFunctionOn",
+            objectId=element,
+            functionDeclaration=function,
+            returnByValue=True,
+        )
+        return result["result"].get("value")
 
     async def type(self, name: str, text: str, role: str = "textbox") -> None:
         """Click the field of this name, and write into it instead of what is there."""
@@ -454,6 +466,10 @@ _CLICKABLE: Final = """function () {
   this.scrollIntoView({ block: "center", behavior: "instant" });
   const box = this.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
   const top = document.elementFromPoint(x, y);
-  return box.width && top && (this.contains(top) || top.contains(this)) ? [x, y] : null;
+  if (!box.width || !top || !(this.contains(top) || top.contains(this))) return null;
+  this.heardAClick = false;
+  this.addEventListener("click", () => { this.heardAClick = true; }, { once: true, capture: true });
+  return [x, y];
 }"""
 """Where to click an element: its middle, unless another one lies on it."""
+_HEARD_A_CLICK: Final = "function () { return this.heardAClick; }"
