@@ -346,6 +346,26 @@ class Page:
         x, y = await self.until(what, place)
         await self._click_at(x, y)
 
+    async def click_until_heard(self, what: str, element: str) -> None:
+        """The same for pages that move while they are read: a click that hit something else is
+        made again.
+        """
+        place = (
+            f"(() => {{ const found = {element}; if (!found) return null;"
+            " found.scrollIntoViewIfNeeded(); const box = found.getBoundingClientRect();"
+            " if (!box.width) return null; window.aimHeard = false;"
+            " found.addEventListener('click', () => { window.aimHeard = true; }, { once: true });"
+            " return [box.x + box.width / 2, box.y + box.height / 2] })()"
+        )
+        deadline = time.monotonic() + STEP_S
+        while True:
+            x, y = await self.until(what, place)
+            await self._click_at(x, y)
+            if await self.value("window.aimHeard"):
+                return
+            assert time.monotonic() < deadline, f"{what} hears no click"
+            await asyncio.sleep(0.1)
+
     async def _click_at(self, x: float, y: float) -> None:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             button: dict[str, Any] = (

@@ -284,7 +284,7 @@ async def test_the_page_of_a_student_fits_a_phone_in_every_state(
         await fits_a_finger(page, "a long message")
         room.ask("q04")
         await page.until("the question", "document.querySelectorAll('.options button').length > 1")
-        await page.click("an option", "document.querySelector('.options button')")
+        await page.click_until_heard("an option", "document.querySelector('.options button')")
         await student.sees("You say", ".question")
         await fits_a_finger(page, "a question")
         room.reveal("nothing")

@@ -171,7 +171,7 @@ async def take_a_seat(page: Browser, room: Any, name: str = "Noor") -> None:
     await page.open(room.join_url)
     await page.until("the form", "!!document.querySelector('form')")
     await page.value(f"document.querySelector('[name=name]').value = {json.dumps(name)}; 1")
-    await page.click("Join", "document.querySelector('form button')")
+    await page.click_until_heard("Join", "document.querySelector('form button')")
     await page.until("a gateway", STATE + " === 'up'")
     await page.until("Redis' word", "document.querySelector('.says').textContent.includes('gate')")
 
@@ -245,7 +245,7 @@ async def test_a_student_who_was_replaced_comes_back_only_by_hand(lab: Lab, page
     await page.until("it is closed", STATE + " === 'closed'")
     assert "4509" in await page.value(WHERE)
     assert await page.value(FAINT) == []
-    await page.click("Come back", "document.querySelector('.back')")
+    await page.click_until_heard("Come back", "document.querySelector('.back')")
     await page.until("it is back", STATE + " === 'up'")
 
 
@@ -255,12 +255,14 @@ async def test_a_student_moves_votes_and_reads_what_was_measured(lab: Lab, page:
     room = await off_loop(lab.classroom)
     await take_a_seat(page, room)
     here = await page.value(WHERE)
-    await page.click("another gateway", "document.querySelector('.moves button:enabled')")
+    await page.click_until_heard(
+        "another gateway", "document.querySelector('.moves button:enabled')"
+    )
     await page.until("it has moved", f"{STATE} === 'up' && {WHERE} !== {json.dumps(here)}")
     await off_loop(
         lambda: room.ask("mine", "How many <b>records</b>?", {"none": "It looks so.", "all": "No."})
     )
-    await page.click("an option", "document.querySelectorAll('.options button')[1]")
+    await page.click_until_heard("an option", "document.querySelectorAll('.options button')[1]")
     pressed = "document.querySelector('.options [aria-pressed=true]')?.dataset.option"
     await page.until("the vote is shown", f"{pressed} === 'all'")
     while room.votes != {"noor": "all"}:
@@ -310,7 +312,9 @@ async def test_a_teacher_breaks_a_gateway_and_the_board_shows_what_is_so(
     await page.until("three chips", "document.querySelectorAll('.gateway .chip').length === 3")
     assert await page.value(NAMELESS) == []
     assert await page.value(FAINT) == []
-    await page.click("Crash", "document.querySelector('[aria-label=\"Crash gateway-02\"]')")
+    await page.click_until_heard(
+        "Crash", "document.querySelector('[aria-label=\"Crash gateway-02\"]')"
+    )
     await page.until("it is shown", BOX_2 + ".dataset.status === 'crashed'")
     back = ("gateway-01", "gateway-03")
     await off_loop(lab.wait_until, "bob is back", partial(is_at, lab, "bob", back))
@@ -351,7 +355,7 @@ async def test_while_redis_is_away_a_board_draws_nothing_as_known(lab: Lab, page
     await page.until(
         "Redis' word", "document.querySelectorAll('.belief[data-how=ok]').length === 1"
     )
-    await page.click("Kill Redis", "document.querySelector('.redis .if-up')")
+    await page.click_until_heard("Kill Redis", "document.querySelector('.redis .if-up')")
     away = "document.querySelector('.redis').dataset.status === 'down'"
     await page.until("it is shown", away)
     known = "[...document.querySelectorAll('.belief, .chip')].map((e) => e.dataset.how)"
@@ -359,7 +363,7 @@ async def test_while_redis_is_away_a_board_draws_nothing_as_known(lab: Lab, page
     assert await page.value("document.querySelector('.belief .where').textContent") == "?"
     assert "cannot be asked" in await page.value("document.querySelector('.cannot').textContent")
     assert await page.value(FAINT) == []
-    await page.click("Start", "document.querySelector('.redis .if-down')")
+    await page.click_until_heard("Start", "document.querySelector('.redis .if-down')")
     await page.until("ann is found again", "!!document.querySelector('.belief[data-how=ok]')")
 
 
