@@ -234,6 +234,24 @@ async def heard_until(room: Any, kind: str) -> list[dict[str, Any]]:
                 return batches
 
 
+JOIN_AT_ONCE: Final = """new MutationObserver((_, observer) => {
+  const form = document.querySelector("form");
+  if (!form) return;
+  observer.disconnect();
+  form.elements.name.value = "Noor";
+  form.requestSubmit();
+}).observe(document, { childList: true, subtree: true });"""
+
+
+@with_chromium
+async def test_who_joins_before_the_page_is_connected_is_seated(lab: Lab, page: Browser) -> None:
+    """On a slow network the form is there first; nobody has to press the button twice."""
+    room = await off_loop(lab.classroom)
+    await page.call("Page.addScriptToEvaluateOnNewDocument", source=JOIN_AT_ONCE)
+    await page.open(room.join_url)
+    await page.until("a gateway", STATE + " === 'up'")
+
+
 @with_chromium
 async def test_a_student_who_was_replaced_comes_back_only_by_hand(lab: Lab, page: Browser) -> None:
     """4509: the page stays closed, and says what to do."""
