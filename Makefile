@@ -77,7 +77,7 @@ chaos: $(READY) ## Break real processes at random, check every promise, write a 
 
 # Two workers, because a laptop has two cores to spare. Tests of one group run in one worker, one
 # after the other. What is left out here is marked `slow`, or `alone` where it needs both cores.
-test: $(READY) ## Run the fast tests, on real servers: three minutes (PYTEST_ARGS is passed on)
+test: $(READY) ## Run the fast tests, on real servers: five minutes (PYTEST_ARGS is passed on)
 	WSDEMO_TESTS=fast $(RUN) -m pytest $(TWO_WORKERS) -m "not slow and not alone" $(PYTEST_ARGS)
 
 test-all: $(READY) ## Run all tests, also the long ones: a quarter of an hour

@@ -283,8 +283,7 @@ async def test_a_student_moves_votes_and_reads_what_was_measured(lab: Lab, page:
     await page.click_until_heard("an option", "document.querySelectorAll('.options button')[1]")
     pressed = "document.querySelector('.options [aria-pressed=true]')?.dataset.option"
     await page.until("the vote is shown", f"{pressed} === 'all'")
-    while room.votes != {"noor": "all"}:
-        await asyncio.sleep(0)
+    await until("the vote is in", lambda: room.votes == {"noor": "all"})
     await off_loop(room.reveal, "none")
     await page.until("the answer", "!!document.querySelector('.question .measured')")
     told = await page.value("document.querySelector('.question').textContent")
