@@ -2,10 +2,14 @@
 --
 -- KEYS  1 presence:{recipient}
 -- ARGV  1 an envelope without its closing brace  2 prefix of channel names
--- Returns {'offline'}, {'malformed'}, or {'routed' or 'no_subscriber', gwId, connId}.
+--       3 deadline: until when, in ms on the clock of this server
+-- Returns {'expired'}, {'offline'}, {'malformed'}, or {'routed' or 'no_subscriber', gwId, connId}.
 --
 -- The envelope leaves with the session that was found, and is delivered to that one or to nobody.
 
+-- A server that was frozen finds in its sockets what its senders have given up long ago.
+local now = redis.call('TIME')
+if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[3]) then return {'expired'} end
 local owner = redis.call('HMGET', KEYS[1], 'gwId', 'connId', 'epoch')
 local gateway, conn = owner[1], owner[2]
 if not gateway and not conn then

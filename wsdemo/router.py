@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from wsdemo.events import Emit, Event, Kind
@@ -20,23 +20,34 @@ from wsdemo.protocol import (
     BadEnvelope,
     Bounce,
     Broadcast,
+    Copies,
     Direct,
     Envelope,
     Kick,
     Probe,
+    StoredHint,
     Takeover,
     decode_envelope,
     encode_envelope,
 )
 from wsdemo.redis.connection import Backoff, RedisUnavailable
-from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, RedisLink, Trial
+from wsdemo.redis.ears import Ears
+from wsdemo.redis.interface import Link
+from wsdemo.redis.link import LINK_ERRORS, LinkBusy, LinkDown, Trial
 from wsdemo.redis.outcome import CommandError, Outcome, Trouble
-from wsdemo.redis.scripts import Script, bulk
+from wsdemo.redis.primary import Primary
+from wsdemo.redis.scripts import WHEN_FULL, Script, bulk, lua_text
 from wsdemo.redis.subscription import Subscription
 from wsdemo.settings import GATEWAY_ID, GatewaySettings, Keyspace
 from wsdemo.tasks import end
 
-ROUTE = Script.read("wsdemo", "route")
+ROUTE = Script.read("wsdemo", "route", in_cluster=WHEN_FULL)
+DEVICES_ROUTE = Script.read(
+    "wsdemo",
+    "devices_route",
+    lua_text("wsdemo.presence", "devices_entries"),
+    in_cluster=WHEN_FULL,
+)
 TRIAL = Script.read("wsdemo", "trial")
 NOBODY: Final = "__nobody__"
 """The user of the trial: no real user can be called this."""
@@ -50,11 +61,16 @@ class DuplicateGateway(Exception):
     """Another process with this gateway's id is subscribed."""
 
 
-def trial_of(keyspace: Keyspace) -> Trial:
-    """Return the trial that a server must pass to serve the users of this keyspace."""
+def trial_of(keyspace: Keyspace, *channels: str) -> Trial:
+    """Return the trial that a server must pass to serve the users of this keyspace.
+
+    Args:
+        channels: kinds of channels that optional features publish to (`Keyspace.channel`).
+    """
     keys = (keyspace.presence(NOBODY), keyspace.fence(NOBODY))
     # A name that no gateway can have, among those that gateways may publish to.
-    return Trial(TRIAL, keys, (keyspace.gateway_channel(f":{NOBODY}"),))
+    own = keyspace.gateway_channel(f":{NOBODY}")
+    return Trial(TRIAL, keys, (own, *(keyspace.channel(kind, NOBODY) for kind in channels)))
 
 
 class Router:
@@ -65,36 +81,49 @@ class Router:
         on_malformed: called when something arrived that cannot be ours.
         on_replaced: called when another process takes this gateway's place.
         on_state: called when `ready` may have changed.
+        on_gap: called when the subscription was renewed: messages may be missing.
         rng: source of the jitter between attempts to subscribe.
+        primary: who knows where Redis is, when it moves.
     """
 
     def __init__(
         self,
-        link: RedisLink,
+        link: Link,
         settings: GatewaySettings,
         boot_id: str,
         *,
         on_malformed: Callable[[], None],
         on_replaced: Callable[[], None],
         on_state: Callable[[], None],
+        on_gap: Callable[[], None] = lambda: None,
         emit: Emit | None = None,
         rng: random.Random | None = None,
+        primary: Primary | None = None,
     ) -> None:
         self._link = link
+        self._primary = primary
         self._settings = settings
         self._boot_id = boot_id
         self._on_direct: Callable[[Direct], None]
-        self._on_notice: Callable[[Broadcast | Kick | Bounce], None]
+        self._on_notice: Callable[[Broadcast | Kick | Bounce | Copies], None]
+        self.on_hint: Callable[[StoredHint], None] = _ignore
+        """Takes the hint that something was stored for a user; must not raise."""
         self._on_malformed = on_malformed
         self._on_replaced = on_replaced
         self._on_state = on_state
+        self._on_gap = on_gap
         self._emit = emit
         self._rng = rng
         self._channel = settings.keyspace.gateway_channel(settings.gateway_id)
+        broadcast = settings.keyspace.broadcast_channel
+        self._own_channels = frozenset({self._channel.encode(), broadcast.encode()})
+        self._takers: dict[bytes, Callable[[bytes], None]] | None = None
+        """Who takes what is published on the channels of users and rooms; None: never anybody."""
         self._presence_prefix = settings.keyspace.presence("").encode()
-        self._route_start = ROUTE.command_start(keys=1, args=2)
+        self._route_start = ROUTE.command_start(keys=1, args=3)
         self._route_end = bulk(settings.keyspace.channel_prefix.encode())
-        self._subscription = self._new_subscription()
+        link.keep_deadlines()
+        self._subscription: Ears = self._new_subscription()
         self._prober: asyncio.Task[None] | None = None
         self._sent = 0
         self._heard = 0
@@ -104,10 +133,10 @@ class Router:
         self.probes_lost = 0
         """How many probes this gateway did not receive."""
 
-    def _new_subscription(self) -> Subscription:
+    def _new_subscription(self) -> Ears:
         settings = self._settings
         return Subscription(
-            settings.redis_url,
+            self._primary or settings.redis_url,
             settings.limits,
             [self._channel, settings.keyspace.broadcast_channel],
             self._receive,
@@ -127,6 +156,15 @@ class Router:
         """Why it does not, when there is a known reason."""
         return self._subscription.trouble
 
+    def buckets_at(self, address: str) -> Sequence[int]:
+        """Return the buckets of users that a server has; without a cluster there is one, 0."""
+        return (0,)
+
+    @property
+    def deaf_shards(self) -> list[str]:
+        """The servers of a cluster whose users do not reach this gateway now."""
+        return []
+
     @property
     def leases_may_lapse(self) -> bool:
         """Whether users who are online may be missing in Redis, because it refuses refreshes."""
@@ -138,7 +176,7 @@ class Router:
     async def start(
         self,
         on_direct: Callable[[Direct], None],
-        on_notice: Callable[[Broadcast | Kick | Bounce], None],
+        on_notice: Callable[[Broadcast | Kick | Bounce | Copies], None],
     ) -> None:
         """Subscribe, and check that messages arrive.
 
@@ -181,9 +219,11 @@ class Router:
             return
         if not self._settings.takeover:
             raise DuplicateGateway(self._settings.gateway_id)
-        await self._link.call(
-            "PUBLISH", self._channel, encode_envelope(Takeover(boot=self._boot_id))
-        )
+        await self._ask_to_leave()
+
+    async def _ask_to_leave(self) -> None:
+        publish = self._settings.keyspace.publish
+        await self._link.call(publish, self._channel, encode_envelope(Takeover(self._boot_id)))
 
     async def _listeners(self) -> int:
         reply = await self._link.call("PUBSUB", "NUMSUB", self._channel)
@@ -204,7 +244,7 @@ class Router:
     def route(self, user: bytes, head: bytes, on_reply: Callable[[Any], None]) -> None:
         """Publish an envelope (`protocol.DirectHeads`) to the gateway of `user`.
 
-        `on_reply` gets what `route.lua` returns, or the exception in its place.
+        `on_reply` gets what `route.lua` returns (`in_time`), or the exception in its place.
 
         Raises:
             LinkDown, LinkBusy: nothing was sent.
@@ -218,21 +258,96 @@ class Router:
             head,
             self._route_end,
         )
-        self._link.submit_packed(on_reply, command, ROUTE)
+        self._link.submit_packed(on_reply, command, ROUTE, in_time=True)
+
+    def route_copies(
+        self,
+        user: str,
+        head: bytes,
+        left_out: Iterable[str],
+        on_reply: Callable[[Any], None],
+    ) -> None:
+        """Publish an envelope (`protocol.DirectHeads` without a kind) to the gateway of each device
+        of `user`.
+
+        Args:
+            left_out: connections that do not get it.
+            on_reply: gets what `devices_route.lua` returns (`in_time`), or the exception in its
+                place.
+
+        Raises:
+            LinkDown, LinkBusy: nothing was sent.
+        """
+        settings = self._settings
+        self._link.submit_in_time(
+            on_reply,
+            DEVICES_ROUTE.at(settings.keyspace),
+            [settings.keyspace.presence(user)],
+            head,
+            settings.keyspace.script_channels(settings.keyspace.bucket(user)),
+            f" {' '.join(left_out)} ",
+            settings.timing.presence_ttl_ms,
+        )
+
+    def in_time(self, reply: Any) -> Any:
+        """Return a reply to a route: a `LinkTimeout` in its place if the message came too late."""
+        return self._link.in_time(reply)
 
     def tell(self, gateway_id: str, envelope: Kick | Bounce) -> None:
         """Publish a notice to a gateway. It may be lost: for every notice there is a slower way."""
         if not GATEWAY_ID.fullmatch(gateway_id):
             return
-        channel = self._settings.keyspace.gateway_channel(gateway_id)
+        publish, channel = self._channel_of(gateway_id, envelope)
         try:
-            self._link.submit(_ignore, "PUBLISH", channel, encode_envelope(envelope))
+            self._link.submit(_ignore, publish, channel, encode_envelope(envelope))
         except (LinkDown, LinkBusy):
             _log.debug("notice to %s not sent: no way to Redis", gateway_id)
 
+    async def kick(self, gateway_id: str, kick: Kick) -> int:
+        """Publish a kick to a gateway; return how many heard it: 0 when none of that id listens.
+
+        Raises:
+            LINK_ERRORS: Redis could not be asked.
+        """
+        publish, channel = self._channel_of(gateway_id, kick)
+        return int(await self._link.call(publish, channel, encode_envelope(kick)))
+
+    def _channel_of(self, gateway_id: str, notice: Kick | Bounce) -> tuple[str, str]:
+        """Return how and where to publish a notice: on the channel of the messages that it is
+        about, so that it comes behind them.
+        """
+        keyspace = self._settings.keyspace
+        user = notice.user if isinstance(notice, Kick) else notice.to
+        return keyspace.publish, keyspace.gateway_channel(gateway_id, keyspace.bucket(user))
+
     # --- receiving ---------------------------------------------------------------------------
 
+    def listen(self, channel: str, take: Callable[[bytes], None]) -> asyncio.Future[None]:
+        """Listen to a channel of a user or a room as well (`Keyspace.channel`).
+
+        Args:
+            take: gets each message; it must neither raise nor block.
+
+        Returns:
+            What `Subscription.add` returns: done when nothing that is published from now on is
+            missed.
+        """
+        if self._takers is None:
+            self._takers = {}
+        self._takers[channel.encode()] = take
+        return self._subscription.add(channel)
+
+    def unlisten(self, channel: str) -> None:
+        """End that. Does nothing when nobody listens."""
+        if self._takers is not None and self._takers.pop(channel.encode(), None) is not None:
+            self._subscription.remove(channel)
+
     def _receive(self, channel: bytes, data: bytes) -> None:
+        if self._takers is not None and channel not in self._own_channels:
+            take = self._takers.get(channel)
+            if take is not None:
+                take(data)
+            return  # Without a taker, it was on its way when we ceased to listen.
         try:
             envelope: Envelope = decode_envelope(data)
         except BadEnvelope:
@@ -247,8 +362,10 @@ class Router:
             case Takeover(boot=boot):
                 if boot != self._boot_id:
                     self._on_replaced()
-            case Broadcast() | Kick() | Bounce():
+            case Broadcast() | Kick() | Bounce() | Copies():
                 self._on_notice(envelope)
+            case StoredHint():
+                self.on_hint(envelope)
 
     # --- the probe ---------------------------------------------------------------------------
 
@@ -301,10 +418,18 @@ class Router:
         self._observe(Kind.PROBE_LOST, ok=False)
         _log.warning("%s did not hear its own probe: subscribing anew", self._settings.gateway_id)
         self._on_state()
-        self._subscription.reset(DEAF)
+        if self._primary is not None:
+            self._primary.doubt()
+        if self._primary is None or self._primary.are_together:
+            self._subscription.reset(DEAF)
+        # Otherwise it may be the link that is at the wrong server. To subscribe anew at the right
+        # one would lose what is on its way.
 
     def leave(self, trouble: Trouble) -> None:
         """Subscribe anew, because the link has left its server."""
+        if self._primary is not None:
+            self._primary.doubt()  # The subscription may have left it already.
+            return
         self._hears = False
         self._subscription.reset(trouble)
 
@@ -317,6 +442,7 @@ class Router:
         self.gaps += 1
         self._observe(Kind.GAP, ok=False)
         _log.warning("%s subscribed anew: messages may be missing", self._settings.gateway_id)
+        self._on_gap()
 
     def _subscription_trouble(self, trouble: Trouble) -> None:
         told = self._link.trouble  # Usually both connections fail at once, for the same reason.

@@ -2,7 +2,7 @@
 -- Does this server do all that our scripts need of it?
 --
 -- KEYS  1 presence:{nobody}  2 fence:{nobody}
--- ARGV  1 a channel that nobody listens to  2 '1' for all of it, '0' when it was fine a moment ago
+-- ARGV  channels that nobody listens to; the last is '1' for all of it, '0' when all was fine just now
 -- Returns 'ok', or an error that names the command which Redis refuses.
 --
 -- The first line has no flags: so Redis refuses the script where it would refuse any write, on a
@@ -17,7 +17,7 @@ local function may(...)
   end
 end
 
-if ARGV[2] ~= '1' then
+if ARGV[#ARGV] ~= '1' then
   return may('DEL', KEYS[1]) or 'ok'
 end
 local refusal = may('TIME')
@@ -26,4 +26,7 @@ for _, key in ipairs(KEYS) do
       or may('HMGET', key, 'trial') or may('HGET', key, 'trial') or may('EXISTS', key)
       or may('DEL', key)
 end
-return refusal or may('PUBLISH', ARGV[1], '') or 'ok'
+for i = 1, #ARGV - 1 do
+  refusal = refusal or may('PUBLISH', ARGV[i], '')
+end
+return refusal or 'ok'

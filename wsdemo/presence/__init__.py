@@ -1,5 +1,6 @@
 """Where in the cluster is user X?"""
 
+from wsdemo.presence.devices import DeviceEntry, DevicePresence
 from wsdemo.presence.store import (
     Claim,
     Entry,
@@ -14,6 +15,8 @@ from wsdemo.presence.store import (
 
 __all__ = [
     "Claim",
+    "DeviceEntry",
+    "DevicePresence",
     "Entry",
     "Presence",
     "RedisPresence",

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 presence:{user}  2 fence:{user}
 -- ARGV  1 connId  2 gwId  3 token  4 life of the presence, ms  5 life of the fence, ms
---       6 inst  7 att
+--       6 inst  7 att  8 the channel of those who watch the user (see register.lua)
 -- Returns {'ok'}, or {'superseded', gwId, connId, token} with the newer owner ('' when it has
 -- gone again), or {'closed'}, or {'reclaimed', gwId, connId, token} with the owner before.
 --
@@ -14,7 +14,8 @@ local function text(n) return string.format('%.0f', n) end
 
 local conn, token = ARGV[1], tonumber(ARGV[3])
 local owner = redis.call('HMGET', KEYS[1], 'gwId', 'connId', 'epoch')
-local now = redis.call('TIME')[1]
+local time = redis.call('TIME')
+local now = time[1]
 
 if owner[2] == conn then
   redis.call('HSET', KEYS[1], 'ts', now)
@@ -39,6 +40,12 @@ if fence[2] == ARGV[3] .. ':' .. conn then
 end
 
 -- The entry was lost (TTL, a flush, a failover), or an older session reclaimed it first.
+-- Before the writes: if Redis refuses it, nothing has been written.
+if ARGV[8] then
+  redis.call('PUBLISH', ARGV[8], string.format(
+    '{"state":"online","reason":"reclaimed","token":%s,"at":%s}',
+    ARGV[3], text(time[1] * 1000 + math.floor(time[2] / 1000))))
+end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'gwId', ARGV[2], 'connId', conn, 'ts', now,
            'epoch', ARGV[3], 'inst', ARGV[6], 'att', ARGV[7])

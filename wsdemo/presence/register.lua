@@ -3,6 +3,7 @@
 -- KEYS  1 presence:{user}  2 fence:{user}
 -- ARGV  1 connId  2 gwId  3 token  4 life of the presence, ms  5 life of the fence, ms
 --       6 inst (random per client process, or '')  7 att (the number of this attempt)
+--       8 the channel of those who watch the user; without it, nobody is told
 -- Returns {'ok' or 'stale', gwId, connId, token} with the owner before (ok) or now (stale);
 -- empty texts when there is none.
 
@@ -26,7 +27,14 @@ if late or tied or given_up then
   return {'stale', owner[1] or '', owner[2] or '', text(top)}
 end
 
-local now = redis.call('TIME')[1]
+local time = redis.call('TIME')
+local now = time[1]
+-- Before the writes: if Redis refuses it, nothing has been written.
+if ARGV[8] then
+  redis.call('PUBLISH', ARGV[8], string.format(
+    '{"state":"online","reason":"%s","token":%s,"at":%s}', owner[2] and 'moved' or 'login',
+    ARGV[3], text(time[1] * 1000 + math.floor(time[2] / 1000))))
+end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'gwId', ARGV[2], 'connId', conn, 'ts', now,
            'epoch', ARGV[3], 'inst', inst, 'att', ARGV[7])

@@ -3,6 +3,7 @@
 --
 -- KEYS  1 presence:{user}  2 fence:{user}
 -- ARGV  1 connId  2 token  3 life of the fence, ms
+--       4 the channel of those who watch the user (see register.lua)  5 why the session ended
 -- Returns 1 when the entry was removed, -1 when it is another session's, 0 when there is none.
 --
 -- allow-oom: see refresh.lua.
@@ -24,6 +25,13 @@ end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 
 local owner = redis.call('HGET', KEYS[1], 'connId')
+-- Its own entry, or none: when its lease has run out, nobody was told of that.
+if ARGV[4] and (owner or conn) == conn then
+  local time = redis.call('TIME')
+  redis.call('PUBLISH', ARGV[4], string.format(
+    '{"state":"offline","reason":"%s","token":%s,"at":%s}',
+    ARGV[5], ARGV[2], text(time[1] * 1000 + math.floor(time[2] / 1000))))
+end
 if owner == conn then
   redis.call('DEL', KEYS[1])
   return 1

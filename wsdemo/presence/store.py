@@ -15,9 +15,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.interface import Link
 from wsdemo.redis.scripts import Script
 from wsdemo.settings import Keyspace, Timing
 
@@ -26,6 +26,8 @@ REGISTER = Script.read("wsdemo.presence", "register")
 REFRESH = Script.read("wsdemo.presence", "refresh")
 RELEASE = Script.read("wsdemo.presence", "release")
 SCRIPTS = (MINT, REGISTER, REFRESH, RELEASE)
+UNKNOWN: Final = "unknown"
+"""Why a session has ended, when its gateway does not know."""
 
 
 class Register(StrEnum):
@@ -69,7 +71,8 @@ class Claim:
     """What a session sends with each write.
 
     `token` is 0 until it is minted. `inst` and `att` number the client's own attempts; they are ''
-    and 0 when the client does not count them.
+    and 0 when the client does not count them. `reason` says why the session has ended: it is for
+    those who watch the user, and '' as long as nobody knows.
     """
 
     user: str
@@ -78,6 +81,9 @@ class Claim:
     token: int = 0
     inst: str = ""
     att: int = 0
+    reason: str = ""
+    device: str = ""
+    """Which of the user's devices it is (`presence.devices`)."""
 
 
 class Renewal(NamedTuple):
@@ -92,11 +98,13 @@ class Renewal(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Registration:
     """The outcome of a register. `previous` is the session that was found: with OK the one that
-    was replaced (it has to be told), with STALE the one that stays.
+    was replaced (it has to be told), with STALE the one that stays. `evicted` are sessions of other
+    devices that had to go for it, and have to be told as well.
     """
 
     outcome: Register
     previous: Claim | None = None
+    evicted: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,16 @@ class Entry:
     ts: int
     token: int
     ttl_ms: int
+
+
+class SessionEntry(NamedTuple):
+    """What Redis knows about one session of a user; `ttl_ms` is the rest of its lease."""
+
+    gateway_id: str
+    conn_id: str
+    token: int
+    ttl_ms: int
+    device: str = ""
 
 
 class Presence(Protocol):
@@ -138,11 +156,19 @@ class Presence(Protocol):
 
 
 class RedisPresence:
-    """Presence as four fenced scripts on one Redis."""
+    """Presence as four fenced scripts on one Redis.
 
-    def __init__(self, link: RedisLink, keyspace: Keyspace, timing: Timing) -> None:
+    Args:
+        announces: publish each change of an entry for those who watch its user, in the step that
+            makes the change.
+    """
+
+    def __init__(
+        self, link: Link, keyspace: Keyspace, timing: Timing, *, announces: bool = False
+    ) -> None:
         self._link = link
         self._keyspace = keyspace
+        self._announces = announces
         self._ttl_ms = timing.presence_ttl_ms
         self._fence_ttl_ms = timing.fence_ttl_ms
 
@@ -150,7 +176,8 @@ class RedisPresence:
         return int(await self._link.run(MINT, [self._keyspace.fence(user)], self._fence_ttl_ms))
 
     async def register(self, claim: Claim) -> Registration:
-        reply = await self._link.run(REGISTER, self._keys(claim), *self._write(claim, self._ttl_ms))
+        script = REGISTER.at(self._keyspace)
+        reply = await self._link.run(script, self._keys(claim), *self._write(claim, self._ttl_ms))
         outcome, gateway_id, conn_id, token = (_text(item) for item in reply)
         previous = Claim(claim.user, conn_id, gateway_id, int(token)) if conn_id else None
         return Registration(Register(outcome), previous)
@@ -162,15 +189,21 @@ class RedisPresence:
 
     def _start_refresh(self, claim: Claim, ttl_ms: int) -> asyncio.Future[Any]:
         try:
-            return self._link.start_script(REFRESH, self._keys(claim), *self._write(claim, ttl_ms))
+            return self._submit_refresh(claim, ttl_ms)
         except Exception as problem:  # Not sent; whatever it is, it is the result of this lease.
             refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             refused.set_exception(problem)
             return refused
 
+    def _submit_refresh(self, claim: Claim, ttl_ms: int) -> asyncio.Future[Any]:
+        script = REFRESH.at(self._keyspace)
+        return self._link.start_script(script, self._keys(claim), *self._write(claim, ttl_ms))
+
     async def release(self, claim: Claim) -> Release:
+        told = (*self._channel(claim), claim.reason or UNKNOWN) if self._announces else ()
+        script = RELEASE.at(self._keyspace)
         reply = await self._link.run(
-            RELEASE, self._keys(claim), claim.conn_id, claim.token, self._fence_ttl_ms
+            script, self._keys(claim), claim.conn_id, claim.token, self._fence_ttl_ms, *told
         )
         return Release.of(reply)
 
@@ -188,22 +221,34 @@ class RedisPresence:
             return None
         return Entry(user, gateway_id, conn_id, _number(ts), _number(token), int(ttl_ms))
 
+    async def sessions(self, user: str) -> Sequence[SessionEntry]:
+        """Return what Redis knows about the sessions of a user; none when offline or malformed."""
+        entry = await self.lookup(user)
+        if entry is None:
+            return ()
+        return (SessionEntry(entry.gateway_id, entry.conn_id, entry.token, max(0, entry.ttl_ms)),)
+
     async def online(self) -> AsyncIterator[str]:
         """Iterate over the users with an entry. It uses SCAN, so a large keyspace does not block
         the server; a user who comes or goes meanwhile may or may not be seen.
         """
-        prefix = self._keyspace.presence("")
-        pattern = f"{_escape(prefix)}*"
-        cursor, seen = b"0", set[str]()
+        cursor, seen = "0", set[str]()
         while True:
-            cursor, keys = await self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", 500)
-            for key in keys:
-                user = _text(key)[len(prefix) :]
+            cursor, users = await self.scan(cursor, 500)
+            for user in users:
                 if user not in seen:
                     seen.add(user)
                     yield user
-            if cursor == b"0":
+            if cursor == "0":
                 return
+
+    async def scan(self, cursor: str, count: int) -> tuple[str, list[str]]:
+        """Return the next cursor ("0" at the end) and the users of one step of SCAN, which looks at
+        some `count` keys. The first cursor is "0".
+        """
+        pattern = f"{_escape(self._keyspace.presences)}*"
+        told, keys = await self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+        return _text(told), [self._keyspace.user_of(_text(key)) for key in keys]
 
     # --- arguments ---------------------------------------------------------------------------
 
@@ -219,7 +264,12 @@ class RedisPresence:
             self._fence_ttl_ms,
             claim.inst,
             claim.att,
+            *self._channel(claim),
         )
+
+    def _channel(self, claim: Claim) -> tuple[str, ...]:
+        """Return where those who watch the user listen; nothing when nobody is to be told."""
+        return (self._keyspace.channel("watch", claim.user),) if self._announces else ()
 
 
 def _refreshed(reply: Any) -> Refresh | Exception:

@@ -19,19 +19,19 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import hiredis
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from wsdemo.addresses import RedisAddress
+from wsdemo.addresses import Form, RedisAddress, SettingsError
 from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, text_of, trouble_of
 from wsdemo.settings import Limits
 from wsdemo.tasks import end
 
-__all__ = ["CommandError", "RedisConnection", "RedisUnavailable", "pack_command"]
+__all__ = ["CommandError", "RedisConnection", "RedisUnavailable", "Whereabouts", "pack_command"]
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_CAP_S: Final = 2.0
@@ -39,6 +39,7 @@ MAX_TOLD: Final = 16
 """Reasons reported in one outage: a server with a new text each time must not fill the log."""
 NOT_YET: Final = Trouble(Outcome.UNREACHABLE, "not connected")
 GIVEN_UP: Final = Trouble(Outcome.UNREACHABLE, "the connection was given up")
+MOVED: Final = Trouble(Outcome.UNREACHABLE, "the primary is another server now")
 CLOSED: Final = "Redis closed the connection"
 _INCOMPLETE: Final = object()
 
@@ -56,6 +57,23 @@ class RedisUnavailable(Exception):
     def __init__(self, words: str, *, answered: bool = False) -> None:
         super().__init__(words)
         self.answered = answered
+
+
+class Whereabouts(Protocol):
+    """Says where a server is that moves. Asked before each attempt to connect."""
+
+    async def url(self) -> str:
+        """Return the address of the server as a URL.
+
+        Raises:
+            Refused: nobody knows it now.
+        """
+
+    def follow(self, connection: RedisConnection) -> None:
+        """Tell this connection from now on when the server has moved (`move_to`)."""
+
+    def forget(self, connection: RedisConnection) -> None:
+        """Do so no longer. Idempotent."""
 
 
 class Backoff:
@@ -88,7 +106,7 @@ class RedisConnection(asyncio.Protocol):
     (`_reply`) and when it breaks (`_broken`).
 
     Args:
-        url: where Redis is.
+        url: where Redis is, or who knows it.
         limits: its timeouts.
         on_state: called with True when the connection is ready for use, with False when it is
             no longer.
@@ -102,6 +120,7 @@ class RedisConnection(asyncio.Protocol):
     __slots__ = (
         "_backoff",
         "_connection",
+        "_hurry",
         "_keeper",
         "_limits",
         "_loop",
@@ -113,6 +132,7 @@ class RedisConnection(asyncio.Protocol):
         "_transport",
         "_url",
         "_went_at",
+        "_whereabouts",
         "_why",
         "away_s",
         "open",
@@ -122,13 +142,14 @@ class RedisConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        url: str,
+        url: str | Whereabouts,
         limits: Limits,
         on_state: Callable[[bool], None],
         on_trouble: Callable[[Trouble], None] = lambda trouble: None,
         rng: random.Random | None = None,
     ) -> None:
-        self._url = url
+        self._whereabouts = None if isinstance(url, str) else url
+        self._url = url if isinstance(url, str) else ""
         self._limits = limits
         self._on_state = on_state
         self._on_trouble = on_trouble
@@ -137,6 +158,7 @@ class RedisConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader: Any = None
         self._lost: asyncio.Event = asyncio.Event()
+        self._hurry: asyncio.Event = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._backoff = Backoff(rng)
         self._why = ""
@@ -185,19 +207,35 @@ class RedisConnection(asyncio.Protocol):
             RedisUnavailable: it could not be; nothing is left running.
         """
         self._loop = loop = asyncio.get_running_loop()
+        if self._whereabouts is not None:
+            self._whereabouts.follow(self)
         gives_up_at = loop.time() + patience_s
         while (trouble := await self._dial()) is not None:
             self._disconnect()
-            if not trouble.outcome.passes or loop.time() >= gives_up_at:
+            if not self._passes(trouble) or loop.time() >= gives_up_at:
                 answered = trouble.outcome is not Outcome.UNREACHABLE
+                self._be_forgotten()
                 raise RedisUnavailable(trouble.words, answered=answered)
             self._become(False, trouble)
-            await asyncio.sleep(self._backoff.next_s())
+            await self._pause()
         self._become(True, None)
         self._keeper = loop.create_task(self._keep(), name="redis-connection")
 
+    def _passes(self, trouble: Trouble) -> bool:
+        """Whether to try again at the start. A server that is away may have a successor soon."""
+        away = trouble.outcome is Outcome.UNREACHABLE
+        return trouble.outcome.passes or (away and self._whereabouts is not None)
+
+    def start_soon(self) -> None:
+        """Connect in the background as soon as it is possible, and stay connected from here on."""
+        self._loop = asyncio.get_running_loop()
+        self._lost.set()
+        self._hurry.set()
+        self._keeper = self._loop.create_task(self._keep(), name="redis-connection")
+
     async def stop(self) -> None:
         """Disconnect for good. Idempotent."""
+        self._be_forgotten()
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await end(keeper)
@@ -212,10 +250,34 @@ class RedisConnection(asyncio.Protocol):
         self._disconnect(trouble.words)
         self._lost.set()
 
+    @property
+    def place(self) -> str:
+        """Where it is, or was last, as a URL; '' before the first attempt to connect."""
+        return self._url
+
+    def move_to(self, url: str) -> None:
+        """Take note that the server is now at this address: leave any other one, and connect
+        without a pause.
+        """
+        if self._url != url:
+            self.reset(MOVED)
+        if not self.open:
+            self._hurry.set()
+
+    def _be_forgotten(self) -> None:
+        if self._whereabouts is not None:
+            self._whereabouts.forget(self)
+
+    async def _pause(self) -> None:
+        """Wait before the next attempt to connect, unless it is known that one is worth it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._backoff.next_s()):
+                await self._hurry.wait()
+
     async def _keep(self) -> None:
         while True:
             await self._lost.wait()
-            await asyncio.sleep(self._backoff.next_s())
+            await self._pause()
             trouble = await self._dial()
             # Lost means that `_dial` has failed: it tries again, after a longer pause.
             self._become(not self._lost.is_set(), trouble)
@@ -223,6 +285,7 @@ class RedisConnection(asyncio.Protocol):
     async def _dial(self) -> Trouble | None:
         """Try once to connect; return why the server cannot be used, None when it can."""
         self._lost.clear()
+        self._hurry.clear()
         try:
             trouble = await self._connect()
         except _FAILURES as problem:
@@ -230,9 +293,13 @@ class RedisConnection(asyncio.Protocol):
             self._lost.set()
             return trouble_of(problem)
         self._backoff.reset()
+        self._hurry.clear()
         return trouble
 
     async def _connect(self) -> Trouble | None:
+        if self._whereabouts is not None:
+            async with asyncio.timeout(self._limits.redis_connect_timeout_s):
+                self._url = await self._whereabouts.url()
         gives_up_at = asyncio.get_running_loop().time() + self._limits.redis_connect_timeout_s
         async with asyncio.timeout_at(gives_up_at):
             with one_line():
@@ -342,7 +409,7 @@ def one_line() -> Iterator[None]:
 
 
 async def _connected(url: str, limits: Limits) -> Connection:
-    connection = _library_connection(url, limits)
+    connection = library_connection(url, limits)
     try:
         await connection.connect()
     except BaseException:
@@ -351,7 +418,10 @@ async def _connected(url: str, limits: Limits) -> Connection:
     return connection
 
 
-def _library_connection(url: str, limits: Limits) -> Connection:
+def library_connection(url: str, limits: Limits) -> Connection:
+    """Return a connection of redis-py that is not connected yet. It retries nothing, speaks RESP2,
+    and says nothing about itself.
+    """
     options: dict[str, Any] = dict(parse_url(library_url(url)))
     connection_class = options.pop("connection_class", Connection)
     options.update(
@@ -381,6 +451,10 @@ def library_url(address: str) -> str:
     """Return an address for redis-py: without the options that have no effect here.
 
     Raises:
-        SettingsError: it cannot be read, or asks for something that cannot be.
+        SettingsError: it cannot be read, asks for something that cannot be, or is not the address
+            of one server.
     """
-    return RedisAddress.parse(address).effective().url
+    parsed = RedisAddress.parse(address)
+    if parsed.form is not Form.SERVER:
+        raise SettingsError(f"an address of one server is needed here, not of a {parsed.form}")
+    return parsed.effective().url

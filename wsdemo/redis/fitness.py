@@ -20,8 +20,11 @@ SAFE_POLICY: Final = "noeviction"
 _REFUSALS: Final = frozenset({"NOAUTH", "WRONGPASS"})
 
 
-async def examine(link: RedisLink) -> list[str]:
+async def examine(link: RedisLink, *, stores: bool = False) -> list[str]:
     """Return warnings about the server behind a link; usually none.
+
+    Args:
+        stores: whether messages are kept in it, too.
 
     Raises:
         RedisUnavailable: it is too old, or needs a password.
@@ -36,9 +39,10 @@ async def examine(link: RedisLink) -> list[str]:
     policy = await _eviction(link)
     if policy == SAFE_POLICY:
         return []
+    what = "users who are online" + (", and messages that are stored" if stores else "")
     return [
-        f"maxmemory-policy is {policy}: under memory pressure Redis will forget users who are "
-        f"online (set {SAFE_POLICY})"
+        f"maxmemory-policy is {policy}: under memory pressure Redis will forget {what} "
+        f"(set {SAFE_POLICY})"
     ]
 
 

@@ -9,20 +9,26 @@ A server that answers does not always work. A `Trial` is a script that needs eve
 of a server; a connection is up when the server has accepted one. A reply about the state of the
 server (READONLY, MISCONF, ...) leads to another trial, and so does a timer (`check`). Only trials
 decide: a single command may be refused for reasons of its own.
+
+A script that carries a message is sent with a deadline (`wsdemo.redis.deadline`): when its outcome
+is unknown, it is executed within the timeout, or never.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from wsdemo.redis.connection import Backoff, RedisConnection, unasked
+from wsdemo.redis.connection import Backoff, RedisConnection, Whereabouts, unasked
 from wsdemo.redis.connection import pack_command as _pack
+from wsdemo.redis.deadline import EXPIRED, NO_DEADLINE, STEP_S, ServerClock
 from wsdemo.redis.outcome import CommandError, Cure, Outcome, Refused, Trouble, trouble_of
-from wsdemo.redis.scripts import Script
+from wsdemo.redis.scripts import Script, bulk
 from wsdemo.settings import Limits
 
 Arg = str | bytes | int
@@ -46,7 +52,10 @@ class LinkBusy(Exception):
 
 
 class LinkTimeout(Exception):
-    """Redis did not answer in time, or the connection broke: the command may have been executed."""
+    """Redis did not answer in time, or the connection broke: the command may have been executed.
+
+    One that was sent with a deadline is executed before it, or never.
+    """
 
 
 LINK_ERRORS = (LinkDown, LinkBusy, LinkTimeout, CommandError)
@@ -75,9 +84,15 @@ class Trial(NamedTuple):
     args: tuple[Arg, ...] = ()
 
 
-_Pending = tuple[float, Callback, Script | None, bytes]
-"""A command that waits for its reply: its deadline, who gets the reply, and what was sent, in case
-that the server has forgotten the script. (A plain tuple: one is made for each message.)"""
+_EMPTY: Final = bulk(b"")
+"""An argument that says nothing, in the place of a deadline."""
+NO_NOTE: Final = -1
+"""The note on a command of which a subclass need not know anything."""
+
+_Pending = tuple[float, Callback, Script | None, bytes, int]
+"""A command that waits for its reply: its deadline, who gets the reply, what was sent, in case that
+the server has forgotten the script, and a note for a subclass. (A plain tuple: one is made for each
+message.)"""
 
 
 class RedisLink(RedisConnection):
@@ -90,7 +105,7 @@ class RedisLink(RedisConnection):
 
     def __init__(
         self,
-        url: str,
+        url: str | Whereabouts,
         limits: Limits,
         on_state: Callable[[bool], None] = lambda up: None,
         scripts: Iterable[Script] = (),
@@ -101,6 +116,7 @@ class RedisLink(RedisConnection):
     ) -> None:
         super().__init__(url, limits, on_state, on_trouble, rng)
         self._scripts = list(scripts)
+        self._first: list[tuple[Callback, tuple[Arg, ...]]] = []
         self._trial = trial
         self._max_pending = limits.redis_max_pending
         self._timeout_s = limits.redis_timeout_s
@@ -121,8 +137,35 @@ class RedisLink(RedisConnection):
         self._doubted_at = -DOUBT_PAUSE_S
         self._waits = Backoff(rng)
         self._again: asyncio.TimerHandle | None = None
+        self._clock = ServerClock()
+        self._keeps_time = False
+        self._asks_time = False
+        self._until = NO_DEADLINE
+        self._until_ends = -math.inf
+        """Until which deadline of ours `_until` is the right last argument."""
         self.timeouts = 0
         """How often a connection was given up because a reply did not come in time."""
+        self.expired = 0
+        """How many commands came to Redis too late, and were not executed."""
+
+    def load(self, scripts: Iterable[Script]) -> None:
+        """Load these scripts as well on each new connection. Call it before `start`."""
+        self._scripts.extend(scripts)
+
+    def ask_first(self, callback: Callback, *args: Arg) -> None:
+        """Send a command on each new connection before it is up, so that every other command
+        leaves with its answer known. Call it before `start`.
+
+        Args:
+            callback: gets the reply, each time; or an exception in its place.
+        """
+        self._first.append((callback, args))
+
+    def keep_deadlines(self) -> None:
+        """Ask for the clock of the server on each new connection, at each `check` and whenever a
+        command has expired. Without it, no command expires. Call it before `start`.
+        """
+        self._keeps_time = True
 
     @property
     def pending(self) -> int:
@@ -139,14 +182,38 @@ class RedisLink(RedisConnection):
         """
         self.submit_packed(callback, _pack(args))
 
+    def submit_beside(self, callback: Callback, key: str, *args: Arg) -> None:
+        """Send a command that has no key, as TIME, to the server that has this key: there is only
+        one; otherwise as `submit`.
+        """
+        self.submit(callback, *args)
+
     def submit_script(
         self, callback: Callback, script: Script, keys: Sequence[str], *args: Arg
     ) -> None:
         """Run a script; otherwise as `submit`."""
-        self.submit_packed(callback, _packed(script, (len(keys), *keys, *args)), script)
+        self.submit_packed(callback, packed(script, (len(keys), *keys, *args)), script)
+
+    def submit_in_time(
+        self, callback: Callback, script: Script, keys: Sequence[str], *args: Arg
+    ) -> None:
+        """Run a script that knows deadlines; otherwise as `submit`.
+
+        Args:
+            callback: gets the reply; it may say `expired` (`in_time`).
+            args: all but the last one, the deadline.
+        """
+        command = packed_in_time(script, keys, args)
+        self.submit_packed(callback, command, script, in_time=True)
 
     def submit_packed(
-        self, callback: Callback, command: bytes, script: Script | None = None
+        self,
+        callback: Callback,
+        command: bytes,
+        script: Script | None = None,
+        note: int = NO_NOTE,
+        *,
+        in_time: bool = False,
     ) -> None:
         """Send a command that the caller has packed; otherwise as `submit`.
 
@@ -154,6 +221,9 @@ class RedisLink(RedisConnection):
 
         Args:
             command: in RESP; when it runs a `script`, as `script.command_start` begins it.
+            note: stays with the command while it waits.
+            in_time: whether it has a deadline: then its last argument is missing, although it is
+                counted, and is added here.
         """
         loop, pending, out = self._loop, self._pending, self._out
         if not self.open or loop is None:
@@ -161,10 +231,15 @@ class RedisLink(RedisConnection):
         if len(pending) + len(self._held) >= self._max_pending:
             raise LinkBusy("too many commands are waiting for Redis")
         deadline = loop.time() + self._timeout_s
+        if in_time:
+            if deadline >= self._until_ends:
+                self._until = self._clock.argument(deadline)
+                self._until_ends = deadline + STEP_S
+            command += self._until
         if self._missing:
-            self._held.append((deadline, callback, script, command))
+            self._held.append((deadline, callback, script, command, note))
             return
-        pending.append((deadline, callback, script, command))
+        pending.append((deadline, callback, script, command, note))
         if not out:
             loop.call_soon(self._flush)
         out.append(command)
@@ -181,6 +256,10 @@ class RedisLink(RedisConnection):
         """
         return await self._future(None, args)
 
+    async def call_beside(self, key: str, *args: Arg) -> Any:
+        """Send a command as `submit_beside`, and wait for its reply; otherwise as `call`."""
+        return await self.call(*args)
+
     async def run(self, script: Script, keys: Sequence[str], *args: Arg) -> Any:
         """Run a script and wait for its result; otherwise as `call`."""
         return await self.start_script(script, keys, *args)
@@ -190,22 +269,13 @@ class RedisLink(RedisConnection):
         return self._future(script, (len(keys), *keys, *args))
 
     def _future(self, script: Script | None, args: tuple[Arg, ...]) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def settle(reply: Any) -> None:
-            if future.done():
-                return  # The caller was cancelled; the command was executed all the same.
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-
-        self.submit_packed(settle, _packed(script, args), script)
+        future, settle = future_reply()
+        self.submit_packed(settle, packed(script, args), script)
         return future
 
     def _send(self, entry: _Pending) -> None:
         assert self._loop is not None
-        deadline, _, _, command = entry
+        deadline, _, _, command, _ = entry
         self._pending.append(entry)
         if not self._out:
             self._loop.call_soon(self._flush)
@@ -242,19 +312,21 @@ class RedisLink(RedisConnection):
         if type(reply) is CommandError:
             self._failed(entry, reply)
         else:
-            _, callback, _, _ = entry
             try:
-                callback(reply)
+                entry[1](reply)
             except Exception as problem:
                 _report(problem)
         if self._missing and not self._pending:
             self._send_missing()
 
     def _failed(self, entry: _Pending, reply: CommandError) -> None:
-        _, _, script, _ = entry
-        if reply.code == "NOSCRIPT" and script is not None:
+        if reply.code == "NOSCRIPT" and entry[2] is not None:
             self._missing.append(entry)
-            return
+        else:
+            self._refused(entry, reply)
+
+    def _refused(self, entry: _Pending, reply: CommandError) -> None:
+        """Handle a command that the server has refused. It was not executed."""
         self._settle(entry, reply)
         if self.up and reply.outcome.cure is not Cure.NONE:
             self._was_refused = True
@@ -266,18 +338,42 @@ class RedisLink(RedisConnection):
         """
         missing, self._missing = self._missing, []
         held, self._held = self._held, []
-        for deadline, callback, script, command in missing:
+        for deadline, callback, script, command, note in missing:
             assert script is not None
-            self._send((deadline, callback, script, script.with_text(command)))
+            self._send((deadline, callback, script, script.with_text(command), note))
         for entry in held:
             self._send(entry)
 
     def _settle(self, entry: _Pending, reply: Any) -> None:
-        _, callback, _, _ = entry
-        try:
-            callback(reply)
-        except Exception as problem:
-            _report(problem)
+        settle(entry[1], reply)
+
+    # --- deadlines ---------------------------------------------------------------------------
+
+    def in_time(self, reply: Any) -> Any:
+        """Return the reply to a command with a deadline: a `LinkTimeout` if it came too late."""
+        if type(reply) is not list or reply[0] != EXPIRED:
+            return reply
+        self.expired += 1
+        # Usually Redis was slow. Or its clock was set: then all that we send has expired.
+        self._ask_time()
+        return LinkTimeout("the command came to Redis too late, and was not executed")
+
+    def until(self, deadline: float) -> bytes:
+        """Return a deadline of ours as the last argument of a command for this server."""
+        return self._clock.argument(deadline)
+
+    def _ask_time(self) -> None:
+        if self._keeps_time and self.open and not self._asks_time:
+            self._put_time()
+
+    def _put_time(self) -> None:
+        self._asks_time = True
+        self._put(partial(self._hear_time, self._now()), None, ("TIME",))
+
+    def _hear_time(self, asked_at: float, reply: Any) -> None:
+        self._asks_time = False
+        self._clock.hear(asked_at, reply, self._now())
+        self._until_ends = -math.inf
 
     # --- does it work? -----------------------------------------------------------------------
 
@@ -286,6 +382,7 @@ class RedisLink(RedisConnection):
 
         The result is reported by `on_state` and `on_trouble`. It is cheap and writes nothing.
         """
+        self._ask_time()
         if self.up and self._trial is not None and not self._trying:
             self._try(whole=False)
 
@@ -311,7 +408,11 @@ class RedisLink(RedisConnection):
 
     def _put(self, callback: Callback, script: Script | None, args: tuple[Arg, ...]) -> None:
         """Send a command of this module, also while other commands are refused."""
-        entry = (self._now() + self._timeout_s, callback, script, _packed(script, args))
+        due = self._now() + self._timeout_s
+        self._put_entry((due, callback, script, packed(script, args), NO_NOTE))
+
+    def _put_entry(self, entry: _Pending) -> None:
+        """Send this command behind all that were sent before."""
         if self._missing:
             self._held.append(entry)
         else:
@@ -421,6 +522,11 @@ class RedisLink(RedisConnection):
 
         for script in self._scripts:
             self._put(note, None, ("SCRIPT", "LOAD", script.text))
+        for callback, args in self._first:
+            self._put(callback, None, args)
+        self._clock.forget()
+        if self._keeps_time:
+            self._put_time()
         self._asks_role = self._asks_role or self._trial is None
         greeting: asyncio.Future[Trouble | None] = self._loop.create_future()
         self._greeting = greeting
@@ -440,8 +546,37 @@ class RedisLink(RedisConnection):
         return trouble
 
 
-def _packed(script: Script | None, args: tuple[Arg, ...]) -> bytes:
+def future_reply() -> tuple[asyncio.Future[Any], Callback]:
+    """Return a future, and the callback that settles it with a reply."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def take(reply: Any) -> None:
+        if future.done():
+            return  # The caller was cancelled; the command was executed all the same.
+        if isinstance(reply, Exception):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    return future, take
+
+
+def packed_in_time(script: Script, keys: Sequence[str], args: tuple[Arg, ...]) -> bytes:
+    """Write a command in RESP that runs a script with a deadline, all but its last argument."""
+    return packed(script, (len(keys), *keys, *args, "")).removesuffix(_EMPTY)
+
+
+def packed(script: Script | None, args: tuple[Arg, ...]) -> bytes:
+    """Write a command in RESP; the arguments of a script begin with the number of its keys."""
     return _pack(args) if script is None else _pack(("EVALSHA", script.sha, *args))
+
+
+def settle(callback: Callback, reply: Any) -> None:
+    """Give a reply to its callback. An error of one callback is no other's."""
+    try:
+        callback(reply)
+    except Exception as problem:
+        _report(problem)
 
 
 def _report(problem: Exception) -> None:

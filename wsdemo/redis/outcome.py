@@ -58,6 +58,8 @@ class Outcome(StrEnum):
     """It cannot read our scripts, whose first line declares flags."""
     OTHER_SLOT = "other_slot"
     """A cluster, in which our keys are not on one server."""
+    NO_SERVICE = "no_service"
+    """Sentinels that do not know the service whose primary is asked for."""
     UNFIT = "unfit"
     """It refuses what must work, with a text that we do not know (a proxy's, for example)."""
     UNREACHABLE = "unreachable"
@@ -90,6 +92,7 @@ CURES: Final[Mapping[Outcome, Cure]] = {
     Outcome.UNKNOWN_COMMAND: Cure.DIAL,
     Outcome.TOO_OLD: Cure.DIAL,
     Outcome.OTHER_SLOT: Cure.DIAL,
+    Outcome.NO_SERVICE: Cure.DIAL,
     Outcome.UNFIT: Cure.DIAL,
     Outcome.UNREACHABLE: Cure.DIAL,
 }
@@ -102,6 +105,7 @@ _FOR_GOOD: Final = frozenset(
         Outcome.UNKNOWN_COMMAND,
         Outcome.TOO_OLD,
         Outcome.OTHER_SLOT,
+        Outcome.NO_SERVICE,
         # A server may come later, too, but a person at a terminal wants to know at once.
         Outcome.UNREACHABLE,
     }
@@ -135,6 +139,7 @@ _BY_TEXT: Final[tuple[tuple[re.Pattern[str], Outcome], ...]] = (
     (re.compile(r"AUTH <password> called without|invalid password"), Outcome.WRONGPASS),
     (re.compile(r"invalid username-password"), Outcome.WRONGPASS),
     (re.compile(r"Error compiling script"), Outcome.TOO_OLD),
+    (re.compile(r"No such master with that name"), Outcome.NO_SERVICE),
 )
 """For errors whose first word says nothing (ERR)."""
 
@@ -210,6 +215,8 @@ def _refusal(words: str) -> Trouble:
     outcome = classify(words)
     if outcome is Outcome.TOO_OLD:
         words = f"{words} (Redis 7.0 or newer is needed)"
+    if outcome is Outcome.OTHER_SLOT:
+        words = f"{words} (it is a cluster: its address begins with redis+cluster://)"
     return Trouble(Outcome.UNFIT if outcome is Outcome.OWN else outcome, words)
 
 

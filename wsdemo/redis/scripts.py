@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
+from typing import Final
+
+from wsdemo.settings import Keyspace
+
+FLAGLESS: Final = "#!lua\n"
+WHEN_FULL: Final = "#!lua flags=allow-oom\n"
+"""The first line of a script that a server without memory for new keys has to run as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,8 @@ class Script:
 
     name: str
     text: str
+    in_cluster: str = field(default=FLAGLESS, repr=False, compare=False)
+    """The first line that it gets in a cluster, when it has none of its own."""
     sha: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -38,10 +48,40 @@ class Script:
     def _by_name(self) -> bytes:
         return bulk(b"EVALSHA") + bulk(self.sha.encode())
 
+    def at(self, keyspace: Keyspace) -> Script:
+        """Return this script as it runs where the keys and channels of a keyspace are: in a cluster
+        it publishes on sharded channels.
+        """
+        return _sharded(self) if keyspace.buckets else self
+
     @classmethod
-    def read(cls, package: str, name: str) -> Script:
-        """Read `{name}.lua` of a package, as shipped."""
-        return cls(name, files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+    def read(cls, package: str, name: str, before: str = "", in_cluster: str = FLAGLESS) -> Script:
+        """Read `{name}.lua` of a package, as shipped.
+
+        Args:
+            before: what several scripts have in common, and each begins with.
+            in_cluster: as for the class.
+        """
+        return cls(name, before + lua_text(package, name), in_cluster)
+
+
+@cache
+def _sharded(script: Script) -> Script:
+    """Return a script that publishes with SPUBLISH, and gets names of channels up to the id of the
+    gateway (`Keyspace.script_channels`).
+
+    With a first line, the server refuses a channel of another slot also where that slot happens to
+    be on the same server. Without one, such a mistake would only be seen when the slots part.
+    """
+    if "'PUBLISH'" not in script.text:
+        return script
+    text = script.text.replace("'PUBLISH'", "'SPUBLISH'").replace(" .. 'gateway:' .. ", " .. ")
+    return Script(script.name, text if text.startswith("#!") else script.in_cluster + text)
+
+
+def lua_text(package: str, name: str) -> str:
+    """Return `{name}.lua` of a package, as shipped."""
+    return files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
 def bulk(word: bytes) -> bytes:

@@ -33,8 +33,9 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Final, Literal, Self, cast
@@ -46,6 +47,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from wsdemo.addresses import RedisAddress, SettingsError, redacted, without_secrets
+from wsdemo.redis.clients import database_of
 from wsdemo.redis.connection import RedisUnavailable, one_line
 from wsdemo.redis.fitness import OLDEST_VERSION
 
@@ -87,6 +89,9 @@ kill -9 "$server"
 wait "$server"
 rm -rf "$directory"
 """
+
+
+_SHELL: Final = ("/bin/sh", "-c", _SUPERVISOR, "wsdemo-redis")
 
 
 class ServerError(Exception):
@@ -164,20 +169,19 @@ class _Run:
     def __init__(
         self,
         binary: Binary,
-        port: int,
-        password: str,
-        dump: bytes | None,
-        settings: Mapping[str, str],
+        configured: Callable[[Path], str],
+        files: Mapping[str, bytes],
+        mode: Sequence[str] = (),
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="wsdemo-redis-"))
         try:
             conf = self.directory / "server.conf"
             conf.touch(mode=0o600)  # Before the password is in it, which `ps` must not show either.
-            conf.write_text(_configuration(port, password, self.directory, settings))
-            if dump is not None:
-                (self.directory / "dump.rdb").write_bytes(dump)
+            conf.write_text(configured(self.directory))
+            for name, content in files.items():
+                (self.directory / name).write_bytes(content)
             self._supervisor = subprocess.Popen(
-                ["/bin/sh", "-c", _SUPERVISOR, "wsdemo-redis", self.directory, binary.path, conf],
+                [*_SHELL, self.directory, binary.path, conf, *mode],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -236,22 +240,8 @@ class _Run:
         self._sign.close()
 
 
-def _configuration(port: int, password: str, directory: Path, settings: Mapping[str, str]) -> str:
-    lines = [
-        f"bind {HOST}",
-        f"port {port}",
-        f"dir {_quoted(str(directory))}",
-        'save ""',
-        "appendonly no",
-        "daemonize no",
-    ]
-    if password:
-        lines.append(f"requirepass {_quoted(password)}")
-    lines += [f"{name} {_quoted(value)}" for name, value in settings.items()]
-    return "\n".join([*lines, ""])
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Write a text as one word of a configuration."""
     plain = set(range(0x20, 0x7F)) - set(b'"\\')
     return '"' + "".join(chr(b) if b in plain else f"\\x{b:02x}" for b in os.fsencode(text)) + '"'
 
@@ -279,6 +269,7 @@ class BundledServer:
         password: None makes a random one; empty means that none is asked for.
         binary: which server; by default what `find_binary` finds.
         settings: more lines of its configuration, name to value.
+        keeps: names of files of its directory that the next start puts back.
         start_deadline_s: how long it may take until it answers.
     """
 
@@ -289,6 +280,7 @@ class BundledServer:
         password: str | None = None,
         binary: Binary | None = None,
         settings: Mapping[str, str] | None = None,
+        keeps: Sequence[str] = (),
         start_deadline_s: float = START_DEADLINE_S,
     ) -> None:
         if not 0 <= port <= 65535:
@@ -299,6 +291,8 @@ class BundledServer:
         """Where it listens; 0 only before the first start."""
         self._password = secrets.token_hex(16) if password is None else password
         self._settings = dict(settings or {})
+        self._keeps = keeps
+        self._files: dict[str, bytes] = {}
         self._start_deadline_s = start_deadline_s
         self._started_before = False
         self._kept: bytes | None = None
@@ -310,6 +304,25 @@ class BundledServer:
         """Where clients find it; with the password, so `redacted(url)` is what may be printed."""
         user = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{user}{HOST}:{self.port}/0"
+
+    _mode: Sequence[str] = ()
+    """More arguments of the program."""
+
+    def _lines(self) -> list[str]:
+        """Return the lines of the configuration that say what kind of server it is."""
+        kept = ['save ""', "appendonly no"]
+        return kept + [f"{name} {quoted(value)}" for name, value in self._settings.items()]
+
+    def _configured(self, port: int, directory: Path) -> str:
+        lines = [
+            f"bind {HOST}",
+            f"port {port}",
+            f"dir {quoted(str(directory))}",
+            "daemonize no",
+            *([f"requirepass {quoted(self._password)}"] if self._password else []),
+            *self._lines(),
+        ]
+        return "\n".join([*lines, ""])
 
     @property
     def settings(self) -> dict[str, str]:
@@ -355,6 +368,9 @@ class BundledServer:
         if run is None:
             return
         self._last_log = run.log() or self._last_log
+        for name in self._keeps:
+            with contextlib.suppress(OSError):  # It was never written.
+                self._files[name] = (run.directory / name).read_bytes()
         run.end()
         self._run = None
         _started.discard(self)
@@ -364,14 +380,15 @@ class BundledServer:
         """Wait until the server is dead, for at most so long, and say whether it is."""
         return self._run is None or self._run.dead(timeout_s)
 
-    def kill(self, *, keep_data: bool = False) -> None:
+    def kill(self, *, keep_data: bool = False, copy: bytes | None = None) -> None:
         """End it by SIGKILL, as an accident would. `start` and `restart` bring it back, empty.
 
         Args:
             keep_data: let the next `start` bring it back with the data that it has now, which
                 costs it a SAVE before it is killed.
+            copy: let the next `start` bring it back with this older data.
         """
-        self._kept = self._dump() if keep_data else None
+        self._kept = self.copy() if keep_data else copy
         os.kill(self.pid, signal.SIGKILL)
         self.stop()
 
@@ -381,7 +398,7 @@ class BundledServer:
         Args:
             empty: False brings its data back, which costs it a SAVE before it is killed.
         """
-        dump = None if empty else self._dump()
+        dump = None if empty else self.copy()
         self.stop()
         self._start(dump)
 
@@ -425,8 +442,9 @@ class BundledServer:
 
     def _launch(self, binary: Binary, port: int, dump: bytes | None, deadline: float) -> None:
         _require_free(port)
+        files = self._files if dump is None else {**self._files, "dump.rdb": dump}
         try:
-            self._run = run = _Run(binary, port, self._password, dump, self._settings)
+            self._run = run = _Run(binary, partial(self._configured, port), files, self._mode)
         except OSError as problem:
             raise ServerError(f"{binary} cannot be started: {problem}") from None
         _started.add(self)
@@ -439,7 +457,7 @@ class BundledServer:
 
     def _await_answer(self, run: _Run, name: str, port: int, deadline: float) -> None:
         known = run.read_pid(deadline - time.monotonic())
-        options = _client_options(0.5)
+        options = client_options(0.5)
         with redis.Redis(host=HOST, port=port, password=self._password or None, **options) as asker:
             while known and not run.dead():
                 if _answers(asker, run):
@@ -452,10 +470,15 @@ class BundledServer:
             raise PortInUse(_in_use(port))
         raise ServerError(f"{name} ended at once{_log_end(run)}")
 
-    def _dump(self) -> bytes:
+    def copy(self) -> bytes:
+        """Return the data that it has now, for `kill`; this costs it a SAVE.
+
+        Raises:
+            ServerError: it cannot save.
+        """
         run = self._living()
         try:
-            with redis.Redis.from_url(self.url, **_client_options(ANSWER_TIMEOUT_S)) as asker:
+            with redis.Redis.from_url(self.url, **client_options(ANSWER_TIMEOUT_S)) as asker:
                 asker.save()
             return (run.directory / "dump.rdb").read_bytes()
         except (RedisError, OSError) as problem:
@@ -581,11 +604,11 @@ def _named(address: str, how: str) -> RedisServer:
     except SettingsError as problem:
         raise ServerError(f"the Redis address ({how}) cannot be used: {problem}") from None
     # For people: where it is, without login.
-    place = f"unix://{parsed.path}" if parsed.path else parsed.place.partition("/")[0]
+    place = f"unix://{parsed.path}" if parsed.path else parsed.hosts
     try:
         with (
             one_line(),
-            redis.Redis.from_url(parsed.url, **_client_options(ANSWER_TIMEOUT_S)) as asker,
+            database_of(parsed.url, **client_options(ANSWER_TIMEOUT_S)) as asker,
         ):
             asker.ping()
             product = _product(asker)
@@ -604,7 +627,7 @@ def _product(asker: redis.Redis) -> str:
     return f"Redis {info.get('redis_version', '')}".strip()
 
 
-def _client_options(timeout_s: float) -> dict[str, Any]:
+def client_options(timeout_s: float) -> dict[str, Any]:
     return {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
