@@ -36,12 +36,13 @@ NEVER_IN_USER_ID: Final = frozenset('{}*?[]\\"')
 """Characters that no pattern allows, in addition to white space and what cannot be printed: they
 have a meaning in patterns of keys, in names of keys, or in JSON."""
 
-RESERVED_USER_ID: Final = re.compile(r"gateway-.*|__.*__")
-"""Names that are reserved for gateways and for the kit's own probes."""
+RESERVED_USER_ID: Final = re.compile(r"gateway-.*|__.*__|@.*")
+"""Names that are reserved for gateways, for the kit's own probes, and for who sends by the server
+API (`@app`)."""
 
 RULE: Final = (
     f"1 to {MAX_USER_ID_CHARS} characters that can be printed, no white space, "
-    f"none of {''.join(sorted(NEVER_IN_USER_ID))}, and neither gateway-... nor __...__"
+    f"none of {''.join(sorted(NEVER_IN_USER_ID))}, and none of gateway-..., __...__ and @..."
 )
 
 REMEMBERED: Final = 1_024
