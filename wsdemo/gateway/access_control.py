@@ -48,6 +48,24 @@ class Answer:
     headers: Mapping[str, str]
 
 
+class AddressCounts(Counter[str]):
+    """How many connections of this process there are, by address."""
+
+    def up(self, address: str) -> None:
+        """Count one more."""
+        self[address] += 1
+
+    def down(self, address: str) -> None:
+        """Count one less, and remove an address at zero: new ones come for ever."""
+        self[address] -= 1
+        if self[address] <= 0:
+            del self[address]
+
+    def of(self, address: str) -> int:
+        """Return the count that is compared with a limit."""
+        return self[address]
+
+
 class AddressSlot:
     """The slot of one connection: it counts against the limits of its address."""
 
@@ -59,19 +77,19 @@ class AddressSlot:
         self.address = address
         self.is_stand_in = False
         """The address is a proxy's that has said in a PROXY header that it knows no client."""
-        access.present[address] += 1
-        access.unregistered[address] += 1
+        access.present.up(address)
+        access.unregistered.up(address)
 
     def mark_registered(self) -> None:
         """Take note that a user has registered on this connection. Idempotent."""
         if not self._registered:
             self._registered = True
-            _decrement(self._access.unregistered, self.address)
+            self._access.unregistered.down(self.address)
 
     def release(self) -> None:
         """Give the slot back, because the connection is gone. Called once."""
         self.mark_registered()
-        _decrement(self._access.present, self.address)
+        self._access.present.down(self.address)
 
 
 class AccessControl:
@@ -92,9 +110,9 @@ class AccessControl:
         self.header_name = self.forwarded_header.encode()
         self._told: set[tuple[str, str]] = set()
         self.origins: Sequence[re.Pattern[str]] = [origin_pattern(o) for o in settings.origins]
-        self.present: Counter[str] = Counter()
+        self.present = AddressCounts()
         """Connections by address, without the exempt ones."""
-        self.unregistered: Counter[str] = Counter()
+        self.unregistered = AddressCounts()
         """Those among them on which nobody has registered yet."""
         self.draining = False
 
@@ -120,7 +138,7 @@ class AccessControl:
         limits = self._limits
         if sockets > 2 * limits.max_connections + SPARE_SOCKETS:
             return True
-        return slot is not None and (self.present[slot.address] > 2 * limits.connections_per_ip)
+        return slot is not None and (self.present.of(slot.address) > 2 * limits.connections_per_ip)
 
     # --- at the handshake --------------------------------------------------------------------
 
@@ -222,8 +240,8 @@ class AccessControl:
         if slot is None:
             return None
         if (
-            self.present[slot.address] > limits.connections_per_ip
-            or self.unregistered[slot.address] > limits.unregistered_per_ip
+            self.present.of(slot.address) > limits.connections_per_ip
+            or self.unregistered.of(slot.address) > limits.unregistered_per_ip
         ):
             return Answer(429, "Too many connections from this address.\n", COME_BACK)
         return None
@@ -262,10 +280,3 @@ def _counted(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, V6_PREFIX), strict=False))
     return str(parsed) if parsed is not None else LOCAL_SOCKETS
-
-
-def _decrement(counter: Counter[str], key: str) -> None:
-    """Count down, and remove a key at zero: new addresses come for ever."""
-    counter[key] -= 1
-    if counter[key] <= 0:
-        del counter[key]

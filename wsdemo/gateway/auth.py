@@ -10,6 +10,7 @@ well, and most gateways ask for no tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,8 +52,19 @@ def prepare() -> None:
     import jwt  # noqa: F401
 
 
-def mint_token(secret: bytes, user: str, expires_at: float) -> str:
+def mint_token(
+    secret: bytes,
+    user: str,
+    expires_at: float,
+    *,
+    rooms: Sequence[str] = (),
+    watch: Sequence[str] = (),
+) -> str:
     """Return a token for a user, good until `expires_at` (Unix seconds).
+
+    Args:
+        rooms: patterns of the rooms that the user may join.
+        watch: patterns of the users whom the user may watch.
 
     Raises:
         ValueError: nobody may be called that, or the time is none.
@@ -63,11 +75,17 @@ def mint_token(secret: bytes, user: str, expires_at: float) -> str:
         raise ValueError(f"user id {user!r:.80} is not valid: {RULE}")
     if not 0 <= expires_at < END_OF_TIME:
         raise ValueError(f"a token cannot end at {expires_at!r}")
-    return jwt.encode({"sub": user, "exp": int(expires_at)}, secret, algorithm=ALGORITHM)
+    claims: dict[str, Any] = {"sub": user, "exp": int(expires_at)}
+    for name, patterns in (("rooms", rooms), ("watch", watch)):
+        if patterns:
+            claims[name] = list(patterns)
+    return jwt.encode(claims, secret, algorithm=ALGORITHM)
 
 
-def expiry_of(secret: bytes, token: str, user: str, now: float) -> float:
-    """Return when a token of this user ends (Unix seconds); `now` is the time of day.
+def claims_of(secret: bytes, token: str, user: str, now: float) -> dict[str, Any]:
+    """Return what a token of this user says; `now` is the time of day (Unix seconds).
+
+    Of what it says, only `sub` and `exp` (Unix seconds, a number) have been checked.
 
     Raises:
         NotAuthentic: it is no token, not signed with this secret, another user's, or has ended.
@@ -89,4 +107,4 @@ def expiry_of(secret: bytes, token: str, user: str, now: float) -> float:
         raise NotAuthentic
     if claims["sub"] != user:
         raise NotAuthentic
-    return float(expires_at)
+    return claims

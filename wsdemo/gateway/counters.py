@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ class Counters:
     connections_refused: int = 0
     messages_received: int = 0
     messages_delivered: int = 0
+    messages_expired: int = 0
     broadcasts_received: int = 0
     routes_local: int = 0
     routes_routed: int = 0
@@ -92,6 +93,7 @@ HELP: Final[Mapping[str, str]] = {
     "connections_refused": "Connections refused: too many are open, in all or of one address",
     "messages_received": "Messages read from clients",
     "messages_delivered": "Messages handed to the outbox of their recipient",
+    "messages_expired": "Messages that came to Redis too late, and were not sent on",
     "broadcasts_received": "Messages for everybody",
     "subscription_gaps": "Renewed subscriptions: messages may have been missed before each",
     "probes_lost": "Times that a gateway did not hear its own voice",
@@ -107,26 +109,56 @@ HELP: Final[Mapping[str, str]] = {
 }
 
 
-class Histogram:
-    """A histogram of durations, in seconds."""
+class LabelledCounter:
+    """A counter of an optional feature, with one label.
 
-    def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
+    Args:
+        name: of the metric, without `wsdemo_` before it and `_total` after it.
+        text: its help.
+        label: what its label is called.
+        values: all the values that the label can have, so that each is shown from the start.
+    """
+
+    def __init__(self, name: str, text: str, label: str, values: Iterable[str]) -> None:
+        self.name = name
+        self.text = text
+        self.label = label
+        self.counts = dict.fromkeys(values, 0)
+
+
+class Histogram:
+    """A histogram of durations, in seconds.
+
+    Args:
+        counts: how many durations there are between the bounds already; None: none.
+        sum_s: of those durations.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        bounds: tuple[float, ...],
+        counts: Sequence[int] | None = None,
+        sum_s: float = 0.0,
+    ) -> None:
         self.name = name
         self.text = text
         self.bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self.sum_s = 0.0
+        self.counts = list(counts) if counts else [0] * (len(bounds) + 1)
+        """Between the bounds."""
+        self.sum_s = sum_s
         """Of all durations."""
 
     def observe(self, value: float) -> None:
         """Count one duration."""
-        self._counts[bisect.bisect_left(self.bounds, value)] += 1
+        self.counts[bisect.bisect_left(self.bounds, value)] += 1
         self.sum_s += value
 
     def buckets(self) -> list[tuple[str, int]]:
         """Return each bound, as text, with the number of durations that were not longer."""
         names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
-        return list(zip(names, itertools.accumulate(self._counts), strict=True))
+        return list(zip(names, itertools.accumulate(self.counts), strict=True))
 
 
 def loop_lag() -> Histogram:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -25,9 +25,12 @@ from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.registry import Registry, each
 from wsdemo.presence import Claim, Presence
 from wsdemo.protocol import (
+    KICK_CODES,
+    KICK_REASON,
     Bounce,
     Broadcast,
     Code,
+    Copies,
     Direct,
     DirectHeads,
     Kick,
@@ -35,6 +38,7 @@ from wsdemo.protocol import (
     Say,
     Status,
     ack_text,
+    echo_text,
     error_text,
     message_text,
 )
@@ -167,6 +171,7 @@ class Delivery:
     def _failure(self, reply: Any) -> Status:
         """Return why a message was not routed."""
         counters = self._counters
+        reply = self._router.in_time(reply)
         if isinstance(reply, Exception):
             if isinstance(reply, LinkTimeout):
                 counters.routes_unknown += 1
@@ -204,6 +209,14 @@ class Delivery:
             Kick(user=previous.user, connId=previous.conn_id, token=token),
         )
 
+    def evict(self, evicted: Sequence[Claim], token: int) -> None:
+        """Tell sessions that their user has too many devices, since one with this token came."""
+        for claim in evicted:
+            if claim.gateway_id == self._gateway_id:
+                self._end_kicked(Kick(claim.user, claim.conn_id, token))
+            else:
+                self.kick(claim, token)
+
     # --- in ----------------------------------------------------------------------------------
 
     # Neither of these two raises: an error may lose what arrived, but must not end the subscription
@@ -220,6 +233,8 @@ class Delivery:
                 self._observer.hop(Kind.RECEIVE, to, envelope.sender, envelope.id)
             if session is None or session.user != to:
                 self._bounce(envelope)
+                if conn_id:
+                    self._repair_soon(Claim(to, conn_id, self._gateway_id, envelope.epoch))
                 return
             self._counters.messages_delivered += 1
             session.deliver(message_text(envelope.sender, envelope.content, envelope.id))
@@ -228,14 +243,16 @@ class Delivery:
         except Exception as problem:
             _report_lost(problem)
 
-    def receive(self, envelope: Broadcast | Kick | Bounce) -> None:
+    def receive(self, envelope: Broadcast | Kick | Bounce | Copies) -> None:
         """Handle everything else that another gateway has published for this one."""
         try:
             match envelope:
-                case Kick(user=user, connId=conn_id):
-                    self._receive_kick(user, conn_id)
+                case Kick():
+                    self._receive_kick(envelope)
                 case Bounce():
                     self._receive_bounce(envelope)
+                case Copies():
+                    self._receive_copies(envelope)
                 case Broadcast(sender=sender, content=content):
                     self._counters.broadcasts_received += 1
                     text = message_text(sender, content, None)
@@ -243,7 +260,37 @@ class Delivery:
         except Exception as problem:
             _report_lost(problem)
 
-    def _bounce(self, envelope: Direct) -> None:
+    def _receive_copies(self, envelope: Copies) -> None:
+        """Hand a message to those devices of a user that are here. Its sender is told only when no
+        device at all has got it; an echo is best effort.
+        """
+        gone = [copy for copy in envelope.toConns if not self._hand_over(envelope, copy.connId)]
+        if len(gone) == envelope.of and not envelope.echoTo:
+            self._bounce(envelope)
+        for copy in gone:
+            self._repair_soon(
+                Claim(envelope.to, copy.connId, self._gateway_id, copy.token, device=copy.device)
+            )
+
+    def _hand_over(self, envelope: Copies, conn_id: str) -> bool:
+        """Hand a message to one session; say whether it is here."""
+        sender, to, msg_id = envelope.sender, envelope.to, envelope.id
+        if self._observer is not None:
+            self._observer.hop(Kind.RECEIVE, to, sender, msg_id)
+        session = self._registry.by_conn(conn_id)
+        if session is None or session.user != envelope.to:
+            return False
+        self._counters.messages_delivered += 1
+        if envelope.echoTo:
+            session.deliver(echo_text(sender, envelope.echoTo, envelope.content, msg_id))
+        else:
+            session.deliver(message_text(sender, envelope.content, msg_id))
+        if self._observer is not None:
+            self._observer.hop(Kind.DELIVER, to, sender, msg_id)
+        return True
+
+    def _bounce(self, envelope: Direct | Copies) -> None:
+        """Tell the sender's gateway that a message has reached nobody."""
         self._counters.bounces_sent += 1
         if self._observer is not None:
             self._observer.hop(Kind.BOUNCE, envelope.to, envelope.sender, envelope.id)
@@ -252,19 +299,21 @@ class Delivery:
                 envelope.fromGw,
                 Bounce(fromConn=envelope.fromConn, to=envelope.to, id=envelope.id),
             )
-        conn_id = envelope.toConn
-        if conn_id and conn_id not in self._repairing and len(self._repairing) < MAX_REPAIRS:
-            self._repairing.add(conn_id)
-            self._spawn(self._repair(envelope.to, conn_id, envelope.epoch))
 
-    async def _repair(self, user: str, conn_id: str, token: int) -> None:
+    def _repair_soon(self, found: Claim) -> None:
+        conn_id = found.conn_id
+        if conn_id not in self._repairing and len(self._repairing) < MAX_REPAIRS:
+            self._repairing.add(conn_id)
+            self._spawn(self._repair(found))
+
+    async def _repair(self, found: Claim) -> None:
         """Remove an entry that points to a session that does not exist, if it is still there."""
         try:
-            await self._presence.release(Claim(user, conn_id, self._gateway_id, token))
+            await self._presence.release(found)
         except LINK_ERRORS as problem:
-            _log.debug("stale entry of %s not removed: %s", user, problem)
+            _log.debug("stale entry of %s not removed: %s", found.user, problem)
         finally:
-            self._repairing.discard(conn_id)
+            self._repairing.discard(found.conn_id)
 
     def _receive_bounce(self, bounce: Bounce) -> None:
         self._counters.bounces_received += 1
@@ -272,13 +321,19 @@ class Delivery:
         if sender is not None:
             self._tell(sender, bounce.id, Status.UNREACHABLE)
 
-    def _receive_kick(self, user: str, conn_id: str) -> None:
+    def _receive_kick(self, kick: Kick) -> None:
         self._counters.kicks_received += 1
-        session = self._registry.by_conn(conn_id)
-        if session is not None and session.user == user:
+        self._end_kicked(kick)
+
+    def _end_kicked(self, kick: Kick) -> None:
+        session = self._registry.by_conn(kick.connId)
+        if session is not None and session.user == kick.user:
             if self._observer is not None:
-                self._observer.hop(Kind.KICK, user, "", None)
-            session.end(Code.REPLACED)
+                self._observer.hop(Kind.KICK, kick.user, "", None)
+            if kick.code in KICK_CODES and KICK_REASON.fullmatch(kick.reason):
+                session.end(Code(kick.code), reason=kick.reason)
+            else:
+                session.end(Code.REPLACED)
 
 
 def _report_lost(problem: Exception) -> None:

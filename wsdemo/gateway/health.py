@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from wsdemo.events import Kind
@@ -142,11 +142,19 @@ class Health:
         self._services.counters.tokens_expired += len(expired)
         each(expired, lambda session: session.end(Code.AUTH))
 
-    async def resync(self) -> None:
+    async def resync(self, buckets: Collection[int] | None = None) -> None:
         """Renew every lease, at a limited rate, and make up for missed releases. For when Redis
         is back, or this gateway is.
+
+        Args:
+            buckets: whose leases, in a cluster; None: those of all.
         """
         sessions = list(self._services.registry)
+        keyspace = self._services.settings.keyspace
+        if keyspace.buckets and buckets is not None:
+            # All gateways want to do so at this moment, at one server.
+            await asyncio.sleep(self._services.rng.uniform(0, self._timing.heartbeat_s / 3))
+            sessions = [s for s in sessions if keyspace.bucket(s.user) in buckets]
         step = max(1, round(self._services.settings.limits.resync_per_s * RESYNC_STEP_S))
         for start in range(0, len(sessions), step):
             if start:
@@ -181,6 +189,8 @@ class Health:
             # The lease begins at the sign of life, not when it is written.
             left_s = ttl_s - (now - session.last_life)
             renewals.append(Renewal(session.claim, max(1, round(1000 * left_s))))
+        for feature in services.features:
+            feature.refreshing(sessions)
         results = await services.presence.refresh(renewals)
         answers = zip(lives, renewals, results, strict=True)
         answer_of = dict(zip(sessions, answers, strict=True))
@@ -210,6 +220,8 @@ class Health:
         if result in (Refresh.OK, Refresh.RECLAIMED):
             session.last_refresh = life
             session.refresh_after = self._services.clock() + self._services.next_refresh_s()
+            for feature in self._services.features:
+                feature.refreshed(session)
         self._services.observer.refreshed(renewal.claim, result)
 
     def _not_refreshed(self, session: Session, problem: Exception) -> None:

@@ -182,27 +182,90 @@ async def bind(settings: GatewaySettings) -> list[BoundAddress]:
         CannotListen: one of them cannot be bound; nothing is left open.
     """
     bound: list[BoundAddress] = []
-    for address in settings.addresses:
-        try:
-            if address.path:
-                bound.append(_bind_path(address.path, settings.unix_mode))
-            else:
-                bound.append(await _bind_host(address))
-        except (OSError, UnicodeError) as problem:  # UnicodeError: no name can be like that.
-            close_all(bound)
-            why = getattr(problem, "strerror", None) or problem
-            raise CannotListen(f"{address}: {why}") from None
-        except BaseException:
-            close_all(bound)
-            raise
+    try:
+        for address in settings.addresses:
+            bound.append(await bind_address(address, settings.unix_mode))
+    except BaseException:
+        close_all(bound)
+        raise
     return bound
+
+
+async def bind_address(address: Address, unix_mode: int = 0o660) -> BoundAddress:
+    """Bind one address.
+
+    Raises:
+        CannotListen: it cannot be bound; nothing is left open.
+    """
+    try:
+        if address.path:
+            return _bind_path(address.path, unix_mode)
+        return await _bind_host(address)
+    except (OSError, UnicodeError) as problem:  # UnicodeError: no name can be like that.
+        why = getattr(problem, "strerror", None) or problem
+        raise CannotListen(f"{address}: {why}") from None
+
+
+def bind_for_workers(address: Address, unix_mode: int = 0o660) -> BoundAddress:
+    """Bind one address for several processes, without an event loop. A port does not listen yet:
+    each worker listens on a `twin` of it. A unix socket listens, and is shared as it is.
+
+    Raises:
+        CannotListen: it cannot be bound; nothing is left open.
+    """
+    try:
+        if address.path:
+            return _bind_path(address.path, unix_mode)
+        infos = socket.getaddrinfo(
+            address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        # First without sharing, or we would share the port with somebody who has it already.
+        alone = _bind_places(address, infos)
+        port = alone.port
+        alone.close()
+        return _bind_places(Address(address.host, port), infos, share=True)
+    except (OSError, UnicodeError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        raise CannotListen(f"{address}: {why}") from None
+
+
+def twin(place: BoundAddress) -> BoundAddress:
+    """Return what one worker listens on: the same port on a socket of its own, or the same unix
+    socket, whose file is not the worker's to remove.
+
+    Raises:
+        CannotListen: it cannot be bound; nothing is left open.
+    """
+    if place.path or _listens(place.sockets[0]):
+        return BoundAddress([end.dup() for end in place.sockets], place.host, place.path)
+    ends = list[socket.socket]()
+    try:
+        for end in place.sockets:
+            both = end.family == socket.AF_INET6 and not end.getsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+            )
+            ends.append(_bind_one(end.family, end.getsockname(), both, share=True))
+    except OSError as problem:
+        for end in ends:
+            end.close()
+        raise CannotListen(f"{place.host}:{place.port}: {problem.strerror}") from None
+    return BoundAddress(ends, host=place.host)
+
+
+def _listens(end: socket.socket) -> bool:
+    return bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def inherited(sockets: Sequence[socket.socket]) -> list[BoundAddress]:
+    """Return sockets that listen already as addresses; their files are not ours to remove."""
+    return [_inherited(end) for end in sockets]
 
 
 def inherit(sockets: Sequence[socket.socket]) -> Bind:
     """Return a `Bind` for sockets that listen already; their files are not ours to remove."""
 
     async def taken(settings: GatewaySettings) -> list[BoundAddress]:
-        return [_inherited(end) for end in sockets]
+        return inherited(sockets)
 
     return taken
 
@@ -224,12 +287,17 @@ async def _bind_host(address: Address) -> BoundAddress:
     infos = await asyncio.get_running_loop().getaddrinfo(
         address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
+    return _bind_places(address, infos)
+
+
+def _bind_places(address: Address, infos: Sequence[Any], share: bool = False) -> BoundAddress:
     # The resolver may return an address twice.
     places = list(dict.fromkeys((family, name) for family, _, _, _, name in infos))
     both_families = ":" in address.host and is_everywhere(address.host)
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
         try:
-            return BoundAddress(_bind_each(address, places, both_families), host=address.host)
+            ends = _bind_each(address, places, both_families, share)
+            return BoundAddress(ends, host=address.host)
         except OSError as problem:
             if problem.errno != errno.EADDRINUSE or not tries_left:
                 raise
@@ -237,7 +305,7 @@ async def _bind_host(address: Address) -> BoundAddress:
 
 
 def _bind_each(
-    address: Address, places: Sequence[tuple[int, Any]], both_families: bool
+    address: Address, places: Sequence[tuple[int, Any]], both_families: bool, share: bool
 ) -> list[socket.socket]:
     """Bind one socket to each address, all to the same port. Addresses that this machine does not
     have are left out, if it has at least one of them.
@@ -246,7 +314,7 @@ def _bind_each(
     try:
         for family, name in places:
             try:
-                end = _bind_one(family, (name[0], port, *name[2:]), both_families)
+                end = _bind_one(family, (name[0], port, *name[2:]), both_families, share)
             except OSError as problem:
                 if problem.errno not in NOT_HERE:
                     raise
@@ -266,7 +334,7 @@ def _bind_each(
     return ends
 
 
-def _bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
+def _bind_one(family: int, name: Any, both_families: bool, share: bool) -> socket.socket:
     # asyncio sets TCP_NODELAY only on connections of a listener that says that it is TCP.
     end = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -277,6 +345,9 @@ def _bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
         if family == socket.AF_INET6:
             with contextlib.suppress(OSError):  # OpenBSD can do only one of the two.
                 end.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
+        if share:
+            # Each worker has a socket of its own on the port; the kernel spreads connections.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         end.bind(name)
     except BaseException:
         end.close()

@@ -46,10 +46,15 @@ Stamp = tuple[float, float, str]
 
 
 class Text:
-    """`2026/11/26 07:19:34 [Router] Routed message ...`, as the demo's log looks."""
+    """`2026/11/26 07:19:34 [Router] Routed message ...`, as the demo's log looks.
 
-    def __init__(self) -> None:
+    Args:
+        worker: stands behind the time, where several workers write one log.
+    """
+
+    def __init__(self, worker: str = "") -> None:
         self._stamp: Stamp = (0.0, 0.0, "")
+        self._worker = f" {worker}" if worker else ""
 
     def info(self, now: float, logger: str, text: str) -> str:
         return self._entry(now, text)
@@ -58,7 +63,7 @@ class Text:
         """Return the stamp of this moment; it is made once a second."""
         stamp = self._stamp
         if not stamp[0] <= now < stamp[1]:  # A clock may be set back, too.
-            text = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now))
+            text = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(now)) + self._worker
             # Several threads use it: a new one takes the place of the old one in one step.
             second = float(int(now))
             self._stamp = stamp = (second, second + 1.0, text)
@@ -77,7 +82,14 @@ class Text:
 
 
 class Json:
-    """One JSON object a line."""
+    """One JSON object a line.
+
+    Args:
+        worker: who writes, where several workers write one log.
+    """
+
+    def __init__(self, worker: str = "") -> None:
+        self._worker = f'"worker": {_quoted(worker)}, ' if worker else ""
 
     def info(self, now: float, logger: str, text: str) -> str:
         return self._entry(now, "info", logger, text)
@@ -90,7 +102,7 @@ class Json:
 
     def _entry(self, now: float, level: str, logger: str, text: str) -> str:
         return (
-            f'{{"t": {now:.6f}, "level": "{level}", "logger": {_quoted(logger)}, '
+            f'{{"t": {now:.6f}, {self._worker}"level": "{level}", "logger": {_quoted(logger)}, '
             f'"message": {_quoted(text)}}}'
         )
 
@@ -118,7 +130,9 @@ def _escaped(text: str, but_for: str = "") -> str:
     )
 
 
-class _Formatter(logging.Formatter):
+class EntryFormatter(logging.Formatter):
+    """Makes an entry of a record."""
+
     def __init__(self, shape: Format) -> None:
         super().__init__()
         self._shape = shape
@@ -218,14 +232,17 @@ class Log:
     Args:
         log_format: a name in `FORMATS`.
         level: a name of the logging module's, in small letters.
+        worker: who writes, where several workers write one log.
     """
 
-    def __init__(self, log_format: str, level: str, descriptor: int = STDERR) -> None:
-        shape = FORMATS[log_format]()
+    def __init__(
+        self, log_format: str, level: str, descriptor: int = STDERR, worker: str = ""
+    ) -> None:
+        shape = FORMATS[log_format](worker)
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         writer = journal_of(shape, descriptor, encoding)
         self._handler = LineHandler(writer)
-        self._handler.setFormatter(_Formatter(shape))
+        self._handler.setFormatter(EntryFormatter(shape))
         self._level = level.upper()
         is_quiet = logging.getLevelNamesMapping()[self._level] > logging.INFO
         self.journal: Journal = QuietJournal(writer) if is_quiet else writer

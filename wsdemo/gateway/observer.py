@@ -128,3 +128,24 @@ class Observer:
             reason=status.value,
             t_start=since,
         )
+
+    # --- inboxes -----------------------------------------------------------------------------
+
+    def stored(
+        self, to: str, gateway: str, conn_id: str, msg_id: str, status: Status, since: float
+    ) -> None:
+        """Tell what became of a durable message; otherwise as `routed`."""
+        self._tell(
+            Kind.STORE,
+            user=to,
+            peer=gateway,
+            conn_id=conn_id,
+            msg_id=msg_id,
+            ok=status in (Status.STORED, Status.DUPLICATE),
+            reason=status.value,
+            t_start=since,
+        )
+
+    def inbox(self, kind: Kind, user: str, conn_id: str, what: str, *, ok: bool = True) -> None:
+        """Tell what happened to the inbox of a user; `what` is the offset, or says more."""
+        self._tell(kind, user=user, conn_id=conn_id, ok=ok, reason=what)

@@ -81,6 +81,7 @@ class Outbox:
         "_on_failure",
         "_on_stuck",
         "_transport",
+        "on_room",
         "paused",
     )
 
@@ -104,6 +105,8 @@ class Outbox:
         self._left = self._looks = 0
         self.paused = False
         """Whether the transport is full."""
+        self.on_room: Callable[[], None] | None = None
+        """Called when the transport has room again, for who reads no more while it is full."""
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -185,11 +188,16 @@ class Outbox:
         self.paused = False
         self._stop_deadline()
         self.flush()
+        if self.on_room is not None and not self.paused:
+            try:
+                self.on_room()
+            except Exception as problem:
+                self._on_failure(problem)
 
     def close(self) -> None:
         """Drop the frames that wait, and the deadline. Idempotent."""
         self._stop_deadline()
-        self._on_stuck = None
+        self._on_stuck = self.on_room = None
         self._frames.clear()
         self._bytes = 0
 

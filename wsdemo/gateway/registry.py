@@ -11,7 +11,7 @@ the others are handled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Sequence, ValuesView
 from typing import Generic, Protocol, TypeVar
 
 
@@ -66,6 +66,11 @@ class Registry(Generic[S]):
     def sessions(self) -> ValuesView[S]:
         """Return a live view; do not bind or remove while iterating over it."""
         return self._by_user.values()
+
+    def all_of(self, user: str) -> Sequence[S]:
+        """Return the sessions of a user; several when users may have several devices."""
+        session = self._by_user.get(user)
+        return () if session is None else (session,)
 
     def expect(self, session: S) -> None:
         """Take note that a register of this session is under way."""

@@ -16,34 +16,50 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from websockets.http11 import Request
 
 from wsdemo.addresses import RedisAddress
 from wsdemo.events import Emit, Kind
+from wsdemo.features import RoomSettings
 from wsdemo.gateway import auth
 from wsdemo.gateway.access_control import AccessControl, Answer
 from wsdemo.gateway.counters import Counters, loop_lag
 from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.devices import DeviceDelivery, DeviceRegistry, DevicesFeature
+from wsdemo.gateway.durable import Durable
+from wsdemo.gateway.feature import Feature
 from wsdemo.gateway.health import Health
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal, LoggingJournal
-from wsdemo.gateway.listening import Bind, BoundAddress, Listeners, bind, is_everywhere, listen
+from wsdemo.gateway.listening import (
+    Bind,
+    BoundAddress,
+    Listeners,
+    bind,
+    bind_address,
+    is_everywhere,
+    listen,
+)
 from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.outbox import Flusher
 from wsdemo.gateway.proxy_acceptor import ProxyAcceptor
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry, each
+from wsdemo.gateway.rooms import Rooms
 from wsdemo.gateway.session import Backlog, Session, SessionServices
 from wsdemo.gateway.socket import Socket, SocketServices
-from wsdemo.presence import Presence, RedisPresence
+from wsdemo.gateway.watching import CHANNEL, Watching
+from wsdemo.presence import DevicePresence, Presence, RedisPresence
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import RedisUnavailable
 from wsdemo.redis.fitness import examine
+from wsdemo.redis.interface import Link
 from wsdemo.redis.link import LINK_ERRORS, RedisLink
 from wsdemo.redis.outcome import CommandError, Cure, Outcome, Trouble
+from wsdemo.redis.primary import primary_of
 from wsdemo.router import ROUTE, TRIAL, Router, trial_of
 from wsdemo.settings import ANY_ORIGIN, Address, GatewaySettings
 from wsdemo.tasks import end
@@ -51,6 +67,7 @@ from wsdemo.tasks import end
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from wsdemo.gateway.api.listener import ServerApi
     from wsdemo.gateway.prometheus import CountersCollector
 
 _log = logging.getLogger(GATEWAY_LOG)
@@ -58,11 +75,15 @@ _log = logging.getLogger(GATEWAY_LOG)
 DRAIN_STEP_S: Final = 0.1
 JSON_TYPE: Final = {"Content-Type": "application/json"}
 
-PresenceFactory = Callable[[RedisLink, GatewaySettings], Presence]
+PresenceFactory = Callable[[Link, GatewaySettings], Presence]
 
 
-def _fenced(link: RedisLink, settings: GatewaySettings) -> Presence:
-    return RedisPresence(link, settings.keyspace, settings.timing)
+def _fenced(link: Link, settings: GatewaySettings) -> Presence:
+    announces = settings.watch is not None
+    keyspace, timing, devices = settings.keyspace, settings.timing, settings.devices
+    if devices > 1:
+        return DevicePresence(link, keyspace, timing, devices, announces=announces)
+    return RedisPresence(link, keyspace, timing, announces=announces)
 
 
 class TLSUnusable(Exception):
@@ -101,7 +122,8 @@ class Gateway:
         rng = rng or random.Random()
         self.settings = settings
         self.counters = Counters()
-        self.registry: Registry[Session] = Registry()
+        several = settings.devices > 1
+        self.registry: Registry[Session] = DeviceRegistry() if several else Registry()
         self.boot_id = new_id()
         """Tells this process from another one with the same gateway id."""
         self.port = settings.port
@@ -121,35 +143,33 @@ class Gateway:
         self._on_notice = False
         self._hurry = asyncio.Event()
         self._stopped: asyncio.Future[None] | None = None
-        self._access = AccessControl(settings, self.counters)
+        self._access = self._make_access()
         self._acceptor: ProxyAcceptor | None = None
         self._warnings: list[str] = []
         self._was_ready = False
         self._was_up = False
         self._socket_services: SocketServices | None = None
-        self._resync_due = False
+        self._resync_due: set[int] = set()
+        """The buckets of the users whose leases have to be renewed."""
         self._resyncing: asyncio.Task[None] | None = None
-        self._link = RedisLink(
-            settings.redis_url,
-            settings.limits,
-            self._on_link_state,
-            (*SCRIPTS, ROUTE, TRIAL),
-            trial=trial_of(settings.keyspace),
-            on_trouble=self._on_link_trouble,
-            rng=rng,
-        )
+        self._features: tuple[Feature, ...] = ()
+        address = RedisAddress.parse(settings.redis_url)
+        self._primary = primary_of(address, settings.limits, rng)
+        self._link = self._make_link(rng)
         self.presence = presence(self._link, settings)
-        self._router = Router(
+        self._router = self._router_class()(
             self._link,
             settings,
             self.boot_id,
             on_malformed=self._on_malformed,
             on_replaced=self._on_replaced,
             on_state=self._check_ready,
+            on_gap=self._on_gap,
             emit=emit,
             rng=rng,
+            primary=self._primary,
         )
-        self._delivery = Delivery(
+        self._delivery = (DeviceDelivery if several else Delivery)(
             settings.gateway_id,
             self.registry,
             self.presence,
@@ -160,6 +180,18 @@ class Gateway:
             self._observer,
             settings.limits.in_flight,
         )
+        # Those that others of them build on come first.
+        self._durable = self._make_durable(rng)
+        self._rooms = self._make_rooms(settings.rooms, rng) if settings.rooms else None
+        self._api = self._make_api() if settings.api is not None else None
+        wanted: tuple[Feature | None, ...] = (
+            self._make_devices(),
+            self._durable,
+            self._rooms,
+            self._make_watching(rng),
+            self._api,
+        )
+        self._features = tuple(feature for feature in wanted if feature is not None)
         self._session_services = SessionServices(
             settings=settings,
             registry=self.registry,
@@ -174,11 +206,135 @@ class Gateway:
             new_id=new_id,
             rng=rng,
             backlog=Backlog(asyncio.Semaphore(settings.limits.concurrent_registers)),
+            features=self._features,
+            store=self._durable.store if self._durable else None,
         )
         self._lag = loop_lag()
         self._health = Health(self._session_services, self._lag)
         if settings.auth_secret is not None:
             auth.prepare()
+
+    def _make_devices(self) -> DevicesFeature | None:
+        if not isinstance(self._delivery, DeviceDelivery):
+            return None
+        return DevicesFeature(self._link, self.settings.keyspace, self._delivery.evictions)
+
+    def _make_watching(self, rng: random.Random) -> Watching | None:
+        settings = self.settings
+        if settings.watch is None:
+            return None
+        return Watching(settings, self._link, self._router, self._clock, rng, self._rooms)
+
+    def _make_access(self) -> AccessControl:
+        return AccessControl(self.settings, self.counters)
+
+    async def _bind_api(self, address: Address) -> BoundAddress:
+        return await bind_address(address)
+
+    def _make_link(self, rng: random.Random) -> Link:
+        settings = self.settings
+        scripts = [script.at(settings.keyspace) for script in (*SCRIPTS, ROUTE, TRIAL)]
+        if settings.keyspace.buckets:
+            # Imported here: most gateways have one Redis.
+            from wsdemo.cluster_router import trials_of
+            from wsdemo.redis.cluster_link import ClusterLink
+
+            return ClusterLink(
+                settings.redis_url,
+                settings.limits,
+                self._on_link_state,
+                scripts,
+                trials=trials_of(settings.keyspace),
+                on_trouble=self._on_link_trouble,
+                on_shard=self._on_shard,
+                rng=rng,
+            )
+        return RedisLink(
+            self._primary or settings.redis_url,
+            settings.limits,
+            self._on_link_state,
+            scripts,
+            trial=trial_of(settings.keyspace, *([CHANNEL] if settings.watch is not None else [])),
+            on_trouble=self._on_link_trouble,
+            rng=rng,
+        )
+
+    def _router_class(self) -> type[Router]:
+        if not self.settings.keyspace.buckets:
+            return Router
+        from wsdemo.cluster_router import ClusterRouter
+
+        return ClusterRouter
+
+    def _make_durable(self, rng: random.Random) -> Durable | None:
+        settings = self.settings
+        if settings.inbox is None:
+            return None
+        durable = Durable(
+            self._link,
+            settings,
+            settings.inbox,
+            self.counters,
+            self._observer,
+            self._spawn,
+            self._clock,
+            rng,
+        )
+        self._router.on_hint = durable.hint
+        return durable
+
+    def _make_rooms(self, settings: RoomSettings, rng: random.Random) -> Rooms:
+        return Rooms(
+            self._link,
+            self._router,
+            self.settings,
+            settings,
+            self.counters,
+            self.boot_id,
+            spawn=self._spawn,
+            clock=self._clock,
+            rng=rng,
+        )
+
+    def _make_api(self) -> ServerApi:
+        # Imported here: most gateways have none.
+        from wsdemo.gateway.api.actions import Actions
+        from wsdemo.gateway.api.listener import ServerApi
+
+        settings = self.settings
+        assert settings.api is not None
+        actions = Actions(
+            self._delivery,
+            self._router,
+            self._presence_for_api(),
+            self.counters,
+            settings.user_ids(),
+            settings.limits.max_content_bytes,
+            conn_id=f"{self.boot_id}-api",
+            durable=self._durable,
+            rooms=self._rooms,
+        )
+        return ServerApi(
+            settings.api,
+            actions,
+            clock=self._clock,
+            delay_s=settings.limits.auth_delay_s,
+            spawn=self._spawn,
+            bind=self._bind_api,
+        )
+
+    def _presence_for_api(self) -> RedisPresence:
+        """Return what reads presence: a policy of the laboratory may only be able to write it."""
+        settings = self.settings
+        told = (self._link, settings.keyspace, settings.timing)
+        if settings.devices > 1:
+            return DevicePresence(*told, settings.devices)
+        return RedisPresence(*told)
+
+    @property
+    def api_url(self) -> str:
+        """Where the server API listens, once started; '' when there is none."""
+        return self._api.url if self._api is not None else ""
 
     # --- life --------------------------------------------------------------------------------
 
@@ -191,13 +347,17 @@ class Gateway:
         """
         tls = _tls(self.settings)
         try:
+            if self._primary is not None:
+                self._primary.start()
             await self._link.start(self.settings.limits.redis_start_s)
             await self._examine_redis()
             await self._router.start(self._delivery.receive_direct, self._delivery.receive)
+            await self._start_features()
             places = await self._listen(tls)
         except BaseException:
-            await self._router.stop()
-            await self._link.stop()
+            for feature in self._features:
+                await feature.stop()
+            await self._leave_redis()
             raise
         for loop_of in (self._health.renew, self._health.scan, self._health.keep_alive):
             self._spawn(loop_of())
@@ -217,6 +377,14 @@ class Gateway:
         told = ", ".join(place.told(_scheme(self.settings)) for place in places)
         _log.info("[Gateway] %s listens on %s", self.settings.gateway_id, told)
 
+    async def _start_features(self) -> None:
+        try:
+            for feature in self._features:
+                await feature.start()
+        except LINK_ERRORS as problem:
+            answered = isinstance(problem, CommandError)
+            raise RedisUnavailable(str(problem), answered=answered) from None
+
     async def _listen(self, tls: ssl.SSLContext | None) -> Sequence[BoundAddress]:
         self._socket_services = services = self._make_socket_services(asyncio.get_running_loop())
         # Ports before files, whichever were asked for first: most can connect to the former only.
@@ -230,12 +398,22 @@ class Gateway:
     async def _examine_redis(self) -> None:
         try:
             told = RedisAddress.parse(self.settings.redis_url).without_effect()
-            self._warnings = [*told, *await examine(self._link)]
+            self._warnings = [*told, *await self._examine()]
         except LINK_ERRORS as problem:
             answered = isinstance(problem, CommandError)
             raise RedisUnavailable(str(problem), answered=answered) from None
         for warning in self._warnings:
             _log.warning("[Gateway] Redis: %s", warning)
+
+    async def _examine(self) -> list[str]:
+        stores = self.settings.inbox is not None
+        if isinstance(self._link, RedisLink):
+            return await examine(self._link, stores=stores)
+        from wsdemo.redis.cluster_fitness import examine_cluster
+        from wsdemo.redis.cluster_link import ClusterLink
+
+        assert isinstance(self._link, ClusterLink)
+        return await examine_cluster(self._link, self.settings.keyspace, stores=stores)
 
     def _protocols(
         self, services: SocketServices, tls: ssl.SSLContext | None
@@ -319,11 +497,18 @@ class Gateway:
         if self._acceptor is not None:
             self._acceptor.close()
         await self._say_goodbye(ends_at)
+        for feature in self._features:
+            await feature.stop()
         await self._finish_tasks(ends_at)
-        await self._router.stop()
-        await self._link.stop()
+        await self._leave_redis()
         self._observer.gateway(Kind.STOPPED)
         _log.info("[Gateway] %s stopped", self.settings.gateway_id)
+
+    async def _leave_redis(self) -> None:
+        await self._router.stop()
+        await self._link.stop()
+        if self._primary is not None:
+            await self._primary.stop()
 
     async def _say_goodbye(self, ends_at: float) -> None:
         """Close all clients, batch by batch; abort those that do not close in time."""
@@ -386,7 +571,7 @@ class Gateway:
             "subscription is down or deaf": not self._router.ready,
         }
         because = [reason for reason, holds in reasons.items() if holds]
-        return [*because, *self._what_redis_says()]
+        return [*because, *self._what_redis_says()] if because else []
 
     def _what_redis_says(self) -> list[str]:
         """Return the reasons that Redis, or the network, gives; each one once."""
@@ -394,20 +579,33 @@ class Gateway:
         said = [f"Redis: {trouble}" for trouble in troubles if trouble is not None]
         return list(dict.fromkeys(said))
 
+    def _shards(self) -> dict[str, Any]:
+        """Return which servers of a cluster cannot be heard; nothing when there is one Redis."""
+        return {"deafShards": self._router.deaf_shards} if self.settings.keyspace.buckets else {}
+
     def stats(self) -> dict[str, Any]:
         """Return what `/stats` says. No user ids: it may be read by anybody."""
-        self._ask_journal()
+        self._take_counts()
         return {
             "gatewayId": self.settings.gateway_id,
             "connections": len(self.registry),
             "sockets": len(self._sockets()),
             "ready": self.ready,
             "reasons": self.unready_because(),
+            **self._shards(),
             "warnings": self._warnings,
             "uptimeS": round(self._clock() - self._started_at, 3),
             "bootId": self.boot_id,
-            "counters": {name: getattr(self.counters, name) for name in Counters.__slots__},
+            "counters": self._counts(),
         }
+
+    def _counts(self) -> dict[str, int]:
+        counts = {name: getattr(self.counters, name) for name in Counters.__slots__}
+        for feature in self._features:
+            for counter in feature.labelled():
+                for label_value, count in counter.counts.items():
+                    counts[f"{counter.name}_{label_value}"] = count
+        return counts
 
     def metrics(self) -> list[Metric]:
         """Return what `/metrics` says, family by family."""
@@ -416,16 +614,25 @@ class Gateway:
     def _collector(self) -> CountersCollector:
         from wsdemo.gateway.prometheus import CountersCollector
 
-        self._ask_journal()
-        return CountersCollector(self.counters, self._gauges(), [self._lag])
+        self._take_counts()
+        labelled = [counter for feature in self._features for counter in feature.labelled()]
+        return CountersCollector(self.counters, self._gauges(), [self._lag], labelled)
 
-    def _ask_journal(self) -> None:
+    def _take_counts(self) -> None:
+        """Take over what others have counted."""
+        self.counters.messages_expired = self._link.expired
         self.counters.log_lines_dropped = self._journal.dropped
 
     def _sockets(self) -> dict[Socket, None]:
         return self._socket_services.sockets if self._socket_services is not None else {}
 
     def _gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        gauges = self._own_gauges()
+        for feature in self._features:
+            gauges.update(feature.gauges())
+        return gauges
+
+    def _own_gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {
             "connections": ("Registered users", lambda: len(self.registry)),
             "sockets": ("Open connections", lambda: len(self._sockets())),
@@ -480,18 +687,34 @@ class Gateway:
             self._resync_soon()
         if up:
             self._router.link_is_back()
+            for feature in self._features:
+                feature.link_is_back()
         self._check_ready()
 
-    def _resync_soon(self) -> None:
-        """Resync now, or again after the one that is under way: never two at a time."""
-        self._resync_due = True
+    def _on_shard(self, address: str, up: bool) -> None:
+        """Take note that a server of a cluster works again, or no longer."""
+        if up and self._server is not None and self._stopped is None:
+            self._resync_soon(self._router.buckets_at(address))
+        self._check_ready()
+
+    def _resync_soon(self, buckets: Iterable[int] = (0,)) -> None:
+        """Resync now, or again after the one that is under way: never two at a time.
+
+        Args:
+            buckets: of which users, in a cluster; without one, all are in bucket 0.
+        """
+        self._resync_due.update(buckets)
         if self._resyncing is None or self._resyncing.done():
             self._resyncing = self._spawn(self._resync())
 
     async def _resync(self) -> None:
         while self._resync_due:
-            self._resync_due = False
-            await self._health.resync()
+            due, self._resync_due = self._resync_due, set()
+            await self._health.resync(due)
+
+    def _on_gap(self) -> None:
+        for feature in self._features:
+            feature.gap()
 
     def _check_ready(self) -> None:
         self.counters.subscription_gaps = self._router.gaps
@@ -565,7 +788,12 @@ class Gateway:
 
     def _page_ready(self) -> Answer:
         reasons = self.unready_because()
-        body = {"ready": not reasons, "reasons": reasons, "gatewayId": self.settings.gateway_id}
+        body = {
+            "ready": not reasons,
+            "reasons": reasons,
+            "gatewayId": self.settings.gateway_id,
+            **self._shards(),
+        }
         return Answer(503 if reasons else 200, json.dumps(body) + "\n", JSON_TYPE)
 
     def _page_stats(self) -> Answer:

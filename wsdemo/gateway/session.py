@@ -14,29 +14,33 @@ reach the sender, the drain or the scan that called it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, Final
 
 from wsdemo.events import Kind
-from wsdemo.gateway.auth import NotAuthentic, expiry_of
+from wsdemo.gateway.auth import NotAuthentic, claims_of
 from wsdemo.gateway.counters import Counters
 from wsdemo.gateway.delivery import Delivery
+from wsdemo.gateway.feature import Feature, Verb
 from wsdemo.gateway.journal import GATEWAY_LOG, Journal
 from wsdemo.gateway.observer import Observer
 from wsdemo.gateway.rate import Rate
 from wsdemo.gateway.registry import Registry
 from wsdemo.gateway.socket import Socket
+from wsdemo.gateway.watch import reason_of
 from wsdemo.presence import Claim, Presence, Release
 from wsdemo.presence import Register as Outcome
 from wsdemo.protocol import (
     PONG_TEXT,
     Code,
     DirectHeads,
+    FeatureRequest,
     MessageRequest,
     NotText,
     ProtocolError,
@@ -100,6 +104,11 @@ class SessionServices:
     new_id: Callable[[], str]
     rng: random.Random
     backlog: Backlog
+    features: Sequence[Feature] = ()
+    verbs: Mapping[str, Verb] = field(init=False)
+    """Of all features."""
+    store: Callable[[Session, MessageRequest], None] | None = None
+    """Takes a durable message; None when this gateway stores none."""
     message_rate: Rate = field(init=False)
     user_ids: UserIds = field(init=False)
     max_content_bytes: int = field(init=False)
@@ -109,6 +118,9 @@ class SessionServices:
         self.message_rate = Rate.of(limits.messages_per_s, limits.message_burst)
         self.user_ids = self.settings.user_ids()
         self.max_content_bytes = limits.max_content_bytes
+        self.verbs = {
+            kind: act for feature in self.features for kind, act in feature.verbs().items()
+        }
 
     def retry_after_ms(self) -> int:
         """Return after how long to reconnect; with jitter, so that not all come at once."""
@@ -136,10 +148,12 @@ class Session:
         "_malformed",
         "_paid_until",
         "_queueing",
+        "_request",
         "_services",
         "_socket",
         "_waiting",
         "claim",
+        "claims",
         "conn_id",
         "expires_at",
         "heads",
@@ -163,8 +177,12 @@ class Session:
         self._excess: _Excess | None = None
         self._queueing: asyncio.Task[None] | None = None
         """The register, while it waits for its turn and may be cancelled."""
+        self._request: RegisterRequest | None = None
+        """Its register, until it is registered."""
         self.expires_at = math.inf
         """When the user's token ends (Unix seconds)."""
+        self.claims: Mapping[str, Any] | None = None
+        """What the user's token says; None where no tokens are asked for."""
         self.claim: Claim | None = None
         self.user = self.conn_id = ""
         """Those of the claim; '' before there is one."""
@@ -182,6 +200,11 @@ class Session:
     @property
     def socket(self) -> Socket:
         return self._socket
+
+    @property
+    def device(self) -> str:
+        """Which of its user's devices it is; '' when users have one session only."""
+        return self.claim.device if self.claim is not None else ""
 
     # --- from the client ---------------------------------------------------------------------
 
@@ -210,13 +233,40 @@ class Session:
         if type(message) is MessageRequest:
             if registered:
                 self.last_life = now
-                services.delivery.submit(self, message)
+                if message.durable:
+                    self._store(message)
+                else:
+                    services.delivery.submit(self, message)
             else:
                 self.send(error_text(Say.NOT_REGISTERED, "not_registered", message.id))
         elif type(message) is RegisterRequest:
             self._register(message)
+        elif type(message) is FeatureRequest:
+            self._act(message)
         else:
             self._pong()
+
+    def _store(self, message: MessageRequest) -> None:
+        """Hand over a durable message. It is never sent as a plain one: its sender relies on it."""
+        store = self._services.store
+        if store is not None:
+            store(self, message)
+        else:
+            self.send(error_text(Say.NOT_DURABLE, "not_durable", message.id))
+
+    def _act(self, request: FeatureRequest) -> None:
+        """Handle a message of a type that the demo does not have."""
+        act = self._services.verbs.get(request.kind)
+        if act is None:
+            self._refuse(ProtocolError(Say.UNKNOWN_TYPE))
+        elif self.state is not SessionState.REGISTERED:
+            self.send(error_text(Say.NOT_REGISTERED, "not_registered"))
+        else:
+            self.last_life = self._services.clock()
+            try:
+                act(self, request.document)
+            except ProtocolError as problem:
+                self._refuse(problem)
 
     def _reads_now(self, data: bytes) -> bool:
         """Say whether a client that is not registered is listened to just now. What arrives during
@@ -319,11 +369,13 @@ class Session:
     def resume(self) -> None:
         self._socket.resume_reading()
 
-    def end(self, code: Code, retry_after_ms: int | None = None) -> None:
-        """Close the connection with a code. From now on the session is not found any more."""
+    def end(self, code: Code, retry_after_ms: int | None = None, *, reason: str = "") -> None:
+        """Close the connection with a code, and with a text in place of the usual one if it is not
+        empty. From now on the session is not found any more.
+        """
         try:
-            self._leave()
-            self._socket.close(code, retry_after_ms)
+            self._leave(code)
+            self._socket.close(code, retry_after_ms, reason=reason)
         except Exception as problem:
             self.fail(problem)
 
@@ -344,15 +396,23 @@ class Session:
         if not self._is_authentic(request):
             self._turn_away()
             return
+        services = self._services
+        try:
+            for feature in services.features:
+                feature.check_register(request)
+        except ProtocolError as problem:
+            self._refuse(problem)
+            return
+        self._request = request
         self._socket.no_deadline()
         self.state = SessionState.REGISTERING
-        services = self._services
         self.claim = Claim(
             request.userId,
             services.new_id(),
             services.settings.gateway_id,
             inst=request.inst,
             att=request.att,
+            device=(request.device or "") if services.settings.devices > 1 else "",
         )
         self.user, self.conn_id = self.claim.user, self.claim.conn_id
         services.spawn(self._settle_register())
@@ -376,7 +436,8 @@ class Session:
             return True
         try:
             token = request.token or self._socket.token
-            self.expires_at = expiry_of(secret, token, request.userId, services.time_of_day())
+            self.claims = claims_of(secret, token, request.userId, services.time_of_day())
+            self.expires_at = float(self.claims["exp"])
         except NotAuthentic:
             return False
         return True
@@ -445,9 +506,7 @@ class Session:
             return
         if not self._socket.open:
             return  # Only the fence has moved, and that is harmless.
-        claim = self.claim = Claim(
-            claim.user, claim.conn_id, claim.gateway_id, token, claim.inst, claim.att
-        )
+        claim = self.claim = replace(claim, token=token)
         services.registry.expect(self)
         # Until the answer is here it may have been executed, whatever comes: then it is taken back.
         owns = True
@@ -458,7 +517,7 @@ class Session:
                 self._rejected(registration.previous)
             elif self._socket.open:
                 owns = False  # From here on the session itself answers for it.
-                self._accepted(registration.previous)
+                self._accepted(registration.previous, registration.evicted)
         except LINK_ERRORS as problem:
             self._register_failed(problem)
         finally:
@@ -467,7 +526,7 @@ class Session:
             if owns:
                 await release(services, claim)
 
-    def _accepted(self, previous: Claim | None) -> None:
+    def _accepted(self, previous: Claim | None, evicted: Sequence[Claim]) -> None:
         services, claim = self._services, self.claim
         assert claim is not None
         self.state = SessionState.REGISTERED
@@ -482,6 +541,8 @@ class Session:
             earlier.end(Code.REPLACED)
         if previous is not None and previous.gateway_id != claim.gateway_id:
             services.delivery.kick(previous, claim.token)
+        if evicted:
+            services.delivery.evict(evicted, claim.token)
         peer = previous.gateway_id if previous is not None else ""
         services.observer.session(Kind.PRESENCE_SET, claim, peer=peer)
         services.journal.registered(claim.user, claim.gateway_id, claim.conn_id)
@@ -489,15 +550,20 @@ class Session:
         waiting, self._waiting = self._waiting, None
         for payload in waiting or ():
             self._socket.send(payload)
+        request, self._request = self._request, None
+        assert request is not None
+        for feature in services.features:
+            if self.state is REGISTERED:  # Its connection may have failed just now.
+                feature.registered(self, request)
         self._release_held()
 
     def _say_registered(self) -> None:
-        timing = self._services.settings.timing
-        self.send(
-            registered_text(
-                self._services.settings.gateway_id, self.conn_id, round(timing.heartbeat_s * 1000)
-            )
-        )
+        settings = self._services.settings
+        more: dict[str, Any] = {}
+        for feature in self._services.features:
+            more.update(feature.welcome(self))
+        heartbeat_ms = round(settings.timing.heartbeat_s * 1000)
+        self.send(registered_text(settings.gateway_id, self.conn_id, heartbeat_ms, more))
 
     def _release_held(self) -> None:
         """Handle the frames that arrived during the register."""
@@ -545,11 +611,14 @@ class Session:
         self._services.observer.session(Kind.WS_CLOSE, self.claim)
         self._leave()
 
-    def _leave(self) -> None:
+    def _leave(self, code: Code | None = None) -> None:
         """Remove the session here, and in Redis if the entry is still its own. Idempotent.
 
         A session that was never registered has no entry; a register that is under way sees that
         its socket is gone.
+
+        Args:
+            code: why we end it; None when the client or its connection has.
         """
         state, self.state = self.state, SessionState.ENDED
         self._held = self._waiting = None
@@ -558,6 +627,11 @@ class Session:
         services, claim = self._services, self.claim
         if state is SessionState.REGISTERED and claim is not None:
             services.registry.remove(self)
+            if services.features:
+                reason = reason_of(code or self._socket.ended_with())
+                claim = self.claim = dataclasses.replace(claim, reason=reason.value)
+            for feature in services.features:
+                feature.leaving(self)
             services.journal.left(claim.user, claim.conn_id)
             services.spawn(release(services, claim))
 
@@ -574,6 +648,9 @@ _CODES: Final[dict[Say, str]] = {
     Say.USER_NOT_FOUND: "offline",
     Say.UNKNOWN_TYPE: "unknown_type",
     Say.TOO_LARGE: "too_large",
+    Say.RATE_LIMITED: "rate_limited",
+    Say.FORBIDDEN: "forbidden",
+    Say.TOO_MANY_WATCHED: "too_many_watched",
 }
 """The machine-readable half of an error frame."""
 
@@ -586,6 +663,8 @@ def _id_of(data: bytes, max_content_bytes: int, user_ids: UserIds) -> str | None
         return problem.msg_id
     except NotText:
         return None
+    if isinstance(message, FeatureRequest):
+        return message.msg_id
     return message.id if isinstance(message, MessageRequest) else None
 
 

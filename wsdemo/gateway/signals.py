@@ -118,7 +118,17 @@ class Requests:
             return
         self._last = now
         if not self.asked:
+            self.ask()
+        else:
+            self.ask_again()
+
+    def ask(self) -> None:
+        """Request a stop, if that has not happened yet."""
+        if not self.asked:
             self.asked = True
             self._on_first()
-        elif not self._hurry():
+
+    def ask_again(self) -> None:
+        """Request a stop once more."""
+        if not self._hurry():
             self._end(1)  # Requested again: do not drain any longer.

@@ -171,6 +171,7 @@ class Socket(asyncio.Protocol):
     __slots__ = (
         "_at_boundary",
         "_closed_here",
+        "_closed_with",
         "_control_paid_until",
         "_fragments",
         "_handler",
@@ -205,6 +206,7 @@ class Socket(asyncio.Protocol):
         self._fragments: list[bytes] | None = None
         self._at_boundary = False
         self._closed_here = False
+        self._closed_with: Code | None = None
         self._said_goodbye = False
         self._reading_paused = False
         self._control_paid_until = 0.0
@@ -492,6 +494,13 @@ class Socket(asyncio.Protocol):
             frame = b"%c%c%b" % (TEXT_FIN, size, payload) if size < LONG else text_frame(payload)
             self.outbox.send(frame)
 
+    def send_frame(self, frame: bytes) -> None:
+        """Send a text message that is a frame already (`text_frame`): for what goes to many, so
+        that it is encoded once. Otherwise as `send`.
+        """
+        if self._at_boundary or self._ws.state is OPEN:
+            self.outbox.send(frame)
+
     def ping(self, now: float) -> None:
         """Send a WebSocket ping."""
         if self._ws.state is OPEN:
@@ -519,6 +528,7 @@ class Socket(asyncio.Protocol):
         if self._is_lost:
             return
         if self._transport.get_write_buffer_size() > self._services.limits.write_hard_cap_bytes:
+            self._closed_with = Code.SLOW_CONSUMER
             self._services.counters.slow_consumers += 1
             self.abort()
 
@@ -529,11 +539,16 @@ class Socket(asyncio.Protocol):
         self._arm(self._services.limits.close_timeout_s, self.abort)
         self.outbox.write_eof()
 
-    def close(self, code: Code, retry_after_ms: int | None = None) -> None:
-        """Send a close frame, after all that is waiting; abort soon after. Idempotent."""
+    def close(self, code: Code, retry_after_ms: int | None = None, *, reason: str = "") -> None:
+        """Send a close frame, after all that is waiting; abort soon after. Idempotent.
+
+        Args:
+            reason: in place of the usual text of the code; at most 123 bytes.
+        """
         self._closed_here = True
         if self._ws.state is not OPEN:
             return
+        self._closed_with = code
         self._at_boundary = False
         self.outbox.flush()
         self.outbox.close()
@@ -541,7 +556,7 @@ class Socket(asyncio.Protocol):
             return  # It has failed just now.
         if code in SAID_BEFORE:
             self._ws.send_text(bye_text(code, retry_after_ms))
-        self._ws.send_close(code, close_reason(code, retry_after_ms))
+        self._ws.send_close(code, reason or close_reason(code, retry_after_ms))
         self._write_replies()
         self._said_goodbye = True
         self.resume_reading()  # To see the client's close frame.
@@ -585,6 +600,16 @@ class Socket(asyncio.Protocol):
     def open(self) -> bool:
         return self._ws.state is OPEN and not self._transport.is_closing()
 
+    def ended_with(self) -> Code | None:
+        """Return the close code of a connection that is ending: ours, or 1000 when its client has
+        closed it, whatever it said; None when it was lost.
+        """
+        if self._closed_with is not None or self._ws is OVER:
+            return self._closed_with
+        if self._ws.close_rcvd is not None:
+            return Code.NORMAL
+        return None if self._ws.close_sent is None else Code.PROTOCOL_ERROR
+
     @property
     def _is_lost(self) -> bool:
         """Whether the transport is closing or closed: on uvloop, most of its methods raise then."""
@@ -599,6 +624,7 @@ class Socket(asyncio.Protocol):
         self._services.counters.slow_consumers += 1
         self._services.counters.outbox_overflows += why is Stuck.OVERFLOW
         if why is Stuck.DEADLINE:
+            self._closed_with = Code.SLOW_CONSUMER
             self.abort()  # A close frame would not be read either.
         else:
             self.close(Code.SLOW_CONSUMER)

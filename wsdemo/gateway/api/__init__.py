@@ -1,0 +1,1 @@
+"""Server API: what may a backend ask for by HTTP?"""
