@@ -11,8 +11,10 @@ SIGPIPE when the output has no reader any more).
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -22,8 +24,16 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, Final, TextIO
 
-from wsdemo.client.connection import Client, ConnectFailed, Receipt, State
+import platformdirs
+
+from wsdemo.addresses import without_secrets
+from wsdemo.client.client import DEVICE, DEVICE_RULE, Client
+from wsdemo.client.connection import ClientClosed, ConnectFailed, State
+from wsdemo.client.items import Item, Member, Message, Missed, WatchEnded
 from wsdemo.client.output import Output
+from wsdemo.client.positions import FilePosition, PositionError
+from wsdemo.client.receipts import Receipt
+from wsdemo.client.rooms import RequestRefused
 from wsdemo.client.tokens import TokenFile, TokenUnavailable
 from wsdemo.command_line import Parser
 from wsdemo.events import Event, Kind
@@ -43,16 +53,26 @@ SIGPIPE_CODE: Final = 141
 LAST_WORDS_S: Final = 0.5
 """How long the exit waits until the last lines are read."""
 HELP: Final = """\
-  send <user> <message>   send a message
-  status                  where we are connected
-  help                    this list
-  quit                    leave"""
+  send <user> <message>      send a message
+  join <room>                join a room, and see who is in it
+  leave <room>               leave it
+  publish <room> <message>   send a message to all who are in a room
+  watch <user> ...           be told when users come and go
+  unwatch <user> ...         be told no more
+  status                     where we are connected
+  help                       this list
+  quit                       leave"""
 
 ANSWERS: Final = {
     Status.OFFLINE: "User not found",
     Status.UNREACHABLE: "the gateway of that user does not answer; try again",
     Status.BUSY: "not sent: the gateway cannot route at the moment; try again",
     Status.UNKNOWN: "no answer: it may or may not have arrived",
+}
+DURABLE_ANSWERS: Final = {
+    Status.STORED: "stored for",
+    Status.DUPLICATE: "was stored before for",
+    Status.ROUTED: "sent to",
 }
 
 
@@ -81,14 +101,41 @@ def parser() -> Parser:
         help="certificates (PEM) to believe behind wss://, in place of those that this machine "
         "believes: your own authority's, or a gateway's that signed its own",
     )
+    result.add_argument(
+        "--durable",
+        action="store_true",
+        help="read what was stored while you were away, and send messages that are stored; "
+        "the gateways must run with --durable",
+    )
+    result.add_argument(
+        "--position",
+        default="",
+        metavar="FILE",
+        help="where a durable client keeps how far you have read "
+        "(a file for each user, device and list of gateways, in the folder for state of programs)",
+    )
+    result.add_argument(
+        "--device",
+        default="",
+        metavar="NAME",
+        help="the name of this device, where a user may have several; it keeps its name",
+    )
     return result
 
 
 class Prompt:
-    """Carries out commands, and prints what happens."""
+    """Carries out commands, and prints what happens.
 
-    def __init__(self, client: Client, output: Output) -> None:
+    Args:
+        position: where a durable client keeps how far it has read. Then what is sent is stored.
+    """
+
+    def __init__(
+        self, client: Client, output: Output, position: FilePosition | None = None
+    ) -> None:
         self._client = client
+        self._position = position
+        self._durable = position is not None
         self._output = output
         self._say = output.say
         self._told: set[str] = set()
@@ -100,11 +147,15 @@ class Prompt:
         async for line in lines:
             await self._output.room()
             word, rest = _first_word(mended(line))
-            match word:
+            match word.removeprefix("/"):
                 case "":
                     pass
                 case "send":
                     await self._send(rest)
+                case "publish":
+                    await self._publish(rest)
+                case "join" | "leave" | "watch" | "unwatch" as what:
+                    await self._ask(what, rest.split())
                 case "status":
                     self._say(f"[Client] {self._status()}")
                 case "help":
@@ -123,11 +174,44 @@ class Prompt:
         if not to or not content.strip():
             self._say("usage: send <user> <message>")
             return
-        self._report(await self._client.send(to, content))
+        self._report(await self._client.send(to, content, durable=self._durable))
+
+    async def _publish(self, rest: str) -> None:
+        room, content = _first_word(rest)
+        if not room or not content.strip():
+            self._say("usage: publish <room> <message>")
+            return
+        self._report(await self._client.publish(room, content))
+
+    async def _ask(self, what: str, names: list[str]) -> None:
+        """Join or leave a room, watch or no longer watch users."""
+        is_about_users = what in ("watch", "unwatch")
+        if not names or (len(names) > 1 and not is_about_users):
+            self._say(f"usage: {what} " + ("<user> ..." if is_about_users else "<room>"))
+            return
+        client = self._client
+        try:
+            match what:
+                case "join":
+                    joined = await client.join(names[0])
+                    who = ", ".join(joined.members)
+                    self._say(f"[Client] joined {names[0]}; there are {joined.count}: {who}")
+                case "leave":
+                    await client.leave(names[0])
+                    self._say(f"[Client] left {names[0]}")
+                case "watch":
+                    await client.watch(names)
+                case _:
+                    await client.unwatch(names)
+        except (RequestRefused, ClientClosed) as problem:
+            self._say(f"[Client] {what} {' '.join(names)}: {problem}")
+        except TimeoutError:
+            self._say(f"[Client] {what} {' '.join(names)}: no answer; try again")
 
     def _report(self, receipt: Receipt) -> None:
-        if receipt.status is Status.ROUTED:
-            self._say(f"[Client] sent to {receipt.to} ({1000 * receipt.latency_s:.1f} ms)")
+        said = DURABLE_ANSWERS.get(receipt.status or Status.UNKNOWN)
+        if said is not None:
+            self._say(f"[Client] {said} {receipt.to} ({1000 * receipt.latency_s:.1f} ms)")
             return
         why = receipt.error if receipt.status is Status.REFUSED else None
         text = why or ANSWERS.get(receipt.status or Status.UNKNOWN, "")
@@ -143,12 +227,32 @@ class Prompt:
             text += f" ({self._last_trouble})" if self._last_trouble else ""
         return text
 
-    async def tell_messages(self) -> None:
-        """Print what comes in, until the client is closed."""
-        async for message in self._client:
+    async def tell_items(self) -> None:
+        """Print what comes in, until the client is closed.
+
+        A message is done when its line is written: a prompt that is killed before shows it again.
+        """
+        while True:
+            try:
+                item = await self._client.next_item()
+            except ClientClosed:
+                break
+            except PositionError as problem:
+                self._say(f"[Client] {problem}; messages may come again")
+                continue
             await self._output.room()
-            self._say(f"[Message] {message.sender}: {message.content}")
+            lost = self._output.lost
+            self._say(_line_of(item))
+            if self._durable:
+                await self._output.written()
+                if self._output.lost > lost or self._output.is_gone:
+                    return  # It is not done: it will be shown at the next start.
         self._say(f"[Client] {self._client.closed_because}")
+
+    def tell_position(self) -> None:
+        """Print where it is kept how far the user has read."""
+        if self._position is not None:
+            self._say(f"[Client] how far you have read is kept in {self._position.path}")
 
     def tell_trying(self) -> None:
         """Print which gateway is tried, unless a failure was printed already."""
@@ -177,6 +281,33 @@ class Prompt:
                 self._say(f"[Client] {event.reason}; looking again")
             case _:
                 pass
+
+
+def _line_of(item: Item) -> str:
+    match item:
+        case Message(room=""):
+            return f"[Message] {item.sender}: {item.content}"
+        case Message():
+            return f"[{item.room}] {item.sender}: {item.content}"
+        case Missed():
+            return "[Client] " + _gap_of(item)
+        case Member():
+            verb = "joined" if item.state == "join" else "left"
+            why = f" ({item.reason})" if item.reason else ""
+            return f"[{item.room}] {item.user} {verb}{why}"
+        case WatchEnded():
+            return f"[{item.room}] is not watched any more ({item.reason})"
+        case _:
+            why = f" ({item.reason})" if item.reason else ""
+            return f"[Presence] {item.user} is {item.state}{why}"
+
+
+def _gap_of(gap: Missed) -> str:
+    if gap.room:
+        return f"messages of {gap.room} may be missing here"
+    if gap.count is None:
+        return "earlier messages may be missing here"
+    return f"{gap.count} earlier message{'s are' if gap.count != 1 else ' is'} missing here"
 
 
 def _first_word(line: str) -> tuple[str, str]:
@@ -311,22 +442,50 @@ def token_of(path: str) -> str | TokenFile:
     return TokenFile(path) if path else os.environ.get("WSDEMO_TOKEN", "")
 
 
+def position_of(arguments: argparse.Namespace, gateways: Sequence[str]) -> FilePosition | None:
+    """Return where a durable prompt keeps its position: one file for each user, device and list of
+    gateways, unless the command line names one.
+    """
+    if arguments.position:
+        return FilePosition(arguments.position)
+    if not arguments.durable:
+        return None
+    who = "\n".join([arguments.user, arguments.device, *sorted(map(without_secrets, gateways))])
+    name = hashlib.sha256(who.encode(errors="surrogatepass")).hexdigest()[:32]
+    return FilePosition(platformdirs.user_state_path("wsdemo", False) / f"{name}.json")
+
+
 async def talk(
     user: str,
     gateways: Sequence[str],
     token: str | Callable[[], str],
     tls: ssl.SSLContext | None = None,
+    position: FilePosition | None = None,
+    device: str = "",
 ) -> int:
     """Connect, and run the prompt until its end; return the exit code.
 
+    Args:
+        position: where a durable client keeps how far it has read; None for a plain client.
+
     Raises:
         ConnectFailed: no gateway accepted us at the start.
+        PositionError: the position cannot be used.
         ValueError: an address cannot work.
     """
     leaving = Leaving()
     output = Output(leaving.nobody_reads)
-    client = Client(user, gateways, token=token, tls=tls, emit=lambda e: prompt.tell_event(e))
-    prompt = Prompt(client, output)
+    client = Client(
+        user,
+        gateways,
+        durable=position is not None,
+        position=position,
+        device=device,
+        token=token,
+        tls=tls,
+        emit=lambda event: prompt.tell_event(event),
+    )
+    prompt = Prompt(client, output, position)
     leaving.listen()
     try:
         try:
@@ -349,13 +508,14 @@ async def _converse(client: Client, prompt: Prompt, output: Output, leaving: Lea
         await client.start()
     finally:
         trying.cancel()
+    prompt.tell_position()
     if at_terminal:
         prompt.help()
     async with contextlib.aclosing(
         typed_lines(output, leaving) if at_terminal else piped_lines()
     ) as lines:
         tasks = [
-            asyncio.create_task(prompt.tell_messages(), name="messages"),
+            asyncio.create_task(prompt.tell_items(), name="items"),
             asyncio.create_task(prompt.run(lines), name="commands"),
         ]
         try:
@@ -378,6 +538,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not is_fit(arguments.user):  # Which of the others it takes, the gateway says.
         command.fail(f"user id {arguments.user!r:.80} is not valid: {RULE}")
     gateways = arguments.gateway or [DEFAULT_GATEWAY]
+    if not DEVICE.fullmatch(arguments.device):
+        command.fail(f"--device {arguments.device!r:.80}: {DEVICE_RULE}")
+    if arguments.position and not arguments.durable:
+        command.fail("--position is for --durable")
+    position = position_of(arguments, gateways)
     log = LineHandler(LineWriter(2, encoding=sys.stderr.encoding))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[log])
     token = token_of(arguments.token_file)
@@ -393,8 +558,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.fail(f"certificates {arguments.cafile}: {problem.strerror or problem}")
     try:
         # prompt_toolkit reads the terminal through the loop; that is tried on asyncio's own.
-        code = asyncio.run(talk(arguments.user, gateways, token, tls))
-    except (ConnectFailed, ValueError) as problem:
+        code = asyncio.run(talk(arguments.user, gateways, token, tls, position, arguments.device))
+    except (ConnectFailed, PositionError, ValueError) as problem:
         command.fail(str(problem))
     except KeyboardInterrupt:  # Where the loop does not hear of it.
         code = 128 + signal.SIGINT

@@ -21,9 +21,7 @@ import re
 import secrets
 import ssl
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Self
 
@@ -37,8 +35,6 @@ from wsdemo.events import Emit, Event, Kind
 from wsdemo.protocol import (
     CLOSE_POLICIES,
     Code,
-    Say,
-    Status,
     retry_after_s,
     should_reconnect,
 )
@@ -46,8 +42,6 @@ from wsdemo.settings import ClientSettings, Timing, redacted
 from wsdemo.tasks import end
 
 MAX_FRAME_BYTES: Final = 256 * 1024
-RECENT: Final = 1024
-"""How many receipts are kept for a late correction."""
 UNCLEAR: Final = frozenset({None, Code.PROTOCOL_ERROR, 1005, 1006})
 """Close codes that say nothing, or were changed on the way: after these, a `bye` message counts."""
 TOKEN_PACE_S: Final = 1.0
@@ -57,7 +51,10 @@ STOOD_STILL_S: Final = 1.0
 """When a timer is this late, the process was suspended, and has not read what came meanwhile."""
 LOOK_UP_S: Final = 10.0
 """How often the time of day is compared with our timers, which stop while a laptop sleeps."""
-_STATUSES: Final = frozenset(status.value for status in Status)
+NO_INBOX: Final = "this gateway stores no messages; start it with --durable"
+BackoffRule = Callable[[int, random.Random], float]
+"""Says how long to wait (s) before the next attempt to connect, by its number: 1 for the first one
+after a connection was lost, and one more after each attempt that failed."""
 _PING: Final = '{"type":"ping"}'
 _encode: Final = msgspec.json.encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
@@ -76,49 +73,12 @@ class ConnectFailed(Exception):
     """The client could not register anywhere; the text says why, in one line."""
 
 
+class NotDurable(ConnectFailed):
+    """No gateway in the list stores messages, and the client was to be durable."""
+
+
 class ClientClosed(Exception):
     """The client is closed for good; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message that was received."""
-
-    sender: str
-    content: str
-    id: str | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Receipt:
-    """The outcome of a message that we sent, as far as the gateways know.
-
-    `status` may still change after it is known: a message that was `routed` can come back as
-    `unreachable` when its recipient's gateway no longer has that session.
-    """
-
-    id: str
-    to: str
-    status: Status | None = None
-    error: str = ""
-    latency_s: float = float("nan")
-    """From sending to the answer."""
-    _sent_at: float = field(default=0.0, repr=False)
-    _settled: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
-
-    async def settled(self) -> Status:
-        """Wait until something is known."""
-        await self._settled.wait()
-        assert self.status is not None
-        return self.status
-
-    def settle(self, status: Status, now: float, error: str = "") -> None:
-        """Set the status; the first one sets the latency as well."""
-        if not self._settled.is_set():
-            self.latency_s = now - self._sent_at
-            self._settled.set()
-        self.status = status
-        self.error = error
 
 
 class _Ended(NamedTuple):
@@ -140,28 +100,10 @@ class _Bye(NamedTuple):
     advice_s: float | None
 
 
-class Client:
-    """A user, connected to one of several gateways: `async with Client("alice", [url]) as alice`.
+class Connection:
+    """One user's connection to one of several gateways, made again whenever it is lost.
 
-    Args:
-        user: who we are.
-        gateways: WebSocket URLs, tried in turn.
-        settings: timeouts and backoff.
-        timing: its heartbeat is used instead of the one that the gateway asks for.
-        token: the token, where gateways require one; or a function that returns it, or a coroutine
-            function. The function is called at each attempt, and before the token in use expires.
-            It may raise: then it is called again.
-        tls: certificates to trust for `wss://`, instead of those that this machine trusts.
-        emit: takes an event for everything that happens.
-        rng: source of all jitter (pauses, the phase of the heartbeat).
-        new_id: makes the id of this client, by which gateways tell two clients of a user apart.
-        clock: monotonic seconds.
-        time_of_day: Unix seconds; asked about the end of tokens, and whether this machine slept.
-        should_ping: asked before each heartbeat; the laboratory drops some.
-
-    Raises:
-        ValueError: there is no gateway, or an address that is not a WebSocket URL, or a name that
-            is no text.
+    `Client` has the arguments, and says what goes over it.
     """
 
     def __init__(
@@ -174,6 +116,7 @@ class Client:
         token: str | TokenSource = "",
         tls: ssl.SSLContext | None = None,
         emit: Emit | None = None,
+        backoff: BackoffRule | None = None,
         rng: random.Random | None = None,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
         clock: Callable[[], float] = time.monotonic,
@@ -208,6 +151,7 @@ class Client:
         """How many tokens were refused since we were registered."""
         self._tls = tls
         self._emit = emit
+        self._backoff = backoff
         self._rng = rng or random.Random()
         self._clock = clock
         self._time_of_day = time_of_day
@@ -226,14 +170,42 @@ class Client:
         """Set by the answer to a register on a connection that is registered already."""
         self._moving = False
         self._closing = False
-        self._next_id = 0
+        self._not_durable = False
+        """Whether the last attempt found a gateway that stores no messages."""
         self._asked_at: float | None = None
         """When the earliest heartbeat was sent that is not answered yet (the loop's clock)."""
-        self._pending: OrderedDict[str, Receipt] = OrderedDict()
-        self._recent: OrderedDict[str, Receipt] = OrderedDict()
-        self._inbox: deque[Message] = deque()
-        self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
+
+    # --- what goes over it: for subclasses ------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        """Get ready before the first connection."""
+
+    def _hello_fields(self, again: bool) -> dict[str, Any]:
+        """Return what else a register says; `again` when it is not the first on a connection."""
+        return {}
+
+    def _is_enough(self, registered: Mapping[str, Any]) -> bool:
+        """Say whether this gateway offers what we need, by its answer to our register."""
+        return True
+
+    def _work(
+        self, connection: ClientConnection
+    ) -> Iterable[tuple[Coroutine[Any, Any, None], str]]:
+        """Return what runs beside the reading of a connection, and its names."""
+        return ()
+
+    def _is_full(self) -> bool:
+        """Say whether we read nothing at the moment, because the application takes nothing."""
+        return False
+
+    async def _take_other(self, document: dict[str, Any]) -> None:
+        """Take what a gateway said, other than about the connection itself."""
+
+    def _let_go(self, why: str) -> None:
+        """Take note that nothing is answered any more on the connection that we had."""
+
+    async def _last_words(self) -> None:
+        """Say what there is to say before the connection is closed."""
 
     # --- life --------------------------------------------------------------------------------
 
@@ -242,10 +214,13 @@ class Client:
 
         Raises:
             ConnectFailed: no gateway took us, or none in time; nothing is left running.
+            NotDurable: it is a durable client, and no gateway stores messages.
+            PositionError: the position cannot be read, or it is another user's.
             RuntimeError: it was started before.
         """
         if self._keeper is not None:
             raise RuntimeError(f"client {self.user} was started already")
+        await self._prepare()
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"{self.user}")
         self._keeper.add_done_callback(self._kept)
         try:
@@ -257,16 +232,22 @@ class Client:
             raise ConnectFailed(f"{self.user}: {reason} (within {timeout_s:g} s)") from None
         except ClientClosed as problem:
             await self.close()
-            raise ConnectFailed(f"{self.user}: {problem}") from None
+            failure = NotDurable if self._not_durable else ConnectFailed
+            raise failure(f"{self.user}: {problem}") from None
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Send a close frame and stop. Idempotent; when cancelled, it stops without one."""
+        """Send a close frame and stop. Idempotent; when cancelled, it stops without one.
+
+        What is done is saved and acknowledged. The item that the application has now is not done:
+        call `done` first where it is.
+        """
         self._closing = True
         keeper = self._keeper
         try:
+            await self._last_words()
             if self._connection is not None and self.state is State.REGISTERED:
                 await self._say_goodbye(self._connection)
         finally:
@@ -290,9 +271,6 @@ class Client:
         await self.start()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
-
     async def _wait_registered(self) -> None:
         while not self._registered.is_set():
             if self.state is State.CLOSED:
@@ -304,85 +282,6 @@ class Client:
             finally:
                 registered.cancel()
                 ended.cancel()
-
-    # --- what a user does --------------------------------------------------------------------
-
-    async def send(self, to: str, content: str) -> Receipt:
-        """Send a message and wait until its gateway tells the outcome.
-
-        No outcome is an exception. `unknown` means that no answer came in time, or that the
-        connection broke before it did (gateways of the Go demo never answer); `busy` means that
-        it was not sent because there was no connection. Messages that are sent one after another
-        leave in that order. When this is cancelled, the outcome stays unknown.
-        """
-        self._next_id += 1
-        receipt = Receipt(f"{self._instance[:6]}-{self._next_id}", to, _sent_at=self._clock())
-        try:
-            async with asyncio.timeout(self._settings.ack_timeout_s):
-                if await self._write(receipt, content):
-                    await receipt.settled()
-        except TimeoutError:
-            if receipt.id in self._pending:
-                receipt.settle(Status.UNKNOWN, self._clock(), "no answer in time")
-            elif receipt.status is None:
-                receipt.settle(Status.BUSY, self._clock(), "not connected")
-        finally:
-            self._pending.pop(receipt.id, None)
-        return receipt
-
-    async def _write(self, receipt: Receipt, content: str) -> bool:
-        """Send the message of a receipt as soon as we are registered."""
-        try:
-            await self._wait_registered()
-        except ClientClosed as problem:
-            receipt.settle(Status.BUSY, self._clock(), str(problem))
-            return False
-        connection = self._connection
-        assert connection is not None
-        document = {"type": "message", "to": receipt.to, "content": content, "id": receipt.id}
-        try:
-            text = _encode(document)
-        except UnicodeEncodeError:  # A lone surrogate cannot be sent.
-            receipt.settle(Status.REFUSED, self._clock(), Say.INVALID)
-            return False
-        self._pending[receipt.id] = receipt
-        self._remember(receipt)
-        self._observe(Kind.SEND, peer=receipt.to, msg_id=receipt.id)
-        try:
-            await connection.send(text, text=True)
-        except ConnectionClosed:
-            receipt.settle(Status.UNKNOWN, self._clock(), "the connection broke")
-        return True
-
-    def _remember(self, receipt: Receipt) -> None:
-        self._recent[receipt.id] = receipt
-        if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
-
-    async def receive(self, timeout_s: float | None = None) -> Message:
-        """Return the next message.
-
-        Raises:
-            TimeoutError: none came in time.
-            ClientClosed: none will come any more.
-        """
-        async with asyncio.timeout(timeout_s):
-            while not self._inbox:
-                if self.state is State.CLOSED:
-                    raise ClientClosed(self.closed_because)
-                self._arrived.clear()
-                await self._arrived.wait()
-        self._room.set()
-        return self._inbox.popleft()
-
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        """Iterate over messages until the client is closed for good; `closed_because` says why."""
-        while True:
-            try:
-                message = await self.receive()
-            except ClientClosed:
-                return
-            yield message
 
     async def move(self, url: str, timeout_s: float = 10.0) -> None:
         """Leave this gateway and register with another one; it heads the list from now on.
@@ -457,9 +356,14 @@ class Client:
             )
 
     def _pause_s(self, failures: int, advice_s: float | None) -> float:
-        """Exponential backoff with full jitter; never less than the gateway asked for."""
+        """Return how long to wait, by our rule or by exponential backoff with full jitter; never
+        less than the gateway asked for.
+        """
+        if self._backoff is not None:
+            return (advice_s or 0.0) + self._backoff(failures + 1, self._rng)
         settings = self._settings
-        ceiling_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2**failures)
+        # After a night of failures 2**failures would be too large for a float.
+        ceiling_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(failures, 64))
         return (advice_s or 0.0) + self._rng.uniform(0, ceiling_s)
 
     async def _attempt(self) -> _Ended:
@@ -470,7 +374,7 @@ class Client:
             self._tell_token(str(problem))
             return _Ended(False, True, str(problem), TOKEN_PACE_S)
         url = self.gateway
-        self._moving = False
+        self._moving = self._not_durable = False
         self.attempts += 1
         try:
             connection = await dial(url, self._settings, self._tls, MAX_FRAME_BYTES)
@@ -529,9 +433,15 @@ class Client:
                     heartbeat_s = await self._answer_to_hello(connection)
             except TimeoutError:
                 return _Ended(False, True, f"{redacted(url)}: no answer to register", url=url)
+            if heartbeat_s is None:
+                self._not_durable = True
+                await self._say_goodbye(connection)
+                return self._forbidden(url, f"{redacted(url)}: {NO_INBOX}")
             registered = True
             self._known.add(url)
             beside.append(self._beside(connection, self._beat(connection, heartbeat_s), "heart"))
+            for work, name in self._work(connection):
+                beside.append(self._beside(connection, work, name))
             if callable(self._token) and expires_at(token) is not None:
                 beside.append(self._beside(connection, self._renew(connection), "token"))
             while True:
@@ -571,15 +481,18 @@ class Client:
             self._refusals = min(self._refusals + 1, 10)
         return _Ended(registered, again, why, advice_s, url, code)
 
-    def _hello(self, token: str) -> bytes:
+    def _hello(self, token: str, *, again: bool = False) -> bytes:
         document: dict[str, Any] = {"type": "register", "userId": self.user}
         if token:
             document["token"] = token
         document |= {"inst": self._instance, "att": self.attempts}
-        return _encode(document)
+        return _encode(document | self._hello_fields(again))
 
-    async def _answer_to_hello(self, connection: ClientConnection) -> float:
-        """Wait for `registered`; return the heartbeat interval to keep (s)."""
+    async def _answer_to_hello(self, connection: ClientConnection) -> float | None:
+        """Wait for `registered`; return the heartbeat interval to keep (s).
+
+        Return None when this gateway does not offer what we need.
+        """
         while True:
             answer = _document(await connection.recv())
             match answer.get("type"):
@@ -589,6 +502,8 @@ class Client:
                     self._take_bye(answer)
                 case _:
                     pass  # After an error comes a close frame, whose code says what to do.
+        if not self._is_enough(answer):
+            return None
         self.gateway_id = str(answer.get("gatewayId", ""))
         self.conn_id = str(answer.get("connId", ""))
         self.state = State.REGISTERED
@@ -614,8 +529,8 @@ class Client:
             if stood_still:
                 # What has arrived meanwhile is not read yet: ask again.
                 self._asked_at, beat_at = None, now
-            if len(self._inbox) >= self._settings.inbox:
-                # While our own inbox is full we do not read, and so cannot see an answer.
+            if self._is_full():
+                # While our own queue is full we do not read, and so cannot see an answer.
                 self._asked_at = None
             elif self._asked_at is not None and now >= self._asked_at + patience_s:
                 connection.transport.abort()
@@ -729,7 +644,7 @@ class Client:
         self._told_again = answered = asyncio.Event()
         try:
             async with asyncio.timeout(self._settings.register_timeout_s):
-                await connection.send(self._hello(token), text=True)
+                await connection.send(self._hello(token, again=True), text=True)
                 await answered.wait()
         except TimeoutError:
             return False
@@ -750,50 +665,16 @@ class Client:
     async def _take(self, text: str | bytes) -> None:
         document = _document(text)
         match document.get("type"):
-            case "message":
-                await self._take_message(document)
             case "pong":
                 self._asked_at = None
                 self._observe(Kind.PONG)
-            case "ack":
-                self._take_answer(document, str(document.get("status")))
-            case "error":
-                self._take_error(document)
             case "registered":
                 if self._told_again is not None:
                     self._told_again.set()
             case "bye":
                 self._take_bye(document)
             case _:
-                pass  # A message of a later version.
-
-    async def _take_message(self, document: dict[str, Any]) -> None:
-        while len(self._inbox) >= self._settings.inbox:
-            # The application does not take them: stop reading (back-pressure on the gateway).
-            self._room.clear()
-            await self._room.wait()
-        msg_id = document.get("id")
-        message = Message(
-            str(document.get("from", "")),
-            str(document.get("content", "")),
-            msg_id if isinstance(msg_id, str) else None,
-        )
-        self._observe(Kind.ARRIVE, peer=message.sender, msg_id=message.id or "")
-        self._inbox.append(message)
-        self._arrived.set()
-
-    def _take_answer(self, document: dict[str, Any], status: str, error: str = "") -> None:
-        receipt = self._recent.get(str(document.get("id")))
-        if receipt is None or status not in _STATUSES:
-            return
-        receipt.settle(Status(status), self._clock(), error)
-        ok = receipt.status is Status.ROUTED
-        self._observe(Kind.ACK, peer=receipt.to, msg_id=receipt.id, ok=ok, reason=status)
-
-    def _take_error(self, document: dict[str, Any]) -> None:
-        """Settle the message that an error frame names: the gateway has refused it."""
-        status = Status.OFFLINE if document.get("code") == "offline" else Status.REFUSED
-        self._take_answer(document, status, str(document.get("error", "")))
+                await self._take_other(document)
 
     def _take_bye(self, document: dict[str, Any]) -> None:
         """Keep what the next close frame means: some proxies change its code."""
@@ -819,9 +700,7 @@ class Client:
             )
         self.close_code = ended.code
         self.closed_because = ended.why
-        for receipt in self._pending.values():
-            receipt.settle(Status.UNKNOWN, self._clock(), "the connection broke")
-        self._pending.clear()
+        self._let_go("the connection broke")
 
     def _finish(self, why: str) -> None:
         if self.state is State.CLOSED:
@@ -829,11 +708,8 @@ class Client:
         self.state = State.CLOSED
         self.closed_because = why
         self._registered.clear()
-        for receipt in self._pending.values():
-            receipt.settle(Status.UNKNOWN, self._clock(), why)
-        self._pending.clear()
+        self._let_go(why)
         self._ended.set()
-        self._arrived.set()
 
     def _observe(
         self,

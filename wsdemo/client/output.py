@@ -42,7 +42,8 @@ class Output:
         self.lost = 0
         """Lines that were not written."""
         self._on_gone = on_gone
-        self._is_gone = False
+        self.is_gone = False
+        """There is no reader any more."""
         self._told_lost = 0
         self._loop = asyncio.get_running_loop()
         self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -74,7 +75,7 @@ class Output:
         await self._at_most(0)
 
     async def _at_most(self, lines: int) -> None:
-        while self._waiting > lines and not self._is_gone:
+        while self._waiting > lines and not self.is_gone:
             self._moved.clear()
             await self._moved.wait()
 
@@ -92,8 +93,8 @@ class Output:
             return
         self.lost += 1
         if problem.errno in GONE:
-            if not self._is_gone:
-                self._is_gone = True
+            if not self.is_gone:
+                self.is_gone = True
                 self._on_gone()
         elif not self._told_lost:
             self._told_lost = 1
