@@ -6,6 +6,7 @@ is printed. SIGINT and SIGTERM end the run early, and every process of it: exit 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
@@ -13,11 +14,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from wsdemo.command_line import Parser, fail, new_directory, new_file, positive_float, whole_number
 from wsdemo.proof.chaos import report
+from wsdemo.proof.chaos.deployment import USUAL, Deployment, add_deployment
 from wsdemo.proof.chaos.result import ChaosResult
 from wsdemo.proof.chaos.run import run
+from wsdemo.proof.mix import PLAIN_MIX, FeatureMix, add_features
 from wsdemo.redis.server import ServerError
 from wsdemo.terminal import never_refuse_text
 
@@ -30,14 +34,47 @@ def parser() -> Parser:
     """Return the command line."""
     result = Parser(
         PROGRAM,
-        description="Three gateways, a Redis, two dozen users, and everything that can go wrong.",
+        description=(
+            "Three gateways, a Redis, two dozen users, and everything that can go wrong. Without "
+            "--plain and without a feature, the seed chooses which features there are."
+        ),
     )
     add = result.add_argument
     add("--seconds", type=positive_float, default=60.0, help="about how long (%(default)g)")
     add("--seed", type=whole_number, default=None, help="of all decisions (chosen, and printed)")
     add("--out", type=new_directory, default=OUT, help="where the report goes (%(default)s)")
+    add("--plain", action="store_true", help="no optional feature")
+    add_deployment(result)
+    add_features(result)
     add("--json", type=new_file, default=None, help="where its numbers go as well")
     return result
+
+
+MIXES: Final = (
+    PLAIN_MIX,
+    FeatureMix(durable=True, rooms=True, watch=True),
+    FeatureMix(devices=2),
+)
+"""What the seed chooses among. Two seeds in a row, an even one and the next, have the same mix: so
+together they have all of its faults."""
+
+
+def mix_of(arguments: argparse.Namespace, seed: int) -> FeatureMix:
+    """Return the features that were asked for; or, when nothing was, those that the seed chooses.
+
+    Raises:
+        ValueError: what was asked for does not go together.
+    """
+    asked = FeatureMix.of(arguments)
+    if asked.devices not in (1, 2):
+        raise ValueError("users have one device here, or two")
+    if asked != PLAIN_MIX and arguments.plain:
+        raise ValueError("--plain means no optional feature")
+    if not Deployment.of(arguments).is_usual:
+        if asked != PLAIN_MIX:
+            raise ValueError("--redis and --workers go with no optional feature")
+        return PLAIN_MIX
+    return asked if arguments.plain or asked != PLAIN_MIX else MIXES[seed // 2 % len(MIXES)]
 
 
 def progress() -> Callable[[str], None]:
@@ -63,7 +100,9 @@ class Interrupted(Exception):
         self.number = number
 
 
-async def run_until_told(seconds: float, seed: int) -> ChaosResult:
+async def run_until_told(
+    seconds: float, seed: int, mix: FeatureMix, deployment: Deployment = USUAL
+) -> ChaosResult:
     """Run once. A signal cancels the run, which ends every process that it has started.
 
     A second signal changes nothing: the clean-up has its own bound, and must be completed.
@@ -71,7 +110,8 @@ async def run_until_told(seconds: float, seed: int) -> ChaosResult:
     Raises:
         Interrupted: a signal came; everything has been cleaned up.
     """
-    running = asyncio.create_task(run(seconds, seed, progress()), name="chaos")
+    work = run(seconds, seed, progress(), mix=mix, deployment=deployment)
+    running = asyncio.create_task(work, name="chaos")
     told: list[signal.Signals] = []
 
     def end(number: signal.Signals) -> None:
@@ -91,11 +131,16 @@ async def run_until_told(seconds: float, seed: int) -> ChaosResult:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code."""
-    arguments = parser().read(argv)
+    command_line = parser()
+    arguments = command_line.read(argv)
     never_refuse_text()
     seed = random.randrange(10_000) if arguments.seed is None else arguments.seed
     try:
-        result = asyncio.run(run_until_told(arguments.seconds, seed))
+        mix, deployment = mix_of(arguments, seed), Deployment.of(arguments)
+    except ValueError as problem:
+        command_line.error(str(problem))
+    try:
+        result = asyncio.run(run_until_told(arguments.seconds, seed, mix, deployment))
     except Interrupted as interrupted:
         print(f"\nended by {interrupted}, and nothing is left of it (seed {seed})", file=sys.stderr)
         return 128 + interrupted.number

@@ -25,6 +25,14 @@ END_S: Final = REST_S + 2.0
 NOTHING_LEFT_S: Final = 5.0
 COUNT_S: Final = 2.0
 """How long gateways may take to finish what they are doing."""
+ASKED_S: Final = 2.0
+"""How long after its login a session may take to ask for those whom it watches."""
+WITNESS_LAG_S: Final = 0.3
+"""The witness may read what Redis has done so much later than a client is told of it."""
+LAST_STORED_S: Final = 0.3
+"""What a gateway was told to store is stored so long after its user has stopped to wait for it."""
+ALL_TAKEN_S: Final = 8.0
+"""How long users may take to read the rest of their inboxes."""
 POLL_S: Final = 0.05
 NO_NAME: Final = "(half an entry)"
 GROWTH_KIB_PER_MIN: Final = 20 * 1024

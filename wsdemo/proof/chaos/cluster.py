@@ -10,23 +10,33 @@ import asyncio
 import contextlib
 import random
 import secrets
+import shutil
 import signal
+import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Self
 
+import msgspec
 import psutil
 import redis.asyncio as redis_client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from wsdemo.addresses import RedisAddress
+from wsdemo.proof.chaos.deployment import USUAL, Deployment
+from wsdemo.proof.chaos.feature_users import ROOM_MEMBERS, FeatureUser, Surroundings
+from wsdemo.proof.chaos.group_witness import GroupWitness
 from wsdemo.proof.chaos.plain_users import PlainUser
+from wsdemo.proof.chaos.redis_group import UNREACHABLE, RedisGroup, group_of
+from wsdemo.proof.chaos.untaken import UntakenMessages
 from wsdemo.proof.chaos.users import MARK, ClientUser, UserRoutes
 from wsdemo.proof.chaos.witness import Witness
-from wsdemo.proof.history import Record, Violation
+from wsdemo.proof.history import Record, Registered, Violation
+from wsdemo.proof.mix import PLAIN_MIX, FeatureMix
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.flags import flags_of
 from wsdemo.rig.process import PROGRAM, GatewayDied, GatewayProcess, ProcessLog
@@ -68,12 +78,52 @@ GATEWAYS: Final = ("gateway-01", "gateway-02", "gateway-03")
 RESTART_S: Final = 15.0
 """How long a gateway may fail to start again: Redis may not be reachable at the moment."""
 ADMIN_TIMEOUT_S: Final = 3.0
+DEVICES: Final = ("phone", "laptop")
+NOT_WHOLE: Final = "(the servers do not answer)"
+"""Stands among the users of a group when not all of them could be read."""
 IDLE_LOOKS: Final = 5
+GRACE_S: Final = 0.4
+"""A user who is back within this time has not gone, for those who watch. In proportion it would be
+shorter than a busy machine takes for a login."""
 
 
-def flags() -> list[str]:
-    """Return the command line flags of these timings and limits."""
-    return [*flags_of(TIMING), *flags_of(LIMITS, only=CHANGED_LIMITS)]
+INBOX_MESSAGES: Final = 40
+WINDOW: Final = 16
+INBOX_FLAGS: Final = {
+    "inbox_messages": INBOX_MESSAGES,
+    "durable_window": WINDOW,
+    "page_messages": 8,
+    "ack_every_s": 0.1,
+}
+"""Small inboxes: a few seconds of an application that takes nothing fill a window and an inbox."""
+BEATS: Final = {
+    "room_beat_s": 10 / SCALE,
+    "room_lease_s": 30 / SCALE,
+    "room_repair_s": 60 / SCALE,
+    "room_linger_s": 5 / SCALE,
+}
+ROOM_FLAGS: Final = {"room_members": ROOM_MEMBERS, "room_history": 10, **BEATS}
+WATCH_FLAGS: Final = {"watch_grace_s": GRACE_S, "watch_reconcile_s": 30 / SCALE}
+
+
+def flags(mix: FeatureMix) -> list[str]:
+    """Return the command line flags of these timings and limits, and of the features."""
+    result = [*flags_of(TIMING), *flags_of(LIMITS, CHANGED_LIMITS), *mix.words]
+    if mix.durable:
+        result += flags_of(INBOX_FLAGS)
+    if mix.rooms:
+        result += flags_of(ROOM_FLAGS)
+    if mix.watch:
+        result += flags_of(WATCH_FLAGS)
+    return result
+
+
+def _names_of(client_users: int, mix: FeatureMix) -> list[str]:
+    """Return the names of users; with several devices, there are fewer users of two each."""
+    if mix.devices == 1:
+        return [f"user-{n:02}" for n in range(1, client_users + 1)]
+    users = range(1, client_users // 2 + 1)
+    return [f"user-{n:02}/{device}" for n in users for device in DEVICES]
 
 
 def listens(strand: Strand) -> bool:
@@ -94,6 +144,8 @@ class ProcessCluster:
         client_users: how many users have the real client.
         plain_users: how many users are like those of the Go demo.
         program: what Python runs as a gateway; by default `wsdemo.rig.process.PROGRAM`.
+        mix: the optional features of the gateways, which the users then use.
+        deployment: what the Redis is. Only a single server has a relay in front of it.
     """
 
     def __init__(
@@ -103,8 +155,12 @@ class ProcessCluster:
         client_users: int = 20,
         plain_users: int = 4,
         program: Sequence[str] = PROGRAM,
+        mix: FeatureMix = PLAIN_MIX,
+        deployment: Deployment = USUAL,
     ) -> None:
         self.seed = seed
+        self.mix = mix
+        self.deployment = deployment
         self.program = tuple(program)
         self.history: list[Record] = []
         self.complaints: list[Violation] = []
@@ -113,28 +169,57 @@ class ProcessCluster:
         """Exit codes and other ends of gateways, by what was done to them."""
         self._password = secrets.token_hex(16)
         self.server = BundledServer(password=self._password)
+        """The Redis, where it is one server."""
+        self._group = group_of(deployment, self._password)
         self.logs: list[tuple[str, ProcessLog]] = []
         """The log of each gateway process, with the name of the gateway."""
         self.idle_descriptors = 0
         """How many descriptors a gateway has open while nobody is connected."""
         self.idle_bytes = 0
         """How much memory the largest gateway has then."""
+        self._directory: Path | None = None
+        """Where users keep how far they have read; None before the start."""
         self.gateways: dict[str, GatewayProcess] = {}
         self.wires: dict[str, Wire] = {}
         """From each gateway to Redis."""
-        self.names = [f"user-{n:02}" for n in range(1, client_users + 1)]
+        self.asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By gateway: held while a page of it is read. Whoever counts its sockets is then the only
+        one who asks."""
+        self.names = _names_of(client_users, mix)
+        """Users with the real client, or their devices."""
         self.plain_names = [f"plain-{n:02}" for n in range(1, plain_users + 1)]
+        self.untaken = UntakenMessages(frozenset(self.names))
         self.client_users: dict[str, ClientUser] = {}
         self.plain_users: dict[str, PlainUser] = {}
         self._began = time.monotonic()
+
+    @property
+    def group(self) -> RedisGroup:
+        """The Redis, where it is several servers."""
+        assert self._group is not None
+        return self._group
+
+    @property
+    def redis_url(self) -> str:
+        """The address of the Redis, as gateways get it; no relay is in it."""
+        return self._group.url if self._group is not None else self.server.url
+
+    @property
+    def servers(self) -> Sequence[BundledServer]:
+        """All servers that are, together, the Redis."""
+        return self._group.processes if self._group is not None else [self.server]
 
     def clock(self) -> float:
         """Return the seconds since the begin of the run."""
         return time.monotonic() - self._began
 
     def note(self, record: Record) -> None:
-        """Append a record to the history."""
+        """Append a record to the history. Of several workers it says only whose they are."""
+        if self.deployment.workers > 1 and isinstance(record, Registered):
+            gateway = record.gateway.partition(".")[0]
+            record = msgspec.structs.replace(record, gateway=gateway)
         self.history.append(record)
+        self.untaken.note(record)
 
     def complain(self, violation: Violation) -> None:
         """Record something that is not allowed."""
@@ -147,7 +232,10 @@ class ProcessCluster:
     def gateway_process(self, name: str, url: str) -> GatewayProcess:
         """Return a gateway that is not started yet. Its whole log will be read."""
         forbidden = self._forbidden
-        process = GatewayProcess(name, url, *flags(), program=self.program, forbidden=forbidden)
+        more = flags(self.mix)
+        if self.deployment.workers > 1:
+            more += ["--workers", str(self.deployment.workers)]
+        process = GatewayProcess(name, url, *more, program=self.program, forbidden=forbidden)
         self.logs.append((name, process.written))
         return process
 
@@ -164,10 +252,9 @@ class ProcessCluster:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self.server.start)
-            self.witness = Witness(self.server.url, self.note, self.clock)
+            await asyncio.to_thread((self._group or self.server).start)
             self.admin = self._admin()
-            await self.witness.start()
+            await self._start_witness()
             # A group, not `gather`: when one fails, it ends the other starts before we go on.
             async with asyncio.TaskGroup() as starting:
                 for name in GATEWAYS:
@@ -182,9 +269,12 @@ class ProcessCluster:
     async def __aexit__(self, *exc_info: object) -> None:
         # In reverse order, and each whatever the others do: no process may outlive this one.
         async with contextlib.AsyncExitStack() as ends:
-            ends.push_async_callback(asyncio.to_thread, self.server.stop)
+            if self._directory is not None:
+                ends.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            ends.push_async_callback(asyncio.to_thread, (self._group or self.server).stop)
             if hasattr(self, "witness"):
-                ends.push_async_callback(self.admin.aclose)
+                if self.admin is not None:
+                    ends.push_async_callback(self.admin.aclose)
                 ends.push_async_callback(self.witness.stop)
             for wire in self.wires.values():
                 ends.push_async_callback(wire.stop)
@@ -192,7 +282,17 @@ class ProcessCluster:
                 ends.push_async_callback(gateway.stop)
             ends.push_async_callback(self.stop_users)
 
+    async def _start_witness(self) -> None:
+        self.witness: Witness | GroupWitness = (
+            Witness(self.server.url, self.note, self.clock)
+            if self._group is None
+            else GroupWitness(self._group, self.note, self.clock)
+        )
+        await self.witness.start()
+
     def _admin(self) -> Any:
+        if self._group is not None:
+            return None
         return redis_client.Redis.from_url(
             self.server.url,
             decode_responses=True,
@@ -204,9 +304,11 @@ class ProcessCluster:
         )
 
     async def _start_gateway(self, name: str) -> None:
-        wire = self.wires[name] = Wire("127.0.0.1", self.server.port, self.rng(f"{name} wire"))
-        await wire.start()
-        url = replace(RedisAddress.parse(self.server.url), port=wire.port).url
+        url = self.redis_url
+        if self._group is None:
+            wire = self.wires[name] = Wire("127.0.0.1", self.server.port, self.rng(f"{name} wire"))
+            await wire.start()
+            url = replace(RedisAddress.parse(url), port=wire.port).url
         self.gateways[name] = self.gateway_process(name, url)
         await self.gateways[name].start()
 
@@ -216,20 +318,31 @@ class ProcessCluster:
         for _ in range(IDLE_LOOKS):
             for gateway in self.gateways.values():
                 await gateway.get("/metrics")
-                process = psutil.Process(gateway.pid)
-                found.append(process.num_fds())
-                self.idle_bytes = max(self.idle_bytes, process.memory_info().rss)
+                found.append(self.descriptors(gateway))
+                memory = psutil.Process(gateway.pid).memory_info()
+                self.idle_bytes = max(self.idle_bytes, memory.rss)
             await asyncio.sleep(0.02)
         # One more may belong to a page that was just fetched.
         self.idle_descriptors = min(found)
 
+    def descriptors(self, gateway: GatewayProcess) -> int:
+        """Return how many descriptors a gateway has open. Connections to a group of servers do not
+        count: their number depends on who is a primary.
+        """
+        process = psutil.Process(gateway.pid)
+        count = int(process.num_fds())
+        if self._group is not None:
+            ports = {server.port for server in self.servers}
+            remote = [one.raddr.port for one in process.net_connections() if one.raddr]
+            count -= sum(port in ports for port in remote)
+        return count
+
     async def _start_users(self) -> None:
-        everybody = [*self.names, *self.plain_names]
+        everybody = self.accounts
+        self._directory = Path(tempfile.mkdtemp(prefix="wsdemo-chaos-"))
         for name in self.names:
             routes, rng = await self._routes(name), self.rng(name)
-            self.client_users[name] = ClientUser(
-                name, routes, everybody, rng, self.note, self.clock, self.complain
-            )
+            self.client_users[name] = self._client_user(name, routes, everybody, rng)
         for name in self.plain_names:
             routes, rng = await self._routes(name), self.rng(name)
             self.plain_users[name] = PlainUser(
@@ -245,9 +358,28 @@ class ProcessCluster:
         await asyncio.gather(*(user.start() for user in self.client_users.values()))
         await asyncio.gather(*(user.start() for user in self.plain_users.values()))
 
+    def _client_user(
+        self, name: str, routes: UserRoutes, everybody: Sequence[str], rng: random.Random
+    ) -> ClientUser:
+        about = (name, routes, everybody, rng, self.note, self.clock, self.complain)
+        if self.mix == PLAIN_MIX or self.mix.devices > 1:
+            return ClientUser(*about)
+        assert self._directory is not None
+        return FeatureUser(*about, Surroundings(self.mix, self._directory, self.is_online))
+
+    def is_online(self, user: str) -> bool:
+        """Say whether Redis has an entry of a user, as the witness knows."""
+        return bool(self.witness.monitor_log.owner(user))
+
     async def _routes(self, user: str) -> UserRoutes:
         ports = {name: gateway.port for name, gateway in self.gateways.items()}
         return await UserRoutes(ports, self.rng(f"{user} wires")).start()
+
+    @property
+    def accounts(self) -> list[str]:
+        """All to whom messages are sent."""
+        names = [name.partition("/")[0] for name in self.names]
+        return [*dict.fromkeys(names), *self.plain_names]
 
     @property
     def users(self) -> list[ClientUser | PlainUser]:
@@ -299,5 +431,13 @@ class ProcessCluster:
         ]
 
     async def active_names(self) -> list[str]:
-        """Return the keys of all presence entries in Redis."""
+        """Return the keys of all presence entries in Redis; in a group, their users."""
+        if self._group is not None:
+            return sorted(await self.entries())
         return sorted([key async for key in self.admin.scan_iter("presence:*")])
+
+    async def entries(self) -> dict[str, str]:
+        """Return the session in each entry of a group, by user; or that it cannot be read now."""
+        with contextlib.suppress(*UNREACHABLE):
+            return await asyncio.to_thread(self.group.entries)
+        return {NOT_WHOLE: ""}

@@ -14,18 +14,29 @@ from dataclasses import dataclass
 from typing import Final
 
 from wsdemo.proof.chaos.cluster import ProcessCluster
+from wsdemo.proof.chaos.deployment import USUAL, Deployment, DeploymentKind
 from wsdemo.proof.history import REDIS, USERS
+from wsdemo.proof.mix import FeatureMix
 
 GATEWAY: Final = "gateway"
 """One gateway, which the nemesis chooses."""
 ALL_GATEWAYS: Final = "all gateways"
+ANYWHERE: Final = tuple(DeploymentKind)
+"""In every deployment."""
+ONE_PROCESS: Final = (DeploymentKind.SERVER, DeploymentKind.SENTINEL, DeploymentKind.CLUSTER)
+"""Where a gateway is one process."""
+ONE_SERVER: Final = (DeploymentKind.SERVER, DeploymentKind.WORKERS)
+"""Where there is one Redis."""
 HEAL_S: Final = 25.0
 """How long the begin and the heal of a fault may take together, before the run gives up."""
 
 __all__ = [
     "ALL_GATEWAYS",
+    "ANYWHERE",
     "GATEWAY",
     "HEAL_S",
+    "ONE_PROCESS",
+    "ONE_SERVER",
     "REDIS",
     "USERS",
     "FaultType",
@@ -78,6 +89,15 @@ class FaultType:
     lasts_s: float
     touches: frozenset[str]
     needs: frozenset[str]
+    features: frozenset[str] = frozenset()
+    """The optional features without which it makes no sense: names of fields of `FeatureMix`."""
+    at: frozenset[DeploymentKind] = frozenset({DeploymentKind.SERVER})
+    """The deployments that can have it."""
+
+    def fits(self, mix: FeatureMix, deployment: Deployment = USUAL) -> bool:
+        """Say whether gateways with these features, in this deployment, can have this fault."""
+        has_features = all(getattr(mix, feature) for feature in self.features)
+        return has_features and deployment.kind in self.at
 
 
 def fault(
@@ -86,11 +106,22 @@ def fault(
     lasts_s: float = 1.0,
     touches: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
+    features: tuple[str, ...] = (),
+    at: tuple[DeploymentKind, ...] = (DeploymentKind.SERVER,),
 ) -> Callable[[Callable[[Scene], Steps]], FaultType]:
     """Make an entry out of a function that begins the fault, yields, and heals it."""
 
     def entry(does: Callable[[Scene], Steps]) -> FaultType:
         begun = contextlib.asynccontextmanager(does)
-        return FaultType(name, rows, begun, lasts_s, frozenset(touches), frozenset(needs))
+        return FaultType(
+            name,
+            rows,
+            begun,
+            lasts_s,
+            frozenset(touches),
+            frozenset(needs),
+            frozenset(features),
+            frozenset(at),
+        )
 
     return entry

@@ -20,15 +20,19 @@ import psutil
 
 from wsdemo.proof import history as h
 from wsdemo.proof.chaos.bounds import (
+    ALL_TAKEN_S,
     ALLOWANCE_S,
     CALM_S,
     COUNT_S,
+    LAST_STORED_S,
     NO_NAME,
     NOTHING_LEFT_S,
     POLL_S,
     PROMISED_S,
 )
 from wsdemo.proof.chaos.cluster import ProcessCluster
+from wsdemo.proof.chaos.device_log import ENTRY, device_name
+from wsdemo.proof.chaos.feature_looks import features_right, look_at_features
 from wsdemo.proof.chaos.nemesis import ProcessNemesis
 from wsdemo.proof.chaos.result import ChaosResult
 from wsdemo.proof.chaos.sampling import believers
@@ -55,10 +59,10 @@ async def _settle(cluster: ProcessCluster) -> float:
     for user in cluster.client_users.values():
         user.roaming = False
     deadline = healed + PROMISED_S + ALLOWANCE_S
-    right_at = await _right(cluster, deadline)
+    right_at = await _right(cluster, deadline, healed)
     # A look before X has passed proves nothing. What is right by then must stay right.
     await asyncio.sleep(max(0.0, healed + PROMISED_S - cluster.clock()))
-    still_right_at = await _right(cluster, deadline)
+    still_right_at = await _right(cluster, deadline, healed)
     if math.isnan(right_at + still_right_at):
         text = f"not everything was right {deadline - healed:g} s after the heal"
         cluster.complain(Violation(Promise.X, cluster.clock(), text))
@@ -66,11 +70,11 @@ async def _settle(cluster: ProcessCluster) -> float:
     return right_at - healed
 
 
-async def _right(cluster: ProcessCluster, deadline: float) -> float:
+async def _right(cluster: ProcessCluster, deadline: float, stored_before: float) -> float:
     """Return when everything was right; NaN if it was not before the deadline."""
     while cluster.clock() < deadline:
         await _look_after(cluster)
-        if await _all_right(cluster):
+        if await _all_right(cluster, stored_before):
             return cluster.clock()
         await asyncio.sleep(POLL_S)
     return float("nan")
@@ -86,15 +90,35 @@ async def _look_after(cluster: ProcessCluster) -> None:
 
 async def _entries(cluster: ProcessCluster) -> dict[str, str]:
     """Return the session in each entry in Redis, by user; `NO_NAME` if an entry has none."""
+    if cluster.deployment.has_group:
+        return {user: conn or NO_NAME for user, conn in (await cluster.entries()).items()}
     keys = await cluster.active_names()
+    if cluster.mix.devices > 1:
+        return await _entries_of_devices(cluster, keys)
     conns = await asyncio.gather(*(cluster.admin.hget(key, "connId") for key in keys))
     return {key.partition(":")[2]: conn or NO_NAME for key, conn in zip(keys, conns, strict=True)}
 
 
-async def _all_right(cluster: ProcessCluster) -> bool:
+async def _entries_of_devices(cluster: ProcessCluster, keys: Sequence[str]) -> dict[str, str]:
+    """Return the session in the entry of each device; a lease that has ended does not count."""
+    seconds, microseconds = await cluster.admin.time()
+    now_ms = 1000 * seconds + microseconds // 1000
+    found = {}
+    for key in keys:
+        for field, text in (await cluster.admin.hgetall(key)).items():
+            if field.startswith(ENTRY):
+                _, conn, _, until_ms = text.split(" ")[:4]
+                if int(until_ms) > now_ms:
+                    user = key.partition(":")[2]
+                    found[device_name(user, field.removeprefix(ENTRY))] = conn
+    return found
+
+
+async def _all_right(cluster: ProcessCluster, stored_before: float) -> bool:
     entries = await _entries(cluster)
     believed = {user.name: believers(user) for user in cluster.users}
-    return believed == {name: [conn] for name, conn in entries.items()}
+    is_right = believed == {name: [conn] for name, conn in entries.items()}
+    return is_right and await features_right(cluster, stored_before)
 
 
 async def _look(cluster: ProcessCluster) -> None:
@@ -113,16 +137,16 @@ async def _look(cluster: ProcessCluster) -> None:
         )
     for name, conn in entries.items():
         cluster.note(h.Looked(t=cluster.clock(), user=name, online=False, owner=conn))
+    await look_at_features(cluster)
 
 
 async def _stay_calm(cluster: ProcessCluster) -> int:
     """Let each user write to each user, and count; return the number of messages."""
     begin = cluster.clock()
     cluster.note(h.Calm(t=begin, begins=True))
-    names = [user.name for user in cluster.users]
 
     async def write_to_all(user: ClientUser) -> None:
-        for name in names:
+        for name in _all_for(cluster, user):
             for client in user.registered[:1]:
                 await user.say(client, name)
 
@@ -130,7 +154,12 @@ async def _stay_calm(cluster: ProcessCluster) -> int:
     await asyncio.sleep(max(0.0, begin + CALM_S - cluster.clock()))
     await _count(cluster)
     cluster.note(h.Calm(t=cluster.clock(), begins=False))
-    return len(cluster.client_users) * len(names)
+    return sum(len(_all_for(cluster, user)) for user in cluster.client_users.values())
+
+
+def _all_for(cluster: ProcessCluster, user: ClientUser) -> list[str]:
+    """Return to whom a user writes in a calm: to all; a device not to its own user."""
+    return [name for name in cluster.accounts if name != user.account or not user.device]
 
 
 async def _count(cluster: ProcessCluster, *busy: str) -> None:
@@ -157,8 +186,9 @@ IDLE_GAUGES: Final = ("outbox_frames", "admission_waiting", "releases_owed", "re
 async def _counts(cluster: ProcessCluster, name: str, idle: Sequence[str]) -> list[h.Counted]:
     gateway = cluster.gateways[name]
     try:
-        page = (await gateway.get("/metrics"))[1]
-        open_ones = psutil.Process(gateway.pid).num_fds()
+        async with cluster.asking[name]:
+            page = (await gateway.get("/metrics"))[1]
+            open_ones = cluster.descriptors(gateway)
     except (OSError, ValueError, TimeoutError, psutil.Error) as problem:
         text = f"{name} could not be counted: {problem!r}"
         cluster.complain(Violation("counted", cluster.clock(), text))
@@ -169,13 +199,16 @@ async def _counts(cluster: ProcessCluster, name: str, idle: Sequence[str]) -> li
         if not line.startswith("#") and len(words := line.split()) == 2 and "{" not in line
     }
     t = cluster.clock()
+    told = {"sessions": gauges["connections"]}
+    if cluster.deployment.workers == 1:
+        # The connection of this request is one of the sockets. Several workers add up what each of
+        # them has said a moment ago, when there was another request.
+        told |= {
+            "sockets": gauges["sockets"] - 1,
+            "descriptors": open_ones - cluster.idle_descriptors,
+        }
     return [
-        h.Counted(t=t, gateway=name, what="sessions", count=gauges["connections"]),
-        # The connection of this request is one of them.
-        h.Counted(t=t, gateway=name, what="sockets", count=gauges["sockets"] - 1),
-        h.Counted(
-            t=t, gateway=name, what="descriptors", count=open_ones - cluster.idle_descriptors
-        ),
+        *(h.Counted(t=t, gateway=name, what=one, count=count) for one, count in told.items()),
         *(h.Counted(t=t, gateway=name, what=one, count=gauges[one], wanted=0) for one in idle),
     ]
 
@@ -199,22 +232,43 @@ async def _in_time(cluster: ProcessCluster, limit_s: float, look: Callable[[], A
 async def leave(cluster: ProcessCluster) -> None:
     """Let all users leave, stop the gateways, and check that nothing is left."""
     await _keys_have_ttl(cluster)
+    if cluster.mix.durable:
+        await _all_taken(cluster)
     await cluster.stop_users()
     await _nothing_left(cluster, "keys left", cluster.active_names)
     await _count(cluster, "redis_pending")
     await asyncio.gather(*(cluster.drain(name) for name in cluster.gateways))
-    await _nothing_left(
-        cluster, "channels left", lambda: cluster.admin.pubsub_channels("gateway:*")
-    )
+    await _nothing_left(cluster, "channels left", lambda: _channels(cluster))
     await _nothing_left(cluster, "processes left", _processes)
+
+
+async def _channels(cluster: ProcessCluster) -> list[str]:
+    if cluster.deployment.has_group:
+        return await asyncio.to_thread(cluster.group.channels)
+    found: list[str] = await cluster.admin.pubsub_channels("gateway:*")
+    return found
+
+
+async def _all_taken(cluster: ProcessCluster) -> None:
+    """Let users say nothing more, and wait until each has what was stored for it."""
+    await asyncio.gather(*(user.hush() for user in cluster.client_users.values()))
+    await asyncio.sleep(LAST_STORED_S)
+    # What is left then is named by the check of the history.
+    await _in_time(cluster, ALL_TAKEN_S, lambda: cluster.untaken.since(math.inf))
 
 
 async def _keys_have_ttl(cluster: ProcessCluster) -> None:
     """Check that no key lives for ever."""
-    async for key in cluster.admin.scan_iter("*"):
-        if await cluster.admin.pttl(key) == -1:
-            text = f"{key} has no TTL"
-            cluster.complain(Violation(Promise.P4, cluster.clock(), text))
+    for key in await _without_ttl(cluster):
+        text = f"{key} has no TTL"
+        cluster.complain(Violation(Promise.P4, cluster.clock(), text))
+
+
+async def _without_ttl(cluster: ProcessCluster) -> list[str]:
+    if cluster.deployment.has_group:
+        return await asyncio.to_thread(cluster.group.keys_without_ttl)
+    keys = [key async for key in cluster.admin.scan_iter("*")]
+    return [key for key in keys if await cluster.admin.pttl(key) == -1]
 
 
 async def _nothing_left(cluster: ProcessCluster, what: str, look: Callable[[], Any]) -> None:

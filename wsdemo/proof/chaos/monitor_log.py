@@ -7,20 +7,20 @@ change of an owner with its token, can be read from these lines.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from wsdemo.presence import store
+from wsdemo.proof.chaos.device_log import DeviceLog
+from wsdemo.proof.chaos.feature_log import FeatureLog, KeptFeatures, kept_in
+from wsdemo.proof.chaos.script_calls import SeenCall, owner_of, script_call
 from wsdemo.proof.history import Forgotten, Happened, Owner, Record, Released
-from wsdemo.redis.scripts import Script
-from wsdemo.router import ROUTE
 
 WHOLE: Final = frozenset({"gwId", "connId", "ts", "epoch"})
 """The fields of a complete entry (P4)."""
 PRESENCE: Final = "presence:"
-SCRIPTS: Final[tuple[Script, ...]] = (*store.SCRIPTS, ROUTE)
 
 OUTCOMES: Final = (
     *("mint ok", "register ok", "register stale", "release removed", "release kept"),
@@ -28,21 +28,6 @@ OUTCOMES: Final = (
     *("route published", "route offline"),
 )
 """All outcomes of the scripts of presence and routing that their calls show."""
-
-
-@dataclass(slots=True)
-class _Call:
-    """A running script, and the calls that it has made so far, each as a list of words."""
-
-    script: str
-    user: str
-    args: list[str]
-    made: list[list[str]] = field(default_factory=list)
-
-    def first(self, verb: str, prefix: str = "") -> list[str] | None:
-        """Return the first call of a verb on a key with this prefix."""
-        fitting = (made for made in self.made if made[0] == verb and made[1].startswith(prefix))
-        return next(fitting, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +55,15 @@ class MonitorLog:
     """
 
     def __init__(self, note: Callable[[Record], None], clock: Callable[[], float]) -> None:
+        self.features = FeatureLog(note, clock)
+        """What happens to inboxes and rooms."""
+        self._devices = DeviceLog(self)
         self.outcomes: Counter[str] = Counter()
         """How often each script had which outcome."""
         self.unjudged = 0
         """Releases that were not judged, because they came in the last milliseconds of a gap."""
-        self.known: dict[str, list[Seen]] = {}
-        """Entries that the witness has read, by the word that marks this read in MONITOR."""
+        self.known: dict[str, Snapshot] = {}
+        """What the witness has read, by the word that marks this read in MONITOR."""
         self._owner: dict[str, str] = {}
         self._until: dict[str, float] = {}
         """When the entry of each user expires; MONITOR does not show that."""
@@ -84,7 +72,7 @@ class MonitorLog:
         self._fences: dict[str, dict[str, str]] = {}
         self._doubtful: set[str] = set()
         """Users whose entry may have changed in a gap."""
-        self._call: _Call | None = None
+        self._call: SeenCall | None = None
 
     def feed(self, line: str) -> None:
         """Read one line, without the `+` of a simple string."""
@@ -94,18 +82,22 @@ class MonitorLog:
         if source.endswith("lua"):
             if self._call is not None:
                 self._call.made.append(words)
+                self.features.called(self._call, words)
             return
         self.settle()
         if self.known and (seen := self.known.pop(words[-1], None)) is not None:
-            self._know(seen)
+            self._know(seen.entries)
+            self.features.know(seen.kept)
             return
         verb = words[0].upper()
         if verb in ("EVALSHA", "EVAL") and len(words) > 3:
-            self._call = _called(words)
+            self._call = script_call(words)
         elif verb in ("FLUSHALL", "FLUSHDB"):
             self.forget()
         elif verb in ("DEL", "SET", "UNLINK") and words[1].startswith(PRESENCE):
-            self._gone(words[1].removeprefix(PRESENCE), verb.lower(), "")
+            user = owner_of(words[1])
+            for name in self.known_of(user) or [user]:
+                self._gone(name, verb.lower(), "")
 
     def settle(self) -> None:
         """Judge the last script: the next line shows that it has ended."""
@@ -121,6 +113,10 @@ class MonitorLog:
         }.get(call.script)
         if judge is not None:
             self._happened(f"{call.script} {judge(call)}")
+        if of_device := self._devices.judge(call):
+            self._happened(of_device)
+        for outcome in self.features.judge(call):
+            self._happened(f"{call.script} {outcome}")
         self._mirror(call)
 
     def owner(self, user: str) -> str:
@@ -133,6 +129,18 @@ class MonitorLog:
         self._owner.clear()
         self._fences.clear()
         self._note(Forgotten(t=self._clock()))
+        self.features.forget()
+
+    def forget_user(self, user: str) -> None:
+        """Record that the last writes about one user may be lost."""
+        self._owner.pop(user, None)
+        self._fences.pop(user, None)
+        self._note(Forgotten(t=self._clock(), user=user))
+
+    def restart(self) -> None:
+        """Record that Redis is a new process from here on."""
+        self.settle()
+        self.features.restart()
 
     def gap(self) -> None:
         """Remember that some lines are missing from here on."""
@@ -169,16 +177,16 @@ class MonitorLog:
 
     # --- one script each -----------------------------------------------------------------------
 
-    def _minted(self, call: _Call) -> str:
+    def _minted(self, call: SeenCall) -> str:
         return "ok" if call.first("HSET") else "refused"
 
-    def _registered(self, call: _Call) -> str:
+    def _registered(self, call: SeenCall) -> str:
         if (written := call.first("HSET", PRESENCE)) is not None:
             self._owned(call, written)
             return "ok"
         return "stale" if len(call.made) > 1 else "refused"
 
-    def _refreshed(self, call: _Call) -> str:
+    def _refreshed(self, call: SeenCall) -> str:
         written = call.first("HSET", PRESENCE)
         if written is None:
             return self._not_refreshed(call)
@@ -191,7 +199,7 @@ class MonitorLog:
         self._doubtful.discard(call.user)
         return "ok"
 
-    def _not_refreshed(self, call: _Call) -> str:
+    def _not_refreshed(self, call: SeenCall) -> str:
         if call.first("HMGET", "fence:") is None:
             return "refused"
         conn, token = call.args[0], call.args[2]
@@ -200,7 +208,7 @@ class MonitorLog:
         closed = fence.get("closed") == f"{token}:{conn}"
         return "closed" if closed and not newer else "superseded"
 
-    def _released(self, call: _Call) -> str:
+    def _released(self, call: SeenCall) -> str:
         conn = call.args[0]
         removed = call.first("DEL", PRESENCE) is not None
         if removed:
@@ -210,12 +218,60 @@ class MonitorLog:
         self._note(Released(t=self._clock(), user=call.user, conn=conn))
         return "removed" if removed else "kept"
 
-    def _routed(self, call: _Call) -> str:
-        return "published" if call.first("PUBLISH") else "offline"
+    def _routed(self, call: SeenCall) -> str:
+        if call.first("HMGET") is None:
+            return "expired"
+        published = call.first("PUBLISH") or call.first("SPUBLISH")
+        return "published" if published else "offline"
+
+    # --- several devices (see `DeviceLog`) -------------------------------------------------------
+
+    def own(
+        self, name: str, conn: str, gateway: str, token: int, *, verb: str, by: str, ttl_s: float
+    ) -> None:
+        """Take note that a session owns a device."""
+        if self._owner.get(name) != conn:
+            self._owner[name] = conn
+            self._note(
+                Owner(
+                    t=self._clock(),
+                    user=name,
+                    conn=conn,
+                    gateway=gateway,
+                    token=token,
+                    verb=verb,
+                    by=by,
+                )
+            )
+        self._doubtful.discard(name)
+        self._until[name] = self._clock() + ttl_s
+
+    def end(self, name: str, verb: str, by: str) -> None:
+        """Take note that nobody owns a device any more, if somebody did."""
+        if name in self._owner or verb == "release":
+            doubtful = name in self._doubtful
+            self.unjudged += doubtful
+            self._gone(name, f"unseen, {verb}" if doubtful else verb, by)
+
+    def release(self, name: str, conn: str) -> None:
+        """Take note that a session was released, whether or not it owned its device."""
+        self._note(Released(t=self._clock(), user=name, conn=conn))
+
+    def known_of(self, user: str) -> list[str]:
+        """Return the devices of a user that have an owner."""
+        return [name for name in self._owner if name.partition("/")[0] == user]
+
+    def fence_of(self, user: str) -> dict[str, str]:
+        """Return the fields of a fence, as far as they were seen."""
+        return self._fences.get(user, {})
+
+    def unix_s(self) -> float:
+        """Return the wall-clock time, by which Redis names the ends of leases."""
+        return time.time()
 
     # --- changes of owners -------------------------------------------------------------------
 
-    def _owned(self, call: _Call, written: list[str]) -> None:
+    def _owned(self, call: SeenCall, written: list[str]) -> None:
         conn, gateway, token = call.args[:3]
         whole = set(written[2::2]) >= WHOLE and call.first("PEXPIRE", PRESENCE) is not None
         self._owner[call.user] = conn
@@ -238,7 +294,7 @@ class MonitorLog:
         self._doubtful.discard(user)
         self._note(Owner(t=self._clock(), user=user, verb=verb, by=by))
 
-    def _mirror(self, call: _Call) -> None:
+    def _mirror(self, call: SeenCall) -> None:
         if (lease := call.first("PEXPIRE", PRESENCE)) is not None:
             self._until[call.user] = self._clock() + int(lease[2]) / 1000
         for made in call.made:
@@ -248,30 +304,24 @@ class MonitorLog:
                 )
 
 
-def _called(words: list[str]) -> _Call | None:
-    """Return the call of one of our scripts; None when it is another script."""
-    name = _BY_SHA.get(words[1]) or next(
-        (script.name for script in SCRIPTS if _title(script) in words[1]), ""
-    )
-    if not name or not words[2].isdigit():
-        return None
-    keys = int(words[2])
-    user = words[3].partition(":")[2]
-    return _Call(name, user, words[3 + keys :])
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the witness has read at one moment: all presence entries, and what features keep."""
+
+    entries: list[Seen]
+    kept: KeptFeatures
 
 
-def _title(script: Script) -> str:
-    """Return the first comment of a script, which is unique."""
-    return next(line for line in script.text.splitlines() if line.startswith("-- "))
+def snapshot_in(reply: bytes) -> Snapshot:
+    """Read what the script `ENTRIES` returns."""
+    told = json.loads(reply)
+    return Snapshot(_seen_in(told["entries"] or []), kept_in(told))
 
 
-_BY_SHA: Final = {script.sha: script.name for script in SCRIPTS}
-
-
-def seen_in(reply: bytes) -> list[Seen]:
-    """Read what the script `ENTRIES` returns. An incomplete entry has no owner (fault 79)."""
+def _seen_in(rows: Sequence[Sequence[Any]]) -> list[Seen]:
+    """Return the entries. An incomplete entry has no owner (fault 79)."""
     found = []
-    for conn, gateway, token, ts, ttl_ms, key in json.loads(reply) or []:
+    for conn, gateway, token, ts, ttl_ms, key in rows:
         if conn:
             whole = bool(gateway and token and ts) and int(ttl_ms) > 0
             user = key.removeprefix(PRESENCE)

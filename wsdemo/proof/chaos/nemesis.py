@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from wsdemo.proof.chaos.cluster import GATEWAYS, ProcessCluster
+from wsdemo.proof.chaos.deployment import USUAL, Deployment
 from wsdemo.proof.chaos.fault import (
     ALL_GATEWAYS,
     GATEWAY,
@@ -32,6 +33,7 @@ from wsdemo.proof.chaos.fault import (
 )
 from wsdemo.proof.chaos.faults import FAULTS
 from wsdemo.proof.history import Fault, Happened, Healed, Violation
+from wsdemo.proof.mix import PLAIN_MIX, FeatureMix
 
 OVERLAP: Final = 2
 """How many faults may be active at the same time."""
@@ -58,9 +60,14 @@ class InjectedFault:
     for_good: bool = False
 
 
-def due(seed: int) -> list[FaultType]:
+def faults_of(mix: FeatureMix, deployment: Deployment = USUAL) -> list[FaultType]:
+    """Return all faults that gateways with these features can have, in the order of seeds."""
+    return [one for one in FAULTS if one.fits(mix, deployment)]
+
+
+def due(seed: int, mix: FeatureMix = PLAIN_MIX, deployment: Deployment = USUAL) -> list[FaultType]:
     """Return the faults that a run of this seed must have: every second one."""
-    return list(FAULTS[seed % 2 :: 2])
+    return faults_of(mix, deployment)[seed % 2 :: 2]
 
 
 def _places(fault: FaultType, gateway: str) -> tuple[set[str], set[str]]:
@@ -96,7 +103,8 @@ class ProcessNemesis:
         Those of `first` come first, and all of them come even if that takes longer. If the run has
         not seen `enough` by then, it goes on for at most `GRACE_S`.
         """
-        others = [fault for fault in FAULTS if fault not in first]
+        everything = faults_of(self.cluster.mix, self.cluster.deployment)
+        others = [fault for fault in everything if fault not in first]
         self._first = list(first)
         self._round = deque(
             [*self.rng.sample(self._first, len(first)), *self.rng.sample(others, len(others))]
@@ -135,7 +143,8 @@ class ProcessNemesis:
                     if fault in self._first:
                         self._first.remove(fault)
                     if not self._round:
-                        self._round.extend(self.rng.sample(FAULTS, len(FAULTS)))
+                        everything = faults_of(self.cluster.mix, self.cluster.deployment)
+                        self._round.extend(self.rng.sample(everything, len(everything)))
                     return fault, gateway
         return None
 

@@ -17,6 +17,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from wsdemo.proof.application import is_plain
 from wsdemo.proof.chaos.users import MARK, PATIENCE, TALK_EVERY_S, Note, UserRoutes
 from wsdemo.proof.history import (
     Closed,
@@ -47,7 +48,7 @@ class PlainUser:
         complain: Callable[[Violation], None],
         heartbeat_s: float,
     ) -> None:
-        self.name = name
+        self.name = self.account = name
         self.routes = routes
         self.online = False
         self.conn = ""
@@ -124,9 +125,10 @@ class PlainUser:
         t = self._heard_at = self._clock()
         if answer["type"] == "message":
             msg_id = answer.get("id") or answer["content"].removeprefix(MARK)
-            self._note(
-                Received(t=t, user=self.name, conn=self.conn, id=msg_id, sender=answer["from"])
-            )
+            if is_plain(msg_id):
+                self._note(
+                    Received(t=t, user=self.name, conn=self.conn, id=msg_id, sender=answer["from"])
+                )
         elif answer["type"] == "pong":
             self._note(Ponged(t=t, user=self.name, conn=self.conn))
         elif answer["type"] == "error" and answer.get("code") == Status.UNKNOWN.value:

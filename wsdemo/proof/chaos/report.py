@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from wsdemo.addresses import Form
 from wsdemo.drawing.words import counted, duration
 from wsdemo.proof.chaos.bounds import (
     ALLOWANCE_S,
@@ -19,15 +20,38 @@ from wsdemo.proof.chaos.bounds import (
 )
 from wsdemo.proof.chaos.cluster import CHANGED_LIMITS, GATEWAYS, LIMITS, SCALE, TIMING
 from wsdemo.proof.chaos.convergence import convergences, promised_s
-from wsdemo.proof.chaos.faults import FAULTS, NOT_INJECTED
+from wsdemo.proof.chaos.faults import NOT_INJECTED
 from wsdemo.proof.chaos.measures import back_after_s
 from wsdemo.proof.chaos.monitor_log import OUTCOMES
+from wsdemo.proof.chaos.nemesis import faults_of
 from wsdemo.proof.chaos.result import ChaosResult
-from wsdemo.proof.chaos.verdict import STATUSES, WANTED_COUNTERS
-from wsdemo.proof.history import by_fault, to_jsonl
+from wsdemo.proof.chaos.wanted import STATUSES, WANTED_COUNTERS, wanted
+from wsdemo.proof.history import (
+    GapTold,
+    History,
+    InboxStored,
+    RoomHeard,
+    RoomRegister,
+    RoomSaid,
+    Taken,
+    WatchTold,
+    by_fault,
+    to_jsonl,
+)
+from wsdemo.proof.mix import PLAIN_MIX
 
+FEATURE_RECORDS: Final = {
+    "durable messages stored": InboxStored,
+    "durable messages taken": Taken,
+    "gaps told": GapTold,
+    "changes in registers of rooms": RoomRegister,
+    "messages said in rooms": RoomSaid,
+    "messages heard in rooms": RoomHeard,
+    "changes of presence told": WatchTold,
+}
 SHOWN: Final = 20
 """So many violations are shown on the page; all of them are in the summary."""
+COUNTER: Final = "counter "
 GONE: Final = (
     "gateway killed, back at once",
     "gateway killed, away",
@@ -58,6 +82,8 @@ def summary(result: ChaosResult) -> dict[str, Any]:
         "green": result.green,
         "seed": result.seed,
         "seconds": result.seconds,
+        "features": result.mix.words,
+        "deployment": result.deployment.words,
         "tookS": round(result.took_s, 2),
         "scale": SCALE,
         "users": result.users,
@@ -67,6 +93,7 @@ def summary(result: ChaosResult) -> dict[str, Any]:
         "counters": dict(result.counters),
         "sent": dict(tally.sent),
         "delivered": tally.delivered,
+        "featureRecords": feature_counts(result.history),
         "lostInFaults": dict(tally.lost_in_faults),
         "lostInCalm": dict(tally.lost_in_calm),
         "convergedS": round(result.converged_s, 3),
@@ -86,9 +113,19 @@ def summary(result: ChaosResult) -> dict[str, Any]:
     }
 
 
+def feature_counts(history: History) -> dict[str, int]:
+    """Count what happened to durable messages, in rooms and to watchers."""
+    return {
+        what: sum(isinstance(record, kind) for record in history)
+        for what, kind in FEATURE_RECORDS.items()
+    }
+
+
 def verdict(result: ChaosResult) -> str:
     """Return one line: the result of the run, and how to repeat it."""
-    again = f"seed {result.seed}, {result.seconds:g} s"
+    usual = result.deployment.is_usual
+    what = f"{result.mix}" if usual else f"{result.deployment}, {result.mix}"
+    again = f"seed {result.seed}, {result.seconds:g} s, {what}"
     faults = counted(sum(_faults(result).values()), "fault")
     done = (
         f"{faults}, {result.tally.sent.total():,} messages, "
@@ -107,13 +144,16 @@ def verdict(result: ChaosResult) -> str:
 def _page(result: ChaosResult) -> Iterable[str]:
     yield "# Chaos on real processes"
     yield f"\n**{verdict(result)}**"
-    yield f"\n`python -m wsdemo.proof.chaos --seconds {result.seconds:g} --seed {result.seed}`"
+    words = " ".join([*result.deployment.words, *(result.mix.words or ["--plain"])])
+    command = f"python -m wsdemo.proof.chaos --seconds {result.seconds:g} --seed {result.seed}"
+    yield f"\n`{command} {words}`"
     yield from _what_ran(result)
     yield from _violations(result)
     yield from _after(result)
     yield from _per_fault(result)
     yield from _users_back(result)
     yield from _messages(result)
+    yield from _features(result)
     yield from _scripts(result)
     yield from _memory(result)
 
@@ -122,9 +162,10 @@ def _what_ran(result: ChaosResult) -> Iterable[str]:
     limits = ", ".join(f"{name} {getattr(LIMITS, name):g}" for name in CHANGED_LIMITS)
     yield "\n## What ran\n"
     yield (
-        f"{len(GATEWAYS)} gateways and a Redis as processes, {result.users} users, and a TCP relay "
-        f"on each connection; Python {platform.python_version()} on {platform.system()}. Timings "
-        f"are {SCALE:g} times faster than in production: heartbeat H {TIMING.heartbeat_s:g} s, TTL "
+        f"{_gateways(result)} and {_redis(result)} as processes, {result.users} users, and a TCP "
+        f"relay on each connection{_relayed(result)}; Python {platform.python_version()} on "
+        f"{platform.system()}. Timings are {SCALE:g} times faster than in production: heartbeat H "
+        f"{TIMING.heartbeat_s:g} s, TTL "
         f"{TIMING.presence_ttl_s:g} s, health check {TIMING.health_check_s:g} s. Bounds on the "
         f"work of the machine are not scaled; some are set tighter: {limits}."
     )
@@ -140,6 +181,23 @@ def _what_ran(result: ChaosResult) -> Iterable[str]:
         "two runs of one seed are similar, and not equal."
     )
     yield "\n![Faults, and users online](timeline.png)"
+
+
+def _redis(result: ChaosResult) -> str:
+    return {
+        Form.SERVER: "a Redis",
+        Form.CLUSTER: "a cluster of three primaries with a replica each",
+        Form.SENTINEL: "a primary, its replica and three sentinels",
+    }[result.deployment.form]
+
+
+def _gateways(result: ChaosResult) -> str:
+    count = result.deployment.workers
+    return f"{len(GATEWAYS)} gateways" + (f" of {count} workers each" if count > 1 else "")
+
+
+def _relayed(result: ChaosResult) -> str:
+    return " of a user" if result.deployment.has_group else ""
 
 
 def _violations(result: ChaosResult) -> Iterable[str]:
@@ -180,7 +238,7 @@ def _per_fault(result: ChaosResult) -> Iterable[str]:
         "Messages: those that were sent while the fault was active.\n"
     )
     rows: list[tuple[object, ...]] = []
-    for fault in FAULTS:
+    for fault in faults_of(result.mix, result.deployment):
         times, sent = found.get(fault.name, []), lost.get(fault.name, Counter())
         rows.append(
             (
@@ -247,6 +305,24 @@ def _messages(result: ChaosResult) -> Iterable[str]:
     yield "\n![Outcomes of messages, by fault](losses.png)"
 
 
+def _features(result: ChaosResult) -> Iterable[str]:
+    if result.mix == PLAIN_MIX:
+        return
+    yield "\n## Optional features\n"
+    if result.mix.devices > 1:
+        yield (
+            f"Gateways were started with `{result.mix}`. P1, P3 to P5, P7 and P8 were checked for "
+            "each device, and each message was for all devices of its recipient."
+        )
+        return
+    yield (
+        f"Gateways were started with `{result.mix}`. What happened to durable messages, in rooms "
+        "and to watchers, by the number of records; D1 to D5, D7, R1 to R5 and W1 to W3 were "
+        "checked.\n"
+    )
+    yield from _table(("what", "times"), feature_counts(result.history).items())
+
+
 def _scripts(result: ChaosResult) -> Iterable[str]:
     yield "\n## Sometimes\n"
     yield (
@@ -257,7 +333,12 @@ def _scripts(result: ChaosResult) -> Iterable[str]:
     rows = [(name, result.outcomes[name]) for name in (*OUTCOMES, *others)]
     yield from _table(("script", "times"), rows)
     yield ""
-    rows = [(name, result.counters[name]) for name in WANTED_COUNTERS]
+    names = [
+        name.removeprefix(COUNTER)
+        for name in wanted({}, result.mix, result.deployment)
+        if COUNTER in name
+    ]
+    rows = [(name, result.counters[name]) for name in dict.fromkeys((*WANTED_COUNTERS, *names))]
     yield from _table(("counter of gateways", "sum"), rows)
 
 
@@ -271,7 +352,7 @@ def _memory(result: ChaosResult) -> Iterable[str]:
     if not result.slopes:
         yield "No gateway lived long enough for a slope."
         return
-    yield f"Growth after warm-up, by least squares; red above {GROWTH_KIB_PER_MIN:,} KiB/min.\n"
+    yield f"Growth after warm-up, median of five parts; red over {GROWTH_KIB_PER_MIN:,} KiB/min.\n"
     rows = [(process, f"{slope:,.0f}") for process, slope in result.slopes.items()]
     yield from _table(("process", "KiB/min"), rows)
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from wsdemo.proof import history as h
 from wsdemo.proof.chaos.bounds import ROUNDS
+from wsdemo.proof.chaos.deployment import USUAL, Deployment
 from wsdemo.proof.chaos.measures import peaks, slopes
 from wsdemo.proof.chaos.nemesis import InjectedFault
 from wsdemo.proof.chaos.sampling import MemorySample, Sample
 from wsdemo.proof.history import Violation
+from wsdemo.proof.mix import PLAIN_MIX, FeatureMix
 
 
 @dataclass(slots=True)
@@ -21,6 +23,9 @@ class ChaosResult:
     seed: int
     seconds: float
     rounds: int = ROUNDS
+    mix: FeatureMix = PLAIN_MIX
+    """The optional features of the gateways."""
+    deployment: Deployment = USUAL
     users: int = 0
     history: list[h.Record] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)

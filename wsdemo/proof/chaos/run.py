@@ -14,12 +14,14 @@ from typing import Any, Final
 
 from wsdemo.proof.chaos.bounds import END_S, REST_S, ROUNDS
 from wsdemo.proof.chaos.cluster import ProcessCluster
+from wsdemo.proof.chaos.deployment import USUAL, Deployment
 from wsdemo.proof.chaos.heal import leave, rest
 from wsdemo.proof.chaos.nemesis import ProcessNemesis, due
 from wsdemo.proof.chaos.result import ChaosResult
 from wsdemo.proof.chaos.sampling import Sampler
 from wsdemo.proof.chaos.verdict import judge, missed
 from wsdemo.proof.history import Violation
+from wsdemo.proof.mix import PLAIN_MIX, FeatureMix
 from wsdemo.rig.process import PROGRAM
 from wsdemo.tasks import end
 
@@ -34,6 +36,8 @@ async def run(
     *,
     program: Sequence[str] = PROGRAM,
     rounds: int = ROUNDS,
+    mix: FeatureMix = PLAIN_MIX,
+    deployment: Deployment = USUAL,
 ) -> ChaosResult:
     """Run chaos once.
 
@@ -43,9 +47,11 @@ async def run(
         program: what Python runs as a gateway; tests pass one with a mistake in it.
         rounds: how many periods with faults there are. With none, there is a calm period only:
             then everything that is found is wrong without any fault.
+        mix: the optional features of the gateways, which the users then use.
+        deployment: what the Redis is, and how many workers each gateway has.
     """
-    result = ChaosResult(seed, seconds, rounds)
-    cluster = ProcessCluster(seed, program=program)
+    result = ChaosResult(seed, seconds, rounds, mix, deployment)
+    cluster = ProcessCluster(seed, program=program, mix=mix, deployment=deployment)
     async with _unhandled(cluster), cluster:
         result.users, result.idle_bytes = len(cluster.users), cluster.idle_bytes
         sampler = Sampler(cluster)
@@ -72,7 +78,8 @@ async def _live(
 ) -> None:
     """Inject faults and heal, a given number of times; then let all users leave."""
     rounds = result.rounds
-    first = cluster.rng("due").sample(due(cluster.seed), len(due(cluster.seed)))
+    must_come = due(cluster.seed, cluster.mix, cluster.deployment)
+    first = cluster.rng("due").sample(must_come, len(must_come))
     ends_s = result.seconds - END_S
     for n in range(rounds):
         for user in cluster.client_users.values():
@@ -115,7 +122,11 @@ def _troubles(cluster: ProcessCluster) -> list[Violation]:
         for name, log in cluster.logs
         for trouble in log.troubles
     ]
-    words = cluster.forbidden_in(cluster.server.log_tail(ALL_LINES))
+    words = [
+        word
+        for server in cluster.servers
+        for word in cluster.forbidden_in(server.log_tail(ALL_LINES))
+    ]
     return [*found, *(Violation("log", cluster.clock(), f"Redis wrote {word!r}") for word in words)]
 
 

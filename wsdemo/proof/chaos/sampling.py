@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from typing import Any, Final
 import psutil
 
 from wsdemo.proof.chaos.cluster import ProcessCluster
+from wsdemo.proof.chaos.deployment import DeploymentKind
 from wsdemo.proof.chaos.plain_users import PlainUser
 from wsdemo.proof.chaos.users import ClientUser
 from wsdemo.proof.history import Late
@@ -27,6 +29,7 @@ from wsdemo.redis.server import ServerError
 LOOK_EVERY_S: Final = 0.05
 PAGE_EVERY_S: Final = 0.5
 PAGE_S: Final = 0.4
+ERRORS_EVERY_S: Final = 2.0
 LATE_S: Final = 0.15
 """If a sample is late by more than this, the machine was too busy. What took longer in that time
 says nothing about a gateway."""
@@ -65,12 +68,14 @@ class Sampler:
     cluster: ProcessCluster
     samples: list[Sample] = field(default_factory=list)
     memory: list[MemorySample] = field(default_factory=list)
-    _counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    _counters: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look(), name="sample users")
             group.create_task(self._look_at_the_machine(), name="sample the machine")
+            if self.cluster.deployment.kind is DeploymentKind.CLUSTER:
+                group.create_task(self._read_errors(), name="sample errors of Redis")
             for name in self.cluster.gateways:
                 group.create_task(self._read(name), name=f"sample {name}")
 
@@ -104,23 +109,32 @@ class Sampler:
     def _pids(self) -> list[int]:
         gateways = self.cluster.gateways.values()
         pids = [os.getpid(), *(gateway.pid for gateway in gateways if gateway.running)]
-        with contextlib.suppress(ServerError):
-            pids.append(self.cluster.server.pid)
+        for server in self.cluster.servers:
+            with contextlib.suppress(ServerError):
+                pids.append(server.pid)
         return pids
 
     async def _read(self, name: str) -> None:
         gateway = self.cluster.gateways[name]
         while True:
             with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
-                self._note_page(json.loads((await gateway.get("/stats", PAGE_S))[1]))
+                async with self.cluster.asking[name]:
+                    self._note_page(json.loads((await gateway.get("/stats", PAGE_S))[1]))
             with contextlib.suppress(psutil.Error):
                 if gateway.running:
                     rss = psutil.Process(gateway.pid).memory_info().rss
                     self.memory.append(MemorySample(self.cluster.clock(), name, gateway.pid, rss))
             await asyncio.sleep(PAGE_EVERY_S)
 
+    async def _read_errors(self) -> None:
+        """Count the errors that the servers tell, MOVED for example."""
+        while True:
+            self._counters |= await asyncio.to_thread(self.cluster.group.errors)
+            await asyncio.sleep(ERRORS_EVERY_S)
+
     def _note_page(self, page: dict[str, Any]) -> None:
-        self._counters[page["bootId"]] = page["counters"]
+        restarts = page.get("workerRestarts", 0)
+        self._counters[page["bootId"]] = {**page["counters"], "worker_restarts": restarts}
 
     @property
     def counters(self) -> Counter[str]:

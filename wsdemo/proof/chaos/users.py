@@ -14,10 +14,11 @@ import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Self
 
-from wsdemo.client import Client
+from wsdemo.client import Client, Message
 from wsdemo.client.connection import ClientClosed, ConnectFailed, State
 from wsdemo.events import Event, Kind
 from wsdemo.proof import scribe
+from wsdemo.proof.application import is_plain
 from wsdemo.proof.history import (
     Closed,
     Left,
@@ -53,6 +54,8 @@ SENDERS: Final = 2
 """How many messages of one user may be on their way at the same time."""
 COME_BACK_S: Final = 10.0
 MOVE_S: Final = 2.0
+HUSH_S: Final = 5.0
+"""How long the last answers may take when a user falls silent."""
 
 
 class UserRoutes:
@@ -83,6 +86,7 @@ class ClientUser:
     """A user with the real client. Usually it has one session, for short times two.
 
     Args:
+        name: its user; or a device of its user, as `alice/phone`.
         peers: the users to whom it may write; it is one of them.
         note, clock: append to the history, and the clock of the history.
         complain: called with anything that must never happen to a user.
@@ -104,13 +108,17 @@ class ClientUser:
         """Whether this user wants to be online."""
         self.clients: list[Client] = []
         self.roaming = True
-        self._peers = [peer for peer in peers if peer != name]
+        self.account, _, self.device = name.partition("/")
+        """To whom messages are sent; and the name of the device, where users have several."""
+        self._peers = [peer for peer in peers if peer != self.account]
         self._rng = rng
         self._note = note
         self._clock = clock
         self._complain = complain
         self._acting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._talking: list[asyncio.Task[None]] = []
+        self._is_silent = False
         self._stopping = False
         self._said_closed: set[str] = set()
         self._numbers = itertools.count(1)
@@ -120,8 +128,7 @@ class ClientUser:
     async def start(self) -> None:
         """Register, and begin to send and to move."""
         await self.come()
-        for _ in range(SENDERS):
-            self._own(self._talk())
+        self._talking = [self._own(self._talk()) for _ in range(SENDERS)]
         self._own(self._roam())
 
     async def stop(self) -> None:
@@ -131,10 +138,17 @@ class ClientUser:
         await end(*self._tasks)
         await self._close_all()
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    async def hush(self) -> None:
+        """Say nothing more, and stay. What was said is still answered."""
+        self.roaming, self._is_silent = False, True
+        if self._talking:
+            await asyncio.wait(self._talking, timeout=HUSH_S)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=self.name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """Complain when a task of this user has failed: a silent user proves nothing."""
@@ -156,21 +170,25 @@ class ClientUser:
         while not self._stopping:
             client = self._client(first or self._rng.choice(sorted(self.routes.wires)))
             self.clients.append(client)
+            began = self._clock()
             try:
                 await client.start(COME_BACK_S)
             except ConnectFailed:
                 self.clients.remove(client)
                 self._note(Registered(t=self._clock(), user=self.name, phase=Phase.FAIL))
-                if self.clients:
+                if self.clients and self._clock() - began < COME_BACK_S:
                     return  # It was superseded before it was registered: another session was newer.
+                # Otherwise no gateway has answered in time. Its register may have been executed
+                # all the same, and have ended the other session: so it has to come back.
                 continue
             self._own(self._listen(client))
             return
 
     def _client(self, first: str) -> Client:
         return Client(
-            self.name,
+            self.account,
             self.routes.urls(first),
+            device=self.device,
             settings=PATIENCE,
             rng=random.Random(self._rng.random()),
             clock=self._clock,
@@ -179,7 +197,7 @@ class ClientUser:
 
     def _heard(self, event: Event) -> None:
         # Messages of plain users have no id on the wire: `_listen` finds it in the content.
-        if event.kind is Kind.ARRIVE:
+        if event.kind is Kind.ARRIVE or not is_plain(event.msg_id):
             return
         record = scribe.record_of(event, t=self._clock(), user=self.name)
         if isinstance(record, Closed):
@@ -195,23 +213,30 @@ class ClientUser:
 
     async def _listen(self, client: Client) -> None:
         async for message in client:
-            self._note(
-                Received(
-                    t=self._clock(),
-                    user=self.name,
-                    conn=client.conn_id,
-                    id=message.id or message.content.removeprefix(MARK),
-                    sender=message.sender,
-                )
+            self._note_received(client, message)
+
+    def _note_received(self, client: Client, message: Message) -> None:
+        self._note(
+            Received(
+                t=self._clock(),
+                user=self.name,
+                conn=client.conn_id,
+                id=message.id or message.content.removeprefix(MARK),
+                sender=message.sender,
             )
+        )
 
     # --- talking -------------------------------------------------------------------------------
 
     async def _talk(self) -> None:
-        while True:
+        while not self._is_silent:
             await asyncio.sleep(self._rng.expovariate(1 / TALK_EVERY_S))
             if client := next(iter(self.registered), None):
-                await self.say(client, self._rng.choice(self._peers))
+                await self.act(client)
+
+    async def act(self, client: Client) -> None:
+        """Do one thing that users do all the time."""
+        await self.say(client, self._rng.choice(self._peers))
 
     async def say(self, client: Client, to: str) -> Status:
         """Send one message; return its status."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Final
 
 from wsdemo.proof import history as h
 from wsdemo.proof.chaos.bounds import (
+    ASKED_S,
     BOUNDS,
     GROWTH_BYTES,
     GROWTH_KIB_PER_MIN,
@@ -15,13 +15,14 @@ from wsdemo.proof.chaos.bounds import (
     NEAR_S,
     NOT_ARRANGED_SHARE,
     PROMISED_S,
+    WITNESS_LAG_S,
 )
-from wsdemo.proof.chaos.cluster import TIMING, ProcessCluster
+from wsdemo.proof.chaos.cluster import GRACE_S, TIMING, ProcessCluster
 from wsdemo.proof.chaos.faults import FAULTS
-from wsdemo.proof.chaos.monitor_log import OUTCOMES
 from wsdemo.proof.chaos.nemesis import NOT_ARRANGED, ProcessNemesis, due
 from wsdemo.proof.chaos.result import ChaosResult
 from wsdemo.proof.chaos.sampling import Sampler
+from wsdemo.proof.chaos.wanted import seen, wanted
 from wsdemo.proof.history import Violation
 from wsdemo.protocol import Code
 
@@ -46,32 +47,12 @@ CAUSES: Final[h.Causes] = {
 }
 """Which faults explain which close code. No fault explains 1011, 4008, 4011 or another code that is
 not here: only connections that belong to a fault may be closed with those."""
-STATUSES: Final = ("routed", "offline", "unreachable", "busy", "unknown")
-WANTED_COUNTERS: Final = (
-    *("bounces_sent", "bounces_received", "kicks_sent", "kicks_received", "subscription_gaps"),
-    *("probes_lost", "malformed_envelopes", "malformed_presence", "slow_consumers", "stalls"),
-    *("heartbeat_timeouts", "registers_failed", "refreshes_failed", "releases_failed"),
-)
-"""The counters of gateways that a run must have increased."""
-WANTED: Final = (
-    *OUTCOMES,
-    *(f"answer {status}" for status in STATUSES),
-    *(f"counter {name}" for name in WANTED_COUNTERS),
-)
-"""What must happen in a run besides its faults. A run goes on for a while to see all of it."""
-COMES_OF: Final[Mapping[str, frozenset[str]]] = {
-    "counter probes_lost": frozenset({"subscriber half-open"}),
-    "counter malformed_envelopes": frozenset({"hostile publishes"}),
-    "counter malformed_presence": frozenset({"foreign presence entries"}),
-    "counter slow_consumers": frozenset({"slow consumer"}),
-    "counter stalls": frozenset({"gateway a zombie"}),
-    "counter heartbeat_timeouts": frozenset({"client half-open"}),
-    "refresh closed": frozenset({"late commands"}),
-    "register stale": frozenset({"late register"}),
-    "refresh superseded": frozenset({"subscriber half-open"}),
-    "refresh reclaimed": frozenset({"FLUSHALL", "DEL of one presence key"}),
-}
-"""What only these faults cause, each of them: it is wanted in a run that had one of them."""
+KILLED: Final = frozenset({"gateway killed, back at once", "gateway killed, away"})
+CAUSES_OF_WORKERS: Final[h.Causes] = {**CAUSES, Code.RESTART: SIGNALLED | KILLED}
+"""The same for gateways of several workers: these drain when their parent is killed."""
+DELAYS: Final = frozenset(one.name for one in FAULTS if one.touches != {h.REDIS})
+"""Faults that may delay a message on its way from Redis to its recipient: all that do not only
+concern the server."""
 EXCEPTIONS: Final = ("unhandled_errors",)
 """Counters of gateways that must stay at zero."""
 
@@ -81,7 +62,7 @@ def judge(result: ChaosResult, complaints: list[Violation]) -> list[Violation]:
     result.tally = h.tally(result.history, near_s=NEAR_S)
     return [
         *complaints,
-        *allowed(result.history),
+        *_judged(result),
         *_grown(result),
         *_raised_by_gateways(result),
         *_too_slow(result),
@@ -90,14 +71,44 @@ def judge(result: ChaosResult, complaints: list[Violation]) -> list[Violation]:
     ]
 
 
-def allowed(history: h.History) -> list[Violation]:
-    """Check a recorded history, at the scale of chaos runs."""
+def _judged(result: ChaosResult) -> list[Violation]:
+    if result.mix.devices > 1:
+        return allowed_for_devices(result.history)
+    several = result.deployment.workers > 1
+    return allowed(result.history, CAUSES_OF_WORKERS if several else CAUSES)
+
+
+def allowed(history: h.History, causes: h.Causes = CAUSES) -> list[Violation]:
+    """Check a recorded history, at the scale of chaos runs.
+
+    Args:
+        causes: which faults explain which close code.
+    """
     return [
         *h.well_formed(history),
         *h.owners(history, ttl_s=TIMING.presence_ttl_s),
         *h.messages(history),
+        *h.inboxes(history, WITNESS_LAG_S),
+        *h.rooms(history, BOUNDS.arrive_s),
+        *h.watches(history, GRACE_S, PROMISED_S, ASKED_S),
         *h.convergence(history, online_s=PROMISED_S, offline_s=PROMISED_S),
-        *h.kept(history, BOUNDS, CAUSES),
+        *h.kept(history, BOUNDS, causes),
+        *h.late(history, BOUNDS, DELAYS),
+    ]
+
+
+def allowed_for_devices(history: h.History) -> list[Violation]:
+    """Check a recorded history of users with several devices: each message is for all of them."""
+    return [
+        *h.well_formed(history),
+        *h.owners(history, ttl_s=TIMING.presence_ttl_s),
+        *h.convergence(history, online_s=PROMISED_S, offline_s=PROMISED_S),
+        *h.devices(history, BOUNDS.arrive_s),
+        *h.answers(history, BOUNDS),
+        *h.pongs(history, BOUNDS),
+        *h.closes(history, BOUNDS, CAUSES),
+        *h.denied(history, BOUNDS),
+        *h.counted(history),
     ]
 
 
@@ -143,10 +154,13 @@ def _sometimes(result: ChaosResult) -> list[Violation]:
     if not result.rounds:
         return []
     never = {one.fault.name for one in result.injections if one.for_good}
-    names = [one.name for one in due(result.seed) if one.name not in never]
+    names = [
+        one.name for one in due(result.seed, result.mix, result.deployment) if one.name not in never
+    ]
     arranged = _arranged(result.history)
-    seen = arranged + h.happened(result.history) + _seen(result.history, result.counters)
-    return h.sometimes(arranged, names) + h.sometimes(seen, wanted(arranged))
+    everything = arranged + h.happened(result.history) + seen(result.history, result.counters)
+    needed = wanted(arranged, result.mix, result.deployment)
+    return h.sometimes(arranged, names) + h.sometimes(everything, needed)
 
 
 def _arranged(history: h.History) -> Counter[str]:
@@ -161,19 +175,7 @@ def _arranged(history: h.History) -> Counter[str]:
     )
 
 
-def wanted(faults: Mapping[str, int]) -> list[str]:
-    """Return what must happen in a run that had these faults, besides them."""
-    return [name for name in WANTED if name not in COMES_OF or COMES_OF[name] & faults.keys()]
-
-
 def missed(cluster: ProcessCluster, sampler: Sampler, nemesis: ProcessNemesis) -> list[Violation]:
     """Return what a run has to see and has not seen yet, except faults: those come anyway."""
-    seen = cluster.witness.monitor_log.outcomes + _seen(cluster.history, sampler.counters)
-    return h.sometimes(seen, wanted(nemesis.counts))
-
-
-def _seen(history: h.History, counters: Mapping[str, int]) -> Counter[str]:
-    """Count, by the names of `WANTED`, the answers to messages and what gateways have counted."""
-    answers = (r.status for r in history if isinstance(r, h.Sent) and r.status)
-    seen = Counter(f"answer {status}" for status in answers)
-    return seen + Counter({f"counter {name}": count for name, count in counters.items()})
+    outcomes = cluster.witness.monitor_log.outcomes + seen(cluster.history, sampler.counters)
+    return h.sometimes(outcomes, wanted(nemesis.counts, cluster.mix, cluster.deployment))

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
-from wsdemo.proof.chaos.monitor_log import MonitorLog, seen_in
+from wsdemo.proof.chaos.monitor_log import MonitorLog, snapshot_in
 from wsdemo.proof.history import ObservationGap, Record
 from wsdemo.redis.connection import pack_command
 from wsdemo.tasks import end
@@ -34,16 +34,41 @@ RETRY_S: Final = 0.01
 ASK_S: Final = 1.0
 """How long the witness waits for all entries. Without them the owners stay unknown."""
 ENTRIES: Final = """#!lua flags=no-writes,allow-oom,allow-stale
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = {}
 for _, key in ipairs(redis.call('KEYS', 'presence:*')) do
   if redis.call('TYPE', key).ok == 'hash' then
-    local entry = redis.call('HMGET', key, 'connId', 'gwId', 'epoch', 'ts')
-    entry[5] = tostring(redis.call('PTTL', key))
-    entry[6] = key
-    table.insert(found, entry)
+    local entry, devices = redis.call('HMGET', key, 'connId', 'gwId', 'epoch', 'ts'), 0
+    local all = redis.call('HGETALL', key)
+    for i = 1, #all, 2 do
+      local device = string.match(all[i], '^s:(.*)$')
+      if device then
+        local gateway, conn, token, till = string.match(all[i + 1], '^(%S+) (%S+) (%d+) (%d+)')
+        devices = devices + 1
+        local name = device == '' and key or key .. '/' .. device
+        if tonumber(till) > now_ms then
+          table.insert(found, {conn, gateway, token, entry[4], tostring(till - now_ms), name})
+        end
+      end
+    end
+    if devices == 0 then
+      entry[5] = tostring(redis.call('PTTL', key))
+      entry[6] = key
+      table.insert(found, entry)
+    end
   end
 end
-return cjson.encode(found)
+local stored, rooms = {}, {}
+for _, key in ipairs(redis.call('KEYS', 'inbox:*')) do
+  for _, row in ipairs(redis.call('XRANGE', key, '-', '+')) do
+    table.insert(stored, {key, row[1], row[2][2]})
+  end
+end
+for _, key in ipairs(redis.call('KEYS', 'room:*')) do
+  table.insert(rooms, {key, redis.call('HGETALL', key)})
+end
+return cjson.encode({entries = found, stored = stored, rooms = rooms})
 """
 
 
@@ -70,7 +95,7 @@ class Witness:
         """How often it had to reconnect."""
         self.watching = asyncio.Event()
         self._parts = urlsplit(url)
-        self._data_lost = False
+        self._data_lost = self._restarted = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -96,7 +121,13 @@ class Witness:
 
         The end of the MONITOR stream is the moment of the loss.
         """
-        self._data_lost = True
+        self._data_lost = self._restarted = True
+
+    def restart_will_come(self) -> None:
+        """Announce that Redis is about to be killed. What it has confirmed may be lost by that, as
+        far as gateways know.
+        """
+        self._restarted = True
 
     async def _watch(self) -> None:
         while True:
@@ -110,6 +141,9 @@ class Witness:
             if self._data_lost:
                 self._data_lost = False
                 self.monitor_log.forget()
+            if self._restarted:
+                self._restarted = False
+                self.monitor_log.restart()
             await asyncio.sleep(RETRY_S)
 
     async def _listen(self) -> None:
@@ -147,7 +181,7 @@ class Witness:
                 reader, writer = await self._dial()
                 try:
                     writer.write(pack_command(("EVAL", ENTRIES, 0, sign)))
-                    self.monitor_log.known[sign] = seen_in(await _reply(reader))
+                    self.monitor_log.known[sign] = snapshot_in(await _reply(reader))
                 finally:
                     writer.transport.abort()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):

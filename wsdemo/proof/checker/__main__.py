@@ -6,15 +6,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from wsdemo.command_line import Parser, fail, new_file
-from wsdemo.proof.checker.machine import ScriptError
+from wsdemo.proof.checker.machines import MACHINES
 from wsdemo.proof.checker.report import Result
-from wsdemo.proof.checker.scenarios import DEEP, EVERYDAY
 from wsdemo.proof.checker.search import check
-from wsdemo.proof.checker.states import Scenario
+from wsdemo.proof.checker.subject import ScriptError, World
 from wsdemo.redis.server import ServerError
 from wsdemo.terminal import never_refuse_text
 
@@ -30,7 +29,7 @@ WIDTH: Final = 74
 class _ProgressLine:
     """The progress: one line that changes on a terminal, and nothing elsewhere."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: World) -> None:
         self._scenario = scenario
         self._shown_at = time.monotonic()
 
@@ -51,16 +50,24 @@ class _ProgressLine:
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         PROGRAM,
-        description="Play the presence scripts in every order of commands and faults.",
+        description="Play the shipped scripts in every order of commands and faults.",
     )
     parser.add_argument(
-        "--deep", action="store_true", help="three sessions, and more faults: takes minutes"
+        "--machine", choices=list(MACHINES), action="append", help="only this subject (repeatable)"
+    )
+    parser.add_argument(
+        "--deep", action="store_true", help="larger worlds, and more faults: takes minutes"
     )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results there too")
     return parser.read(words)
 
 
-def _checked(scenario: Scenario) -> Result:
+def _scenarios(options: argparse.Namespace) -> Iterator[World]:
+    for name in options.machine or MACHINES:
+        yield from MACHINES[name].deep if options.deep else MACHINES[name].everyday
+
+
+def _checked(scenario: World) -> Result:
     line = _ProgressLine(scenario)
     try:
         return check(scenario, deadline_s=DEADLINE_S, max_states=MAX_STATES, progress=line)
@@ -76,6 +83,7 @@ def _row(result: Result) -> str:
 def _as_json(result: Result) -> dict[str, Any]:
     outcomes = sorted(result.outcomes.items())
     return {
+        "machine": result.scenario.machine,
         "scenario": str(result.scenario),
         "states": result.states,
         "steps": result.steps,
@@ -95,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     results = []
     print(f"{'scenario':<{WIDTH}} {'states':>9} {'steps':>10} {'calls':>6} {'seconds':>8}  verdict")
     try:
-        for scenario in DEEP if options.deep else EVERYDAY:
+        for scenario in _scenarios(options):
             results.append(_checked(scenario))
             print(_row(results[-1]), flush=True)
     except ServerError as problem:

@@ -1,22 +1,19 @@
 """Mutants: would the model checker notice a wrong script?
 
 A mutant is a shipped script with one mistake that somebody might make, or might overlook in a
-review. The checker has to find each of them, with the invariant and in the scenario that are named
-here. If a mutant survives, the checker is too weak. `EQUIVALENT` are changes that cannot make a
-difference, each with the reason.
+review. The checker has to find each of them, with the invariant and in the scenario that it names.
+If a mutant survives, the checker is too weak. The mutants of each machine are beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from wsdemo.proof.checker.machine import SHIPPED
 from wsdemo.proof.checker.report import Result
 from wsdemo.proof.checker.search import check
-from wsdemo.proof.checker.states import Clients, Clock, Scenario, Verb
+from wsdemo.proof.checker.subject import World
 
 
 class MutantError(Exception):
@@ -43,7 +40,7 @@ class Mutant:
     name: str
     breaks: str
     changes: tuple[Change, ...]
-    scenario: Scenario
+    scenario: World
 
     def scripts(self) -> dict[str, str]:
         """Return the texts of the scripts that it changes.
@@ -52,8 +49,9 @@ class Mutant:
             MutantError: it does not fit the shipped scripts.
         """
         texts: dict[str, str] = {}
+        shipped = self.scenario.shipped()
         for change in self.changes:
-            text = texts.get(change.script, SHIPPED[change.script])
+            text = texts.get(change.script, shipped[change.script])
             if text.count(change.piece) != 1:
                 raise MutantError(
                     f"{self.name}: {change.script}.lua has this {text.count(change.piece)} times, "
@@ -70,175 +68,6 @@ class Mutant:
         return self.name
 
 
-# --- scenarios ------------------------------------------------------------------------
-
-CALM: Final = Scenario(duplicates=0, expiries=0)
-EXPIRY: Final = Scenario(duplicates=0)
-LATE: Final = Scenario(expiries=0)
-LOSS: Final = Scenario(duplicates=0, expiries=0, losses=1)
-LOSS_AND_EXPIRY: Final = Scenario(duplicates=0, losses=1)
-CLOCK: Final = Scenario(duplicates=0, expiries=0, clock=Clock.FREE)
-CLOCK_AND_LOSS: Final = Scenario(duplicates=0, expiries=0, losses=1, clock=Clock.FREE)
-CLOCK_OF_THREE: Final = Scenario(sessions=3, duplicates=0, expiries=0, clock=Clock.FREE)
-CLOCK_OF_THREE_AND_EXPIRY: Final = Scenario(sessions=3, duplicates=0, clock=Clock.FREE)
-ONE_CLIENT: Final = Scenario(duplicates=0, clients=Clients.ONE)
-SEVERAL_CLIENTS: Final = Scenario(duplicates=0, clients=Clients.SEVERAL)
-
-# --- pieces that are replaced more than once -----------------------------------------------------
-
-_MAX_FLOOR: Final = "text(math.max(number(fence[1]), token))"
-_MAX_MINT: Final = "text(math.max(number(fence[3]), token))"
-_MAX_TOP: Final = "math.max(number(fence[1]), owner_token)"
-_OVERTAKEN: Final = f"{_MAX_TOP} > token"
-_LATE: Final = "token < top or number(fence[2]) >= token"
-_TIED: Final = "owner[2] and owner_token == token and owner[2] > conn"
-_GIVEN_UP: Final = "inst ~= '' and owner[4] == inst and owner[2] ~= conn and number(owner[5]) > att"
-_IS_OWNER: Final = "if owner[2] == conn then"
-_IS_MINE: Final = "owner == conn"
-_IS_CLOSED: Final = "fence[2] == ARGV[3] .. ':' .. conn"
-_MAY_CLOSE: Final = "number(fence[2]) == token or number(fence[2]) == 0"
-_WRITES_TOP: Final = "'top', ARGV[3], "
-_LEASES: Final = "redis.call('PEXPIRE', KEYS[1], ARGV[4])"
-_KEEPS_FENCE: Final = "redis.call('PEXPIRE', KEYS[2], ARGV[5])"
-_TAKES: Final = "'inst', inst, 'att', ARGV[7])\n"
-_RECLAIMS: Final = "'inst', ARGV[6], 'att', ARGV[7])\n"
-_BEFORE_ORDER: Final = "-- Somebody newer has registered"
-_BEFORE_CLOSED: Final = "-- A refresh of this session"
-_BEFORE_RECLAIM: Final = "-- The entry was lost"
-
-
-def _one(
-    script: str, name: str, breaks: str, scenario: Scenario, piece: str, replacement: str = ""
-) -> Mutant:
-    return Mutant(f"{script}: {name}", breaks, (Change(script, piece, replacement),), scenario)
-
-
-_mint, _register, _refresh, _release = (partial(_one, script.value) for script in Verb)
-
-
-MUTANTS: Final[tuple[Mutant, ...]] = (
-    # Whose is the entry?
-    _release("deletes unconditionally, as the demo", "W1", CALM, _IS_MINE, "true"),
-    _release("never deletes", "W4c", CALM, _IS_MINE, "false"),
-    _release(
-        "compares tokens, not connections",
-        *("W1", CLOCK_AND_LOSS, _IS_MINE, "redis.call('HGET', KEYS[1], 'epoch') == ARGV[2]"),
-    ),
-    _refresh(
-        "compares tokens, not connections",
-        *("W3", CLOCK_AND_LOSS, _IS_OWNER, "if owner[3] == ARGV[3] then"),
-    ),
-    _refresh(
-        "compares gateways, not connections",
-        *("W3", ONE_CLIENT, _IS_OWNER, "if owner[1] == ARGV[2] then"),
-    ),
-    _refresh("lets everybody renew", "W3", CALM, _IS_OWNER, "if owner[2] then"),
-    # Who is newer?
-    _register("does not look at top", "W4b", LATE, _LATE, "number(fence[2]) >= token"),
-    _register("does not look at the floor", "W4", LATE, _LATE, "token < top"),
-    _register("turns its own copy away", "W8", LATE, _LATE, _LATE.replace("<", "<=")),
-    _register("does not write top", "W4b", LATE, _WRITES_TOP),
-    _register("equal tokens are no tie", "W2", CLOCK_AND_LOSS, _TIED, "false"),
-    _refresh("does not look at top", "W2b", CALM, _OVERTAKEN, "false"),
-    _refresh("an equal top is newer", "W8", EXPIRY, _OVERTAKEN, f"{_MAX_TOP} >= token"),
-    _refresh("does not write top when it reclaims", "W4b", LOSS_AND_EXPIRY, _WRITES_TOP),
-    _refresh("equal tokens are no tie", "E1", CLOCK_AND_LOSS, f"({_TIED})", "false"),
-    # Is it over?
-    _refresh("does not look whether it is closed", "W4", LATE, _IS_CLOSED, "false"),
-    _refresh(
-        "looks whether a token is closed, not a session",
-        *("W8", CLOCK_AND_LOSS, _IS_CLOSED, "string.match(fence[2] or '', '^%d+') == ARGV[3]"),
-    ),
-    _release("closes nothing", "W4", LATE, _MAY_CLOSE, "false"),
-    _release("does not write the floor", "W4", LATE, f"'floor', {_MAX_FLOOR},\n           "),
-    _release("may lower the floor", "W4", LATE, _MAX_FLOOR, "text(token)"),
-    _release("removes the fence as well", "W4", LATE, "'DEL', KEYS[1]", "'DEL', KEYS[1], KEYS[2]"),
-    _release("writes too few digits", "W4", LATE, "string.format('%.0f', n)", "tostring(n)"),
-    Mutant(
-        "refresh, release: closed is a high-water mark",
-        "W8",
-        (
-            Change("refresh", _IS_CLOSED, "number(string.match(fence[2] or '', '^%d+')) >= token"),
-            Change("release", _MAY_CLOSE, "true"),
-        ),
-        EXPIRY,
-    ),
-    # Is the token larger?
-    _mint("asks the clock, and not the fence", "W5", CLOCK, "math.max(now, ", "math.max(now) -- "),
-    _mint("asks the fence, and not the clock", "W5", LOSS, "math.max(now, ", "math.max("),
-    _mint(
-        "gives the last token again",
-        "W5",
-        CLOCK,
-        "(fence[1] or 0) or 0) + 1",
-        "(fence[1] or 0) or 0)",
-    ),
-    _mint("does not write what it gave", "W5", CLOCK, "redis.call('HSET', KEYS[1], 'mint', text)"),
-    _register("may lower the last token", "W5", CLOCK_OF_THREE, _MAX_MINT, "ARGV[3]"),
-    _refresh("may lower the last token", "W5", CLOCK_OF_THREE_AND_EXPIRY, _MAX_MINT, "ARGV[3]"),
-    _release("may lower the last token", "W5", CLOCK_OF_THREE, _MAX_MINT, "text(token)"),
-    _release(
-        "does not raise the last token", "W5b", CLOCK_AND_LOSS, f",\n           'mint', {_MAX_MINT}"
-    ),
-    # Is the entry whole, and there?
-    _refresh(
-        "writes into nothing, as the demo",
-        *("W0", EXPIRY, _IS_OWNER, f"redis.call('HSET', KEYS[1], 'ts', now)\n{_IS_OWNER}"),
-    ),
-    _refresh("brings half an entry back", "W0", EXPIRY, f", {_RECLAIMS}", ")\n"),
-    _refresh("forgets the client", "W0", ONE_CLIENT, "'inst', ARGV[6]", "'inst', ''"),
-    _refresh(
-        "says ok, and brings nothing back",
-        *("E2", EXPIRY, _BEFORE_RECLAIM, f"do return {{'ok'}} end\n{_BEFORE_RECLAIM}"),
-    ),
-    _refresh(
-        "takes a lost entry for the end",
-        *("E3", EXPIRY, _BEFORE_RECLAIM, f"do return {{'closed'}} end\n{_BEFORE_RECLAIM}"),
-    ),
-    _register(
-        "confuses gateway and connection",
-        *("W0", CALM, "'gwId', ARGV[2], 'connId', conn", "'gwId', conn, 'connId', ARGV[2]"),
-    ),
-    # For how long?
-    _register("gives no lease", "W3", CALM, _TAKES + _LEASES, _TAKES),
-    _register("does not keep the fence", "W3", CALM, _KEEPS_FENCE),
-    _refresh("does not renew the lease", "W3", CALM, f"'ts', now)\n  {_LEASES}", "'ts', now)"),
-    _refresh("does not keep the fence", "W3", CALM, f"  {_KEEPS_FENCE}\n  return", "  return"),
-    _refresh(
-        "does not keep the fence when it reclaims",
-        *("W3", EXPIRY, f"{_KEEPS_FENCE}\nreturn", "return"),
-    ),
-    _refresh("gives no lease when it reclaims", "W3", EXPIRY, _RECLAIMS + _LEASES, _RECLAIMS),
-    _refresh(
-        "prolongs the lease of another",
-        *("W3b", CALM, _BEFORE_ORDER, f"{_LEASES}\n{_BEFORE_ORDER}"),
-    ),
-    _release(
-        "prolongs the lease of another",
-        *("W1", CALM, _BEFORE_CLOSED, f"redis.call('PEXPIRE', KEYS[1], ARGV[3])\n{_BEFORE_CLOSED}"),
-    ),
-    _mint("keeps the fence for ever", "W6", CALM, "redis.call('PEXPIRE', KEYS[1], ARGV[1])"),
-    _release("keeps the fence for ever", "W6", LOSS, "redis.call('PEXPIRE', KEYS[2], ARGV[3])"),
-    # Which attempt of a client?
-    _register("forgets that clients dial again", "W3c", ONE_CLIENT, _GIVEN_UP, "false"),
-    _register(
-        "lets the earlier attempt win", "W3c", ONE_CLIENT, "(owner[5]) > att", "(owner[5]) < att"
-    ),
-    _register("takes all clients for one", "W8", SEVERAL_CLIENTS, "owner[4] == inst and "),
-    # Is the answer right?
-    _refresh("takes overtaken for closed", "W8", CALM, "return {'superseded'", "return {'closed'"),
-    _register(
-        "does not say whom to kick", "W7", CALM, "'ok', owner[1] or '', owner[2]", "'ok', '', ''"
-    ),
-    _register(
-        "says to kick the winner", "W7", LATE, "if owner[2] and owner[2] ~= conn", "if owner[2]"
-    ),
-    _release("says that it removed what it did not", "W4c", CALM, "and -1 or 0", "and 1 or 1"),
-    _release("takes another's entry for none", "W4c", CALM, "owner and -1 or 0", "0"),
-    _release("takes none for another's entry", "W4c", EXPIRY, "owner and -1 or 0", "-1"),
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Equivalent:
     """A change that makes no difference, and why."""
@@ -246,45 +75,11 @@ class Equivalent:
     name: str
     why: str
     change: Change
+    scenario: World
 
     def scripts(self) -> Mapping[str, str]:
         """Return the text of the script that it changes."""
-        return Mutant(self.name, "", (self.change,), CALM).scripts()
+        return Mutant(self.name, "", (self.change,), self.scenario).scripts()
 
     def __str__(self) -> str:
         return self.name
-
-
-EQUIVALENT: Final[tuple[Equivalent, ...]] = (
-    Equivalent(
-        "mint: does not look at top",
-        "register and refresh never leave `mint` below `top`",
-        Change("mint", ", (tonumber(fence[2] or 0) or 0) + 1)", ")"),
-    ),
-    Equivalent(
-        "register: does not raise mint",
-        "mint looks at `top` as well, which register writes",
-        Change("register", f", 'mint', {_MAX_MINT}"),
-    ),
-    Equivalent(
-        "register: does not look at the owner's token",
-        "`top` is never below it, as long as the fence outlives the entry, which W3 demands",
-        Change("register", _MAX_TOP, "number(fence[1])"),
-    ),
-    Equivalent(
-        "register: does not remove the entry before it",
-        "it writes every field that an entry of ours has; the DEL is for what others put there",
-        Change("register", "redis.call('DEL', KEYS[1])\n"),
-    ),
-    Equivalent(
-        "refresh: does not remove the entry before it",
-        "as register",
-        Change("refresh", "redis.call('DEL', KEYS[1])\n"),
-    ),
-    Equivalent(
-        "register: an equal attempt is a later one",
-        "two sessions of one client never have the same attempt number",
-        Change("register", "(owner[5]) > att", "(owner[5]) >= att"),
-    ),
-)
-"""These pieces stay in the scripts on purpose, although one of two checks would be enough."""

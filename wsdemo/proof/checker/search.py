@@ -7,71 +7,25 @@ is reached, because it has everything on which the future depends.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from wsdemo.proof.checker.invariants import (
-    NAMES,
-    Invariant,
-    Settled,
-    Step,
-    broken_at_end,
-    broken_by_step,
-)
-from wsdemo.proof.checker.machine import Machine, Reply
-from wsdemo.proof.checker.moves import Move, MoveKind, after, call_of, moves
-from wsdemo.proof.checker.report import Counterexample, Result, expected, row
-from wsdemo.proof.checker.states import (
-    Clients,
-    Clock,
-    ModelPhase,
-    ModelState,
-    Scenario,
-    Verb,
-    canonical,
-)
+from wsdemo.proof.checker.report import Counterexample, Result
+from wsdemo.proof.checker.subject import Invariant, ScriptError, Subject, World
 from wsdemo.redis.server import find_server
 
 CHUNK: Final = 500
 """States between two checks of the deadline."""
-ROUNDS: Final = 2
-"""How often each session refreshes until everything must be right (P8)."""
 
 Progress = Callable[[int, int], None]
 """Receives the number of states found so far, and of moves that led to them."""
 
 
-def check_presence(
-    scripts: Mapping[str, str] | None = None,
-    *,
-    sessions: int = 2,
-    refreshes: int = 1,
-    duplicates: int = 1,
-    expiries: int = 1,
-    losses: int = 0,
-    rollbacks: int = 0,
-    clock: str = "true",
-    clients: str = "silent",
-    **how: Any,
-) -> Result:
-    """Play the presence scripts in every order of commands and faults.
-
-    Args:
-        scripts: texts that replace the shipped ones: `{"release": "..."}`.
-        sessions, refreshes, duplicates, expiries, losses, rollbacks, clients: see `Scenario`.
-        clock: `true`, or `free`: at each mint it may have stood still, or gone back or ahead.
-        how: as in `check`, which also says what is raised.
-    """
-    counts = (sessions, refreshes, duplicates, expiries, losses, rollbacks)
-    return check(Scenario(*counts, Clock(clock), Clients(clients)), scripts, **how)
-
-
 def check(
-    scenario: Scenario,
+    scenario: World,
     scripts: Mapping[str, str] | None = None,
     *,
     until: str = "",
@@ -80,7 +34,7 @@ def check(
     redis: str | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Play the presence scripts in every order of a scenario.
+    """Play the scripts of a machine in every order of a scenario.
 
     Args:
         scripts: texts that replace the shipped ones, by name. What they do may depend on their
@@ -96,46 +50,50 @@ def check(
         ValueError: a number is out of bounds, or there is no such invariant.
         ServerError: there is no Redis.
     """
-    if until not in ("", "any", *NAMES):
-        raise ValueError(f"there is no invariant {until!r}; there are: {', '.join(NAMES)}")
+    names = [invariant.name for invariant in scenario.invariants()]
+    if until not in ("", "any", *names):
+        raise ValueError(f"there is no invariant {until!r}; there are: {', '.join(names)}")
+    shipped = scenario.shipped()
+    unknown = sorted(set(scripts or {}) - set(shipped))
+    if unknown:
+        raise ScriptError(f"there is no script {unknown[0]!r}; there are: {', '.join(shipped)}")
     with find_server(redis) as server:
-        machine = Machine(server.url, scripts or {}, scenario.cast, scenario.clock)
+        subject = scenario.subject(server.url, scripts or {})
         try:
-            search = _Search(machine, scenario, progress or (lambda states, steps: None))
+            search = _Search(subject, scenario, progress or (lambda states, steps: None))
             return search.run(until, max_states, deadline_s)
         finally:
-            machine.close()
+            subject.runner.close()
 
 
 class _Found(NamedTuple):
     """The move by which a state was found first."""
 
-    parent: ModelState | None
-    move: Move | None
+    parent: Any
+    move: Any
 
 
 @dataclass(slots=True)
 class _Search:
     """One search, and what it has found so far."""
 
-    machine: Machine
-    scenario: Scenario
+    subject: Subject
+    scenario: World
     progress: Progress
-    found: dict[ModelState, _Found] = field(default_factory=dict)
+    found: dict[Any, _Found | None] = field(default_factory=dict)
     steps: int = 0
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     violations: dict[Invariant, Counterexample] = field(default_factory=dict)
-    settled: set[tuple[object, ...]] = field(default_factory=set)
 
     def run(self, until: str, max_states: int, deadline_s: float) -> Result:
         began = time.monotonic()
-        start = self.scenario.start()
-        self.found[start] = _Found(None, None)
+        start = self.subject.start()
+        self.found[start] = None
         layer, stopped = [start], ""
         while layer and not stopped:
-            upcoming: list[ModelState] = []
+            upcoming: list[Any] = []
             for chunk in _chunks(layer):
-                self._settle(chunk)
+                self._end(chunk)
                 upcoming += self._expand(chunk)
                 self.progress(len(self.found), self.steps)
                 stopped = self._why_stop(until, max_states, began + deadline_s)
@@ -146,11 +104,11 @@ class _Search:
             scenario=self.scenario,
             states=len(self.found),
             steps=self.steps,
-            calls=self.machine.calls,
+            calls=self.subject.runner.calls,
             seconds=time.monotonic() - began,
             outcomes=self.outcomes,
             violations={i.name: found for i, found in self.violations.items()},
-            missing=expected(self.scenario) - set(self.outcomes),
+            missing=self.subject.expected() - set(self.outcomes),
             stopped=stopped,
         )
 
@@ -164,92 +122,46 @@ class _Search:
             return "at the deadline"
         return ""
 
-    # --- one step further ----------------------------------------------------------------------
-
-    def _expand(self, states: Sequence[ModelState]) -> list[ModelState]:
+    def _expand(self, states: Sequence[Any]) -> list[Any]:
         """Make every move from these states; return the states that are new."""
-        planned = [(s, move, call_of(s, move)) for s in states for move in moves(s, self.scenario)]
-        self.machine.prepare(call for _, _, call in planned if call is not None)
+        planned = [(state, move) for state in states for move in self.subject.moves(state)]
+        self.subject.runner.prepare(
+            call for state, move in planned for call in self.subject.calls(state, move)
+        )
         fresh = []
-        for state, move, call in planned:
-            reply = None if call is None else self.machine.reply(call)
-            following = after(state, move, reply, self.scenario)
+        for state, move in planned:
+            step = self.subject.step(state, move)
             self.steps += 1
-            if reply is not None:
-                self._look_at(Step(state, move, reply, following, self.scenario))
-            following, _ = canonical(following)
-            if following not in self.found:
-                self.found[following] = _Found(state, move)
-                fresh.append(following)
+            self.outcomes.update(step.said)
+            self._note(step.broken, state, [move])
+            if step.state not in self.found:
+                self.found[step.state] = _Found(state, move)
+                fresh.append(step.state)
         return fresh
 
-    def _look_at(self, step: Step) -> None:
-        if step.move.verb is not None:
-            self.outcomes[step.move.verb.value, step.reply.outcome] += 1
-        for invariant in broken_by_step(step):
-            if invariant not in self.violations:
-                path = [*self._path(step.before), step.move]
-                self.violations[invariant] = self._told(invariant, path)
-
-    # --- two rounds of refreshes ---------------------------------------------------------------
-
-    def _settle(self, states: Sequence[ModelState]) -> None:
-        """Check the states that follow when only refreshes happen, in any order."""
+    def _end(self, states: Sequence[Any]) -> None:
+        """Check what follows from these states when only good things happen."""
         for state in states:
-            up = [n for n, session in enumerate(state.sessions) if session.phase is ModelPhase.UP]
-            # The faults that may still happen, and what was sent, make no difference here.
-            who = tuple((s.phase is ModelPhase.UP, s.token, s.has_owned) for s in state.sessions)
-            if not up or (state.memory, who) in self.settled:
-                continue
-            self.settled.add((state.memory, who))
-            for order in itertools.permutations(up):
-                self._look_at_end(self._settled(state, order))
+            for ending in self.subject.endings(state):
+                self._note(ending.broken, state, ending.moves, len(ending.moves))
 
-    def _settled(self, state: ModelState, order: Sequence[int]) -> Settled:
-        refreshes, now = [], state
-        for number in (*order,) * ROUNDS:
-            if now.sessions[number].phase is ModelPhase.UP:
-                refreshes.append(move := Move(MoveKind.SEND, number, Verb.REFRESH))
-                now = after(now, move, self._reply(now, move), self.scenario)
-        return Settled(state, tuple(refreshes), now, self.scenario)
-
-    def _look_at_end(self, end: Settled) -> None:
-        for invariant in broken_at_end(end):
+    def _note(
+        self, broken: Sequence[Invariant], state: Any, moves: Sequence[Any], endless: int = 0
+    ) -> None:
+        for invariant in broken:
             if invariant not in self.violations:
-                path = self._path(end.before)
-                self.violations[invariant] = self._told(invariant, path, end.refreshes)
+                rows = self.subject.rows([*self._path(state), *moves])
+                self.violations[invariant] = Counterexample(invariant, rows, endless)
 
-    # --- counterexamples ----------------------------------------------------------------------
-
-    def _reply(self, state: ModelState, move: Move) -> Reply | None:
-        call = call_of(state, move)
-        return None if call is None else self.machine.reply(call)
-
-    def _path(self, state: ModelState) -> list[Move]:
+    def _path(self, state: Any) -> list[Any]:
         """Return the moves by which a state was reached first: a shortest path."""
-        path: list[Move] = []
-        found = self.found[state]
-        while found.parent is not None and found.move is not None:
+        path: list[Any] = []
+        while (found := self.found[state]) is not None:
             path.append(found.move)
-            found = self.found[found.parent]
+            state = found.parent
         return path[::-1]
 
-    def _told(
-        self, invariant: Invariant, path: Sequence[Move], refreshes: Sequence[Move] = ()
-    ) -> Counterexample:
-        """Play a path once more, and write a row for each step."""
-        state, rows = self.scenario.start(), []
-        for move in (*path, *refreshes):
-            reply = self._reply(state, move)
-            following = after(state, move, reply, self.scenario)
-            outcome = reply.outcome if reply else ""
-            rows.append(row(state, move, outcome, following, self.scenario))
-            state, renaming = canonical(following)
-            # A token that is minted later may be smaller: earlier rows are renamed with it.
-            rows = [one.renamed(renaming) for one in rows]
-        return Counterexample(invariant, tuple(rows), len(refreshes))
 
-
-def _chunks(states: Sequence[ModelState]) -> Iterator[Sequence[ModelState]]:
+def _chunks(states: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for first in range(0, len(states), CHUNK):
         yield states[first : first + CHUNK]

@@ -8,6 +8,11 @@ and each returns the violations that it found.
 
 * `owners`, `convergence`: the promises P1, P3, P4, P5, P7, P8 and X (`wsdemo.proof.promises`).
 * `messages`: right user, at most once, FIFO order, and the meaning of an ack.
+* `inboxes`: durable messages, D1 to D5 and D7.
+* `rooms`: the lists of rooms, R1 to R5, and what is heard in them.
+* `watches`: what watchers were told, W1 to W3.
+* `devices`: what each device of a user receives.
+* `late`: what was told `unknown` arrives in time, or never.
 * `answers`, `pongs`, `lost`, `closes`, `denied`, `calm`, `counted`: what users may expect who are
   not touched by a fault.
 
@@ -21,7 +26,10 @@ from wsdemo.proof.history.calm import calm, counted, present
 from wsdemo.proof.history.check import check, happened, kept, sometimes, well_formed
 from wsdemo.proof.history.closes import closes
 from wsdemo.proof.history.convergence import convergence
+from wsdemo.proof.history.devices import devices, user_of_device
+from wsdemo.proof.history.inboxes import inboxes
 from wsdemo.proof.history.jsonl import from_jsonl, to_jsonl, to_line
+from wsdemo.proof.history.lateness import late
 from wsdemo.proof.history.losses import lost, unexplained
 from wsdemo.proof.history.messages import messages
 from wsdemo.proof.history.owners import owners
@@ -31,11 +39,16 @@ from wsdemo.proof.history.records import (
     Calm,
     Closed,
     Counted,
+    DurableSent,
     Fault,
     Forgotten,
+    GapTold,
     Happened,
     Healed,
     History,
+    InboxesLost,
+    InboxOpened,
+    InboxStored,
     Late,
     Left,
     Looked,
@@ -48,10 +61,20 @@ from wsdemo.proof.history.records import (
     Record,
     Registered,
     Released,
+    RoomHeard,
+    RoomLooked,
+    RoomRegister,
+    RoomSaid,
+    RunChanged,
     Sent,
+    Taken,
+    WatchLooked,
+    WatchTold,
 )
+from wsdemo.proof.history.rooms import rooms
 from wsdemo.proof.history.tracked import Tally, by_fault, tally
 from wsdemo.proof.history.violation import Violation
+from wsdemo.proof.history.watches import watches
 
 __all__ = [
     "DEFINITELY_NOT",
@@ -64,11 +87,16 @@ __all__ = [
     "Causes",
     "Closed",
     "Counted",
+    "DurableSent",
     "Fault",
     "Forgotten",
+    "GapTold",
     "Happened",
     "Healed",
     "History",
+    "InboxOpened",
+    "InboxStored",
+    "InboxesLost",
     "Late",
     "Left",
     "Looked",
@@ -82,9 +110,17 @@ __all__ = [
     "Record",
     "Registered",
     "Released",
+    "RoomHeard",
+    "RoomLooked",
+    "RoomRegister",
+    "RoomSaid",
+    "RunChanged",
     "Sent",
+    "Taken",
     "Tally",
     "Violation",
+    "WatchLooked",
+    "WatchTold",
     "answers",
     "by_fault",
     "calm",
@@ -93,18 +129,24 @@ __all__ = [
     "convergence",
     "counted",
     "denied",
+    "devices",
     "from_jsonl",
     "happened",
+    "inboxes",
     "kept",
+    "late",
     "lost",
     "messages",
     "owners",
     "pongs",
     "present",
+    "rooms",
     "sometimes",
     "tally",
     "to_jsonl",
     "to_line",
     "unexplained",
+    "user_of_device",
+    "watches",
     "well_formed",
 ]

@@ -11,11 +11,14 @@ from wsdemo.proof.history.bounds import Bounds, Causes
 from wsdemo.proof.history.calm import calm, counted
 from wsdemo.proof.history.closes import closes
 from wsdemo.proof.history.convergence import convergence
+from wsdemo.proof.history.inboxes import inboxes
 from wsdemo.proof.history.losses import lost, nothing_to_lose, unexplained
 from wsdemo.proof.history.messages import messages
 from wsdemo.proof.history.owners import owners
 from wsdemo.proof.history.records import Fault, Happened, History, Phase, Sent
+from wsdemo.proof.history.rooms import rooms
 from wsdemo.proof.history.violation import Violation
+from wsdemo.proof.history.watches import watches
 
 
 def check(
@@ -34,6 +37,9 @@ def check(
         *messages(history),
         *unexplained(history, near_s=near_s, aftermath_s=aftermath_s),
         *nothing_to_lose(history, near_s, aftermath_s),
+        *inboxes(history),
+        *rooms(history),
+        *watches(history),
         *convergence(history, online_s=online_s, offline_s=offline_s),
     ]
 

@@ -20,10 +20,10 @@ def messages(history: History) -> list[Violation]:
 
     Order is promised per connection of the sender and session of the recipient, and only for
     messages that were not answered `unknown`. An unknown message may still be on its way to Redis,
-    on a connection that its gateway has given up, and may be routed behind later messages. The
-    gateway then answers those later as well. So a message that was `routed` before another became
-    unknown must not overtake that one. If a client has only stopped waiting, nobody has answered
-    it: then a fault must have been near.
+    on a connection that its gateway has given up, and may be routed behind later messages until its
+    deadline (`late`). The gateway then answers those later as well. So a message that was `routed`
+    before another became unknown must not overtake that one. If a client has only stopped waiting,
+    nobody has answered it: then a fault must have been near.
     """
     tracked = tracked_messages(history)
     violations = list(_phantoms(history, tracked))

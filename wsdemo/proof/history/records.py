@@ -99,6 +99,143 @@ class Ponged(_Base, frozen=True, tag="pong"):
     conn: str
 
 
+# --- durable messages ------------------------------------------------------------------------
+
+
+class InboxOpened(_Base, frozen=True, tag="reader"):
+    """A process of `user` begins to read its inbox, and acknowledges what it has taken.
+
+    `after` is the offset after which it wants to go on; '' when it knows none.
+    """
+
+    user: str
+    process: str
+    after: str = ""
+
+
+class DurableSent(_Base, frozen=True, tag="durable"):
+    """A user sends a durable message. `id` is unique in the history, `process` is who sends.
+
+    The `invoke` record says when the application asked for it. Later, `status` says what it was
+    told: `ok` is `stored` or `duplicate`. The client may have sent it many times in between.
+    """
+
+    user: str
+    phase: Phase
+    id: str
+    to: str
+    process: str
+    status: str = ""
+
+
+class InboxStored(_Base, frozen=True, tag="stored"):
+    """Redis has stored a message in the inbox of `user`. These are in the order of Redis."""
+
+    user: str
+    id: str
+    offset: str
+
+
+class Taken(_Base, frozen=True, tag="taken"):
+    """The application of `user` has taken a durable message."""
+
+    user: str
+    process: str
+    id: str
+    offset: str
+
+
+class GapTold(_Base, frozen=True, tag="missed"):
+    """The application of `user` is told that durable messages before this point may be lost."""
+
+    user: str
+    process: str
+    count: int | None = None
+
+
+class InboxesLost(_Base, frozen=True, tag="inboxes lost"):
+    """Redis has lost what it had stored, or a part of it: for one user, or ('') for all."""
+
+    user: str = ""
+
+
+class RunChanged(_Base, frozen=True, tag="run"):
+    """Redis is a new process, which gateways do not trust to know all that it had confirmed."""
+
+
+# --- rooms -----------------------------------------------------------------------------------
+
+
+class RoomRegister(_Base, frozen=True, tag="register of room"):
+    """What Redis says of one member of a room from now on. These are in the order of Redis.
+
+    `state` is `in` or `out`; '' when nothing is kept. (token, seq) is the stamp. `verb` is the
+    script that made the change.
+    """
+
+    room: str
+    member: str
+    state: str
+    token: int = 0
+    seq: int = 0
+    verb: str = ""
+
+
+class RoomSaid(_Base, frozen=True, tag="said"):
+    """A user publishes a message in a room."""
+
+    user: str
+    room: str
+    id: str
+
+
+class RoomHeard(_Base, frozen=True, tag="heard"):
+    """The application of `user` has heard a message in a room."""
+
+    user: str
+    process: str
+    room: str
+    id: str
+
+
+class RoomLooked(_Base, frozen=True, tag="looked into room"):
+    """One room, at the moment when somebody looked.
+
+    `listed` is who is in it, as Redis says. `told` is, for each user whose application believes to
+    be in it, whom this application believes to be there.
+    """
+
+    room: str
+    listed: tuple[str, ...]
+    told: dict[str, tuple[str, ...]]
+
+
+# --- presence events -------------------------------------------------------------------------
+
+
+class WatchTold(_Base, frozen=True, tag="watched"):
+    """The application of `user` is told that `of` has come or gone.
+
+    `state` is `online` or `offline`. `is_there`: `of` has an entry in Redis at this moment.
+    """
+
+    user: str
+    process: str
+    of: str
+    state: str
+    is_there: bool
+
+
+class WatchLooked(_Base, frozen=True, tag="looked at watch"):
+    """What the application of `user` was told last of `of`, at the moment when somebody looked."""
+
+    user: str
+    process: str
+    of: str
+    state: str
+    is_there: bool
+
+
 # --- Redis -----------------------------------------------------------------------------------
 
 
@@ -212,6 +349,19 @@ Record = (
     | Left
     | Pinged
     | Ponged
+    | InboxOpened
+    | DurableSent
+    | InboxStored
+    | Taken
+    | GapTold
+    | InboxesLost
+    | RunChanged
+    | RoomRegister
+    | RoomSaid
+    | RoomHeard
+    | RoomLooked
+    | WatchTold
+    | WatchLooked
     | Owner
     | Released
     | Forgotten

@@ -13,19 +13,27 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from wsdemo.gateway.session import SessionState
+from wsdemo.inbox.store import ACK, READ, SEND
+from wsdemo.presence.devices import DEVICES_SCRIPTS
 from wsdemo.presence.store import SCRIPTS
-from wsdemo.proof.history import Counted, Looked
+from wsdemo.proof.history import Counted, Looked, RoomLooked
 from wsdemo.proof.simulate.gateways import RETRY_S, GatewayFleet
 from wsdemo.proof.simulate.half_open import HalfOpenWatch
+from wsdemo.proof.simulate.inboxes import InboxObserver
 from wsdemo.proof.simulate.loop import VirtualTimeLoop
 from wsdemo.proof.simulate.network import SimulatedNetwork
+from wsdemo.proof.simulate.offer import PLAIN, Offer
 from wsdemo.proof.simulate.ownership import KEYSPACE, OwnershipObserver
 from wsdemo.proof.simulate.records import HistoryRecorder
 from wsdemo.proof.simulate.redis import SimulatedRedis
-from wsdemo.proof.simulate.users import USERS, UserCrowd
+from wsdemo.proof.simulate.rooms import ROOMS, RoomsObserver
+from wsdemo.proof.simulate.users import UserCrowd
+from wsdemo.rooms.store import ROOM_SCRIPTS
 from wsdemo.router import ROUTE
 
 GATEWAYS: Final = 3
+READ_ALL_S: Final = 20.0
+"""So long after all users are online, each of them has read the inbox."""
 
 
 class SimulatedCluster:
@@ -35,6 +43,7 @@ class SimulatedCluster:
         seed: of everything.
         policy: which presence the gateways have: "fenced", or "go-demo".
         mutants: name of a shipped script -> the text that Redis executes in its place.
+        offer: the optional features of its gateways.
     """
 
     def __init__(
@@ -44,21 +53,34 @@ class SimulatedCluster:
         *,
         policy: str = "fenced",
         mutants: Mapping[str, str] | None = None,
+        offer: Offer = PLAIN,
     ) -> None:
         names = [f"gateway-{n:02}" for n in range(1, GATEWAYS + 1)]
         self.loop = loop
         self.network = loop.network = SimulatedNetwork(loop, str(seed))
-        self.gateways = GatewayFleet(self.network, names, policy)
+        self.offer = offer
+        self.trusts_redis = offer.trusts_redis(seed)
+        self.gateways = GatewayFleet(self.network, names, policy, offer.settings(seed))
         self.recorder = HistoryRecorder(loop)
+        self.inboxes = InboxObserver(self.recorder, offer, self.trusts_redis)
         self.half_open = HalfOpenWatch(loop, self.recorder)
         self.observer = OwnershipObserver(
-            self.recorder, USERS, lambda key: self.redis.entry(key), self.gateways.fenced
+            self.recorder,
+            offer.names,
+            lambda key: self.redis.entry(key),
+            self.gateways.fenced,
+            lambda: self.redis.host.clock.time(),
         )
+        self.rooms = RoomsObserver(self.recorder, lambda key: self.redis.entry(key))
+        self.observer.of_features = self.inboxes.of_scripts | self.rooms.of_scripts
+        self.observer.on_forgotten = self._forgotten
         self.redis = SimulatedRedis(
             self.network, self.observer.on_command, _replacements(mutants or {})
         )
         rng = random.Random(f"{seed}:users")
-        self.users = UserCrowd(self.network, self.recorder, self.half_open, names, rng)
+        self.users = UserCrowd(
+            self.network, self.recorder, self.half_open, names, rng, offer, self._is_online
+        )
         loop.set_exception_handler(self._failed)
 
     async def start(self) -> None:
@@ -76,6 +98,10 @@ class SimulatedCluster:
             task.cancel()
         await asyncio.wait(tasks)
         await asyncio.sleep(1.0)  # The last messages may arrive.
+        if self.offer.durable:
+            # Who comes back must be given what was stored meanwhile, or be told.
+            self.users.log_in_all()
+            await asyncio.sleep(READ_ALL_S)
         for device in self.users.living():
             device.leave()
         await asyncio.sleep(10.0)
@@ -90,9 +116,20 @@ class SimulatedCluster:
         for _, gateway in self.gateways.serving():
             for session in gateway.registry:
                 if session.state is SessionState.REGISTERED:
-                    believed[session.user].append(session.conn_id)
-        for user in USERS:
+                    believed[name_of(session.user, session.device)].append(session.conn_id)
+        for user in self.offer.names:
             self._look_at(user, believed[user])
+        for device in self.users.living():
+            if device.registered:
+                device.look_at_watches()
+        if self.offer.rooms:
+            for room in ROOMS:
+                self.recorder.note(
+                    RoomLooked,
+                    room=room,
+                    listed=self.rooms.listed(room),
+                    told=self.users.told_of(room),
+                )
 
     def _look_at(self, user: str, sessions: list[str]) -> None:
         owner = self.observer.owner(user).conn
@@ -109,6 +146,13 @@ class SimulatedCluster:
             believers=believers,
             owner=owner,
         )
+
+    def _is_online(self, user: str) -> bool:
+        return bool(self.observer.owner(user).conn)
+
+    def _forgotten(self) -> None:
+        self.inboxes.lost()
+        self.rooms.forgotten()
 
     def _count_what_is_left(self) -> None:
         """When all users have left, gateways have nothing under way."""
@@ -134,10 +178,15 @@ class SimulatedCluster:
         self.recorder.violated("exception", f"{context.get('message')}: {problem!r}")
 
 
+def name_of(user: str, device: str) -> str:
+    """Return what a session is called in a history."""
+    return f"{user}/{device}" if device else user
+
+
 def _replacements(mutants: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return text of a script -> the text that is executed in its place."""
     return {
         script.text.encode(): mutants[script.name].encode()
-        for script in (*SCRIPTS, ROUTE)
+        for script in (*SCRIPTS, ROUTE, *DEVICES_SCRIPTS[1:], SEND, READ, ACK, *ROOM_SCRIPTS)
         if script.name in mutants
     }

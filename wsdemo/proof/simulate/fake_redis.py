@@ -54,9 +54,17 @@ class _ClockedDatabase(Database):
         """Ignore it."""
 
 
-def server_with(clock: Callable[[], float]) -> FakeServer:
+class SimulatedServer(FakeServer):
+    """One process of Redis."""
+
+    run_id = ""
+    """40 hexadecimal digits: another process has others."""
+
+
+def server_with(clock: Callable[[], float], run_id: str = "") -> SimulatedServer:
     """Make a server whose time is that of a clock (Unix seconds)."""
-    server = FakeServer(version=VERSION)
+    server = SimulatedServer(version=VERSION)
+    server.run_id = run_id
     server.dbs = defaultdict(lambda: _ClockedDatabase(server.lock, clock))
     return server
 
@@ -72,7 +80,7 @@ class FakeRedisClient(FakeSocket):
 
     def __init__(
         self,
-        server: FakeServer,
+        server: SimulatedServer,
         number: int,
         send: Callable[[Any], None],
         on_command: OnCommand,
@@ -82,6 +90,7 @@ class FakeRedisClient(FakeSocket):
         self._replacements = replacements
         self._send = send
         self._on_command = on_command
+        self._run_id = server.run_id
         super().__init__(server, DATABASE, client_class=redis.Redis)
 
     def __hash__(self) -> int:
@@ -128,7 +137,10 @@ class FakeRedisClient(FakeSocket):
         replies: list[Any] = []
         usual, self._send = self._send, replies.append
         try:
-            self._process_command(list(fields))
+            if fields[0].upper() == b"INFO":  # fakeredis has none.
+                self._send(b"# Server\r\nrun_id:%b\r\n" % self._run_id.encode())
+            else:
+                self._process_command(list(fields))
         finally:
             self._send = usual
         for reply in replies:

@@ -21,16 +21,33 @@ from wsdemo.proof.history import Fault, Healed
 from wsdemo.proof.simulate.cluster import SimulatedCluster
 from wsdemo.proof.simulate.connection import SimulatedConnection
 from wsdemo.proof.simulate.fake_redis import Fields
-from wsdemo.proof.simulate.ownership import user_of_script
+from wsdemo.proof.simulate.inboxes import INBOX_KEYS
+from wsdemo.proof.simulate.offer import USERS, Offer
+from wsdemo.proof.simulate.ownership import KEYSPACE, user_of_script
 from wsdemo.proof.simulate.pipe import BOTH, Direction, Pipe
 from wsdemo.proof.simulate.redis import REDIS_HOST
-from wsdemo.proof.simulate.users import USERS
 
 AT_ONCE: Final = 2
 """Faults that may be active at the same time."""
 LONGEST_S: Final = 45.0
 """How long a fault lasts at most."""
-DUPLICATED: Final = frozenset({"mint", "register", "refresh", "release"})
+DUPLICATED: Final = frozenset(
+    {
+        "mint",
+        "register",
+        "refresh",
+        "release",
+        "send",
+        "read",
+        "ack",
+        "room_join",
+        "room_leave",
+        "room_sweep",
+        "devices_register",
+        "devices_refresh",
+        "devices_release",
+    }
+)
 """Scripts whose commands may be executed a second time, later."""
 WAYS: Final[tuple[tuple[Direction, ...], ...]] = (("up",), ("down",), BOTH)
 
@@ -57,6 +74,12 @@ class FaultInjector:
         self._duplicating = False
         self._cutting: dict[str, Callable[[SimulatedConnection], None]] = {}
         """Users whose connections end when a script has been executed for them, and how."""
+        self._names = list(faults_of(cluster.offer))
+        if cluster.trusts_redis:
+            # Then such a loss is not told to those who had seen nothing of it.
+            self._names = [name for name in self._names if name not in BREAK_TRUST]
+        self._to_kill: set[str] = set()
+        """Users whose clients are killed after their inbox was read."""
         self._later: set[asyncio.TimerHandle] = set()
         self._routes: set[tuple[str, str]] = set()
         """Pairs of hosts between which something may be held, lost or delayed."""
@@ -77,12 +100,12 @@ class FaultInjector:
         self.heal()
 
     def _begin(self, left_s: float) -> asyncio.Task[None]:
-        name = self._rng.choice(list(FAULTS))
+        name = self._rng.choice(self._names)
         lasts_s = min(left_s, self._rng.choice((1.0, 5.0, 20.0, LONGEST_S)) * self._rng.random())
         return self._cluster.loop.create_task(self._run(name, lasts_s), name=f"fault {name}")
 
     async def _run(self, name: str, lasts_s: float) -> None:
-        lasting, where = FAULTS[name](self)
+        lasting, where = ALL_FAULTS[name](self)
         self._note(Fault, name=name, begins=True, where=where)
         async with lasting:
             await asyncio.sleep(lasts_s)
@@ -229,6 +252,18 @@ class FaultInjector:
             gateways.start(name)
 
     @asynccontextmanager
+    async def fullest_crashed(self) -> AsyncIterator[None]:
+        """The gateway with the most users crashes, and is started again."""
+        gateways = self._cluster.gateways
+        serving = [(len(gateway.registry), name) for name, gateway in gateways.serving()]
+        name = max(serving)[1] if serving else ""
+        if name:
+            gateways.crash(name)
+        yield
+        if name:
+            gateways.start(name)
+
+    @asynccontextmanager
     async def drained(self) -> AsyncIterator[None]:
         """A gateway is told to stop, and started again."""
         name, gateways = self.any_gateway(), self._cluster.gateways
@@ -271,6 +306,7 @@ class FaultInjector:
             self._cluster.observer.forgotten()
         yield
         redis.start()
+        self._cluster.inboxes.restarted()
 
     @asynccontextmanager
     async def told(self, *command: str) -> AsyncIterator[None]:
@@ -303,7 +339,76 @@ class FaultInjector:
             timer.cancel()
         self._later.clear()
 
+    # --- durable messages --------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def rolled_back(self) -> AsyncIterator[None]:
+        """Redis is replaced by a replica which lacks what inboxes were given last."""
+        redis = self._cluster.redis
+        copied = redis.copy(*INBOX_KEYS)
+        await asyncio.sleep(self._rng.uniform(1.0, 10.0))
+        if redis.host.dead:
+            yield
+            return
+        redis.stop(keep_data=True)
+        redis.put_back(copied, *INBOX_KEYS)
+        self._cluster.inboxes.lost()
+        redis.start()
+        self._cluster.inboxes.restarted()
+        yield
+
+    @asynccontextmanager
+    async def inbox_evicted(self) -> AsyncIterator[None]:
+        """Redis drops one of the two keys of an inbox, or both."""
+        user = self._rng.choice(USERS)
+        kinds = self._rng.choice((("inbox",), ("inboxmeta",), ("inbox", "inboxmeta")))
+        if self._redis_answers():
+            self._cluster.inboxes.lost(user)
+        async with self.told("DEL", *(KEYSPACE.key(kind, user) for kind in kinds)):
+            yield
+
+    @asynccontextmanager
+    async def hints_lost(self) -> AsyncIterator[None]:
+        """No gateway hears that something was stored; all else is published."""
+        redis = self._cluster.redis
+        redis.loses_hints = True
+        yield
+        redis.loses_hints = False
+
+    @asynccontextmanager
+    async def slow_application(self, route: tuple[str, str]) -> AsyncIterator[None]:
+        """An application takes nothing for a while; its client goes on."""
+        user = self._cluster.users.user_of(route[0])
+        slow = [one for one in self._cluster.users.devices(user) if one.host.name == route[0]]
+        for device in slow:
+            device.is_slow = True
+        yield
+        for device in slow:
+            device.is_slow = False
+
+    @asynccontextmanager
+    async def killed_before_ack(self, route: tuple[str, str]) -> AsyncIterator[None]:
+        """Processes of a user are killed between the reading of the inbox and the
+        acknowledgement; a new one comes at once.
+        """
+        user = self._cluster.users.user_of(route[0])
+        self._to_kill.add(user)
+        yield
+        self._to_kill.discard(user)
+
+    def _kill_soon(self, user: str) -> None:
+        self._to_kill.discard(user)
+        delay_s = self._rng.choice((0.0005, 0.002, 0.5)) * self._rng.random()
+        self._cluster.loop.call_later(delay_s, self._kill, user)
+
+    def _kill(self, user: str) -> None:
+        for device in list(self._cluster.users.living(user)):
+            self._cluster.users.kill(device)
+            self._cluster.users.log_in(user)
+
     def _on_script(self, name: str, fields: Fields) -> None:
+        if name == "read" and user_of_script(name, fields) in self._to_kill:
+            self._kill_soon(user_of_script(name, fields))
         if self._cutting:
             self._cut_off(name, fields)
         self._duplicate(name, fields)
@@ -357,4 +462,26 @@ FAULTS: Final[dict[str, Callable[[FaultInjector], Injection]]] = {
     "redis kill normal": lambda n: Injection(n.hung_up(subscribers=False)),
     "duplicates": lambda n: Injection(n.duplicated()),
 }
-"""Every fault by its name."""
+"""Every fault of a cluster without features, by its name."""
+
+DURABLE_FAULTS: Final[dict[str, Callable[[FaultInjector], Injection]]] = {
+    "redis failover, inboxes rolled back": lambda n: Injection(n.rolled_back()),
+    "inbox evicted": lambda n: Injection(n.inbox_evicted(), ()),
+    "hints lost": lambda n: Injection(n.hints_lost(), ()),
+    "slow application": lambda n: n.at_client(n.slow_application),
+    "client killed before ack": lambda n: n.at_client(n.killed_before_ack),
+}
+"""Faults that concern durable messages only."""
+BREAK_TRUST: Final = frozenset({"redis failover, inboxes rolled back"})
+"""Faults after which Redis has not kept what it had confirmed, and nothing shows it."""
+ROOM_FAULTS: Final[dict[str, Callable[[FaultInjector], Injection]]] = {
+    "gateway crash, with a full room": lambda n: Injection(n.fullest_crashed()),
+}
+"""Faults that concern rooms most."""
+ALL_FAULTS: Final = FAULTS | DURABLE_FAULTS | ROOM_FAULTS
+
+
+def faults_of(offer: Offer) -> tuple[str, ...]:
+    """Return the names of the faults of a cluster."""
+    durable = DURABLE_FAULTS if offer.durable else {}
+    return tuple(FAULTS | durable | (ROOM_FAULTS if offer.rooms else {}))

@@ -7,17 +7,17 @@ not start tries again, as under a service manager.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from wsdemo.gateway.listening import BoundAddress
 from wsdemo.gateway.server import Gateway
-from wsdemo.presence import Presence, RedisPresence
+from wsdemo.presence import DevicePresence, Presence, RedisPresence
 from wsdemo.proof.simulate.hosts import SimulatedHost
 from wsdemo.proof.simulate.network import SimulatedNetwork
 from wsdemo.redis.connection import RedisUnavailable
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.interface import Link
 from wsdemo.rig.policies.go_demo import GoDemoPresence
 from wsdemo.router import DuplicateGateway
 from wsdemo.settings import GatewaySettings
@@ -64,14 +64,22 @@ class GatewayFleet:
     Args:
         names: their ids, which are also their addresses.
         policy: which presence they have: "fenced", or "go-demo".
+        features: more of their settings.
     """
 
-    def __init__(self, network: SimulatedNetwork, names: Iterable[str], policy: str) -> None:
+    def __init__(
+        self,
+        network: SimulatedNetwork,
+        names: Iterable[str],
+        policy: str,
+        features: Mapping[str, Any],
+    ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"there is no policy {policy!r}; choose one of {', '.join(POLICIES)}")
         self.names = list(names)
         self.fenced = policy == "fenced"
         self._network = network
+        self._features = features
         self._lives: dict[str, SimulatedGateway] = {}
 
     def start(self, name: str) -> None:
@@ -129,6 +137,7 @@ class GatewayFleet:
             redis_url=REDIS_URL,
             # The one before it may have died in a way that Redis has not noticed.
             takeover=True,
+            **self._features,
         )
         return Gateway(
             settings,
@@ -140,8 +149,11 @@ class GatewayFleet:
             bind=_bind,
         )
 
-    def _presence(self, link: RedisLink, settings: GatewaySettings) -> Presence:
+    def _presence(self, link: Link, settings: GatewaySettings) -> Presence:
         if self.fenced:
-            return RedisPresence(link, settings.keyspace, settings.timing)
+            announces, told = settings.watch is not None, (link, settings.keyspace, settings.timing)
+            if settings.devices > 1:
+                return DevicePresence(*told, settings.devices, announces=announces)
+            return RedisPresence(*told, announces=announces)
         clock = SimulatedHost.here().clock
         return GoDemoPresence(link, settings.keyspace, settings.timing, clock.time)

@@ -22,6 +22,9 @@ from wsdemo.proof.simulate.hosts import SimulatedHost, host_of
 TICK_S: Final = 1e-6
 """Time moves in steps of this."""
 
+BLOCKING_S: Final = 0.005
+"""How long work takes that a program gives to a thread, as to save a file."""
+
 T = TypeVar("T")
 
 
@@ -121,6 +124,27 @@ class VirtualTimeLoop(async_solipsism.EventLoop):  # type: ignore[misc]
         now = float(self.time())
         soonest = round(now / TICK_S) + (when > now)
         return max(soonest, math.ceil(when / TICK_S - 0.001)) * TICK_S
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Run blocking work without a thread: what it finds is there a little later, as from a
+        disk. While the host is frozen the work waits, and on a dead host it is never done.
+        """
+        done: asyncio.Future[Any] = self.create_future()
+
+        def work() -> None:
+            try:
+                result = func(*args)
+            except Exception as problem:
+                if not done.done():
+                    done.set_exception(problem)
+            else:
+                if not done.done():
+                    done.set_result(result)
+
+        self.call_later(BLOCKING_S, work)
+        return done
 
     def run_soon(self, handles: list[asyncio.Handle]) -> None:
         """Run callbacks that were put off."""

@@ -8,25 +8,41 @@ it has seen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from wsdemo.inbox import store as inbox
+from wsdemo.presence.devices import DEVICES_SCRIPTS
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.proof.history import Forgotten, Happened, Owner, Released
 from wsdemo.proof.simulate.fake_redis import Fields
 from wsdemo.proof.simulate.records import HistoryRecorder
 from wsdemo.protocol import BadEnvelope, Direct, decode_envelope
-from wsdemo.router import ROUTE
+from wsdemo.rooms.store import ROOM_SCRIPTS
+from wsdemo.router import DEVICES_ROUTE, ROUTE
 from wsdemo.settings import Keyspace
 
 KEYSPACE: Final = Keyspace()
 _PREFIX: Final = KEYSPACE.presence("")
-_SCRIPTS: Final = (*SCRIPTS, ROUTE)
+_SCRIPTS: Final = (
+    *SCRIPTS,
+    ROUTE,
+    *DEVICES_SCRIPTS[1:],  # The mint is the same.
+    DEVICES_ROUTE,
+    inbox.SEND,
+    inbox.READ,
+    inbox.ACK,
+    *ROOM_SCRIPTS,
+)
 _NAME_OF_SHA: Final = {script.sha.encode(): script.name for script in _SCRIPTS}
 _NAME_OF_TEXT: Final = {script.text.encode(): script.name for script in _SCRIPTS}
 
 Entry = tuple[dict[str, str], bool]
 """The fields of a presence entry, and whether it has a TTL."""
+
+
+OutcomesOf = Callable[[Fields, Any], Iterable[str]]
+"""Takes a script's command and its reply, and returns what the outcome was, in words."""
 
 
 class Ownership(NamedTuple):
@@ -44,6 +60,7 @@ class OwnershipObserver:
     Args:
         entry: returns what is stored under a key.
         fenced: whether a whole entry has a fencing token.
+        now: the time of Redis (Unix seconds).
     """
 
     def __init__(
@@ -52,25 +69,40 @@ class OwnershipObserver:
         users: Iterable[str],
         entry: Callable[[str], Entry],
         fenced: bool,
+        now: Callable[[], float],
     ) -> None:
         self._recorder = recorder
         self._users = tuple(users)
         self._entry = entry
         self._needed = {"gwId", "connId", "ts"} | ({"epoch"} if fenced else set())
+        self._now = now
         self._owners: dict[str, Ownership] = {}
         self.outcomes: Counter[str] = Counter()
         """What the scripts answered, e.g. "refresh reclaimed"."""
         self.on_script: Callable[[str, Fields], None] = _ignore
         """Called with each script that a gateway has run: its name, the whole command."""
+        self.of_features: Mapping[str, OutcomesOf] = {}
+        """Who notes what the scripts of optional features do, by their names."""
+        self.on_forgotten: Callable[[], None] = lambda: None
+        """Called when Redis has lost everything."""
 
     def owner(self, user: str) -> Ownership:
-        """Return who owns a user now."""
-        fields, expires = self._entry(KEYSPACE.presence(user))
+        """Return who owns a user, or a device of a user, now."""
+        name, _, device = user.partition("/")
+        fields, expires = self._entry(KEYSPACE.presence(name))
+        if device:
+            return self._owner_of_device(fields.get(f"s:{device}", ""), expires)
         if not fields:
             return Ownership()
         token = int(fields["epoch"]) if fields.get("epoch") else None
         whole = self._needed <= fields.keys() and expires
         return Ownership(fields.get("connId", ""), fields.get("gwId", ""), token, whole)
+
+    def _owner_of_device(self, text: str, expires: bool) -> Ownership:
+        gateway, conn, token, until_ms, *_ = [*text.split(" "), "", "", "", ""]
+        if not conn or int(until_ms) <= 1000 * self._now():
+            return Ownership()
+        return Ownership(conn, gateway, int(token), expires)
 
     def on_command(self, fields: Fields, reply: Any) -> None:
         """Take note of a command that Redis has executed."""
@@ -89,6 +121,7 @@ class OwnershipObserver:
     def forgotten(self) -> None:
         """Redis has lost everything."""
         self._recorder.note(Forgotten)
+        self.on_forgotten()
         self._look(self._users, "loss", "")
 
     def _executed(self, name: str, fields: Fields, reply: Any) -> None:
@@ -98,13 +131,31 @@ class OwnershipObserver:
         if not name:
             self._look(self._users, "script", "")
             return
+        if (outcomes_of := self.of_features.get(name)) is not None:
+            for outcome in outcomes_of(fields, reply):
+                self._count(f"{name} {outcome}")
+            self.on_script(name, fields)
+            return
         self._count(f"{name} {_outcome(name, reply)}")
         self.on_script(name, fields)
+        if name.startswith("devices_"):
+            self._look_at_devices(name.removeprefix("devices_"), fields)
         if name in {"register", "refresh", "release"}:
             user, conn = fields[3].decode().removeprefix(_PREFIX), fields[5].decode()
             if name == "release":
                 self._recorder.note(Released, user=user, conn=conn)
             self._look([user], name, conn)
+
+    def _look_at_devices(self, verb: str, fields: Fields) -> None:
+        """Record what a script has done with one device, and with the others of its user."""
+        if verb == "route":
+            return
+        name, conn = _device_of_script(verb, fields), fields[5].decode()
+        user = name.partition("/")[0]
+        if verb == "release":
+            self._recorder.note(Released, user=name, conn=conn)
+        self._look([name], verb, conn)
+        self._look([other for other in self._users if other.startswith(f"{user}/")], "evict", conn)
 
     def _count(self, outcome: str) -> None:
         self.outcomes[outcome] += 1
@@ -130,9 +181,16 @@ class OwnershipObserver:
             )
 
 
+def _device_of_script(verb: str, fields: Fields) -> str:
+    user = fields[3].decode().removeprefix(_PREFIX)
+    return f"{user}/{fields[8 if verb == 'release' else 12].decode()}"
+
+
 def user_of_script(name: str, fields: Fields) -> str:
     """Return for whom a gateway has had a script executed: who registers, or who sends."""
-    if name != "route":
+    if name in {"devices_register", "devices_refresh", "devices_release"}:
+        return _device_of_script(name.removeprefix("devices_"), fields)
+    if name not in {"route", "devices_route"}:
         return fields[3].decode().partition(":")[2]
     try:
         envelope = decode_envelope(fields[4] + b"}")
@@ -145,7 +203,7 @@ def _outcome(name: str, reply: Any) -> str:
     match name:
         case "mint":
             return "ok"
-        case "release":
+        case "release" | "devices_release":
             return {1: "removed", 0: "no entry", -1: "other owner"}[reply]
         case _:
             return str(reply[0].decode())

@@ -9,7 +9,9 @@ It does one thing more than a server: it reports each command after its executio
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, Final, cast
 
 from wsdemo.proof.simulate.connection import SimulatedTransport
@@ -19,6 +21,7 @@ from wsdemo.proof.simulate.fake_redis import (
     Fields,
     OnCommand,
     ReplyError,
+    SimulatedServer,
     server_with,
 )
 from wsdemo.proof.simulate.hosts import SimulatedHost
@@ -27,6 +30,8 @@ from wsdemo.proof.simulate.resp import CommandParser, resp
 
 REDIS_HOST: Final = "redis"
 REDIS_PORT: Final = 6379
+HINT: Final = b'{"type":"stored"'
+"""What a gateway is told that has the recipient of a durable message begins with this."""
 
 
 class _ServedConnection(asyncio.Protocol):
@@ -54,6 +59,8 @@ class _ServedConnection(asyncio.Protocol):
         self.forget()
 
     def _send(self, reply: Any) -> None:
+        if self._server.loses_hints and is_hint(reply):
+            return
         self._transport.write(resp(reply))
 
     @property
@@ -89,10 +96,16 @@ class SimulatedRedis:
         self._on_command = on_command
         self._replacements = replacements
         self._clients = 0
-        self._server = server_with(self._now)
+        self._rng = random.Random("runs of Redis")
+        self._server = self._new_server()
         self._control: FakeRedisClient
         self.host: SimulatedHost
         self.connections: list[_ServedConnection] = []
+        self.loses_hints = False
+        """Whether no gateway hears that a message was stored."""
+
+    def _new_server(self) -> SimulatedServer:
+        return server_with(self._now, self._rng.randbytes(20).hex())
 
     def _now(self) -> float:
         return self.host.clock.time()
@@ -111,9 +124,24 @@ class SimulatedRedis:
         for connection in self.connections:
             connection.forget()
         self.connections.clear()
-        old, self._server = self._server, server_with(self._now)
+        old, self._server = self._server, self._new_server()
         if keep_data:
             self._server.dbs[DATABASE].swap(old.dbs[DATABASE])
+
+    def copy(self, *prefixes: str) -> dict[bytes, Any]:
+        """Return a copy of what is stored under keys with one of these prefixes."""
+        database = self._server.dbs[DATABASE]
+        starts = tuple(prefix.encode() for prefix in prefixes)
+        return {key: deepcopy(database[key]) for key in list(database) if key.startswith(starts)}
+
+    def put_back(self, copied: Mapping[bytes, Any], *prefixes: str) -> None:
+        """Let what is stored under these prefixes be what it was when it was copied."""
+        database = self._server.dbs[DATABASE]
+        starts = tuple(prefix.encode() for prefix in prefixes)
+        for key in [key for key in list(database) if key.startswith(starts)]:
+            del database[key]
+        for key, item in copied.items():
+            database[key] = item
 
     def new_client(self, send: Callable[[Any], None]) -> FakeRedisClient:
         """Make a client; the first one is number 1."""
@@ -162,6 +190,11 @@ class SimulatedRedis:
         """Return all keys, and whether each has a TTL."""
         database = self._server.dbs[DATABASE]
         return {key.decode(): database[key].expireat is not None for key in list(database)}
+
+
+def is_hint(reply: Any) -> bool:
+    """Say whether a published message only says that there is something to read."""
+    return isinstance(reply, list) and reply[0] == b"message" and reply[2].startswith(HINT)
 
 
 def _ignore(reply: Any) -> None:

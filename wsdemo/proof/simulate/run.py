@@ -29,14 +29,22 @@ from wsdemo.proof.history import (
     Tally,
     Violation,
     check,
+    convergence,
+    devices,
     happened,
     kept,
+    late,
+    owners,
     sometimes,
     tally,
+    well_formed,
 )
 from wsdemo.proof.simulate.cluster import SimulatedCluster
-from wsdemo.proof.simulate.faults import FAULTS, FaultInjector
+from wsdemo.proof.simulate.faults import ALL_FAULTS, FaultInjector, faults_of
+from wsdemo.proof.simulate.inboxes import OUTCOMES as INBOX_OUTCOMES
 from wsdemo.proof.simulate.loop import VirtualTimeLoop
+from wsdemo.proof.simulate.offer import PLAIN, Offer
+from wsdemo.proof.simulate.rooms import OUTCOMES as ROOM_OUTCOMES
 from wsdemo.protocol import Code
 from wsdemo.redis.connection import BACKOFF_CAP_S
 from wsdemo.settings import ClientSettings, Limits, Timing
@@ -70,6 +78,11 @@ BOUNDS: Final = Bounds(
     # A gateway may dial this much later than Redis is back; its bounces and releases wait for that.
     near=Near(after_s=BACKOFF_CAP_S + 1.0),
 )
+DELAYS: Final = frozenset(
+    {"client delay", "client hold", "client freeze", "gateway freeze"}
+    | {"redis delay", "redis hold", "redis link hold", "swizzle-clog"}
+)
+"""Faults that may delay a message on its way from Redis to its recipient."""
 CAUSES: Final[Causes] = dict.fromkeys(
     (0, 1006, Code.RESTART, Code.HEARTBEAT_TIMEOUT, Code.STALE, Code.SLOW_CONSUMER, Code.TRY_LATER)
 )
@@ -95,6 +108,23 @@ OUTCOMES: Final = frozenset(
 """What the scripts answer. (`malformed` needs a foreign writer, and a simulation has none.)"""
 
 
+def outcomes_of(offer: Offer) -> frozenset[str]:
+    """Return what the scripts of a cluster answer."""
+    if offer.devices > 1:
+        return DEVICES_OUTCOMES
+    durable = INBOX_OUTCOMES if offer.durable else frozenset()
+    return OUTCOMES | durable | (ROOM_OUTCOMES if offer.rooms else frozenset())
+
+
+DEVICES_OUTCOMES: Final = frozenset(
+    {"mint ok"}
+    | {f"devices_register {outcome}" for outcome in ("ok", "stale")}
+    | {f"devices_refresh {outcome}" for outcome in ("ok", "superseded", "closed", "reclaimed")}
+    | {f"devices_release {outcome}" for outcome in ("removed", "other owner", "no entry")}
+    | {f"devices_route {outcome}" for outcome in ("routed", "offline", "no_subscriber")}
+)
+
+
 @dataclass(slots=True)
 class Run:
     """One seed's run: `ok`, or what was violated."""
@@ -105,6 +135,7 @@ class Run:
     violations: list[Violation]
     outcomes: Counter[str]
     wall_s: float
+    offer: Offer = PLAIN
 
     @property
     def ok(self) -> bool:
@@ -114,7 +145,7 @@ class Run:
     def faults(self) -> Counter[str]:
         """How often each fault struck."""
         counts = happened(self.history)
-        return Counter({name: counts[name] for name in FAULTS if counts[name]})
+        return Counter({name: counts[name] for name in ALL_FAULTS if counts[name]})
 
     @property
     def messages(self) -> Tally:
@@ -131,6 +162,7 @@ def simulate(
     *,
     policy: str = "fenced",
     mutants: Mapping[str, str] | None = None,
+    offer: Offer = PLAIN,
 ) -> Run:
     """Run a cluster for a while; may be called where an event loop is running already.
 
@@ -139,6 +171,7 @@ def simulate(
         minutes: of virtual time, at least; a round is not interrupted.
         policy: presence of the gateways: "fenced", or "go-demo".
         mutants: name of a shipped script -> the text that Redis executes in its place.
+        offer: the optional features of the gateways, which the users then use.
 
     Raises:
         ValueError: an argument cannot work.
@@ -149,7 +182,7 @@ def simulate(
 
     def work() -> None:
         try:
-            result.append(_simulate(seed, minutes, policy, mutants))
+            result.append(_simulate(seed, minutes, policy, mutants, offer))
         except BaseException as problem:
             result.append(problem)
 
@@ -162,11 +195,13 @@ def simulate(
     return result[0]
 
 
-def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str] | None) -> Run:
+def _simulate(
+    seed: int, minutes: float, policy: str, mutants: Mapping[str, str] | None, offer: Offer
+) -> Run:
     started = time.perf_counter()
     with _collecting_by_hand():
         loop = VirtualTimeLoop()
-        cluster = SimulatedCluster(loop, seed, policy=policy, mutants=mutants)
+        cluster = SimulatedCluster(loop, seed, policy=policy, mutants=mutants, offer=offer)
         try:
             loop.run_until_complete(_live(cluster, seed, 60.0 * minutes))
         finally:
@@ -178,13 +213,27 @@ def _simulate(seed: int, minutes: float, policy: str, mutants: Mapping[str, str]
         _violations(cluster),
         cluster.observer.outcomes,
         time.perf_counter() - started,
+        offer,
     )
 
 
 def _violations(cluster: SimulatedCluster) -> list[Violation]:
     history = cluster.recorder.history
+    if cluster.offer.devices > 1:
+        return [
+            *well_formed(history),
+            *owners(history),
+            *convergence(history, online_s=ONLINE_S, offline_s=OFFLINE_S),
+            *devices(history),
+            *cluster.recorder.problems,
+        ]
     violations = check(history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S)
-    return [*violations, *kept(history, BOUNDS, CAUSES), *cluster.recorder.problems]
+    return [
+        *violations,
+        *kept(history, BOUNDS, CAUSES),
+        *late(history, BOUNDS, DELAYS),
+        *cluster.recorder.problems,
+    ]
 
 
 async def _live(cluster: SimulatedCluster, seed: int, seconds: float) -> None:
@@ -240,6 +289,7 @@ def _close(loop: VirtualTimeLoop) -> None:
 class Report:
     """The results of many runs."""
 
+    offer: Offer = PLAIN
     seeds: int = 0
     virtual_h: float = 0.0
     wall_s: float = 0.0
@@ -271,13 +321,15 @@ class Report:
     def missing(self) -> list[str]:
         """Return the faults and outcomes of scripts that have never happened."""
         counts = self.faults + self.outcomes
-        return [violation.text for violation in sometimes(counts, {*FAULTS, *OUTCOMES})]
+        wanted = {*faults_of(self.offer), *outcomes_of(self.offer)}
+        return [violation.text for violation in sometimes(counts, wanted)]
 
 
 def report_of(run: Run) -> Report:
     """Return the report of one run."""
     messages = run.messages
     return Report(
+        offer=run.offer,
         seeds=1,
         virtual_h=run.minutes / 60.0,
         wall_s=run.wall_s,
@@ -291,9 +343,9 @@ def report_of(run: Run) -> Report:
     )
 
 
-def _one(task: tuple[int, float]) -> Report:
-    seed, minutes = task
-    return report_of(simulate(seed, minutes))
+def _one(task: tuple[int, float, Offer]) -> Report:
+    seed, minutes, offer = task
+    return report_of(simulate(seed, minutes, offer=offer))
 
 
 def _end_with_parent() -> None:
@@ -309,14 +361,14 @@ def _end_with_parent() -> None:
 
 
 def simulate_many(
-    seeds: Sequence[int], minutes: float = 10.0, *, processes: int = 1
+    seeds: Sequence[int], minutes: float = 10.0, *, processes: int = 1, offer: Offer = PLAIN
 ) -> Iterator[Report]:
     """Run many seeds, in several processes; yield the report so far after each of them."""
     started = time.perf_counter()
-    total = Report()
+    total = Report(offer=offer)
     spawning = get_context("spawn")
     with ProcessPoolExecutor(processes, spawning, initializer=_end_with_parent) as pool:
-        for part in pool.map(_one, [(seed, minutes) for seed in seeds]):
+        for part in pool.map(_one, [(seed, minutes, offer) for seed in seeds]):
             total.add(part)
             total.wall_s = time.perf_counter() - started
             yield total

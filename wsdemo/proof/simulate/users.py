@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from wsdemo.proof.history import user_of_device
 from wsdemo.proof.simulate.devices import Device
 from wsdemo.proof.simulate.half_open import HalfOpenWatch
+from wsdemo.proof.simulate.hosts import SimulatedHost
+from wsdemo.proof.simulate.inboxes import ReadingProcess, SimulatedDisk
 from wsdemo.proof.simulate.network import SimulatedNetwork
+from wsdemo.proof.simulate.offer import USERS, Offer
 from wsdemo.proof.simulate.records import HistoryRecorder
+from wsdemo.proof.simulate.rooms import ROOMS
 
-USERS: Final = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
+OLD_CLIENTS: Final = frozenset({"heidi"})
+"""Users whose clients know nothing of the inbox."""
 
 
 class UserCrowd:
@@ -25,6 +31,8 @@ class UserCrowd:
     Args:
         gateways: names of those to which they may connect.
         rng: decides what they do and when.
+        offer: the features that they use.
+        is_online: says whether Redis has an entry of a user.
     """
 
     def __init__(
@@ -34,14 +42,19 @@ class UserCrowd:
         half_open: HalfOpenWatch,
         gateways: Sequence[str],
         rng: random.Random,
+        offer: Offer,
+        is_online: Callable[[str], bool],
     ) -> None:
         self._network = network
         self._recorder = recorder
         self._half_open = half_open
         self._gateways = list(gateways)
         self._rng = rng
+        self._offer = offer
+        self._is_online = is_online
+        self._disks = {user: SimulatedDisk() for user in offer.names}
         self._made = 0
-        self._devices: dict[str, list[Device]] = {user: [] for user in USERS}
+        self._devices: dict[str, list[Device]] = {user: [] for user in offer.names}
         self.tasks: list[asyncio.Task[None]] = []
         """What each user does; until cancelled."""
         self.calm = False
@@ -49,14 +62,14 @@ class UserCrowd:
 
     def start(self) -> None:
         """Let all users begin, in the next seconds."""
-        for user in USERS:
+        for user in self._offer.names:
             rng = random.Random(self._rng.random())
             task = self._network.loop.create_task(self._live(user, rng), name=f"life of {user}")
             self.tasks.append(task)
 
     def living(self, user: str = "") -> Iterator[Device]:
         """Iterate over the devices of a user ('': of all) that are not ended."""
-        for name in [user] if user else USERS:
+        for name in [user] if user else self._offer.names:
             self._devices[name] = [d for d in self._devices[name] if not self._is_over(d)]
             yield from self._devices[name]
 
@@ -77,7 +90,39 @@ class UserCrowd:
         """Give a user a new device."""
         self._made += 1
         host = self._network.host(f"{user}-{self._made}")
-        self._devices[user].append(Device(self._recorder, user, self._gateways, host))
+        position = self._position(user, host) if self._offer.durable else None
+        self._devices[user].append(
+            device := Device(self._recorder, user, self._gateways, host, position=position)
+        )
+        if self._offer.rooms:
+            for room in ROOMS:
+                device.join(room)
+        if self._offer.watch:
+            others = [other for other in USERS if other != user_of_device(user)]
+            device.watch(host.rng.sample(others, 3), self._is_online)
+
+    def told_of(self, room: str) -> dict[str, tuple[str, ...]]:
+        """Return who believes to be in a room, and whom each of them believes to be there."""
+        views = {one.user: one.views.get(room) for one in self.living() if one.registered}
+        return {
+            user: tuple(sorted(view.members))
+            for user, view in views.items()
+            if view is not None and view.members is not None
+        }
+
+    def _position(self, user: str, host: SimulatedHost) -> ReadingProcess | None:
+        """Return the position of a new process of a user, if it reads the inbox."""
+        if user in OLD_CLIENTS:
+            return None
+        # Some processes have none to begin with: they go on from what was acknowledged.
+        disk = self._disks[user] if host.rng.random() < 0.5 else None
+        return ReadingProcess(self._recorder, user, host.name, disk)
+
+    def log_in_all(self) -> None:
+        """Give each user a device who has none."""
+        for user in self._offer.names:
+            if not any(self.living(user)):
+                self.log_in(user)
 
     def vanish(self, device: Device) -> None:
         """Take a device away without a close frame: no packet leaves it any more."""
@@ -85,6 +130,11 @@ class UserCrowd:
         for gateway in self._gateways:
             self._network.lose(name, gateway)
         self._half_open.begin(list(self._network.connections(name)), (device.user,))
+        device.note_vanished()
+        self._network.bury(device.host)
+
+    def kill(self, device: Device) -> None:
+        """End the process of a device, as SIGKILL does: its gateway sees the connection end."""
         device.note_vanished()
         self._network.bury(device.host)
 
@@ -116,6 +166,9 @@ class UserCrowd:
 
     def _act(self, user: str, device: Device, rng: random.Random) -> None:
         """Do one thing."""
+        if self._offer.rooms and rng.random() < 0.3:
+            self._in_rooms(device, rng)
+            return
         what = rng.random()
         if self.calm or what < 0.80:
             self._talk(user, device, rng)
@@ -130,8 +183,23 @@ class UserCrowd:
         else:
             self.log_in(user)
 
+    def _in_rooms(self, device: Device, rng: random.Random) -> None:
+        """Say something in a room, leave it, or join it."""
+        room = rng.choice(ROOMS)
+        if room in device.views:
+            if self.calm or rng.random() < 0.9:
+                device.publish(room)
+            else:
+                device.leave_room(room)
+        elif not self.calm:
+            device.join(room)
+
     def _talk(self, user: str, device: Device, rng: random.Random) -> None:
         """Send one message to another user, or four."""
-        to = rng.choice([other for other in USERS if other != user])
+        to = rng.choice([other for other in self._offer.users if other != user_of_device(user)])
+        if self._offer.durable and rng.random() < 0.7:
+            for _ in range(rng.choice((1, 1, 3))):
+                device.store(to, "x" * rng.choice((5, 5, 5, 500)))
+            return
         for _ in range(rng.choice((1, 1, 1, 4))):
             device.send(to)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wsdemo.presence import Presence, RedisPresence
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.interface import Link
 from wsdemo.settings import Keyspace, Timing
 
 
 def fenced_presence(
-    link: RedisLink, keyspace: Keyspace, timing: Timing, wall_clock: Callable[[], float]
+    link: Link, keyspace: Keyspace, timing: Timing, wall_clock: Callable[[], float]
 ) -> Presence:
     """Return the presence that every gateway of the product has."""
     return RedisPresence(link, keyspace, timing)

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from typing import Final
 
 from wsdemo.presence import Claim, Refresh, Register, Registration, Release, Renewal
-from wsdemo.redis.link import LINK_ERRORS, RedisLink
+from wsdemo.redis.interface import Link
+from wsdemo.redis.link import LINK_ERRORS
 from wsdemo.redis.scripts import Script
 from wsdemo.rig.policies.unfenced import UnfencedPresence
 from wsdemo.settings import Keyspace, Timing
@@ -62,7 +63,7 @@ class TimestampPresence(UnfencedPresence):
 
     def __init__(
         self,
-        link: RedisLink,
+        link: Link,
         keyspace: Keyspace,
         timing: Timing,
         wall_clock: Callable[[], float] = time.time,

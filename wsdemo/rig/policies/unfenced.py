@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from wsdemo.presence import Refresh, Renewal
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.interface import Link
 from wsdemo.settings import Keyspace, Timing
 
 
@@ -24,7 +24,7 @@ class UnfencedPresence:
 
     def __init__(
         self,
-        link: RedisLink,
+        link: Link,
         keyspace: Keyspace,
         timing: Timing,
         wall_clock: Callable[[], float] = time.time,

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Final
 
 from wsdemo.proof.chaos.cluster import LIMITS
-from wsdemo.proof.chaos.fault import GATEWAY, REDIS, FaultType, NotArranged, Scene, Steps, fault
+from wsdemo.proof.chaos.fault import (
+    ANYWHERE,
+    GATEWAY,
+    ONE_PROCESS,
+    REDIS,
+    FaultType,
+    NotArranged,
+    Scene,
+    Steps,
+    fault,
+)
 from wsdemo.proof.chaos.faults import wallclock
 from wsdemo.proof.chaos.faults.arrange import BrokenPromise, ready
 from wsdemo.proof.chaos.faults.probe import ProbeUser
@@ -111,7 +121,7 @@ async def sigterm_twice(scene: Scene) -> Steps:
     await scene.cluster.start_again(scene.gateway)
 
 
-@fault("SIGTERM during the start", 2, 113, lasts_s=0.3, touches=(GATEWAY,))
+@fault("SIGTERM during the start", 2, 113, lasts_s=0.3, touches=(GATEWAY,), at=ANYWHERE)
 async def sigterm_during_start(scene: Scene) -> Steps:
     """At any moment of the start. Nothing is left that keeps the next gateway from starting."""
     cluster, gateway = scene.cluster, scene.cluster.gateways[scene.gateway]
@@ -146,7 +156,7 @@ async def _terminate(
 # --- its time ----------------------------------------------------------------------------------
 
 
-@fault("CPU throttled", 114, lasts_s=1.5, touches=(GATEWAY,))
+@fault("CPU throttled", 114, lasts_s=1.5, touches=(GATEWAY,), at=ONE_PROCESS)
 async def throttled(scene: Scene) -> Steps:
     """It runs a fifth of the time, in slices. It is slow, and everything else is as usual."""
     gateway = scene.cluster.gateways[scene.gateway]

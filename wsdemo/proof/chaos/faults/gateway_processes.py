@@ -13,7 +13,17 @@ import psutil
 from websockets.asyncio.client import ClientConnection
 
 from wsdemo.proof.chaos.cluster import LIMITS, TIMING, ProcessCluster, commands
-from wsdemo.proof.chaos.fault import GATEWAY, REDIS, FaultType, NotArranged, Scene, Steps, fault
+from wsdemo.proof.chaos.fault import (
+    ANYWHERE,
+    GATEWAY,
+    ONE_PROCESS,
+    REDIS,
+    FaultType,
+    NotArranged,
+    Scene,
+    Steps,
+    fault,
+)
 from wsdemo.proof.chaos.faults.arrange import (
     CALL_S,
     BrokenPromise,
@@ -34,21 +44,22 @@ DUPLICATE: Final = "another gateway is running as"
 """What a gateway logs when its id is in use."""
 
 
-@fault("gateway killed, back at once", 1, 10, lasts_s=0.5, touches=(GATEWAY,))
+@fault("gateway killed, back at once", 1, 10, lasts_s=0.5, touches=(GATEWAY,), at=ANYWHERE)
 async def gateway_killed(scene: Scene) -> Steps:
-    await _kill(scene)
+    await kill_gateway(scene)
     await scene.cluster.start_again(scene.gateway)
     yield
 
 
-@fault("gateway killed, away", 1, 38, lasts_s=1.2, touches=(GATEWAY,))
+@fault("gateway killed, away", 1, 38, lasts_s=1.2, touches=(GATEWAY,), at=ANYWHERE)
 async def gateway_away(scene: Scene) -> Steps:
-    await _kill(scene)
+    await kill_gateway(scene)
     yield
     await scene.cluster.start_again(scene.gateway)
 
 
-async def _kill(scene: Scene) -> None:
+async def kill_gateway(scene: Scene) -> None:
+    """Kill the gateway of this scene."""
     gateway = scene.cluster.gateways[scene.gateway]
     gateway.signal(signal.SIGKILL)
     code = await gateway.wait(CALL_S)
@@ -56,21 +67,28 @@ async def _kill(scene: Scene) -> None:
     await gateway.stop()
 
 
-@fault("gateway drained", 2, lasts_s=0.3, touches=(GATEWAY,))
+@fault("gateway drained", 2, lasts_s=0.3, touches=(GATEWAY,), at=ANYWHERE)
 async def gateway_drained(scene: Scene) -> Steps:
     await scene.cluster.drain(scene.gateway)
     yield
     await scene.cluster.start_again(scene.gateway)
 
 
-@fault("gateway stopped, shortly", 3, lasts_s=0.4, touches=(GATEWAY,))
+@fault("gateway stopped, shortly", 3, lasts_s=0.4, touches=(GATEWAY,), at=ONE_PROCESS)
 async def gateway_stopped(scene: Scene) -> Steps:
     scene.cluster.gateways[scene.gateway].signal(signal.SIGSTOP)
     yield
     scene.cluster.gateways[scene.gateway].signal(signal.SIGCONT)
 
 
-@fault("gateway a zombie", 4, 42, lasts_s=1.25 * TIMING.presence_ttl_s, touches=(GATEWAY,))
+@fault(
+    "gateway a zombie",
+    4,
+    42,
+    lasts_s=1.25 * TIMING.presence_ttl_s,
+    touches=(GATEWAY,),
+    at=ONE_PROCESS,
+)
 async def gateway_zombie(scene: Scene) -> Steps:
     scene.cluster.gateways[scene.gateway].signal(signal.SIGSTOP)
     yield
@@ -95,7 +113,7 @@ async def late_commands(scene: Scene) -> Steps:
             await leaver.send('{"type":"ping"}')
         for victim in victims[:2]:
             await victim.vanish()
-        await until(lambda: _given_up(wire, old), "a new connection to Redis")
+        await until(lambda: given_up(wire, old), "a new connection to Redis")
         await ready(scene)
         for victim in victims[2:]:
             await victim.vanish()
@@ -116,7 +134,7 @@ async def _all_absent(cluster: ProcessCluster, name: str) -> bool:
     return not await cluster.admin.exists(*keys)
 
 
-async def _given_up(wire: Wire, old: list[Strand]) -> bool:
+async def given_up(wire: Wire, old: list[Strand]) -> bool:
     """Say whether the gateway already uses another connection to Redis."""
     return any(strand not in old and strand.said for strand in wire.strands(commands))
 
@@ -184,7 +202,7 @@ async def duplicate_id(scene: Scene) -> Steps:
     """A second gateway with the same id ends by itself, and logs why."""
     cluster = scene.cluster
     await ready(scene)
-    second = cluster.gateway_process(scene.gateway, cluster.server.url)
+    second = cluster.gateway_process(scene.gateway, cluster.redis_url)
     try:
         await second.start()
         raise BrokenPromise(f"a second {scene.gateway} started")

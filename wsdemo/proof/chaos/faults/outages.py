@@ -169,6 +169,7 @@ async def _loading(scene: Scene) -> AsyncIterator[None]:
     cluster = scene.cluster
     await _pad(cluster)
     await cluster.admin.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
+    cluster.witness.restart_will_come()
     await asyncio.to_thread(cluster.server.kill, keep_data=True)
     cluster.server.settings.update(SLOW_LOAD)
     try:

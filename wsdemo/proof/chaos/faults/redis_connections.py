@@ -9,6 +9,7 @@ from wsdemo.proof.chaos.cluster import listens
 from wsdemo.proof.chaos.fault import (
     ALL_GATEWAYS,
     GATEWAY,
+    ONE_SERVER,
     REDIS,
     FaultType,
     NotArranged,
@@ -38,7 +39,7 @@ async def half_open_subscriber(scene: Scene) -> Steps:
         strand.reset()  # TCP cannot continue after missing bytes.
 
 
-@fault("replies of Redis lost", 19, lasts_s=1.2, touches=(GATEWAY,))
+@fault("replies of Redis lost", 19, lasts_s=1.2, touches=(GATEWAY,), at=ONE_SERVER)
 async def replies_lost(scene: Scene) -> Steps:
     async for step in _lossy(scene.cluster.wires[scene.gateway], "down"):
         yield step
@@ -81,7 +82,7 @@ async def reset_in_reply(scene: Scene) -> Steps:
     yield
 
 
-@fault("swizzle-clog", 53, lasts_s=0.3, touches=(ALL_GATEWAYS,))
+@fault("swizzle-clog", 53, lasts_s=0.3, touches=(ALL_GATEWAYS,), at=ONE_SERVER)
 async def swizzle_clog(scene: Scene) -> Steps:
     """All connections to Redis are held, one by one, and released in another order."""
     wires = list(scene.cluster.wires.values())

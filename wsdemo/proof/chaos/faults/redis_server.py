@@ -13,7 +13,17 @@ from typing import Any, Final
 import redis.asyncio as redis_client
 from redis.exceptions import RedisError
 
-from wsdemo.proof.chaos.fault import GATEWAY, HEAL_S, REDIS, USERS, FaultType, Scene, Steps, fault
+from wsdemo.proof.chaos.fault import (
+    GATEWAY,
+    HEAL_S,
+    ONE_SERVER,
+    REDIS,
+    USERS,
+    FaultType,
+    Scene,
+    Steps,
+    fault,
+)
 from wsdemo.proof.chaos.faults.arrange import answers, must_register, ready
 from wsdemo.proof.chaos.users import MARK
 
@@ -28,6 +38,7 @@ async def redis_killed(scene: Scene) -> Steps:
     """
     cluster = scene.cluster
     await cluster.admin.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
+    cluster.witness.restart_will_come()
     await asyncio.to_thread(cluster.server.kill, keep_data=True)
     yield
     await asyncio.to_thread(cluster.server.start)
@@ -78,13 +89,13 @@ async def client_pause_write(scene: Scene) -> Steps:
     await scene.cluster.admin.execute_command("CLIENT", "UNPAUSE")
 
 
-@fault("CLIENT KILL pubsub", 16, lasts_s=0.5, touches=(REDIS,))
+@fault("CLIENT KILL pubsub", 16, lasts_s=0.5, touches=(REDIS,), at=ONE_SERVER)
 async def client_kill_pubsub(scene: Scene) -> Steps:
     await scene.cluster.admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     yield
 
 
-@fault("CLIENT KILL normal", 17, lasts_s=0.5, touches=(REDIS,))
+@fault("CLIENT KILL normal", 17, lasts_s=0.5, touches=(REDIS,), at=ONE_SERVER)
 async def client_kill_normal(scene: Scene) -> Steps:
     """As CLIENT KILL TYPE normal, except for the witness and our own connection."""
     admin = scene.cluster.admin
@@ -102,7 +113,7 @@ async def maxmemory(scene: Scene) -> Steps:
     await scene.cluster.admin.config_set("maxmemory", "0")
 
 
-@fault("FLUSHALL", 31, lasts_s=0.5, touches=(REDIS,))
+@fault("FLUSHALL", 31, lasts_s=0.5, touches=(REDIS,), at=ONE_SERVER)
 async def flushall(scene: Scene) -> Steps:
     await scene.cluster.admin.flushall()
     yield
@@ -117,14 +128,14 @@ async def script_flush(scene: Scene) -> Steps:
 
 @fault("DEL of one presence key", 31, lasts_s=0.3, touches=(REDIS,))
 async def del_presence(scene: Scene) -> Steps:
-    await scene.cluster.admin.delete(f"presence:{scene.rng.choice(scene.cluster.names)}")
+    await scene.cluster.admin.delete(f"presence:{scene.rng.choice(scene.cluster.accounts)}")
     yield
 
 
 @fault("wrong type", 32, lasts_s=1.0, touches=(REDIS,))
 async def wrong_type(scene: Scene) -> Steps:
     cluster = scene.cluster
-    key = f"presence:{scene.rng.choice(cluster.names)}"
+    key = f"presence:{scene.rng.choice(cluster.accounts)}"
     await cluster.admin.set(key, "x")
     yield
     await cluster.admin.delete(key)

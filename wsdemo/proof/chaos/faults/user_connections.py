@@ -13,7 +13,7 @@ from typing import Final
 from websockets.exceptions import WebSocketException
 
 from wsdemo.proof.chaos.cluster import TIMING, listens
-from wsdemo.proof.chaos.fault import GATEWAY, REDIS, USERS, FaultType, Scene, Steps, fault
+from wsdemo.proof.chaos.fault import ANYWHERE, GATEWAY, REDIS, USERS, FaultType, Scene, Steps, fault
 from wsdemo.proof.chaos.faults.arrange import (
     CALL_S,
     begin_registers,
@@ -34,6 +34,7 @@ FLOOD: Final = 40_000
     lasts_s=3.2 * TIMING.heartbeat_s,
     touches=(USERS,),
     needs=(GATEWAY,),
+    at=ANYWHERE,
 )
 async def client_half_open(scene: Scene) -> Steps:
     """One user whose network loses everything, and one who is connected and does nothing."""
@@ -83,7 +84,7 @@ async def ping_flood(scene: Scene) -> Steps:
     transport.abort()
 
 
-@fault("reconnect storm", 38, lasts_s=0.6, touches=(USERS,))
+@fault("reconnect storm", 38, lasts_s=0.6, touches=(USERS,), at=ANYWHERE)
 async def reconnect_storm(scene: Scene) -> Steps:
     for user in scene.cluster.users:
         for wire in user.routes.wires.values():
@@ -91,21 +92,21 @@ async def reconnect_storm(scene: Scene) -> Steps:
     yield
 
 
-@fault("two logins at once, two gateways", 43, lasts_s=0.5, touches=(USERS,))
+@fault("two logins at once, two gateways", 43, lasts_s=0.5, touches=(USERS,), at=ANYWHERE)
 async def two_logins(scene: Scene) -> Steps:
     victim = scene.rng.choice(list(scene.cluster.client_users.values()))
     await victim.log_in_twice(*scene.rng.sample(sorted(scene.cluster.gateways), 2))
     yield
 
 
-@fault("two logins at once, one gateway", 44, lasts_s=0.5, touches=(USERS,))
+@fault("two logins at once, one gateway", 44, lasts_s=0.5, touches=(USERS,), at=ANYWHERE)
 async def two_logins_on_one(scene: Scene) -> Steps:
     victim = scene.rng.choice(list(scene.cluster.client_users.values()))
     await victim.log_in_twice(scene.gateway, scene.gateway)
     yield
 
 
-@fault("flapping", 45, lasts_s=0.2, touches=(USERS,))
+@fault("flapping", 45, lasts_s=0.2, touches=(USERS,), at=ANYWHERE)
 async def flapping(scene: Scene) -> Steps:
     urls = [gateway.url for gateway in scene.cluster.gateways.values()]
     for _ in range(25):
@@ -136,7 +137,7 @@ async def moved_meanwhile(scene: Scene) -> Steps:
         for victim in cluster.users_of(scene.gateway)[:2]:
             for sender in rng.sample(senders, min(2, len(senders))):
                 for client in sender.registered[:1]:
-                    await sender.say(client, victim.name)
+                    await sender.say(client, victim.account)
             await victim.move(rng.choice(elsewhere))
         yield
 

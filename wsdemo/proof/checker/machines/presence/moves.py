@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from wsdemo.presence import Refresh, Register
-from wsdemo.proof.checker.machine import Call, Reply
-from wsdemo.proof.checker.states import (
+from wsdemo.proof.checker.machines.presence.machine import Call, Reply
+from wsdemo.proof.checker.machines.presence.states import (
     TOKEN_BASE,
     TOKEN_STEP,
     Clock,

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from wsdemo.presence import Refresh, Register
-from wsdemo.proof.checker.machine import Reply
-from wsdemo.proof.checker.moves import Move
-from wsdemo.proof.checker.states import (
+from wsdemo.proof.checker.machines.presence.machine import Reply
+from wsdemo.proof.checker.machines.presence.moves import Move
+from wsdemo.proof.checker.machines.presence.states import (
     Actor,
     Clock,
     Hash,
@@ -23,10 +23,11 @@ from wsdemo.proof.checker.states import (
     Scenario,
     Verb,
 )
+from wsdemo.proof.checker.subject import Invariant
 from wsdemo.proof.promises import Promise
 
 
-class Step(NamedTuple):
+class PresenceStep(NamedTuple):
     """A script that has run: the state before, its reply, and the state after."""
 
     before: ModelState
@@ -96,18 +97,7 @@ def _up(state: ModelState) -> list[int]:
     return [n for n, session in enumerate(state.sessions) if session.phase is ModelPhase.UP]
 
 
-class Invariant(NamedTuple):
-    """Something that must hold, and the promises that are broken if it does not."""
-
-    name: str
-    promises: tuple[Promise, ...]
-    says: str
-
-    def __str__(self) -> str:
-        return f"{self.name} ({', '.join(self.promises)}): {self.says}"
-
-
-def _entry_is_whole(step: Step) -> bool:
+def _entry_is_whole(step: PresenceStep) -> bool:
     entry = step.after.memory.entry
     if not entry:
         return True
@@ -127,16 +117,16 @@ def _entry_of(actor: Actor, session: ModelSession) -> Hash:
     )
 
 
-def _everything_ends(step: Step) -> bool:
+def _everything_ends(step: PresenceStep) -> bool:
     memory = step.after.memory
     return memory.entry_ends and memory.fence_ends
 
 
-def _release_leaves_others_alone(step: Step) -> bool:
+def _release_leaves_others_alone(step: PresenceStep) -> bool:
     return step.move.verb is not Verb.RELEASE or not step.is_of_another or step.entry_untouched
 
 
-def _released_entry_is_gone(step: Step) -> bool:
+def _released_entry_is_gone(step: PresenceStep) -> bool:
     if step.move.verb is not Verb.RELEASE:
         return True
     owner, mine = step.before.memory.owner, step.actor.conn_id
@@ -144,7 +134,7 @@ def _released_entry_is_gone(step: Step) -> bool:
     return step.after.memory.owner != mine and step.reply.outcome == found
 
 
-def _only_larger_replaces(step: Step) -> bool:
+def _only_larger_replaces(step: PresenceStep) -> bool:
     if not (step.is_of_another and step.came_back):
         return True
     before = step.before.memory
@@ -152,40 +142,40 @@ def _only_larger_replaces(step: Step) -> bool:
     return (step.session.token, step.actor.conn_id) > loser
 
 
-def _refresh_replaces_nobody(step: Step) -> bool:
+def _refresh_replaces_nobody(step: PresenceStep) -> bool:
     if step.move.verb is not Verb.REFRESH or step.before.has_forgotten:
         return True
     return not (step.is_of_another and step.came_back)
 
 
-def _accepted_is_owner(step: Step) -> bool:
+def _accepted_is_owner(step: PresenceStep) -> bool:
     if not step.accepted:
         return True
     given = step.reply.lease_given and step.reply.fence_life_given
     return step.after.memory.owner == step.actor.conn_id and given
 
 
-def _rejected_changes_nothing(step: Step) -> bool:
+def _rejected_changes_nothing(step: PresenceStep) -> bool:
     asked = step.move.verb in (Verb.REGISTER, Verb.REFRESH)
     return not asked or step.accepted or step.entry_untouched
 
 
-def _newer_attempt_stays(step: Step) -> bool:
+def _newer_attempt_stays(step: PresenceStep) -> bool:
     took = step.move.verb is Verb.REGISTER and step.came_back
     return not (took and _has_dialled_again(step))
 
 
-def _released_stays_away(step: Step) -> bool:
+def _released_stays_away(step: PresenceStep) -> bool:
     return step.before.has_forgotten or not (step.came_back and step.session.was_released)
 
 
-def _superseded_stays_away(step: Step) -> bool:
+def _superseded_stays_away(step: PresenceStep) -> bool:
     if not step.came_back:
         return True
     return not any(s.has_owned and s.token > step.session.token for s in step.before.sessions)
 
 
-def _turned_away_for_a_reason(step: Step) -> bool:
+def _turned_away_for_a_reason(step: PresenceStep) -> bool:
     outcome, session = step.reply.outcome, step.session
     if outcome == Refresh.CLOSED:
         return session.was_released
@@ -198,21 +188,21 @@ def _turned_away_for_a_reason(step: Step) -> bool:
     return True
 
 
-def _is_overtaken(step: Step) -> bool:
+def _is_overtaken(step: PresenceStep) -> bool:
     """Say whether Redis knows a newer session that has owned the entry."""
     mine = (step.session.token, step.actor.conn_id)
     sessions = zip(step.scenario.cast, step.before.sessions, strict=True)
     return any(s.has_owned and (s.token, actor.conn_id) > mine for actor, s in sessions)
 
 
-def _has_dialled_again(step: Step) -> bool:
+def _has_dialled_again(step: PresenceStep) -> bool:
     """Say whether the owner is a later attempt of the same client."""
     owners = [a for a in step.scenario.cast if a.conn_id == step.before.memory.owner]
     me = step.actor
     return any(owner.inst == me.inst != "" and owner.att > me.att for owner in owners)
 
 
-def _tokens_grow(step: Step) -> bool:
+def _tokens_grow(step: PresenceStep) -> bool:
     if step.move.verb is not Verb.MINT:
         return True
     if step.before.has_forgotten and step.scenario.clock is Clock.FREE:
@@ -220,7 +210,7 @@ def _tokens_grow(step: Step) -> bool:
     return all(step.reply.token > session.token for session in step.before.sessions)
 
 
-def _token_counts(step: Step) -> bool:
+def _token_counts(step: PresenceStep) -> bool:
     if step.move.verb is not Verb.MINT:
         return True
     memory = step.before.memory
@@ -228,7 +218,7 @@ def _token_counts(step: Step) -> bool:
     return all(step.reply.token > token for token in known)
 
 
-def _other_is_named(step: Step) -> bool:
+def _other_is_named(step: PresenceStep) -> bool:
     if step.move.verb not in (Verb.REGISTER, Verb.REFRESH):
         return True
     owners = [a for a in step.scenario.cast if a.conn_id == step.before.memory.owner]
@@ -261,7 +251,7 @@ def _newest_is_kept(end: Settled) -> bool:
     )
 
 
-STEPS: Final[dict[Invariant, Callable[[Step], bool]]] = {
+STEPS: Final[dict[Invariant, Callable[[PresenceStep], bool]]] = {
     Invariant(
         "W0", (Promise.P2, Promise.P4), "an entry is whole, and all of it is one session's"
     ): _entry_is_whole,
@@ -321,10 +311,10 @@ ENDS: Final[dict[Invariant, Callable[[Settled], bool]]] = {
 }
 """Checked in every state, after two rounds of refreshes."""
 
-NAMES: Final = tuple(invariant.name for invariant in (*STEPS, *ENDS))
+INVARIANTS: Final = (*STEPS, *ENDS)
 
 
-def broken_by_step(step: Step) -> list[Invariant]:
+def broken_by_step(step: PresenceStep) -> list[Invariant]:
     """Return what a step breaks."""
     return [invariant for invariant, holds in STEPS.items() if not holds(step)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wsdemo.proof.checker.states import Clients, Clock, Scenario
+from wsdemo.proof.checker.machines.presence.states import Clients, Clock, Scenario
 
 EVERYDAY: Final = (
     Scenario(duplicates=0),

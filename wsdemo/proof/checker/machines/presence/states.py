@@ -8,9 +8,13 @@ pure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
+
+from wsdemo.presence.store import SCRIPTS
+from wsdemo.proof.checker.subject import Invariant, Subject
 
 TOKEN_BASE: Final = 1_700_000_000_000_000
 """Renamed tokens are as large as real ones, but older than every clock."""
@@ -176,6 +180,27 @@ class Scenario:
         for name in ("refreshes", "duplicates", "expiries", "losses", "rollbacks"):
             if not 0 <= getattr(self, name) <= 3:
                 raise ValueError(f"{name} must be 0 to 3, not {getattr(self, name)}")
+
+    @property
+    def machine(self) -> str:
+        """The name of its machine."""
+        return "presence"
+
+    def shipped(self) -> Mapping[str, str]:
+        """Return the texts of the scripts that gateways use, by name."""
+        return {script.name: script.text for script in SCRIPTS}
+
+    def invariants(self) -> Sequence[Invariant]:
+        """Return all that is checked."""
+        from wsdemo.proof.checker.machines.presence.invariants import INVARIANTS
+
+        return INVARIANTS
+
+    def subject(self, url: str, scripts: Mapping[str, str]) -> Subject:
+        """Return the machine of this scenario, on a server, with some scripts replaced."""
+        from wsdemo.proof.checker.machines.presence.subject import PresenceSubject
+
+        return PresenceSubject(url, scripts, self)
 
     @property
     def cast(self) -> tuple[Actor, ...]:

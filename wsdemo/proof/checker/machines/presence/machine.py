@@ -19,7 +19,16 @@ from redis.retry import Retry
 
 from wsdemo.presence import Refresh, Register
 from wsdemo.presence.store import SCRIPTS
-from wsdemo.proof.checker.states import TOKEN_BASE, Actor, Clock, Field, Hash, Memory, Verb
+from wsdemo.proof.checker.machines.presence.states import (
+    TOKEN_BASE,
+    Actor,
+    Clock,
+    Field,
+    Hash,
+    Memory,
+    Verb,
+)
+from wsdemo.proof.checker.subject import ScriptError
 from wsdemo.settings import Keyspace
 
 SHIPPED: Final[Mapping[str, str]] = {script.name: script.text for script in SCRIPTS}
@@ -43,10 +52,6 @@ argument. Nothing else of the text is changed, and no other script.
 """
 
 TOKEN_FIELDS: Final = frozenset({"epoch", "mint", "top", "floor"})
-
-
-class ScriptError(Exception):
-    """A script cannot be checked; the text says which and why."""
 
 
 class Call(NamedTuple):
