@@ -61,7 +61,7 @@ predict("q00", 5)
 # Three real gateways, each with a port of its own, and three real users.
 
 # %%
-lab = Lab(gateways=3, seed=7)
+lab = Lab(gateways=3, seed=7, api=True)
 alice = lab.connect("alice", to="gateway-01")
 bob = lab.connect("bob", to="gateway-02")
 carol = lab.connect("carol", to="gateway-03")
@@ -154,6 +154,29 @@ near = alice.send("dave", "Hello, neighbour!")
 dave.receive()
 expect("a neighbour is two hops away", len(lab.hops(near)) == 2, seen=lab.hops(near))
 lab.plot.spacetime(near, title="{hops} hops when both sit at one gateway, without Redis: {took}")
+
+# %% [markdown]
+# **A backend is no user.** A shop wants to tell Bob that his parcel is on its way. It has no WebSocket and needs none:
+# a gateway can offer a [server API](../docs/glossary.md#server-api), plain HTTP at a port of its own, for those who know its key. Here that
+# is `Lab(api=True)`, in a terminal `--api-port`. Does the shop have to know where Bob is?
+
+# %%
+from wsdemo.lab.lessons.start import curl
+
+online = curl(lab, "/api/presence/bob")
+told = curl(lab, "/api/publish", {"to": "bob", "content": "Your parcel is on its way"})
+parcel = bob.receive()
+print(f"{parcel.sender}: {parcel.content}")
+
+# %%
+expect("any gateway can say whether Bob is online", online["online"], seen=online)
+expect(
+    "what a backend publishes is handed on like a message", told["status"] == "routed", seen=told
+)
+
+# %% [markdown]
+# It asked gateway-01, and Bob sits at gateway-02: any gateway will do, since the answer comes from Redis.
+# [The whole API](../docs/server-api.md) can also end sessions, and look into rooms and inboxes.
 
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Make

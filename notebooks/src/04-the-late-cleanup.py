@@ -8,7 +8,7 @@
 #     title: "04 · The late cleanup: why presence needs compare-and-set"
 #     question: "Alice is online at one gateway. How can another one make her disappear?"
 #     able: "produce the race on demand; explain it with a space-time diagram; fix it with one atomic script"
-#     minutes: {read: 15, run: 1, exercise: 30}
+#     minutes: {read: 15, run: 1, exercise: 34}
 #     needs: "Redis: a private one is started for you"
 #     failure: "a clean-up that comes too late"
 #     level: "L1 directed: the order of events is exact, times are measured"
@@ -262,12 +262,86 @@ return 0
 # %%
 check("ex04", DELETE_IF_MINE)
 
+# %% [markdown]
+# **A second phone.** Gateways can let a user have several devices (`--devices 2`), and each device has a session
+# with a token of its own. Suppose that `presence:alice` is a hash with a field for each device: `phone` with the token
+# of the phone's session, `laptop` with that of the laptop's. Alice's phone says goodbye. Its gateway compares
+# the token, which is right, and then deletes the key with `DEL`. **Where can Alice be reached now?** The options are
+# `"on the laptop"`, `"on both"` and `"nowhere"`.
+
+# %% tags=["exercise"]
+predict("q04b", None)
+
+# %% tags=["solution"]
+predict("q04b", "on the laptop")
+
+# %%
+WHOLE_KEY = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  redis.call('DEL', KEYS[1])
+  return 1
+end
+return 0
+"""
+
+
+def a_phone_says_goodbye(script):
+    lab = Lab(gateways=2, devices=2, release_device=script, scale=1)
+    bob = lab.connect("bob", to="gateway-01")
+    phone = lab.connect("alice", to="gateway-02", device="phone")
+    laptop = lab.connect("alice", to="gateway-02", device="laptop")
+    hello = bob.send("alice", "Hello, both of you")
+    for device in (phone, laptop):
+        device.receive()
+    phone.disconnect()
+    lab.wait_until("the phone is released", lambda: "s:phone" not in lab.record("alice"))
+    return lab, laptop, hello, bob.send("alice", "Are you there?")
+
+
+two_devices, laptop, hello, receipt = a_phone_says_goodbye(WHOLE_KEY)
+print("The laptop's socket is at:", laptop.gateway)
+print("Bob, who writes, is told: ", receipt.status)
+
+# %%
+two_devices.plot.spacetime(hello, title="{hops} hops carry one message to both devices of alice")
+
+# %%
+reveal("q04b", "nowhere")
+expect("the laptop is connected, and nobody finds it", receipt.status == "offline", seen=receipt)
+
+# %% [markdown]
+# These were two real gateways. With `release_device` they ask a script what a release removes; time runs as in
+# production (`scale=1`). The laptop's next heartbeat puts its entry back, up to 30 seconds later. Until then,
+# everybody who writes to Alice is told `offline`.
+#
+# To compare is not enough: what is compared must be what is deleted. Write the script for one device. It gets
+# the key in `KEYS[1]`, the name of the device in `ARGV[1]`, and the caller's token in `ARGV[2]`. It removes the
+# device if its field is the caller's, and returns 1 then, otherwise 0. The check tries it in seven situations, and
+# then in real gateways.
+
+# %% tags=["exercise"]
+RELEASE_DEVICE = """
+-- your script
+"""
+
+# %% tags=["solution"]
+RELEASE_DEVICE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0
+"""
+
+# %%
+check("ex04b", RELEASE_DEVICE)
+
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Keep
 #
 # * A clean-up is a write. Every write to shared state has to show that it still may.
 # * [Compare *and* set](../docs/glossary.md#compare-and-set) in one step on the server: between a `GET` and a `DEL` of yours, others write.
 # * Compare identities (which connection?), not times. Two clocks are two opinions.
+# * Delete what was compared, and no more: a key may hold what belongs to others.
 #
 # | one may think | but |
 # |---|---|
@@ -289,6 +363,6 @@ check("ex04", DELETE_IF_MINE)
 # In the code: `wsdemo/presence/release.lua`, one screen, and beside it `wsdemo/rig/policies/go_demo.py`.
 
 # %%
-careful.close()
-left = [one.leaks() for one in (lab, fenced, careless, careful)]
+two_devices.close()
+left = [one.leaks() for one in (lab, fenced, careless, careful, two_devices)]
 expect("a closed laboratory leaves no task, socket, key or process", not any(left), seen=left)

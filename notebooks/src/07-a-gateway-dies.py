@@ -124,7 +124,7 @@ expect("when all are back, no record names the dead gateway", at_last == 0, seen
 # | death | who tells the clients | what becomes of the records |
 # |---|---|---|
 # | crash | the broken connection, at once | wrong until each user is back, or 90 s |
-# | drain | the gateway: close code 1012, "come back in … ms" | each is released, then its client is told: nobody is listed wrongly |
+# | drain | the gateway: close code 1012, "come back in … ms" | both begin together: each client is told, and its record is released. A record is wrong for a moment at most |
 # | freeze | nobody: sockets stay open, answers stay out | wrong until users lose patience; then the [zombie](../docs/glossary.md#zombie) wakes up |
 #
 # <details><summary>Why were the other answers tempting?</summary>
@@ -276,7 +276,7 @@ check("ex07", next_gateway)
 #
 # <details><summary>The answers</summary>
 #
-# 1. The drain: it releases each session, then tells the client. A crash and a freeze release nothing.
+# 1. The drain: it releases each session, and tells its client at the same time. A crash and a freeze release nothing.
 # 2. By heartbeats that nobody answers. Its socket stays open all the time.
 # 3. It is refused: each write carries an old token, and newer sessions have registered.
 # 4. When her lease has run out: 90 s after her last heartbeat.

@@ -7,16 +7,20 @@ for the result.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from wsdemo.client import Client
-from wsdemo.client.connection import ClientClosed, Message, Receipt, State
+from wsdemo.client import Client, ClientClosed, Message, Receipt, State
 from wsdemo.events import Kind
 from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.population import label_of
 from wsdemo.lab.errors import LabRefused, LabTimeout, spells_options
 from wsdemo.lab.loop import LabLoop
 from wsdemo.rig.names import unknown
 from wsdemo.rig.wire import Bundle, Direction
+
+HEAL_TIMEOUT_S: Final = 60.0
+"""How long several servers may take to agree; the kit itself gives up sooner."""
 
 
 class User:
@@ -39,18 +43,23 @@ class User:
 
     @property
     def name(self) -> str:
-        return self._client.user
+        """The name of the user; of a device, `alice/phone`."""
+        return label_of(self._client.user, self._client.device)
 
     @property
     def gateway(self) -> str:
         """The gateway that this user's socket is connected to; empty when to none."""
         return self._client.gateway_id if self._client.state is State.REGISTERED else ""
 
-    def send(self, to: str, content: str) -> Receipt:
+    @spells_options
+    def send(self, to: str, content: str, *, durable: bool = False) -> Receipt:
         """Send a message; the receipt says what became of it.
 
+        Args:
+            durable: store it for the recipient, in a `Lab(durable=True)`.
+
         Raises:
-            LabRefused: she has left, or one of the two is no text.
+            LabRefused: she has left, one of the two is no text, or there are no inboxes.
         """
         self._require_here()
         if not isinstance(to, str) or not to:
@@ -59,7 +68,9 @@ class User:
         if not isinstance(content, str):
             kind = type(content).__name__
             raise LabRefused(f"a message is a text, not {kind}: send({to!r}, {str(content)!r:.60})")
-        return self._loop.run(self._client.send(to, content))
+        if durable and not self._cluster.has_inboxes:
+            raise LabRefused("nobody has an inbox here: make the lab with Lab(durable=True)")
+        return self._loop.run(self._client.send(to, content, durable=durable))
 
     def receive(self, timeout_s: float = 5.0) -> Message:
         """Return the next message.
@@ -67,6 +78,7 @@ class User:
         Raises:
             LabTimeout: none came in time; the text says what did arrive before.
             LabRefused: none will come any more.
+            MessagesMissed: durable messages may be lost here; the next call goes on behind the gap.
         """
         try:
             self._latest = self._loop.run(self._client.receive(timeout_s), timeout_s + 5)
@@ -79,6 +91,13 @@ class User:
             raise self._gone() or closed from None
         return self._latest
 
+    def done(self) -> None:
+        """Say that the latest message has been worked on, so that it is acknowledged. Asking for
+        the next one says so as well.
+        """
+        self._require_here()
+        self._loop.run(self._client.done())
+
     def _nothing_came(self, timeout_s: float) -> str:
         arrived = sum(
             event.kind is Kind.ARRIVE and event.user == self.name
@@ -90,6 +109,19 @@ class User:
             before += f", the last one from {self._latest.sender}: {self._latest.content!r:.60}"
         where = f"she is at {self.gateway}" if self.gateway else "she is at no gateway now"
         return f"{waited}: {before}; {where}"
+
+    def join(self, room: str) -> tuple[str, ...]:
+        """Join a room, in a `Lab(rooms=True)`; return who is in it. After a reconnect the client
+        joins it again.
+
+        Raises:
+            LabRefused: she has left, or there are no rooms.
+            RequestRefused: the gateway says no.
+        """
+        self._require_here()
+        if not self._cluster.has_rooms:
+            raise LabRefused("there are no rooms here: make the lab with Lab(rooms=True)")
+        return self._loop.run(self._client.join(room)).members
 
     def move(self, to: str) -> None:
         """Leave for another gateway.
@@ -148,7 +180,7 @@ class User:
             return None
         return LabRefused(
             f"{self.name} has {self._left}, and can do nothing any more: "
-            f"lab.connect({self.name!r}) brings the user back, as a new object"
+            f"lab.connect({self._client.user!r}) brings the user back, as a new object"
         )
 
     def __repr__(self) -> str:
@@ -195,7 +227,11 @@ class WireHandle:
 
 
 class RedisHandle:
-    """A lab's Redis in a cell: how it stops, restarts and freezes."""
+    """A lab's Redis in a cell: how it is stopped, frozen, replaced and started again.
+
+    The first four verbs are for a Redis of one server; the others are for `Lab(redis="cluster")`
+    and `Lab(redis="sentinel")`, whose servers have numbers from 0 on.
+    """
 
     def __init__(self, loop: LabLoop, cluster: Cluster) -> None:
         self._loop = loop
@@ -216,3 +252,79 @@ class RedisHandle:
     def thaw(self) -> None:
         """Let it go on."""
         self._loop.run(self._cluster.redis.thaw())
+
+    # --- several servers ---------------------------------------------------------------------
+
+    def kill(self, number: int | None = None) -> int:
+        """Kill a server (SIGKILL) with its data, and return its number.
+
+        Args:
+            number: which one. Under Sentinel: by default, the present primary.
+
+        Raises:
+            LabRefused: there is no such server, or this Redis is one server.
+        """
+        return self._loop.run(self._cluster.redis.kill(number))
+
+    def pause(self, number: int | None = None) -> int:
+        """Freeze a server (SIGSTOP): connections stay, and nothing is answered. Otherwise as
+        `kill`.
+        """
+        return self._loop.run(self._cluster.redis.pause(number))
+
+    def revive(self, number: int) -> None:
+        """Start a killed server again, without its data, or let a paused one go on."""
+        self._loop.run(self._cluster.redis.revive(number), HEAL_TIMEOUT_S)
+
+    def fail_over(self, number: int | None = None, *, how: str | None = None) -> int:
+        """Let a replica take over from a primary that works, as planned; return the number of the
+        new primary.
+
+        Args:
+            number: the primary; needed in a cluster.
+            how: under Sentinel, "coordinated" (default), "paused" or "plain".
+
+        Raises:
+            LabRefused: there is no replica.
+            ServerError: the replica did not take over in time.
+        """
+        return self._loop.run(self._cluster.redis.fail_over(number, how), HEAL_TIMEOUT_S)
+
+    def move(self, buckets: int | Iterable[int], *, to: int) -> None:
+        """Move one bucket, or several, with all their users to a primary of the cluster."""
+        self._loop.run(self._cluster.redis.move(buckets, to), HEAL_TIMEOUT_S)
+
+    def stop_replication(self) -> None:
+        """Under Sentinel: from now on the replica gets nothing, until `heal`. What the primary
+        acknowledges meanwhile is lost when it dies.
+        """
+        self._loop.run(self._cluster.redis.stop_replication())
+
+    def call(self, number: int, *words: str | int) -> Any:
+        """Send one command to one of several servers, and return its reply as it is."""
+        return self._loop.run(self._cluster.redis.call(number, *words))
+
+    def add_primary(self) -> int:
+        """Let one more server join the cluster, and return its number. It has no bucket yet."""
+        return self._loop.run(self._cluster.redis.add_primary(), HEAL_TIMEOUT_S)
+
+    def heal(self) -> None:
+        """Bring every server back, and wait until all is well. Roles stay as they are."""
+        self._loop.run(self._cluster.redis.heal(), HEAL_TIMEOUT_S)
+
+    @property
+    def primaries(self) -> list[int]:
+        """The primaries that answer now; under Sentinel, the one that the sentinels name."""
+        return self._loop.run(self._cluster.redis.primaries(), HEAL_TIMEOUT_S)
+
+    def server_of(self, user: str) -> int:
+        """Return the number of the server that has a user's entry now."""
+        return self.servers_of(user)[user]
+
+    def servers_of(self, *users: str) -> dict[str, int]:
+        """Return the same for several users."""
+        return self._loop.run(self._cluster.redis.servers_of(users))
+
+    def buckets_of(self, number: int) -> list[int]:
+        """Return the buckets that a server of the cluster has now."""
+        return self._loop.run(self._cluster.redis.buckets_of(number))

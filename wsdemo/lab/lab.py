@@ -16,20 +16,26 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
-from wsdemo.client import Client
-from wsdemo.client.connection import Receipt
+from wsdemo.addresses import RedisAddress
+from wsdemo.client import BackoffRule, Client, PositionStore, Receipt
+from wsdemo.client.client import DEVICE, DEVICE_RULE
 from wsdemo.drawing.words import counted
+from wsdemo.features import InboxSettings, RoomSettings, WatchSettings
+from wsdemo.lab.cluster.backends import SCALE as SEVERAL_SCALE
+from wsdemo.lab.cluster.backends import SEVERAL
 from wsdemo.lab.cluster.cluster import Cluster
 from wsdemo.lab.cluster.crowd import Life
 from wsdemo.lab.cluster.directors import Verb
+from wsdemo.lab.cluster.population import label_of, user_of
 from wsdemo.lab.errors import LabOpen, LabRefused, LabTimeout, spells_options
 from wsdemo.lab.handles import RedisHandle, User, WireHandle
 from wsdemo.lab.log_tail import LogTail
 from wsdemo.lab.loop import CALL_TIMEOUT_S, LabLoop, LoopKind, require_kind
 from wsdemo.lab.pace import pace, warn_of_crowd
 from wsdemo.lab.progress import Count, headless, sign_of_life
+from wsdemo.redis.where import server_of
 from wsdemo.rig.names import unknown
 from wsdemo.rig.policies import PRODUCT
 from wsdemo.rig.waiting import POLL_S
@@ -49,6 +55,7 @@ WAIT_S: Final = 600.0
 """Production seconds: what is waited for comes within a few leases, ..."""
 LEAST_WAIT_S: Final = 10.0
 """... or within so many wall seconds, where the machine is what is slow."""
+S = TypeVar("S", InboxSettings, RoomSettings, WatchSettings)
 NAMES: Final = 6
 """At most so many users are named; of more, only the number is given."""
 
@@ -61,12 +68,14 @@ class Lab:
     Args:
         gateways: how many, 1 to 20 (default 3). They are called gateway-01, gateway-02, ...
         policy: the rule by which gateways write presence, one of "plain", "go-demo",
-            "check-then-delete", "timestamp" and "fenced" (default "fenced", the product's own).
+            "check-then-delete", "timestamp", "room-by-set" and "fenced" (default "fenced", the
+            product's own).
         scale: how many production seconds pass in one second. At 60, a heartbeat of 30 s comes
             every 0.5 s, and a lease of 90 s ends after 1.5 s. A lower number is easier for a slow
             machine, or for many users. By default the machine is measured: 60, or less on one
             that is busy, which is then said (`wsdemo.lab.pace`; `pace(300)` says it for a crowd).
-            `scale=60` measures nothing.
+            `scale=60` measures nothing. With a Redis of several servers it is at most 15: they
+            count one of them as down after a second, whatever the scale is.
         clocks: gateway -> by how many production seconds its wall clock is wrong, such as
             `{"gateway-02": -10}` for 10 s slow (default: all are right).
         wires: True puts a wire between each gateway and Redis, which can hold, delay, drop and cut:
@@ -77,7 +86,24 @@ class Lab:
             `Timing(heartbeat_s=20)` (default: a heartbeat of 30 s, a lease of 90 s).
         seed: of the randomness of users: which heartbeats get lost, who talks to whom (default 7).
         redis: the address of a Redis to use, such as "redis://localhost:6379" (default: the one
-            in WSDEMO_REDIS_URL, or one that the lab starts and stops itself).
+            in WSDEMO_REDIS_URL, or one that the lab starts and stops itself). "cluster" starts
+            a cluster of three primaries, "sentinel" a primary with a replica and three
+            sentinels: `lab.redis.kill(1)`, `.pause(1)`, `.revive(1)`, `.fail_over()`.
+        replicas: how many each primary has (default: none in a cluster, 1 under Sentinel).
+        durable: True gives every user an inbox in Redis, where messages wait that are sent with
+            `durable=True`; `InboxSettings(...)` says how much it keeps (default False).
+        devices: how many devices one user may have at the same time, 1 to 8 (default 1):
+            `lab.connect("alice", device="phone")`.
+        release_device: a Lua script that decides what the release of a device removes, instead of
+            the product's rule, for a lab with `devices=2` or more (lesson 04; default "", the
+            product's rule).
+        rooms: True lets users join rooms; `RoomSettings(...)` says how many (default False).
+        watch: True tells users when those whom they watch come and go (default False).
+        api: True serves the server API of each gateway at a port of its own: `lab.api_url(...)`,
+            `lab.api_key` (default False).
+        backoff: a function of the number of the attempt (1 for the first) and of a random
+            generator, which says how long a client waits before it connects again, in production
+            seconds (default: the product's rule, exponential with full jitter).
         loop: "thread" (default), or "kernel" to let the gateways live on the loop that also runs
             the cells: they then stand still while a cell computes.
 
@@ -101,19 +127,35 @@ class Lab:
         timing: Timing | None = None,
         seed: int = 7,
         redis: str | None = None,
+        replicas: int | None = None,
+        durable: bool | InboxSettings = False,
+        devices: int = 1,
+        release_device: str = "",
+        rooms: bool | RoomSettings = False,
+        watch: bool | WatchSettings = False,
+        api: bool = False,
+        backoff: BackoffRule | None = None,
         loop: LoopKind = "thread",
     ) -> None:
         require_kind(loop)
         self.cluster = Cluster(
             gateways,
             policy=policy,
-            scale=pace().scale if scale is None else scale,
+            scale=_scale(redis) if scale is None else scale,
             clocks=clocks,
             wires=wires,
             freezable=freezable,
             timing=timing,
             seed=seed,
             redis=redis,
+            replicas=replicas,
+            inbox=_settings("durable", durable, InboxSettings),
+            devices=devices,
+            release_device=release_device,
+            rooms=_settings("rooms", rooms, RoomSettings),
+            watch=_settings("watch", watch, WatchSettings),
+            api=api,
+            backoff=_backoff(backoff),
         )
         if Lab._current is not None:
             Lab._current._close("a later Lab()")
@@ -123,7 +165,7 @@ class Lab:
         self._closing = threading.RLock()
         self.redis = RedisHandle(self._loop, self.cluster)
         self.users: dict[str, User] = {}
-        """Those who have not left, by name."""
+        """Those who have not left, by name; a device as `alice/phone`."""
         self._met_users: dict[str, None] = {}
         self._room: Classroom | None = None
         self._room_options: dict[str, object] = {}
@@ -188,25 +230,62 @@ class Lab:
 
     @spells_options
     def connect(
-        self, user: str, to: str = "gateway-01", *, wired: bool = False, drop_pings: float = 0.0
+        self,
+        user: str,
+        to: str = "gateway-01",
+        *,
+        wired: bool = False,
+        drop_pings: float = 0.0,
+        device: str = "",
+        durable: bool = False,
+        position: PositionStore | None = None,
     ) -> User:
         """Connect a user to a gateway.
 
         Args:
+            device: which device of the user it is, such as "phone", in a `Lab(devices=2)`. The lab
+                and its figures call it `alice/phone`.
             wired: put a wire between the user and each gateway: `lab.wire(user)`.
             drop_pings: the probability that a heartbeat gets lost.
+            durable: the user reads the inbox, in a `Lab(durable=True)`.
+            position: where it is kept how far the inbox has been read, for the next connection;
+                without it, the user goes on after what was acknowledged.
 
         Raises:
-            LabRefused: it is no name, such a user is here already, or there is no such gateway.
+            LabRefused: it is no name, such a user is here already, there is no such gateway, or the
+                user wants an inbox where there is none.
         """
         if not isinstance(user, str) or not valid_user_id(user):
             raise LabRefused(
                 f"{user!r:.80} is no name for a user: 1 to {USUAL_USER_ID_CHARS} letters, digits "
-                'and . _ @ -, such as "alice"; "gateway-..." and "__...__" are reserved'
+                'and . _ @ -, such as "alice"; "gateway-...", "__...__" and "@..." are reserved'
             )
-        return self._met(
-            self._loop.run(self.cluster.connect(user, to, wired=wired, drop_pings=drop_pings))
+        self._require_device(device)
+        if durable and not self.cluster.has_inboxes:
+            raise LabRefused("nobody has an inbox here: make the lab with Lab(durable=True)")
+        if position is not None and not durable:
+            raise LabRefused("only a durable user has a position: connect(..., durable=True)")
+        joining = self.cluster.connect(
+            user,
+            to,
+            wired=wired,
+            drop_pings=drop_pings,
+            device=device,
+            durable=durable,
+            position=position,
         )
+        return self._met(self._loop.run(joining))
+
+    def _require_device(self, device: str) -> None:
+        """Refuse what is no name of a device, and any name where a user has only one.
+
+        Raises:
+            LabRefused: one of the two.
+        """
+        if not isinstance(device, str) or not DEVICE.fullmatch(device):
+            raise LabRefused(f"{device!r:.80} is no name for a device: {DEVICE_RULE}")
+        if device and self.cluster.most_devices == 1:
+            raise LabRefused("a user has one device here: make the lab with Lab(devices=2)")
 
     def connect_many(self, users: int) -> list[User]:
         """Connect many users: user001, user002, ..., to the gateways in turn.
@@ -224,8 +303,9 @@ class Lab:
         return [self._met(client) for client in clients]
 
     def _met(self, client: Client) -> User:
-        user = self.users[client.user] = User(self._loop, self.cluster, client, self._forget)
-        self._met_users[client.user] = None
+        label = label_of(client.user, client.device)
+        user = self.users[label] = User(self._loop, self.cluster, client, self._forget)
+        self._met_users |= {label: None, client.user: None}
         return user
 
     def _require_known(self, *users: str) -> None:
@@ -364,8 +444,8 @@ class Lab:
             remote_teacher: True lets the teacher's buttons work from other machines as well.
 
         Raises:
-            LabRefused: an option cannot work, a room with other options is open, or the lab lives
-                on the kernel's loop.
+            LabRefused: an option cannot work, a room with other options is open, the lab lives
+                on the kernel's loop, or its Redis has several servers.
         """
         self._loop.require_open()
         if self._loop.kind != "thread":
@@ -387,6 +467,7 @@ class Lab:
                 f"this lab has an open room with other options ({_written(self._room_options)}): "
                 "close it first, with room.close(). Students join the next one with a new code"
             )
+        self._require_one_server()
         with sign_of_life("Opening the class room ...", "wsdemo.lab.classroom.room"):
             from wsdemo.lab.classroom.room import Classroom
         self._room = Classroom(self, **options)
@@ -401,6 +482,7 @@ class Lab:
         self._loop.require_open()
         if headless():
             return self._still_board()
+        self._require_one_server()
         with sign_of_life("Loading the board ...", "wsdemo.lab.classroom.widget"):
             from wsdemo.lab.classroom.widget import BoardWidget
         return BoardWidget(self._loop, self.cluster, self._open_room(), height)
@@ -415,6 +497,13 @@ class Lab:
         from wsdemo.lab.classroom.recording import save_html
 
         return save_html(self, path, title)
+
+    def _require_one_server(self) -> None:
+        if self.cluster.has_several_servers:
+            raise LabRefused(
+                "a class room and its board show a Redis of one server: make the lab without "
+                "redis=..."
+            )
 
     def _still_board(self) -> Picture:
         """Return a picture of the board, for outputs that are read without a kernel."""
@@ -462,12 +551,13 @@ class Lab:
 
     def where(self) -> pd.DataFrame:
         """Return, for each user, the gateway of its socket and the gateway that Redis names."""
-        records = self._loop.run(self.cluster.records(self.users))
+        owners = {user_of(name)[0] for name in self.users}
+        records = self._loop.run(self.cluster.records(owners))
         rows = [
             {
                 "user": name,
                 "socket": user.gateway,
-                "Redis says": records[name].get("gwId", "(nobody)"),
+                "Redis says": _gateway_in(records, *user_of(name)),
             }
             for name, user in self.users.items()
         ]
@@ -483,9 +573,18 @@ class Lab:
         import redis as redis_client
 
         self._loop.require_open()
+        key = self.cluster.keyspace.presence(user)
+        url = server_of(RedisAddress.parse(self.cluster.redis_url), key).url
         options: dict[str, Any] = {"decode_responses": True, "socket_timeout": RECORD_TIMEOUT_S}
-        with redis_client.Redis.from_url(self.cluster.redis_url, **options) as terminal:
-            return dict(terminal.hgetall(self.cluster.keyspace.presence(user)))
+        with redis_client.Redis.from_url(url, **options) as terminal:
+            return dict(terminal.hgetall(key))
+
+    def entries(self, *users: str) -> dict[str, dict[str, str]]:
+        """Return what Redis stores about these users, asked in one go; by default about all who are
+        connected. In a cluster, those are left out whose server does not answer.
+        """
+        owners = users or tuple({user_of(name)[0] for name in self.users})
+        return self._loop.run(self.cluster.records(owners))
 
     def health(self, gateway: str) -> str:
         """Fetch `/health` of a gateway."""
@@ -494,6 +593,22 @@ class Lab:
     def stats(self, gateway: str) -> dict[str, Any]:
         """Fetch `/stats` of a gateway."""
         return self._loop.run(self.cluster.stats(gateway))
+
+    @property
+    def api_key(self) -> str:
+        """What a backend has to know; '' without `Lab(api=True)`."""
+        return self.cluster.api_key
+
+    def api_url(self, gateway: str) -> str:
+        """Return where the server API of a gateway is.
+
+        Raises:
+            LabRefused: there is no such gateway, or no server API.
+        """
+        url = self.cluster.gateway(gateway).api_url
+        if not url:
+            raise LabRefused("there is no server API here: make the lab with Lab(api=True)")
+        return url
 
     def trace(self) -> pd.DataFrame:
         """Return everything that happened so far, one row for each arrow or moment."""
@@ -569,6 +684,45 @@ class Lab:
 
     def _repr_html_(self) -> str:
         return f"<code>{html.escape(repr(self))}</code>"
+
+
+def _scale(redis: str | None) -> float:
+    """Return how many times faster than production this machine can be."""
+    scale = pace().scale
+    return min(scale, SEVERAL_SCALE) if redis in SEVERAL else scale
+
+
+def _backoff(wanted: BackoffRule | None) -> BackoffRule | None:
+    """Return the rule of the clients; None for the usual one.
+
+    Raises:
+        LabRefused: it is no function.
+    """
+    if wanted is None or callable(wanted):
+        return wanted
+    raise LabRefused(f"backoff is a function of (attempt, rng), not {wanted!r:.80}")
+
+
+def _settings(option: str, wanted: object, kind: type[S]) -> S | None:
+    """Return the settings of an optional feature: the usual ones for True, None for False.
+
+    Raises:
+        LabRefused: it is neither, nor such settings.
+    """
+    if isinstance(wanted, kind):
+        return wanted
+    if not isinstance(wanted, bool):
+        raise LabRefused(f"{option} is True, False or {kind.__name__}(...), not {wanted!r:.80}")
+    return kind() if wanted else None
+
+
+def _gateway_in(records: Mapping[str, Mapping[str, str]], user: str, device: str) -> str:
+    """Return the gateway that the entry of a user names for a device, or why there is none."""
+    if user not in records:
+        return "(no answer)"
+    if not device:
+        return records[user].get("gwId") or "(nobody)"
+    return records[user].get(f"s:{device}", "").partition(" ")[0] or "(nobody)"
 
 
 def _written(options: Mapping[str, object]) -> str:

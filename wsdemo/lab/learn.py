@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wsdemo.lab.errors import LabRefused
-from wsdemo.lab.lessons import CHECKS, QUESTIONS, Judgement, NotJudged, Question
+from wsdemo.lab.lessons import (
+    CHECKS,
+    QUESTIONS,
+    SYNONYMS,
+    TIMEOUTS_S,
+    Judgement,
+    NotJudged,
+    Question,
+)
 from wsdemo.lab.notes import LearnersNotes, Progress, here
 from wsdemo.lab.progress import watched
 from wsdemo.lab.trial import AnswerTrial, EndlessAnswer
@@ -161,6 +169,7 @@ def check(exercise: str, answer: Any) -> Verdict:
     Raises:
         LabRefused: there is no such exercise.
     """
+    exercise = SYNONYMS.get(exercise, exercise)
     if exercise not in CHECKS:
         raise LabRefused(unknown("exercise", exercise, CHECKS))
     verdict = _judged(exercise, CHECKS[exercise], answer)
@@ -178,7 +187,7 @@ def _judged(exercise: str, judge: Callable[[Any], Judgement], answer: Any) -> Ve
     """Judge an answer; a mistake in its code is the reader's, any other is that of the check."""
     tried = AnswerTrial(answer)
     try:
-        result = tried.run(judge, CHECK_TIMEOUT_S)
+        result = tried.run(judge, TIMEOUTS_S.get(exercise, CHECK_TIMEOUT_S))
     except NotImplementedError:
         return Verdict(exercise, "could not judge", "It is not written yet.")
     except NotJudged as problem:

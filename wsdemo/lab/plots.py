@@ -11,21 +11,29 @@ from typing import Any
 
 import pandas as pd
 
-from wsdemo.client.connection import Receipt
+from wsdemo.client import Receipt
 from wsdemo.drawing.show import show
 from wsdemo.drawing.style import Picture
 from wsdemo.lab.errors import methods_fail_in_short
 from wsdemo.lab.figures.availability import availability
+from wsdemo.lab.figures.capacity import CapacityLine, capacity, tornado
 from wsdemo.lab.figures.class_board import class_board
+from wsdemo.lab.figures.crossing_share import crossing_share
 from wsdemo.lab.figures.deaths import deaths
 from wsdemo.lab.figures.detection import detection
 from wsdemo.lab.figures.false_offline import false_offline
 from wsdemo.lab.figures.herd import herd
 from wsdemo.lab.figures.latency import latency
 from wsdemo.lab.figures.ledger import ledger
+from wsdemo.lab.figures.load_stream import load_stream
+from wsdemo.lab.figures.loss_raster import loss_raster
+from wsdemo.lab.figures.redis_outage import redis_outage
 from wsdemo.lab.figures.ribbons import ribbons
+from wsdemo.lab.figures.room_list import room_list
+from wsdemo.lab.figures.rules import rules
 from wsdemo.lab.figures.runs import RecordedRun
 from wsdemo.lab.figures.sawtooth import sawtooth
+from wsdemo.lab.figures.shards import shards
 from wsdemo.lab.figures.skew import skew_map
 from wsdemo.lab.figures.spacetime import spacetime
 from wsdemo.lab.figures.stages import stages
@@ -35,24 +43,34 @@ from wsdemo.lab.trace.journeys import moves
 from wsdemo.settings import Timing
 
 __all__ = [
+    "CapacityLine",
     "Plots",
     "RecordedRun",
     "availability",
+    "capacity",
     "class_board",
+    "crossing_share",
     "deaths",
     "detection",
     "false_offline",
     "herd",
     "latency",
     "ledger",
+    "load_stream",
+    "loss_raster",
+    "redis_outage",
     "ribbons",
+    "room_list",
+    "rules",
     "sawtooth",
+    "shards",
     "show",
     "skew_map",
     "spacetime",
     "stages",
     "steps",
     "story",
+    "tornado",
 ]
 
 

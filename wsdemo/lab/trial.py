@@ -50,12 +50,15 @@ class AnswerTrial:
     """An answer, and what happened when it was called.
 
     Args:
-        answer: the reader's function; anything else is passed on as it is.
+        answer: the reader's function, or several in a tuple; anything else is passed on as it is.
     """
 
     def __init__(self, answer: Any) -> None:
         self._name = getattr(answer, "__name__", "it")
-        self._answer = self._observed(answer) if callable(answer) else answer
+        """What was called last."""
+        parts = answer if isinstance(answer, tuple) else (answer,)
+        tried = tuple(self._observed(part) if callable(part) else part for part in parts)
+        self._answer = tried if isinstance(answer, tuple) else tried[0]
         self._called_at: float | None = None
         self._problem: BaseException | None = None
 
@@ -75,7 +78,7 @@ class AnswerTrial:
         except BaseException:
             # Only the answer is stopped where it is: a judge has servers to end.
             if self._called_at is not None:
-                _stop(thread)
+                stop_thread(thread)
             raise
         if outcome.problem is not None:
             raise outcome.problem
@@ -91,17 +94,17 @@ class AnswerTrial:
         own = self._problem
         if own is None or (problem is not None and own not in _chain(problem)):
             return ""
-        frames = _frames_of(own)
-        if problem is None and frames and not isinstance(own, MISTAKES):
+        if problem is None and _frames_of(own) and not isinstance(own, MISTAKES):
             return ""
-        words = f"Your {self._name} raised {type(own).__name__}"
-        words += f": {own}" if str(own) else ""
-        return words + (f", in {_place(*frames[-1])}" if frames else "") + "."
+        return f"Your {self._name} {mistake_in(own)}"
 
     def _observed(self, answer: Callable[..., Any]) -> Callable[..., Any]:
+        name = getattr(answer, "__name__", "it")
+
         @functools.wraps(answer)
         def called(*args: Any, **options: Any) -> Any:
             self._called_at = time.monotonic()
+            self._name = name
             try:
                 return answer(*args, **options)
             except (Exception, SystemExit) as problem:
@@ -129,16 +132,27 @@ class AnswerTrial:
                 raise TimeoutError(f"It did not come to an end within {timeout_s:g} s.")
 
     def _where(self, thread: threading.Thread) -> str:
-        frame = sys._current_frames().get(thread.ident or 0)
         text = f"Your {self._name} did not come to an end within {ANSWER_TIMEOUT_S:g} s"
-        while frame is not None and is_foreign(frame.f_code.co_filename):
-            frame = frame.f_back
-        if frame is not None:
-            text += f": it was in {_place(frame, frame.f_lineno)}"
+        if place := reader_place(sys._current_frames().get(thread.ident or 0)):
+            text += f": it was in {place}"
         return f"{text}. Does a loop in it never end?"
 
 
-def _stop(thread: threading.Thread) -> None:
+def mistake_in(problem: BaseException) -> str:
+    """Return what was raised, and in which line of the reader's."""
+    frames = _frames_of(problem)
+    words = f"raised {type(problem).__name__}" + (f": {problem}" if str(problem) else "")
+    return words + (f", in {_place(*frames[-1])}" if frames else "") + "."
+
+
+def reader_place(frame: FrameType | None) -> str:
+    """Return the innermost line of the reader's in a stack; "" when there is none."""
+    while frame is not None and is_foreign(frame.f_code.co_filename):
+        frame = frame.f_back
+    return "" if frame is None else _place(frame, frame.f_lineno)
+
+
+def stop_thread(thread: threading.Thread) -> None:
     """Raise an exception in a thread, which ends it at its next line of Python."""
     if thread.is_alive() and thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import math
 import random
@@ -16,14 +17,25 @@ import secrets
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
 
-import redis.asyncio as redis_client
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
-from wsdemo.client import Client
+from wsdemo.addresses import Form, RedisAddress
+from wsdemo.client import BackoffRule, Client, PositionStore
+from wsdemo.features import (
+    MAX_DEVICES,
+    ApiSettings,
+    InboxSettings,
+    RoomSettings,
+    WatchSettings,
+)
 from wsdemo.gateway.server import Gateway
+from wsdemo.lab.cluster.backends import (
+    Backend,
+    keyspace_for,
+    require_backend,
+    require_trust,
+    start_backend,
+)
 from wsdemo.lab.cluster.crowd import Life, live
 from wsdemo.lab.cluster.directors import HeldVerbs, Verb
 from wsdemo.lab.cluster.entries import Entries
@@ -32,27 +44,80 @@ from wsdemo.lab.cluster.holds import HeldVerb, Holds
 from wsdemo.lab.cluster.hosts import GatewayHost
 from wsdemo.lab.cluster.leaks import live_processes, open_sockets
 from wsdemo.lab.cluster.lease_sampler import LeaseSampler
-from wsdemo.lab.cluster.outage import Outage
-from wsdemo.lab.cluster.population import AT_A_TIME, Population
+from wsdemo.lab.cluster.outage import RedisFaults
+from wsdemo.lab.cluster.population import AT_A_TIME, Population, label_of
 from wsdemo.lab.cluster.wires import ClusterWires
 from wsdemo.lab.errors import LabRefused, LabTimeout
 from wsdemo.lab.progress import Count
 from wsdemo.lab.trace.recorder import Recorder
-from wsdemo.presence import Presence
+from wsdemo.presence import Presence, RedisPresence
+from wsdemo.presence.devices import DevicePresence
+from wsdemo.redis.cluster_link import ClusterLink
+from wsdemo.redis.interface import Link
 from wsdemo.redis.link import RedisLink
-from wsdemo.redis.server import find_server
+from wsdemo.redis.server import ServerError
 from wsdemo.rig.clocks import WallClock
 from wsdemo.rig.names import unknown
 from wsdemo.rig.pages import http_get
 from wsdemo.rig.policies import POLICIES, PRODUCT, policy_named
+from wsdemo.rig.policies.device_release import ScriptedRelease
 from wsdemo.rig.waiting import Condition, wait_until
 from wsdemo.rig.wire import Bundle
-from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
+from wsdemo.settings import ClientSettings, GatewaySettings, Limits, Timing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PAGE_TIMEOUT_S: Final = 5.0
+
+
+class _Features(TypedDict):
+    """The optional features of every gateway, as the fields of its settings."""
+
+    inbox: InboxSettings | None
+    devices: int
+    rooms: RoomSettings | None
+    watch: WatchSettings | None
+    api: ApiSettings | None
+
+
+def _with_features(link: Link, settings: GatewaySettings) -> Presence:
+    """Return the product's presence, as a gateway with these features has it."""
+    keyspace, timing, devices = settings.keyspace, settings.timing, settings.devices
+    announces = settings.watch is not None
+    if devices > 1:
+        return DevicePresence(link, keyspace, timing, devices, announces=announces)
+    return RedisPresence(link, keyspace, timing, announces=announces)
+
+
+def _scaled_rooms(settings: RoomSettings | None, scale: float) -> RoomSettings | None:
+    """Let the beats of gateways and their leases pass as fast as everything else."""
+    if settings is None:
+        return None
+    return dataclasses.replace(
+        settings,
+        room_beat_s=settings.room_beat_s / scale,
+        room_lease_s=settings.room_lease_s / scale,
+        room_repair_s=settings.room_repair_s / scale,
+    )
+
+
+def _scaled_watch(settings: WatchSettings | None, scale: float) -> WatchSettings | None:
+    """The same for presence events."""
+    if settings is None:
+        return None
+    return dataclasses.replace(
+        settings,
+        watch_grace_s=settings.watch_grace_s / scale,
+        watch_reconcile_s=settings.watch_reconcile_s / scale,
+    )
+
+
+def _scaled_backoff(rule: BackoffRule | None, scale: float) -> BackoffRule | None:
+    """Let the pauses of a rule pass as fast as everything else."""
+    if rule is None:
+        return None
+    return lambda attempt, rng: rule(attempt, rng) / scale
 
 
 class Cluster:
@@ -67,7 +132,16 @@ class Cluster:
         clocks: gateway id -> by how many production seconds its wall clock is wrong.
         wires: put a wire between each gateway and Redis.
         freezable: gateways with a loop of their own, which can be frozen.
-        redis: address of a Redis to use; by default the search of `wsdemo.redis.server`.
+        redis: address of a Redis to use, or "cluster" or "sentinel" for one of several servers; by
+            default the search of `wsdemo.redis.server`.
+        replicas: how many each primary of a Redis of several servers has.
+        inbox, rooms, watch: the optional features of all gateways; None: they do not have it.
+        devices: how many devices one user may have.
+        release_device: a Lua script that decides what the release of a device removes, instead of
+            the product's (`wsdemo.rig.policies.device_release`).
+        api: serve the server API at a port of its own; `api_key` is its key.
+        backoff: how long clients wait before an attempt to connect again, when it is not the
+            product's rule (production seconds).
 
     Raises:
         LabRefused: an argument cannot work.
@@ -86,6 +160,14 @@ class Cluster:
         wires: bool = False,
         freezable: Collection[str] = (),
         redis: str | None = None,
+        replicas: int | None = None,
+        inbox: InboxSettings | None = None,
+        devices: int = 1,
+        release_device: str = "",
+        rooms: RoomSettings | None = None,
+        watch: WatchSettings | None = None,
+        api: bool = False,
+        backoff: BackoffRule | None = None,
     ) -> None:
         if not isinstance(gateways, int) or not 1 <= gateways <= 20:
             raise LabRefused(f"a lab has 1 to 20 gateways, not {gateways!r}")
@@ -96,11 +178,29 @@ class Cluster:
         if isinstance(freezable, str):
             raise LabRefused(f"freezable is a list of gateways: [{freezable!r}]")
         self._wanted = [f"gateway-{n:02}" for n in range(1, gateways + 1)]
+        if not isinstance(devices, int) or not 1 <= devices <= MAX_DEVICES:
+            raise LabRefused(f"a user has 1 to {MAX_DEVICES} devices, not {devices!r}")
         for name in [*(clocks or {}), *freezable]:
             if name not in self._wanted:
                 raise LabRefused(unknown("gateway", name, self._wanted))
+        if release_device and devices == 1:
+            raise LabRefused("only a user with several devices has such a release: devices=2")
+        require_backend(redis, replicas, wires, policy != PRODUCT)
+        require_trust(redis, inbox, rooms)
+        self._release_device = release_device
         self.policy = policy
         self.seed = seed
+        self._features: _Features = {
+            "inbox": inbox,
+            "devices": devices,
+            "rooms": _scaled_rooms(rooms, scale),
+            "watch": _scaled_watch(watch, scale),
+            "api": None,
+        }
+        self.api_key = secrets.token_hex(32) if api else ""
+        """What a backend has to know; '' where there is no server API."""
+        if api:
+            self._features["api"] = ApiSettings(api_key=self.api_key.encode())
         self.timing = (timing or Timing()).scaled(scale)
         # The pauses before a reconnect, asked for or chosen by the client, are scaled as well.
         self.limits = Limits(retry_after_s=Limits().retry_after_s / scale)
@@ -109,7 +209,7 @@ class Cluster:
             backoff_cap_s=ClientSettings().backoff_cap_s / scale,
         )
         self.recorder = Recorder()
-        self.keyspace = Keyspace(f"lab:{secrets.token_hex(4)}:")
+        self.keyspace = keyspace_for(redis, f"lab:{secrets.token_hex(4)}:")
         """Two laboratories on one server use different keys."""
         self.clocks = {
             name: WallClock(scale, (clocks or {}).get(name, 0.0)) for name in self._wanted
@@ -117,19 +217,26 @@ class Cluster:
         self.redis_source = ""
         self._wired = wires
         self._address = redis
+        self._replicas = replicas
         self._resources = contextlib.AsyncExitStack()
         self._entries: Entries | None = None
         self.redis_url = ""
         """Where Redis is, its password included; empty before the start."""
-        self._outage: Outage | None = None
+        self._faults: RedisFaults | None = None
         self._sampler: LeaseSampler | None = None
         self.wires = ClusterWires(self.recorder, self._rng)
-        self.population = Population(self.client_settings, self.recorder, self._rng)
+        self.population = Population(
+            self.client_settings, self.recorder, self._rng, _scaled_backoff(backoff, scale)
+        )
         self._fleet = Fleet(self.recorder, self._settings, self._directed, self._cut_off, freezable)
         self._holds = Holds(self._fleet, self.recorder, self.timing.scale)
+        self._links: dict[str, Link] = {}
+        """Of each gateway of this process: its way to Redis."""
+        self._ending: set[asyncio.Task[None]] = set()
         self._ended_at = math.inf
         self._ports_of_wires: set[int] = set()
         self._keys_left: list[str] = []
+        self._redis_pids: set[int] = set()
 
     # --- life --------------------------------------------------------------------------------
 
@@ -143,24 +250,33 @@ class Cluster:
         return self
 
     async def _start(self) -> None:
-        server = await asyncio.to_thread(find_server, self._address)
-        self._resources.push_async_callback(asyncio.to_thread, server.stop)
-        self.redis_source, self.redis_url = server.source, server.url
-        self._outage = Outage(server, self.recorder)
-        # Once more: the connection that it kept was to a Redis that was killed since then.
-        again = Retry(NoBackoff(), 1)
-        database = redis_client.Redis.from_url(server.url, decode_responses=True, retry=again)
-        self._resources.push_async_callback(database.aclose)
-        self._entries = Entries(database, self.keyspace)
+        backend = await self._started_backend()
+        self._resources.push_async_callback(asyncio.to_thread, backend.stop)
+        self.redis_source, self.redis_url = backend.source, backend.url
+        self._faults, self._entries = backend.faults, backend.entries
+        self._resources.push_async_callback(self._entries.aclose)
         self._resources.push_async_callback(self._remove_keys)
-        self._sampler = LeaseSampler(database, self.keyspace, self.recorder, self.timing.scale)
+        self._sampler = LeaseSampler(self._entries, self.recorder, self.timing.scale)
         self._resources.push_async_callback(self._sampler.stop)
         await asyncio.gather(*(self.start_gateway(name) for name in self._wanted))
         self._fleet.put_in_order(self._wanted)
 
+    async def _started_backend(self) -> Backend:
+        """Start Redis. A thread cannot be interrupted: what it has started meanwhile is stopped."""
+        arguments = (self._address, self._replicas, self.keyspace, self.recorder)
+        starting = asyncio.ensure_future(asyncio.to_thread(start_backend, *arguments))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ServerError):
+                (await starting).stop()  # In no thread: the loop may be about to end.
+            raise
+
     async def stop(self) -> None:
         """Disconnect the users, stop the gateways, then Redis. Idempotent."""
         self._ended_at = min(self._ended_at, time.monotonic())
+        if self._faults is not None:
+            self._faults.wake()
         for name, host in self.hosts.items():
             await host.thaw()
             if name in self.directors:
@@ -176,12 +292,18 @@ class Cluster:
         self._resources.push_async_callback(act)
 
     def leaks(self) -> list[str]:
-        """Return what is left after `stop`: keys, sockets of this process, gateway processes."""
+        """Return what is left after `stop`: keys, sockets of this process, and processes."""
         ports = self._fleet.ports | self._ports_of_wires
-        return self._keys_left + open_sockets(ports) + live_processes(self._fleet.pids)
+        return (
+            self._keys_left
+            + open_sockets(ports)
+            + live_processes(self._fleet.pids | self._redis_pids)
+        )
 
     async def _remove_keys(self) -> None:
         assert self._entries is not None
+        assert self._faults is not None
+        self._redis_pids |= self._faults.pids()
         self._keys_left += [f"key {key}" for key in await self._entries.remove_all()]
 
     async def __aenter__(self) -> Self:
@@ -230,13 +352,43 @@ class Cluster:
         """Start a gateway as a process of its own; the trace shows of it what its users see.
 
         Raises:
-            LabRefused: it is running, or the lab's policy is not that of the product.
+            LabRefused: it is running, the policy is not that of the product, or the lab has an
+                optional feature.
         """
         self._fleet.require_gone(name)
         if self.policy != PRODUCT:
             raise LabRefused(f"a real process has the product's presence, not {self.policy!r}")
+        if self._has_features:
+            raise LabRefused("a real process has no optional feature: make a lab without them")
         await self._fleet.start_process(name)
         self._remember(name)
+
+    @property
+    def has_several_servers(self) -> bool:
+        """Whether its Redis is a cluster, or a primary that sentinels name."""
+        return RedisAddress.parse(self.redis_url).form is not Form.SERVER
+
+    @property
+    def has_inboxes(self) -> bool:
+        """Whether the gateways keep messages for users who are away."""
+        return self._features["inbox"] is not None
+
+    @property
+    def has_rooms(self) -> bool:
+        """Whether users may join rooms."""
+        return self._features["rooms"] is not None
+
+    @property
+    def most_devices(self) -> int:
+        """How many devices one user may have."""
+        return self._features["devices"]
+
+    @property
+    def _has_features(self) -> bool:
+        optional = self._features
+        return optional["devices"] > 1 or any(
+            optional[name] is not None for name in ("inbox", "rooms", "watch", "api")
+        )
 
     def _remember(self, name: str) -> None:
         if name not in self._wanted:
@@ -253,16 +405,36 @@ class Cluster:
             timing=self.timing,
             limits=self.limits,
             keyspace=self.keyspace,
+            **self._features,
         )
 
-    def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
+    def _directed(self, link: Link, settings: GatewaySettings) -> Presence:
         name = settings.gateway_id
+        self._links[name] = link
         clock = self.clocks.setdefault(name, WallClock(self.timing.scale))
         presence = policy_named(self.policy).make(link, settings.keyspace, settings.timing, clock)
+        if self.policy == PRODUCT:
+            presence = _with_features(link, settings)
+        if self._release_device:
+            keyspace, devices = settings.keyspace, self.most_devices
+            presence = ScriptedRelease(
+                link, keyspace, settings.timing, devices, self._release_device
+            )
         return self._holds.direct(name, presence)
 
     def _cut_off(self, name: str) -> None:
+        """Let nothing of a crashed gateway reach Redis. It runs on the loop of that gateway."""
         self._holds.cut_off(name)
+        link = self._links[name]
+        if isinstance(link, ClusterLink):
+            for node in link.all_nodes():
+                node.reset()
+        elif isinstance(link, RedisLink):
+            link.reset()
+        # At once, so that it does not connect again while the gateway ends.
+        ending = asyncio.create_task(link.stop(), name=f"{name} loses Redis")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     def urls_of(self, user: str) -> dict[str, str]:
         """Return where a user finds each gateway: at the far end of her wires, if she has some."""
@@ -344,37 +516,51 @@ class Cluster:
         return self.wires.bundle(one, other)
 
     @property
-    def redis(self) -> Outage:
+    def redis(self) -> RedisFaults:
         """The faults of Redis itself."""
-        if self._outage is None:
+        if self._faults is None:
             raise LabRefused("the lab has no Redis: it was never started")
-        return self._outage
+        return self._faults
 
     # --- users -------------------------------------------------------------------------------
 
     @property
     def users(self) -> Mapping[str, Client]:
-        """The connected users, by their names."""
+        """The connected users, by their names; a device as `user/device`."""
         return self.population.clients
 
     async def connect(
-        self, user: str, to: str = "gateway-01", *, wired: bool = False, drop_pings: float = 0.0
+        self,
+        user: str,
+        to: str = "gateway-01",
+        *,
+        wired: bool = False,
+        drop_pings: float = 0.0,
+        device: str = "",
+        durable: bool = False,
+        position: PositionStore | None = None,
     ) -> Client:
         """Connect a user to a gateway; its failover list goes on with the others.
 
         Args:
+            device: which device of the user it is. In the lab it is called `user/device`.
             wired: put a wire between the user and each gateway.
             drop_pings: the probability that a heartbeat gets lost.
+            durable: the user reads the inbox; the gateways need the feature.
+            position: where a durable user keeps how far the inbox has been read.
         """
-        self.population.require_new(user, drop_pings)
+        label = label_of(user, device)
+        self.population.require_new(label, drop_pings)
         self.host(to)
         names = [to, *(name for name in self.hosts if name != to)]
         if wired:
             ports = [self.host(name).port for name in names]
-            urls = await self.wires.to_gateways(user, ports)
+            urls = await self.wires.to_gateways(label, ports)
         else:
             urls = [self.urls[name] for name in names]
-        return await self.population.connect(user, urls, drop_pings)
+        return await self.population.connect(
+            user, urls, drop_pings, device=device, durable=durable, position=position
+        )
 
     def _rng(self, of: str) -> random.Random:
         """Return a generator for each name, which does not depend on the order of the calls."""
@@ -463,11 +649,20 @@ class Cluster:
         return document
 
     async def record(self, user: str) -> dict[str, str]:
-        """Return the entry of a user in Redis, as `HGETALL presence:{user}` does."""
-        return (await self.records([user]))[user]
+        """Return the entry of a user in Redis, as `HGETALL presence:{user}` does.
+
+        Raises:
+            LabTimeout: in a cluster, the server that has it does not answer.
+        """
+        entries = await self.records([user])
+        if user not in entries:
+            raise LabTimeout(f"the server that has {user}'s entry does not answer")
+        return entries[user]
 
     async def records(self, users: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Return the entries of many users, asked in one go."""
+        """Return the entries of many users, asked in one go. In a cluster, those are left out whose
+        server does not answer.
+        """
         if self._entries is None:
             raise LabRefused("the lab has no Redis: it is closed, or was never started")
         return await self._entries.of(users)

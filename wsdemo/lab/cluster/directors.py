@@ -19,7 +19,8 @@ from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 
 from wsdemo.presence import Claim, Presence, Refresh, Registration, Release, Renewal
-from wsdemo.redis.link import Arg, RedisLink
+from wsdemo.redis.interface import Link
+from wsdemo.redis.link import Arg
 from wsdemo.redis.scripts import Script
 
 Verb = Literal["mint", "register", "refresh", "release"]
@@ -230,7 +231,7 @@ class HeldLink:
     Only the three ways in which presence uses a link are here.
     """
 
-    def __init__(self, link: RedisLink, gates: Gates) -> None:
+    def __init__(self, link: Link, gates: Gates) -> None:
         self._link = link
         self._gates = gates
 

@@ -16,7 +16,7 @@ from wsdemo.lab.cluster.hosts import EventTap, GatewayHost, OwnLoop, Process, Sh
 from wsdemo.lab.errors import LabRefused
 from wsdemo.lab.trace.recorder import Recorder
 from wsdemo.presence import Presence
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.interface import Link
 from wsdemo.rig.names import unknown
 from wsdemo.settings import GatewaySettings
 
@@ -36,7 +36,7 @@ class Fleet:
         self,
         recorder: Recorder,
         settings: Callable[[str], Awaitable[GatewaySettings]],
-        presence: Callable[[RedisLink, GatewaySettings], Presence],
+        presence: Callable[[Link, GatewaySettings], Presence],
         cut_off: Callable[[str], None],
         freezable: Collection[str],
     ) -> None:

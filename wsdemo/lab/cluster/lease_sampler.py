@@ -9,11 +9,10 @@ import contextlib
 from collections.abc import Iterable
 from typing import Final
 
-import redis.asyncio as redis_client
 from redis.exceptions import RedisError
 
+from wsdemo.lab.cluster.entries import Entries
 from wsdemo.lab.trace.recorder import Recorder
-from wsdemo.settings import Keyspace
 from wsdemo.tasks import end
 
 EVERY_S: Final = 1.0
@@ -23,11 +22,8 @@ EVERY_S: Final = 1.0
 class LeaseSampler:
     """Records the entries of chosen users, and what is left of their leases."""
 
-    def __init__(
-        self, database: redis_client.Redis, keyspace: Keyspace, recorder: Recorder, scale: float
-    ) -> None:
-        self._database = database
-        self._keyspace = keyspace
+    def __init__(self, entries: Entries, recorder: Recorder, scale: float) -> None:
+        self._entries = entries
         self._recorder = recorder
         self._scale = scale
         self._users: dict[str, None] = {}
@@ -53,15 +49,5 @@ class LeaseSampler:
             await asyncio.sleep(EVERY_S / self._scale)
 
     async def _sample(self, users: list[str]) -> None:
-        pipeline = self._database.pipeline(transaction=False)
-        for user in users:
-            key = self._keyspace.presence(user)
-            pipeline.hmget(key, ["gwId", "connId"])
-            pipeline.pttl(key)
-        answers = await pipeline.execute()
-        for user, (gateway, conn_id), left_ms in zip(
-            users, answers[::2], answers[1::2], strict=True
-        ):
-            self._recorder.sample(
-                user, gateway or "", conn_id or "", max(0.0, left_ms) * self._scale
-            )
+        for one in await self._entries.leases(users):
+            self._recorder.sample(one.user, one.gateway, one.conn_id, one.left_ms * self._scale)

@@ -2,19 +2,20 @@
 
 Each user is a real client with a random generator of its own, which does not depend on the order of
 connecting. Its events reach the recorder through a tap that can be closed: a user who has vanished
-reports nothing.
+reports nothing. A device of a user is a user of its own here, and in the trace: `alice/phone`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from wsdemo.client import Client
-from wsdemo.events import Event, Kind
+from wsdemo.client import BackoffRule, Client, PositionStore
+from wsdemo.events import Emit, Event, Kind
 from wsdemo.lab.cluster.crowd import Heartbeats
 from wsdemo.lab.cluster.hosts import EventTap
 from wsdemo.lab.errors import LabRefused
@@ -26,22 +27,39 @@ AT_A_TIME: Final = 100
 """So many users connect at the same time."""
 
 
+def label_of(user: str, device: str = "") -> str:
+    """Return what the lab and its figures call a device of a user. No user has '/' in the name."""
+    return f"{user}/{device}" if device else user
+
+
+def user_of(label: str) -> tuple[str, str]:
+    """Return the user and the device that are called so."""
+    user, _, device = label.partition("/")
+    return user, device
+
+
 class Population:
-    """The users of a cluster, by their names.
+    """The users of a cluster, by their labels.
 
     Args:
         settings: of their clients.
         recorder: gets their events.
         rng: returns a random generator for each name.
+        backoff: of their clients, when it is not the usual one (wall seconds).
     """
 
     def __init__(
-        self, settings: ClientSettings, recorder: Recorder, rng: Callable[[str], random.Random]
+        self,
+        settings: ClientSettings,
+        recorder: Recorder,
+        rng: Callable[[str], random.Random],
+        backoff: BackoffRule | None = None,
     ) -> None:
         self.clients: dict[str, Client] = {}
         self._settings = settings
         self._recorder = recorder
         self._rng = rng
+        self._backoff = backoff
         self._taps: dict[str, EventTap] = {}
         self._heartbeats: dict[str, Heartbeats] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -58,25 +76,39 @@ class Population:
         if not 0 <= drop_pings <= 1:
             raise LabRefused(f"drop_pings is a probability, not {drop_pings!r}")
 
-    async def connect(self, user: str, urls: Sequence[str], drop_pings: float) -> Client:
+    async def connect(
+        self,
+        user: str,
+        urls: Sequence[str],
+        drop_pings: float,
+        *,
+        device: str = "",
+        durable: bool = False,
+        position: PositionStore | None = None,
+    ) -> Client:
         """Connect a user to the first of these addresses; the others are for failover."""
-        tap = self._taps[user] = EventTap(self._recorder.emit)
-        heartbeats = Heartbeats(user, self._rng(f"{user} heartbeats"), tap, time.monotonic)
+        label = label_of(user, device)
+        tap = self._taps[label] = EventTap(_emit_as(label, self._recorder.emit))
+        heartbeats = Heartbeats(label, self._rng(f"{label} heartbeats"), tap, time.monotonic)
         heartbeats.loss = drop_pings
-        self._heartbeats[user] = heartbeats
+        self._heartbeats[label] = heartbeats
         client = Client(
             user,
             urls,
+            device=device,
+            durable=durable,
+            position=position,
             settings=self._settings,
             emit=tap,
-            rng=self._rng(user),
+            backoff=self._backoff,
+            rng=self._rng(label),
             should_ping=heartbeats,
         )
-        self.clients[user] = client
+        self.clients[label] = client
         try:
             await client.start()
         except BaseException:
-            self.clients.pop(user, None)
+            self.clients.pop(label, None)
             raise
         return client
 
@@ -127,3 +159,10 @@ class Population:
         await asyncio.gather(*(client.close() for client in clients))
         if self._leaving:
             await asyncio.wait(self._leaving)
+
+
+def _emit_as(label: str, emit: Emit) -> Emit:
+    """Return what takes the events of a client, and gives them the label of its device."""
+    if not user_of(label)[1]:
+        return emit
+    return lambda event: emit(dataclasses.replace(event, lane=label, user=label))

@@ -239,10 +239,13 @@ def _label(
         box = Bbox.from_bounds(middle_x - away, middle_y - away, 2 * away, 2 * away)
         placer.keep_clear(box, pad_px=0)
     left, right = ((-RING_PX - 4, "right"), (RING_PX + 4, "left"))
-    spots = _beside(*pixels(ring), left, right)
+    # On the other side than the dots, whose own labels stand beside them.
+    is_right_of_dots = any(dot.ratio < ring[0] for dot in dots)
+    sides = (right, left) if is_right_of_dots else (left, right)
+    spots = _beside(*pixels(ring), *sides)
     placer.put(f"{facts['rate']} an hour", spots, fontweight="bold", **ON_COLOUR)
     for dot in dots:
-        spots = _beside(*pixels((dot.ratio, dot.loss)), right, left)
+        spots = _beside(*pixels((dot.ratio, dot.loss)), *reversed(sides))
         placer.put(f"measured {dot.words}", spots, fontweight="bold", **ON_COLOUR)
     for ratio in range(RATIOS[0] + 1, RATIOS[1] + 1):
         for level in LEVELS:

@@ -36,7 +36,7 @@ from wsdemo.lab.trace import frames
 MAX_ROWS: Final = 6
 OUTLIER: Final = 4.0
 """A policy that takes so many times as long as the best one does not stretch the axis of all."""
-ROOM: Final = 1.28
+ROOM: Final = 1.45
 """How much longer than the last return the axis is, for the words beside it."""
 AMBER: Final = "#9A6A00"
 """The colour of the hatching of attempts; white would break up the narrow peaks."""
@@ -54,6 +54,8 @@ class HerdRow(NamedTuple):
     users: int
     back: int
     """Users who were accepted at last."""
+    stopped_s: float = math.inf
+    """When the run was stopped: who was not back then may have come back later."""
 
     @property
     def last_s(self) -> float:
@@ -67,17 +69,26 @@ class HerdRow(NamedTuple):
 
     @property
     def end(self) -> str:
-        return f"after {number(self.last_s)} s" if self.last_s < math.inf else "never"
+        if self.last_s < math.inf:
+            return f"after {number(self.last_s)} s"
+        return "never" if self.stopped_s == math.inf else f"not within {number(self.stopped_s)} s"
 
     @property
     def effort(self) -> str:
         each = number(self.each)
         return f"{each} attempt{'' if each == '1' else 's'}"
 
+    @property
+    def _stop(self) -> str:
+        return f"after {number(self.stopped_s)} s"
+
     def words(self) -> str:
         """The numbers of the row."""
         away = self.users - self.back
-        end = f"{counted(away, 'user')} never back" if away else f"last user back {self.end}"
+        end = f"last user back {self.end}"
+        if away:
+            still = "never back" if self.stopped_s == math.inf else f"not back {self._stop}"
+            end = f"{counted(away, 'user')} {still}"
         return f"{end}\n{self.effort} a user"
 
 
@@ -123,6 +134,7 @@ def herd(
     *,
     bin_s: float = 0.1,
     until_s: float | None = None,
+    stopped_s: float | Mapping[str, float] = math.inf,
     title: str = "",
 ) -> Picture:
     """Draw the attempts of many users to come back, a row for each policy.
@@ -134,6 +146,8 @@ def herd(
         bin_s: width of a bin.
         until_s: where the axis of time ends; by default behind the last user of the policies that
             are not many times slower than the best.
+        stopped_s: when the runs were stopped, or policy -> when: who was not back then is called
+            "not back after 17 s" instead of "never back".
         title: a template; known facts: policies, users, best, worst (names), best_s,
             worst_s, best_end, worst_end ("after 18 s", "never"), attempts,
             worst_attempts ("3.0 attempts", a user), peak, worst_peak (attempts/s).
@@ -145,7 +159,7 @@ def herd(
         raise ValueError("capacity and bin_s are positive numbers")
     if not 0 < len(runs) <= MAX_ROWS:
         raise ValueError(f"a herd has 1 to {MAX_ROWS} rows that can be read, not {len(runs)}")
-    rows = [_row(name, run) for name, run in runs.items()]
+    rows = [_row(name, run, _stop_of(name, stopped_s)) for name, run in runs.items()]
     ends_s = until_s or _end(rows)
     edges = np.arange(0.0, ends_s + bin_s, bin_s)
     facts = _facts(rows, bin_s)
@@ -166,7 +180,11 @@ def herd(
     return tell(fig, caption=caption, alt=_alt(rows, capacity, bin_s))
 
 
-def _row(name: str, run: pd.DataFrame) -> HerdRow:
+def _stop_of(name: str, stopped_s: float | Mapping[str, float]) -> float:
+    return stopped_s.get(name, math.inf) if isinstance(stopped_s, Mapping) else stopped_s
+
+
+def _row(name: str, run: pd.DataFrame, stopped_s: float) -> HerdRow:
     if run.empty:
         raise ValueError(f"nobody tried to come back under {name!r}: there is no herd to draw")
     accepted = run[run["accepted"].astype(bool)]
@@ -177,6 +195,7 @@ def _row(name: str, run: pd.DataFrame) -> HerdRow:
         accepted["t"].to_numpy(float),
         max(1, known["user"].nunique()),
         accepted["user"].nunique(),
+        stopped_s,
     )
 
 
@@ -244,6 +263,9 @@ def _label(ax: Axes, row: HerdRow, ends_s: float) -> None:
     shown = row.last_s <= ends_s
     if shown:
         ax.axvline(row.last_s, color=VERMILLION, lw=1.8)
+    elif row.back < row.users and row.stopped_s < ends_s:
+        # Nobody was watched from here on: an empty axis would say that nobody tried.
+        ax.axvspan(row.stopped_s, ends_s, color=INK, alpha=0.1, lw=0)
     x = ax.transData.transform((row.last_s if shown else ends_s, 0))[0]
     spots = [Spot(x + 5, top, "left", "top"), Spot(x - 5, top, "right", "top")]
     words = row.words() + (" →" if ends_s < row.last_s < math.inf else "")

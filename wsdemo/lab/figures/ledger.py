@@ -50,7 +50,7 @@ LATE: Final = {
 RUGS: Final = {
     "lost": "late clean-ups accepted",
     "saved": "late clean-ups rejected",
-    frames.NO_ENTRY: "late clean-ups found no entry",
+    frames.NO_ENTRY: "late, and no entry left",
 }
 """What the rows of the rug say."""
 RUG_ROOM: Final = 0.36

@@ -328,12 +328,15 @@ def _frame_each(
     ax: Axes, placer: Placer, gaps: list[Mismatch], places: Mapping[str, float], scale: float
 ) -> None:
     """Frame what is wrong in one of three bars, and write beside the frame for how long."""
-    for gap in gaps:
+    drawn = [(gap, *_frame(ax, gap, places[gap.user], _height(3), scale)) for gap in gaps]
+    for gap, begin, end in drawn:
         y = places[gap.user]
-        begin, end = _frame(ax, gap, y, _height(3), scale)
+        # Beside the last frame of this bar: a short one may follow at once.
+        last = max(other_end for other, _, other_end in drawn if other.user == gap.user)
         left, middle = ax.transData.transform((begin, y))
         right, _ = ax.transData.transform((end, y))
-        spots = [Spot(right + 6, middle), Spot((left + right) / 2, middle, "center")]
+        beside, _ = ax.transData.transform((last, y))
+        spots = [Spot(beside + 6, middle), Spot((left + right) / 2, middle, "center")]
         placer.put(_words(gap, scale), spots, color=VERMILLION, fontweight="bold")
 
 

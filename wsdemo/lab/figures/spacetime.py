@@ -33,10 +33,14 @@ from wsdemo.drawing.words import counted, duration, lane_name, listed, plain
 from wsdemo.lab.trace import frames
 
 MAX_ARROWS: Final = 25
+MOST_IN: Final = 4.8
+"""The height of a slide: more lanes than five stand closer together."""
 CAPTION: Final = (
     "Measured on running gateways. Solid light: WebSocket; solid dark: Redis command; dashed: "
     "Pub/Sub. Times on the Redis lane lie half-way between what the gateways saw."
 )
+EVEN: Final = "each arrow takes one step here, whatever time it took"
+ORDERED: Final = "the order of events, not to scale; an arrow ends when its command has ended"
 
 SOCKET: Final = Role(SKY, dash="-")
 COMMAND: Final = Role(BLUE, dash="-")
@@ -64,6 +68,7 @@ def spacetime(
     *,
     title: str = "{hops} hops carry one message in {took}",
     even: bool = True,
+    ordered: bool = False,
     msg_id: str = "",
     prediction: float | None = None,
     t0: float | None = None,
@@ -75,6 +80,7 @@ def spacetime(
     Args:
         title: a template; known facts: hops, lost, lanes, took.
         even: one step an event instead of a scale.
+        ordered: the times of the trace are the numbers of its events, and say nothing else.
         msg_id: draw only the way of this message.
         prediction: what the reader said the number of hops would be; drawn beside the count.
         t0, t1: draw what began between these times (s).
@@ -88,8 +94,9 @@ def spacetime(
     lanes = _lanes(arrows)
     facts = _facts(arrows, lanes, prediction)
     harm = [row.t_recv == alarm_s for row in arrows.itertuples()]
-    fig = _draw(arrows, lanes, facts, title, harm, even=even)
-    return tell(fig, caption=CAPTION, alt=_alt(arrows, lanes, facts))
+    fig = _draw(arrows, lanes, facts, title, harm, even=even and not ordered, ordered=ordered)
+    took = "" if ordered else f" in {facts['took']}"
+    return tell(fig, caption=CAPTION, alt=_alt(arrows, lanes, facts, took))
 
 
 # --- compute -----------------------------------------------------------------------------------
@@ -162,23 +169,20 @@ def _draw(
     harm: list[bool],
     *,
     even: bool,
+    ordered: bool = False,
 ) -> Picture:
     begins, ends = _places(arrows, even)
-    fig = picture(height_in=1.3 + 0.7 * len(lanes))
+    fig = picture(height_in=min(1.3 + 0.7 * len(lanes), MOST_IN))
     ax = fig.add_subplot()
     claim(fig, title, facts)
     _draw_lanes(ax, lanes, min(begins), max(*ends, *begins))
     for row, begin, end, harms in zip(arrows.itertuples(), begins, ends, harm, strict=True):
         _draw_arrow(ax, row, lanes, begin, end, harms)
-    ax.set_xlabel(
-        "each arrow takes one step here, whatever time it took"
-        if even
-        else "seconds since the lab began"
-    )
-    if even:
+    ax.set_xlabel(ORDERED if ordered else EVEN if even else "seconds since the lab began")
+    if even or ordered:
         ax.set_xticks([])
     freeze_layout(fig)
-    _label(ax, arrows, lanes, begins, ends, harm)
+    _label(ax, arrows, lanes, begins, ends, harm, timed=not ordered)
     if facts["predicted"] is not None:
         words = f"you said {facts['predicted']:g}, measured {facts['hops']}"
         ax.text(1.0, 1.0, words, transform=ax.transAxes, ha="right", va="bottom", color=INK)
@@ -230,6 +234,8 @@ def _label(
     begins: list[float],
     ends: list[float],
     harm: list[bool],
+    *,
+    timed: bool = True,
 ) -> None:
     placer = Placer(ax)
     rows = list(arrows.itertuples())
@@ -252,7 +258,7 @@ def _label(
                 Spot(x - 6, y + 4 if rises else y - 4, "right", "bottom" if rises else "top"),
             ]
         word = WORDS.get(row.kind, row.kind)
-        took = f"{word}, {duration(row.t_recv - row.t)}" if row.t_recv > row.t else word
+        took = f"{word}, {duration(row.t_recv - row.t)}" if timed and row.t_recv > row.t else word
         full = f"{took} → {row.reason}" if row.reason not in ("", "routed") else took
         style = {"color": HARM.colour, "fontweight": "bold"} if harms else {}
         placer.put([full, word], spots, **style)
@@ -261,7 +267,7 @@ def _label(
 # --- words -------------------------------------------------------------------------------------
 
 
-def _alt(arrows: pd.DataFrame, lanes: list[str], facts: Mapping[str, Any]) -> str:
+def _alt(arrows: pd.DataFrame, lanes: list[str], facts: Mapping[str, Any], took: str) -> str:
     way = "; ".join(
         f"{plain(row.lane)} to {plain(row.peer)}: {WORDS.get(row.kind, row.kind)}"
         + (" (lost)" if row.lost else f" ({row.reason})" if row.reason else "")
@@ -269,6 +275,6 @@ def _alt(arrows: pd.DataFrame, lanes: list[str], facts: Mapping[str, Any]) -> st
     )
     said = f" You said {facts['predicted']:g}." if facts["predicted"] is not None else ""
     return (
-        f"Space-time diagram with lanes {listed(lanes)}: {counted(facts['hops'], 'arrow')} in "
-        f"{facts['took']}, {facts['lost']} lost. {way}.{said}"
+        f"Space-time diagram with lanes {listed(lanes)}: {counted(facts['hops'], 'arrow')}{took}, "
+        f"{facts['lost']} lost. {way}.{said}"
     )

@@ -14,7 +14,15 @@ from typing import Any, Final, TypeVar
 
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 
-__all__ = ["CHECKS", "QUESTIONS", "Judgement", "NotJudged", "Question"]
+__all__ = [
+    "CHECKS",
+    "QUESTIONS",
+    "SYNONYMS",
+    "TIMEOUTS_S",
+    "Judgement",
+    "NotJudged",
+    "Question",
+]
 
 T = TypeVar("T")
 
@@ -50,11 +58,21 @@ QUESTIONS: Final[Mapping[str, Question]] = LessonTable(
         "q03": "maps.QUESTION",
         "q03b": "maps.WITHOUT_PINGS",
         "q04": "cleanup.QUESTION",
+        "q04b": "devices.QUESTION",
         "q05": "orders.QUESTION",
         "q05b": "invariants.QUESTION",
         "q06": "clocks.QUESTION",
         "q07": "deaths.QUESTION",
+        "q08": "herd.QUESTION",
+        "q09": "gap.QUESTION",
+        "q10": "redis_away.QUESTION",
+        "q10b": "redis_away.ONE_OF_THREE",
+        "q11": "balancing.QUESTION",
+        "q12": "capacity.QUESTION",
+        "q13": "room_list.QUESTION",
         "q14": "classroom.QUESTION",
+        "q15": "own_gateway.QUESTION",
+        "q16": "break_it.QUESTION",
     }
 )
 
@@ -66,10 +84,25 @@ CHECKS: Final[Mapping[str, Callable[[Any], Judgement]]] = LessonTable(
         "ex02": "lease.judge_choose_ttl",
         "ex03": "maps.judge_cleanup",
         "ex04": "cleanup.judge_delete_if_mine",
+        "ex04b": "devices.judge_release_device",
         "ex05": "orders.judge_step",
         "ex05b": "invariants.judge_invariant",
         "ex06": "clocks.judge_register",
         "ex07": "deaths.judge_next_gateway",
+        "ex08": "herd.judge_backoff",
+        "ex09": "gap.judge_read_on",
+        "ex10": "redis_away.judge_readiness",
+        "ex11": "balancing.judge_spreading",
+        "ex12": "capacity.judge_plan",
+        "ex13": "room_list.judge_newer",
         "ex14": "classroom.judge_belief_gap",
+        "ex15": "own_gateway.judge_gateway",
+        "ex16": "break_it.judge_nemesis",
     }
 )
+
+SYNONYMS: Final[Mapping[str, str]] = {"yours": "ex15"}
+"""Other names of exercises."""
+
+TIMEOUTS_S: Final[Mapping[str, float]] = {"ex15": 90.0, "ex16": 90.0}
+"""How long a check may take whose faults last longer than those of the others."""

@@ -1,15 +1,23 @@
-"""Lesson 00: how many hops does a message take, and where is a user?"""
+"""Lesson 00: how many hops does a message take, where is a user, and what may a backend ask?"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import Callable
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.lab import Lab
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+from wsdemo.terminal import say
+
+API_TIMEOUT_S: Final = 5
 
 QUESTION: Final = Question(
     "alice sits at gateway-01, bob at gateway-02. How many hops does a message take?",
@@ -24,6 +32,39 @@ QUESTION: Final = Question(
         "different gateways.",
     },
 )
+
+
+def curl(lab: Lab, path: str, document: Mapping[str, str] | None = None) -> Any:
+    """Ask the server API of gateway-01 as a backend does; print the command, return the answer.
+
+    It runs `curl`, or asks from Python where there is none.
+    """
+    body = "" if document is None else json.dumps(document)
+    data = f" --json '{body}'" if body else ""
+    say(f'$ curl -s -H "Authorization: Bearer $KEY"{data} $API{path}')
+    url, key = lab.api_url("gateway-01") + path, f"Authorization: Bearer {lab.api_key}"
+    answer = _by_curl(url, key, body) if shutil.which("curl") else _by_python(url, key, body)
+    say(answer)
+    return json.loads(answer)
+
+
+def _by_curl(url: str, key: str, body: str) -> str:
+    # The key comes by stdin: everybody on this machine can read a command line.
+    data = ["-H", "Content-Type: application/json", "-d", body] if body else []
+    command = ["curl", "-s", "--noproxy", "*", "--max-time", str(API_TIMEOUT_S), "-H", "@-"]
+    done = subprocess.run(
+        [*command, *data, url], input=key, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _by_python(url: str, key: str, body: str) -> str:
+    name, _, value = key.partition(": ")
+    headers = {name: value, "Content-Type": "application/json"}
+    request = urllib.request.Request(url, body.encode() or None, headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=API_TIMEOUT_S) as answer:
+        return str(answer.read().decode()).strip()
 
 
 def judge_where_is(where_is: Callable[[dict[str, str]], str | None]) -> Judgement:

@@ -32,7 +32,7 @@ from wsdemo.lab.races.stage import HandClock, Stage
 from wsdemo.presence import Claim, Presence, Refresh, Register, Registration, Release, Renewal
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import find_server
-from wsdemo.rig.policies import POLICIES, policy_named
+from wsdemo.rig.policies import OF_PRESENCE, policy_named
 from wsdemo.settings import Keyspace, Limits, Timing
 from wsdemo.tasks import end
 
@@ -71,7 +71,7 @@ def explore(
 
 @fails_in_short
 def explore_all(
-    policies: Sequence[str] = tuple(POLICIES),
+    policies: Sequence[str] = OF_PRESENCE,
     skews: Sequence[float] = SKEWS,
     *,
     orders: Iterable[Order] | None = None,

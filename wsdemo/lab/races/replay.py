@@ -27,7 +27,7 @@ from wsdemo.lab.races.models import QUIET_S, STEP_S
 from wsdemo.lab.races.orders import NEW, OLD, THREAD_OF, USER, Action, Played
 from wsdemo.lab.races.stage import HandClock, Stage
 from wsdemo.presence import Presence
-from wsdemo.redis.link import RedisLink
+from wsdemo.redis.interface import Link
 from wsdemo.rig.policies import policy_named
 from wsdemo.settings import GatewaySettings, Timing
 from wsdemo.tasks import end
@@ -123,7 +123,7 @@ class _StagedCluster(Cluster):
         self.policy = policy
         self._hand_clocks = clocks
 
-    def _directed(self, link: RedisLink, settings: GatewaySettings) -> Presence:
+    def _directed(self, link: Link, settings: GatewaySettings) -> Presence:
         name, gates = settings.gateway_id, Gates()
         held: Any = HeldLink(link, gates)
         presence = policy_named(self.policy).make(

@@ -11,6 +11,7 @@ measured.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import threading
@@ -168,7 +169,7 @@ def _rows(events: Iterable[Event]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     accepted: dict[str, Event] = {}
     unnamed = itertools.count()
-    for event in events:
+    for event in _of_devices(list(events)):
         if event.kind in _BETWEEN_LANES:
             # A message without an id cannot be followed from lane to lane.
             key = event.msg_id or f"?{next(unnamed)}"
@@ -187,6 +188,25 @@ def _rows(events: Iterable[Event]) -> list[dict[str, Any]]:
     return rows
 
 
+def _of_devices(events: list[Event]) -> list[Event]:
+    """Return the events with the label of a device, such as `alice/phone`, as the user of all that
+    concerns its connection: in a trace, each device is a user of its own.
+    """
+    labels = {
+        event.conn_id: event.lane
+        for event in events
+        if event.kind is Kind.REGISTERED and "/" in event.lane
+    }
+    if not labels:
+        return events
+    return [
+        dataclasses.replace(event, user=labels[event.conn_id])
+        if event.conn_id in labels and event.kind is not Kind.ROUTE
+        else event
+        for event in events
+    ]
+
+
 def _follow(hops: list[Event]) -> list[dict[str, Any]]:
     """Return the arrows of one message, from what was seen of it at each lane."""
     seen: dict[Kind, Event] = {event.kind: event for event in hops}
@@ -197,26 +217,36 @@ def _follow(hops: list[Event]) -> list[dict[str, Any]]:
             rows.append(_row(sent, "message", peer=taken.lane, t_recv=taken.t))
         else:
             rows.append(_row(sent, "message", peer=sent.gateway, ok=False, reason="lost"))
-    route, received = seen.get(Kind.ROUTE), seen.get(Kind.RECEIVE)
+    route = seen.get(Kind.ROUTE)
+    receives = {event.lane: event for event in hops if event.kind is Kind.RECEIVE}
     if route is not None:
-        ends = received.t if received is not None else route.t
+        ends = min((event.t for event in receives.values()), default=route.t)
         middle = (route.t_start + min(ends, max(route.t, route.t_start))) / 2
         # The script ran even when nobody was found: the arrow arrives, its answer is in `reason`.
         rows.append(_row(route, peer=REDIS, t=route.t_start, t_recv=middle))
-        if received is not None:
+        for lane, received in receives.items():
             rows.append(
-                _row(received, "publish", lane=REDIS, peer=received.lane, t=middle, t_recv=ends)
+                _row(received, "publish", lane=REDIS, peer=lane, t=middle, t_recv=received.t)
             )
-        elif route.ok:
+        if route.ok and not receives:
             lost = {"ok": False, "reason": "lost"}
             rows.append(_row(route, "publish", lane=REDIS, peer=route.peer, t=middle, **lost))
-    delivered, arrived = seen.get(Kind.DELIVER), seen.get(Kind.ARRIVE)
-    if delivered is not None:
-        if arrived is not None:
-            rows.append(_row(delivered, peer=arrived.lane, t_recv=arrived.t))
-        else:
-            rows.append(_row(delivered, peer=delivered.user, ok=False, reason="lost"))
-    return rows
+    return rows + _deliveries(hops)
+
+
+def _deliveries(hops: list[Event]) -> list[dict[str, Any]]:
+    """Return the last arrows of one message: to its recipient, or to each of her devices."""
+    delivered = {event.lane: event for event in hops if event.kind is Kind.DELIVER}
+    arrived = {event.lane: event for event in hops if event.kind is Kind.ARRIVE}
+    if not delivered:
+        return []
+    rows, last = [], list(delivered)[-1]
+    lost = dict(delivered)
+    for lane, arrival in arrived.items():
+        at = arrival.gateway if arrival.gateway in delivered else last
+        rows.append(_row(delivered[at], peer=lane, t_recv=arrival.t))
+        lost.pop(at, None)
+    return rows + [_row(one, peer=one.user, ok=False, reason="lost") for one in lost.values()]
 
 
 def _row(event: Event, kind: str = "", **changes: Any) -> dict[str, Any]:
