@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import attack, report
+from benchmarks import attack, report, scale
 from benchmarks.floors import pubsub
 from benchmarks.load import allow_many_files
 from benchmarks.phases import (
@@ -191,6 +191,10 @@ def extent_of(arguments: argparse.Namespace) -> Extent:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "scale":
+        print(scale.main(argv[1:]))
+        return 0
     arguments = arguments_of(argv)
     extent = extent_of(arguments)
     with running() as say:

@@ -44,9 +44,13 @@ class LoadUser(FrameClient):
 
     def _answered(self, status: str) -> None:
         if status == UPGRADED:
-            self.transport.write(register(self.name))
+            self.transport.write(self._registration())
         else:
             self.transport.close()
+
+    def _registration(self) -> bytes:
+        """Return the frame that registers this user."""
+        return register(self.name)
 
     def _take(self, first: int, payload: bytes) -> None:
         """Take one frame. A ping must be answered, or the gateway closes the connection."""
@@ -87,6 +91,10 @@ class Load:
         self.latencies.append(time.perf_counter() - due)
         self.on_arrival()
 
+    def _user(self, name: str) -> LoadUser:
+        """Return a user who is to be connected."""
+        return LoadUser(name, self.arrived)
+
     def send(self, sender: LoadUser, to: str, size: int, due: float) -> None:
         number = self.next_number = (self.next_number + 1) % 100_000_000
         self.due[number] = due
@@ -110,7 +118,7 @@ class Load:
 
         async def one(n: int) -> None:
             async with gate:
-                user = LoadUser(f"{prefix}{n}", self.arrived)
+                user = self._user(f"{prefix}{n}")
                 await loop.create_connection(lambda: user, "127.0.0.1", ports[n % len(ports)])
                 await user.registered()
                 self.users.append(user)
@@ -203,8 +211,10 @@ class Load:
             await asyncio.sleep(BEAT_S)
             owed += len(self.users) * BEAT_S / HEARTBEAT_S
             for _ in range(int(owed)):
-                self.users[turn % len(self.users)].transport.write(ping)
+                user = self.users[turn % len(self.users)]
                 turn += 1
+                if not user.lost:
+                    user.transport.write(ping)
             owed %= 1
 
     def _begin(self) -> None:

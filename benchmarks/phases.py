@@ -253,11 +253,16 @@ def measure_idle(
 
 def refreshes(system: System) -> int | None:
     """Return how many leases its gateways have renewed so far; None when they do not count them."""
+    return counted(system, "refreshes_ok")
+
+
+def counted(system: System, name: str) -> int | None:
+    """Return a counter of `/stats`, of all gateways together; None when they have no such page."""
     total = 0
     for port in system.ports:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats", timeout=10) as page:
-                total += json.load(page)["counters"]["refreshes_ok"]
+                total += json.load(page)["counters"][name]
         except OSError:
             return None
     return total

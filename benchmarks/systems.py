@@ -16,6 +16,7 @@ from typing import IO, Any, Self
 import psutil
 
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.accounting import cpu_s_of as cpu_s_of
 
 PYTHON = sys.executable
 START_S = 20.0
@@ -83,7 +84,12 @@ class System:
     def cpu_s(self) -> float:
         """Return the CPU time that the gateways have used, user and system, in seconds."""
         self.check()
-        return sum(_cpu_s(process.pid) for process in self.processes)
+        return sum(cpu_s_of(process.pid) for process in self.processes)
+
+    def redis_cpu_s(self) -> float:
+        """Return the CPU time that Redis has used, user and system, in seconds."""
+        assert self.server is not None
+        return cpu_s_of(self.server.pid)
 
     def memory_bytes(self) -> int:
         """Return the memory that is the gateways' own (USS where the system tells, else RSS)."""
@@ -110,18 +116,6 @@ def _last_line(log: IO[bytes]) -> list[str]:
     size = log.seek(0, os.SEEK_END)
     log.seek(max(0, size - 1000))
     return log.read().decode(errors="replace").splitlines()[-1:]
-
-
-def _cpu_s(pid: int) -> float:
-    """Return the CPU time of a process.
-
-    The accounting files of Linux count in steps of 10 ms, which is a quarter of what a short
-    phase costs; the CPU clock of the process (clock_getcpuclockid(3)) counts in nanoseconds.
-    """
-    if sys.platform == "linux":
-        return time.clock_gettime((~pid << 3) | 2)
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
 
 
 def _free_port() -> int:

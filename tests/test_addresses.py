@@ -9,12 +9,22 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
 
-from wsdemo.addresses import OPTIONS, RedisAddress, SettingsError, redacted, redis_url
-from wsdemo.redis.connection import _library_connection, library_url
+from wsdemo.addresses import (
+    BUCKETS,
+    FORM_OPTIONS,
+    OPTIONS,
+    Form,
+    HostPort,
+    RedisAddress,
+    SettingsError,
+    redacted,
+    redis_url,
+)
+from wsdemo.redis.connection import library_connection, library_url
 from wsdemo.settings import GatewaySettings, Limits
 
 # --- as people write it ------------------------------------------------------------------------
@@ -54,6 +64,17 @@ from wsdemo.settings import GatewaySettings, Limits
         ("unix:///run/redis@main/redis.sock", "unix:///run/redis@main/redis.sock"),
         ("redis://h?db=2&client_name=chat", "redis://h:6379?db=2&client_name=chat"),
         ("rediss://h?ssl_ca_certs=/etc/ca.pem", "rediss://h:6379?ssl_ca_certs=/etc/ca.pem"),
+        ("redis+sentinel://s/mymaster", "redis+sentinel://s:26379/mymaster"),
+        ("Redis+Sentinel://s1,s2:1,S3/m/0", "redis+sentinel://s1:26379,s2:1,S3:26379/m/0"),
+        (
+            "redis+sentinel://u:p@s/m/?sentinel_password=q",
+            "redis+sentinel://u:p@s:26379/m?sentinel_password=q",
+        ),
+        ("rediss+sentinel://[::1],[::2]:7/m/3", "rediss+sentinel://[::1]:26379,[::2]:7/m/3"),
+        ("redis+sentinel://s/my-master_1.a", "redis+sentinel://s:26379/my-master_1.a"),
+        ("redis+cluster://h1,h2:7000", "redis+cluster://h1:6379,h2:7000"),
+        ("redis+cluster://:p,w@h/?buckets=256", "redis+cluster://:p,w@h:6379?buckets=256"),
+        ("rediss+cluster://h?ssl_ca_certs=/ca.pem", "rediss+cluster://h:6379?ssl_ca_certs=/ca.pem"),
     ],
 )
 def test_an_address_becomes_a_url_with_a_port(address: str, url: str) -> None:
@@ -84,6 +105,14 @@ def test_rediss_is_never_changed_to_a_url_without_tls() -> None:
         *("unix://run/redis.sock", "unix:///", "unix://h/x", "unix:///a:b@/x"),
         *("redis://:a/b@h", "redis://:a?b@h", "redis://:a#b@h", "redis://:1/b@h", "redis://u:1?b@h"),
         *("redis://:%ff@h", "redis://h?client_name=a%20b", "redis://h?client_name=%0a"),
+        *("redis+sentinel://s", "redis+sentinel://s/", "redis+sentinel://s/0", "redis+sentinel:///m"),
+        *("redis+sentinel://s,/m", "redis+sentinel://,s/m", "redis+sentinel://s,,t/m"),
+        *("redis+sentinel://s,s:26379/m", "redis+sentinel://s:0/m", "redis+sentinel://s:x/m"),
+        *("redis+sentinel://s/a b", "redis+sentinel://s/m/x", "redis+sentinel://s/m/1/2"),
+        *("redis+sentinel://s/m/1?db=1", "redis+sentinel://:a/b@s/m", "redis+sentinel://s,[::g]/m"),
+        *("redis+cluster://", "redis+cluster://:pw@", "redis+cluster://h/0", "redis+cluster://h/m"),
+        *("redis+cluster://h?db=0", "redis+cluster://h?buckets=0", "redis+cluster://h?buckets=1025"),
+        *("redis+cluster://h#x", "redis+cluster://a b", "redis+other://h", "unix+sentinel:///x"),
     ],
 )  # fmt: skip
 def test_an_impossible_address_is_refused(address: str) -> None:
@@ -182,7 +211,10 @@ def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
     except SettingsError as problem:
         assert len(str(problem).splitlines()) == 1
     else:
-        assert parse_url(url)
+        parsed = RedisAddress.parse(url)
+        for seed in parsed.seeds:
+            assert parse_url(parsed.server_at(seed).url)
+        assert parsed.seeds or parse_url(url)
         assert redis_url(url) == url
     assert len(redacted(text).splitlines()) <= 1
 
@@ -191,6 +223,98 @@ def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
 def test_ipv6_needs_no_brackets_without_a_port(ip: ipaddress.IPv6Address) -> None:
     """As people write it."""
     assert RedisAddress.parse(str(ip)).host == str(ip)
+
+
+# --- addresses with several hosts --------------------------------------------------------------
+
+SEEDS = st.lists(
+    st.tuples(HOSTS, st.none() | st.integers(1, 65535)),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda s: s,
+)
+
+
+@given(
+    tls=st.booleans(),
+    form=st.sampled_from([Form.SENTINEL, Form.CLUSTER]),
+    user=TEXT,
+    password=TEXT,
+    sentinel_password=TEXT.filter(lambda text: text.isprintable() and text != ""),
+    seeds=SEEDS,
+    service=NAMES.filter(lambda text: "~" not in text and not text.isdigit()),
+    database=st.none() | st.integers(0, 99),
+)
+def test_an_address_with_several_hosts_keeps_all_parts(
+    tls: bool,
+    form: Form,
+    user: str,
+    password: str,
+    sentinel_password: str,
+    seeds: list[tuple[str, int | None]],
+    service: str,
+    database: int | None,
+) -> None:
+    """Each server and each sentinel gets the login that is meant for it, and TLS or none."""
+    sentinel = form is Form.SENTINEL
+    usual = 26379 if sentinel else 6379
+    named = [HostPort(host.strip("[]"), port or usual) for host, port in seeds]
+    assume(len(set(named)) == len(named))
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+    hosts = ",".join(host if port is None else f"{host}:{port}" for host, port in seeds)
+    path = f"/{service}" + ("" if database is None else f"/{database}")
+    query = f"?sentinel_password={quote(sentinel_password, safe='')}"
+    scheme = "rediss" if tls else "redis"
+    text = f"{scheme}+{form}://{login}{hosts}{path + query if sentinel else ''}"
+
+    address = RedisAddress.parse(text)
+    assert RedisAddress.parse(address.url) == address
+    assert address.form is form
+    assert address.seeds == tuple(named)
+    assert (address.user, address.password) == (user, password)
+    assert address.service == (service if sentinel else "")
+    assert address.number == ((database or 0) if sentinel else 0)
+    assert address.buckets == (0 if sentinel else BUCKETS)
+    for seed in address.seeds:
+        server, asked = address.server_at(seed), address.sentinel_at(seed)
+        assert server.scheme == asked.scheme == scheme
+        assert (server.user, server.password, server.number) == (user, password, address.number)
+        assert (asked.user, asked.number) == ("", 0)
+        assert asked.password == (sentinel_password if sentinel else "")
+        assert parse_url(server.url)["host"] == parse_url(asked.url)["host"] == seed.host.lower()
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("redis://h?buckets=64", "needs redis\\+cluster://"),
+        ("redis+sentinel://h/m?buckets=64", "needs redis\\+cluster://"),
+        ("redis+cluster://h?sentinel_password=x", "needs redis\\+sentinel://"),
+        ("redis+cluster://h?ssl_ca_certs=/x", "needs rediss"),
+        ("redis+cluster://h?buckets=many", "from 1 to"),
+        ("redis+sentinel://h/0", "name of the service"),
+    ],
+)
+def test_an_option_of_another_form_is_refused(query: str, says: str) -> None:
+    """It would be ignored otherwise."""
+    with pytest.raises(SettingsError, match=says):
+        redis_url(query)
+
+
+def test_what_is_printed_of_sentinels_is_all_but_the_secrets() -> None:
+    """People look for the hosts and for the service in a log."""
+    url = "redis+sentinel://me:pw@s1:1,s2/mymaster/2?sentinel_password=pw2"
+    assert redacted(url) == "redis+sentinel://me:***@s1:1,s2/mymaster/2?sentinel_password=***"
+    assert redacted("redis+cluster://pw@h1,h2?buckets=8") == "redis+cluster://***@h1,h2?buckets=8"
+    assert redacted("redis+cluster://h1/part-of-a-password") == "redis+cluster://h1/***"
+    assert not set(FORM_OPTIONS) & set(OPTIONS)
+
+
+def test_only_the_address_of_a_server_is_given_to_the_library() -> None:
+    """The others name who has to be asked first."""
+    for url in ("redis+sentinel://s/m", "redis+cluster://h"):
+        with pytest.raises(SettingsError, match="one server"):
+            library_url(url)
 
 
 # --- options -----------------------------------------------------------------------------------
@@ -225,7 +349,7 @@ def test_an_option_is_used_or_reported_as_without_effect(name: str) -> None:
     assert len(told) == (1 if OPTIONS[name].unused else 0)
     assert all(name in line for line in told)
     assert (name in parse_url(address.effective().url)) is not bool(told)
-    _library_connection(address.url, Limits())
+    library_connection(address.url, Limits())
 
 
 @pytest.mark.parametrize(
@@ -273,7 +397,7 @@ def test_options_of_tcp_are_refused_for_unix_sockets() -> None:
 def test_options_without_effect_do_not_reach_the_library() -> None:
     """Replies are bytes in RESP2, and no command is repeated, whatever an address asks for."""
     asked = "decode_responses=true&protocol=3&retry_on_timeout=true&encoding=latin-1&timeout=5"
-    connection: Any = _library_connection(f"redis://h?{asked}&client_name=chat", Limits())
+    connection: Any = library_connection(f"redis://h?{asked}&client_name=chat", Limits())
     assert connection.protocol == 2
     assert connection.encoder.decode_responses is False
     assert connection.retry._retries == 0

@@ -18,9 +18,12 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks import features
 from benchmarks.attacker import Attacker
+from benchmarks.features import ROWS, CpuCost, FeatureCosts
 from benchmarks.phases import Bench, Measurement, message_phases, percentile, refreshes
 from benchmarks.report import Results
+from benchmarks.scale import Comparison, Round, spread
 from benchmarks.steps import MOST, count_steps
 from benchmarks.systems import PYTHON, Failed, LoadProcess, System, wsdemo
 from benchmarks.websocket import parse_frames
@@ -77,6 +80,27 @@ def test_a_smoke_run_measures_everything(tmp_path: Path) -> None:
     assert len(content["attack"]) == 4
     assert all(felt["sent"] and felt["with_p99_ms"] > 0 for felt in content["attack"].values())
     assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(240)
+def test_a_smoke_run_of_the_features_measures_each_of_them(tmp_path: Path) -> None:
+    """Every comparison once; a message that is lost would end it."""
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.features", "--smoke", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    # 1 is a verdict on cost, which on a busy machine says nothing.
+    assert result.returncode in {0, 1}, result.stdout + result.stderr
+    content = json.loads((tmp_path / "features.json").read_text())
+    assert [row["name"] for row in content["rows"]] == [row.name for row in ROWS]
+    assert all(ratio > 0 for row in content["rows"] for ratio in row["ratios"]), content["rows"]
+    assert [idle["system"] for idle in content["memory"]] == ["plain", "durable"]
+    assert all(row.name in result.stdout for row in ROWS)
 
 
 # --- what cannot be measured ---------------------------------------------------------------------
@@ -241,6 +265,22 @@ def test_the_verdict_names_the_phases_that_cost_too_much() -> None:
     ]
 
 
+def test_the_verdict_on_features_names_those_above_their_target() -> None:
+    """By the median of the ratios within the rounds; of a room, the gateways' alone."""
+    costs = FeatureCosts()
+    for row in ROWS:
+        costs.samples[row.base] = [CpuCost(20.0, 10.0), CpuCost(40.0, 20.0), CpuCost(20.0, 10.0)]
+    for row in ROWS:
+        costs.samples[row.phase] = [CpuCost(5.0, 25.0), CpuCost(10.0, 50.0), CpuCost(90.0, 90.0)]
+    assert costs.too_dear() == []
+    assert costs.ratios(ROWS[1]) == [1.0, 1.0, 6.0]
+    costs.samples["durable"] = [CpuCost(50.0, 26.0), CpuCost(100.0, 52.0), CpuCost(1.0, 1.0)]
+    costs.samples["room, eight"] = [CpuCost(5.1, 0.0), CpuCost(10.2, 0.0), CpuCost(1.0, 0.0)]
+    assert costs.too_dear() == ["durable", "a copy in a room, eight publishes at once"]
+    shown = features.table(costs)
+    assert "at most 2.5" in shown and "0.25, gateways only" in shown
+
+
 # --- how a number is made ------------------------------------------------------------------------
 
 
@@ -270,6 +310,14 @@ def test_a_percentile_is_one_of_the_values() -> None:
     values = list(range(1, 101))
     assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1, 51, 100, 100]
     assert percentile([], 0.99) != percentile([], 0.99)
+
+
+def test_the_busiest_worker_limits_what_all_of_them_carry() -> None:
+    """Two workers with the CPU of one, evenly shared, carry twice as much; unevenly, less."""
+    one, even, uneven = Round([20.0]), Round([10.0, 10.0]), Round([5.0, 15.0])
+    assert (one.capacity, even.capacity) == (50_000, 100_000)
+    assert Comparison("", [one, one], [even, uneven]).ratios == pytest.approx([2.0, 4 / 3])
+    assert spread([1500, 500]) == 1.5
 
 
 def test_ratios_are_taken_within_a_round() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import attack
+from benchmarks import attack, features
 from tools import build_notebooks as build
 from tools import evidence, grade, teaching
 from wsdemo import __version__
@@ -45,6 +45,7 @@ PROGRAMS: dict[str, Callable[[list[str]], int | None]] = {
     "wsdemo.proof.simulate": simulate.main,
     "benchmarks": benchmarks.main,
     "benchmarks.attack": attack.main,
+    "benchmarks.features": features.main,
 }
 NEED_A_NAME = ("wsdemo.gateway", "wsdemo.client")
 GATEWAY = ("-id", "g", "-port", "0", "-redis", "localhost:1")
@@ -153,6 +154,11 @@ MISTAKES: list[tuple[str, tuple[str, ...], str]] = [
     ("benchmarks", ("--idle", "1"), "--idle"),
     ("benchmarks", ("--out", "/dev/null/x"), "/dev/null/x"),
     ("benchmarks.attack", ("--rounds", "-1"), "--rounds"),
+    ("benchmarks.features", ("--rounds", "0"), "--rounds"),
+    ("benchmarks.features", ("--seconds", "61"), "between 0.1 and 60"),
+    ("benchmarks.features", ("--members", "0"), "--members"),
+    ("benchmarks.features", ("--idle", "1"), "at least 200"),
+    ("benchmarks.features", ("--out", "/dev/null/x"), "/dev/null/x"),
     ("benchmarks.attack", ("--seconds", "1e400"), "--seconds"),
 ]  # fmt: skip
 

@@ -268,7 +268,9 @@ def test_the_newest_python_is_tried_where_there_is_one(checkout: Checkout) -> No
 def test_all_tests_are_run_although_some_fail(checkout: Checkout) -> None:
     """Those that need the machine for themselves come last, and one failure is enough to fail."""
     checkout.make("test")
-    together, alone = "-m pytest -n 2 --dist loadgroup -m not alone", "-m pytest -m alone"
+    slowest = " --durations=30 --durations-min=5"
+    together = f"-m pytest -n 2 --dist loadgroup -m not alone{slowest}"
+    alone = f"-m pytest -m alone{slowest}"
     assert steps(checkout.make("test-all")) == [together, alone]
     for failing in ("not alone", "alone"):
         script = STAND_IN + f"""case "$*" in *"-m {failing}"*) exit 1 ;; esac\n"""

@@ -15,8 +15,10 @@ ENOUGH = 150
 
 @pytest.mark.parametrize("mutant", ALL, ids=str)
 def test_a_mutant_fits_the_code(mutant: Mutant) -> None:
-    """Its piece stands there once, and what takes its place is Python as well."""
-    ast.parse(mutant.text())
+    """Its piece stands there once, and what takes its place is Python as well, where that was."""
+    text = mutant.text()
+    if mutant.file.endswith(".py"):
+        ast.parse(text)
 
 
 def test_there_are_enough_mutants_and_no_two_are_equal() -> None:

@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,36 @@ from tests.pages import (
     without_blocks,
 )
 from tests.waiting import until
+from wsdemo.features import ApiSettings, InboxSettings, RoomSettings, WatchSettings
 from wsdemo.gateway.server import Gateway
+from wsdemo.gateway.workers.sums import worker_metrics
 from wsdemo.protocol import CLOSE_POLICIES
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
-STORY = ("README.md", "docs/operating.md", "docs/library.md", "docs/teaching.md")
+STORY = (
+    *("README.md", "docs/operating.md", "docs/library.md", "docs/teaching.md"),
+    "docs/server-api.md",
+)
 """In the order in which somebody would carry them out."""
-PORTS = ("6379", "8080", "8081", "8082")
+PORTS = ("6379", "8080", "8081", "8082", "8083", "8090")
 PROGRAMS = ("wsdemo.gateway", "wsdemo.client", "wsdemo.redis")
+
+CURL = """
+import sys, urllib.request
+words, headers, body = iter(sys.argv[1:]), {}, None
+for word in words:
+    if word == "-H":
+        name, _, value = next(words).partition(": ")
+        headers[name] = value
+    elif word == "--json":
+        headers["Content-Type"], body = "application/json", next(words).encode()
+    elif word != "-s":
+        url = word
+request = urllib.request.Request(url, body, headers)
+print(urllib.request.urlopen(request).read().decode())
+"""
+"""For machines without curl."""
 
 START_S = 20.0
 """Generous: a process starts in well under a second on an idle machine."""
@@ -66,13 +88,15 @@ class Process:
         self._reader = asyncio.create_task(self._read(), name=f"reader of {command}")
 
     @classmethod
-    async def start(cls, command: str, environment: dict[str, str]) -> Process:
+    async def start(
+        cls, command: str, environment: dict[str, str], directory: Path = ROOT
+    ) -> Process:
         process = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-c", f"exec {command}"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=ROOT,
+            cwd=directory,
             env=environment,
         )
         return cls(command, process)
@@ -138,10 +162,9 @@ class Story:
             self._make_curl()
 
     def _make_curl(self) -> None:
-        """Put a program on the path that fetches as `curl -s URL` does."""
+        """Put a program on the path that fetches as curl does with the flags of the pages."""
         shim = self._directory / "curl"
-        fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[2]).read().decode())"
-        shim.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{fetch}' \"$@\"\n")
+        shim.write_text(f"#!{sys.executable}\n{CURL}")
         shim.chmod(0o755)
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -175,7 +198,7 @@ class Story:
 
     async def _start(self, command: str) -> Process:
         assert len(command.splitlines()) == 1, command
-        process = await Process.start(command, self.environment())
+        process = await Process.start(command, self.environment(), self._directory)
         self.processes.append(process)
         return process
 
@@ -280,6 +303,15 @@ async def test_the_commands_work_as_they_stand(tmp_path: Path) -> None:
         await story.end()
 
 
+FEATURES: dict[str, Callable[..., Any]] = {
+    "devices": lambda most: most,
+    "inbox": InboxSettings,
+    "watch": WatchSettings,
+    "api": lambda: ApiSettings(api_key=b"x" * 32),
+    "rooms": RoomSettings,
+}
+"""Optional features whose messages and metrics the pages show: the setting, and what makes it."""
+
 CONVERSATIONS = {
     f"{page}:{block.line}": block
     for page, text in PAGES.items()
@@ -299,8 +331,11 @@ async def test_conversations_are_held_as_they_stand(
         name: json.loads(value)
         for name, value in (word.split("=") for word in block.argument.split())
     }
+    features = {name: FEATURES[name](**limits.pop(name)) for name in FEATURES if name in limits}
     async with contextlib.AsyncExitStack() as stack:
-        running = await stack.enter_async_context(gateway(shared_server, keyspace, **limits))
+        running = await stack.enter_async_context(
+            gateway(shared_server, keyspace, settings=features, **limits)
+        )
         speakers: dict[str, ClientConnection] = {}
         for line in block.text.splitlines():
             name, direction, text = line.split(" ", 2)
@@ -310,6 +345,7 @@ async def test_conversations_are_held_as_they_stand(
                 await speakers[name].send(text)
             else:
                 pattern = re.escape(text).replace(re.escape('"..."'), '"[^"]+"')
+                pattern = re.sub(r'(?<="at":)\d{13}\b', r"\\d{13}", pattern)
                 heard = await _hear(speakers[name])
                 assert re.fullmatch(pattern, heard), f"{line}\nwas: {heard}"
 
@@ -383,10 +419,11 @@ def test_the_limits_are_the_defaults() -> None:
 
 
 def test_every_metric_is_in_the_table_and_no_other() -> None:
-    """With its label and the label's values, as `/metrics` shows them."""
-    gateway = Gateway(GatewaySettings(gateway_id="gateway-01"))
+    """With its label and the label's values, as `/metrics` shows them when all features are on."""
+    every = {n: make(*([2] if n == "devices" else [])) for n, make in FEATURES.items()}
     shown: dict[str, str] = {}
-    for family in gateway.metrics():
+    of_workers = worker_metrics(0, {"gateway-01.1": 0, "gateway-01.2": 0})
+    for family in [*Gateway(GatewaySettings(gateway_id="g", **every)).metrics(), *of_workers]:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {key: None for sample in family.samples for key in sample.labels if key != "le"}
         values = [value for sample in family.samples for value in sample.labels.values()]
@@ -444,5 +481,5 @@ def _default_in(text: str, flag: str, default: str) -> bool:
     """Say whether the help of a flag names this default."""
     if not default or default == "(required)":
         return True
-    (entry,) = re.findall(rf"^  {flag}\b.*(?:\n {{8,}}.*)*", text, re.MULTILINE)
+    (entry,) = re.findall(rf"^  {flag}(?![\w-]).*(?:\n {{8,}}.*)*", text, re.MULTILINE)
     return default in entry

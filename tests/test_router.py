@@ -222,3 +222,39 @@ async def test_of_two_gateways_with_one_id_that_start_together_one_refuses(
     # And the id is free again.
     async with Gateway(settings) as running:
         assert running.ready
+
+
+async def test_a_listener_gets_what_is_published_on_its_channel_and_nothing_else(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """What was under way when it ceased to listen is dropped, and is no fault of anybody."""
+    async with ears(shared_server, keyspace, 60.0) as it:
+        room, taken = keyspace.channel("room", "lobby"), list[bytes]()
+        await asyncio.wait_for(it.router.listen(room, taken.append), 10)
+        assert await redis_db.publish(room, "not even JSON") == 1
+        await redis_db.publish(it.channel, message("for the gateway"))
+        await until("both have come", lambda: taken and it.heard)
+        assert taken == [b"not even JSON"] and type(it.heard[0]) is Direct
+        it.ear_wire.hold("down")
+        assert await redis_db.publish(room, "late") == 1
+        it.router.unlisten(room)
+        it.router.unlisten(room)
+        it.ear_wire.release("down")
+        await redis_db.publish(it.channel, message("after it"))
+        await until("what came after it is here", lambda: len(it.heard) == 2)
+        assert taken == [b"not even JSON"] and type(it.heard[1]) is Direct
+        assert it.router.ready, "the probe is still heard"
+
+
+async def test_a_listener_hears_again_after_the_subscription_was_renewed(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """And whoever keeps what was published is told of the gap after that."""
+    async with ears(shared_server, keyspace, 60.0) as it:
+        room, taken, gaps = keyspace.channel("room", "lobby"), list[bytes](), list[int]()
+        await asyncio.wait_for(it.router.listen(room, taken.append), 10)
+        it.router._on_gap = lambda: gaps.append(it.router.gaps)
+        it.ear_wire.cut()
+        await until("the gap is told", lambda: gaps == [1])
+        assert await redis_db.publish(room, "again") == 1
+        await until("it has come", lambda: taken == [b"again"])

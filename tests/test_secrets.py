@@ -70,6 +70,11 @@ REDIS_PLACES = (
     "unix://:{}@/nowhere/redis.sock",
     "unix:///nowhere/redis.sock?password={}",
     "unix://:{}@nowhere/redis.sock",
+    "redis+sentinel://user:{}@127.0.0.1:{port},[::1]:{port}/mymaster",
+    "redis+sentinel://127.0.0.1:{port}/mymaster?sentinel_password={}",
+    "redis+sentinel://:{}@127.0.0.1",
+    "redis+cluster://:{}@127.0.0.1:{port}",
+    "redis+cluster://127.0.0.1:{port}/{}",
 )
 GATEWAY_PLACES = (
     "ws://user:{}@127.0.0.1:{port}/ws",
@@ -128,7 +133,8 @@ def test_no_program_prints_a_password_of_redis(
     """Neither the gateway nor `--call`, nor what looks for a server, nor a repr."""
     address = placed(place, quote(password, safe="") if encoded else password, closed_port)
     no_part_in(redacted(address))
-    no_part_in(said_by(gateway_program.main, "-id", "g", "-port", "0", "-redis", address))
+    at_once = ("-id", "g", "-port", "0", "--redis-start-s", "0.05")
+    no_part_in(said_by(gateway_program.main, *at_once, "-redis", address))
     no_part_in(said_by(redis_program.main, "-redis", address, "--call", "PING"))
     with pytest.raises(ServerError) as problem:
         find_server(address)

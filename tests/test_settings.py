@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio.connection import parse_url
 
 from wsdemo.addresses import RedisAddress
+from wsdemo.features import InboxSettings
 from wsdemo.settings import (
     GatewaySettings,
     Keyspace,
@@ -174,3 +175,31 @@ def test_the_notice_may_be_0_but_no_other_drain_time() -> None:
     for value in (-1.0, float("inf"), float("nan")):
         with pytest.raises(SettingsError, match="drain_notice_s must be"):
             Limits(drain_notice_s=value)
+
+
+@pytest.mark.parametrize(
+    ("change", "numbers"),
+    [
+        ({"durable_window": 1000}, ["1000"]),
+        ({"inbox_messages": 256}, ["256"]),
+        ({"dedup_s": 100_000.0}, ["86400", "100000"]),
+        ({"retention_s": 500.0}, ["500", "600"]),
+        ({"ack_every_s": 0.0}, ["0.0"]),
+        ({"page_bytes": 0}, ["0"]),
+    ],
+)
+def test_inboxes_that_cannot_work_are_refused_with_their_numbers(
+    change: dict[str, float], numbers: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as problem:
+        InboxSettings(**change)  # type: ignore[arg-type]
+    for number in numbers:
+        assert number in str(problem.value)
+
+
+def test_an_id_is_remembered_for_longer_than_a_sender_goes_on() -> None:
+    """Or a message that is repeated after long waits would be stored twice (D4)."""
+    shortest_s = 10 * Limits().redis_timeout_s + 60
+    with pytest.raises(SettingsError, match=rf"dedup_s .* \({shortest_s:g}\)"):
+        GatewaySettings(gateway_id="gateway-01", inbox=InboxSettings(dedup_s=shortest_s - 1))
+    GatewaySettings(gateway_id="gateway-01", inbox=InboxSettings(dedup_s=shortest_s))

@@ -31,6 +31,7 @@ from packaging.version import Version
 from tests import haproxy_config, pages
 from tests.nginx_config import command, render
 from wsdemo import __version__
+from wsdemo.addresses import Form, RedisAddress
 from wsdemo.gateway.__main__ import parser, settings_of
 from wsdemo.gateway.descriptors import RESERVE
 
@@ -253,11 +254,11 @@ def test_compose_file_is_valid() -> None:
 
 
 def test_bare_compose_starts_redis_only() -> None:
-    """Without a profile there is Redis and nothing else; `cluster` has the rest."""
+    """Without a profile there is Redis and nothing else; others are asked for by name."""
     services = compose()["services"]
     assert [name for name, service in services.items() if not service.get("profiles")] == ["redis"]
     profiles = {profile for service in services.values() for profile in service.get("profiles", [])}
-    assert profiles == {"cluster"}
+    assert profiles == {"cluster", "cluster-redis", "ha"}
     assert set(re.findall(r"--profile ([\w-]+)", text_of("docs/operating.md"))) == profiles
 
 
@@ -265,7 +266,7 @@ def test_compose_opens_ports_on_loopback_only() -> None:
     """No port is open to the network: Redis has no password."""
     services = compose()["services"].values()
     ports = [port for service in services for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == len(set(ports)) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -283,6 +284,35 @@ def test_compose_starts_gateways_with_flags_that_they_have() -> None:
         assert settings.gateway_id == name
         assert (settings.host, settings.port) == ("0.0.0.0", 8080)
         assert "redis:6379" in settings.redis_url
+
+
+def test_compose_starts_a_gateway_on_a_cluster_of_redis() -> None:
+    """It names servers of the cluster, which has a replica for each primary."""
+    services = compose()["services"]
+    command = services["sharded-gateway"]["command"]
+    settings = settings_of(parser().parse_args(command))
+    address = RedisAddress.parse(settings.redis_url)
+    assert address.form is Form.CLUSTER
+    assert {seed.host for seed in address.seeds} < set(services)
+    shards = [name for name in services if name.startswith("shard-")]
+    assert len(shards) == 6
+    assert all("no" in services[name]["command"] for name in shards)
+
+
+def test_compose_gateways_of_the_profile_ha_name_all_sentinels() -> None:
+    """And the service that these watch over; a failover needs a majority of them."""
+    services = compose()["services"]
+    commands = {name: str(service.get("command")) for name, service in services.items()}
+    sentinels = {name for name, command in commands.items() if "sentinel.conf" in command}
+    gateways = [one for name, one in services.items() if name.startswith("ha-gateway-")]
+    assert len(sentinels) == 3 and len(gateways) == 2
+    for gateway in gateways:
+        settings = settings_of(parser().parse_args(gateway["command"]))
+        address = RedisAddress.parse(settings.redis_url)
+        assert {seed.host for seed in address.seeds} == sentinels
+        assert settings.limits.drain_notice_s == 5
+        for name in sentinels:
+            assert f"sentinel monitor {address.service} " in services[name]["command"][-1]
 
 
 DRAIN_S = 10.0

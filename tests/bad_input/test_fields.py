@@ -159,7 +159,17 @@ async def test_invalid_user_id_is_closed_with_4513(one: Gateway, case: str) -> N
 @inputs(
     {
         name: name
-        for name in ("*", "gateway-01", "gateway-", "gateway-99x", "__probe__", "____", "__x__")
+        for name in (
+            "*",
+            "gateway-01",
+            "gateway-",
+            "gateway-99x",
+            "__probe__",
+            "____",
+            "__x__",
+            "@",
+            "@app",
+        )
     }
 )
 async def test_reserved_user_id_is_closed_with_4513(one: Gateway, case: str) -> None:

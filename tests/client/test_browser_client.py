@@ -26,6 +26,8 @@ from tests.gateway.cluster import gateway
 from tests.node import NODE, WEBSOCKET_FLAGS, node, node_tests, ws_node
 from tests.pages import PAGES, ROOT, blocks_of
 from tests.waiting import until
+from wsdemo.client import Client
+from wsdemo.features import InboxSettings, RoomSettings, WatchSettings
 from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import CLOSE_POLICIES, Status
 from wsdemo.redis.server import BundledServer
@@ -54,10 +56,32 @@ async def gateways(
         yield first, second
 
 
+@pytest.fixture
+async def featured(
+    shared_server: BundledServer, keyspace: Keyspace
+) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    """Two gateways with durable messages, rooms and presence events."""
+    features = {"inbox": InboxSettings(), "rooms": RoomSettings(), "watch": WatchSettings()}
+    async with contextlib.AsyncExitStack() as stack:
+        first, second = [
+            await stack.enter_async_context(
+                gateway(shared_server, keyspace, name, settings=features)
+            )
+            for name in ("gateway-01", "gateway-02")
+        ]
+        yield first, second
+
+
 @with_node
 async def test_it_keeps_the_rules_in_virtual_time() -> None:
     """Each rule by itself, with a gateway that the test plays."""
     assert await node_tests("test_wsdemo.mjs") >= 20
+
+
+@with_node
+async def test_it_keeps_the_rules_of_durable_messages_in_virtual_time() -> None:
+    """Position, acknowledgement, doubles, gaps, and sending again."""
+    assert await node_tests("test_durable.mjs") >= 20
 
 
 @with_node
@@ -121,6 +145,89 @@ async def test_the_example_of_the_page_works_in_node(
     script.write_text(example(gateways), encoding="utf-8")
     said = (await ws_node(script)).splitlines()
     assert sorted(line.rstrip() for line in said) == SAID
+
+
+@with_websocket
+async def test_it_ignores_what_optional_features_say(
+    tmp_path: Path, featured: tuple[Gateway, Gateway]
+) -> None:
+    """The same example on gateways that have them; and what was stored arrives as a message."""
+    shutil.copy(LIBRARY, tmp_path)
+    script = tmp_path / "example.mjs"
+    script.write_text(example(featured), encoding="utf-8")
+    said = (await ws_node(script)).splitlines()
+    assert sorted(line.rstrip() for line in said) == SAID
+    script.write_text(
+        'import { Client } from "./wsdemo.js";\n'
+        f"const dave = new Client('dave', {json.dumps(featured[1].url)}, {{ onMessage(message) {{"
+        " console.log(JSON.stringify(message)); dave.close(); } }); await dave.start();\n",
+        encoding="utf-8",
+    )
+    async with Client("alice", [featured[0].url]) as alice:
+        receipt = await alice.send("dave", "stored", durable=True)
+        assert receipt.status is Status.STORED
+    message = json.loads(await ws_node(script))
+    assert message == {"from": "alice", "content": "stored", "id": receipt.id}
+
+
+@with_websocket
+async def test_it_sends_durable_messages_that_wait_for_their_recipient(
+    featured: tuple[Gateway, Gateway],
+) -> None:
+    """Under the same id only once; a new process gets nothing twice."""
+    first, second = featured
+    urls = json.dumps([first.url, second.url])
+    script = (
+        f"import {{ Client }} from {json.dumps(LIBRARY.as_uri())};\n"
+        f"const alice = new Client('alice', {urls}); await alice.start();\n"
+        "for (const id of ['a-1', 'a-2', 'a-1'])\n"
+        "  console.log((await alice.send('bob', id, { durable: true, id })).status);\n"
+        "await alice.close();\n"
+        "let position = null, got = [];\n"
+        "const store = { load: () => position, save: (now) => { position = now; } };\n"
+        "async function read(many) {\n"
+        "  let enough; const all = new Promise((resolve) => { enough = resolve; });\n"
+        "  const heard = (what) => { got.push(what); if (got.length >= many) enough(); };\n"
+        f"  const bob = new Client('bob', {urls}, {{ durable: true, position: store,\n"
+        "    onMessage: ({ content }) => heard(content), onMissed: (count) => heard(count) });\n"
+        "  await bob.start(); await all; await null; await bob.close();\n"
+        "}\n"
+        "await read(3); console.log(JSON.stringify(got));\n"
+        "got = []; const carol = new Client('carol', " + urls + "); await carol.start();\n"
+        "await carol.send('bob', 'later', { durable: true }); await carol.close();\n"
+        "await read(1); console.log(JSON.stringify(got));\n"
+    )
+    said = (await ws_node("--input-type=module", "-e", script)).splitlines()
+    assert said == ["stored", "stored", "duplicate", '[null,"a-1","a-2"]', '["later"]']
+
+
+@with_chromium
+async def test_a_page_that_is_reloaded_goes_on_where_it_was(
+    tmp_path: Path, featured: tuple[Gateway, Gateway]
+) -> None:
+    """Its position is in the localStorage of the browser."""
+    first, second = featured
+    script = (
+        'import { Client } from "./wsdemo.js";\n'
+        f'globalThis.bob = new Client("bob", "{first.url}", {{ durable: true,\n'
+        "  onMessage: ({ content }) => console.log(content), onMissed: console.log });\n"
+        "await bob.start();"
+    )
+    async with (
+        Client("alice", [second.url]) as alice,
+        page(tmp_path, script) as open_page,
+    ):
+        await open_page.until("it knows of no history", "window.said?.length === 1", STEP_S)
+        assert (await alice.send("bob", "one", durable=True)).status is Status.STORED
+        saved = "(localStorage.getItem('wsdemo.position:bob') ?? '').includes('\"offset\":\"1-')"
+        await open_page.until("its position is saved", saved, STEP_S)
+        await open_page.value("bob.close() && 1")
+        await open_page.until("it is closed", "bob.state === 'closed'", STEP_S)
+        assert (await alice.send("bob", "two", durable=True)).status is Status.STORED
+        await open_page.reload()
+        told = await open_page.until("it goes on", "window.said?.length && window.said", STEP_S)
+        assert told == ["two"]
+        assert open_page.problems == []
 
 
 @with_chromium

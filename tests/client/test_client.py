@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import json
 import math
+import random
 import time
 from typing import Any
 
@@ -391,6 +392,41 @@ async def test_only_registered_resets_the_reconnect_pause() -> None:
         assert rng.asked == pytest.approx([*grown, 0.1, 0.2])
 
 
+async def test_a_rule_of_the_application_says_how_long_to_wait() -> None:
+    """It is asked with the number of the attempt, which begins anew once registered; what the
+    gateway asks for comes on top.
+    """
+    asked: list[int] = []
+
+    def rule(attempt: int, _: random.Random) -> float:
+        asked.append(attempt)
+        return 0.01
+
+    async def behave(connection: ServerConnection, attempt: int) -> None:
+        if attempt in (1, 4):
+            await welcome(connection)
+            connection.transport.abort()
+        elif attempt == 6:
+            await welcome(connection)
+            await hear_nothing(connection)
+        else:
+            await connection.close(Code.TRY_LATER)
+
+    async with (
+        fake_gateway(behave) as url,
+        Client("alice", [url], backoff=rule) as alice,
+    ):
+        await until("the sixth attempt", lambda: alice.attempts == 6)
+        assert asked == [1, 2, 3, 1, 2]
+        assert alice._pause_s(0, 3.0) == pytest.approx(3.01)
+
+
+def test_the_reconnect_pause_has_a_bound_after_any_number_of_failures() -> None:
+    """Also after a night of them, when a power of two would be too large for a float."""
+    alice = Client("alice", ["ws://127.0.0.1:9/ws"])
+    assert all(0 <= alice._pause_s(failures, None) <= 5 for failures in (0, 10, 5_000))
+
+
 async def test_the_reconnect_pause_is_at_least_the_gateways_advice() -> None:
     """retryAfterMs in the reason of a close is a minimum, whatever the random pause is."""
     dialled_at: list[float] = []
@@ -666,7 +702,7 @@ async def test_closing_ends_pending_receive_and_send(gateways: tuple[Gateway, Ga
         await alice.start()
         receiving = asyncio.create_task(alice.receive())
         sending = asyncio.create_task(alice.send("bob", "?"))
-        await until("the message is out", lambda: alice._pending)
+        await until("the message is out", lambda: alice._receipts.pending)
         await alice.close()
         with pytest.raises(ClientClosed):
             await receiving

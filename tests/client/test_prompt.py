@@ -20,6 +20,7 @@ import pytest
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
 from wsdemo.client import Client
+from wsdemo.client.__main__ import HELP
 from wsdemo.protocol import Status
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace, Timing
@@ -135,10 +136,7 @@ async def test_commands_from_a_pipe_are_carried_out_in_order(gateway: Gateway) -
             "usage: send <user> <message>",
             "unknown command 'dance'; try help",
             f"[Client] alice is registered, gateway gateway-01 ({url})",
-            "  send <user> <message>   send a message",
-            "  status                  where we are connected",
-            "  help                    this list",
-            "  quit                    leave",
+            *HELP.splitlines(),
         ]
         assert (await bob.receive(5)).content == "Hello from Alice!"
         assert (await bob.send("alice", "gone?")).status is Status.OFFLINE

@@ -32,7 +32,7 @@ from tests.client.fakes import (
 )
 from tests.waiting import until
 from wsdemo import Gateway, GatewaySettings
-from wsdemo.client import Client, ClientClosed, ConnectFailed, State, connection
+from wsdemo.client import Client, ClientClosed, ConnectFailed, State, connection, receipts
 from wsdemo.events import Kind
 from wsdemo.protocol import Code, Status
 from wsdemo.redis.server import BundledServer
@@ -478,15 +478,15 @@ async def test_the_memory_of_sent_messages_is_bounded(
     gateways: tuple[Gateway, Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand receipts can still be corrected, whatever their outcome; none is pending."""
-    monkeypatch.setattr(connection, "RECENT", 50)
+    monkeypatch.setattr(receipts, "RECENT", 50)
     async with Client("alice", [gateways[0].url]) as alice:
         for _ in range(3):
             await asyncio.gather(*(alice.send("nobody", "?") for _ in range(50)))
             await alice.send("alice", "!")
             await alice.receive(5)
-        assert len(alice._recent) == 50 and not alice._pending
+        assert len(alice._receipts.recent) == 50 and not alice._receipts.pending
         last = await alice.send("nobody", "?")
-        assert last.id in alice._recent and len(alice._recent) == 50
+        assert last.id in alice._receipts.recent and len(alice._receipts.recent) == 50
 
 
 async def test_a_message_without_a_connection_is_busy(
@@ -512,7 +512,7 @@ async def test_a_cancelled_send_leaves_nothing_pending(
                 await asyncio.sleep(0)
             sending.cancel()
             await asyncio.wait([sending])
-            assert not alice._pending
+            assert not alice._receipts.pending
         assert (await alice.send("alice", "!")).status is Status.ROUTED
         assert alice.attempts == 1
 

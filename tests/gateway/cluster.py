@@ -18,6 +18,7 @@ from tests.waiting import until
 from wsdemo.gateway.server import Gateway
 from wsdemo.presence import Claim, RedisPresence, Registration
 from wsdemo.redis.server import BundledServer
+from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
 
 
@@ -47,6 +48,20 @@ async def gateway(
     )
     async with Gateway(told, emit=emit, time_of_day=time_of_day) as running:
         yield running
+
+
+def over_wire(
+    wire: Wire, server: BundledServer, keyspace: Keyspace, *, inbox: Any = None, **limits: Any
+) -> GatewaySettings:
+    """Return the settings of a gateway that reaches its Redis over a wire."""
+    return GatewaySettings(
+        gateway_id="gateway-01",
+        port=0,
+        redis_url=server.url.replace(f":{server.port}", f":{wire.port}"),
+        keyspace=keyspace,
+        limits=dataclasses.replace(Limits(), **limits),
+        inbox=inbox,
+    )
 
 
 USUAL = {

@@ -23,7 +23,7 @@ from tests.processes import GatewayProcess, User
 from tests.waiting import until
 from wsdemo import Client
 from wsdemo.client.connection import ConnectFailed
-from wsdemo.gateway.auth import NotAuthentic, expiry_of, mint_token, read_secret
+from wsdemo.gateway.auth import NotAuthentic, claims_of, mint_token, read_secret
 from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import Code
 from wsdemo.redis.server import BundledServer
@@ -109,7 +109,7 @@ BAD = {
 def test_a_bad_token_is_refused(kind: str) -> None:
     """And all of them fail in the same way."""
     with pytest.raises(NotAuthentic) as failure:
-        expiry_of(SECRET, BAD[kind], "alice", NOW)
+        claims_of(SECRET, BAD[kind], "alice", NOW)
     assert str(failure.value) == "" and failure.value.__cause__ is None
 
 
@@ -118,12 +118,12 @@ def test_a_bad_token_is_refused(kind: str) -> None:
 def test_random_text_is_never_a_valid_token_and_raises_one_error(text: str) -> None:
     """Whatever it contains."""
     with pytest.raises(NotAuthentic):
-        expiry_of(SECRET, text, "alice", NOW)
+        claims_of(SECRET, text, "alice", NOW)
 
 
 def test_a_valid_token_has_its_expiry() -> None:
     """In Unix seconds."""
-    assert expiry_of(SECRET, GOOD, "alice", NOW) == NOW + 60
+    assert claims_of(SECRET, GOOD, "alice", NOW)["exp"] == NOW + 60
 
 
 async def test_a_token_registers_only_its_own_user(guarded: Gateway) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.gateway.cluster import Raw, frame, gateway
+from tests.gateway.cluster import Raw, frame, gateway, over_wire
 from tests.waiting import until
 from wsdemo.gateway.delivery import MAX_REPAIRS
 from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import Direct, Kick
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
-from wsdemo.settings import GatewaySettings, Keyspace, Limits
+from wsdemo.settings import Keyspace
 
 pytestmark = pytest.mark.both_loops
 
@@ -48,13 +48,7 @@ async def test_a_sender_is_read_again_after_all_of_its_messages_timed_out(
 ) -> None:
     """As many as may be on their way, twice: each is `unknown`, and what comes next is answered."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
-        settings = GatewaySettings(
-            gateway_id="gateway-01",
-            port=0,
-            redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
-            keyspace=keyspace,
-            limits=Limits(redis_timeout_s=0.3),
-        )
+        settings = over_wire(wire, shared_server, keyspace, redis_timeout_s=0.3)
         most = settings.limits.in_flight
         assert most == 256, "what is promised"
         async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:
@@ -79,17 +73,13 @@ async def test_a_message_beyond_the_redis_queue_is_busy_at_once(
 ) -> None:
     """The sender hears so before Redis has answered anything, and is read on afterwards."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
-        settings = GatewaySettings(
-            gateway_id="gateway-01",
-            port=0,
-            redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
-            keyspace=keyspace,
-            limits=Limits(redis_max_pending=4, redis_timeout_s=60.0),
+        settings = over_wire(
+            wire, shared_server, keyspace, redis_max_pending=8, redis_timeout_s=60.0
         )
         async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:
             for strand in wire.strands():
                 strand.hold()
-            for n in range(12):
+            for n in range(20):
                 text = {"type": "message", "to": "nobody", "content": "x", "id": str(n)}
                 alice.frame(json.dumps(text).encode())
             alice.frame(b'{"type":"ping"}')
@@ -97,14 +87,14 @@ async def test_a_message_beyond_the_redis_queue_is_busy_at_once(
             while (answer := await alice.answer())["type"] != "pong":
                 refused.append(answer)
             assert {answer["status"] for answer in refused} == {"busy"}
-            assert len(refused) >= 8
+            assert len(refused) >= 12
             session = running.registry.by_user("alice")
-            assert session is not None and session.in_flight == 12 - len(refused)
+            assert session is not None and session.in_flight == 20 - len(refused)
             for strand in wire.strands():
                 strand.release()
-            others = [await alice.answer() for _ in range(12 - len(refused))]
+            others = [await alice.answer() for _ in range(20 - len(refused))]
             assert all(answer["status"] == "offline" for answer in others)
-            assert {answer["id"] for answer in refused + others} == {str(n) for n in range(12)}
+            assert {answer["id"] for answer in refused + others} == {str(n) for n in range(20)}
             assert session.in_flight == 0
 
 

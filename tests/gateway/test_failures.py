@@ -262,10 +262,10 @@ async def test_a_drain_closes_all_connections_although_one_fails(
             victim: Any = room.broken if broken == "end" else room.broken.socket
             honest = getattr(kind, broken)
 
-            def fails(self: Any, *args: Any) -> None:
+            def fails(self: Any, *args: Any, **more: Any) -> None:
                 if self is victim:
                     raise ZeroDivisionError("a bug")
-                honest(self, *args)
+                honest(self, *args, **more)
 
             monkeypatch.setattr(kind, broken, fails)
         stopping = asyncio.create_task(running.stop())

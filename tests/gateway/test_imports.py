@@ -25,6 +25,7 @@ print("loaded", json.dumps(sorted(sys.modules)), file=sys.stderr)
 END_S: Final = 20.0
 
 TOKENS: Final = {"jwt"}
+API: Final = {"h11", "wsdemo.gateway.api"}
 METRICS: Final = {"prometheus_client", "wsdemo.gateway.prometheus"}
 NEVER: Final = {
     *("cryptography.hazmat", "http.server", "unittest", "urllib.request", "xml"),
@@ -72,7 +73,7 @@ async def test_a_gateway_with_default_flags_loads_nothing_that_only_others_need(
     """It serves users and pages without PyJWT, Prometheus, and what these bring along."""
     loaded = await loaded_by(shared_server, usual_things)
     assert {"wsdemo.gateway.session", "websockets.server", "msgspec"} <= loaded
-    assert loaded & (TOKENS | METRICS | NEVER) == set()
+    assert loaded & (TOKENS | METRICS | API | NEVER) == set()
 
 
 async def test_a_gateway_loads_prometheus_when_it_is_scraped(shared_server: BundledServer) -> None:
@@ -89,3 +90,13 @@ async def test_a_gateway_that_asks_for_tokens_has_loaded_pyjwt_before_the_first_
     loaded = await loaded_by(shared_server, nothing, "--auth-secret-file", str(secret))
     assert loaded >= TOKENS
     assert loaded & METRICS == set()
+
+
+async def test_a_gateway_with_a_server_api_has_loaded_it_before_the_first_request(
+    shared_server: BundledServer, tmp_path: Path
+) -> None:
+    """No backend, and no event loop, waits for an import."""
+    key = tmp_path / "key"
+    key.write_text("k" * 64)
+    flags = ("--api-port", "0", "--api-key-file", str(key))
+    assert await loaded_by(shared_server, nothing, *flags) >= API

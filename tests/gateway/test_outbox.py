@@ -122,3 +122,21 @@ async def test_after_the_close_frame_there_is_no_write_deadline() -> None:
     reader.outbox.close()
     reader.outbox.pause()
     assert reader.outbox._deadline is None
+
+
+async def test_who_waits_for_room_is_told_when_there_is_some() -> None:
+    """After what waited has left; not after the end; and its error is that of this connection."""
+    reader = Reader(NEVER)
+    told: list[int] = []
+    reader.outbox.on_room = lambda: told.append(reader.pipe.left)
+    reader.outbox.send(b"y" * 10)
+    assert not told
+    reader.pipe.left = 0
+    reader.outbox.resume()
+    assert told == [10]
+    reader.outbox.on_room = lambda: told.append(1 // 0)
+    reader.outbox.resume()
+    assert [type(problem) for problem in reader.failed] == [ZeroDivisionError]
+    reader.outbox.close()
+    reader.outbox.resume()
+    assert len(reader.failed) == 1

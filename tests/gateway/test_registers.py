@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.gateway.cluster import Gates, Raw, frame, gateway
+from tests.gateway.cluster import Gates, Raw, frame, gateway, over_wire
 from tests.processes import http_get
 from tests.waiting import until
 from wsdemo.client import Client
@@ -26,7 +26,7 @@ from wsdemo.redis.connection import CommandError
 from wsdemo.redis.link import LinkTimeout
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
-from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Limits, Timing
+from wsdemo.settings import ClientSettings, GatewaySettings, Keyspace, Timing
 
 pytestmark = pytest.mark.both_loops
 
@@ -423,13 +423,8 @@ async def test_a_release_without_a_reply_is_sent_again_when_redis_is_back(
 ) -> None:
     """It was lost on its way; they are gone long before their TTL, one after the other."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
-        settings = GatewaySettings(
-            gateway_id="gateway-01",
-            port=0,
-            redis_url=shared_server.url.replace(f":{shared_server.port}", f":{wire.port}"),
-            keyspace=keyspace,
-            limits=Limits(redis_timeout_s=0.2, resync_per_s=20.0),  # One at a time.
-        )
+        # One release at a time.
+        settings = over_wire(wire, shared_server, keyspace, redis_timeout_s=0.2, resync_per_s=20.0)
         async with Gateway(settings) as running:
             names = ["alice", "bob", "carol"]
             users = [await Raw.register(running, name) for name in names]

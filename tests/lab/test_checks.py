@@ -106,6 +106,74 @@ def test_a_correct_script_is_accepted_and_an_endless_one_not_judged() -> None:
     assert check("ex04", 7).verdict == "could not judge"
 
 
+DEVICE_IF = (
+    "local t = redis.call('HGET', KEYS[1], ARGV[1]) if {test} then {act} return 1 end return 0"
+)
+DEVICE_SCRIPTS = {
+    "deletes the key when the token is right": (
+        DEVICE_IF.format(test="t == ARGV[2]", act="redis.call('DEL', KEYS[1])"),
+        "is the whole key the phone's?",
+    ),
+    "removes the device without a look at its token": (
+        "return redis.call('HDEL', KEYS[1], ARGV[1])",
+        "a newer session of the same device",
+    ),
+    "removes what is older as well": (
+        DEVICE_IF.format(
+            test="t and tonumber(t) <= tonumber(ARGV[2])",
+            act="redis.call('HDEL', KEYS[1], ARGV[1])",
+        ),
+        "a lower token",
+    ),
+    "looks for the token in any field": (
+        "local all = redis.call('HGETALL', KEYS[1]) for i = 1, #all, 2 do"
+        " if all[i + 1] == ARGV[2] then return redis.call('HDEL', KEYS[1], all[i]) end end"
+        " return 0",
+        "Which field is the caller's?",
+    ),
+    "compares beginnings": (
+        DEVICE_IF.format(
+            test="t and string.sub(t, 1, #ARGV[2]) == ARGV[2]",
+            act="redis.call('HDEL', KEYS[1], ARGV[1])",
+        ),
+        "begin alike",
+    ),
+    "deletes nothing": ("return 0", "The only device has left"),
+    "forgets to answer": (
+        DEVICE_IF.format(test="t == ARGV[2]", act="redis.call('HDEL', KEYS[1], ARGV[1])").replace(
+            "return 1", ""
+        ),
+        "the answer was 0",
+    ),
+    "is no Lua": ("remove the phone", "Redis says"),
+}
+
+
+@pytest.mark.parametrize("name", DEVICE_SCRIPTS)
+def test_a_wrong_release_of_a_device_gets_its_own_hint(name: str) -> None:
+    """Each named misunderstanding fails in the situation that shows it."""
+    script, words = DEVICE_SCRIPTS[name]
+    verdict = check("ex04b", script)
+    assert verdict.verdict == "wrong" and words in verdict.hint
+    assert "HDEL" not in verdict.hint.split("Redis says")[0]
+
+
+def test_a_correct_release_of_a_device_is_accepted() -> None:
+    """The token of that very field is compared, and only that field goes."""
+    right = DEVICE_IF.format(test="t == ARGV[2]", act="redis.call('HDEL', KEYS[1], ARGV[1])")
+    assert check("ex04b", right)
+    assert check("ex04b", "-- nothing yet").verdict == "could not judge"
+
+
+def test_a_release_that_knows_only_the_situations_fails_in_real_gateways() -> None:
+    """Their tokens are other ones."""
+    script = DEVICE_IF.format(
+        test="t == ARGV[2] and t == '1700'", act="redis.call('HDEL', KEYS[1], ARGV[1])"
+    )
+    verdict = check("ex04b", script)
+    assert verdict.verdict == "wrong" and "In two real gateways" in verdict.hint
+
+
 def test_a_stub_is_reported_as_not_written_yet() -> None:
     """The learner's copy runs from top to bottom."""
 

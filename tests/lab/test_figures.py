@@ -30,7 +30,7 @@ from wsdemo.lab import Lab
 from wsdemo.lab.figures.availability import ROLES, service_of
 from wsdemo.lab.figures.detection import detection_delays
 from wsdemo.lab.figures.fault_lines import faults
-from wsdemo.lab.figures.ledger import RUGS, RUNS
+from wsdemo.lab.figures.ledger import RUG_ROOM, RUGS, RUNS
 from wsdemo.lab.figures.runs import RecordedRun
 from wsdemo.lab.plots import availability, deaths, detection, ledger, ribbons, sawtooth
 from wsdemo.lab.trace import frames
@@ -600,6 +600,18 @@ def test_a_rejected_late_release_keeps_a_user_and_an_accepted_one_loses_her() ->
     assert facts["mosts"] == [5, 0], "each who was lost stays unreachable"
     assert "5 late clean-ups accepted" in words(fig) and "5 late clean-ups rejected" in words(fig)
     assert title(fig) == "Live users whom nobody can reach: 5 at most, after 5 late releases"
+
+
+def test_the_words_beside_the_ticks_of_late_releases_keep_their_room() -> None:
+    """With two digits, and with a gap; otherwise they would touch the first ticks."""
+    fig = ledger(two_rules(named(24)))
+    fig.draw_without_rendering()
+    beside = [text for text in texts(fig) if text.get_text() in {f"24 {s}" for s in RUGS.values()}]
+    assert len(beside) == len(RUGS)
+    for text in beside:
+        assert text.axes is not None
+        width = text.get_window_extent().width / text.axes.bbox.width
+        assert width < RUG_ROOM - 0.05, f"{text.get_text()!r} takes {width:.2f} of the width"
 
 
 def test_a_clean_up_that_found_no_entry_rescued_nobody() -> None:

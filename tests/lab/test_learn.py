@@ -160,6 +160,10 @@ EVIDENCE: dict[str, tuple[object, str]] = {
     "ex05": (lambda state, action: MODELS["plain"](state, action), "Space-time diagram"),
     "ex06": ("return redis.call('INCR', KEYS[1])", "KEYS[1]:"),
     "ex07": (lambda history, gateways: gateways[0], "history, the oldest first"),
+    "ex10": (lambda state: (True, True), "primaries: ("),
+    "ex11": ((max, dict), "gateways:|before:"),
+    "ex13": (lambda kept, word: word, "arrives:"),
+    "ex09": (lambda place, before, entries: ("recovered", []), "Bob's place:"),
 }
 
 

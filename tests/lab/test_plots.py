@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped, texts
-from wsdemo.client.connection import Receipt
+from wsdemo.client import Receipt
 from wsdemo.drawing.show import to_html, to_png
 from wsdemo.drawing.style import Picture
 from wsdemo.lab import Lab

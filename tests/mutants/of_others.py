@@ -62,9 +62,9 @@ _LINK: Final = (
     Mutant(
         "held commands leave before the script that they waited for",
         "redis/link.py",
-        "        for deadline, callback, script, command in missing:\n",
+        "        for deadline, callback, script, command, note in missing:\n",
         "        for entry in held:\n            self._send(entry)\n        held = []\n"
-        "        for deadline, callback, script, command in missing:\n",
+        "        for deadline, callback, script, command, note in missing:\n",
         _tests("redis/test_link", "commands_after_a_forgotten_script_keep_their_order"),
     ),
     Mutant(
@@ -185,8 +185,8 @@ _CONNECTION: Final = (
     Mutant(
         "pauses are short again before the server has taken us",
         "redis/connection.py",
-        "        self._lost.clear()\n        try:\n",
-        "        self._lost.clear()\n        self._backoff.reset()\n        try:\n",
+        "        self._hurry.clear()\n        try:\n",
+        "        self._hurry.clear()\n        self._backoff.reset()\n        try:\n",
         _tests(
             "redis/test_link",
             "a_refusing_server_is_dialled_with_growing_pauses",
@@ -236,8 +236,8 @@ _CONNECTION: Final = (
     Mutant(
         "a start waits although nobody is there",
         "redis/connection.py",
-        "if not trouble.outcome.passes or loop.time() >= gives_up_at:",
-        "if not trouble.outcome.passes and loop.time() >= gives_up_at:",
+        "if not self._passes(trouble) or loop.time() >= gives_up_at:",
+        "if not self._passes(trouble) and loop.time() >= gives_up_at:",
         _tests("redis/test_link", "a_start_fails_at_once_when_nobody_listens"),
     ),
 )
@@ -246,8 +246,8 @@ _SUBSCRIPTION: Final = (
     Mutant(
         "a subscription is up with one of its channels",
         "redis/subscription.py",
-        "if not self._waiting and self._confirmed is not None",
-        "if self._confirmed is not None",
+        "if self._waiting or self._due:",
+        "if self._due:",
         _tests("redis/test_link", "a_subscription_is_up_only_when_all_its_channels_are_confirmed"),
     ),
     Mutant(
@@ -278,6 +278,63 @@ _SUBSCRIPTION: Final = (
         "",
         _tests("redis/test_states", "a_subscription_to_a_replica_is_not_up"),
     ),
+    Mutant(
+        "a renewed subscription is told before its added channels are confirmed",
+        "redis/subscription.py",
+        "if self._waiting or self._due:",
+        "if self._waiting:",
+        _tests(
+            "redis/test_channels",
+            "added_channels_are_heard_again_when_the_connection_is_renewed",
+        ),
+    ),
+    Mutant(
+        "the confirmation before a removal is taken for the one after it",
+        "redis/subscription.py",
+        "if channel in self._more and channel not in self._asked:",
+        "if channel in self._more:",
+        _tests(
+            "redis/test_channels",
+            "the_confirmation_before_a_removal_is_not_taken_for_the_one_after_it",
+        ),
+    ),
+    Mutant(
+        "a channel counts as heard while there is no connection",
+        "redis/subscription.py",
+        "        self._more = dict.fromkeys(self._more, False)\n",
+        "",
+        _tests(
+            "redis/test_channels",
+            "a_channel_added_while_there_is_no_connection_is_confirmed_by_the_next_one",
+        ),
+    ),
+    Mutant(
+        "a refused channel is asked for again and again",
+        "redis/subscription.py",
+        "            del self._more[channel]\n",
+        "",
+        _tests("redis/test_channels", "a_refused_channel_fails_and_takes_no_other_with_it"),
+    ),
+    Mutant(
+        "a channel that may not be heard any more is forgotten in silence",
+        "redis/subscription.py",
+        "            self._refused(trouble_of(problem))\n\n    async def stop",
+        "            pass\n\n    async def stop",
+        _tests(
+            "redis/test_channels",
+            "a_subscription_that_may_no_longer_hear_what_it_heard_is_not_up",
+        ),
+    ),
+    Mutant(
+        "what was published before the end of listening counts as malformed",
+        "router.py",
+        "            return  # Without a taker, it was on its way when we ceased to listen.\n",
+        "                return\n",
+        _tests(
+            "test_router",
+            "a_listener_gets_what_is_published_on_its_channel_and_nothing_else",
+        ),
+    ),
 )
 
 _OUTCOME: Final = (
@@ -306,9 +363,9 @@ _OUTCOME: Final = (
         "a start waits for a server that does not believe our password",
         "redis/outcome.py",
         "        Outcome.NOAUTH,\n        Outcome.WRONGPASS,\n        Outcome.UNKNOWN_COMMAND,\n"
-        "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n        # ",
+        "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n",
         "        Outcome.NOAUTH,\n        Outcome.UNKNOWN_COMMAND,\n"
-        "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n        # ",
+        "        Outcome.TOO_OLD,\n        Outcome.OTHER_SLOT,\n",
         _tests(
             "redis/test_states", "a_start_does_not_wait_for_a_mistake_that_a_person_must_correct"
         ),
@@ -368,8 +425,8 @@ _ROUTER: Final = (
     Mutant(
         "a deaf gateway does not listen anew",
         "router.py",
-        "        self._on_state()\n        self._subscription.reset(DEAF)\n",
-        "        self._on_state()\n",
+        "            self._subscription.reset(DEAF)\n",
+        "            pass\n",
         _tests("test_router", "a_probe_from_before_the_failure_does_not_make_a_gateway_ready"),
     ),
     Mutant(
@@ -382,8 +439,8 @@ _ROUTER: Final = (
     Mutant(
         "a notice goes to whatever stands in an entry",
         "router.py",
-        "        if not GATEWAY_ID.fullmatch(gateway_id):\n            return\n        channel",
-        "        channel",
+        "        if not GATEWAY_ID.fullmatch(gateway_id):\n            return\n        publish",
+        "        publish",
         _tests("test_router", "a_notice_is_published_only_to_valid_gateway_ids"),
     ),
     Mutant(
@@ -399,15 +456,15 @@ _STORE: Final = (
     Mutant(
         "each refresh renews for the whole life, however old its evidence is",
         "presence/store.py",
-        "*self._write(claim, ttl_ms))\n        except",
-        "*self._write(claim, self._ttl_ms))\n        except",
+        "*self._write(claim, ttl_ms))\n\n    async def release",
+        "*self._write(claim, self._ttl_ms))\n\n    async def release",
         _tests("presence/test_claims", "a_refresh_sets_the_given_lease"),
     ),
     Mutant(
         "a released fence lives no longer than a lease",
         "presence/store.py",
-        "claim.conn_id, claim.token, self._fence_ttl_ms\n",
-        "claim.conn_id, claim.token, self._ttl_ms\n",
+        "claim.conn_id, claim.token, self._fence_ttl_ms,",
+        "claim.conn_id, claim.token, self._ttl_ms,",
         _tests("presence/test_claims", "every_command_renews_the_ttl_of_the_fence"),
     ),
     Mutant(
@@ -427,15 +484,15 @@ _STORE: Final = (
     Mutant(
         "a page of SCAN without keys is taken for its end",
         "presence/store.py",
-        'if cursor == b"0":',
-        "if not keys:",
+        'if cursor == "0":',
+        "if not users:",
         _tests("presence/test_claims", "scan_lists_every_online_user_once"),
     ),
     Mutant(
         "SCAN takes a prefix for a pattern",
         "presence/store.py",
-        'pattern = f"{_escape(prefix)}*"',
-        'pattern = f"{prefix}*"',
+        'pattern = f"{_escape(self._keyspace.presences)}*"',
+        'pattern = f"{self._keyspace.presences}*"',
         _tests("presence/test_claims", "glob_characters_in_a_prefix_are_matched_literally"),
     ),
     Mutant(
@@ -504,9 +561,18 @@ _CLIENT: Final = (
     Mutant(
         "the pauses of a client have no cap",
         "client/connection.py",
-        "min(settings.backoff_cap_s, settings.backoff_base_s * 2**failures)",
-        "settings.backoff_base_s * 2**failures",
+        "min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(failures, 64))",
+        "settings.backoff_base_s * 2 ** min(failures, 64)",
         _tests("client/test_client", "only_registered_resets_the_reconnect_pause"),
+    ),
+    Mutant(
+        "a client that has failed for long gives up",
+        "client/connection.py",
+        "2 ** min(failures, 64)",
+        "2.0**failures",
+        _tests(
+            "client/test_client", "the_reconnect_pause_has_a_bound_after_any_number_of_failures"
+        ),
     ),
     Mutant(
         "the same gateway is dialled again and again",
@@ -528,10 +594,8 @@ _CLIENT: Final = (
     Mutant(
         "a message is without an answer for ever when its connection breaks",
         "client/connection.py",
-        "        self.closed_because = ended.why\n"
-        "        for receipt in self._pending.values():\n"
-        '            receipt.settle(Status.UNKNOWN, self._clock(), "the connection broke")\n',
-        "        self.closed_because = ended.why\n",
+        '        self._let_go("the connection broke")\n',
+        "",
         _tests(
             "client/test_client",
             "a_message_whose_connection_breaks_is_unknown_and_not_sent_again",
@@ -539,16 +603,16 @@ _CLIENT: Final = (
     ),
     Mutant(
         "who takes a message tells nobody that there is room",
-        "client/connection.py",
-        "        self._room.set()\n        return",
+        "client/items.py",
+        "        self._has_room.set()\n        return",
         "        return",
         _tests("client/test_client", "a_full_inbox_holds_the_gateway_back_and_loses_nothing"),
     ),
     Mutant(
         "an inbox takes one message more than it has room for",
-        "client/connection.py",
-        "while len(self._inbox) >= self._settings.inbox:",
-        "while len(self._inbox) > self._settings.inbox:",
+        "client/items.py",
+        "return len(self._items) >= self._most",
+        "return len(self._items) > self._most",
         _tests("client/test_client", "a_full_inbox_holds_the_gateway_back_and_loses_nothing"),
     ),
     Mutant(
@@ -581,16 +645,16 @@ _CLIENT: Final = (
     ),
     Mutant(
         "a client remembers all that it ever sent",
-        "client/connection.py",
-        "        if len(self._recent) > RECENT:\n            self._recent.popitem(last=False)\n",
+        "client/receipts.py",
+        "        if len(self.recent) > RECENT:\n            self.recent.popitem(last=False)\n",
         "",
         _tests("client/test_strangers", "the_memory_of_sent_messages_is_bounded"),
     ),
     Mutant(
         "the newest receipt is forgotten instead of the oldest",
-        "client/connection.py",
-        "self._recent.popitem(last=False)",
-        "self._recent.popitem()",
+        "client/receipts.py",
+        "self.recent.popitem(last=False)",
+        "self.recent.popitem()",
         _tests("client/test_strangers", "the_memory_of_sent_messages_is_bounded"),
     ),
     Mutant(
@@ -767,9 +831,9 @@ _SETTINGS: Final = (
     ),
     Mutant(
         "a notice of no length is refused",
-        "settings.py",
-        "if item.name in or_zero and value == 0:",
-        "if item.name in or_zero and value < 0:",
+        "ranges.py",
+        "(item.name in or_zero and value == 0):",
+        "(item.name in or_zero and value < 0):",
         _tests("test_settings", "the_notice_may_be_0_but_no_other_drain_time"),
     ),
     Mutant(
@@ -789,9 +853,30 @@ _SETTINGS: Final = (
     Mutant(
         "options without effect reach the library",
         "addresses.py",
-        "if not OPTIONS[item[0]].unused)",
-        "if OPTIONS[item[0]])",
+        "if item[0] not in unused)",
+        "if item[0])",
         _tests("test_addresses", "options_without_effect_do_not_reach_the_library"),
+    ),
+    Mutant(
+        "a sentinel gets the password of the server",
+        "addresses.py",
+        """password=options.get("sentinel_password", ""),""",
+        "password=self.password,",
+        _tests("test_addresses", "an_address_with_several_hosts_keeps_all_parts"),
+    ),
+    Mutant(
+        "an option of another form is ignored",
+        "addresses.py",
+        "    if wanted is not form:\n",
+        "    if False:\n",
+        _tests("test_addresses", "an_option_of_another_form_is_refused"),
+    ),
+    Mutant(
+        "a host may be named twice",
+        "addresses.py",
+        "        if endpoint in found:\n",
+        "        if False:\n",
+        _tests("test_addresses", "an_impossible_address_is_refused"),
     ),
     Mutant(
         "an option may be given twice",

@@ -6,9 +6,11 @@ and the model checker's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -294,3 +296,95 @@ async def test_every_command_renews_the_ttl_of_the_fence(
     await shorten()
     assert await presence.release(claim) is Release.NO_ENTRY
     assert fresh_s < await left_s() <= TIMING.fence_ttl_s, "after another release"
+
+
+# --- presence events -----------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def announcing(
+    server: BundledServer, keyspace: Keyspace, redis_db: Any, *, announces: bool
+) -> AsyncIterator[tuple[RedisPresence, Callable[[], Awaitable[list[dict[str, Any]]]]]]:
+    """A presence, and what has been published for those who watch alice since it was last asked."""
+    link = RedisLink(server.url, Limits(), lambda up: None)
+    await link.start()
+    channel = keyspace.channel("watch", "alice")
+    async with redis_db.pubsub(ignore_subscribe_messages=True) as heard:
+        await heard.subscribe(channel, f"{channel}:end")
+
+        async def published() -> list[dict[str, Any]]:
+            await redis_db.publish(f"{channel}:end", "")
+            events: list[dict[str, Any]] = []
+            async with asyncio.timeout(10):
+                async for message in heard.listen():
+                    if message["channel"] != channel:
+                        return events
+                    events.append(json.loads(message["data"]))
+            raise AssertionError("the subscription has ended")
+
+        yield RedisPresence(link, keyspace, TIMING, announces=announces), published
+    await link.stop()
+
+
+async def test_each_change_of_an_entry_is_published_with_its_token_and_reason(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """W1: a login, a move, an entry that is put back, and an end; the times are those of Redis."""
+    async with announcing(shared_server, keyspace, redis_db, announces=True) as (presence, said):
+        first = await registered(presence, "c1", "gateway-01")
+        second = await registered(presence, "c2", "gateway-02")
+        assert await refresh(presence, second) is Refresh.OK
+        await redis_db.delete(keyspace.presence("alice"))
+        assert await refresh(presence, second) is Refresh.RECLAIMED
+        assert await presence.release(replace(second, reason="bye")) is Release.REMOVED
+        seconds, _ = await redis_db.time()
+        events = await said()
+    assert [(one["state"], one["reason"], one["token"]) for one in events] == [
+        ("online", "login", first.token),
+        ("online", "moved", second.token),
+        ("online", "reclaimed", second.token),
+        ("offline", "bye", second.token),
+    ]
+    assert all(abs(one["at"] / 1000 - seconds) < 60 for one in events)
+    assert [one["at"] for one in events] == sorted(one["at"] for one in events)
+
+
+async def test_what_changes_no_entry_is_not_published(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """A late register, refresh or release of a session that is not the owner any more."""
+    async with announcing(shared_server, keyspace, redis_db, announces=True) as (presence, said):
+        old = await registered(presence, "c1", "gateway-01")
+        await registered(presence, "c2", "gateway-02")
+        assert len(await said()) == 2
+        assert (await presence.register(old)).outcome is Register.STALE
+        assert await refresh(presence, old) is Refresh.SUPERSEDED
+        assert await presence.release(old) is Release.OTHER_OWNER
+        assert await said() == []
+
+
+async def test_a_session_whose_lease_has_ended_is_published_when_it_is_released(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """The end of its lease was told by nobody. Without a reason it is `unknown`."""
+    async with announcing(shared_server, keyspace, redis_db, announces=True) as (presence, said):
+        claim = await registered(presence, "c1", "gateway-01")
+        await redis_db.delete(keyspace.presence("alice"))
+        assert await presence.release(claim) is Release.NO_ENTRY
+        events = await said()
+    assert [(one["state"], one["reason"]) for one in events] == [
+        ("online", "login"),
+        ("offline", "unknown"),
+    ]
+
+
+async def test_nothing_is_published_where_nobody_may_watch(
+    shared_server: BundledServer, keyspace: Keyspace, redis_db: Any
+) -> None:
+    """Without `--watch`, the scripts do what they did."""
+    async with announcing(shared_server, keyspace, redis_db, announces=False) as (presence, said):
+        claim = await registered(presence, "c1", "gateway-01")
+        await redis_db.delete(keyspace.presence("alice"))
+        assert await refresh(presence, claim) is Refresh.RECLAIMED
+        assert await presence.release(claim) is Release.REMOVED
+        assert await said() == []

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import redis
-from fakeredis import FakeServer
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
 from wsdemo.presence.store import MINT, REFRESH, REGISTER, RELEASE
-from wsdemo.proof.simulate.fake_redis import FakeRedisClient, ReplyError
+from wsdemo.proof.simulate.fake_redis import FakeRedisClient, ReplyError, SimulatedServer
+from wsdemo.redis.deadline import NEVER_MS
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
@@ -43,6 +43,9 @@ def _write(script: Script) -> st.SearchStrategy[Command]:
     )
 
 
+_ROUTE: Final[Command] = (ROUTE, '{"type":"direct"', "", NEVER_MS)
+_LATE_ROUTE: Final[Command] = (ROUTE, '{"type":"direct"', "", 1)
+
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.just((MINT, FENCE_TTL_MS)),
     _write(REGISTER),
@@ -50,7 +53,8 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.tuples(
         st.just(RELEASE), st.sampled_from(CONNS), st.sampled_from(TOKENS), st.just(FENCE_TTL_MS)
     ),
-    st.just((ROUTE, '{"type":"direct"', "")),
+    st.just(_ROUTE),
+    st.just(_LATE_ROUTE),
     # What else happens to the keys: they are deleted, expire, or are written by another program.
     st.sampled_from(
         [
@@ -88,9 +92,9 @@ class Fake:
 
     def __init__(self) -> None:
         self._replies: list[Any] = []
-        server = FakeServer(version=(7, 2))
+        self.server = SimulatedServer(version=(7, 2))
         self._client = FakeRedisClient(
-            server, 1, self._replies.append, lambda fields, reply: None, {}
+            self.server, 1, self._replies.append, lambda fields, reply: None, {}
         )
 
     def execute(self, *words: str | int) -> Any:
@@ -201,18 +205,16 @@ def test_fakeredis_counts_subscribers_like_the_real_server(url: str) -> None:
         real.execute("FLUSHALL")
         for server in (real, fake):
             server.execute("HSET", PRESENCE, "gwId", "gw1", "connId", "c1", "epoch", "7")
-            reply = _run(server, (ROUTE, '{"type":"direct"', ""))
+            reply = _run(server, _ROUTE)
             assert reply == [b"no_subscriber", b"gw1", b"c1"]
         client = redis.Redis.from_url(url, protocol=2)
         ear = client.pubsub()
         ear.subscribe("gateway:gw1")
         assert ear.get_message(timeout=5.0)["type"] == "subscribe"
         heard: list[Any] = []
-        listener = FakeRedisClient(
-            fake._client._server, 2, heard.append, lambda fields, reply: None, {}
-        )
+        listener = FakeRedisClient(fake.server, 2, heard.append, lambda fields, reply: None, {})
         listener.execute([b"SUBSCRIBE", b"gateway:gw1"])
-        replies = [_run(server, (ROUTE, '{"type":"direct"', "")) for server in (real, fake)]
+        replies = [_run(server, _ROUTE) for server in (real, fake)]
         assert replies[0] == replies[1] == [b"routed", b"gw1", b"c1"]
         message = ear.get_message(timeout=5.0)
         assert message is not None

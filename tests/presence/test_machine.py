@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 
 from tests.examples import examples
 from wsdemo.presence import Claim, RedisPresence, Refresh, Register, Release, Renewal, store
-from wsdemo.proof.checker.mutants import MUTANTS
+from wsdemo.proof.checker.machines.presence.mutants import MUTANTS
 from wsdemo.redis.link import RedisLink
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer

@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 
-from wsdemo.proof.checker.machine import SHIPPED
-from wsdemo.proof.checker.mutants import (
-    EQUIVALENT,
-    MUTANTS,
-    Change,
-    Equivalent,
-    Mutant,
-    MutantError,
-)
+from wsdemo.proof.checker.machines.presence.machine import SHIPPED
+from wsdemo.proof.checker.machines.presence.mutants import EQUIVALENT, MUTANTS
+from wsdemo.proof.checker.machines.presence.states import Clock, Scenario
+from wsdemo.proof.checker.mutants import Change, Equivalent, Mutant, MutantError
 from wsdemo.proof.checker.search import check
-from wsdemo.proof.checker.states import Clock, Scenario
+from wsdemo.proof.checker.subject import World
 from wsdemo.redis.server import BundledServer
 
 
@@ -29,7 +24,7 @@ def test_the_checker_kills_every_mutant(mutant: Mutant, shared_server: BundledSe
     assert len(result.violations[mutant.breaks].table()) >= 1
 
 
-def _deep(scenario: Scenario) -> Any:
+def _deep(scenario: World) -> Any:
     """Three sessions have many orders."""
     marks = [pytest.mark.slow] if str(scenario).startswith("3 sessions") else []
     return pytest.param(scenario, marks=marks, id=str(scenario))

@@ -14,15 +14,16 @@ import redis
 
 from wsdemo.presence import Claim, RedisPresence, Renewal
 from wsdemo.proof.checker import SHIPPED, ScriptError, __main__, check_presence
-from wsdemo.proof.checker.invariants import (
+from wsdemo.proof.checker.machines import Checked
+from wsdemo.proof.checker.machines.presence.invariants import (
     ENDS,
     STEPS,
+    PresenceStep,
     Settled,
-    Step,
     broken_at_end,
     broken_by_step,
 )
-from wsdemo.proof.checker.machine import (
+from wsdemo.proof.checker.machines.presence.machine import (
     FENCE_TTL_MS,
     OUTCOMES,
     TTL_MS,
@@ -31,12 +32,20 @@ from wsdemo.proof.checker.machine import (
     arguments,
     texts_of,
 )
-from wsdemo.proof.checker.moves import Move, MoveKind, after, call_of, moves
-from wsdemo.proof.checker.mutants import MUTANTS, Mutant
+from wsdemo.proof.checker.machines.presence.moves import Move, MoveKind, after, call_of, moves
+from wsdemo.proof.checker.machines.presence.mutants import MUTANTS
+from wsdemo.proof.checker.machines.presence.scenarios import DEEP, EVERYDAY
+from wsdemo.proof.checker.machines.presence.states import (
+    Clock,
+    Memory,
+    ModelPhase,
+    ModelState,
+    Scenario,
+    Verb,
+)
+from wsdemo.proof.checker.mutants import Mutant
 from wsdemo.proof.checker.report import Result
-from wsdemo.proof.checker.scenarios import DEEP, EVERYDAY
 from wsdemo.proof.checker.search import check
-from wsdemo.proof.checker.states import Clock, Memory, ModelPhase, ModelState, Scenario, Verb
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import Keyspace, Timing
 
@@ -119,12 +128,12 @@ class _ByHand:
                 now = after(now, move, self._machine.reply(call), self._scenario)
         return Settled(state, (), now, self._scenario)
 
-    def _steps(self, level: Sequence[ModelState]) -> Iterator[Step]:
+    def _steps(self, level: Sequence[ModelState]) -> Iterator[PresenceStep]:
         planned = [(s, m, call_of(s, m)) for s in level for m in moves(s, self._scenario)]
         self._machine.prepare(call for _, _, call in planned if call is not None)
         for state, move, call in planned:
             reply: Any = None if call is None else self._machine.reply(call)
-            yield Step(
+            yield PresenceStep(
                 state, move, reply, after(state, move, reply, self._scenario), self._scenario
             )
 
@@ -136,8 +145,13 @@ def _ends(level: Sequence[ModelState]) -> Iterator[tuple[ModelState, Sequence[in
             yield state, order
 
 
+def _of(mutant: Mutant) -> Scenario:
+    assert isinstance(mutant.scenario, Scenario)
+    return mutant.scenario
+
+
 BY_HAND = [
-    *[m for m in MUTANTS if m.scenario.sessions == 2 and m.breaks.startswith("W")][::3],
+    *[m for m in MUTANTS if _of(m).sessions == 2 and m.breaks.startswith("W")][::3],
     *[m for m in MUTANTS if m.breaks.startswith("E")],
 ]
 
@@ -150,11 +164,10 @@ def test_every_counterexample_is_as_short_as_possible(
     """All shorter orders, executed one by one with the tokens that the server gives, break no
     such promise; of the orders as long as the counterexample, at least one does."""
     found = mutant.check(redis=shared_server.url).violations[mutant.breaks]
-    machine = Machine(
-        shared_server.url, mutant.scripts(), mutant.scenario.cast, mutant.scenario.clock
-    )
+    scenario = _of(mutant)
+    machine = Machine(shared_server.url, mutant.scripts(), scenario.cast, scenario.clock)
     try:
-        broken = _ByHand(machine, mutant.scenario).broken(len(found))
+        broken = _ByHand(machine, scenario).broken(len(found))
     finally:
         machine.close()
     assert [mutant.breaks in names for names in broken] == [False] * (len(found) - 1) + [True]
@@ -306,7 +319,7 @@ def _only(monkeypatch: pytest.MonkeyPatch, url: str, scripts: dict[str, str]) ->
     def checked(scenario: Scenario, **how: Any) -> Result:
         return check(scenario, scripts, redis=url, **how)
 
-    monkeypatch.setattr(__main__, "EVERYDAY", (Scenario(),))
+    monkeypatch.setattr(__main__, "MACHINES", {"presence": Checked((Scenario(),), (), (), ())})
     monkeypatch.setattr(__main__, "check", checked)
 
 

@@ -24,6 +24,7 @@ from wsdemo.proof.history import (
     Late,
     Left,
     Looked,
+    Near,
     ObservationGap,
     Owner,
     Phase,
@@ -45,6 +46,7 @@ from wsdemo.proof.history import (
     from_jsonl,
     happened,
     kept,
+    late,
     lost,
     messages,
     owners,
@@ -263,6 +265,49 @@ MESSAGES: list[tuple[str, list[Record], list[str]]] = [
 def test_violations_of_delivery_are_found(name: str, history: History, broken: list[str]) -> None:
     """No wrong, duplicate or reordered delivery, and none after an answer that excludes it."""
     assert claims(messages(history)) == broken
+
+
+BOUNDS_OF_LATE = Bounds(
+    answer_s=3, arrive_s=1, pong_s=1, settle_s=1, aftermath_s=1, register_s=1, near=Near(0, 0)
+)
+UNKNOWN = [online(0, "b1"), sent(10, "m1"), answered(12, "m1", "unknown")]
+HELD = [Fault(t=14, name="held", begins=True), Fault(t=16, name="held", begins=False)]
+LATE: list[tuple[str, list[Record], list[str]]] = [
+    ("in time", [*UNKNOWN, received(15, "m1")], []),
+    ("never", UNKNOWN, []),
+    ("too late", [*UNKNOWN, received(15.1, "m1")], ["late"]),
+    (
+        "too late, near a fault that delays nothing",
+        [*UNKNOWN, *fault(13, 14), received(16, "m1")],
+        ["late"],
+    ),
+    ("too late, on a way that was held", [*UNKNOWN, *HELD, received(16, "m1")], []),
+    (
+        "held before it was told",
+        [*HELD, *(replace(r, t=r.t + 10) for r in UNKNOWN), received(26, "m1")],
+        ["late"],
+    ),
+    ("on a machine that was too busy", [*UNKNOWN, Late(t=14, for_s=1), received(16, "m1")], []),
+    (
+        "its client gave up",
+        [*UNKNOWN[:2], answered(12, "m1", "unknown", told=False), received(16, "m1")],
+        [],
+    ),
+    (
+        "told unknown, and then by its client as well",
+        [*UNKNOWN, answered(13, "m1", "unknown", told=False), received(16, "m1")],
+        ["late"],
+    ),
+    ("routed", [*UNKNOWN[:2], answered(12, "m1", "routed"), received(16, "m1")], []),
+]
+
+
+@pytest.mark.parametrize(("name", "history", "broken"), LATE, ids=[row[0] for row in LATE])
+def test_a_late_message_that_was_told_unknown_is_a_violation(
+    name: str, history: History, broken: list[str]
+) -> None:
+    """Unless what was published was held up on its way."""
+    assert claims(late(history, BOUNDS_OF_LATE, frozenset({"held"}))) == broken
 
 
 LOST = [online(0, "b1"), sent(20, "m1"), answered(20, "m1", "routed")]

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from wsdemo import proof
-from wsdemo.proof.checker.invariants import ENDS, STEPS
-from wsdemo.proof.promises import Promise
+from wsdemo.proof.checker.machines import MACHINES
+from wsdemo.proof.checker.machines.presence.invariants import ENDS, STEPS
+from wsdemo.proof.promises import DurablePromise, Promise, RoomPromise
 
 
-@pytest.mark.parametrize("promise", Promise, ids=str)
-def test_a_promise_is_one_sentence(promise: Promise) -> None:
+@pytest.mark.parametrize("promise", [*Promise, *DurablePromise, *RoomPromise], ids=str)
+def test_a_promise_is_one_sentence(promise: Promise | DurablePromise | RoomPromise) -> None:
     """It begins with a capital letter, and ends with the only full stop."""
     assert promise.says[0].isupper() and promise.says.index(".") == len(promise.says) - 1
 
 
 def test_a_promise_is_named_and_not_written_as_text() -> None:
     """No module of the proofs has an id in quotes, except the one that defines it."""
-    quoted = re.compile(r'"(P[1-8]|X)"')
+    quoted = re.compile(r'"(P[1-8]|X|D[1-8]|R[1-5])"')
     folder = Path(proof.__file__).parent
     found = {path.name for path in folder.rglob("*.py") if quoted.search(path.read_text())}
     assert found == {"promises.py"}
@@ -30,3 +31,13 @@ def test_the_checker_tests_each_promise_of_presence() -> None:
     """X is about time, which the checker has not."""
     tested = {promise for invariant in (*STEPS, *ENDS) for promise in invariant.promises}
     assert tested == set(Promise) - {Promise.X}
+
+
+def test_the_checker_tests_each_promise_of_inboxes_and_rooms() -> None:
+    """D8 is about clients that acknowledge nothing; tests on real gateways have them."""
+    for name, promises in (
+        ("inbox", set(DurablePromise) - {DurablePromise.D8}),
+        ("rooms", set(RoomPromise)),
+    ):
+        invariants = MACHINES[name].everyday[0].invariants()
+        assert {promise for one in invariants for promise in one.promises} == promises

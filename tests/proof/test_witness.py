@@ -16,6 +16,7 @@ from wsdemo.presence import store
 from wsdemo.proof.chaos.monitor_log import UNSEEN
 from wsdemo.proof.chaos.witness import Witness
 from wsdemo.proof.history import Forgotten, ObservationGap, Owner, Record, Released, owners
+from wsdemo.redis.deadline import NEVER_MS
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
 
@@ -57,7 +58,7 @@ async def witness(server: BundledServer, records: list[Record]) -> AsyncIterator
 async def seen(witness: Witness, database: Any) -> None:
     """Wait until the witness has seen everything that was done so far."""
     before = witness.monitor_log.outcomes["route offline"]
-    await database.eval(ROUTE.text, 1, "presence:nobody", "{", "")
+    await database.eval(ROUTE.text, 1, "presence:nobody", "{", "", NEVER_MS)
     await database.ping()
     await until("seen", lambda: witness.monitor_log.outcomes["route offline"] > before)
 
@@ -76,7 +77,8 @@ async def test_every_outcome_of_every_script_is_recognised(
     assert await bob.release("c-old", old) == -1
     await database.delete("presence:bob")
     assert await bob.write(store.REFRESH, "c-new", new) == "reclaimed"
-    await database.eval(ROUTE.text, 1, "presence:bob", "{", "")
+    await database.eval(ROUTE.text, 1, "presence:bob", "{", "", NEVER_MS)
+    await database.eval(ROUTE.text, 1, "presence:bob", "{", "", 1)
     assert await bob.release("c-new", new) == 1
     assert await bob.write(store.REFRESH, "c-new", new) == "closed"
     await seen(witness, database)
@@ -93,6 +95,7 @@ async def test_every_outcome_of_every_script_is_recognised(
             "release kept": 1,
             "route published": 1,
             "route offline": 1,
+            "route expired": 1,
         }
     )
     owners = [(r.conn, r.token, r.verb) for r in records if isinstance(r, Owner)]

@@ -636,3 +636,23 @@ async def test_stop_ends_a_reconnect_at_any_step(own_server: BundledServer, step
             await asyncio.sleep(0)
         await asyncio.wait_for(connection.stop(), 10)
         assert not connection.open and connection._transport is None
+
+
+async def test_what_is_asked_first_is_answered_before_anything_else_may_be_asked(
+    own_server: BundledServer,
+) -> None:
+    """On each new connection; and a refusal is an answer."""
+    heard: list[Any] = []
+    when: list[int] = []
+    link = RedisLink(own_server.url, Limits(), lambda up: when.append(len(heard)))
+    link.ask_first(heard.append, "INFO", "server")
+    link.ask_first(heard.append, "NONSENSE")
+    link.load([MINT])
+    await link.start()
+    assert b"run_id:" in heard[0] and isinstance(heard[1], CommandError)
+    assert (await link.call("SCRIPT", "EXISTS", MINT.sha)) == [1]
+    link.reset()
+    await until("there is a new connection", lambda: link.up)
+    assert when == [2, 2, 4], "up, down, and up again"
+    assert heard[2].split(b"run_id:")[1][:40] == heard[0].split(b"run_id:")[1][:40]
+    await link.stop()

@@ -132,7 +132,7 @@ async def test_run_all_cells_in_a_browser(
     await page.value(f"{FIGURES}[0].scrollIntoView()")
     await page.picture(tmp_path / f"{lesson}.png")
 
-    await page.click("an answer", "document.querySelector('.widget-radio-box label')")
+    await page.click_until_heard("an answer", "document.querySelector('.widget-radio-box label')")
     await page.until("it is written down", WRITTEN)
 
     assert await page.value(TROUBLE) == []

@@ -39,6 +39,7 @@ def has_ipv6() -> bool:
     return False
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
 IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
@@ -158,12 +159,12 @@ async def test_a_port_that_is_taken_in_the_other_family_is_not_chosen(
     resolve("localhost", ["127.0.0.1", "::1"])
     real, taken = listening._bind_one, list[socket.socket]()
 
-    def bind_one(family: int, name: Any, both_families: bool) -> socket.socket:
+    def bind_one(family: int, name: Any, both_families: bool, share: bool) -> socket.socket:
         if family == socket.AF_INET6 and not taken:
             # Another process is faster, once.
-            taken.append(real(family, name, both_families))
+            taken.append(real(family, name, both_families, share))
             taken[0].listen()
-        return real(family, name, both_families)
+        return real(family, name, both_families, share)
 
     monkeypatch.setattr(listening, "_bind_one", bind_one)
     async with listens(shared_server, keyspace, host="localhost") as gateway:
@@ -316,7 +317,7 @@ def opened(path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 async def given(
-    url: str, prefix: str, tcp: socket.socket, unix: socket.socket, pid: str = "$$"
+    url: str, prefix: str, tcp: socket.socket, unix: socket.socket, *more: str, pid: str = "$$"
 ) -> asyncio.subprocess.Process:
     """Start a gateway with the two sockets as its descriptors 3 and 4."""
     script = (
@@ -325,7 +326,7 @@ async def given(
     )
     flags = ("--id", "gateway-01", "--port", "0", "--key-prefix", prefix)
     return await asyncio.create_subprocess_exec(
-        *("bash", "-c", script, sys.executable, "-m", "wsdemo.gateway", *flags),
+        *("bash", "-c", script, sys.executable, "-m", "wsdemo.gateway", *flags, *more),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "WSDEMO_REDIS_URL": url},
         pass_fds=[tcp.fileno(), unix.fileno()],
@@ -341,8 +342,9 @@ async def ended(process: asyncio.subprocess.Process) -> str:
     return said.decode()
 
 
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=LINUX)])
 async def test_sockets_of_a_service_manager_are_used_and_stay_open_after_the_gateway(
-    shared_server: BundledServer, keyspace: Keyspace, folder: Path
+    shared_server: BundledServer, keyspace: Keyspace, folder: Path, workers: str
 ) -> None:
     """LISTEN_FDS: a client that connects before the gateway runs is served by it, over TCP and
     over a unix socket; after its end both still accept connections, for the next one."""
@@ -352,7 +354,8 @@ async def test_sockets_of_a_service_manager_are_used_and_stay_open_after_the_gat
         for life in range(2):
             early = asyncio.create_task(User.register(f"alice-{life}", url))
             await asyncio.sleep(0)
-            process = await given(shared_server.url, keyspace.prefix, tcp, unix)
+            flags = ("--workers", workers)
+            process = await given(shared_server.url, keyspace.prefix, tcp, unix, *flags)
             alice = await early
             async with unix_connect(str(path), "ws://localhost/ws", compression=None) as one:
                 assert await registers(one, f"bob-{life}")

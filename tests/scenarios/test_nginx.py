@@ -101,6 +101,7 @@ async def test_pages_are_forwarded_and_a_dead_gateway_is_skipped(
     assert (await http_get(balancer, "/ready"))[0] == 200
     assert "gatewayId" in (await http_get(balancer, "/stats"))[1]
     assert (await http_get(balancer, "/metrics"))[0] == 404
+    assert (await http_get(balancer, "/api/presence"))[0] == 404
     await cluster[0].stop()
     url = f"ws://127.0.0.1:{balancer}/ws"
     users = [await User.register(f"user-{n}", url) for n in range(6)]

@@ -25,6 +25,7 @@ from tests.waiting import until
 from wsdemo import Client
 from wsdemo.gateway.server import Gateway
 from wsdemo.protocol import Code, Status
+from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import GatewaySettings, Keyspace, Limits, Timing
@@ -301,9 +302,11 @@ async def test_the_log_has_one_line_for_the_reason_and_one_for_the_duration(
     """In Redis' words; not once for each attempt."""
     caplog.set_level(logging.INFO, "wsdemo")
     async with gateway(server, KEYSPACE, timing=FAST) as running:
+        link = running._link
+        assert isinstance(link, RedisLink)
         async with replica(server, database):
             await until("it is not ready", lambda: not running.ready)
-            await until("it has tried often", lambda: running._link._backoff._size_s > 0.4)
+            await until("it has tried often", lambda: link._backoff._size_s > 0.4)
         await until("it is ready again", lambda: running.ready)
     said = [record.getMessage() for record in caplog.records]
     (away,) = [line for line in said if "Redis is away" in line]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import signal
 import time
@@ -20,8 +21,10 @@ from websockets.exceptions import ConnectionClosed
 from tests.processes import GatewayDied, GatewayProcess, User, gateways
 from tests.waiting import until
 from wsdemo import Client
+from wsdemo.features import InboxSettings
 from wsdemo.gateway.server import Gateway
 from wsdemo.redis.connection import RedisUnavailable
+from wsdemo.redis.link import RedisLink
 from wsdemo.redis.server import BundledServer
 from wsdemo.settings import GatewaySettings, Keyspace, Timing
 
@@ -93,6 +96,64 @@ async def test_the_documented_rights_are_enough(server: BundledServer, database:
 
 
 @pytest.mark.both_loops
+def documented_for(flag: str) -> list[str]:
+    """The rights that the manual names for a flag."""
+    (row,) = re.findall(rf"(?m)^\| `([^|]+)` \|[^|]*\(`{flag}`\)", MANUAL)
+    return str(row).split()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+async def test_the_documented_rights_are_enough_for_durable_messages(
+    server: BundledServer, database: Any, devices: int
+) -> None:
+    """To store, to read, to trim and to forget. Whatever is missing is named when it starts."""
+    rights = documented_for("--durable")
+    rights += documented_for("--devices 2") if devices > 1 else []
+    assert len(rights) > 8
+    inbox = InboxSettings(inbox_messages=2, durable_window=1, ack_every_s=0.05)
+    url = await allow(server, database, [*RULES, *rights])
+    await database.execute_command("ACL", "LOG", "RESET")
+    settings = GatewaySettings(
+        gateway_id="gateway-01",
+        port=0,
+        redis_url=url,
+        keyspace=Keyspace("app1:"),
+        devices=devices,
+        inbox=inbox,
+    )
+    async with Gateway(settings) as running:
+        async with await User.register("alice", running.url) as alice:
+            for n in range(4):
+                await alice.say(type="message", to="bob", content="x", id=str(n), durable=True)
+                assert (await alice.hear())["status"] == "stored"
+            async with await User.register("bob", running.url) as bob:
+                assert [(await bob.hear())["id"] for _ in range(2)] == ["2", "3"]
+                session = running.registry.by_user("bob")
+                assert session is not None
+                await running._health._refresh([session])
+        counts = running.stats()["counters"]
+        assert counts["inbox_trimmed_messages"] == 2
+        assert not counts["inbox_acks_failed"] and not counts["inbox_pages_failed"]
+    refused = {entry["object"] for entry in await database.execute_command("ACL", "LOG")}
+    assert refused <= {"role", "config|get"}, "they are of use, and not needed"
+    for missing in rights:
+        rules = [rule for rule in (*RULES, *rights) if rule != missing]
+        problem = await refusal(await allow(server, database, rules), settings)
+        if missing.endswith("inboxid:*"):
+            continue  # No key of a message that there is not; noticed when one is sent.
+        name = missing.removeprefix("+") if missing[0] == "+" else ""
+        assert re.search(f"(?i)NOPERM.*{name}", problem), (missing, problem)
+
+
+async def refusal(url: str, settings: GatewaySettings) -> str:
+    """Return why a gateway does not start; '' when it does."""
+    try:
+        async with Gateway(dataclasses.replace(settings, redis_url=url)):
+            return ""
+    except RedisUnavailable as problem:
+        return str(problem)
+
+
 @pytest.mark.parametrize("missing", RIGHTS)
 async def test_a_missing_right_ends_the_start_with_its_name_or_is_not_needed(
     server: BundledServer, database: Any, missing: str
@@ -125,8 +186,10 @@ async def test_a_missing_right_ends_the_start_with_its_name_or_is_not_needed(
 
 async def await_scripts(of: Gateway) -> None:
     """Wait until a gateway works although its scripts were forgotten."""
-    of._link.check()
-    await until("it has asked", lambda: not of._link._trying)
+    link = of._link
+    assert isinstance(link, RedisLink)
+    link.check()
+    await until("it has asked", lambda: not link._trying)
     await until("it is ready", lambda: of.ready)
 
 

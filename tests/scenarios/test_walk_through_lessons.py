@@ -58,8 +58,9 @@ class Walk(NamedTuple):
     def solution(self) -> str:
         """The right answer to the exercise, from the source of the lesson."""
         cells = lessons.parse(lessons.ROOT / "src" / f"{self.lesson}.py").cells
-        *_, last = (c.source for c in cells if "solution" in c.metadata.get("tags", []))
-        return str(last)
+        check = next(n for n, c in enumerate(cells) if f'check("ex{self.number}"' in c.source)
+        before = [c.source for c in cells[:check] if "solution" in c.metadata.get("tags", [])]
+        return str(before[-1])
 
 
 WALKS: Final = (
@@ -115,6 +116,57 @@ WALKS: Final = (
         hint="The gateway that has just failed is asked again at once.",
         evidence="history, the oldest first:",
     ),
+    Walk(
+        "08-the-herd",
+        said="jitter, exponential, every 2 s",
+        typed=False,
+        measured=(
+            "Measured: jitter, every 2 s, exponential; you said jitter, exponential, every 2 s."
+        ),
+        wrong="def backoff(attempt, rng):\n    return rng.uniform(0, 5)\n",
+        hint="What differs after a fifth failure from after the first?",
+    ),
+    Walk(
+        "09-the-message-in-the-gap",
+        said=20,
+        typed=False,
+        measured="Measured: 40; you said 20.",
+        wrong=(
+            "def read_on(place, before, entries):\n"
+            "    numbers = [before[0]] + [number for number, _, _ in entries]\n"
+            "    if place[0] in numbers:\n"
+            "        return 'recovered', [t for number, _, t in entries if number > place[0]]\n"
+            "    return 'reset', [text for _, _, text in entries]\n"
+        ),
+        hint="Bob's number is there, but another message has it: its mark is another one.",
+        evidence="before the oldest:",
+    ),
+    Walk(
+        "11-spreading-users",
+        said=25,
+        typed=False,
+        measured="Measured: 0; you said 25.",
+        wrong=(
+            "def pick(gateways):\n"
+            "    return min(gateways, key=gateways.get)\n\n"
+            "def rebalance(gateways):\n"
+            "    return {}\n"
+        ),
+        hint="Until the next report all of them see the same old numbers",
+        evidence="newcomers:",
+    ),
+    Walk(
+        "13-who-is-in-the-room",
+        said=0,
+        typed=False,
+        measured="Measured: 6; you said 0.",
+        wrong=(
+            "def newer(kept, word):\n"
+            "    return word if kept is None or word[2] > kept[2] else kept\n"
+        ),
+        hint="A new session was not believed. It counts from 1 again",
+        evidence="kept:    ('out', 5, 2)",
+    ),
 )
 each_walk = pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.lesson)
 
@@ -153,6 +205,7 @@ async def test_a_learner_goes_through_a_lesson(
     await predict(reader, walk)
     check = reader.cell("check(", f'"ex{walk.number}"')
     await reader.walk(check)
+    assert await reader.figures(observed(reader, walk)), "the figure is not shown"
     assert walk.measured in await reader.shown(reader.cell("reveal(", f'"q{walk.number}"'))
     await answer(reader, walk, check)
     if walk.number == "02":
@@ -167,8 +220,7 @@ async def predict(reader: Reader, walk: Walk) -> None:
     """Step to the question, see that nothing is known, and answer; then once more Shift-Enter."""
     cell, said = reader.cell("predict(", f'"q{walk.number}"'), str(walk.said)
     await reader.walk(cell)
-    observe = reader.cell("plot") if walk.number != "05" else reader.cell("barcode(")
-    top = f"{CELLS}[{observe}].getBoundingClientRect().top"
+    top = f"{CELLS}[{observed(reader, walk)}].getBoundingClientRect().top"
     assert await reader.page.value(f"{top} > {HEIGHT_PX}"), "a title is seen before the question"
     asked = await reader.run(cell)
     assert "You have not said anything yet." in asked
@@ -185,6 +237,11 @@ async def predict(reader: Reader, walk: Walk) -> None:
         await reader.page.until("it is written down", written)
     assert f"You said: {said}." in await reader.run(cell)
     assert await reader.chosen(cell) == said
+
+
+def observed(reader: Reader, walk: Walk) -> int:
+    """Return the cell that shows what happened."""
+    return reader.cell("barcode(" if walk.number == "05" else "plot")
 
 
 def source_of(reader: Reader, cell: int) -> str:

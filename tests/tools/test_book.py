@@ -36,6 +36,20 @@ def test_a_lesson_is_a_page_with_all_its_figures(source: Path, pages: dict[str, 
     assert text.removeprefix(book.WIDE).lstrip().startswith(f"# {lessons.about(source)['title']}\n")
 
 
+def test_the_course_shows_the_question_and_a_picture_of_each_lesson(pages: dict[str, str]) -> None:
+    """In order; a picture has its alternative text. And it says what fits into a given time."""
+    text = pages[book.COURSE]
+    lines = text.splitlines()
+    heads = [f"## [{lessons.about(source)['title']}]({source.stem}.md)" for source in SOURCES]
+    assert [line for line in lines if line.startswith("## [")] == heads
+    for source in SOURCES:
+        assert lessons.about(source)["question"] in lines
+    assert len(
+        re.findall(r'<img src="data:image/png;base64,[^"]{1000,}" alt="[^"]{20,}">', text)
+    ) == len(SOURCES)
+    assert "| a full day |" in text
+
+
 def test_links_lead_to_pages_of_the_site(pages: dict[str, str]) -> None:
     """To other lessons and to pages of docs/; a file without a page is named."""
     for text in pages.values():
@@ -55,7 +69,8 @@ def test_links_lead_to_pages_of_the_site(pages: dict[str, str]) -> None:
 
 def test_the_navigation_lists_all_lessons_in_order(pages: dict[str, str]) -> None:
     """What is in it is there, and nothing is missing."""
-    assert [path for entry in book.navigation() for path in entry.values()] == sorted(pages)
+    assert [path for entry in book.navigation() for path in entry.values()] == list(pages)
+    assert list(pages) == [book.COURSE, *sorted(pages.keys() - {book.COURSE})]
 
 
 @pytest.mark.slow

@@ -12,9 +12,12 @@ import pytest
 
 from tests.bad_input.__main__ import count
 from tools import evidence
+from wsdemo.proof.chaos.deployment import DeploymentKind
 from wsdemo.proof.chaos.faults import FAULTS as CHAOS_FAULTS
-from wsdemo.proof.checker.mutants import MUTANTS
-from wsdemo.proof.simulate.faults import FAULTS as SIMULATED_FAULTS
+from wsdemo.proof.checker.machines import MACHINES
+from wsdemo.proof.checker.machines.presence.mutants import MUTANTS
+from wsdemo.proof.simulate.faults import faults_of
+from wsdemo.proof.simulate.offer import PLAIN
 
 
 @pytest.fixture
@@ -31,12 +34,18 @@ def test_the_pages_show_the_measured_numbers(numbers: dict[str, Any]) -> None:
 
 def test_the_evidence_has_no_violation(numbers: dict[str, Any]) -> None:
     """Every part was run, and no part has a violation; a failed seed of chaos has its cause."""
-    red = [one for one in numbers["chaos"]["runs"] if one["violations"]]
+    runs = [one for part in numbers.values() for one in part.get("runs", ())]
+    red = [one for one in runs if one["violations"]]
     assert [one["seed"] for one in red if not one.get("cause")] == []
-    assert numbers.keys() == evidence.PARTS.keys()
+    missing = evidence.PARTS.keys() - numbers.keys()
+    assert numbers.keys() <= evidence.PARTS.keys()
+    assert all(name.startswith(evidence.OTHER_CHAOS) for name in missing), missing
     found = [part.get("violations", 0) for part in numbers.values()]
     assert found == [0] * len(found)
-    assert numbers["mutants"]["killed"] == numbers["mutants"]["mutants"]
+    features = numbers["features"]
+    assert [features[name]["violations"] for name in evidence.FEATURES] == [0] * len(features)
+    for part in (numbers["mutants"], *(numbers["machines"][name] for name in evidence.SUBJECTS)):
+        assert part["killed"] == part["mutants"]
 
 
 @pytest.mark.slow
@@ -53,14 +62,22 @@ def test_the_number_of_bad_inputs_is_up_to_date(numbers: dict[str, Any]) -> None
 def test_countable_numbers_are_up_to_date(numbers: dict[str, Any]) -> None:
     """With one more fault or mutant, the table has to be made again."""
     assert numbers["mutants"]["mutants"] == len(MUTANTS)
-    assert numbers["simulation"]["kinds"] == len(SIMULATED_FAULTS)
-    assert numbers["chaos"]["kinds"] == len(CHAOS_FAULTS)
+    for name in evidence.SUBJECTS:
+        assert numbers["machines"][name]["mutants"] == len(MACHINES[name].mutants), name
+    assert numbers["simulation"]["kinds"] == len(faults_of(PLAIN))
+    for name, offer in evidence.FEATURES.items():
+        assert numbers["features"][name]["kinds"] == len(faults_of(offer)), name
+    usual = [fault for fault in CHAOS_FAULTS if DeploymentKind.SERVER in fault.at]
+    assert numbers["chaos"]["kinds"] == len(usual)
 
 
 def test_all_seeds_of_chaos_are_reported(numbers: dict[str, Any]) -> None:
     """Those of the fixed list, each once, whatever their result."""
     assert len(evidence.CHAOS_SEEDS) >= 10
     assert [one["seed"] for one in numbers["chaos"]["runs"]] == list(evidence.CHAOS_SEEDS)
+    others = [numbers[name] for name in numbers if name.startswith(evidence.OTHER_CHAOS)]
+    for part in others:
+        assert [one["seed"] for one in part["runs"]] == list(evidence.OTHER_SEEDS)
 
 
 def test_a_violation_is_reported(numbers: dict[str, Any]) -> None:

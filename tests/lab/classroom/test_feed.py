@@ -21,6 +21,7 @@ from wsdemo.events import Event, Kind
 from wsdemo.lab.classroom.feed import EVENTS_PER_TICK, MESSAGES_PER_TICK, Feed
 from wsdemo.lab.classroom.sampler import EntrySample, EntrySampler
 from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.outage import Outage
 
 pytestmark = pytest.mark.xdist_group("clock")
 
@@ -126,7 +127,9 @@ async def test_a_redis_that_nobody_has_announced_to_be_away_is_noticed() -> None
     async with Cluster(gateways=1, scale=6) as cluster, feeding(cluster) as feed:
         await cluster.connect("ann")
         await until("ann's lease is known", lambda: feed.belief("ann")[2] > 0)
-        server = cluster.redis._own()
+        outage = cluster.redis
+        assert isinstance(outage, Outage)
+        server = outage._own()
         server.pause()  # Not by the laboratory, which would note it.
         await until("it is noticed", lambda: not feed.known)
         server.resume()
