@@ -8,7 +8,7 @@
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help lab demo notebooks reset grade slides handout book bench chaos evidence mutants test test-all test-newest lint docs coverage \
+.PHONY: help lab demo notebooks reset grade slides handout book bench bench-scale chaos evidence mutants test test-all test-newest lint docs coverage \
   check check-deep compose-schema constraints clean FORCE
 
 # Tried before the usual names: make test PYTHON=/opt/python/bin/python3.12
@@ -72,17 +72,20 @@ handout: $(READY) ## Make a page to print for every lesson, in build/handout (LE
 bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
+bench-scale: $(READY) ## Measure what two workers carry, beside one process (BENCH_ARGS is passed on)
+	@$(RUN) -m benchmarks scale $(BENCH_ARGS)
+
 chaos: $(READY) ## Break real processes at random, check every promise, write a report (SECONDS, SEED)
 	@$(RUN) -m wsdemo.proof.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # Two workers, because a laptop has two cores to spare. Tests of one group run in one worker, one
 # after the other. What is left out here is marked `slow`, or `alone` where it needs both cores.
-test: $(READY) ## Run the fast tests, on real servers: five minutes (PYTEST_ARGS is passed on)
+test: $(READY) ## Run the fast tests, on real servers: ten minutes (PYTEST_ARGS is passed on)
 	WSDEMO_TESTS=fast $(RUN) -m pytest $(TWO_WORKERS) -m "not slow and not alone" $(PYTEST_ARGS)
 
-test-all: $(READY) ## Run all tests, also the long ones: a quarter of an hour
-	@$(RUN) -m pytest $(TWO_WORKERS) -m "not alone" $(PYTEST_ARGS); together=$$?; \
-	$(RUN) -m pytest -m alone $(PYTEST_ARGS); alone=$$?; \
+test-all: $(READY) ## Run all tests, also the long ones: an hour
+	@$(RUN) -m pytest $(TWO_WORKERS) -m "not alone" $(SLOWEST) $(PYTEST_ARGS); together=$$?; \
+	$(RUN) -m pytest -m alone $(SLOWEST) $(PYTEST_ARGS); alone=$$?; \
 	exit $$((together | alone))
 
 test-newest: ## Run the fast tests on Python 3.13 too, where there is one
@@ -118,7 +121,7 @@ evidence: $(READY) ## Try to break everything, and write the README's table of w
 mutants: $(READY) ## Put mistakes into the product, one by one: do the tests notice? (minutes)
 	@$(RUN) -m tests.mutants
 
-check-deep: $(READY) ## Play the presence scripts with three sessions: every order, minutes
+check-deep: $(READY) ## Play the scripts of presence, inboxes, devices and rooms in every order: an hour or more
 	@$(RUN) -m wsdemo.proof.checker --deep
 
 compose-schema: $(READY)
@@ -143,6 +146,8 @@ clean: ## Remove .venv and caches
 	  -exec rm -rf {} +
 
 TWO_WORKERS = -n 2 --dist loadgroup
+# Tells where the minutes of the whole suite go.
+SLOWEST = --durations=30 --durations-min=5
 
 # --- JupyterLab --------------------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ grader by all means can fool it, and leaves the attempt in the notebook.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
+import pkgutil
 import resource
 import sys
 from collections.abc import Iterator
@@ -29,9 +31,13 @@ _before: dict[str, int] = {}
 def begin() -> None:
     """Load the checks before any cell of the learner runs, and remember what they are."""
     import wsdemo.lab.learn  # noqa: F401
+    from wsdemo.lab import lessons
     from wsdemo.lab.lessons import CHECKS, QUESTIONS
 
-    # Their modules are loaded when they are asked for.
+    # Checks are loaded when they are asked for, and what the cells of a lesson use is loaded by
+    # them: all of it now, so that nothing is new later.
+    for module in pkgutil.walk_packages(lessons.__path__, f"{lessons.__name__}."):
+        importlib.import_module(module.name)
     list(CHECKS.values())
     list(QUESTIONS.values())
     _before.update(_checks())

@@ -60,6 +60,8 @@ TRACKS: Final = (
     Track("a lecture of 50 minutes", 50, ("04", "00", "05", "07"), on_screen=True),
     Track("a lab of 90 minutes", 90, ("04", "00", "05", "06")),
     Track("half a day", 210, ("04", "00", "05", "02", "07", "09", "01")),
+    Track("a full day", 390, ("04", "00", "05", "02", "07", "09", "08", "11", "01", "13", "06")),
+    Track("an interview to prepare for", 180, ("04", "12", "06", "08")),
     Track("self-study", None),
 )
 
@@ -101,18 +103,14 @@ def page(lessons: Sequence[Lesson]) -> str:
         f"| {lesson.level} |"
         for lesson in lessons
     ]
-    tracks = [_row(track, planned(track, lessons)) for track in TRACKS]
-    return "\n".join(
-        [
-            "| lesson | minutes | failure injected | level |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            "| you have | lessons | minutes |",
-            "|---|---|---|",
-            *tracks,
-        ]
-    )
+    head = ["| lesson | minutes | failure injected | level |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, "", tracks(lessons)])
+
+
+def tracks(lessons: Sequence[Lesson]) -> str:
+    """Return the table of tracks, in Markdown."""
+    head = ["| you have | lessons | minutes |", "|---|---|---|"]
+    return "\n".join([*head, *(_row(track, planned(track, lessons)) for track in TRACKS)])
 
 
 def _row(track: Track, parts: Sequence[Part]) -> str:

@@ -22,7 +22,7 @@ themselves. [The architecture](architecture.md) has the rooms, and which of them
 """
 ROOMS: Final = (
     "wsdemo",
-    *("wsdemo/redis", "wsdemo/presence", "wsdemo/gateway", "wsdemo/client"),
+    *("wsdemo/redis", "wsdemo/presence", "wsdemo/inbox", "wsdemo/gateway", "wsdemo/client"),
     *("wsdemo/rig", "wsdemo/drawing", "wsdemo/proof", "wsdemo/lab", "tools", "benchmarks"),
 )
 """In the order of reading; packages within them follow each of them."""

@@ -17,10 +17,15 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 REDIS_PORT: Final = 6379
+SENTINEL_PORT: Final = 26379
+BUCKETS: Final = 64
+"""Into how many buckets the users of a cluster are divided, unless its address says so."""
+MAX_BUCKETS: Final = 1024
 HIDDEN: Final = "***"
 """What stands in place of a secret."""
 ENCODE: Final = "a password must be percent-encoded (@ is %40, / is %2F, # is %23, ? is %3F)"
@@ -42,7 +47,10 @@ class SettingsError(ValueError):
 
 
 class _Parts(NamedTuple):
-    """An address, split; nothing is decoded. `login` is None when there is none."""
+    """An address, split; nothing is decoded. `login` is None when there is none.
+
+    Of an address with several hosts, `host` has all of them with their ports, and `port` is ''.
+    """
 
     scheme: str
     login: str | None
@@ -64,6 +72,16 @@ _NET: Final = re.compile(
     r"(?:\?(?P<query>[^#@]*))?"
     r"(?:\#(?P<fragment>[^@]*))?"
 )
+_ONE_HOST: Final = r"(?:\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[^/?#@:,\[\]\s]+)(?::[0-9]*)?"
+_HOSTS: Final = re.compile(
+    r"(?P<scheme>rediss?\+(?:sentinel|cluster))://"
+    r"(?:(?P<login>[^/?#]*)@)?"
+    rf"(?P<host>{_ONE_HOST}(?:,{_ONE_HOST})*)(?P<port>)"
+    r"(?P<path>/(?!/)[^?#@]*)?"
+    r"(?:\?(?P<query>[^#@]*))?"
+    r"(?:\#(?P<fragment>[^@]*))?",
+    re.IGNORECASE,
+)
 _UNIX: Final = re.compile(
     r"(?P<scheme>unix)://(?:(?P<login>[^/?#]*)@)?(?P<host>)(?P<port>)"
     r"(?P<path>/(?![^?#]*:[^?#]*@)[^?#]*)(?:\?(?P<query>[^#@]*))?(?P<fragment>(?!))?",
@@ -76,8 +94,9 @@ def _split(address: str) -> _Parts | None:
     address = address.strip()
     if not address.isprintable():
         return None
-    is_unix = address[:7].lower() == "unix://"
-    found = (_UNIX if is_unix else _NET).fullmatch(address)
+    scheme = address.partition("://")[0].lower()
+    pattern = _UNIX if scheme == "unix" else _HOSTS if scheme in _HOSTS_SCHEMES else _NET
+    found = pattern.fullmatch(address)
     if found is None:
         return None
     parts = found.groupdict()
@@ -109,7 +128,8 @@ def redacted(address: str) -> str:
     scheme = f"{parts.scheme}://" if parts.scheme else ""
     port = f":{parts.port}" if parts.port else ""
     path = parts.path
-    if parts.scheme in _NET_SCHEMES and not re.fullmatch(r"/?[0-9]*/?", path):
+    shown = _PATHS_SHOWN.get(parts.scheme)
+    if shown is not None and not shown.fullmatch(path):
         path = f"/{HIDDEN}"
     fragment = "" if parts.fragment is None else f"#{HIDDEN}"
     return f"{scheme}{_shown_login(parts.login)}{parts.host}{port}{path}{_shown(parts)}{fragment}"
@@ -129,12 +149,12 @@ def _shown(parts: _Parts) -> str:
     """
     if parts.query is None:
         return ""
-    if parts.scheme not in (*_NET_SCHEMES, "unix"):
+    if parts.scheme not in _REDIS_SCHEMES:
         return f"?{HIDDEN}"
     told: list[str] = []
     for item in parts.query.split("&"):
         name, _, value = item.partition("=")
-        option = OPTIONS.get(name)
+        option = _option(name)
         if option is None or option.secret or not option.fits(unquote(value)):
             told.append(HIDDEN if option is None else f"{name}={HIDDEN}")
             break
@@ -267,8 +287,49 @@ OPTIONS: Final[dict[str, Option]] = {
 }
 """The options of an address of Redis, as redis-py names them."""
 
+
+class Form(StrEnum):
+    """What an address of Redis names."""
+
+    SERVER = "server"
+    """One server, or an endpoint that leads to one."""
+    SENTINEL = "sentinel"
+    """Sentinels: they know which server is the primary."""
+    CLUSTER = "cluster"
+    """Nodes of a cluster: they know all the others."""
+
+
+def _is_bucket_count(text: str) -> bool:
+    return _is_number(text) and 1 <= int(text) <= MAX_BUCKETS
+
+
+FORM_OPTIONS: Final[dict[str, tuple[Form, Option]]] = {
+    "sentinel_username": (Form.SENTINEL, _text(secret=True)),
+    "sentinel_password": (Form.SENTINEL, _text(secret=True)),
+    "buckets": (Form.CLUSTER, Option(_is_bucket_count, f"a number from 1 to {MAX_BUCKETS}")),
+}
+"""The options of our own, each for one form of an address."""
+
+
+def _option(name: str) -> Option | None:
+    return OPTIONS.get(name) or FORM_OPTIONS.get(name, (None, None))[1]
+
+
 _NET_SCHEMES: Final = ("redis", "rediss")
-_SCHEMES: Final = frozenset({*_NET_SCHEMES, "unix", "ws", "wss", "http", "https"})
+_HOSTS_SCHEMES: Final[dict[str, Form]] = {
+    f"{scheme}+{form}": form for scheme in _NET_SCHEMES for form in (Form.SENTINEL, Form.CLUSTER)
+}
+_REDIS_SCHEMES: Final = frozenset({*_NET_SCHEMES, "unix", *_HOSTS_SCHEMES})
+_SCHEMES: Final = _REDIS_SCHEMES | {"ws", "wss", "http", "https"}
+_SERVICE_PATH: Final = re.compile(r"/(?![0-9]+(?:/|$))([A-Za-z0-9._-]{1,64})(/[0-9]{0,9})?/?")
+"""The name of a service, and perhaps a database. A number alone would be a database whose service
+was forgotten."""
+_DATABASE_PATH: Final = re.compile(r"/?[0-9]*/?")
+_PATHS_SHOWN: Final = {
+    **dict.fromkeys(("redis", "rediss", "redis+cluster", "rediss+cluster"), _DATABASE_PATH),
+    **dict.fromkeys(("redis+sentinel", "rediss+sentinel"), _SERVICE_PATH),
+}
+"""Which paths may be printed. Any other one may be a part of a password."""
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 MAX_HOST_CHARS: Final = 253
@@ -283,6 +344,17 @@ def is_host(host: str) -> bool:
     return True
 
 
+class HostPort(NamedTuple):
+    """Where one server listens: a name or an IP address (without brackets), and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class RedisAddress:
     """The address of a Redis, part by part, all of it decoded.
@@ -291,16 +363,23 @@ class RedisAddress:
     """
 
     scheme: str
-    """redis, rediss (with TLS) or unix."""
+    """redis, rediss (with TLS) or unix; redis+sentinel, rediss+sentinel, redis+cluster or
+    rediss+cluster."""
     host: str = ""
-    """A name or an IP address, without brackets; '' for a Unix socket."""
+    """Of one server: a name or an IP address, without brackets; '' for a Unix socket."""
     port: int = REDIS_PORT
     path: str = ""
     """Of a Unix socket."""
+    seeds: tuple[HostPort, ...] = ()
+    """The sentinels, or the nodes of a cluster, that are asked first. One that answers is enough.
+    """
+    service: str = ""
+    """What the sentinels call the primary."""
     database: int | None = None
     """As the path of the URL says; an option `db` may say it as well."""
     user: str = ""
     password: str = ""
+    """The login at each server that has data. That of sentinels is in their options."""
     options: tuple[tuple[str, str], ...] = ()
     """In their order, names and values."""
 
@@ -315,28 +394,31 @@ class RedisAddress:
         parts = _split(address)
         if parts is None:
             raise _unreadable(address)
-        if parts.scheme not in (*_NET_SCHEMES, "unix"):
-            raise SettingsError("Redis address must start with redis://, rediss:// or unix://")
+        if parts.scheme not in _REDIS_SCHEMES:
+            raise SettingsError(
+                "Redis address must start with redis://, rediss://, unix://, redis+sentinel:// "
+                "or redis+cluster://"
+            )
         if parts.fragment is not None:
             raise SettingsError(f"Redis address has a #; {ENCODE}")
         user, _, password = (parts.login or "").partition(":")
-        options = _options(parts)
-        shared: dict[str, Any] = {
-            "scheme": parts.scheme,
-            "user": _decoded(user),
-            "password": _decoded(password),
-            "options": options,
-        }
-        if parts.scheme == "unix":
-            if len(parts.path) < 2:
-                raise SettingsError("Redis address needs a path: unix:///run/redis.sock")
-            return cls(path=_decoded(parts.path), **shared)
-        database = _database(parts.path)
-        if database is not None and any(name == "db" for name, _ in options):
+        found = cls(
+            scheme=parts.scheme,
+            user=_decoded(user),
+            password=_decoded(password),
+            options=_options(parts),
+            **_place(parts),
+        )
+        if found.database is not None and any(name == "db" for name, _ in found.options):
             raise SettingsError(
                 "Redis address names the database twice, as path and as option 'db'"
             )
-        return cls(host=_host(parts.host), port=_port(parts.port), database=database, **shared)
+        return found
+
+    @property
+    def form(self) -> Form:
+        """What it names: a server, sentinels or a cluster."""
+        return _HOSTS_SCHEMES.get(self.scheme, Form.SERVER)
 
     @property
     def url(self) -> str:
@@ -350,35 +432,113 @@ class RedisAddress:
 
     @property
     def place(self) -> str:
-        """Where it is, without the login: host, port and database, or a path."""
+        """Where it is, without the login: hosts, ports, service and database, or a path."""
         if self.scheme == "unix":
             return quote(self.path, safe="/@:" + _SUB_DELIMS)
-        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
+        service = f"/{self.service}" if self.service else ""
         database = "" if self.database is None else f"/{self.database}"
-        return f"{host}:{self.port}{database}"
+        return f"{self.hosts}{service}{database}"
+
+    @property
+    def hosts(self) -> str:
+        """The hosts that it names, with their ports."""
+        return ",".join(map(str, self.seeds or (HostPort(self.host, self.port),)))
 
     @property
     def number(self) -> int:
         """The number of the database that it selects."""
         return int(dict(self.options).get("db", self.database or 0))
 
+    @property
+    def buckets(self) -> int:
+        """Into how many buckets the users of a cluster are divided; 0 when it is no cluster."""
+        if self.form is not Form.CLUSTER:
+            return 0
+        return int(dict(self.options).get("buckets", BUCKETS))
+
+    def server_at(self, endpoint: HostPort) -> RedisAddress:
+        """Return the address of one server of a cluster, or of one that sentinels have named: with
+        the login, the database and the options of this address.
+        """
+        return RedisAddress(
+            scheme=self.scheme.partition("+")[0],
+            host=endpoint.host,
+            port=endpoint.port,
+            database=self.database,
+            user=self.user,
+            password=self.password,
+            options=tuple(item for item in self.options if item[0] not in FORM_OPTIONS),
+        )
+
+    def sentinel_at(self, endpoint: HostPort) -> RedisAddress:
+        """Return the address of one sentinel: with the login that is for sentinels."""
+        options = dict(self.options)
+        unfit = {*FORM_OPTIONS, "db", "username", "password"}
+        return RedisAddress(
+            scheme=self.scheme.partition("+")[0],
+            host=endpoint.host,
+            port=endpoint.port,
+            user=options.get("sentinel_username", ""),
+            password=options.get("sentinel_password", ""),
+            options=tuple(item for item in self.options if item[0] not in unfit),
+        )
+
     def effective(self) -> RedisAddress:
         """Return the address without the options that have no effect: what a library is given."""
-        options = tuple(item for item in self.options if not OPTIONS[item[0]].unused)
-        return replace(self, options=options)
+        unused = {name for name, option in OPTIONS.items() if option.unused}
+        return replace(self, options=tuple(item for item in self.options if item[0] not in unused))
 
     def without_effect(self) -> list[str]:
         """Return warnings about options that have no effect; usually none."""
         return [
             f"the option {name} of the address has no effect: {OPTIONS[name].unused}"
             for name, _ in self.options
-            if OPTIONS[name].unused
+            if name in OPTIONS and OPTIONS[name].unused
         ]
 
     def __repr__(self) -> str:
         return f"<RedisAddress {redacted(self.url)}>"
 
     __str__ = __repr__
+
+
+def _place(parts: _Parts) -> dict[str, Any]:
+    """Return the fields of an address that say where it is."""
+    if parts.scheme == "unix":
+        if len(parts.path) < 2:
+            raise SettingsError("Redis address needs a path: unix:///run/redis.sock")
+        return {"path": _decoded(parts.path)}
+    form = _HOSTS_SCHEMES.get(parts.scheme)
+    if form is Form.SENTINEL:
+        service, database = _service(parts.path)
+        return {"seeds": _seeds(parts, SENTINEL_PORT), "service": service, "database": database}
+    if form is Form.CLUSTER:
+        if parts.path not in ("", "/"):
+            raise SettingsError("Redis address: a cluster has no databases, so nothing behind a /")
+        return {"seeds": _seeds(parts, REDIS_PORT)}
+    database = _database(parts.path)
+    return {"host": _host(parts.host), "port": _port(parts.port), "database": database}
+
+
+def _seeds(parts: _Parts, usual_port: int) -> tuple[HostPort, ...]:
+    found: list[HostPort] = []
+    for item in parts.host.split(","):
+        host, _, port = item.rpartition(":") if re.search(r":[0-9]*$", item) else (item, "", "")
+        endpoint = HostPort(_host(host), _port(port, usual_port))
+        if endpoint in found:
+            raise SettingsError("Redis address names a host and port twice")
+        found.append(endpoint)
+    return tuple(found)
+
+
+def _service(path: str) -> tuple[str, int | None]:
+    found = _SERVICE_PATH.fullmatch(path)
+    if found is None:
+        raise SettingsError(
+            "Redis address: sentinels need the name of the service, and may have a database: "
+            "redis+sentinel://host/mymaster/0"
+        )
+    return found[1], _database(found[2] or "")
 
 
 def _as_url(address: str) -> str:
@@ -423,9 +583,9 @@ def _host(host: str) -> str:
     return bare
 
 
-def _port(port: str) -> int:
+def _port(port: str, usual: int = REDIS_PORT) -> int:
     if not port:
-        return REDIS_PORT
+        return usual
     if len(port) > 5 or not 1 <= int(port) <= 65535:
         raise SettingsError("Redis address: the port is not between 1 and 65535")
     return int(port)
@@ -448,9 +608,9 @@ def _options(parts: _Parts) -> tuple[tuple[str, str], ...]:
     """
     found: dict[str, str] = {}
     for name, value in parse_qsl(parts.query or "", keep_blank_values=True):
-        option = OPTIONS.get(name)
+        option = _option(name)
         if option is None:
-            hidden = any(OPTIONS[known].secret for known in found)
+            hidden = any(_is_secret(known) for known in found)
             if hidden or not re.fullmatch(r"[a-z_]{1,40}", name):
                 raise SettingsError(f"Redis address has an option that is not known; {ENCODE}")
             hint = "; TLS is asked for with rediss://" if name in {"ssl", "tls"} else ""
@@ -459,12 +619,26 @@ def _options(parts: _Parts) -> tuple[tuple[str, str], ...]:
             raise SettingsError(f"Redis address has the option {name!r} twice")
         if not value or not option.fits(value):
             raise SettingsError(f"Redis address: the option {name!r} must be {option.wants}")
-        if name.startswith("ssl_") and parts.scheme != "rediss":
+        if name.startswith("ssl_") and not parts.scheme.startswith("rediss"):
             raise SettingsError(f"Redis address: the option {name!r} needs rediss://")
         if name == "socket_keepalive" and parts.scheme == "unix":
             raise SettingsError(f"Redis address: the option {name!r} needs a host")
+        _require_form(name, _HOSTS_SCHEMES.get(parts.scheme, Form.SERVER))
         found[name] = value
     return tuple(found.items())
+
+
+def _is_secret(name: str) -> bool:
+    option = _option(name)
+    return option is not None and option.secret
+
+
+def _require_form(name: str, form: Form) -> None:
+    wanted = FORM_OPTIONS[name][0] if name in FORM_OPTIONS else form
+    if wanted is not form:
+        raise SettingsError(f"Redis address: the option {name!r} needs redis+{wanted}://")
+    if name == "db" and form is Form.CLUSTER:
+        raise SettingsError("Redis address: a cluster has no databases, so no option 'db'")
 
 
 def redis_url(address: str) -> str:

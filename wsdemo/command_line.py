@@ -50,9 +50,17 @@ class Parser(argparse.ArgumentParser):
             help="print the version",
         )
 
-    def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Read a command line, by default that of this process."""
+    def read(
+        self, argv: Sequence[str] | None = None, *, intermixed: bool = False
+    ) -> argparse.Namespace:
+        """Read a command line, by default that of this process.
+
+        Args:
+            intermixed: whether flags may stand between the other words.
+        """
         self._words = sys.argv[1:] if argv is None else list(argv)
+        if intermixed:
+            return self.parse_intermixed_args(self._words)
         return self.parse_args(self._words)
 
     def error(self, message: str) -> NoReturn:

@@ -34,6 +34,12 @@ class Kind(StrEnum):
     ACK = "ack"
     DROP = "drop"
     BOUNCE = "bounce"
+    # a durable message, and the inbox of its recipient
+    STORE = "store"
+    HINT = "hint"
+    PAGE = "page"
+    RESUMED = "resumed"
+    INBOX_ACK = "inbox_ack"
     # what was asked of presence, and its answer
     PRESENCE_MINT = "presence_mint"
     PRESENCE_SET = "presence_set"

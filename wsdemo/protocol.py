@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -52,6 +52,7 @@ class Code(IntEnum):
     OTHER_USER = 4505
     REPLACED = 4509
     USER_FORBIDDEN = 4513
+    DISCONNECTED = 4515
 
 
 class ClosePolicy(NamedTuple):
@@ -82,6 +83,7 @@ CLOSE_POLICIES: Final[dict[int, ClosePolicy]] = {
     Code.OTHER_USER: ClosePolicy("already registered as another user", False),
     Code.REPLACED: ClosePolicy("replaced by a newer session", False),
     Code.USER_FORBIDDEN: ClosePolicy("this user id is not allowed", False),
+    Code.DISCONNECTED: ClosePolicy("disconnected by the operator", False),
 }
 """The table of close codes. After a code that is not in it (such as 1006), a client reconnects."""
 
@@ -120,7 +122,7 @@ def retry_after_s(reason: str) -> float | None:
 
 
 class Say(StrEnum):
-    """The error texts of the demo, and one more (`RATE_LIMITED`)."""
+    """The error texts of the demo, and those of what it does not have."""
 
     INVALID = "Invalid message format"
     NO_USER_ID = "UserID is required for registration"
@@ -132,6 +134,10 @@ class Say(StrEnum):
     TOO_LARGE = "Message too large"
     REGISTER_FAILED = "Registration failed"
     RATE_LIMITED = "Rate limited"
+    NOT_DURABLE = "This gateway stores no messages"
+    ID_REQUIRED = "A durable message needs an id"
+    FORBIDDEN = "Not allowed"
+    TOO_MANY_WATCHED = "Too many watched users"
 
 
 class Status(StrEnum):
@@ -148,6 +154,10 @@ class Status(StrEnum):
     """Refused, because the message breaks a rule. Clients report an error frame like this."""
     UNKNOWN = "unknown"
     """Redis did not answer in time: it may or may not have been delivered."""
+    STORED = "stored"
+    """A durable message is in the inbox of its recipient."""
+    DUPLICATE = "duplicate"
+    """A durable message with this id was stored before; it is not stored again."""
 
 
 class ProtocolError(Exception):
@@ -173,6 +183,9 @@ class RegisterRequest(msgspec.Struct, tag="register", tag_field="type", frozen=T
     token: str = ""
     inst: str = ""
     att: int = 0
+    resume: Any = None
+    device: Any = None
+    """These two are for optional features, which check them: here they are as they were sent."""
 
 
 class Ping(msgspec.Struct, tag="ping", tag_field="type", frozen=True, gc=False):
@@ -186,13 +199,31 @@ class MessageRequest(msgspec.Struct, tag="message", tag_field="type", frozen=Tru
     content: msgspec.Raw = msgspec.Raw()
     """Empty, which is no JSON, when the client left it out: then the strict path decides."""
     id: str | None = None
+    durable: bool = False
+    """It is to be stored in the inbox of its recipient before it is delivered."""
+    echo: bool = False
+    """The other devices of its sender are to have it as well."""
 
 
-ClientMessage = RegisterRequest | Ping | MessageRequest
+class FeatureRequest(NamedTuple):
+    """A message of a type that the demo does not have: an optional feature may understand it."""
+
+    kind: str
+    document: dict[str, Any]
+    """Valid JSON without duplicate keys, which UTF-8 can carry; nothing else is sure."""
+
+    @property
+    def msg_id(self) -> str | None:
+        """Its id, when it has a valid one."""
+        msg_id = self.document.get("id")
+        return msg_id if isinstance(msg_id, str) and _valid_msg_id(msg_id) else None
+
+
+ClientMessage = RegisterRequest | Ping | MessageRequest | FeatureRequest
 
 PING: Final = Ping()
 _EMPTY_CONTENT: Final = msgspec.Raw(b'""')
-_client_decoder: Final = msgspec.json.Decoder(ClientMessage)
+_client_decoder: Final = msgspec.json.Decoder(RegisterRequest | Ping | MessageRequest)
 _string_decoder: Final = msgspec.json.Decoder(str)
 _encode: Final = msgspec.json.encode
 _usual_user_id: Final = user_ids().possible
@@ -222,7 +253,7 @@ def decode(
         NotText: it is not even UTF-8.
     """
     try:
-        message: ClientMessage = _client_decoder.decode(data)
+        message: RegisterRequest | Ping | MessageRequest = _client_decoder.decode(data)
         if type(message) is MessageRequest:
             # That it decodes means: it is a string, in UTF-8, without lone surrogates.
             text = _string_decoder.decode(message.content)
@@ -233,7 +264,8 @@ def decode(
                 colons = text.count(":")
             if msg_id is not None:
                 colons += 1 if 0 < len(msg_id) <= MAX_ID_CHARS and ":" not in msg_id else NOT_PLAIN
-            if data.count(b":") == 3 + colons + to.count(":") and is_user_id(to):
+            others = data.count(b":") - 3 - colons - to.count(":")
+            if (not others or others == message.durable + message.echo) and is_user_id(to):
                 return message
         elif type(message) is RegisterRequest:
             if _is_plain_register(message, data, is_user_id):
@@ -279,7 +311,7 @@ def decode_strict(
     is_user_id: Callable[[str], object] = _usual_user_id,
 ) -> ClientMessage:
     """Decode as `decode` does, by the general path alone; the reference for the other one."""
-    document = _load(data)
+    document = load_object(data)
     kind = document.get("type")
     msg_id = document.get("id")
     if not isinstance(kind, str) or not kind:
@@ -294,7 +326,7 @@ def decode_strict(
                 raise ProtocolError(Say.INVALID)
             return _message(document, msg_id, data, max_content_bytes, is_user_id)
         case _:
-            raise ProtocolError(Say.UNKNOWN_TYPE)
+            return FeatureRequest(kind, document)
 
 
 def _valid_msg_id(msg_id: object) -> bool:
@@ -312,7 +344,7 @@ def _register(document: dict[str, Any]) -> RegisterRequest:
         raise ProtocolError(Say.INVALID)
     if not user.strip():
         raise ProtocolError(Say.NO_USER_ID)
-    return RegisterRequest(user, token, inst, att)
+    return RegisterRequest(user, token, inst, att, document.get("resume"), document.get("device"))
 
 
 def _message(
@@ -323,7 +355,8 @@ def _message(
     is_user_id: Callable[[str], object],
 ) -> MessageRequest:
     to, content = document.get("to", ""), document.get("content", "")
-    if not isinstance(content, str):
+    durable, echo = document.get("durable", False), document.get("echo", False)
+    if not isinstance(content, str) or type(durable) is not bool or type(echo) is not bool:
         raise ProtocolError(Say.INVALID, msg_id)
     if to is None or to == "":
         raise ProtocolError(Say.NO_RECIPIENT, msg_id)
@@ -332,10 +365,18 @@ def _message(
     if not isinstance(to, str) or not is_user_id(to):
         # An impossible name gets the same answer as an absent user.
         raise ProtocolError(Say.USER_NOT_FOUND, msg_id)
-    return MessageRequest(to, msgspec.Raw(bytes(_content_decoder.decode(data).content)), msg_id)
+    raw = msgspec.Raw(bytes(_content_decoder.decode(data).content))
+    return MessageRequest(to, raw, msg_id, durable, echo)
 
 
-def _load(data: bytes) -> dict[str, Any]:
+def load_object(data: bytes) -> dict[str, Any]:
+    """Decode a JSON object strictly: no key twice, no number that JSON does not have, no text that
+    UTF-8 cannot carry.
+
+    Raises:
+        ProtocolError: it is none.
+        NotText: it is not even UTF-8.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -381,7 +422,10 @@ def _finite(number: str) -> float:
 PONG_TEXT: Final = b'{"type":"pong"}'
 
 
-def registered_text(gateway_id: str, conn_id: str, heartbeat_ms: int) -> bytes:
+def registered_text(
+    gateway_id: str, conn_id: str, heartbeat_ms: int, more: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the answer to a register; `more` is what optional features have to say."""
     return _encode(
         {
             "type": "registered",
@@ -389,6 +433,7 @@ def registered_text(gateway_id: str, conn_id: str, heartbeat_ms: int) -> bytes:
             "gatewayId": gateway_id,
             "connId": conn_id,
             "heartbeatMs": heartbeat_ms,
+            **(more or {}),
         }
     )
 
@@ -407,7 +452,15 @@ def error_text(
 
 
 def ack_text(msg_id: str, status: Status) -> bytes:
-    return b'{"type":"ack","id":%b,"status":"%b"}' % (_encode(msg_id), status.value.encode())
+    return b'{"type":"ack","id":%b,"status":"%b"}' % (_encode(msg_id), status.encode())
+
+
+def echo_text(sender: str, to: str, content: bytes, msg_id: str | None) -> bytes:
+    """Return a message as the other devices of its sender read it; `content` as in
+    `message_text`.
+    """
+    text = message_text(sender, content, msg_id)
+    return b'%b,"to":%b}' % (text[:-1], _encode(to))
 
 
 def message_text(sender: str, content: bytes, msg_id: str | None) -> bytes:
@@ -419,6 +472,29 @@ def message_text(sender: str, content: bytes, msg_id: str | None) -> bytes:
         content,
         _encode(msg_id),
     )
+
+
+def resumed_text(
+    recovered: bool, epoch: str, offset: str, last: str, missed: int | None = None
+) -> bytes:
+    """Return what a client is told that reads its inbox: where it goes on, and whether all that
+    came since its position follows.
+
+    Args:
+        offset: the next message is the one after it.
+        last: the newest message.
+        missed: how many messages are lost; None when that is not known.
+    """
+    document: dict[str, Any] = {
+        "type": "resumed",
+        "recovered": recovered,
+        "epoch": epoch,
+        "offset": offset,
+        "last": last,
+    }
+    if missed is not None:
+        document["missed"] = missed
+    return _encode(document)
 
 
 # --- between gateways ------------------------------------------------------------------------
@@ -441,6 +517,33 @@ class Direct(msgspec.Struct, tag="direct", tag_field="type", rename={"sender": "
     epoch: int = 0
 
 
+class Copy(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The session of one device that a message is for."""
+
+    connId: str
+    token: int
+    device: str
+
+
+class Copies(msgspec.Struct, tag="copies", tag_field="type", rename={"sender": "from"}):
+    """A message for a user who may have several devices: for those whose sessions are at the
+    gateway that gets it.
+
+    `of` is the number of all sessions of the user. `echoTo` is not '' when the message is an echo:
+    the user is its sender, and has sent it to `echoTo` from another device.
+    """
+
+    sender: str
+    content: msgspec.Raw
+    to: str
+    toConns: tuple[Copy, ...]
+    of: int
+    id: str | None = None
+    fromGw: str = ""
+    fromConn: str = ""
+    echoTo: str = ""
+
+
 class Broadcast(msgspec.Struct, tag="broadcast", tag_field="type", rename={"sender": "from"}):
     """A message for every user of every gateway."""
 
@@ -448,12 +551,17 @@ class Broadcast(msgspec.Struct, tag="broadcast", tag_field="type", rename={"send
     sender: str = ""
 
 
-class Kick(msgspec.Struct, tag="kick", tag_field="type"):
-    """The session `connId` of `user` lost its place to one with a higher `token`."""
+class Kick(msgspec.Struct, tag="kick", tag_field="type", omit_defaults=True):
+    """The session `connId` of `user` lost its place to one with a higher `token`; or, with a code,
+    the operator ends it.
+    """
 
     user: str
     connId: str
     token: int
+    code: int = 0
+    reason: str = ""
+    """What the close frame says; the usual text of the code when it is empty."""
 
 
 class Bounce(msgspec.Struct, tag="bounce", tag_field="type"):
@@ -477,7 +585,21 @@ class Takeover(msgspec.Struct, tag="takeover", tag_field="type"):
     boot: str
 
 
-Envelope = Direct | Broadcast | Kick | Bounce | Probe | Takeover
+KICK_CODES: Final = frozenset({Code.DISCONNECTED, Code.RESTART})
+"""With these an operator may end a session: the client stays away, or reconnects elsewhere."""
+KICK_REASON: Final = re.compile(r"[ -~]{0,100}")
+"""What an operator may say in a close frame, which has room for 123 bytes."""
+
+
+class StoredHint(msgspec.Struct, tag="stored", tag_field="type"):
+    """A message was stored for the user of session `toConn`. It may be lost: the inbox is read."""
+
+    toConn: str
+    epoch: str
+    offset: str
+
+
+Envelope = Direct | Copies | Broadcast | Kick | Bounce | Probe | Takeover | StoredHint
 _envelope_decoder: Final = msgspec.json.Decoder(Envelope)
 
 
@@ -499,7 +621,7 @@ def decode_envelope(data: bytes) -> Envelope:
         raise BadEnvelope("the envelope is too large")
     try:
         envelope: Envelope = _envelope_decoder.decode(data)
-        if type(envelope) is Direct or type(envelope) is Broadcast:
+        if type(envelope) is Direct or type(envelope) is Broadcast or type(envelope) is Copies:
             # It must be a JSON string that UTF-8 can carry. Our own gateways have made sure of it.
             _string_decoder.decode(envelope.content)
         return envelope
@@ -509,7 +631,7 @@ def decode_envelope(data: bytes) -> Envelope:
 
 class DirectHeads:
     """The `Direct` envelopes of one session, each without its end: the route script adds `toConn`
-    and `epoch`.
+    and `epoch`. Those for several devices (`Copies`) have no `kind`: their script adds it as well.
 
     What is the same in all of them is put together once. Names go in as they are: none has a
     character that JSON would escape (`NEVER_IN_USER_ID`).
@@ -517,9 +639,10 @@ class DirectHeads:
 
     __slots__ = ("_end", "_start")
 
-    def __init__(self, sender: str, gateway_id: str, conn_id: str) -> None:
+    def __init__(self, sender: str, gateway_id: str, conn_id: str, kind: str = "direct") -> None:
+        typed = f',"type":"{kind}"' if kind else ""
         self._start = f'{{"from":"{sender}","to":"'.encode()
-        self._end = f',"type":"direct","fromGw":"{gateway_id}","fromConn":"{conn_id}"'.encode()
+        self._end = f'{typed},"fromGw":"{gateway_id}","fromConn":"{conn_id}"'.encode()
 
     def head(self, to: bytes, content: bytes, msg_id: str | None) -> bytes:
         """Return the envelope of one message; `content` is a raw JSON string."""

@@ -13,11 +13,20 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from wsdemo.addresses import RedisAddress, is_host
+from wsdemo.addresses import MAX_BUCKETS, RedisAddress, is_host
 from wsdemo.addresses import SettingsError as SettingsError
 from wsdemo.addresses import redacted as redacted
 from wsdemo.addresses import redis_url as redis_url
 from wsdemo.addresses import without_secrets as without_secrets
+from wsdemo.buckets import bucket_of, tags
+from wsdemo.features import (
+    MAX_DEVICES,
+    ApiSettings,
+    InboxSettings,
+    RoomSettings,
+    WatchSettings,
+)
+from wsdemo.ranges import require_positive
 from wsdemo.user_ids import (
     MAX_USER_ID_CHARS,
     USER_ID_PATTERN,
@@ -78,28 +87,8 @@ DATABASE_PREFIX = re.compile(r"db-?\d+:")
 MIN_SECRET_BYTES: Final = 32
 """A shorter secret could be guessed from one token (RFC 7518, section 3.2)."""
 
-SMALLEST: Final = 1e-6
-LARGEST: Final = {float: 1e9, int: 2**53}
-LARGEST_OF: Final = {"tcp_user_timeout_s": 2e6, "write_high_water_bytes": 2**31 - 1}
-"""No setting may be smaller or larger: timers, sockets and Redis have bounds, and a gateway that
-starts with a number beyond them would fail with its first client."""
-
 SILENT_CLIENT_PROMISE_S = 150.0
 """A client that falls silent is forgotten by its gateway within this time (production timings)."""
-
-
-def _require_positive(settings: Any, or_zero: frozenset[str] = frozenset()) -> None:
-    for item in dataclasses.fields(settings):
-        value = getattr(settings, item.name)
-        if item.name in or_zero and value == 0:
-            continue
-        if not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise SettingsError(f"{item.name} must be a positive number, not {value!r:.40}")
-        largest = LARGEST_OF.get(item.name, LARGEST[type(item.default)])
-        if not SMALLEST <= value <= largest:
-            raise SettingsError(
-                f"{item.name} must be from {SMALLEST:g} to {largest:.10g}, not {value!r:.40}"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +126,7 @@ class Timing:
     """How many times faster than the production timings these are; plots multiply by it."""
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        require_positive(self)
         promise_s = SILENT_CLIENT_PROMISE_S / self.scale
         silent_s = self.idle_timeout_s + self.health_check_s
         self._require(
@@ -262,7 +251,7 @@ class Limits:
     """
 
     def __post_init__(self) -> None:
-        _require_positive(self, or_zero=frozenset({"drain_notice_s"}))
+        require_positive(self, or_zero=frozenset({"drain_notice_s"}))
         for name in ("max_frame_bytes", "max_message_bytes"):
             if self.max_content_bytes >= getattr(self, name):
                 raise SettingsError(
@@ -282,13 +271,19 @@ class Keyspace:
     Keys belong to a database, channels do not: a subscriber receives what is published from any
     database. Therefore the names of channels contain the number of their database, except for 0.
 
+    In a cluster, every name of a user or a room contains the hash tag of its bucket (`buckets`),
+    and each gateway has a channel for each bucket.
+
     Raises:
-        SettingsError: channels with this prefix could be mistaken for those of a database.
+        SettingsError: the prefix cannot be used, or there are too many buckets.
     """
 
     prefix: str = ""
     db: int = 0
     """`GatewaySettings` takes it from the URL of its Redis."""
+    buckets: int = 0
+    """The same for all gateways of a cluster, for ever; 0 for a single Redis. `GatewaySettings`
+    takes it from the URL as well."""
 
     def __post_init__(self) -> None:
         if DATABASE_PREFIX.match(self.prefix):
@@ -298,20 +293,90 @@ class Keyspace:
             )
         if not self.prefix.isprintable():
             raise SettingsError("the key prefix has characters that cannot be printed")
+        if not 0 <= self.buckets <= MAX_BUCKETS:
+            raise SettingsError(f"buckets {self.buckets} is not between 1 and {MAX_BUCKETS}")
+        if self.buckets and "{" in self.prefix:
+            raise SettingsError(
+                f"key prefix {self.prefix!r} must not have a {{ in a cluster: it would say which "
+                "server has the keys"
+            )
+
+    def bucket(self, owner: str) -> int:
+        """Return the bucket of a user or of a room; 0 on a single Redis."""
+        return bucket_of(owner.encode(), self.buckets) if self.buckets else 0
+
+    def _tag(self, bucket: int) -> str:
+        """Return the hash tag of a bucket, as it stands in names; '' on a single Redis."""
+        return f"{{{tags(self.buckets)[bucket]}}}:" if self.buckets else ""
+
+    def _tagged(self, owner: str) -> str:
+        return f"{self._tag(self.bucket(owner))}{owner}"
+
+    def key(self, kind: str, owner: str, *more: str) -> str:
+        """Return the name of a key of a user or of a room. Every such name is made here.
+
+        Args:
+            kind: what the key holds, as `presence`.
+            owner: the user or the room; all keys that one script touches have the same owner.
+            more: what tells several keys of one kind and owner apart.
+        """
+        if self.buckets:
+            owner = self._tagged(owner)
+        return f"{self.prefix}{':'.join((kind, owner, *more))}"
+
+    def channel(self, kind: str, owner: str) -> str:
+        """Return the name of a channel of a user or of a room. Every such name is made here."""
+        if self.buckets:
+            owner = self._tagged(owner)
+        return f"{self.channel_prefix}{kind}:{owner}"
+
+    def start_of(self, kind: str, bucket: int) -> str:
+        """Return what the keys of a kind in a bucket begin with."""
+        return f"{self.prefix}{kind}:{self._tag(bucket)}"
+
+    @property
+    def presences(self) -> str:
+        """What the keys of all presences begin with."""
+        return f"{self.prefix}presence:"
 
     def presence(self, user: str) -> str:
-        return f"{self.prefix}presence:{user}"
+        return self.key("presence", user)
 
     def fence(self, user: str) -> str:
-        return f"{self.prefix}fence:{user}"
+        return self.key("fence", user)
+
+    @property
+    def boots(self) -> str:
+        """The key of all gateway processes that have rooms."""
+        return f"{self.prefix}boots"
 
     @property
     def channel_prefix(self) -> str:
         """What stands before `gateway:`, in scripts as well."""
         return f"db{self.db}:{self.prefix}" if self.db else self.prefix
 
-    def gateway_channel(self, gateway_id: str) -> str:
-        return f"{self.channel_prefix}gateway:{gateway_id}"
+    @property
+    def publish(self) -> str:
+        """The command that publishes on every channel but that of broadcasts."""
+        return "SPUBLISH" if self.buckets else "PUBLISH"
+
+    def script_channels(self, bucket: int) -> str:
+        """Return what a script needs to name the channel of a gateway: what stands before
+        `gateway:`, and in a cluster (`Script.at`) all that stands before the id of the gateway.
+        """
+        return self.gateway_channel("", bucket) if self.buckets else self.channel_prefix
+
+    def gateway_channel(self, gateway_id: str, bucket: int = 0) -> str:
+        return f"{self.channel_prefix}gateway:{self._tag(bucket)}{gateway_id}"
+
+    def gateway_channels(self, gateway_id: str) -> list[str]:
+        """Return the channels of a gateway: one for each bucket."""
+        return [self.gateway_channel(gateway_id, bucket) for bucket in range(self.buckets or 1)]
+
+    def user_of(self, key: str) -> str:
+        """Return the user whose presence a key has (`presence`)."""
+        owner = key.removeprefix(self.presences)
+        return owner.partition("}:")[2] if self.buckets else owner
 
     @property
     def broadcast_channel(self) -> str:
@@ -401,6 +466,16 @@ class GatewaySettings:
     user_id_pattern: str = USER_ID_PATTERN
     """A regular expression that a user id has to match in full; see `UserIds` for what no pattern
     lets in. All gateways of a cluster need the same one."""
+    inbox: InboxSettings | None = None
+    """Durable messages; None: this gateway stores none."""
+    devices: int = 1
+    """How many devices of one user may be connected; with 1, a newer session replaces an older."""
+    rooms: RoomSettings | None = None
+    """None: this gateway has no rooms."""
+    watch: WatchSettings | None = None
+    """Presence events; None: nobody is told of others."""
+    api: ApiSettings | None = None
+    """The server API; None: this gateway has none."""
 
     def __post_init__(self) -> None:
         # Normalised here as well, for callers without a command line.
@@ -453,10 +528,31 @@ class GatewaySettings:
             raise SettingsError(f"port {self.port} is not between 0 and {MAX_PORT}")
         for text in self.listen:
             Address.parse(text)
+        if not 1 <= self.devices <= MAX_DEVICES:
+            raise SettingsError(f"devices {self.devices} is not between 1 and {MAX_DEVICES}")
+        if self.inbox is not None:
+            shortest_s = 10 * self.limits.redis_timeout_s + 60
+            if self.inbox.dedup_s < shortest_s:
+                raise SettingsError(
+                    f"dedup_s ({self.inbox.dedup_s:g}) must be at least 10 x redis_timeout_s + 60 "
+                    f"({shortest_s:g}), or a repeated message may be stored twice"
+                )
         if not 0 <= self.unix_mode <= 0o777:
             raise SettingsError(f"mode {self.unix_mode:o} of unix sockets is not between 0 and 777")
-        named = dataclasses.replace(self.keyspace, db=RedisAddress.parse(self.redis_url).number)
+        address = RedisAddress.parse(self.redis_url)
+        named = dataclasses.replace(self.keyspace, db=address.number, buckets=address.buckets)
         object.__setattr__(self, "keyspace", named)
+        if named.buckets:
+            self._check_cluster()
+
+    def _check_cluster(self) -> None:
+        """Refuse what a cluster cannot keep: its servers exchange slots, so the run of one server
+        does not tell whether what an inbox or a history had has been lost.
+        """
+        if self.inbox is not None and not self.inbox.trust_redis:
+            raise SettingsError("--durable in a cluster of Redis needs --trust-redis")
+        if self.rooms is not None and self.rooms.room_history and not self.rooms.trust_redis:
+            raise SettingsError("--room-history in a cluster of Redis needs --trust-redis")
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -53,7 +53,7 @@ def number(value: float) -> str:
 
 def whole_or_tenths(value: float) -> float | int:
     """Round a number: to a whole one from 10 on, to one decimal below (but 8, not 8.0)."""
-    rounded = round(value, 1) if value < 10 else float(round(value))
+    rounded = float(round(value, 1) if value < 10 else round(value))
     return int(rounded) if rounded.is_integer() else rounded
 
 
