@@ -114,6 +114,8 @@ class GatewayProcess:
         self.gateway_id = gateway_id
         self.url = ""
         self.port = 0
+        self.api_url = ""
+        """Where its server API listens, if it has one; another address after each start."""
         self.written = ProcessLog(forbidden)
         """All that it has written to stderr, over all its starts."""
         self._flags = flags
@@ -250,6 +252,8 @@ class GatewayProcess:
                 self.url, self.port = found[1], int(found[2])
                 if not listens.done():
                     listens.set_result(True)
+            elif found := re.search(r"the server API listens on (http://\S+)", text):
+                self.api_url = found[1]
         if not listens.done():
             listens.set_result(False)
 

@@ -89,7 +89,9 @@ def main(argv: Sequence[str]) -> None:
     command.tell(json.dumps(answer))
 
 
-def ask(url: str, key: str, method: str, target: str, body: Any) -> tuple[int, dict[str, Any]]:
+def ask(
+    url: str, key: str, method: str, target: str, body: Any, timeout_s: float = TIMEOUT_S
+) -> tuple[int, dict[str, Any]]:
     """Ask, and return the status and the answer.
 
     Raises:
@@ -99,7 +101,7 @@ def ask(url: str, key: str, method: str, target: str, body: Any) -> tuple[int, d
     if where.scheme not in {"http", "https"} or not where.hostname:
         raise ValueError("the address is no http:// or https:// URL")
     kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
-    connection = kind(where.hostname, where.port, timeout=TIMEOUT_S)
+    connection = kind(where.hostname, where.port, timeout=timeout_s)
     headers = {"Authorization": f"Bearer {key}"}
     if body is not None:
         headers["Content-Type"] = "application/json"

@@ -27,6 +27,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from wsdemo.addresses import RedisAddress
+from wsdemo.proof.chaos.backend import ApiBackend
 from wsdemo.proof.chaos.deployment import USUAL, Deployment
 from wsdemo.proof.chaos.feature_users import ROOM_MEMBERS, FeatureUser, Surroundings
 from wsdemo.proof.chaos.group_witness import GroupWitness
@@ -79,6 +80,8 @@ RESTART_S: Final = 15.0
 """How long a gateway may fail to start again: Redis may not be reachable at the moment."""
 ADMIN_TIMEOUT_S: Final = 3.0
 DEVICES: Final = ("phone", "laptop")
+API_KEY: Final = "api.key"
+"""The file of the key of the server API. No user is called that."""
 NOT_WHOLE: Final = "(the servers do not answer)"
 """Stands among the users of a group when not all of them could be read."""
 IDLE_LOOKS: Final = 5
@@ -167,6 +170,9 @@ class ProcessCluster:
         """What was seen and is not allowed."""
         self.seen: Counter[str] = Counter()
         """Exit codes and other ends of gateways, by what was done to them."""
+        self.backend: ApiBackend | None = None
+        """What uses the server API, where gateways have features."""
+        self._api_key = secrets.token_hex(32)
         self._password = secrets.token_hex(16)
         self.server = BundledServer(password=self._password)
         """The Redis, where it is one server."""
@@ -178,7 +184,8 @@ class ProcessCluster:
         self.idle_bytes = 0
         """How much memory the largest gateway has then."""
         self._directory: Path | None = None
-        """Where users keep how far they have read; None before the start."""
+        """Where users keep how far they have read, and the key of the server API; None before the
+        start."""
         self.gateways: dict[str, GatewayProcess] = {}
         self.wires: dict[str, Wire] = {}
         """From each gateway to Redis."""
@@ -235,14 +242,19 @@ class ProcessCluster:
         more = flags(self.mix)
         if self.deployment.workers > 1:
             more += ["--workers", str(self.deployment.workers)]
+        if self.mix != PLAIN_MIX:
+            assert self._directory is not None
+            more += ["--api-port", "0", "--api-key-file", str(self._directory / API_KEY)]
         process = GatewayProcess(name, url, *more, program=self.program, forbidden=forbidden)
         self.logs.append((name, process.written))
         return process
 
     @property
     def _forbidden(self) -> tuple[str, ...]:
-        """What no log may contain: the content of messages, and the password of Redis."""
-        return MARK, self._password
+        """What no log may contain: the content of messages, the password of Redis, and the key of
+        the server API.
+        """
+        return MARK, self._password, self._api_key
 
     def forbidden_in(self, text: str) -> list[str]:
         """Return what no log may contain and this one does."""
@@ -251,7 +263,10 @@ class ProcessCluster:
     # --- life ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self._directory = Path(tempfile.mkdtemp(prefix="wsdemo-chaos-"))
         try:
+            (self._directory / API_KEY).touch(mode=0o600)
+            (self._directory / API_KEY).write_text(self._api_key)
             await asyncio.to_thread((self._group or self.server).start)
             self.admin = self._admin()
             await self._start_witness()
@@ -339,7 +354,6 @@ class ProcessCluster:
 
     async def _start_users(self) -> None:
         everybody = self.accounts
-        self._directory = Path(tempfile.mkdtemp(prefix="wsdemo-chaos-"))
         for name in self.names:
             routes, rng = await self._routes(name), self.rng(name)
             self.client_users[name] = self._client_user(name, routes, everybody, rng)
@@ -357,6 +371,18 @@ class ProcessCluster:
             )
         await asyncio.gather(*(user.start() for user in self.client_users.values()))
         await asyncio.gather(*(user.start() for user in self.plain_users.values()))
+        if self.mix != PLAIN_MIX:
+            self.backend = ApiBackend(
+                self.gateways,
+                self._api_key,
+                everybody,
+                self.mix,
+                self.rng("backend"),
+                self.note,
+                self.clock,
+                self.complain,
+            )
+            self.backend.start()
 
     def _client_user(
         self, name: str, routes: UserRoutes, everybody: Sequence[str], rng: random.Random
@@ -387,7 +413,10 @@ class ProcessCluster:
         return [*self.client_users.values(), *self.plain_users.values()]
 
     async def stop_users(self) -> None:
-        """Let all users leave. Idempotent."""
+        """Let the backend end, and all users leave. Idempotent."""
+        if self.backend is not None:
+            await self.backend.quiet()
+            await self.backend.stop()
         await asyncio.gather(*(user.stop() for user in self.users))
         await asyncio.gather(*(user.routes.stop() for user in self.users))
         self.client_users, self.plain_users = {}, {}

@@ -58,6 +58,8 @@ async def _settle(cluster: ProcessCluster) -> float:
     healed = cluster.clock()
     for user in cluster.client_users.values():
         user.roaming = False
+    if cluster.backend is not None:
+        cluster.backend.is_active = False
     deadline = healed + PROMISED_S + ALLOWANCE_S
     right_at = await _right(cluster, deadline, healed)
     # A look before X has passed proves nothing. What is right by then must stay right.
@@ -142,6 +144,8 @@ async def _look(cluster: ProcessCluster) -> None:
 
 async def _stay_calm(cluster: ProcessCluster) -> int:
     """Let each user write to each user, and count; return the number of messages."""
+    if cluster.backend is not None:
+        await cluster.backend.quiet()
     begin = cluster.clock()
     cluster.note(h.Calm(t=begin, begins=True))
 
@@ -150,6 +154,8 @@ async def _stay_calm(cluster: ProcessCluster) -> int:
             for client in user.registered[:1]:
                 await user.say(client, name)
 
+    if cluster.backend is not None:
+        await cluster.backend.speak_to_all()
     await asyncio.gather(*(write_to_all(user) for user in cluster.client_users.values()))
     await asyncio.sleep(max(0.0, begin + CALM_S - cluster.clock()))
     await _count(cluster)

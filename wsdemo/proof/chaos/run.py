@@ -84,6 +84,8 @@ async def _live(
     for n in range(rounds):
         for user in cluster.client_users.values():
             user.roaming = True
+        if cluster.backend is not None:
+            cluster.backend.is_active = True
         left_s = ends_s - cluster.clock() - (rounds - n - 1) * REST_S
         until_s = cluster.clock() + left_s / (rounds - n)
         if n < rounds - 1:

@@ -29,7 +29,7 @@ from wsdemo.proof.history import (
     Violation,
 )
 from wsdemo.proof.promises import Promise
-from wsdemo.protocol import Status
+from wsdemo.protocol import Code, Status
 from wsdemo.rig.wire import Wire
 from wsdemo.settings import ClientSettings
 from wsdemo.tasks import end
@@ -266,7 +266,9 @@ class ClientUser:
             for client in [one for one in self.clients if one.state is State.CLOSED]:
                 self._ended(client.conn_id, client.close_code or 0)
                 self.clients.remove(client)
-                if not self.clients and self.online and not self._stopping:
+                # Whom a backend has sent away (and the history says so) logs in again later.
+                wanted = client.close_code == Code.DISCONNECTED
+                if not (self.clients or wanted or self._stopping) and self.online:
                     text = (
                         f"{self.name} has no session left, and did not want that: the last one "
                         f"was told {client.closed_because!r}"

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from wsdemo.gateway.api.documents import APP
 from wsdemo.proof import history as h
 from wsdemo.proof.chaos.deployment import USUAL, Deployment, DeploymentKind
 from wsdemo.proof.chaos.group_witness import PLANNED, UNPLANNED
@@ -48,6 +49,8 @@ WANTED_OF: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """What must happen where gateways have an optional feature."""
+WANTED_OF_BACKEND: Final = ("backend routed", "backend kicked", "backend online")
+"""What a backend must have been answered, where gateways have any feature."""
 WANTED_AT: Final[Mapping[DeploymentKind, tuple[str, ...]]] = {
     DeploymentKind.SERVER: (),
     DeploymentKind.WORKERS: ("counter worker_restarts",),
@@ -81,6 +84,7 @@ def wanted(
 ) -> list[str]:
     """Return what must happen in a run that had these faults, besides them."""
     of_features = [name for one, names in WANTED_OF.items() if getattr(mix, one) for name in names]
+    of_features += WANTED_OF_BACKEND if mix != PLAIN_MIX else ()
     return [
         name
         for name in (*WANTED, *of_features, *WANTED_AT[deployment.kind])
@@ -95,4 +99,14 @@ def seen(history: h.History, counters: Mapping[str, int]) -> Counter[str]:
     answers = (r.status for r in history if isinstance(r, h.Sent) and r.status)
     found = Counter(f"answer {status}" for status in answers)
     found["gap told"] = sum(isinstance(record, h.GapTold) for record in history)
+    for record in history:
+        match record:
+            case h.Sent(gateway="", status="routed", user=user) if user == APP:
+                found["backend routed"] += 1
+            case h.Disconnected(conns=conns) if conns:
+                found["backend kicked"] += 1
+            case h.PresenceTold(conns=conns) if conns:
+                found["backend online"] += 1
+            case _:
+                pass
     return found + Counter({f"counter {name}": count for name, count in counters.items()})

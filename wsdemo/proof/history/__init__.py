@@ -12,6 +12,7 @@ and each returns the violations that it found.
 * `rooms`: the lists of rooms, R1 to R5, and what is heard in them.
 * `watches`: what watchers were told, W1 to W3.
 * `devices`: what each device of a user receives.
+* `backends`: what the server API answered about sessions, A1.
 * `late`: what was told `unknown` arrives in time, or never.
 * `answers`, `pongs`, `lost`, `closes`, `denied`, `calm`, `counted`: what users may expect who are
   not touched by a fault.
@@ -21,6 +22,7 @@ happened proves nothing: `sometimes`, `convergence`, `calm`, and "nothing to los
 """
 
 from wsdemo.proof.history.answers import answers, denied, pongs
+from wsdemo.proof.history.backends import backends
 from wsdemo.proof.history.bounds import DEFINITELY_NOT, MACHINE, NEAR, Bounds, Causes, Near
 from wsdemo.proof.history.calm import calm, counted, present
 from wsdemo.proof.history.check import check, happened, kept, sometimes, well_formed
@@ -39,6 +41,7 @@ from wsdemo.proof.history.records import (
     Calm,
     Closed,
     Counted,
+    Disconnected,
     DurableSent,
     Fault,
     Forgotten,
@@ -57,6 +60,7 @@ from wsdemo.proof.history.records import (
     Phase,
     Pinged,
     Ponged,
+    PresenceTold,
     Received,
     Record,
     Registered,
@@ -87,6 +91,7 @@ __all__ = [
     "Causes",
     "Closed",
     "Counted",
+    "Disconnected",
     "DurableSent",
     "Fault",
     "Forgotten",
@@ -106,6 +111,7 @@ __all__ = [
     "Phase",
     "Pinged",
     "Ponged",
+    "PresenceTold",
     "Received",
     "Record",
     "Registered",
@@ -122,6 +128,7 @@ __all__ = [
     "WatchLooked",
     "WatchTold",
     "answers",
+    "backends",
     "by_fault",
     "calm",
     "check",

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from wsdemo.proof.history.bounds import MACHINE, Near
-from wsdemo.proof.history.records import Closed, Fault, History, Late, Left, Phase, Registered
+from wsdemo.proof.history.records import (
+    Closed,
+    Fault,
+    History,
+    Late,
+    Left,
+    Phase,
+    Registered,
+    Sent,
+)
 
 
 class FaultSpan(NamedTuple):
@@ -35,6 +44,8 @@ class Circumstances:
         """By connection: what ended it, in order."""
         self.of_user: dict[str, list[str]] = defaultdict(list)
         """The connections of each user, in order."""
+        self._asked: dict[str, str] = {}
+        """By request of a backend: the gateway that was asked."""
         self._lates: list[tuple[float, float]] = []
         for record in history:
             match record:
@@ -43,6 +54,8 @@ class Circumstances:
                     self.of_user[user].append(conn)
                 case Left(conn=conn) | Closed(conn=conn):
                     self.ends[conn].append(record)
+                case Sent(conn=conn, gateway=gateway) if gateway:
+                    self._asked[conn] = gateway
                 case Late(t=t, for_s=for_s):
                     self._lates.append((t - for_s, t))
                 case _:
@@ -59,8 +72,9 @@ class Circumstances:
         return deadline
 
     def at(self, *conns: str) -> set[str]:
-        """Return the gateways of these sessions."""
-        return {self.sessions[conn].gateway for conn in conns if conn in self.sessions}
+        """Return the gateways of these sessions, or requests of a backend."""
+        found = {self.sessions[conn].gateway for conn in conns if conn in self.sessions}
+        return found | {self._asked[conn] for conn in conns if conn in self._asked}
 
     def fault(
         self,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
+from wsdemo.proof.history.backends import EndedByBackend
 from wsdemo.proof.history.bounds import NEAR, Bounds, Causes, Near
 from wsdemo.proof.history.circumstances import Circumstances
 from wsdemo.proof.history.records import (
@@ -28,11 +29,12 @@ STALE: Final = 4010
 
 
 def closes(history: History, bounds: Bounds, causes: Causes) -> list[Violation]:
-    """Check that each session that ended did so for a reason. There are three:
+    """Check that each session that ended did so for a reason. There are four:
 
     The user ended it, so there is no close frame of the gateway, or an ordinary one. A newer
-    session of the same user took its place (4509; 4010 for an attempt that came late). Or a fault
-    near in time and place explains this very code (`causes`).
+    session of the same user took its place (4509; 4010 for an attempt that came late). A backend
+    wanted it to end, with this code. Or a fault near in time and place explains this very code
+    (`causes`).
     """
     c = Circumstances(history)
     return [
@@ -50,7 +52,7 @@ def unexplained_ends(
     history: History, c: Circumstances, bounds: Bounds, causes: Causes
 ) -> Iterator[Closed]:
     """Iterate over the ends of sessions that have no reason."""
-    newer = NewerSessions(history, bounds)
+    newer, wanted = NewerSessions(history, bounds), EndedByBackend(history, bounds)
     for record in history:
         if not isinstance(record, Closed) or record.conn not in c.sessions:
             continue
@@ -58,6 +60,8 @@ def unexplained_ends(
         if code in OWN_DOING and any(isinstance(end, Left) for end in ends):
             continue
         if code in (SUPERSEDED, STALE) and newer.than(c.sessions[conn], record.t):
+            continue
+        if wanted.explains(record.user, conn, code, record.t):
             continue
         near = Near(bounds.near.before_s, bounds.aftermath_s)
         places = c.at(conn) | {record.user, REDIS, USERS}

@@ -46,7 +46,8 @@ class Sent(_Base, frozen=True, tag="send"):
     later record has the answer of the gateway (`status`: a value of `wsdemo.protocol.Status`).
     There may be several answers; the last one counts.
     `asks`: the message has an id on the wire, so the gateway has to answer it. `told`: the gateway
-    has answered; if false, the client has stopped waiting by itself.
+    has answered; if false, the client has stopped waiting by itself. `gateway`: a backend has asked
+    this one by HTTP; then `conn` is this request.
     """
 
     user: str
@@ -57,6 +58,7 @@ class Sent(_Base, frozen=True, tag="send"):
     status: str = ""
     asks: bool = True
     told: bool = True
+    gateway: str = ""
 
 
 class Received(_Base, frozen=True, tag="receive"):
@@ -236,6 +238,30 @@ class WatchLooked(_Base, frozen=True, tag="looked at watch"):
     is_there: bool
 
 
+# --- the server API --------------------------------------------------------------------------
+
+
+class Disconnected(_Base, frozen=True, tag="disconnect"):
+    """A backend wants to end all sessions of a user, with this close code.
+
+    When it is `ok`, `conns` are the sessions whose gateways were told. `fail`: nobody was asked.
+    """
+
+    user: str
+    phase: Phase
+    id: int
+    code: int
+    conns: tuple[str, ...] = ()
+
+
+class PresenceTold(_Base, frozen=True, tag="presence"):
+    """A backend that asked at `since` was told now that a user has these sessions."""
+
+    user: str
+    since: float
+    conns: tuple[str, ...] = ()
+
+
 # --- Redis -----------------------------------------------------------------------------------
 
 
@@ -362,6 +388,8 @@ Record = (
     | RoomLooked
     | WatchTold
     | WatchLooked
+    | Disconnected
+    | PresenceTold
     | Owner
     | Released
     | Forgotten
