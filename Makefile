@@ -72,7 +72,7 @@ handout: $(READY) ## Make a page to print for every lesson, in build/handout (LE
 bench: $(READY) ## Measure what a message costs, beside a plain port (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
-bench-scale: $(READY) ## Measure what two workers carry, beside one process (BENCH_ARGS is passed on)
+bench-scale: $(READY) ## Measure what clusters and workers cost, beside one server (BENCH_ARGS is passed on)
 	@$(RUN) -m benchmarks scale $(BENCH_ARGS)
 
 chaos: $(READY) ## Break real processes at random, check every promise, write a report (SECONDS, SEED)

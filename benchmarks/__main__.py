@@ -193,8 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "scale":
-        print(scale.main(argv[1:]))
-        return 0
+        return scale.main(argv[1:])
     arguments = arguments_of(argv)
     extent = extent_of(arguments)
     with running() as say:

@@ -13,6 +13,7 @@ import redis
 
 from benchmarks.phases import CONTENT_BYTES, IN_FLIGHT, STORM_AT_A_TIME, Say
 from benchmarks.systems import Failed, LoadProcess, System, quiet
+from wsdemo.redis.cluster_server import BundledCluster
 from wsdemo.redis.server import BundledServer
 
 
@@ -49,10 +50,10 @@ def _weigh(name: str, system: System, users: int, fields: dict[str, Any], say: S
         load.do("speak", register=fields)
         load.do("connect", count=half, **plan)
         load.do("closed", shape="cross", in_flight=IN_FLIGHT, size=CONTENT_BYTES, seconds=0.5)
-        before, before_redis = system.memory_bytes(), _used_memory(system.server)
+        before, before_redis = system.memory_bytes(), used_memory(system.server)
         load.do("connect", count=users - half, first=half, **plan)
         grown = system.memory_bytes() - before
-        grown_redis = _used_memory(system.server) - before_redis
+        grown_redis = used_memory(system.server) - before_redis
     return IdleCost(
         name,
         users,
@@ -83,12 +84,21 @@ def _traced(name: str, users: int, fields: dict[str, Any], say: Say) -> float:
     return grown / (users - half)
 
 
-def _used_memory(server: BundledServer | None) -> int:
-    """Return how many bytes a Redis has allocated."""
+def used_memory(server: BundledServer | BundledCluster | None) -> int:
+    """Return how many bytes a Redis has allocated; of a cluster, its primaries."""
     assert server is not None
+    total = 0
     try:
-        with redis.Redis.from_url(server.url) as client:
-            info: Any = client.info("memory")
+        for url in _urls(server):
+            with redis.Redis.from_url(url) as client:
+                info: Any = client.info("memory")
+            total += int(info["used_memory"])
     except redis.RedisError as problem:
         raise Failed(f"Redis did not tell how much memory it uses: {problem}") from None
-    return int(info["used_memory"])
+    return total
+
+
+def _urls(server: BundledServer | BundledCluster) -> list[str]:
+    if isinstance(server, BundledCluster):
+        return [one.url for one in server.servers[: server.primaries]]
+    return [server.url]

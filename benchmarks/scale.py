@@ -1,239 +1,131 @@
-"""Scaling, `python -m benchmarks scale`: what do two workers behind one port carry, beside one?
+"""Scaling, `python -m benchmarks scale`: what do clusters and workers cost, beside one server?
 
-A machine with two cores cannot show it by the clock: the load and Redis need cores too. So it is
-computed from CPU time. A process that uses c seconds of CPU for each message of the whole can
-carry 1/c messages a second on a core of its own, and the busiest worker is the first one without
-room. Both systems are measured in turns, at the same rate of messages for each worker: at a lower
-one, fewer messages share a write, and each costs more.
+Three parts, each in turns within one run:
 
-It matters who writes to whom. Between users of two gateways every message crosses, with workers and
-without. Among the users of one gateway a message stays in the process, and asks nothing of Redis;
-with two workers, half of those cross.
+* `deployments`: a message on one server, on clusters of Redis, and with two workers a gateway
+* `script`: what Redis itself pays for it, sharded and by a classic PUBLISH, and for the deadline
+* `workers`: what two workers behind one port carry, beside one process
 
-Two minutes or so, bounded. It says too how evenly the kernel spreads users, at first and after the
-restart of a worker, and what memory a worker adds.
+With `--before PATH`, a checkout of older code is measured beside this one, on one server, with the
+packages of this Python. Absolute figures belong to this machine, ratios carry over. Some seven
+minutes, bounded. Exit code 1: one server costs more than before; 2: the measurement failed.
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
+import dataclasses
 import json
-import os
-import signal
+import platform
 import statistics
-import time
-import urllib.request
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-import psutil
-
+from benchmarks.deployments import (
+    BASE,
+    BEFORE,
+    SATURATION,
+    UNCHANGED,
+    deployment_document,
+    deployment_lines,
+    deployments,
+    measure_deployments,
+)
 from benchmarks.load import allow_many_files
-from benchmarks.phases import CONTENT_BYTES, Say
+from benchmarks.phases import Say
+from benchmarks.route_script import measure_scripts, script_lines
 from benchmarks.running import running
-from benchmarks.systems import Failed, LoadProcess, System, cpu_s_of, wsdemo
-from wsdemo.command_line import Parser, positive_float, positive_int
+from benchmarks.workers import measure_workers
+from wsdemo.command_line import Parser, new_directory, positive_float, positive_int
 
-ROUNDS, SECONDS, USERS = 7, 2.0, 2_000
-RATE = 2_500
-"""Messages a second for each worker."""
-SPARE_FILES = 200
-START_S = 20.0
-TARGET = 1.7
+PARTS: Final = ("deployments", "script", "workers")
+SPARE_FILES: Final = 400
+
+
+@dataclass(frozen=True)
+class ScaleExtent:
+    """How much is measured."""
+
+    rounds: int
+    seconds: float
+    """Of each phase."""
+    users: int
+    """Of the workers' part."""
+
+
+NORMAL: Final = ScaleExtent(rounds=9, seconds=1.0, users=2_000)
+SMOKE: Final = ScaleExtent(rounds=1, seconds=0.3, users=200)
 
 
 @dataclass
-class Workers(System):
-    """Gateways, each a parent and its workers, or one process, which is its own only worker."""
+class ScaleReport:
+    """What is shown and what is kept."""
 
-    workers: int = 1
-
-    def pids(self) -> list[int]:
-        """Return the processes that serve users."""
-        found = []
-        for process in self.processes:
-            children = [child.pid for child in psutil.Process(process.pid).children()]
-            found += children or [process.pid]
-        return found
-
-    def stats(self) -> list[dict[str, Any]]:
-        """Return what `/stats` says of each worker."""
-        found: list[dict[str, Any]] = []
-        for port in self.ports:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats", timeout=10) as page:
-                document = json.load(page)
-                found += document.get("workers", [document])
-        return found
-
-    def settle(self, users: int) -> list[int]:
-        """Wait until all workers are there and count so many users; return those of each."""
-        gives_up_at = time.monotonic() + START_S
-        while time.monotonic() < gives_up_at:
-            with contextlib.suppress(OSError):
-                found = [one["connections"] for one in self.stats()]
-                if len(found) == self.workers * self.gateways and sum(found) == users:
-                    return found
-            time.sleep(0.1)
-        raise Failed(f"{self.name}: {users} users were not counted within {START_S:g} s")
+    lines: list[str]
+    document: dict[str, Any]
+    dearer: bool = False
+    """Whether one server costs more than before, beyond the target."""
 
 
-def several(workers: int, gateways: int) -> Workers:
-    """Return a system of one port or two."""
-    flags = ("--workers", str(workers)) if workers > 1 else ()
-    name = "1 process" if workers == 1 else f"{workers} workers"
-    return Workers(name, wsdemo(*flags, *_room()).command, gateways=gateways, workers=workers)
+def measure_scale(
+    parts: Sequence[str], extent: ScaleExtent, before: Path | None, say: Say
+) -> ScaleReport:
+    """Measure the parts that were asked for."""
+    machine = {"python": platform.python_version(), "platform": platform.platform()}
+    report = ScaleReport([], {"machine": machine, "extent": dataclasses.asdict(extent)})
+    if "deployments" in parts:
+        costs = measure_deployments(deployments(before), extent.rounds, extent.seconds, say)
+        report.lines += ["## A message", "", *deployment_lines(costs), ""]
+        report.document["deployments"] = deployment_document(costs)
+        if before is not None:
+            ratio = statistics.median(costs.ratios(SATURATION, BASE, BEFORE))
+            report.dearer = ratio > UNCHANGED
+    if "script" in parts:
+        scripts = measure_scripts(extent.rounds, extent.seconds / 2, say)
+        report.lines += ["## The route script", "", *script_lines(scripts), ""]
+        report.document["script"] = scripts.samples
+    if "workers" in parts:
+        text = measure_workers(extent.rounds, 2 * extent.seconds, extent.users, say)
+        report.lines += ["## Workers", "", text, ""]
+    return report
 
 
-def _room() -> tuple[str, ...]:
-    return ("--messages-per-s", "10000", "--message-burst", "20000")
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one phase of messages cost: CPU of each worker, in microseconds a message."""
-
-    cost_us: list[float]
-
-    @property
-    def capacity(self) -> float:
-        """Messages a second at which the busiest worker has no room left on its core."""
-        return 1e6 / max(self.cost_us)
-
-
-def measure_round(system: Workers, driver: LoadProcess, seconds: float) -> Round:
-    """Let users talk for a while."""
-    system.check()
-    before = {pid: cpu_s_of(pid) for pid in system.pids()}
-    result = driver.do(
-        "open",
-        shape="cross",
-        rate=RATE * system.workers * system.gateways,
-        size=CONTENT_BYTES,
-        seconds=seconds,
-    )
-    if not result["delivered"] or result["lost"]:
-        raise Failed(f"{system.name}: {result['delivered']} messages arrived, {result['lost']} not")
-    used = [cpu_s_of(pid) - before_s for pid, before_s in before.items()]
-    return Round([1e6 * used_s / result["delivered"] for used_s in used])
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How evenly users are spread: those of the fullest worker over the mean."""
-
-    first: float
-    after_restart: float
-
-
-def spread(counts: Sequence[int]) -> float:
-    """Return fullest / mean."""
-    return max(counts) / statistics.mean(counts)
-
-
-def measure_spread(system: Workers, users: int) -> Spread:
-    """Restart one worker, and let as many users come back as it had."""
-    first = system.settle(users)
-    victim = system.stats()[0]
-    os.kill(victim["pid"], signal.SIGKILL)
-    left = users - victim["connections"]
-    system.settle(left)
-    plan = {"ports": system.ports, "prefix": "v", "at_a_time": 50}
-    with LoadProcess("those who come back") as others:
-        others.do("connect", count=victim["connections"], **plan)
-        return Spread(spread(first), spread(system.settle(users)))
-
-
-def own_memory(system: Workers) -> list[float]:
-    """Return the memory that is each worker's own, in MiB."""
-    return [psutil.Process(pid).memory_full_info().uss / 2**20 for pid in system.pids()]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One process a gateway beside two workers a gateway, round by round."""
-
-    title: str
-    one: list[Round]
-    two: list[Round]
-
-    @property
-    def ratios(self) -> list[float]:
-        """How many times the messages of one process two workers carry."""
-        return [two.capacity / one.capacity for one, two in zip(self.one, self.two, strict=True)]
-
-    def lines(self) -> list[str]:
-        """Return the rows of the table."""
-        ratios = self.ratios
-        shown = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        return [
-            f"| {self.title} | {_cost(self.one)} | {_cost(self.two)} | {shown} |",
-        ]
-
-
-def _cost(rounds: Sequence[Round]) -> str:
-    return f"{statistics.median(sum(one.cost_us) for one in rounds):.1f} us"
-
-
-class Extra:
-    """What is told of the workers of one port, beside the messages."""
-
-    def __init__(self, memory: Sequence[float], spreads: Spread, users: int) -> None:
-        self.lines = [
-            f"{users:,} users on 2 workers, fullest / mean: {spreads.first:.3f}; after a restart "
-            f"of one, when its users are back: {spreads.after_restart:.3f}",
-            f"memory of its own, before any user: {', '.join(f'{mib:.1f}' for mib in memory)} MiB",
-        ]
-
-
-def compare(
-    title: str, gateways: int, rounds: int, seconds: float, users: int, say: Say
-) -> tuple[Comparison, Extra | None]:
-    """Measure both systems in turns; for one gateway, spread and memory of its workers as well."""
-    with contextlib.ExitStack() as stack:
-        systems = [stack.enter_context(several(workers, gateways)) for workers in (1, 2)]
-        for system in systems:
-            system.settle(0)
-        memory = own_memory(systems[1])
-        drivers = [stack.enter_context(LoadProcess(system.name)) for system in systems]
-        for system, driver in zip(systems, drivers, strict=True):
-            say(f"connecting {users:,} users to {system.name}")
-            driver.do("connect", ports=system.ports, count=users, prefix="u", at_a_time=50)
-        found: list[list[Round]] = [[], []]
-        for number in range(rounds):
-            for which in (0, 1) if number % 2 else (1, 0):
-                say(f"{title}, round {number + 1} of {rounds}: {systems[which].name}")
-                found[which].append(measure_round(systems[which], drivers[which], seconds))
-        comparison = Comparison(title, *found)
-        if gateways > 1:
-            return comparison, None
-        say("restarting a worker")
-        return comparison, Extra(memory, measure_spread(systems[1], users), users)
-
-
-def run(rounds: int, seconds: float, users: int, say: Say) -> str:
-    """Measure all of it; return the report."""
-    extent = (rounds, seconds, users, say)
-    across, _ = compare("to users of another gateway", 2, *extent)
-    within, extra = compare("to users of the same gateway", 1, *extent)
-    lines = [
-        "| messages | CPU of 1 process each | of 2 workers each | 2 workers carry, times |",
-        "|---|---|---|---|",
-        *across.lines(),
-        *within.lines(),
-        "",
-        f"CPU of all gateways together, per message; target: {TARGET:g} times",
-    ]
-    return "\n".join([*lines, *(extra.lines if extra else ())])
-
-
-def main(argv: Sequence[str]) -> str:
-    """Run the command line; return the report."""
+def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = Parser("benchmarks scale", description=__doc__)
-    parser.add_argument("--rounds", type=positive_int, default=ROUNDS, help="(%(default)s)")
-    parser.add_argument("--seconds", type=positive_float, default=SECONDS, help="(%(default)s)")
-    parser.add_argument("--users", type=positive_int, default=USERS, help="(%(default)s)")
+    add = parser.add_argument
+    add("--only", choices=PARTS, action="append", help="this part; repeat it")
+    add("--rounds", type=positive_int, help=f"of each part ({NORMAL.rounds})")
+    add("--seconds", type=positive_float, help=f"a phase, 0.1 to 60 ({NORMAL.seconds:g})")
+    add("--users", type=positive_int, help=f"of the workers' part ({NORMAL.users})")
+    add("--before", type=Path, help="a checkout to compare one server with")
+    add("--smoke", action="store_true", help="does it run?")
+    add("--out", type=new_directory, default=Path("benchmarks/results"), help="(%(default)s)")
     arguments = parser.read(argv)
+    if arguments.seconds is not None and not 0.1 <= arguments.seconds <= 60:
+        parser.error("--seconds must be between 0.1 and 60")
+    before = arguments.before
+    if before is not None and not (before / "wsdemo" / "gateway").is_dir():
+        parser.error(f"--before {before}: there is no wsdemo in it")
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    arguments = arguments_of(argv)
+    given = {name: getattr(arguments, name) for name in ("rounds", "seconds", "users")}
+    base = SMOKE if arguments.smoke else NORMAL
+    extent = dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
     with running() as say:
-        allow_many_files(arguments.users + SPARE_FILES)
-        return run(arguments.rounds, arguments.seconds, arguments.users, say)
+        allow_many_files(extent.users + SPARE_FILES)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        report = measure_scale(arguments.only or PARTS, extent, arguments.before, say)
+    content = json.dumps(report.document, indent=1)
+    (arguments.out / "scale.json").write_text(content + "\n")
+    sys.stdout.write("\n".join(report.lines).rstrip() + "\n")
+    if report.dearer:
+        sys.stderr.write(f"one server costs more than {UNCHANGED:g} times what it did before\n")
+    return 1 if report.dearer else 0

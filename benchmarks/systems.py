@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Self
 
 import psutil
 
+from wsdemo.redis.cluster_server import BundledCluster
 from wsdemo.redis.server import BundledServer
 from wsdemo.rig.accounting import cpu_s_of as cpu_s_of
 
@@ -44,10 +46,17 @@ class System:
     ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: list[IO[bytes]] = field(default_factory=list)
-    server: BundledServer | None = None
+    server: BundledServer | BundledCluster | None = None
+    primaries: int = 0
+    """Of a cluster of Redis; 0 is one server without cluster mode."""
+    replicas: int = 0
+    """Of each primary."""
+    checkout: Path | None = None
+    """Where the code of the gateways is, when it is not this one."""
 
     def __enter__(self) -> Self:
-        self.server = BundledServer().start()
+        new = BundledCluster(self.primaries, self.replicas) if self.primaries else BundledServer()
+        self.server = new.start()
         try:
             for n in range(1, self.gateways + 1):
                 self._start_gateway(f"gateway-{n:02}")
@@ -64,7 +73,10 @@ class System:
         self.logs.append(log)
         # In a session of its own, so that Ctrl-C reaches this process only, which then ends it.
         process = subprocess.Popen(
-            [word.format(**values) for word in self.command], stderr=log, start_new_session=True
+            [word.format(**values) for word in self.command],
+            stderr=log,
+            start_new_session=True,
+            cwd=self.checkout,
         )
         self.processes.append(process)
         self.ports.append(port)
@@ -88,8 +100,14 @@ class System:
 
     def redis_cpu_s(self) -> float:
         """Return the CPU time that Redis has used, user and system, in seconds."""
+        return sum(map(cpu_s_of, self.redis_pids()))
+
+    def redis_pids(self) -> list[int]:
+        """Return the servers: first the primaries, then the replicas."""
+        if isinstance(self.server, BundledCluster):
+            return [server.pid for server in self.server.servers]
         assert self.server is not None
-        return cpu_s_of(self.server.pid)
+        return [self.server.pid]
 
     def memory_bytes(self) -> int:
         """Return the memory that is the gateways' own (USS where the system tells, else RSS)."""

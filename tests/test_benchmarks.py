@@ -20,13 +20,21 @@ import pytest
 
 from benchmarks import features
 from benchmarks.attacker import Attacker
+from benchmarks.deployments import (
+    BASE,
+    SATURATION,
+    STEADY,
+    DeploymentCosts,
+    MessageCost,
+    deployments,
+)
 from benchmarks.features import ROWS, CpuCost, FeatureCosts
 from benchmarks.phases import Bench, Measurement, message_phases, percentile, refreshes
 from benchmarks.report import Results
-from benchmarks.scale import Comparison, Round, spread
 from benchmarks.steps import MOST, count_steps
 from benchmarks.systems import PYTHON, Failed, LoadProcess, System, wsdemo
 from benchmarks.websocket import parse_frames
+from benchmarks.workers import Comparison, Round, spread
 from tests.processes import GatewayProcess
 from tests.waiting import until
 from wsdemo.gateway.__main__ import loop_factory
@@ -329,3 +337,42 @@ def test_ratios_are_taken_within_a_round() -> None:
         for name in costs if number % 2 else reversed(costs):
             bench.samples.append(Measurement("phase", name, number, costs[name], 1.0))
     assert bench.ratios("phase", "ours", "base") == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(240)
+def test_a_smoke_run_of_scaling_measures_every_deployment(tmp_path: Path) -> None:
+    """Clusters and workers beside one server, and this code as the code before: it is itself."""
+    arguments = ("--smoke", "--only", "deployments", "--only", "script", "--before", str(ROOT))
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "scale", *arguments, "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    # 1 is a verdict on cost, which on a busy machine says nothing.
+    assert result.returncode in {0, 1}, result.stdout + result.stderr
+    content = json.loads((tmp_path / "scale.json").read_text())
+    names = {system.name for system in deployments(ROOT)}
+    assert {phase: set(of) for phase, of in content["deployments"]["samples"].items()} == {
+        SATURATION: names,
+        STEADY: names,
+    }
+    assert all(us > 0 for samples in content["script"].values() for us in samples)
+    assert len(content["script"]) == 8
+    assert "one server, now / before" in result.stdout
+
+
+def test_the_parts_of_a_message_are_those_of_all_processes() -> None:
+    """Replicas are told apart, and belong to the servers; ratios are taken within a round."""
+    costs = DeploymentCosts()
+    one, three = (
+        MessageCost([5.0, 5.0], [10.0], [], 1.0),
+        MessageCost([6.0, 6.0], [4.0], [4.0], 1.0),
+    )
+    costs.samples[SATURATION] = {BASE: [one, one], "other": [three, three]}
+    assert costs.ratios(SATURATION, "other") == [1.0, 1.0]
+    assert costs.ratios(SATURATION, "other", part="servers") == [0.8, 0.8]
+    assert three.parts["replicas"] == 4.0
