@@ -100,8 +100,12 @@ class BundledCluster:
 
     @property
     def ports(self) -> list[int]:
-        """Where each server listens."""
+        """Where each server is found, by clients and by the others."""
         return [server.port for server in self.servers]
+
+    def _bus_port(self, number: int) -> int:
+        """Return where the others find a server."""
+        return int(self.servers[number].settings["cluster-port"])
 
     @property
     def addresses(self) -> list[str]:
@@ -300,7 +304,8 @@ class BundledCluster:
         self.servers.append(self._server(port, bus).start())
         number = len(self.servers) - 1
         self.ids.append(self.call(number, "CLUSTER", "MYID"))
-        self.call(0, "CLUSTER", "MEET", HOST, port, bus)
+        meeting = self.ports[number], self._bus_port(number)
+        self.call(0, "CLUSTER", "MEET", HOST, *meeting)
         self.until("the servers have met", self._met)
         self.until("the new one works", self._agree)
         return number
@@ -390,8 +395,7 @@ class BundledCluster:
             self.call(n, "CLUSTER", "ADDSLOTSRANGE", round(n * share), last)
             self.call(n, "CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for n in range(1, len(self.servers)):
-            bus = self.servers[n].settings["cluster-port"]
-            self.call(0, "CLUSTER", "MEET", HOST, self.ports[n], bus)
+            self.call(0, "CLUSTER", "MEET", HOST, self.ports[n], self._bus_port(n))
         self.until("the servers have met", self._met)
         for n in range(self.primaries, len(self.servers)):
             self._follow(n, n % self.primaries)
@@ -433,7 +437,7 @@ class BundledCluster:
     def _client(self, number: int, timeout_s: float) -> redis.Redis:
         return redis.Redis(
             host=HOST,
-            port=self.ports[number],
+            port=self.servers[number].port,
             password=self._password or None,
             decode_responses=True,
             socket_timeout=timeout_s,

@@ -111,9 +111,15 @@ class Strand(_Impairable):
         self._ways: dict[Direction, _Impairment] = {"up": up, "down": down}
         self._writers: list[asyncio.StreamWriter] = []
         self._last_bytes: dict[Direction, int] = {}
+        self._on_said: Callable[[Strand], None] = lambda strand: None
 
     def _impairments(self, directions: Iterable[Direction]) -> Iterator[_Impairment]:
         return (self._ways[direction] for direction in directions)
+
+    @property
+    def held(self) -> bool:
+        """Whether bytes of both directions are held."""
+        return not any(way.open.is_set() for way in self._ways.values())
 
     def cut(self) -> None:
         """End the connection in both directions at once, without a goodbye."""
@@ -161,6 +167,7 @@ class Strand(_Impairable):
                 data = b""
             if direction == "up" and len(self.said) < SAID:
                 self.said += data[: SAID - len(self.said)]
+                self._on_said(self)
             # Jitter must not let later bytes overtake earlier ones: this is TCP.
             due = max(due, loop.time() + impairment.lateness_s())
             await on_the_way.put((due, data))
@@ -217,6 +224,7 @@ class Wire(_Impairable):
         self._strands: list[Strand] = []
         rng = rng or random.Random()
         self._to_come: dict[Direction, _Impairment] = {way: _Impairment(rng) for way in BOTH}
+        self._which_held: Callable[[Strand], bool] = lambda strand: False
         self.port = 0
 
     def _impairments(self, directions: Iterable[Direction]) -> Iterator[_Impairment]:
@@ -224,6 +232,22 @@ class Wire(_Impairable):
         yield from (self._to_come[direction] for direction in chosen)
         for strand in list(self._strands):
             yield from strand._impairments(chosen)
+
+    def hold_those(self, which: Callable[[Strand], bool]) -> None:
+        """Hold the connections of which this is true, and those to come, from the moment when it
+        becomes true: who dials can be told by what is said first. Until `release`.
+        """
+        self._which_held = which
+        for strand in self.strands():
+            self._hold_if(strand)
+
+    def _hold_if(self, strand: Strand) -> None:
+        if self._which_held(strand):
+            strand.hold()
+
+    def release(self, *directions: Direction) -> None:
+        self._which_held = lambda strand: False
+        super().release(*directions)
 
     @property
     def target_port(self) -> int:
@@ -267,6 +291,7 @@ class Wire(_Impairable):
         self._tasks.add(task)
         strand = Strand(self._to_come["up"].like(), self._to_come["down"].like())
         strand._writers.append(writer)
+        strand._on_said = self._hold_if
         self._strands.append(strand)
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target, limit=CHUNK)
