@@ -49,8 +49,9 @@ FEATURES: Final = {
 CHAOS_SEEDS: Final = tuple(range(1, 11))
 """Each of them is run once and reported, whatever its result; none is ever removed."""
 CHAOS_S: Final = 45
-OTHER_SEEDS: Final = (1, 2)
+OTHER_SEEDS: Final = (1, 2, 3, 4)
 """Two in a row have all faults of a deployment between them."""
+OTHER_CHAOS_S: Final = 60
 OTHER_CHAOS: Final = "chaos-"
 """What the names of these parts begin with."""
 DEPLOYMENTS: Final[Mapping[str, tuple[Sequence[str], str]]] = {
@@ -177,11 +178,13 @@ def _simulated(seeds: int, offer: Offer) -> Numbers:
     }
 
 
-def try_chaos(seeds: Sequence[int] = CHAOS_SEEDS, *deployment: str) -> Numbers:
+def try_chaos(
+    seeds: Sequence[int] = CHAOS_SEEDS, *deployment: str, seconds: int = CHAOS_S
+) -> Numbers:
     runs = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as out:
-            words = ("--seconds", str(CHAOS_S), "--seed", str(seed), "--out", out, *deployment)
+            words = ("--seconds", str(seconds), "--seed", str(seed), "--out", out, *deployment)
             runs.append(run("wsdemo.proof.chaos", *words, output="--json", red_too=True))
         _say(f"  seed {seed}: {'green' if runs[-1]['green'] else runs[-1]['claims']}")
     kinds = {fault for one in runs for fault in one["faults"]}
@@ -325,7 +328,8 @@ PARTS: Final[Mapping[str, Part]] = {
     "chaos": Part(try_chaos, tell_chaos),
     **{
         f"{OTHER_CHAOS}{name}": Part(
-            partial(try_chaos, OTHER_SEEDS, *words), partial(tell_chaos, where=f" {where}")
+            partial(try_chaos, OTHER_SEEDS, *words, seconds=OTHER_CHAOS_S),
+            partial(tell_chaos, where=f" {where}"),
         )
         for name, (words, where) in DEPLOYMENTS.items()
     },
