@@ -78,3 +78,14 @@ def test_nothing_of_a_gateway_that_crashes_reaches_redis() -> None:
         with redis.Redis.from_url(lab.cluster.redis_url, decode_responses=True) as database:
             kept: Any = database.hget(key, "alice")
         assert str(kept).startswith("in ")
+
+
+def test_a_durable_user_lives_on_behind_a_gap() -> None:
+    """Who reads for the first time is told that something may be missing: it is counted."""
+    with Lab(gateways=2, scale=20, durable=True) as lab:
+        lab.connect("alice", durable=True)
+        bob = lab.connect("bob", to="gateway-02")
+        assert bob.send("alice", "Hi", durable=True).status == "stored"
+        life = lab.live(20, talk_every_s=2)
+        assert life.gaps == 1 and "gaps told: 1" in repr(life)
+        assert life.received >= 1

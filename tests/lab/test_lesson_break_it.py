@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.interrupting import interrupted_at
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped, words
 from tools import lessons
 from tools.notebook import build
@@ -193,3 +194,10 @@ def test_what_cannot_be_drawn_is_an_error_with_a_reason() -> None:
         exposed({})
     with pytest.raises(LabRefused, match="No invariant"):
         break_it.Exposed("A", None).figure()
+
+
+def test_an_interrupt_ends_a_schedule_soon_and_leaves_nothing() -> None:
+    """Threads and servers of the trial have ended when the cell has; the next one works."""
+    with interrupted_at("gateway-03"):
+        unleash(FROZEN)
+    assert unleash(FROZEN)["E"].violated

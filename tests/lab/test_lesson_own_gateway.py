@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.interrupting import interrupted_at
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped, words
 from tools import lessons
 from tools.notebook import build
@@ -273,3 +274,10 @@ def test_a_counterexample_shows_the_last_arrows_in_their_order() -> None:
     ]
     fig = counterexample(3, "alice got {}.", [{"gateway": r["lane"], **r} for r in rows], "{seen}")
     assert "2 arrows, 0 lost" in fig.wsdemo_alt and "alice got {}" in fig.wsdemo_alt
+
+
+def test_an_interrupt_ends_the_levels_soon_and_leaves_nothing() -> None:
+    """Threads and servers of the trial have ended when the cell has; the next one works."""
+    with interrupted_at("gateway-03"):
+        try_to_break(TutorialGateway)
+    assert try_to_break(TutorialGateway).stopped_at == 3

@@ -7,13 +7,16 @@ an end. The check says so, with the line, and stops what does not stop by itself
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import functools
 import linecache
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Generic, TypeVar
@@ -36,6 +39,33 @@ class EndlessAnswer(Exception):
 
 class _Stopped(BaseException):
     """Raised in the thread of an answer that does not return."""
+
+
+def run_apart(work: Coroutine[Any, Any, T], name: str) -> T:
+    """Run something in an event loop of its own, in a thread: a notebook's thread may have a loop
+    already. Interrupt cancels it, and waits until it has ended what it had started.
+    """
+    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    interrupted = threading.Event()
+
+    async def working() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        begun.append((asyncio.get_running_loop(), task))
+        if interrupted.is_set():  # Just before the task could be told.
+            task.cancel()
+        return await work
+
+    with ThreadPoolExecutor(1, name) as pool:
+        future = pool.submit(asyncio.run, working())
+        try:
+            return future.result()
+        except BaseException:
+            interrupted.set()
+            for loop, task in begun:
+                with contextlib.suppress(RuntimeError):  # The loop has just been closed.
+                    loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 class _Outcome(Generic[T]):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wsdemo.client import Client
+from wsdemo.client import Client, MessagesMissed
 from wsdemo.client.connection import ClientClosed
 from wsdemo.events import Emit, Event, Kind
 from wsdemo.lab.errors import LabRefused
@@ -56,15 +56,18 @@ class Life:
     """Production seconds."""
     sent: Counter[str] = field(default_factory=Counter)
     received: int = 0
+    gaps: int = 0
+    """How often a durable user was told that messages may be missing."""
     moves: int = 0
     moves_failed: int = 0
 
     def __repr__(self) -> str:
         by = ", ".join(f"{count:,} {status}" for status, count in self.sent.most_common())
+        gaps = f" (gaps told: {self.gaps:,})" if self.gaps else ""
         failed = f" ({self.moves_failed} failed)" if self.moves_failed else ""
         return (
             f"{self.users:,} users, {self.seconds:g} s: {sum(self.sent.values()):,} messages sent "
-            f"({by or 'none'}), {self.received:,} received, {self.moves:,} moves{failed}"
+            f"({by or 'none'}), {self.received:,} received{gaps}, {self.moves:,} moves{failed}"
         )
 
 
@@ -115,8 +118,15 @@ async def live(
 
 
 async def _listen(client: Client, life: Life) -> None:
-    async for _ in client:
-        life.received += 1
+    """Count what arrives. Behind a gap, of which a durable user is told, go on."""
+    with contextlib.suppress(ClientClosed):
+        while True:
+            try:
+                await client.receive()
+            except MessagesMissed:
+                life.gaps += 1
+            else:
+                life.received += 1
 
 
 async def _next_turn(rng: random.Random, every_s: float, ends_at: float) -> bool:

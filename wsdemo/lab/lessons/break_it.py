@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsdemo.lab.errors import LabRefused
@@ -13,6 +12,7 @@ from wsdemo.lab.lessons.nemesis import INVARIANTS, Schedule, Violated, play
 from wsdemo.lab.lessons.own_world import SLOW, LevelFailed, TrialPace
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
 from wsdemo.lab.lessons.seeded_gateways import SEEDED, SoundGateway
+from wsdemo.lab.trial import run_apart
 from wsdemo.lab.yours import GatewaySkeleton
 from wsdemo.redis.server import ServerError
 
@@ -90,10 +90,10 @@ def unleash(schedule: Schedule, seed: int | None = None) -> Report:
     if not isinstance(schedule, Schedule):
         raise LabRefused(f"{schedule!r} is not a Schedule")
     kinds: Mapping[str, Any] = {SOUND: SoundGateway, **SEEDED}
-    found = _run(_on_each([schedule], kinds, seed))
+    found = run_apart(_on_each([schedule], kinds, seed), "nemesis")
     if found[SOUND]:
         # Nobody is to be accused because the machine is busy.
-        found = _run(_on_each([schedule], kinds, seed, SLOW))
+        found = run_apart(_on_each([schedule], kinds, seed, SLOW), "nemesis")
     return {name: Exposed(name, one) for name, one in found.items()}
 
 
@@ -117,11 +117,13 @@ def judge_nemesis(nemesis: Callable[[], Any], seed: int | None = None) -> Judgem
         return Judgement(False, EMPTY)
     kinds: Mapping[str, Any] = {SOUND: SoundGateway, **SEEDED}
     chosen = random.randrange(1000) if seed is None else seed
-    found = _run(_on_each(schedules, kinds, chosen))
+    found = run_apart(_on_each(schedules, kinds, chosen), "nemesis")
     missed = {name: kinds[name] for name in SEEDED if found[name] is None}
     if missed or found[SOUND]:
         # On a machine that is busy, once more: nobody is to be judged by the load.
-        again = _run(_on_each(schedules, {SOUND: SoundGateway, **missed}, chosen, SLOW))
+        again = run_apart(
+            _on_each(schedules, {SOUND: SoundGateway, **missed}, chosen, SLOW), "nemesis"
+        )
         found |= again
     return _judged(found, sum(len(one) for one in schedules))
 
@@ -146,13 +148,6 @@ def _schedules(said: Any) -> list[Schedule]:
     if not isinstance(listed, Sequence) or not all(isinstance(one, Schedule) for one in listed):
         return []
     return [one for one in listed if len(one)]
-
-
-def _run(work: Any) -> dict[str, Violated | None]:
-    """Run the plays in a loop of their own; a notebook's thread may have one already."""
-    with ThreadPoolExecutor(1, "nemesis") as pool:
-        found: dict[str, Violated | None] = pool.submit(asyncio.run, work).result()
-    return found
 
 
 async def _on_each(

@@ -418,12 +418,15 @@ async def play(
         LevelFailed: a gateway did not start.
     """
     server = BundledServer()
-    await asyncio.to_thread(server.start)
+    starting = asyncio.ensure_future(asyncio.to_thread(server.start))
     try:
+        await asyncio.shield(starting)
         async with TrialWorld.of(kind, server, pace or pace_now()) as world:
             await world.start()
             found = await Play(world, seed).run(schedule)
     finally:
+        # A thread cannot be interrupted: what it has started meanwhile is stopped.
+        await asyncio.wait([starting])
         await asyncio.to_thread(server.stop)
     return found[0] if found else None
 

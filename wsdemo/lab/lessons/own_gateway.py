@@ -27,6 +27,7 @@ from wsdemo.lab.lessons.own_world import (
     subscribes,
 )
 from wsdemo.lab.lessons.question import Judgement, NotJudged, Question
+from wsdemo.lab.trial import run_apart
 from wsdemo.lab.yours import GatewaySkeleton
 from wsdemo.redis.server import BundledServer, ServerError
 from wsdemo.rig.waiting import wait_until
@@ -267,6 +268,7 @@ async def drains_without_a_loss(world: TrialWorld) -> None:
             strand.release()
         await drained(world, alice, bob, texts, stopping)
     finally:
+        stopping.cancel()  # It goes on only when the level has ended early, by an interrupt too.
         await asyncio.wait([stopping])
         stopping.cancelled() or stopping.exception()
 
@@ -400,18 +402,9 @@ def try_to_break(kind: Callable[..., GatewaySkeleton]) -> Attempt:
     except ServerError as problem:
         raise NotJudged(f"There is no Redis to try it with: {problem}") from None
     try:
-        return _run(_climb(kind, server))
+        return run_apart(_climb(kind, server), "own gateway")
     finally:
         server.stop()
-
-
-def _run(work: Any) -> Attempt:
-    """Run the trial in a loop of its own; a notebook's thread may have one already."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1, "own gateway") as pool:
-        found: Attempt = pool.submit(asyncio.run, work).result()
-    return found
 
 
 async def _climb(kind: Callable[..., GatewaySkeleton], server: BundledServer) -> Attempt:
