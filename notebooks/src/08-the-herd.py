@@ -197,7 +197,7 @@ herd(
     {name: crowd.table() for name, crowd in crowds.items()},
     big.capacity,
     bin_s=0.5,
-    title="2,000 users: last one back {best_end} with “{best}”, {worst_end} if exponential",
+    title="2,000 users: last one back {best_end} with {best}, {worst_end} if exponential",
 )
 
 # %%

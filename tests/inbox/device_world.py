@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 import redis
 
+from tests.hearing import HEARD_S, confirmed
 from tests.inbox.world import (
     GATEWAYS,
     LIFE_MS,
@@ -81,8 +82,7 @@ class DeviceWorld:
         server.flushall()
         self.heard = server.pubsub()
         self.heard.subscribe(*(f"gateway:{gateway}" for gateway in GATEWAYS))
-        for _ in GATEWAYS:
-            self.heard.get_message(timeout=2)
+        confirmed(self.heard, len(GATEWAYS))
         self.run = "a0"
         self.next = self.serial = 0
         self.pending: dict[str, None] = {}
@@ -192,7 +192,7 @@ class DeviceWorld:
             if not conn:
                 continue
             if gateway != own:
-                got = self.heard.get_message(timeout=2)
+                got = self.heard.get_message(timeout=HEARD_S)
                 if got is None:
                     raise ViolatedError("no hint was published")
                 hint = msgspec.json.decode(got["data"])

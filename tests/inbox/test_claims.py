@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.hearing import HEARD_S, confirmed_async
 from tests.inbox.box import Box, box_on, ids
 from tests.inbox.world import lasting
 from wsdemo.inbox import Inbox, StoreOutcome
@@ -333,7 +334,7 @@ async def test_the_gateway_of_the_recipient_gets_a_hint(
     """D6: which session, which epoch, which offset; not when it stores itself, or for nobody."""
     async with redis_db.pubsub() as heard:
         await heard.psubscribe(f"{keyspace.gateway_channel('')}*")
-        assert await heard.get_message(timeout=5)
+        await confirmed_async(heard)
         await stored(box, "0")
         for gateway, conn in (
             ("gateway-09", "c1"),
@@ -349,7 +350,7 @@ async def test_the_gateway_of_the_recipient_gets_a_hint(
         await box.owner("c:1", "gateway-02")
         reply = await box.send("hinted")
         assert (reply.gateway_id, reply.conn_id) == ("gateway-02", "c:1")
-        hint = await heard.get_message(ignore_subscribe_messages=True, timeout=5)
+        hint = await heard.get_message(ignore_subscribe_messages=True, timeout=HEARD_S)
         assert hint["channel"] == keyspace.gateway_channel("gateway-02")
         assert hint["data"] == (
             f'{{"type":"stored","toConn":"c:1","epoch":"{reply.epoch}","offset":"{reply.offset}"}}'
@@ -360,13 +361,15 @@ async def test_the_gateway_of_the_recipient_gets_a_hint(
 @pytest.fixture
 async def listening(keyspace: Keyspace, redis_db: Any) -> AsyncIterator[Hints]:
     """What the gateway of bob hears; nobody is told twice before it has read."""
+    channel = keyspace.gateway_channel("gateway-02")
     async with redis_db.pubsub() as heard:
-        await heard.subscribe(keyspace.gateway_channel("gateway-02"))
-        assert await heard.get_message(timeout=5)
+        await heard.subscribe(channel)
+        await confirmed_async(heard)
 
         async def hints() -> list[str]:
             found = []
-            while hint := await heard.get_message(ignore_subscribe_messages=True, timeout=0.01):
+            await redis_db.publish(channel, "end")
+            while (hint := await heard.get_message(timeout=HEARD_S))["data"] != "end":
                 found.append(msgspec.json.decode(hint["data"])["offset"])
             return found
 
@@ -410,9 +413,9 @@ async def test_a_gateway_that_does_not_hear_is_told_each_time(
         assert (await patient.send(msg_id)).gateway_id == "gateway-02"
     async with redis_db.pubsub() as heard:
         await heard.subscribe(keyspace.gateway_channel("gateway-02"))
-        assert await heard.get_message(timeout=5)
+        await confirmed_async(heard)
         await stored(patient, "3")
-        assert await heard.get_message(ignore_subscribe_messages=True, timeout=5)
+        assert await heard.get_message(ignore_subscribe_messages=True, timeout=HEARD_S)
 
 
 async def test_the_gateway_that_stores_is_told_once_by_the_answer(patient: Box) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.hearing import HEARD_S, confirmed_async
 from tests.inbox.box import Box, box_on, ids
 from tests.inbox.test_claims import stored
 from wsdemo.inbox import InboxPage
@@ -445,7 +446,7 @@ async def test_hints_say_which_session_and_nothing_foreign(
     """An entry that somebody else has written must not become part of a channel or of JSON."""
     async with redis_db.pubsub() as heard:
         await heard.psubscribe(keyspace.channel_prefix + "*")
-        await heard.get_message(timeout=5)
+        await confirmed_async(heard)
         await box.device(PHONE, "c-phone", 1, "gateway-09")
         impossible = (("gate:way", "c1"), ("broadcast", "c1"), ("g" * 65, "c1"))
         for gateway, conn in (*impossible, ("x", 'c"'), ("x", "c" * 129)):
@@ -455,7 +456,7 @@ async def test_hints_say_which_session_and_nothing_foreign(
             await read(box, PHONE)
         await box.device(LAPTOP, "c:1", 2, "gateway-02")
         reply = await box.send("hinted")
-        hint = await heard.get_message(ignore_subscribe_messages=True, timeout=5)
+        hint = await heard.get_message(ignore_subscribe_messages=True, timeout=HEARD_S)
         assert hint["channel"] == keyspace.gateway_channel("gateway-02")
         assert hint["data"] == (
             f'{{"type":"stored","toConn":"c:1","epoch":"{reply.epoch}","offset":"{reply.offset}"}}'
@@ -497,11 +498,11 @@ async def test_a_hint_stands_only_when_all_devices_were_told(
     async with redis_db.pubsub() as heard:
         await box.device(LAPTOP, f"c-{LAPTOP}", 2, "gateway-02")
         await heard.subscribe(keyspace.gateway_channel("gateway-01"))
-        assert await heard.get_message(timeout=5)
+        await confirmed_async(heard)
         for msg_id in "12":
             assert len((await box.send(msg_id)).others) == 1, "the laptop's gateway does not hear"
         await heard.subscribe(keyspace.gateway_channel("gateway-02"))
-        assert await heard.get_message(timeout=5)
+        await confirmed_async(heard)
         await box.send("3")
         assert int(await box.link.call("HGET", box.meta, "told") or 0) > 0
         await read(box, PHONE)

@@ -22,6 +22,7 @@ from typing import Any, Final
 import msgspec
 import redis
 
+from tests.hearing import HEARD_S, confirmed
 from wsdemo.gateway.inbox import Pump, Resumed, number
 from wsdemo.inbox import InboxPage
 from wsdemo.redis.deadline import NEVER_MS
@@ -145,8 +146,7 @@ class World:
         server.flushall()
         self.heard = server.pubsub()
         self.heard.subscribe(*(f"gateway:{gateway}" for gateway in GATEWAYS))
-        for _ in GATEWAYS:
-            self.heard.get_message(timeout=2)
+        confirmed(self.heard, len(GATEWAYS))
         self.run = "a0"
         self.next = self.serial = 0
         self.pending: dict[str, dict[str, None]] = {"alice": {}, "carol": {}}
@@ -223,7 +223,7 @@ class World:
 
     def _hint(self, gateway: str, conn: str, own: str, epoch: str, offset: str) -> None:
         if gateway and gateway != own:
-            got = self.heard.get_message(timeout=2)
+            got = self.heard.get_message(timeout=HEARD_S)
             if got is None:
                 raise ViolatedError("no hint was published")
             hint = msgspec.json.decode(got["data"])

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from wsdemo.events import Kind
 from wsdemo.features import RoomSettings
 from wsdemo.lab import Lab
 from wsdemo.lab.cluster.cluster import Cluster
+from wsdemo.lab.cluster.entries import once_named
 from wsdemo.lab.errors import LabRefused
 from wsdemo.lab.handles import User
 from wsdemo.protocol import Status
@@ -196,6 +198,25 @@ def test_a_primary_under_sentinel_is_replaced_and_nothing_is_left_behind() -> No
             lab.redis.fail_over(1)
         lab.redis.pause()
     assert lab.leaks() == []
+
+
+async def test_entries_are_read_once_sentinels_name_a_primary() -> None:
+    """During a failover they name none: a cell waits for the next one, but not for ever."""
+    asked: list[int] = []
+
+    async def ask() -> str:
+        asked.append(len(asked))
+        if len(asked) < 3:
+            raise MasterNotFoundError("nobody")
+        return "the entries"
+
+    assert await once_named(ask) == "the entries" and len(asked) == 3
+
+    async def never() -> str:
+        raise MasterNotFoundError("nobody")
+
+    with pytest.raises(MasterNotFoundError):
+        await once_named(never, within_s=0.2)
 
 
 def test_one_server_has_no_server_to_choose() -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import redis
 
+from tests.hearing import HEARD_S, confirmed
 from wsdemo.presence.devices import DEVICES_REFRESH, DEVICES_REGISTER, DEVICES_RELEASE
 from wsdemo.presence.store import MINT, REFRESH, REGISTER, RELEASE
 from wsdemo.redis.deadline import NEVER_MS
@@ -96,7 +97,7 @@ class World:
         self.key, self.fence = self.keyspace.presence("al"), self.keyspace.fence("al")
         self.pubsub = self.client.pubsub()
         self.pubsub.psubscribe(f"{self.keyspace.channel_prefix}gateway:*")
-        self.pubsub.get_message(timeout=5)
+        confirmed(self.pubsub)
         self.forget()
 
     def play(self, steps: int = 200) -> Counter[str]:
@@ -301,7 +302,7 @@ class World:
     def told(self, gateways: int) -> dict[str, set[tuple[str, int, str]]]:
         told = {}
         for _ in range(gateways):
-            got = self.pubsub.get_message(timeout=5)
+            got = self.pubsub.get_message(timeout=HEARD_S)
             assert got is not None
             gateway = got["channel"].rpartition(":")[2]
             copies = json.loads(got["data"])["toConns"]

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from tests.examples import seeds
+from tests.hearing import HEARD_S, confirmed, confirmed_async
 from tests.presence.device_worlds import (
     CONFIGURATIONS,
     SCRIPTS,
@@ -497,12 +498,12 @@ async def test_watchers_are_told_of_the_first_device_and_of_the_last(
     presence = DevicePresence(link, keyspace, TIMING, 2, announces=True)
     pubsub = redis_db.pubsub()
     await pubsub.subscribe(keyspace.channel("watch", "alice"))
-    await pubsub.get_message(timeout=5)
+    await confirmed_async(pubsub)
     phone = await registered(presence, "c1", "phone")
     laptop = await registered(presence, "c2", "laptop")
     await presence.release(laptop)
     await presence.release(phone)
-    told = [json.loads((await pubsub.get_message(timeout=5))["data"]) for _ in range(3)]
+    told = [json.loads((await pubsub.get_message(timeout=HEARD_S))["data"]) for _ in range(3)]
     await pubsub.aclose()
     assert [(one["state"], one["reason"]) for one in told] == [
         ("online", "login"),
@@ -520,11 +521,11 @@ async def test_a_copy_says_how_many_devices_there_are(
     await registered(presence, "c2", "laptop")
     pubsub = client.pubsub()
     pubsub.subscribe(keyspace.gateway_channel("gateway-01"))
-    pubsub.get_message(timeout=5)
+    confirmed(pubsub)
     key, prefix = keyspace.presence("alice"), keyspace.channel_prefix
     args = ('{"to":"alice"', prefix, " c2 ", TIMING.presence_ttl_ms, NEVER_MS)
     assert client.eval(DEVICES_ROUTE.text, 1, key, *args) == ["routed", "gateway-01"]
-    got = pubsub.get_message(timeout=5)
+    got = pubsub.get_message(timeout=HEARD_S)
     pubsub.close()
     assert got is not None
     told = json.loads(got["data"])
@@ -543,15 +544,14 @@ async def test_a_plain_session_gets_the_envelope_that_every_gateway_knows(
     assert await refresh(presence, phone) is Refresh.RECLAIMED
     pubsub = client.pubsub()
     pubsub.subscribe(keyspace.gateway_channel("gateway-01"), keyspace.gateway_channel("gateway-02"))
-    for _ in range(2):
-        pubsub.get_message(timeout=5)
+    confirmed(pubsub, 2)
     key, prefix = keyspace.presence("alice"), keyspace.channel_prefix
     told = []
     for more in ("", ',"echoTo":"bob"'):
         args = ('{"to":"alice"' + more, prefix, "  ", TIMING.presence_ttl_ms, NEVER_MS)
         reply: Any = client.eval(DEVICES_ROUTE.text, 1, key, *args)
         for _ in reply[1:]:
-            got = pubsub.get_message(timeout=5)
+            got = pubsub.get_message(timeout=HEARD_S)
             assert got is not None
             told.append(json.loads(got["data"]))
     pubsub.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.hearing import HEARD_S, confirmed
 from tests.rooms.world import REMEMBER_MS, Gateway, Redis, Session
 from wsdemo.redis.server import BundledServer
 from wsdemo.rooms.store import LAST_SEQ
@@ -30,7 +31,7 @@ def events(room: Redis) -> Iterator[Any]:
     """What is published for the room."""
     with room.client.pubsub() as pubsub:
         pubsub.subscribe(room.channel)
-        pubsub.get_message(timeout=2)
+        confirmed(pubsub)
         yield pubsub
 
 
@@ -38,7 +39,7 @@ def heard(room: Redis, events: Any) -> list[dict[str, Any]]:
     """Return the events until now."""
     room.client.publish(room.channel, '"end"')
     result = []
-    while (event := json.loads(events.get_message(timeout=2)["data"])) != "end":
+    while (event := json.loads(events.get_message(timeout=HEARD_S)["data"])) != "end":
         result += [event] if event else []
     return result
 

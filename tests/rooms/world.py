@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import redis
 
+from tests.hearing import HEARD_S, confirmed
 from wsdemo.redis.scripts import Script
 from wsdemo.rooms.store import BOOTS, JOIN, LAST_SEQ, LEAVE, LIST, SWEEP
 
@@ -137,7 +138,7 @@ class World:
         """Who is there by the events."""
         self.pubsub = redis_.client.pubsub()
         self.pubsub.subscribe(redis_.channel)
-        self.pubsub.get_message(timeout=2)
+        confirmed(self.pubsub)
         for gateway in self.gateways:
             self.beat(gateway)
 
@@ -211,7 +212,7 @@ class World:
         """R3: up to the mark of a list, the events add up to exactly that list."""
         listed = set(self.redis.list('{"type":"mark"}'))
         while True:
-            got = self.pubsub.get_message(timeout=2)
+            got = self.pubsub.get_message(timeout=HEARD_S)
             if got is None:
                 raise Violation("the mark of a list did not come")
             if got["type"] != "message":

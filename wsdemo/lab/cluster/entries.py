@@ -9,12 +9,14 @@ out of the answer.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import redis.asyncio as redis_client
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -22,6 +24,10 @@ from wsdemo.addresses import RedisAddress
 from wsdemo.redis.slots import SlotClaim, claims, slot_of
 from wsdemo.settings import Keyspace
 
+T = TypeVar("T")
+NAMED_S: Final = 15.0
+"""Wall seconds: for so long, a failover may leave a group without a primary."""
+AGAIN_S: Final = 0.1
 GONE = (redis_client.ConnectionError, redis_client.TimeoutError, OSError)
 """How a server fails that has been killed, or frozen."""
 
@@ -63,16 +69,34 @@ class OneServerEntries:
         self._keyspace = keyspace
 
     async def of(self, users: Iterable[str]) -> dict[str, dict[str, str]]:
-        return await entries_at(self._database, self._keyspace, list(users))
+        names = list(users)
+        return await once_named(lambda: entries_at(self._database, self._keyspace, names))
 
     async def leases(self, users: Iterable[str]) -> list[LeaseNow]:
-        return await leases_at(self._database, self._keyspace, list(users))
+        names = list(users)
+        return await once_named(lambda: leases_at(self._database, self._keyspace, names))
 
     async def remove_all(self) -> list[str]:
         return await remove_at(self._database, self._keyspace.prefix)
 
     async def aclose(self) -> None:
         await self._database.aclose()
+
+
+async def once_named(ask: Callable[[], Awaitable[T]], within_s: float = NAMED_S) -> T:
+    """Ask the primary. While a failover goes on, sentinels name none: then ask again.
+
+    Raises:
+        MasterNotFoundError: they have named none for so long.
+    """
+    ends_at = time.monotonic() + within_s
+    while True:
+        try:
+            return await ask()
+        except MasterNotFoundError:
+            if time.monotonic() > ends_at:
+                raise
+        await asyncio.sleep(AGAIN_S)
 
 
 class ClusterEntries:

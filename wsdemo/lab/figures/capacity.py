@@ -159,13 +159,17 @@ def _legend(lines: Sequence[CapacityLine]) -> list[Line2D]:
 
 def _label(ax: Axes, lines: Sequence[CapacityLine]) -> None:
     placer, highest = Placer(ax), max(line.ceiling for line in lines)
+    low, high = ax.get_ylim()
+    for tick in (tick for tick in ax.get_yticks() if low < tick < high):
+        placer.line(*ax.transData.transform([(users, tick) for users in USERS]))
     for line, role in zip(lines, ROLES, strict=True):
         edge = [ax.transData.transform((users, line.each * users)) for users in USERS]
         placer.line(*[(float(x), float(y)) for x, y in edge])
         right, y = ax.transData.transform((USERS[1], line.ceiling))
         words = f"one {line.name}: {percent(line.ceiling)} of a core"
-        above, below = Spot(right, y + 4, "right", "bottom"), Spot(right, y - 4, "right", "top")
-        spots = [above, below] if line.ceiling == highest else [below, above]
+        above = [Spot(right, y + up, "right", "bottom") for up in (4, 14, 24)]
+        below = [Spot(right, y - down, "right", "top") for down in (4, 14, 24)]
+        spots = above + below if line.ceiling == highest else below + above
         placer.put(words, spots, color=role.colour, fontweight="bold")
     for line in sorted(lines, key=lambda one: -one.full_at):
         x, y = ax.transData.transform((line.full_at, line.ceiling))

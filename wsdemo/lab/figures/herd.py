@@ -40,6 +40,9 @@ ROOM: Final = 1.45
 """How much longer than the last return the axis is, for the words beside it."""
 AMBER: Final = "#9A6A00"
 """The colour of the hatching of attempts; white would break up the narrow peaks."""
+STEP_PX: Final = 80
+STEPS: Final = 5
+"""How far to the left, and how often, a label goes to find a place without bars."""
 TITLE: Final = "The last user is back {best_end} with “{best}”, {worst_end} with “{worst}”"
 TITLE_OF_ONE: Final = "The last user is back {best_end}, with {attempts} a user"
 
@@ -171,7 +174,7 @@ def herd(
     fig.supylabel("per second", fontsize=FONT_PT)
     freeze_layout(fig)
     for ax, row in zip(axes, rows, strict=True):
-        _label(ax, row, ends_s)
+        _label(ax, row, edges)
     caption = (
         f"Attempts to connect and those that were accepted, in bins of {bin_s:g} s, since the "
         f"users were cut off. Capacity: {number(capacity)} accepted a second; above it the axis is "
@@ -257,9 +260,13 @@ def _dress(axes: Sequence[Axes], capacity: float, highest: float, ends_s: float)
     axes[-1].set_xlabel("production seconds since the users were cut off")
 
 
-def _label(ax: Axes, row: HerdRow, ends_s: float) -> None:
-    placer = Placer(ax)
+def _label(ax: Axes, row: HerdRow, edges: np.ndarray[Any, Any]) -> None:
+    placer, ends_s = Placer(ax), edges[-1]
     top = ax.bbox.y1 - 3
+    tried = np.histogram(row.attempts, edges)[0] / (edges[1] - edges[0])
+    for at, height in zip((edges[:-1] + edges[1:]) / 2, tried, strict=True):
+        if height:
+            placer.line(*ax.transData.transform([(at, 0), (at, height)]))
     shown = row.last_s <= ends_s
     if shown:
         ax.axvline(row.last_s, color=VERMILLION, lw=1.8)
@@ -267,7 +274,8 @@ def _label(ax: Axes, row: HerdRow, ends_s: float) -> None:
         # Nobody was watched from here on: an empty axis would say that nobody tried.
         ax.axvspan(row.stopped_s, ends_s, color=INK, alpha=0.1, lw=0)
     x = ax.transData.transform((row.last_s if shown else ends_s, 0))[0]
-    spots = [Spot(x + 5, top, "left", "top"), Spot(x - 5, top, "right", "top")]
+    spots = [Spot(x + 5, top, "left", "top")]
+    spots += [Spot(x - 5 - STEP_PX * step, top, "right", "top") for step in range(STEPS)]
     words = row.words() + (" →" if ends_s < row.last_s < math.inf else "")
     placer.put(words, spots, color=VERMILLION, fontweight="bold", linespacing=1.3)
 

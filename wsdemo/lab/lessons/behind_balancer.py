@@ -7,11 +7,14 @@ real gateways of the lab.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 from wsdemo.client import Client, State
@@ -26,6 +29,8 @@ AT_A_TIME: Final = 50
 SETTLED_S: Final = 20.0
 """Wall seconds: within so many, everybody has a connection again."""
 API_TIMEOUT_S: Final = 5.0
+UNKNOWN_S: Final = 3.0
+"""What Redis did not answer for in time is executed within two seconds, or never."""
 COMES_BACK: Final = 1012
 """The close code after which a client dials again; the server API's other one says: stay away."""
 
@@ -188,6 +193,22 @@ class BehindBalancer:
         self._wait_until_back(before + sum(plan.values()))
 
     def _disconnect_by_api(self, gateway: str, name: str) -> None:
+        """Have a user disconnected. When Redis does not answer in time, nobody knows whether that
+        was done: then it is asked for again only if the user has stayed.
+        """
+        client = self.users[name]
+        before, ends_at = client.attempts, time.monotonic() + SETTLED_S
+        while client.attempts == before:
+            try:
+                return self._ask_to_disconnect(gateway, name)
+            except urllib.error.HTTPError as problem:
+                if problem.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > ends_at:
+                    raise
+            with contextlib.suppress(TimeoutError):
+                self._lab.wait_until("left", lambda: client.attempts > before, UNKNOWN_S)
+        return None
+
+    def _ask_to_disconnect(self, gateway: str, name: str) -> None:
         request = urllib.request.Request(
             f"{self._lab.api_url(gateway)}/api/disconnect",
             json.dumps({"user": name, "code": COMES_BACK}).encode(),
