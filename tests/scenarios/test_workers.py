@@ -416,7 +416,7 @@ async def failing(server_url: str, *flags: str) -> tuple[int, list[str]]:
     process = GatewayProcess("gateway-01", server_url, *TWO, *flags)
     with pytest.raises(GatewayDied):
         await process.start()
-    return await process.wait(5), list(process.log)
+    return await process.wait(30), list(process.log)
 
 
 async def test_workers_that_cannot_start_say_why_in_one_line(
