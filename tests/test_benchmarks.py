@@ -119,7 +119,7 @@ def test_a_gateway_that_does_not_start_is_reported_in_one_line() -> None:
     broken = System("broken", [PYTHON, "-c", "raise SystemExit(3)", "{id}{port}{redis}"])
     with pytest.raises(Failed, match=r"^broken ended with exit code 3$"), broken:
         pytest.fail("it started")
-    assert broken.server is not None and not broken.server.running
+    assert isinstance(broken.server, BundledServer) and not broken.server.running
 
 
 @pytest.fixture
