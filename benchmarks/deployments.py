@@ -105,6 +105,8 @@ def measure_deployments(
 ) -> DeploymentCosts:
     """Start the systems, let their users talk, and measure in turns."""
     costs = DeploymentCosts()
+    # A round may begin with the last one: the order of the table is that of the systems.
+    names = [system.name for system in systems]
     with contextlib.ExitStack() as stack:
         loads = [_start(system, stack, say) for system in systems]
         phases: list[tuple[str, str, dict[str, Any]]] = [
@@ -114,11 +116,11 @@ def measure_deployments(
         for number in range(rounds):
             order = list(zip(systems, loads, strict=True))[:: 1 if number % 2 else -1]
             for phase, action, plan in phases:
-                of = costs.samples.setdefault(phase, {})
+                of = costs.samples.setdefault(phase, {name: [] for name in names})
                 for system, load in order:
                     say(f"round {number + 1} of {rounds}: {phase}, {system.name}")
                     cost = _talk(system, load, action, {**plan, "seconds": seconds})
-                    of.setdefault(system.name, []).append(cost)
+                    of[system.name].append(cost)
             say(f"round {number + 1} of {rounds}: nobody talks")
             for name, shares in _rest(systems, seconds).items():
                 costs.rest.setdefault(name, []).append(shares)

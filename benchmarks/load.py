@@ -200,17 +200,6 @@ class Load:
         await asyncio.sleep(seconds)
         return {"seconds": time.perf_counter() - started}
 
-    async def beat(self, rate: float, seconds: float) -> Any:
-        """Send so many heartbeats a second, of all users in turn."""
-        ping, total = frame(b'{"type":"ping"}'), int(rate * seconds)
-        started = time.perf_counter()
-        for number in range(total):
-            due = started + number / rate
-            if (early_s := due - time.perf_counter()) > 0:
-                await asyncio.sleep(early_s)
-            self.users[number % len(self.users)].transport.write(ping)
-        return {"sent": total, "cut": sum(user.lost for user in self.users)}
-
     async def _heartbeats(self) -> None:
         """Let every user send a heartbeat each `HEARTBEAT_S`, evenly spread, until cancelled.
 

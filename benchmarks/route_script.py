@@ -155,10 +155,11 @@ def measure_scripts(rounds: int, seconds: float, say: Say) -> ScriptCosts:
     with contextlib.ExitStack() as stack:
         say("starting servers")
         ways = _ways(stack)
+        costs.samples = {name: [] for name, _ in ways}
         for number in range(rounds):
             for name, measure in ways[:: 1 if number % 2 else -1]:
                 say(f"round {number + 1} of {rounds}: the script on {name}")
-                costs.samples.setdefault(name, []).append(measure(seconds))
+                costs.samples[name].append(measure(seconds))
     return costs
 
 
