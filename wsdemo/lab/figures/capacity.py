@@ -162,13 +162,15 @@ def _label(ax: Axes, lines: Sequence[CapacityLine]) -> None:
     low, high = ax.get_ylim()
     for tick in (tick for tick in ax.get_yticks() if low < tick < high):
         placer.line(*ax.transData.transform([(users, tick) for users in USERS]))
+    for line in lines:
+        placer.line(*ax.transData.transform([(users, line.each * users) for users in USERS]))
     for line, role in zip(lines, ROLES, strict=True):
-        edge = [ax.transData.transform((users, line.each * users)) for users in USERS]
-        placer.line(*[(float(x), float(y)) for x, y in edge])
         right, y = ax.transData.transform((USERS[1], line.ceiling))
+        left = ax.bbox.x0 + 4
         words = f"one {line.name}: {percent(line.ceiling)} of a core"
-        above = [Spot(right, y + up, "right", "bottom") for up in (4, 14, 24)]
-        below = [Spot(right, y - down, "right", "top") for down in (4, 14, 24)]
+        sides = ((right, "right"), (left, "left"))
+        above = [Spot(x, y + up, ha, "bottom") for x, ha in sides for up in (4, 14, 24)]
+        below = [Spot(x, y - down, ha, "top") for x, ha in sides for down in (4, 14, 24)]
         spots = above + below if line.ceiling == highest else below + above
         placer.put(words, spots, color=role.colour, fontweight="bold")
     for line in sorted(lines, key=lambda one: -one.full_at):
