@@ -316,3 +316,16 @@ def test_a_sheet_is_shown_as_a_table() -> None:
     """Each thing with what it costs in Redis and in gateways."""
     told = str(CostSheet(30, 60, 120, 100, 150, 900))
     assert "a message" in told and "60 µs" in told and "900 µs" in told
+
+
+@pytest.mark.parametrize("redis", [1.3e-6, 1.7e-6, 2.5e-6, 4e-6])
+@pytest.mark.parametrize("times", [2.0, 3.0, 4.0])
+def test_each_crossing_of_the_capacity_figure_says_how_many_users(
+    redis: float, times: float
+) -> None:
+    """Wherever the lines are: no label gives way to another one."""
+    lines = [LINES[0]._replace(each=redis), LINES[1]._replace(each=times * redis)]
+    shown = words(capacity(lines))
+    for line in lines:
+        assert f"{in_round_numbers(line.full_at)} users" in shown
+        assert any(one.startswith(f"one {line.name}: ") for one in shown)

@@ -179,8 +179,7 @@ def _label(ax: Axes, lines: Sequence[CapacityLine]) -> None:
         spots = [
             Spot(x + 14, y - 10, "left", "top"),
             Spot(x + 14, y - 30, "left", "top"),
-            Spot(x - 14, y + 10, "right", "bottom"),
-            Spot(x - 14, y + 30, "right", "bottom"),
+            *(Spot(x - 14, y + up, "right", "bottom") for up in (10, 30, 40, 50)),
         ]
         placer.put(words, spots, color=VERMILLION, fontweight="bold")
 
