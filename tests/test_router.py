@@ -49,12 +49,12 @@ async def ears(
     ):
         settings = GatewaySettings(
             gateway_id="gateway-01",
-            redis_url=server.url.replace(f":{server.port}", f":{ear_wire.port}"),
+            redis_url=server.url_by(ear_wire.port),
             keyspace=keyspace,
             timing=dataclasses.replace(Timing(), probe_interval_s=probe_interval_s),
         )
         link = RedisLink(
-            server.url.replace(f":{server.port}", f":{link_wire.port}"),
+            server.url_by(link_wire.port),
             settings.limits,
             trial=trial_of(keyspace),
         )

@@ -57,7 +57,7 @@ def over_wire(
     return GatewaySettings(
         gateway_id="gateway-01",
         port=0,
-        redis_url=server.url.replace(f":{server.port}", f":{wire.port}"),
+        redis_url=server.url_by(wire.port),
         keyspace=keyspace,
         limits=dataclasses.replace(Limits(), **limits),
         inbox=inbox,

@@ -102,7 +102,7 @@ async def there(shared_server: BundledServer, keyspace: Keyspace) -> AsyncIterat
 
 def by_wire(server: BundledServer, wire: Wire) -> Any:
     """Return what has the address of a server, over a wire."""
-    return SimpleNamespace(url=server.url.replace(f":{server.port}", f":{wire.port}"))
+    return SimpleNamespace(url=server.url_by(wire.port))
 
 
 def feature(running: Gateway) -> Rooms:

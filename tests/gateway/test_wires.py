@@ -33,7 +33,7 @@ async def wire(shared_server: BundledServer) -> AsyncIterator[Wire]:
 @pytest.fixture
 def url(shared_server: BundledServer, wire: Wire) -> str:
     """The URL of the same server, through the TCP relay."""
-    return shared_server.url.replace(f":{shared_server.port}", f":{wire.port}")
+    return shared_server.url_by(wire.port)
 
 
 def listens(strand: Strand) -> bool:

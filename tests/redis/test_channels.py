@@ -63,7 +63,7 @@ async def listening(server: BundledServer, base: str, user: str = "") -> AsyncIt
         if user:
             rules = (*FEW_RIGHTS, f"&{base}:base", f"&{base}:open*")
             await database.execute_command("ACL", "SETUSER", user, *rules)
-        by_wire = server.url.replace(f":{server.port}", f":{wire.port}")
+        by_wire = server.url_by(wire.port)
         subscription = Subscription(
             f"redis://{user}:pw@127.0.0.1:{wire.port}" if user else by_wire,
             Limits(),

@@ -388,7 +388,7 @@ async def test_a_refusing_server_is_dialled_with_growing_pauses(
 
     async with endpoint(hang_up) as (url, times):
         async with Wire("127.0.0.1", own_server.port) as wire:
-            by_wire = own_server.url.replace(f":{own_server.port}", f":{wire.port}")
+            by_wire = own_server.url_by(wire.port)
             link = RedisLink(by_wire, Limits(), lambda up: None)
             await link.start()
             wire.lead_to(int(url.rpartition(":")[2]))
@@ -502,7 +502,7 @@ async def test_messages_published_before_unsubscribing_are_received(
     """Whoever sent it was told that somebody listens. The wire brings it late, and in order."""
     heard: list[bytes] = []
     async with Wire("127.0.0.1", own_server.port) as wire:
-        by_wire = own_server.url.replace(f":{own_server.port}", f":{wire.port}")
+        by_wire = own_server.url_by(wire.port)
         subscription = Subscription(
             by_wire, Limits(), ["news"], lambda channel, data: heard.append(data)
         )

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import redis
 
+from wsdemo.addresses import RedisAddress
 from wsdemo.redis.server import BundledServer, PortInUse, ServerError, find_server
 
 PROGRAM = [sys.executable, "-m", "wsdemo.redis"]
@@ -107,6 +108,15 @@ def test_the_configuration_is_readable_by_its_owner_only() -> None:
         assert "s3cret" in configuration.read_text()
         assert configuration.stat().st_mode & 0o077 == 0
         assert "s3cret" not in " ".join(psutil.Process(server.pid).cmdline())
+
+
+@pytest.mark.parametrize("password", ["41234ab", "ab41234", "a:41234", "a@41234/"])
+def test_an_address_by_a_relay_keeps_a_password_in_which_the_port_stands(password: str) -> None:
+    """A random password holds the digits of the port once in some ten thousand times."""
+    server = BundledServer(41234, password=password)
+    by_relay = RedisAddress.parse(server.url_by(1234))
+    assert (by_relay.password, by_relay.port) == (password, 1234)
+    assert server.url == server.url_by(41234)
 
 
 def test_a_restart_keeps_the_port_and_forgets_or_keeps_the_data() -> None:

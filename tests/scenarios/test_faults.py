@@ -41,7 +41,7 @@ async def test_a_gateway_that_dies_between_mint_and_register_leaves_only_a_fence
 ) -> None:
     """No entry; and the user can register at another gateway at once (fault 7)."""
     async with Wire("127.0.0.1", server.port) as wire:
-        by_wire = server.url.replace(f":{server.port}", f":{wire.port}")
+        by_wire = server.url_by(wire.port)
         async with (
             GatewayProcess("gateway-01", by_wire) as first,
             GatewayProcess("gateway-02", server.url) as second,

@@ -223,7 +223,7 @@ async def test_both_connections_leave_a_demoted_server_at_once(
         async with redis_client.Redis.from_url(new.url, decode_responses=True) as elsewhere:
             await elsewhere.config_set("requirepass", password)
             async with Wire("127.0.0.1", server.port) as wire:
-                url = server.url.replace(f":{server.port}", f":{wire.port}")
+                url = server.url_by(wire.port)
                 settings = GatewaySettings(
                     gateway_id="gateway-01",
                     port=0,

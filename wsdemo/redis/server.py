@@ -302,8 +302,15 @@ class BundledServer:
     @property
     def url(self) -> str:
         """Where clients find it; with the password, so `redacted(url)` is what may be printed."""
+        return self.url_by(self.port)
+
+    def url_by(self, port: int) -> str:
+        """Where clients find it by way of a relay that listens on a port of this machine.
+
+        The digits of a port may also stand in the password: nobody should look for them in `url`.
+        """
         user = f":{quote(self._password, safe='')}@" if self._password else ""
-        return f"redis://{user}{HOST}:{self.port}/0"
+        return f"redis://{user}{HOST}:{port}/0"
 
     _mode: Sequence[str] = ()
     """More arguments of the program."""

@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from redis.exceptions import RedisError
 from websockets.asyncio.client import ClientConnection, connect
@@ -325,10 +324,12 @@ class TrialWorld:
         try:
             for name in NAMES:
                 wire = await Wire(HOST, server.port).start()
-                url = urlsplit(server.url)
-                address = url._replace(netloc=url.netloc.replace(str(url.port), str(wire.port)))
                 told = SkeletonSettings(
-                    name, address.geturl(), pace.heartbeat_s, pace.ttl_s, pace.redis_timeout_s
+                    name,
+                    server.url_by(wire.port),
+                    pace.heartbeat_s,
+                    pace.ttl_s,
+                    pace.redis_timeout_s,
                 )
                 world.gateways[name] = RunningGateway(name, kind(told), wire, world)
             yield world
