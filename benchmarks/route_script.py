@@ -23,6 +23,7 @@ from benchmarks.phases import CONTENT_BYTES, Say
 from benchmarks.systems import Failed, cpu_s_of
 from wsdemo.buckets import slots
 from wsdemo.redis.cluster_server import BundledCluster
+from wsdemo.redis.origin import ANYWHERE
 from wsdemo.redis.scripts import Script
 from wsdemo.redis.server import BundledServer
 from wsdemo.router import ROUTE
@@ -108,7 +109,9 @@ class Way:
             prefix = keyspace.script_channels(bucket) if sharded and buckets else ""
             if sharded:
                 _ask(self._ears[at], "SSUBSCRIBE", keyspace.gateway_channel(GATEWAY, bucket))
-            words = ("EVALSHA", script.sha, "1", key, ENVELOPE, prefix, NEVER)
+            words = ["EVALSHA", script.sha, "1", key, ENVELOPE, prefix, NEVER]
+            if sharded:
+                words.append(ANYWHERE.decode())
             self._batches[at].append(b"".join(self._nodes[at].pack_command(*words)))
             self._heard[at if sharded else 0] += 1
 

@@ -21,7 +21,8 @@ from wsdemo.router import DEVICES_ROUTE, ROUTE, TRIAL
 from wsdemo.settings import GatewaySettings, Keyspace, SettingsError
 
 CLUSTER = Keyspace("p:", buckets=64)
-ALL_SCRIPTS = (*SCRIPTS, *DEVICES_SCRIPTS, *ROOM_SCRIPTS, ROUTE, DEVICES_ROUTE, TRIAL, SEND)
+SENDS = (SEND, DEVICES_SEND)
+ALL_SCRIPTS = (*SCRIPTS, *DEVICES_SCRIPTS, *ROOM_SCRIPTS, ROUTE, DEVICES_ROUTE, TRIAL, *SENDS)
 NAMES = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1)
 
 
@@ -80,7 +81,12 @@ def test_in_a_cluster_every_script_publishes_on_sharded_channels(script: Script)
     publishes = "'PUBLISH'" in script.text
     assert script.at(Keyspace()) is script
     assert "'PUBLISH'" not in sharded.text
-    assert sharded.text.count("'SPUBLISH'") == script.text.count("'PUBLISH'")
+    if script.in_time:
+        assert sharded.text.count("'SPUBLISH'") == 1
+        # Besides, there is the function itself.
+        assert sharded.text.count("publish(") == script.text.count("'PUBLISH'") + 1
+    else:
+        assert sharded.text.count("'SPUBLISH'") == script.text.count("'PUBLISH'")
     assert not re.search(r"'gateway:'", sharded.text)
     if publishes:
         assert sharded.text.startswith("#!lua")
@@ -88,6 +94,14 @@ def test_in_a_cluster_every_script_publishes_on_sharded_channels(script: Script)
     else:
         assert sharded is script
     assert sharded.at(CLUSTER) is sharded
+
+
+def test_a_script_has_a_deadline_in_its_last_argument_if_it_carries_a_message() -> None:
+    """In a cluster, the origin comes behind it."""
+    carriers = {script for script in ALL_SCRIPTS if "{'expired'}" in script.text}
+    assert len(carriers) == 6
+    for script in ALL_SCRIPTS:
+        assert script.in_time == (script in carriers), script.name
 
 
 def test_a_full_server_routes_in_a_cluster_too() -> None:

@@ -53,7 +53,7 @@ class ClusterRouter(Router):
         count = range(keyspace.buckets)
         self._slot_of_bucket = slots(keyspace.buckets)
         self._route = ROUTE.at(keyspace)
-        self._route_start = self._route.command_start(keys=1, args=3)
+        self._route_start = self._route.command_start(keys=1, args=2 + self._link.added_args)
         self._route_ends = [bulk(keyspace.script_channels(bucket).encode()) for bucket in count]
         self._presence_prefixes = [keyspace.start_of("presence", b).encode() for b in count]
         self._unheard: dict[int, Ear] = {}
@@ -96,6 +96,10 @@ class ClusterRouter(Router):
     @property
     def deaf_shards(self) -> list[str]:
         return self._ears.deaf_shards
+
+    @property
+    def passed_on(self) -> int:
+        return self._ears.passed_on
 
     # --- life ----------------------------------------------------------------------------------
 

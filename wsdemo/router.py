@@ -41,12 +41,13 @@ from wsdemo.redis.subscription import Subscription
 from wsdemo.settings import GATEWAY_ID, GatewaySettings, Keyspace
 from wsdemo.tasks import end
 
-ROUTE = Script.read("wsdemo", "route", in_cluster=WHEN_FULL)
+ROUTE = Script.read("wsdemo", "route", in_cluster=WHEN_FULL, in_time=True)
 DEVICES_ROUTE = Script.read(
     "wsdemo",
     "devices_route",
     lua_text("wsdemo.presence", "devices_entries"),
     in_cluster=WHEN_FULL,
+    in_time=True,
 )
 TRIAL = Script.read("wsdemo", "trial")
 NOBODY: Final = "__nobody__"
@@ -120,7 +121,7 @@ class Router:
         self._takers: dict[bytes, Callable[[bytes], None]] | None = None
         """Who takes what is published on the channels of users and rooms; None: never anybody."""
         self._presence_prefix = settings.keyspace.presence("").encode()
-        self._route_start = ROUTE.command_start(keys=1, args=3)
+        self._route_start = ROUTE.command_start(keys=1, args=2 + link.added_args)
         self._route_end = bulk(settings.keyspace.channel_prefix.encode())
         link.keep_deadlines()
         self._subscription: Ears = self._new_subscription()
@@ -164,6 +165,13 @@ class Router:
     def deaf_shards(self) -> list[str]:
         """The servers of a cluster whose users do not reach this gateway now."""
         return []
+
+    @property
+    def passed_on(self) -> int:
+        """How many messages were dropped that a server of a cluster only passed on
+        (`wsdemo.redis.origin`).
+        """
+        return 0
 
     @property
     def leases_may_lapse(self) -> bool:

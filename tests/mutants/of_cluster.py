@@ -85,6 +85,27 @@ IN_CLUSTER: Final[tuple[Mutant, ...]] = (
         _at(_HEARS, "a_killed_primary_costs_one_gap_for_each_of_its_buckets"),
     ),
     Mutant(
+        "what a server has only passed on is heard as well",
+        "redis/origin.py",
+        "    return data[ORIGIN_BYTES:] if is_from_here else None\n",
+        "    return data[ORIGIN_BYTES:]\n",
+        _at(_LIVES, "whatever_happens_what_is_told_is_heard_once_and_in_order"),
+    ),
+    Mutant(
+        "the next process of a server publishes with the origin of the one before it",
+        "redis/node_link.py",
+        "        self._origin = bulk(origin_of(reply))\n",
+        "        if self._origin == bulk(ANYWHERE): self._origin = bulk(origin_of(reply))\n",
+        _at(_LIVES, "whatever_happens_what_is_told_is_heard_once_and_in_order"),
+    ),
+    Mutant(
+        "a command that is sent again keeps the origin of the server that has refused it",
+        "redis/node_link.py",
+        "ADDED_BYTES: Final = len(NO_DEADLINE) + ARGUMENT_BYTES",
+        "ADDED_BYTES: Final = len(NO_DEADLINE)",
+        _at(_LIVES, "slots_that_move_at_once_cost_no_message"),
+    ),
+    Mutant(
         "one deaf shard makes a gateway unready",
         _EARS,
         "2 * len(self.deaf) < len(self._own)",

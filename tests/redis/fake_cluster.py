@@ -21,7 +21,7 @@ from wsdemo.redis.cluster_ears import ClusterEars, Ear
 from wsdemo.redis.cluster_link import ClusterLink
 from wsdemo.redis.connection import _INCOMPLETE, RedisConnection, pack_command
 from wsdemo.redis.deadline import EXPIRED
-from wsdemo.redis.link import LINK_ERRORS
+from wsdemo.redis.link import LINK_ERRORS, LinkTimeout, future_reply
 from wsdemo.redis.node_link import NodeLink
 from wsdemo.redis.outcome import CommandError, Outcome, Trouble
 from wsdemo.redis.scripts import bulk
@@ -99,6 +99,8 @@ class FakeNode:
         self.address = address
         self.alive = True
         self.frozen = False
+        self.run = cluster.new_run()
+        """The id of its process."""
         self.refuses = ""
         self.replica_of = ""
         """The address of its primary; '' when it is one itself."""
@@ -127,6 +129,8 @@ class FakeNode:
             return b"$%d\r\n%b\r\n" % (len(text), text)
         if words[0] in (b"ASKING", b"PING", b"SCRIPT"):
             return OK
+        if words[0] == b"INFO":
+            return bulk(b"# Server\r\nrun_id:%b\r\n" % self.run)
         if words[0] == b"TIME":
             seconds, micros = b"%d" % self.time(), b"%d" % (self.time() % 1 * 1e6)
             return b"*2\r\n%b%b" % (bulk(seconds), bulk(micros))
@@ -134,13 +138,14 @@ class FakeNode:
             return ROLE_OF_REPLICA if self.replica_of else ROLE_OF_PRIMARY
         if words[0] in (b"SUBSCRIBE", b"SSUBSCRIBE", b"SUNSUBSCRIBE"):
             return self._of_channel(transport, words[0].lower(), words[1])
+        origin = b""
         if words[0] in (b"TIMED", b"ROUTE"):
-            *words, until_ms = words
+            *words, until_ms, origin = words
             if 1000 * self.time() > int(until_ms):
                 return b"*1\r\n%b" % bulk(EXPIRED)
-        return self._of_keys(words, asking)
+        return self._of_keys(words, asking, origin)
 
-    def _of_keys(self, words: list[bytes], asking: bool) -> bytes:
+    def _of_keys(self, words: list[bytes], asking: bool, origin: bytes) -> bytes:
         """Execute `RPUSH key number`, `PAIR key key number` or `ROUTE key number`, or refuse it."""
         keys = [word.decode() for word in words[1:-1]]
         slot = slot_of(keys[0])
@@ -160,7 +165,7 @@ class FakeNode:
                 self.cluster.at[key] = target
         self.cluster.executed.append((" ".join(keys), int(words[-1])))
         if words[0] == b"ROUTE":
-            return b":%d\r\n" % self._publish(slot, words[-1])
+            return b":%d\r\n" % self._publish(slot, b"%b{%b}" % (origin, words[-1]))
         return b":1\r\n"
 
     # --- sharded Pub/Sub -----------------------------------------------------------------------
@@ -179,14 +184,21 @@ class FakeNode:
         return pushed(verb, channel, b"1")
 
     def _publish(self, slot: int, content: bytes) -> int:
-        """Send a message to the subscribers here, and to those of the replicas, which do not
-        count. Return how many do.
+        """Send a message to the subscribers here, and by the bus to the replicas, whose subscribers
+        do not count. Return how many do.
         """
         channel = self.cluster.channels[slot]
-        here = self._subscribers(channel)
-        replicas = [node for node in self.cluster.nodes.values() if node.follows(self)]
-        there = [one for node in replicas for one in node._subscribers(channel)]
-        for transport in (*here, *there):
+        count = self._tell(channel, content)
+        for node in self.cluster.nodes.values():
+            if node.follows(self):
+                late_s = self.cluster.bus_s()
+                asyncio.get_running_loop().call_later(late_s, node._tell, channel, content)
+        return count
+
+    def _tell(self, channel: bytes, content: bytes) -> int:
+        """Send a message to the subscribers here, and return how many they are."""
+        here = self._subscribers(channel) if self.alive and not self.frozen else []
+        for transport in here:
             transport.answer(pushed(b"smessage", channel, content))
         return len(here)
 
@@ -222,8 +234,9 @@ class FakeNode:
             transport.client.reset()
 
     def kill(self) -> None:
-        """End the process: what it has not answered is gone."""
+        """End the process: what it has not answered is gone. The next one is another run."""
         self.alive = False
+        self.run = self.cluster.new_run()
         self.waiting.clear()
         self.hang_up()
 
@@ -249,6 +262,18 @@ class FakeNodeLink(NodeLink):
             replyError=CommandError, notEnoughData=_INCOMPLETE, protocolError=ConnectionError
         )
         self._backoff.reset()
+        if self._first:
+            # As the real one, it is not there before these are answered.
+            asked, heard = future_reply()
+            for callback, args in self._first:
+                self._put(callback, None, args)
+            self._put(heard, None, ("PING",))
+            try:
+                async with asyncio.timeout(self._limits.redis_connect_timeout_s):
+                    await asked
+            except (LinkTimeout, TimeoutError):
+                self.reset()
+                return REFUSED
         if self._keeps_time:
             self._put_time()
         return None
@@ -319,10 +344,17 @@ class FakeCluster:
         """Channels that were subscribed to on two connections at once."""
         self.latency_s: Callable[[], float] = lambda: LATENCY_S
         """How long bytes are on their way."""
+        self.bus_s: Callable[[], float] = lambda: LATENCY_S
+        """How long a message is on its way to a replica."""
         self._epoch = 3
+        self._runs = 0
         self.nodes = {address: FakeNode(self, address) for address in addresses}
         for node in self.nodes.values():
             node.believes = dict.fromkeys(self.slots, (addresses[0], 1))
+
+    def new_run(self) -> bytes:
+        self._runs += 1
+        return b"%08x" % self._runs
 
     def node(self, number: int) -> FakeNode:
         return self.nodes[f"node-{number}:6379"]
@@ -414,7 +446,7 @@ class Sender:
         """Send one command with a deadline; return its number."""
         self.sent = number = self.sent + 1
         outcome = self.told[number] = []
-        command = pack_command(("TIMED", key, number, "")).removesuffix(bulk(b""))
+        command = pack_command(("TIMED", key, number, "", "")).removesuffix(2 * bulk(b""))
         self.link.submit_packed(outcome.append, command, in_time=True)
         return number
 
@@ -429,7 +461,7 @@ class Sender:
             outcome.append(self.link.in_time(reply))
             self.slowest_s = max(self.slowest_s, loop.time() - sent_at)
 
-        command = pack_command(("ROUTE", key, number, "")).removesuffix(bulk(b""))
+        command = pack_command(("ROUTE", key, number, "", "")).removesuffix(2 * bulk(b""))
         try:
             self.link.submit_packed(told, command, in_time=True)
         except LINK_ERRORS as problem:

@@ -38,6 +38,8 @@ LIMITS = Limits(redis_timeout_s=2.0)
 STEPS = 150
 LATE_S = 0.03
 """How long bytes are on their way when they are late."""
+VERY_LATE_S = 1.0
+"""How long a message of the bus is on its way when the network has held it."""
 ANSWERED_S = 2 * LIMITS.redis_timeout_s + 0.1
 """A command has its outcome by then. One that is sent again waits behind younger ones, and is given
 up with them; what is executed is executed before its own deadline all the same."""
@@ -65,7 +67,7 @@ class Hall:
             LIMITS,
             list(CHANNELS.values()),
             "broadcast",
-            lambda channel, content: self.heard.append(int(content)),
+            lambda channel, content: self.heard.append(int(content.strip(b"{}"))),
             lambda channel: self.gaps.update([channel]),
             rng=random.Random(seed + 2),
         )
@@ -179,6 +181,7 @@ async def live(seed: int) -> None:
     async with hall(seed) as it:
         rng = it.rng
         it.cluster.latency_s = lambda: rng.choice((LATENCY_S, LATENCY_S, LATENCY_S, LATE_S))
+        it.cluster.bus_s = lambda: rng.choice((LATENCY_S, LATE_S, VERY_LATE_S))
         for _ in range(STEPS):
             for _ in range(rng.randint(0, 6)):
                 it.say()
@@ -201,7 +204,7 @@ def judge(it: Hall) -> None:
         outcome = outcomes[0]
         if isinstance(outcome, int):
             assert times[number] == 1, number
-            if number in it.messages and b"\r\n%d\r\n" % number not in cut_off:
+            if number in it.messages and b"{%d}" % number not in cut_off:
                 assert heard[number] == outcome, f"{number}: {outcome} heard it"
         elif not isinstance(outcome, LinkTimeout):
             assert isinstance(outcome, LinkDown | LinkBusy), outcome

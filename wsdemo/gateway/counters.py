@@ -22,6 +22,7 @@ class Counters:
     messages_received: int = 0
     messages_delivered: int = 0
     messages_expired: int = 0
+    messages_passed_on: int = 0
     broadcasts_received: int = 0
     routes_local: int = 0
     routes_routed: int = 0
@@ -94,6 +95,7 @@ HELP: Final[Mapping[str, str]] = {
     "messages_received": "Messages read from clients",
     "messages_delivered": "Messages handed to the outbox of their recipient",
     "messages_expired": "Messages that came to Redis too late, and were not sent on",
+    "messages_passed_on": "Messages that a server of the cluster only passed on, and were dropped",
     "broadcasts_received": "Messages for everybody",
     "subscription_gaps": "Renewed subscriptions: messages may have been missed before each",
     "probes_lost": "Times that a gateway did not hear its own voice",

@@ -621,6 +621,7 @@ class Gateway:
     def _take_counts(self) -> None:
         """Take over what others have counted."""
         self.counters.messages_expired = self._link.expired
+        self.counters.messages_passed_on = self._router.passed_on
         self.counters.log_lines_dropped = self._journal.dropped
 
     def _sockets(self) -> dict[Socket, None]:

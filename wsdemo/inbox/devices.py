@@ -35,7 +35,7 @@ _WHEN_FULL: Final = "#!lua flags=allow-oom\n"
 _ENTRIES: Final = lua_text("wsdemo.presence", "devices_entries")
 _CURSORS: Final = _WHEN_FULL + _ENTRIES + lua_text("wsdemo.inbox", "devices_cursors")
 DEVICES_SEND = Script(
-    "devices_send", SEND_TEXT + _ENTRIES + lua_text("wsdemo.inbox", "devices_hint")
+    "devices_send", SEND_TEXT + _ENTRIES + lua_text("wsdemo.inbox", "devices_hint"), in_time=True
 )
 DEVICES_READ = Script.read("wsdemo.inbox", "devices_read", _CURSORS)
 DEVICES_ACK = Script.read("wsdemo.inbox", "devices_ack", _CURSORS)

@@ -28,7 +28,7 @@ from wsdemo.settings import Keyspace
 
 SEND_TEXT: Final = lua_text("wsdemo.inbox", "send")
 """Stores a message. Who is told of it is another text, which follows."""
-SEND = Script("send", SEND_TEXT + lua_text("wsdemo.inbox", "send_hint"))
+SEND = Script("send", SEND_TEXT + lua_text("wsdemo.inbox", "send_hint"), in_time=True)
 READ = Script.read("wsdemo.inbox", "read")
 ACK = Script.read("wsdemo.inbox", "ack")
 TRIAL = Script.read("wsdemo.inbox", "trial")
@@ -156,8 +156,9 @@ class Inbox:
         self._run = run
         buckets = range(self._keyspace.buckets or 1)
         ends = [(run, *self._end_of_send(bucket)) for bucket in buckets]
-        # Three words before them; after them the deadline, which the link adds.
-        self._send_start = self._send_script.command_start(keys=4, args=4 + len(ends[0]))
+        # Three words before them; after them what the link adds, as the deadline.
+        count = 3 + len(ends[0]) + self._link.added_args
+        self._send_start = self._send_script.command_start(keys=4, args=count)
         self._send_ends = [b"".join(bulk(str(word).encode()) for word in end) for end in ends]
 
     def _end_of_send(self, bucket: int) -> tuple[str | int, ...]:

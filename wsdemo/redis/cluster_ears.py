@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 
 from wsdemo.redis.connection import RedisConnection, RedisUnavailable, pack_command
 from wsdemo.redis.link import STALL_S, role_trouble
+from wsdemo.redis.origin import ANYWHERE, origin_of, without_origin
 from wsdemo.redis.outcome import CommandError, Outcome, Refused, Trouble, trouble_of
 from wsdemo.redis.slots import slot_of
 from wsdemo.redis.subscription import Handler
@@ -90,6 +91,9 @@ class Ear(RedisConnection):
         channel.)"""
         self.progress = 0.0
         """When it last sent something, or was first asked."""
+        self._origin = ANYWHERE
+        """That of what is published at this server."""
+        self._asks_run = False
         self._greeting: asyncio.Future[None] | None = None
 
     @property
@@ -106,11 +110,12 @@ class Ear(RedisConnection):
     async def _greet(self) -> Trouble | None:
         """Ask for the role. A frozen server accepts connections (its kernel does), so only an
         answer shows that it is there. And a replica would let us subscribe, but a PUBLISH at its
-        primary does not count us.
+        primary does not count us. And ask for the run: what was published in another one is not
+        for us (`wsdemo.redis.origin`).
         """
         assert self._transport is not None and self._loop is not None
-        self._greeting = self._loop.create_future()
-        self._transport.write(pack_command(("ROLE",)))
+        self._greeting, self._asks_run = self._loop.create_future(), True
+        self._transport.write(pack_command(("INFO", "server")) + pack_command(("ROLE",)))
         await self._greeting
         return None
 
@@ -156,14 +161,21 @@ class Ear(RedisConnection):
 
     def _reply(self, reply: Any) -> None:
         if type(reply) is list and (reply[0] == b"smessage" or reply[0] == b"message"):
-            self._ears.on_message(reply[1], reply[2])
+            message = without_origin(reply[2], self._origin)
+            if message is None:
+                self._ears.passed_on += 1
+            else:
+                self._ears.on_message(reply[1], message)
         else:
             self._control(reply)
 
     def _control(self, reply: Any) -> None:
         greeting = self._greeting
         if greeting is not None and not greeting.done():
-            self._role(greeting, reply)
+            if self._asks_run:
+                self._asks_run, self._origin = False, origin_of(reply)
+            else:
+                self._role(greeting, reply)
         elif self.asked and self.asked[0] == NO_CHANNEL and _is_role(reply):
             self.asked.popleft()
             trouble = role_trouble(reply)
@@ -270,6 +282,8 @@ class ClusterEars:
         self.given_up = 0
         """How often a server was hung up on, because it had lost a slot and did not answer."""
         self.longest_gap_s = 0.0
+        self.passed_on = 0
+        """How many messages were dropped, because they had been published at another server."""
         shards.on_map(self._map_changed)
 
     # --- life ----------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class ClusterLink:
         rng: source of the jitter.
     """
 
+    added_args = NodeLink.added_args
     _node_type: type[NodeLink] = NodeLink
     """What is made for each server; tests have another."""
 
@@ -449,7 +450,7 @@ class ClusterLink:
     ) -> None:
         """Send a command of a slot that the caller has packed; otherwise as `submit`.
 
-        A deadline (`in_time`) is told to each server on its own clock.
+        Each server is told the deadline (`in_time`) on its own clock, and its own origin.
 
         Raises:
             LinkDown, LinkBusy: it was not sent, and `callback` will not be called.
@@ -484,7 +485,7 @@ class ClusterLink:
         self, callback: Callback, script: Script, keys: Sequence[str], *args: Arg
     ) -> None:
         """Run a script that knows deadlines; otherwise as `submit`. See `RedisLink`."""
-        command = packed_in_time(script, keys, args)
+        command = packed_in_time(script, keys, args, self.added_args)
         self.submit_at(slot_of(keys[0]), callback, command, script, in_time=True)
 
     def in_time(self, reply: Any) -> Any:

@@ -57,6 +57,9 @@ class Link(Protocol):
         """How many commands with a deadline came to Redis too late, and were not executed."""
         ...
 
+    added_args: int
+    """How many arguments it adds to a command that has a deadline."""
+
     def load(self, scripts: Iterable[Script]) -> None:
         """Load these scripts as well on each new connection. Call it before `start`."""
         ...
@@ -96,7 +99,7 @@ class Link(Protocol):
     def submit_in_time(
         self, callback: Callback, script: Script, keys: Sequence[str], *args: Arg
     ) -> None:
-        """Run a script that knows deadlines; its last argument is the deadline, and is added."""
+        """Run a script that knows deadlines; its last arguments (`added_args`) are added."""
         ...
 
     def submit_packed(
@@ -108,7 +111,7 @@ class Link(Protocol):
         in_time: bool = False,
     ) -> None:
         """Send a command that the caller has packed; otherwise as `submit`. If `in_time`, its last
-        argument is a deadline, and is added.
+        arguments (`added_args`) are added: they count, and are not there yet.
         """
         ...
 

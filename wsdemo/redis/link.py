@@ -148,6 +148,9 @@ class RedisLink(RedisConnection):
         self.expired = 0
         """How many commands came to Redis too late, and were not executed."""
 
+    added_args = 1
+    """How many arguments it adds to a command that has a deadline: the deadline."""
+
     def load(self, scripts: Iterable[Script]) -> None:
         """Load these scripts as well on each new connection. Call it before `start`."""
         self._scripts.extend(scripts)
@@ -203,7 +206,7 @@ class RedisLink(RedisConnection):
             callback: gets the reply; it may say `expired` (`in_time`).
             args: all but the last one, the deadline.
         """
-        command = packed_in_time(script, keys, args)
+        command = packed_in_time(script, keys, args, self.added_args)
         self.submit_packed(callback, command, script, in_time=True)
 
     def submit_packed(
@@ -233,7 +236,7 @@ class RedisLink(RedisConnection):
         deadline = loop.time() + self._timeout_s
         if in_time:
             if deadline >= self._until_ends:
-                self._until = self._clock.argument(deadline)
+                self._until = self.until(deadline)
                 self._until_ends = deadline + STEP_S
             command += self._until
         if self._missing:
@@ -359,7 +362,7 @@ class RedisLink(RedisConnection):
         return LinkTimeout("the command came to Redis too late, and was not executed")
 
     def until(self, deadline: float) -> bytes:
-        """Return a deadline of ours as the last argument of a command for this server."""
+        """Return what is added to a command for this server that has a deadline of ours."""
         return self._clock.argument(deadline)
 
     def _ask_time(self) -> None:
@@ -561,9 +564,12 @@ def future_reply() -> tuple[asyncio.Future[Any], Callback]:
     return future, take
 
 
-def packed_in_time(script: Script, keys: Sequence[str], args: tuple[Arg, ...]) -> bytes:
-    """Write a command in RESP that runs a script with a deadline, all but its last argument."""
-    return packed(script, (len(keys), *keys, *args, "")).removesuffix(_EMPTY)
+def packed_in_time(
+    script: Script, keys: Sequence[str], args: tuple[Arg, ...], added_args: int
+) -> bytes:
+    """Write a command in RESP that runs a script with a deadline, all but what a link adds."""
+    command = packed(script, (len(keys), *keys, *args, *[""] * added_args))
+    return command.removesuffix(_EMPTY * added_args)
 
 
 def packed(script: Script | None, args: tuple[Arg, ...]) -> bytes:

@@ -7,6 +7,7 @@ it connects in the background, since the others work meanwhile.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
@@ -14,13 +15,16 @@ from typing import Any, Final, NamedTuple, Protocol
 from wsdemo.redis.deadline import NO_DEADLINE
 from wsdemo.redis.lanes import REDIRECTIONS, Lanes, Parcel
 from wsdemo.redis.link import NO_NOTE, RedisLink, Trial, _Pending
+from wsdemo.redis.origin import ANYWHERE, ARGUMENT_BYTES, origin_of
 from wsdemo.redis.outcome import CommandError, Outcome, Trouble
-from wsdemo.redis.scripts import Script
+from wsdemo.redis.scripts import Script, bulk
 from wsdemo.redis.slots import SLOTS
 from wsdemo.settings import Limits
 
 IN_TIME: Final = SLOTS
-"""The bit of a note that says that the last argument of the command is a deadline."""
+"""The bit of a note that says that the command has a deadline, and an origin."""
+ADDED_BYTES: Final = len(NO_DEADLINE) + ARGUMENT_BYTES
+"""The length of these two."""
 NUMBER_BITS: Final = 15
 """A note on a command is its slot; above that, `IN_TIME`; and above that, its number."""
 SLOT_MASK: Final = SLOTS - 1
@@ -31,11 +35,11 @@ class Sendable(NamedTuple):
     """What is needed to send a command."""
 
     command: bytes
-    """In RESP; without its last argument if that is a deadline."""
+    """In RESP; without the deadline and the origin, if it has them."""
     script: Script | None
     """The script that it runs."""
     in_time: bool = False
-    """Whether it has a deadline. Each server gets it on its own clock."""
+    """Whether it has them. Each server gets its own."""
 
 
 class NodeHost(Protocol):
@@ -63,7 +67,10 @@ class NodeHost(Protocol):
 class NodeLink(RedisLink):
     """The command connection to one server of a cluster."""
 
-    __slots__ = ("_host", "address")
+    __slots__ = ("_host", "_origin", "address")
+
+    added_args = 2
+    """The deadline, and the origin of what is published (`wsdemo.redis.origin`)."""
 
     def __init__(
         self,
@@ -83,6 +90,7 @@ class NodeLink(RedisLink):
             rng=rng,
         )
         self._host = host
+        self._origin = bulk(ANYWHERE)
         self.address = address
 
     # --- life --------------------------------------------------------------------------------
@@ -99,6 +107,17 @@ class NodeLink(RedisLink):
     def ask_time(self) -> None:
         """Ask for the clock of this server: a command has come to it too late."""
         self._ask_time()
+
+    def keep_deadlines(self) -> None:
+        super().keep_deadlines()
+        self.ask_first(self._hear_run, "INFO", "server")
+
+    def _hear_run(self, reply: Any) -> None:
+        self._origin = bulk(origin_of(reply))
+        self._until_ends = -math.inf
+
+    def until(self, deadline: float) -> bytes:
+        return super().until(deadline) + self._origin
 
     # --- does it work? -----------------------------------------------------------------------
 
@@ -146,7 +165,7 @@ class NodeLink(RedisLink):
             return
         in_time = bool(note & IN_TIME)
         if in_time:
-            command = command[: -len(NO_DEADLINE)]
+            command = command[:-ADDED_BYTES]
         sendable = Sendable(command, script, in_time)
         parcel = Parcel(note >> NUMBER_BITS, deadline, callback, sendable, reply)
         self._host.lanes.refused(note & SLOT_MASK, self.address, parcel)

@@ -17,6 +17,16 @@ from wsdemo.settings import Keyspace
 FLAGLESS: Final = "#!lua\n"
 WHEN_FULL: Final = "#!lua flags=allow-oom\n"
 """The first line of a script that a server without memory for new keys has to run as well."""
+_LAST: Final = "ARGV[#ARGV]"
+_LAST_BUT_ONE: Final = "ARGV[#ARGV - 1]"
+_PUBLISH: Final = "redis.call('SPUBLISH', "
+_WITH_ORIGIN: Final = f"""\
+-- The last argument is the origin: it goes before each message (wsdemo/redis/origin.py).
+local function publish(channel, message)
+  return {_PUBLISH}channel, {_LAST} .. message)
+end
+
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,10 @@ class Script:
     text: str
     in_cluster: str = field(default=FLAGLESS, repr=False, compare=False)
     """The first line that it gets in a cluster, when it has none of its own."""
+    in_time: bool = field(default=False, repr=False, compare=False)
+    """Whether it carries a message: then its last argument is a deadline (`wsdemo.redis.deadline`),
+    and in a cluster the origin of what it publishes (`wsdemo.redis.origin`) comes behind that.
+    """
     sha: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -55,14 +69,23 @@ class Script:
         return _sharded(self) if keyspace.buckets else self
 
     @classmethod
-    def read(cls, package: str, name: str, before: str = "", in_cluster: str = FLAGLESS) -> Script:
+    def read(
+        cls,
+        package: str,
+        name: str,
+        before: str = "",
+        in_cluster: str = FLAGLESS,
+        *,
+        in_time: bool = False,
+    ) -> Script:
         """Read `{name}.lua` of a package, as shipped.
 
         Args:
             before: what several scripts have in common, and each begins with.
             in_cluster: as for the class.
+            in_time: as for the class.
         """
-        return cls(name, before + lua_text(package, name), in_cluster)
+        return cls(name, before + lua_text(package, name), in_cluster, in_time)
 
 
 @cache
@@ -76,7 +99,10 @@ def _sharded(script: Script) -> Script:
     if "'PUBLISH'" not in script.text:
         return script
     text = script.text.replace("'PUBLISH'", "'SPUBLISH'").replace(" .. 'gateway:' .. ", " .. ")
-    return Script(script.name, text if text.startswith("#!") else script.in_cluster + text)
+    if script.in_time:
+        text = _WITH_ORIGIN + text.replace(_LAST, _LAST_BUT_ONE).replace(_PUBLISH, "publish(")
+    text = text if text.startswith("#!") else script.in_cluster + text
+    return Script(script.name, text, in_time=script.in_time)
 
 
 def lua_text(package: str, name: str) -> str:
