@@ -215,6 +215,26 @@ async def test_what_was_confirmed_long_before_a_failover_must_not_be_lost(
     assert watched.broken() == {Promise.P3, Promise.P5}
 
 
+async def test_what_was_confirmed_by_a_primary_that_was_alone_may_be_lost(
+    watched: WatchedGroup,
+) -> None:
+    """However long it went on: what it confirmed since then has reached no other server."""
+    watched.now = 3.5
+    watched.witness.will_be_alone(0)
+    await _replaced(watched, last_change=4.0, last_line=4.5 + LOST_S)
+    assert watched.owned[-1] == "old" and watched.broken() == set()
+
+
+async def test_what_a_primary_had_confirmed_before_it_was_alone_must_not_be_lost(
+    watched: WatchedGroup,
+) -> None:
+    """Its replica had it."""
+    watched.now = 4.5 + LOST_S
+    watched.witness.will_be_alone(0)
+    await _replaced(watched, last_change=4.0, last_line=4.6 + LOST_S)
+    assert watched.broken() == {Promise.P3, Promise.P5}
+
+
 async def test_a_planned_handover_must_lose_nothing(watched: WatchedGroup) -> None:
     """Not even what was confirmed a moment before."""
     with watched.witness.planned():

@@ -34,9 +34,7 @@ def healed(cluster: SplitCluster) -> Iterator[None]:
 def client(cluster: BundledCluster, number: int, name: str) -> redis.Redis:
     """A client with a name, in the network of the cluster."""
     return redis.Redis.from_url(
-        cluster.servers[number].url.replace(
-            f":{cluster.servers[number].port}", f":{cluster.ports[number]}"
-        ),
+        cluster.servers[number].url_by(cluster.ports[number]),
         client_name=name,
         socket_timeout=0.5,
         socket_connect_timeout=0.5,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -71,6 +72,8 @@ class GroupWitness:
         """By server: when its last line came."""
         self._cut: set[int] = set()
         """Servers whose connection was lost and who have executed nothing since."""
+        self._alone: dict[int, float] = {}
+        """By server: since when what it confirms reaches no other one."""
         self._planned = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -102,6 +105,10 @@ class GroupWitness:
             yield
         finally:
             self._planned -= 1
+
+    def will_be_alone(self, number: int) -> None:
+        """Announce that a primary is cut off from its replica, and goes on for a while."""
+        self._alone[number] = self._clock()
 
     def data_will_be_lost(self) -> None:
         """Announce a loss. Here a handover shows it, so there is nothing to do."""
@@ -215,10 +222,16 @@ class GroupWitness:
             self._happened(PLANNED)
         elif before:
             self._happened(UNPLANNED)
-            since = min(self._last.get(one, 0.0) for one in before) - LOST_S
+            since = min(self._lost_since(one) for one in before) - LOST_S
             self._forget(gained, since)
             now = self._clock()
             self._note(ObservationGap(t=now, for_s=now - since))
+
+    def _lost_since(self, number: int) -> float:
+        """Return when a server that was replaced has last been in touch with the others, or has
+        last said something.
+        """
+        return min(self._last.get(number, 0.0), self._alone.pop(number, math.inf))
 
     def _forget(self, buckets: Collection[int], since: float) -> None:
         """Let the history of those users start anew who were changed since then."""

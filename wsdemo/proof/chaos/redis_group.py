@@ -18,10 +18,10 @@ from redis.exceptions import RedisError
 
 from wsdemo.addresses import Form, RedisAddress
 from wsdemo.proof.chaos.deployment import Deployment
-from wsdemo.redis.cluster_server import BundledCluster
 from wsdemo.redis.sentinel_server import BundledSentinel
 from wsdemo.redis.server import BundledServer, ServerError, client_options
 from wsdemo.redis.slots import SLOTS, ClusterMember, members, slot_of
+from wsdemo.rig.split_cluster import SplitCluster
 from wsdemo.settings import Keyspace
 
 PRIMARIES: Final = 3
@@ -172,12 +172,10 @@ def _fields(text: str) -> dict[str, str]:
 
 
 class ClusterGroup(RedisGroup):
-    """Three primaries with a replica each."""
+    """Three primaries with a replica each, in a network that can be split."""
 
     def __init__(self, password: str) -> None:
-        self.cluster = BundledCluster(
-            PRIMARIES, 1, password=password, node_timeout_s=NODE_TIMEOUT_S
-        )
+        self.cluster = SplitCluster(PRIMARIES, 1, password=password, node_timeout_s=NODE_TIMEOUT_S)
 
     def start(self) -> object:
         self.cluster.start()

@@ -71,7 +71,9 @@ COMES_OF: Final[Mapping[str, frozenset[str]]] = {
     "register stale": frozenset({"late register"}),
     "refresh superseded": frozenset({"subscriber half-open"}),
     "refresh reclaimed": frozenset({"FLUSHALL", "DEL of one presence key"}),
-    UNPLANNED: frozenset({"shard killed", "shard frozen", "primary killed", "primary frozen"}),
+    UNPLANNED: frozenset(
+        {"shard killed", "shard frozen", "shard in a minority", "primary killed", "primary frozen"}
+    ),
     PLANNED: frozenset({"shard failed over", "buckets moved", "primary replaced, coordinated"}),
     "counter worker_restarts": frozenset({"worker killed"}),
     "counter redis_moved": frozenset({"shard failed over", "buckets moved"}),

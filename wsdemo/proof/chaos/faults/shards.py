@@ -20,6 +20,8 @@ FROZEN_S: Final = NODE_TIMEOUT_S + 3.0
 """Longer than a failover takes: the server wakes up as a primary that was replaced."""
 ALONE_S: Final = 3.0
 """Longer than a gateway waits for an answer, and than a message may be late."""
+LATE: Final = 0.5
+"""In what part of the minorities that which was held arrives in the end."""
 LEAST_BUCKETS: Final = 8
 """A primary with fewer gives none away."""
 
@@ -92,6 +94,23 @@ async def shard_frozen_with_replica(scene: Scene) -> Steps:
         await asyncio.to_thread(cluster.heal)
 
 
+@fault("shard in a minority", 212, lasts_s=1.0, touches=(REDIS,), at=CLUSTER)
+async def shard_in_minority(scene: Scene) -> Steps:
+    """A primary is cut off from all other servers, and gateways still reach it. When it has been
+    replaced, what it had sent to its replica arrives after all, or is lost.
+    """
+    cluster, number = shards(scene.cluster).cluster, await _primary(scene)
+    late = scene.rng.random() < LATE
+    watcher(scene.cluster).will_be_alone(number)
+    await asyncio.to_thread(cluster.isolate, number)
+    try:
+        await _replaced(cluster, number)
+        yield
+    finally:
+        await asyncio.to_thread(cluster.rejoin, late=late)
+        await asyncio.to_thread(cluster.heal)
+
+
 @fault("shard failed over", 188, lasts_s=0.5, touches=(REDIS,), at=CLUSTER)
 async def shard_failed_over(scene: Scene) -> Steps:
     """A replica takes the place of its primary, as planned. No write may be lost."""
@@ -145,6 +164,7 @@ FAULTS: Final[tuple[FaultType, ...]] = (
     shard_killed,
     shard_frozen,
     shard_frozen_with_replica,
+    shard_in_minority,
     shard_failed_over,
     buckets_moved,
     ears_cut,
