@@ -627,7 +627,7 @@ async def test_a_start_where_nobody_answers_fails_in_time() -> None:
     async with fake_gateway(behave) as url:
         client = Client("alice", [url], settings=impatient)
         with pytest.raises(ConnectFailed, match="no answer to register"):
-            await client.start(0.3)
+            await client.start(1.5)
         assert client.attempts > 1
 
 

@@ -512,7 +512,7 @@ async def test_a_durable_message_is_unknown_only_after_its_timeout() -> None:
     inbox = FakeInbox()
     inbox.on_message = "unknown"
     async with serving(inbox) as url, Client("ann", [url], settings=FAST) as client:
-        receipt = await client.send("bob", "hi", durable=True, id="o-1", timeout_s=0.3)
+        receipt = await client.send("bob", "hi", durable=True, id="o-1", timeout_s=1.5)
     assert receipt.status is Status.UNKNOWN and receipt.id == "o-1" and len(inbox.said) > 1
 
 

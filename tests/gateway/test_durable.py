@@ -144,12 +144,13 @@ async def test_a_sender_hears_busy_without_redis_and_unknown_without_its_answer(
             wire, shared_server, keyspace, inbox=InboxSettings(), redis_timeout_s=0.3
         )
         async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:
-            for strand in wire.strands():
-                strand.drop("down")
+            wire.drop("down")  # Also on the next connection, so that there is none for a while.
             assert await send(alice, "bob", "Hi", "a-1") == "unknown"
             assert await send(alice, "bob", "Hi", "a-1") == "busy"
             session = running.registry.by_user("alice")
             assert session is not None and session.in_flight == 0
+            wire.release()
+            wire.cut()
             await until("there is a way to Redis", lambda: running._link.up)
             assert await send(alice, "bob", "Hi", "a-1") == "duplicate"
 

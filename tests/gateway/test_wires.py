@@ -127,7 +127,7 @@ async def test_p7_a_register_of_unknown_outcome_is_released_when_redis_is_back(
         port=0,
         redis_url=url,
         keyspace=keyspace,
-        limits=Limits(redis_timeout_s=0.2),
+        limits=Limits(redis_timeout_s=1.0),
     )
     async with Gateway(settings) as running:
         (old,) = wire.strands(lambda strand: not listens(strand))

@@ -173,7 +173,7 @@ async def test_users_are_present_again_when_a_restarted_redis_has_loaded_its_dat
             await load_quickly(database)
             await until("ready again", lambda: first.ready and second.ready)
             await until("both are present", lambda: are_present(database, alice, bob))
-            assert (await alice.send("bob", "at last")).status == "routed"
+            await until("messages arrive", lambda: _arrives(alice, bob))
         assert (alice.conn_id, bob.conn_id) == before
 
 
