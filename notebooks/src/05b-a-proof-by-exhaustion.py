@@ -53,13 +53,13 @@ shipped
 
 # %% [markdown]
 # What does it look at? A statement that must hold at every moment is an
-# [invariant](../docs/glossary.md#invariant). Those with a `W` are looked at after each step, those with an `E`
+# [invariant](../docs/glossary.md#invariant). Those with an `S` are looked at after each step, those with an `E`
 # at the end; each belongs to a promise of `docs/guarantees.md`, such as P1. You need two of them here:
 #
 # | code | promise | says |
 # |---|---|---|
-# | W1 | P1 | a release leaves another session's entry alone |
-# | W4c | P1, P7 | after its release, a session has no entry, and the answer says so |
+# | S1 | P1 | a release leaves another session's entry alone |
+# | S4c | P1, P7 | after its release, a session has no entry, and the answer says so |
 #
 # And what do the scripts keep? Beside the entry of a user there is her **fence**, a key of its own that
 # outlives the entry. Its fields are tokens, the rising numbers of lesson 06:
@@ -81,7 +81,7 @@ shipped
 piece = "owner == conn"
 expect("the script has this piece", piece in SHIPPED["release"], seen=SHIPPED["release"])
 careless = check_presence({"release": SHIPPED["release"].replace(piece, "true")})
-careless.violations["W1"]
+careless.violations["S1"]
 
 # %%
 from wsdemo.lab.figures.crossing import crossing
@@ -96,7 +96,7 @@ crossing(
 # %%
 reveal("q05b", min((45, 1300, 100000), key=lambda option: abs(option - shipped.states)))
 expect("the shipped scripts break no promise", shipped.ok, seen=shipped)
-steps = careless.violations["W1"]
+steps = careless.violations["S1"]
 expect("the shortest way to a lost user has five steps", len(steps) == 5, seen=steps)
 
 # %% [markdown]
@@ -129,10 +129,10 @@ expect("the shortest way to a lost user has five steps", len(steps) == 5, seen=s
 piece_of_refresh = "fence[2] == ARGV[3] .. ':' .. conn"
 expect("the script has this piece", piece_of_refresh in SHIPPED["refresh"], seen=SHIPPED["refresh"])
 mine = check_presence({"refresh": SHIPPED["refresh"].replace(piece_of_refresh, "false")})
-mine.violations["W4"]
+mine.violations["S4"]
 
 # %%
-expect("the changed refresh breaks W4", "W4" in mine.violations, seen=mine)
+expect("the changed refresh breaks S4", "S4" in mine.violations, seen=mine)
 expect("every state was visited", mine.complete, seen=mine)
 
 # %% [markdown]
@@ -142,7 +142,7 @@ expect("every state was visited", mine.complete, seen=mine)
 # %% [markdown] slideshow={"slide_type": "slide"} tags=["slide"]
 # ## Make
 #
-# Write W1 yourself: `leaves_others_alone(verb, session, before, after)` is called after each step. `verb` is
+# Write S1 yourself: `leaves_others_alone(verb, session, before, after)` is called after each step. `verb` is
 # `"register"`, `"refresh"` or `"release"`, `session` who called it (`"s1"`, `"s2"`); `before` and `after`
 # say whose the entry was before the step and after it, or `None` when there was none. Return `False` when
 # this step breaks P1, and `True` otherwise. The check tries every step that there can be.

@@ -48,7 +48,7 @@ async def test_a_sender_is_read_again_after_all_of_its_messages_timed_out(
 ) -> None:
     """As many as may be on their way, twice: each is `unknown`, and what comes next is answered."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
-        settings = over_wire(wire, shared_server, keyspace, redis_timeout_s=0.3)
+        settings = over_wire(wire, shared_server, keyspace, redis_timeout_s=1.0)
         most = settings.limits.in_flight
         assert most == 256, "what is promised"
         async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:

@@ -141,7 +141,7 @@ async def test_a_sender_hears_busy_without_redis_and_unknown_without_its_answer(
     """D1: `stored` is never a guess; and the same id is stored once in the end."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
         settings = over_wire(
-            wire, shared_server, keyspace, inbox=InboxSettings(), redis_timeout_s=0.3
+            wire, shared_server, keyspace, inbox=InboxSettings(), redis_timeout_s=1.0
         )
         async with Gateway(settings) as running, await Raw.register(running, "alice") as alice:
             wire.drop("down")  # Also on the next connection, so that there is none for a while.

@@ -424,7 +424,7 @@ async def test_a_release_without_a_reply_is_sent_again_when_redis_is_back(
     """It was lost on its way; they are gone long before their TTL, one after the other."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
         # One release at a time.
-        settings = over_wire(wire, shared_server, keyspace, redis_timeout_s=0.2, resync_per_s=20.0)
+        settings = over_wire(wire, shared_server, keyspace, redis_timeout_s=1.0, resync_per_s=20.0)
         async with Gateway(settings) as running:
             names = ["alice", "bob", "carol"]
             users = [await Raw.register(running, name) for name in names]

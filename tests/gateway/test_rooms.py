@@ -1013,7 +1013,7 @@ async def test_a_leave_while_redis_is_away_is_made_up_for(
     """Also when it was the last member here, and nobody compares this room any more."""
     async with Wire("127.0.0.1", shared_server.port) as wire:
         through = by_wire(shared_server, wire)
-        async with rooms_at(through, keyspace, redis_timeout_s=0.3) as running:
+        async with rooms_at(through, keyspace, redis_timeout_s=1.0) as running:
             async with await Member.of(running, "alice") as alice:
                 await alice.join()
                 wire.hold()
@@ -1131,7 +1131,7 @@ async def test_a_join_while_redis_is_away_is_refused_and_may_be_repeated(
 ) -> None:
     async with Wire("127.0.0.1", shared_server.port) as wire:
         async with (
-            rooms_at(by_wire(shared_server, wire), keyspace, redis_timeout_s=0.3) as running,
+            rooms_at(by_wire(shared_server, wire), keyspace, redis_timeout_s=1.0) as running,
             await Member.of(running, "alice") as alice,
             await Member.of(running, "bob") as bob,
         ):

@@ -69,7 +69,7 @@ async def test_while_redis_does_not_reply_sockets_stay_and_registers_get_1013(
     wire: Wire, url: str, keyspace: Keyspace, shared_server: BundledServer
 ) -> None:
     """A half-open link to Redis gives timeouts, and 1013 for registers; no session ends."""
-    limits = dataclasses.replace(Limits(), redis_timeout_s=0.3)
+    limits = dataclasses.replace(Limits(), redis_timeout_s=1.0)
     settings = GatewaySettings(
         gateway_id="gateway-01", port=0, redis_url=url, keyspace=keyspace, limits=limits
     )

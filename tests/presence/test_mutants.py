@@ -64,6 +64,6 @@ def test_there_are_mutants_of_every_script_and_no_two_are_equal() -> None:
 def test_a_mutant_that_does_not_fit_the_script_is_an_error(piece: str) -> None:
     """A piece that is missing, or occurs twice, must not make a mutant that changes nothing or
     something else."""
-    mutant = Mutant("wrong", "W1", (Change("release", piece, ""),), Scenario())
+    mutant = Mutant("wrong", "S1", (Change("release", piece, ""),), Scenario())
     with pytest.raises(MutantError, match=r"release\.lua has this"):
         mutant.scripts()

@@ -178,13 +178,13 @@ def test_the_counterexample_of_the_demo_s_release_is_the_late_cleanup(
 ) -> None:
     """Two sessions register, the clean-up of the first comes last: the entry is gone."""
     (demo,) = [m for m in MUTANTS if str(m) == "release: deletes unconditionally, as the demo"]
-    found = demo.check(redis=shared_server.url).violations["W1"]
+    found = demo.check(redis=shared_server.url).violations["S1"]
     table = found.table()
     assert list(table.columns) == ["who", "what", "answer", "owner after", "token", "fence"]
     assert list(table["what"]) == ["mint", "register", "mint", "register", "release"]
     assert list(table["owner after"]) == ["-", "s1", "s1", "s2", "-"]
     assert table["who"].iloc[-1] == "s1 at gateway-01" and table["token"].iloc[-1] == "1"
-    assert "W1 (P1)" in str(found) and "W1 (P1)" in found._repr_html_()
+    assert "S1 (P1)" in str(found) and "S1 (P1)" in found._repr_html_()
 
 
 def test_the_table_shows_the_refreshes_that_must_not_help(shared_server: BundledServer) -> None:
@@ -302,7 +302,7 @@ def test_a_search_that_stopped_early_is_not_ok(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sessions": 4}, {"expiries": -1}, {"clock": "slow"}, {"until": "W9"}], ids=str
+    "wrong", [{"sessions": 4}, {"expiries": -1}, {"clock": "slow"}, {"until": "S9"}], ids=str
 )
 def test_invalid_scenarios_are_refused(wrong: dict[str, Any], shared_server: BundledServer) -> None:
     """Before anything runs."""
@@ -348,7 +348,7 @@ def test_the_command_fails_with_the_counterexample(
     _only(monkeypatch, shared_server.url, {"release": broken})
     assert __main__.main([]) == 1
     said = capsys.readouterr().out
-    assert "broken: " in said and "W1 (P1): a release leaves another's entry alone" in said
+    assert "broken: " in said and "S1 (P1): a release leaves another's entry alone" in said
     assert re.search(r"^5 +s1 at gateway-01 +release +1 +- ", said, re.MULTILINE)
 
 

@@ -12,6 +12,8 @@ from wsdemo.proof.checker.machines import MACHINES
 from wsdemo.proof.checker.machines.presence.invariants import ENDS, STEPS
 from wsdemo.proof.promises import DurablePromise, Promise, RoomPromise
 
+GUARANTEES = Path(__file__).parents[2] / "docs" / "guarantees.md"
+
 
 @pytest.mark.parametrize("promise", [*Promise, *DurablePromise, *RoomPromise], ids=str)
 def test_a_promise_is_one_sentence(promise: Promise | DurablePromise | RoomPromise) -> None:
@@ -41,3 +43,14 @@ def test_the_checker_tests_each_promise_of_inboxes_and_rooms() -> None:
     ):
         invariants = MACHINES[name].everyday[0].invariants()
         assert {promise for one in invariants for promise in one.promises} == promises
+
+
+def test_an_id_of_the_guarantees_means_nothing_else_to_the_checker() -> None:
+    """A violation names an invariant of its own, and the promise that this one belongs to."""
+    heads = re.findall(r"^### ([A-Z]\d+):", GUARANTEES.read_text(), re.MULTILINE)
+    assert {"P1", "D1", "R1", "W1", "A1"} <= set(heads)
+    names: set[str] = {one.name for one in (*STEPS, *ENDS)}
+    for checked in MACHINES.values():
+        names |= {one.name for world in checked.everyday for one in world.invariants()}
+    assert len(names) > 40
+    assert names.isdisjoint(heads)

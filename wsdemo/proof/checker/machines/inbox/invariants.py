@@ -79,15 +79,15 @@ SUPERSEDED: Final = Invariant(
     "Q7", (DurablePromise.D2,), "a session is superseded only by a newer one, and always by it"
 )
 
-OWNER_ACKS: Final = Invariant("A1", (DurablePromise.D2,), "only the owner's word counts")
+OWNER_ACKS: Final = Invariant("K1", (DurablePromise.D2,), "only the owner's word counts")
 TRIMS: Final = Invariant(
-    "A2", (DurablePromise.D2,), "an ACK removes what it names, and nothing after it"
+    "K2", (DurablePromise.D2,), "an ACK removes what it names, and nothing after it"
 )
 OURS: Final = Invariant(
-    "A3", (DurablePromise.D2, DurablePromise.D7), "an ACK counts only for an offset of this inbox"
+    "K3", (DurablePromise.D2, DurablePromise.D7), "an ACK counts only for an offset of this inbox"
 )
 COUNTS: Final = Invariant(
-    "A4", (DurablePromise.D2,), "an ACK of the owner counts, and is remembered"
+    "K4", (DurablePromise.D2,), "an ACK of the owner counts, and is remembered"
 )
 
 NO_HOLE: Final = Invariant(

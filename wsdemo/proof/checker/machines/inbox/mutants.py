@@ -224,7 +224,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     # Does an acknowledgement count?
     _ack(
         "anybody may acknowledge",
-        "A1",
+        "K1",
         DEVICES,
         "redis.call('HGET', KEYS[1], 'connId') ~= ARGV[1] or ",
     ),
@@ -237,15 +237,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     _ack(
         "acknowledged in any epoch",
-        "A3",
+        "K3",
         RESTART,
         "\n    or ARGV[2] ~= meta[1] .. '.' .. ARGV[4]",
         "",
     ),
-    _ack("one too many is trimmed", "A2", PAGES, "number(ARGV[3]) + 1))", "number(ARGV[3]) + 2))"),
-    _ack("one too few is trimmed", "A2", CALM, "number(ARGV[3]) + 1))", "number(ARGV[3])))"),
-    _ack("nothing is noted", "A4", CALM, _NOTE),
-    _ack("the epoch is not noted", "A4", CALM, ", 'ackedin', ARGV[2])", ")"),
+    _ack("one too many is trimmed", "K2", PAGES, "number(ARGV[3]) + 1))", "number(ARGV[3]) + 2))"),
+    _ack("one too few is trimmed", "K2", CALM, "number(ARGV[3]) + 1))", "number(ARGV[3])))"),
+    _ack("nothing is noted", "K4", CALM, _NOTE),
+    _ack("the epoch is not noted", "K4", CALM, ", 'ackedin', ARGV[2])", ")"),
     _ack(
         "the start does not count",
         "E3",
@@ -254,7 +254,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "(first and number(first[1]) or number(meta[2]) + 1) then",
         "if true then",
     ),
-    _ack("the place before the oldest by number", "A3", SECRET_AND_FULL, "not is_ours or "),
+    _ack("the place before the oldest by number", "K3", SECRET_AND_FULL, "not is_ours or "),
     Mutant(
         "send, read, ack: the run of the server is no part of the epoch",
         "I1",
@@ -348,15 +348,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     _ack(
         "any session speaks for a device",
-        *("A1", OF_SEVERAL, "live[device].conn ~= ARGV[1] or ", "false or "),
+        *("K1", OF_SEVERAL, "live[device].conn ~= ARGV[1] or ", "false or "),
     ),
     _ack(
         "one too many goes from the inbox of a device",
-        *("A2", OF_SEVERAL, "place(behind.offset) + 1))", "place(behind.offset) + 2))"),
+        *("K2", OF_SEVERAL, "place(behind.offset) + 1))", "place(behind.offset) + 2))"),
     ),
     _ack(
         "a device acknowledges what is of another run",
-        *("A3", OF_SEVERAL_AND_RESTART, "\n    or epoch ~= meta.birth .. '.' .. ARGV[4] then"),
+        *("K3", OF_SEVERAL_AND_RESTART, "\n    or epoch ~= meta.birth .. '.' .. ARGV[4] then"),
         " then",
     ),
 )

@@ -253,13 +253,13 @@ def _newest_is_kept(end: Settled) -> bool:
 
 STEPS: Final[dict[Invariant, Callable[[PresenceStep], bool]]] = {
     Invariant(
-        "W0", (Promise.P2, Promise.P4), "an entry is whole, and all of it is one session's"
+        "S0", (Promise.P2, Promise.P4), "an entry is whole, and all of it is one session's"
     ): _entry_is_whole,
     Invariant(
-        "W1", (Promise.P1,), "a release leaves another's entry alone"
+        "S1", (Promise.P1,), "a release leaves another's entry alone"
     ): _release_leaves_others_alone,
     Invariant(
-        "W2",
+        "S2",
         (Promise.P2, Promise.P5),
         "who replaces another has the larger token (or connection id)",
     ): _only_larger_replaces,
@@ -267,7 +267,7 @@ STEPS: Final[dict[Invariant, Callable[[PresenceStep], bool]]] = {
         "W2b", (Promise.P2,), "a refresh replaces nobody as long as Redis remembers"
     ): _refresh_replaces_nobody,
     Invariant(
-        "W3",
+        "S3",
         (Promise.P4,),
         "who is accepted is the owner, with a lease and a fence that outlives it",
     ): _accepted_is_owner,
@@ -275,27 +275,27 @@ STEPS: Final[dict[Invariant, Callable[[PresenceStep], bool]]] = {
         "W3b", (Promise.P6,), "who is rejected changes no entry, and prolongs no life"
     ): _rejected_changes_nothing,
     Invariant(
-        "W3c", (Promise.P3,), "an attempt does not replace a later one of the same client"
+        "S3c", (Promise.P3,), "an attempt does not replace a later one of the same client"
     ): _newer_attempt_stays,
-    Invariant("W4", (Promise.P7,), "a released session does not come back"): _released_stays_away,
+    Invariant("S4", (Promise.P7,), "a released session does not come back"): _released_stays_away,
     Invariant(
         "W4b", (Promise.P3, Promise.P5), "a superseded session does not come back"
     ): _superseded_stays_away,
     Invariant(
-        "W4c",
+        "S4c",
         (Promise.P1, Promise.P7),
         "after its release a session has no entry, and the answer says so",
     ): _released_entry_is_gone,
-    Invariant("W5", (Promise.P5,), "a token is larger than all before it"): _tokens_grow,
+    Invariant("S5", (Promise.P5,), "a token is larger than all before it"): _tokens_grow,
     Invariant(
         "W5b", (Promise.P5,), "a token is larger than all that Redis knows of"
     ): _token_counts,
-    Invariant("W6", (Promise.P6,), "no key is there for ever"): _everything_ends,
+    Invariant("S6", (Promise.P6,), "no key is there for ever"): _everything_ends,
     Invariant(
-        "W7", (Promise.P8,), "the answer names the other session, and only then"
+        "S7", (Promise.P8,), "the answer names the other session, and only then"
     ): _other_is_named,
     Invariant(
-        "W8", (Promise.P8,), "a rejected session was released, or superseded"
+        "S8", (Promise.P8,), "a rejected session was released, or superseded"
     ): _turned_away_for_a_reason,
 }
 """Checked after every script call."""

@@ -59,12 +59,12 @@ _mint, _register, _refresh, _release = (partial(_one, script.value) for script i
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
     # Whose is the entry?
-    _release("deletes unconditionally, as the demo", "W1", CALM, _IS_MINE, "if true then"),
-    _release("never deletes", "W4c", CALM, _IS_MINE, "if false then"),
+    _release("deletes unconditionally, as the demo", "S1", CALM, _IS_MINE, "if true then"),
+    _release("never deletes", "S4c", CALM, _IS_MINE, "if false then"),
     _release(
         "compares tokens, not connections",
         *(
-            "W1",
+            "S1",
             CLOCK_AND_LOSS,
             _IS_MINE,
             "if redis.call('HGET', KEYS[1], 'epoch') == ARGV[2] then",
@@ -72,37 +72,37 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     _refresh(
         "compares tokens, not connections",
-        *("W3", CLOCK_AND_LOSS, _IS_OWNER, "if owner[3] == ARGV[3] then"),
+        *("S3", CLOCK_AND_LOSS, _IS_OWNER, "if owner[3] == ARGV[3] then"),
     ),
     _refresh(
         "compares gateways, not connections",
-        *("W3", ONE_CLIENT, _IS_OWNER, "if owner[1] == ARGV[2] then"),
+        *("S3", ONE_CLIENT, _IS_OWNER, "if owner[1] == ARGV[2] then"),
     ),
-    _refresh("lets everybody renew", "W3", CALM, _IS_OWNER, "if owner[2] then"),
+    _refresh("lets everybody renew", "S3", CALM, _IS_OWNER, "if owner[2] then"),
     # Who is newer?
     _register("does not look at top", "W4b", LATE, _LATE, "number(fence[2]) >= token"),
-    _register("does not look at the floor", "W4", LATE, _LATE, "token < top"),
-    _register("turns its own copy away", "W8", LATE, _LATE, _LATE.replace("<", "<=")),
+    _register("does not look at the floor", "S4", LATE, _LATE, "token < top"),
+    _register("turns its own copy away", "S8", LATE, _LATE, _LATE.replace("<", "<=")),
     _register("does not write top", "W4b", LATE, _WRITES_TOP),
-    _register("equal tokens are no tie", "W2", CLOCK_AND_LOSS, _TIED, "false"),
+    _register("equal tokens are no tie", "S2", CLOCK_AND_LOSS, _TIED, "false"),
     _refresh("does not look at top", "W2b", CALM, _OVERTAKEN, "false"),
-    _refresh("an equal top is newer", "W8", EXPIRY, _OVERTAKEN, f"{_MAX_TOP} >= token"),
+    _refresh("an equal top is newer", "S8", EXPIRY, _OVERTAKEN, f"{_MAX_TOP} >= token"),
     _refresh("does not write top when it reclaims", "W4b", LOSS_AND_EXPIRY, _WRITES_TOP),
     _refresh("equal tokens are no tie", "E1", CLOCK_AND_LOSS, f"({_TIED})", "false"),
     # Is it over?
-    _refresh("does not look whether it is closed", "W4", LATE, _IS_CLOSED, "false"),
+    _refresh("does not look whether it is closed", "S4", LATE, _IS_CLOSED, "false"),
     _refresh(
         "looks whether a token is closed, not a session",
-        *("W8", CLOCK_AND_LOSS, _IS_CLOSED, "string.match(fence[2] or '', '^%d+') == ARGV[3]"),
+        *("S8", CLOCK_AND_LOSS, _IS_CLOSED, "string.match(fence[2] or '', '^%d+') == ARGV[3]"),
     ),
-    _release("closes nothing", "W4", LATE, _MAY_CLOSE, "false"),
-    _release("does not write the floor", "W4", LATE, f"'floor', {_MAX_FLOOR},\n           "),
-    _release("may lower the floor", "W4", LATE, _MAX_FLOOR, "text(token)"),
-    _release("removes the fence as well", "W4", LATE, "'DEL', KEYS[1]", "'DEL', KEYS[1], KEYS[2]"),
-    _release("writes too few digits", "W4", LATE, "string.format('%.0f', n)", "tostring(n)"),
+    _release("closes nothing", "S4", LATE, _MAY_CLOSE, "false"),
+    _release("does not write the floor", "S4", LATE, f"'floor', {_MAX_FLOOR},\n           "),
+    _release("may lower the floor", "S4", LATE, _MAX_FLOOR, "text(token)"),
+    _release("removes the fence as well", "S4", LATE, "'DEL', KEYS[1]", "'DEL', KEYS[1], KEYS[2]"),
+    _release("writes too few digits", "S4", LATE, "string.format('%.0f', n)", "tostring(n)"),
     Mutant(
         "refresh, release: closed is a high-water mark",
-        "W8",
+        "S8",
         (
             Change("refresh", _IS_CLOSED, "number(string.match(fence[2] or '', '^%d+')) >= token"),
             Change("release", _MAY_CLOSE, "true"),
@@ -110,29 +110,29 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         EXPIRY,
     ),
     # Is the token larger?
-    _mint("asks the clock, and not the fence", "W5", CLOCK, "math.max(now, ", "math.max(now) -- "),
-    _mint("asks the fence, and not the clock", "W5", LOSS, "math.max(now, ", "math.max("),
+    _mint("asks the clock, and not the fence", "S5", CLOCK, "math.max(now, ", "math.max(now) -- "),
+    _mint("asks the fence, and not the clock", "S5", LOSS, "math.max(now, ", "math.max("),
     _mint(
         "gives the last token again",
-        "W5",
+        "S5",
         CLOCK,
         "(fence[1] or 0) or 0) + 1",
         "(fence[1] or 0) or 0)",
     ),
-    _mint("does not write what it gave", "W5", CLOCK, "redis.call('HSET', KEYS[1], 'mint', text)"),
-    _register("may lower the last token", "W5", CLOCK_OF_THREE, _MAX_MINT, "ARGV[3]"),
-    _refresh("may lower the last token", "W5", CLOCK_OF_THREE_AND_EXPIRY, _MAX_MINT, "ARGV[3]"),
-    _release("may lower the last token", "W5", CLOCK_OF_THREE, _MAX_MINT, "text(token)"),
+    _mint("does not write what it gave", "S5", CLOCK, "redis.call('HSET', KEYS[1], 'mint', text)"),
+    _register("may lower the last token", "S5", CLOCK_OF_THREE, _MAX_MINT, "ARGV[3]"),
+    _refresh("may lower the last token", "S5", CLOCK_OF_THREE_AND_EXPIRY, _MAX_MINT, "ARGV[3]"),
+    _release("may lower the last token", "S5", CLOCK_OF_THREE, _MAX_MINT, "text(token)"),
     _release(
         "does not raise the last token", "W5b", CLOCK_AND_LOSS, f",\n           'mint', {_MAX_MINT}"
     ),
     # Is the entry whole, and there?
     _refresh(
         "writes into nothing, as the demo",
-        *("W0", EXPIRY, _IS_OWNER, f"redis.call('HSET', KEYS[1], 'ts', now)\n{_IS_OWNER}"),
+        *("S0", EXPIRY, _IS_OWNER, f"redis.call('HSET', KEYS[1], 'ts', now)\n{_IS_OWNER}"),
     ),
-    _refresh("brings half an entry back", "W0", EXPIRY, f", {_RECLAIMS}", ")\n"),
-    _refresh("forgets the client", "W0", ONE_CLIENT, "'inst', ARGV[6]", "'inst', ''"),
+    _refresh("brings half an entry back", "S0", EXPIRY, f", {_RECLAIMS}", ")\n"),
+    _refresh("forgets the client", "S0", ONE_CLIENT, "'inst', ARGV[6]", "'inst', ''"),
     _refresh(
         "says ok, and brings nothing back",
         *("E2", EXPIRY, _BEFORE_RECLAIM, f"do return {{'ok'}} end\n{_BEFORE_RECLAIM}"),
@@ -143,45 +143,45 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     _register(
         "confuses gateway and connection",
-        *("W0", CALM, "'gwId', ARGV[2], 'connId', conn", "'gwId', conn, 'connId', ARGV[2]"),
+        *("S0", CALM, "'gwId', ARGV[2], 'connId', conn", "'gwId', conn, 'connId', ARGV[2]"),
     ),
     # For how long?
-    _register("gives no lease", "W3", CALM, _TAKES + _LEASES, _TAKES),
-    _register("does not keep the fence", "W3", CALM, _KEEPS_FENCE),
-    _refresh("does not renew the lease", "W3", CALM, f"'ts', now)\n  {_LEASES}", "'ts', now)"),
-    _refresh("does not keep the fence", "W3", CALM, f"  {_KEEPS_FENCE}\n  return", "  return"),
+    _register("gives no lease", "S3", CALM, _TAKES + _LEASES, _TAKES),
+    _register("does not keep the fence", "S3", CALM, _KEEPS_FENCE),
+    _refresh("does not renew the lease", "S3", CALM, f"'ts', now)\n  {_LEASES}", "'ts', now)"),
+    _refresh("does not keep the fence", "S3", CALM, f"  {_KEEPS_FENCE}\n  return", "  return"),
     _refresh(
         "does not keep the fence when it reclaims",
-        *("W3", EXPIRY, f"{_KEEPS_FENCE}\nreturn", "return"),
+        *("S3", EXPIRY, f"{_KEEPS_FENCE}\nreturn", "return"),
     ),
-    _refresh("gives no lease when it reclaims", "W3", EXPIRY, _RECLAIMS + _LEASES, _RECLAIMS),
+    _refresh("gives no lease when it reclaims", "S3", EXPIRY, _RECLAIMS + _LEASES, _RECLAIMS),
     _refresh(
         "prolongs the lease of another",
         *("W3b", CALM, _BEFORE_ORDER, f"{_LEASES}\n{_BEFORE_ORDER}"),
     ),
     _release(
         "prolongs the lease of another",
-        *("W1", CALM, _BEFORE_CLOSED, f"redis.call('PEXPIRE', KEYS[1], ARGV[3])\n{_BEFORE_CLOSED}"),
+        *("S1", CALM, _BEFORE_CLOSED, f"redis.call('PEXPIRE', KEYS[1], ARGV[3])\n{_BEFORE_CLOSED}"),
     ),
-    _mint("keeps the fence for ever", "W6", CALM, "redis.call('PEXPIRE', KEYS[1], ARGV[1])"),
-    _release("keeps the fence for ever", "W6", LOSS, "redis.call('PEXPIRE', KEYS[2], ARGV[3])"),
+    _mint("keeps the fence for ever", "S6", CALM, "redis.call('PEXPIRE', KEYS[1], ARGV[1])"),
+    _release("keeps the fence for ever", "S6", LOSS, "redis.call('PEXPIRE', KEYS[2], ARGV[3])"),
     # Which attempt of a client?
-    _register("forgets that clients dial again", "W3c", ONE_CLIENT, _GIVEN_UP, "false"),
+    _register("forgets that clients dial again", "S3c", ONE_CLIENT, _GIVEN_UP, "false"),
     _register(
-        "lets the earlier attempt win", "W3c", ONE_CLIENT, "(owner[5]) > att", "(owner[5]) < att"
+        "lets the earlier attempt win", "S3c", ONE_CLIENT, "(owner[5]) > att", "(owner[5]) < att"
     ),
-    _register("takes all clients for one", "W8", SEVERAL_CLIENTS, "owner[4] == inst and "),
+    _register("takes all clients for one", "S8", SEVERAL_CLIENTS, "owner[4] == inst and "),
     # Is the answer right?
-    _refresh("takes overtaken for closed", "W8", CALM, "return {'superseded'", "return {'closed'"),
+    _refresh("takes overtaken for closed", "S8", CALM, "return {'superseded'", "return {'closed'"),
     _register(
-        "does not say whom to kick", "W7", CALM, "'ok', owner[1] or '', owner[2]", "'ok', '', ''"
+        "does not say whom to kick", "S7", CALM, "'ok', owner[1] or '', owner[2]", "'ok', '', ''"
     ),
     _register(
-        "says to kick the winner", "W7", LATE, "if owner[2] and owner[2] ~= conn", "if owner[2]"
+        "says to kick the winner", "S7", LATE, "if owner[2] and owner[2] ~= conn", "if owner[2]"
     ),
-    _release("says that it removed what it did not", "W4c", CALM, "and -1 or 0", "and 1 or 1"),
-    _release("takes another's entry for none", "W4c", CALM, "owner and -1 or 0", "0"),
-    _release("takes none for another's entry", "W4c", EXPIRY, "owner and -1 or 0", "-1"),
+    _release("says that it removed what it did not", "S4c", CALM, "and -1 or 0", "and 1 or 1"),
+    _release("takes another's entry for none", "S4c", CALM, "owner and -1 or 0", "0"),
+    _release("takes none for another's entry", "S4c", EXPIRY, "owner and -1 or 0", "-1"),
 )
 
 
@@ -200,7 +200,7 @@ EQUIVALENT: Final[tuple[Equivalent, ...]] = (
     ),
     Equivalent(
         "register: does not look at the owner's token",
-        "`top` is never below it, as long as the fence outlives the entry, which W3 demands",
+        "`top` is never below it, as long as the fence outlives the entry, which S3 demands",
         Change("register", _MAX_TOP, "number(fence[1])"),
         CALM,
     ),
