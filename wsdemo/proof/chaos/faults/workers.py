@@ -7,14 +7,25 @@ import os
 import signal
 from typing import Final
 
+from wsdemo.gateway.workers.parent import LONGEST_PAUSE_S
 from wsdemo.proof.chaos.cluster import TIMING
 from wsdemo.proof.chaos.deployment import DeploymentKind
 from wsdemo.proof.chaos.fault import GATEWAY, FaultType, NotArranged, Scene, Steps, fault
 from wsdemo.proof.chaos.faults.arrange import page, until
+from wsdemo.settings import Limits
 
+LAST_LINES: Final = 12
+"""How much of the log is told when a worker is not back."""
 WORKERS: Final = (DeploymentKind.WORKERS,)
-BACK_S: Final = 15.0
-"""How long a worker may take to be there again: the parent makes pauses, and it has to start."""
+STARTS_IN_VAIN: Final = 2
+"""So often a worker may find no Redis, because of another fault."""
+START_S: Final = 5.0
+BACK_S: Final = START_S + (1 + STARTS_IN_VAIN) * (
+    LONGEST_PAUSE_S + Limits().redis_connect_timeout_s
+)
+"""How long a worker may take to be there again. Where workers die again and again, as here, the
+parent soon makes its longest pause before each start.
+"""
 
 
 async def _pids(scene: Scene) -> list[int]:
@@ -55,7 +66,11 @@ async def worker_killed(scene: Scene) -> Steps:
         pids = {worker["pid"] for worker in json.loads(text)["workers"]} if status == 200 else set()
         return len(pids) == count and victim not in pids
 
-    await until(are_back, f"all workers of {scene.gateway}", BACK_S)
+    try:
+        await until(are_back, f"all workers of {scene.gateway}", BACK_S)
+    except TimeoutError as problem:
+        log = list(scene.cluster.gateways[scene.gateway].log)[-LAST_LINES:]
+        raise TimeoutError(f"{problem}; its log ends: {' | '.join(log)}") from None
 
 
 @fault("worker frozen", 199, lasts_s=1.25 * TIMING.presence_ttl_s, touches=(GATEWAY,), at=WORKERS)
