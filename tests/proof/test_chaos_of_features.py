@@ -91,8 +91,10 @@ def test_a_minute_of_faults_breaks_no_promise_of_a_feature(
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_minute_of_faults_breaks_no_promise_of_two_devices(tmp_path: Path) -> None:
-    """P1 to P8 hold for each device, and each message is for all devices of its recipient."""
-    devices = FeatureMix(devices=2)
+    """P1 to P8 hold for each device, and each message is for all devices of its recipient, also a
+    durable one.
+    """
+    devices = FeatureMix(devices=2, durable=True)
     numbers = _green(_run(devices, tmp_path / "out"), devices)
     history = from_jsonl((tmp_path / "out" / "history.jsonl").read_text())
     received = {(r.id, r.user) for r in history if isinstance(r, Received)}
@@ -101,6 +103,8 @@ def test_a_minute_of_faults_breaks_no_promise_of_two_devices(tmp_path: Path) -> 
     n = _index(history, lambda r: isinstance(r, Received))
     history.insert(n + 1, history[n])
     assert "duplicate" in {violation.claim for violation in allowed_for_devices(history)}
+    _taken_twice(history)
+    assert "D3" in {violation.claim for violation in allowed_for_devices(history)}
 
 
 def _green(ran: tuple[Path, Any], mix: FeatureMix) -> Any:
@@ -284,7 +288,10 @@ def test_what_features_should_show_is_wanted_only_where_they_are() -> None:
     assert "room_join stale" in wanted({"late join": 1}, EVERYTHING)
 
 
-def _untaken(*records: Record, users: Collection[str] = ("bob",)) -> list[str]:
+READERS = ("bob", "eve/phone", "eve/laptop")
+
+
+def _untaken(*records: Record, users: Collection[str] = READERS) -> list[str]:
     untaken = UntakenMessages(users)
     for record in records:
         untaken.note(record)
@@ -293,6 +300,8 @@ def _untaken(*records: Record, users: Collection[str] = ("bob",)) -> list[str]:
 
 STORED = InboxStored(t=1, user="bob", id="m1", offset="1-1")
 TAKEN = Taken(t=2, user="bob", process="p1", id="m1", offset="1-1")
+BY_PHONE = Taken(t=2, user="eve/phone", process="p2", id="m2", offset="1-1")
+LAPTOP_TOLD = GapTold(t=2, user="eve/laptop", process="p3")
 
 
 @pytest.mark.parametrize(
@@ -306,11 +315,14 @@ TAKEN = Taken(t=2, user="bob", process="p1", id="m1", offset="1-1")
         ([TAKEN, InboxesLost(t=3), STORED], ["m1"]),
         ([msgspec.structs.replace(STORED, t=11.0)], []),
         ([msgspec.structs.replace(STORED, user="nobody")], []),
+        ([InboxStored(t=1, user="eve", id="m2", offset="1-1")], ["m2", "m2"]),
+        ([InboxStored(t=1, user="eve", id="m2", offset="1-1"), BY_PHONE], ["m2"]),
+        ([InboxStored(t=1, user="eve", id="m2", offset="1-1"), BY_PHONE, LAPTOP_TOLD], []),
     ],
 )
 def test_what_is_stored_is_awaited_until_it_is_taken_or_told(
     records: list[Record], left: list[str]
 ) -> None:
     """Whichever of the two is recorded first; and only what was stored before the time in
-    question, for a user who reads."""
+    question, for a user who reads; by each device, where there are several."""
     assert _untaken(*records) == left

@@ -58,6 +58,27 @@ TWO = [stored(1, "m1", "1-1"), stored(2, "m2", "2-2")]
 BOTH = [taken(3, "m1", "1-1"), taken(4, "m2", "2-2")]
 AGAIN = stored(3, "m1", "3-3")
 
+PHONE, LAPTOP = "bob/phone", "bob/laptop"
+
+
+def opens(name: str) -> Record:
+    return InboxOpened(t=0, user=name, process=name)
+
+
+def takes(name: str, t: float, msg_id: str, offset: str) -> Record:
+    return Taken(t=t, user=name, process=name, id=msg_id, offset=offset)
+
+
+def both(name: str) -> list[Record]:
+    return [takes(name, 3, "m1", "1-1"), takes(name, 4, "m2", "2-2")]
+
+
+def seen(name: str, t: float, *, online: bool) -> Record:
+    return Looked(t=t, user=name, online=online, conn="c1" * online)
+
+
+OF_DEVICES = [opens(PHONE), opens(LAPTOP), *TWO]
+
 HISTORIES: list[tuple[str, list[Record], list[str]]] = [
     ("all is taken", [reader(), *TWO, *BOTH], []),
     (
@@ -72,6 +93,68 @@ HISTORIES: list[tuple[str, list[Record], list[str]]] = [
     ("unknown, and not stored", [asked(0, "m1"), told(2, "m1", "unknown")], []),
     ("lost", [reader(), *TWO, BOTH[0]], ["D2"]),
     ("lost, and nobody reads", [*TWO], []),
+    ("each device takes all", [*OF_DEVICES, *both(PHONE), *both(LAPTOP)], []),
+    ("one device takes all", [*OF_DEVICES, *both(PHONE)], ["D2", "D2"]),
+    (
+        "one device is told a gap",
+        [*OF_DEVICES, *both(PHONE), GapTold(t=5, user=LAPTOP, process=LAPTOP)],
+        [],
+    ),
+    (
+        "the gap is told to the wrong device",
+        [*OF_DEVICES, *both(PHONE), GapTold(t=5, user=PHONE, process=PHONE)],
+        ["D2", "D2"],
+    ),
+    (
+        "a device is away at the end",
+        [*OF_DEVICES, *both(PHONE), seen(LAPTOP, 5, online=False)],
+        [],
+    ),
+    (
+        "a device was away, and opens its inbox again",
+        [*OF_DEVICES, *both(PHONE), seen(LAPTOP, 5, online=False), opens(LAPTOP)],
+        ["D2", "D2"],
+    ),
+    (
+        "a user without devices is away at the end",
+        [reader(), *TWO, seen("bob", 5, online=False)],
+        ["D2", "D2"],
+    ),
+    (
+        "not yet taken by one device after a heal",
+        [
+            *OF_DEVICES,
+            *both(PHONE)[:1],
+            Healed(t=3.5),
+            seen(LAPTOP, 3.6, online=True),
+            *both(PHONE)[1:],
+            *both(LAPTOP),
+        ],
+        ["D2"],
+    ),
+    (
+        "a new run is told to one device only",
+        [
+            *OF_DEVICES[:2],
+            RunChanged(t=0.5),
+            *TWO,
+            GapTold(t=2.5, user=PHONE, process=PHONE),
+            *both(PHONE),
+            *both(LAPTOP),
+        ],
+        ["D7"],
+    ),
+    (
+        "a device takes a message twice",
+        [
+            *OF_DEVICES,
+            *both(PHONE),
+            *both(LAPTOP),
+            GapTold(t=5, user=PHONE, process=PHONE),
+            takes(PHONE, 6, "m1", "1-1"),
+        ],
+        ["D3"],
+    ),
     ("lost, told by a gap", [reader(), *TWO, gap(3)], []),
     ("lost after a gap", [reader(), gap(0.5), *TWO, BOTH[0]], ["D2"]),
     (

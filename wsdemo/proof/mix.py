@@ -30,8 +30,8 @@ class FeatureMix:
     """How many devices a user may have. With more than one, each is called as `alice/phone`."""
 
     def __post_init__(self) -> None:
-        if self.devices > 1 and (self.durable or self.rooms or self.watch):
-            raise ValueError("a run with several devices has no other feature")
+        if self.devices > 1 and (self.rooms or self.watch):
+            raise ValueError("a run with several devices has no rooms, and nobody watches")
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Self:

@@ -388,7 +388,7 @@ class ProcessCluster:
         self, name: str, routes: UserRoutes, everybody: Sequence[str], rng: random.Random
     ) -> ClientUser:
         about = (name, routes, everybody, rng, self.note, self.clock, self.complain)
-        if self.mix == PLAIN_MIX or self.mix.devices > 1:
+        if not (self.mix.durable or self.mix.rooms or self.mix.watch):
             return ClientUser(*about)
         assert self._directory is not None
         return FeatureUser(*about, Surroundings(self.mix, self._directory, self.is_online))

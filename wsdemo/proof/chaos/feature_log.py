@@ -123,7 +123,8 @@ class FeatureLog:
             yield "trimmed"
 
     def _read(self, call: SeenCall) -> Iterator[str]:
-        yield "answered" if call.first("HMGET", "inboxmeta:") else "superseded"
+        looks = (call.first(verb, "inboxmeta:") for verb in ("HMGET", "HGETALL"))
+        yield "answered" if any(looks) else "superseded"
 
     def _acknowledged(self, call: SeenCall) -> Iterator[str]:
         yield "taken" if call.first("HSET") else "refused"

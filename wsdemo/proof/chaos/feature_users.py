@@ -141,8 +141,9 @@ class FeatureUser(ClientUser):
         application = ObservedApplication(self.name, process, self._make, self._around.is_online)
         position = self._position(process) if self._around.mix.durable else None
         client = Client(
-            self.name,
+            self.account,
             self.routes.urls(first),
+            device=self.device,
             durable=position is not None,
             position=position,
             settings=PATIENCE,
@@ -155,7 +156,7 @@ class FeatureUser(ClientUser):
 
     def _position(self, process: str) -> ObservedPosition:
         loop = asyncio.get_running_loop()
-        file = FilePosition(self._around.directory / self.name)
+        file = FilePosition(self._around.directory / self.name.replace("/", " "))
         opened = partial(self._make, InboxOpened, user=self.name, process=process)
 
         def on_loaded(offset: str) -> None:

@@ -314,6 +314,9 @@ def _features(result: ChaosResult) -> Iterable[str]:
             f"Gateways were started with `{result.mix}`. P1, P3 to P5, P7 and P8 were checked for "
             "each device, and each message was for all devices of its recipient."
         )
+        if result.mix.durable:
+            yield "\nSo were D1 to D5 and D7. What happened to durable messages:\n"
+            yield from _table(("what", "times"), feature_counts(result.history).items())
         return
     yield (
         f"Gateways were started with `{result.mix}`. What happened to durable messages, in rooms "

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from wsdemo.inbox import store as inbox
+from wsdemo.inbox.devices import DEVICES_ACK, DEVICES_READ, DEVICES_SEND
 from wsdemo.presence import store
 from wsdemo.presence.devices import DEVICES_SCRIPTS, WHEN_FULL
 from wsdemo.redis.scripts import Script, lua_text
@@ -24,6 +25,11 @@ SCRIPTS: Final[tuple[Script, ...]] = (
     *DEVICES_SCRIPTS[1:],  # The mint is the same.
     DEVICES_ROUTE,
 )
+
+
+OF_DEVICES: Final = {script.name: script for script in (DEVICES_SEND, DEVICES_READ, DEVICES_ACK)}
+"""The same scripts of the inbox where users may have several devices: here they are called as the
+ones without devices, because they answer the same."""
 
 
 @dataclass(slots=True)
@@ -56,7 +62,7 @@ def owner_of(key: str) -> str:
 def script_call(words: list[str]) -> SeenCall | None:
     """Return the call of one of our scripts; None when it is another script."""
     name = _BY_SHA.get(words[1]) or next(
-        (script.name for script in SCRIPTS if _title(script) in words[1]), ""
+        (name for script, name in _NAMED.items() if _title(script) in words[1]), ""
     )
     if not name or not words[2].isdigit():
         return None
@@ -68,12 +74,21 @@ def _title(script: Script) -> str:
     """Return a comment that only this script has: its first one, or, behind what several scripts
     have in common, the first after that.
     """
-    own = script.text.removeprefix(WHEN_FULL).removeprefix(_COMMON)
+    own = script.text.removeprefix(WHEN_FULL)
+    for common in _COMMON:
+        own = own.removeprefix(common)
     return next(line for line in own.splitlines() if line.startswith("-- "))
 
 
-_COMMON: Final = lua_text("wsdemo.presence", "devices_entries")
+_COMMON: Final = (
+    lua_text("wsdemo.presence", "devices_entries"),
+    lua_text("wsdemo.inbox", "devices_cursors"),
+)
 _IN_CLUSTER: Final = Keyspace(buckets=1)
+_NAMED: Final = {
+    **{script: script.name for script in SCRIPTS},
+    **{script: name.removeprefix("devices_") for name, script in OF_DEVICES.items()},
+}
 _BY_SHA: Final = {
-    one.sha: script.name for script in SCRIPTS for one in (script, script.at(_IN_CLUSTER))
+    one.sha: name for script, name in _NAMED.items() for one in (script, script.at(_IN_CLUSTER))
 }

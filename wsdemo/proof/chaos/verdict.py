@@ -105,6 +105,7 @@ def allowed_for_devices(history: h.History) -> list[Violation]:
         *h.owners(history, ttl_s=TIMING.presence_ttl_s),
         *h.convergence(history, online_s=PROMISED_S, offline_s=PROMISED_S),
         *h.devices(history, BOUNDS.arrive_s),
+        *h.inboxes(history, WITNESS_LAG_S),
         *h.backends(history, BOUNDS, WITNESS_LAG_S),
         *h.answers(history, BOUNDS),
         *h.pongs(history, BOUNDS),

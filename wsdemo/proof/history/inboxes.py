@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from wsdemo.proof.history.circumstances import Circumstances
+from wsdemo.proof.history.devices import user_of_device
 from wsdemo.proof.history.records import (
     DurableSent,
     GapTold,
@@ -27,14 +28,51 @@ from wsdemo.proof.promises import DurablePromise
 
 
 @dataclass(slots=True)
-class _Inbox:
-    """The inbox of one user, as a history tells of it."""
+class _Reader:
+    """What a user, or one device of a user, has had from the inbox, as a history tells of it."""
 
-    stored: list[InboxStored] = field(default_factory=list)
     taken: dict[str, list[Taken]] = field(default_factory=lambda: defaultdict(list))
     """By the id of the message."""
     gaps: list[GapTold] = field(default_factory=list)
-    has_reader: bool = False
+    is_online: bool = True
+    """Whether it was, when somebody looked last."""
+
+
+@dataclass(slots=True)
+class _Inboxes:
+    """All inboxes, and who reads them."""
+
+    stored: dict[str, list[InboxStored]] = field(default_factory=lambda: defaultdict(list))
+    """By user."""
+    readers: dict[str, _Reader] = field(default_factory=lambda: defaultdict(_Reader))
+    """Those that have opened an inbox, by their name in the history."""
+
+    def note(self, record: Record) -> None:
+        match record:
+            case InboxStored(user=user):
+                self.stored[user].append(record)
+            case Taken(user=name, id=msg_id):
+                self.readers[name].taken[msg_id].append(record)
+            case GapTold(user=name):
+                self.readers[name].gaps.append(record)
+            case InboxOpened(user=name):
+                self.readers[name].is_online = True
+            case Looked(user=name, online=is_online) if name in self.readers:
+                self.readers[name].is_online = is_online
+            case _:
+                pass
+
+    def untold(self, name: str, stored_before: float, until: float) -> Iterator[InboxStored]:
+        """Iterate over the messages that were stored before some time, of which a reader had
+        nothing until another time.
+        """
+        reader = self.readers[name]
+        last_gap = max((gap.t for gap in reader.gaps if gap.t <= until), default=-math.inf)
+        for stored in self.stored[user_of_device(name)]:
+            if stored.t >= stored_before or stored.t <= last_gap:
+                continue
+            if not any(taken.t <= until for taken in reader.taken.get(stored.id, ())):
+                yield stored
 
 
 def inboxes(history: History, lag_s: float = 0.0) -> list[Violation]:
@@ -48,38 +86,26 @@ def inboxes(history: History, lag_s: float = 0.0) -> list[Violation]:
     message that was stored later.
 
     A user is judged who has a process that reads the inbox, so at the end of a history all of them
-    must have been online for a while. Where Redis has lost an inbox, an id
-    may be stored anew (D4), and then be taken under another offset.
+    must have been online for a while. Where users have several devices, each device is judged as a
+    user; at the end only those that were online when somebody looked last: one that has to go for
+    another one is told when it comes back. Where Redis has lost an inbox, an id may be stored anew
+    (D4), and then be taken under another offset.
 
     Args:
         lag_s: what Redis does is recorded so much later than what clients are told.
     """
-    by_user: dict[str, _Inbox] = defaultdict(_Inbox)
+    known = _Inboxes()
     for record in history:
-        _note(record, by_user)
+        known.note(record)
     violations = [
         *_answers_without_store(history, lag_s),
         *_stored_twice(history),
         *_out_of_order(history),
         *_untold_runs(history),
         *_in_each_process(history),
-        *_not_delivered(history, by_user),
+        *_not_delivered(history, known),
     ]
     return sorted(violations, key=lambda violation: violation.t)
-
-
-def _note(record: Record, by_user: dict[str, _Inbox]) -> None:
-    match record:
-        case InboxStored(user=user):
-            by_user[user].stored.append(record)
-        case Taken(user=user, id=msg_id):
-            by_user[user].taken[msg_id].append(record)
-        case GapTold(user=user):
-            by_user[user].gaps.append(record)
-        case InboxOpened(user=user):
-            by_user[user].has_reader = True
-        case _:
-            pass
 
 
 def number(offset: str) -> int:
@@ -196,37 +222,25 @@ def _follows(before: Taken | InboxOpened, record: Taken, known: set[int]) -> Ite
         yield Violation(DurablePromise.D2, record.t, text, (before, record))
 
 
-def _not_delivered(history: History, by_user: dict[str, _Inbox]) -> Iterator[Violation]:
-    """D2: stored - taken - told = 0, for each user who is online long after a heal, and for all
+def _not_delivered(history: History, known: _Inboxes) -> Iterator[Violation]:
+    """D2: stored - taken - told = 0, for each reader that is online long after a heal, and for all
     at the end.
     """
-    healed_at, accused = -math.inf, set[str]()
+    healed_at, accused = -math.inf, set[tuple[str, str]]()
     for record in history:
         if isinstance(record, Healed):
             healed_at = record.t
         elif isinstance(record, Looked) and record.online and record.conn:
-            inbox = by_user.get(record.user)
-            if inbox is not None and inbox.has_reader:
-                for lost in _untold(inbox, healed_at, record.t):
-                    if lost.id not in accused:
-                        accused.add(lost.id)
-                        text = f"{lost.id} was stored before the heal, and {lost.user} has not got"
-                        yield Violation(DurablePromise.D2, lost.t, f"{text} it", (lost, record))
-    for inbox in by_user.values():
-        if inbox.has_reader:
-            for lost in _untold(inbox, math.inf, math.inf):
-                if lost.id not in accused:
-                    text = f"{lost.id} was stored, and {lost.user} was told neither it nor a gap"
-                    yield Violation(DurablePromise.D2, lost.t, text, (lost,))
-
-
-def _untold(inbox: _Inbox, stored_before: float, until: float) -> Iterator[InboxStored]:
-    """Iterate over the messages that were stored before some time, of which the user had nothing
-    until another time.
-    """
-    last_gap = max((gap.t for gap in inbox.gaps if gap.t <= until), default=-math.inf)
-    for stored in inbox.stored:
-        if stored.t >= stored_before or stored.t <= last_gap:
+            name = record.user
+            for lost in known.untold(name, healed_at, record.t) if name in known.readers else ():
+                if (name, lost.id) not in accused:
+                    accused.add((name, lost.id))
+                    text = f"{lost.id} was stored before the heal, and {name} has not got it"
+                    yield Violation(DurablePromise.D2, lost.t, text, (lost, record))
+    for name, reader in known.readers.items():
+        if not reader.is_online and user_of_device(name) != name:
             continue
-        if not any(taken.t <= until for taken in inbox.taken.get(stored.id, ())):
-            yield stored
+        for lost in known.untold(name, math.inf, math.inf):
+            if (name, lost.id) not in accused:
+                text = f"{lost.id} was stored, and {name} was told neither it nor a gap"
+                yield Violation(DurablePromise.D2, lost.t, text, (lost,))

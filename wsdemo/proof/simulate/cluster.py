@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from wsdemo.gateway.session import SessionState
+from wsdemo.inbox.devices import DEVICES_ACK, DEVICES_READ, DEVICES_SEND
 from wsdemo.inbox.store import ACK, READ, SEND
 from wsdemo.presence.devices import DEVICES_SCRIPTS
 from wsdemo.presence.store import SCRIPTS
@@ -102,6 +103,8 @@ class SimulatedCluster:
             # Who comes back must be given what was stored meanwhile, or be told.
             self.users.log_in_all()
             await asyncio.sleep(READ_ALL_S)
+            if self.offer.devices > 1:
+                self.look()  # A device that had to go for another one is not judged.
         for device in self.users.living():
             device.leave()
         await asyncio.sleep(10.0)
@@ -185,8 +188,9 @@ def name_of(user: str, device: str) -> str:
 
 def _replacements(mutants: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return text of a script -> the text that is executed in its place."""
+    of_inbox = (SEND, READ, ACK, DEVICES_SEND, DEVICES_READ, DEVICES_ACK)
     return {
         script.text.encode(): mutants[script.name].encode()
-        for script in (*SCRIPTS, ROUTE, *DEVICES_SCRIPTS[1:], SEND, READ, ACK, *ROOM_SCRIPTS)
+        for script in (*SCRIPTS, ROUTE, *DEVICES_SCRIPTS[1:], *of_inbox, *ROOM_SCRIPTS)
         if script.name in mutants
     }

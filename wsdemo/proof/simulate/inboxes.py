@@ -52,9 +52,13 @@ class InboxObserver:
         self._is_used = offer.durable
         self._trusted = trusted
         self.of_scripts: dict[str, OutcomesOf] = {
-            "send": self._sent,
-            "read": self._read,
-            "ack": self._acknowledged,
+            f"{kind}{name}": judge
+            for kind in ("", "devices_")
+            for name, judge in (
+                ("send", self._sent),
+                ("read", self._read),
+                ("ack", self._acknowledged),
+            )
         }
         """By the names of the scripts."""
 
@@ -62,7 +66,7 @@ class InboxObserver:
         if reply[0] == EXPIRED:
             yield "expired"
             return
-        outcome, _, offset, _, _, by_number, by_bytes = reply
+        outcome, _, offset, _, _, by_number, by_bytes, *_ = reply
         yield outcome.decode()
         if outcome == b"stored":
             user = fields[4].decode().removeprefix(INBOX_KEYS[0])

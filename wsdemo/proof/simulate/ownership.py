@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from wsdemo.inbox import store as inbox
+from wsdemo.inbox.devices import DEVICES_ACK, DEVICES_READ, DEVICES_SEND
+from wsdemo.inbox.store import ACK, READ, SEND
 from wsdemo.presence.devices import DEVICES_SCRIPTS
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.proof.history import Forgotten, Happened, Owner, Released
@@ -29,9 +30,8 @@ _SCRIPTS: Final = (
     ROUTE,
     *DEVICES_SCRIPTS[1:],  # The mint is the same.
     DEVICES_ROUTE,
-    inbox.SEND,
-    inbox.READ,
-    inbox.ACK,
+    *(SEND, READ, ACK),
+    *(DEVICES_SEND, DEVICES_READ, DEVICES_ACK),
     *ROOM_SCRIPTS,
 )
 _NAME_OF_SHA: Final = {script.sha.encode(): script.name for script in _SCRIPTS}

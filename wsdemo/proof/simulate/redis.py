@@ -194,7 +194,7 @@ class SimulatedRedis:
 
 def is_hint(reply: Any) -> bool:
     """Say whether a published message only says that there is something to read."""
-    return isinstance(reply, list) and reply[0] == b"message" and reply[2].startswith(HINT)
+    return isinstance(reply, list) and reply[:1] == [b"message"] and reply[2].startswith(HINT)
 
 
 def _ignore(reply: Any) -> None:

@@ -32,6 +32,7 @@ from wsdemo.proof.history import (
     convergence,
     devices,
     happened,
+    inboxes,
     kept,
     late,
     owners,
@@ -110,9 +111,10 @@ OUTCOMES: Final = frozenset(
 
 def outcomes_of(offer: Offer) -> frozenset[str]:
     """Return what the scripts of a cluster answer."""
-    if offer.devices > 1:
-        return DEVICES_OUTCOMES
     durable = INBOX_OUTCOMES if offer.durable else frozenset()
+    if offer.devices > 1:
+        of_devices = {f"devices_{name}" for name in durable if not name.startswith("trial")}
+        return DEVICES_OUTCOMES | of_devices | {name for name in durable if "trial" in name}
     return OUTCOMES | durable | (ROOM_OUTCOMES if offer.rooms else frozenset())
 
 
@@ -225,6 +227,7 @@ def _violations(cluster: SimulatedCluster) -> list[Violation]:
             *owners(history),
             *convergence(history, online_s=ONLINE_S, offline_s=OFFLINE_S),
             *devices(history),
+            *inboxes(history),
             *cluster.recorder.problems,
         ]
     violations = check(history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S)

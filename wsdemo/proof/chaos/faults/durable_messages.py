@@ -41,13 +41,13 @@ def readers(cluster: ProcessCluster, gateway: str = "") -> list[FeatureUser]:
 
 async def _send_to(scene: Scene, victim: FeatureUser, count: int) -> None:
     """Let others send durable messages to a user; each waits until its message is stored."""
-    others = [one for one in readers(scene.cluster) if one is not victim]
+    others = [one for one in readers(scene.cluster) if one.account != victim.account]
     senders = scene.rng.sample(others, min(SENDERS, len(others)))
 
     async def send(sender: FeatureUser, n: int) -> None:
         for _ in range(n):
             for client in sender.registered[:1]:
-                await sender.store(client, victim.name)
+                await sender.store(client, victim.account)
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STORED_S):
