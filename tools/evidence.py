@@ -44,6 +44,7 @@ FEATURES: Final = {
     "rooms": Offer(rooms=True),
     "presence events": Offer(watch=True),
     "two devices of a user": Offer(devices=2),
+    "durable messages for two devices": Offer(devices=2, durable=True),
 }
 """Optional features with which clusters are simulated."""
 CHAOS_SEEDS: Final = tuple(range(1, 11))

@@ -167,8 +167,8 @@ IN_CLUSTER: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a full server does not route in a cluster",
         "router.py",
-        'ROUTE = Script.read("wsdemo", "route", in_cluster=WHEN_FULL)',
-        'ROUTE = Script.read("wsdemo", "route")',
+        'ROUTE = Script.read("wsdemo", "route", in_cluster=WHEN_FULL, in_time=True)',
+        'ROUTE = Script.read("wsdemo", "route", in_time=True)',
         _at(_NAMES, "a_full_server_routes_in_a_cluster_too"),
     ),
     Mutant(

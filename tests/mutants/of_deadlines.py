@@ -50,8 +50,8 @@ IN_DEADLINES: Final[tuple[Mutant, ...]] = (
     _one(
         "a deadline is counted from another moment",
         "redis/link.py",
-        "self._until = self._clock.argument(deadline)",
-        "self._until = self._clock.argument(deadline + 10)",
+        "self._until = self.until(deadline)",
+        "self._until = self.until(deadline + 10)",
     ),
     _one(
         "one deadline is for all commands to come",
