@@ -110,7 +110,11 @@ class BundledCluster:
     @property
     def addresses(self) -> list[str]:
         """`host:port` of each server."""
-        return [place(HOST, port) for port in self.ports]
+        return [place(self.host(number), port) for number, port in enumerate(self.ports)]
+
+    def host(self, number: int) -> str:
+        """Return on which host a server is found. Here all are on this machine."""
+        return HOST
 
     @property
     def binary(self) -> Binary | None:
@@ -305,7 +309,7 @@ class BundledCluster:
         number = len(self.servers) - 1
         self.ids.append(self.call(number, "CLUSTER", "MYID"))
         meeting = self.ports[number], self._bus_port(number)
-        self.call(0, "CLUSTER", "MEET", HOST, *meeting)
+        self.call(0, "CLUSTER", "MEET", self.host(number), *meeting)
         self.until("the servers have met", self._met)
         self.until("the new one works", self._agree)
         return number
@@ -349,7 +353,7 @@ class BundledCluster:
     def migrate(self, keys: Sequence[str], source: int, to: int) -> None:
         """Move keys of a slot that is on its way, and no other."""
         login = ("AUTH", self._password) if self._password else ()
-        where = (HOST, self.ports[to], "", 0, round(1000 * ADMIN_TIMEOUT_S))
+        where = (self.host(to), self.ports[to], "", 0, round(1000 * ADMIN_TIMEOUT_S))
         self.call(source, "MIGRATE", *where, *login, "KEYS", *keys)
 
     def _all_see(self, slots: set[int], to: int) -> bool:
@@ -395,7 +399,7 @@ class BundledCluster:
             self.call(n, "CLUSTER", "ADDSLOTSRANGE", round(n * share), last)
             self.call(n, "CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for n in range(1, len(self.servers)):
-            self.call(0, "CLUSTER", "MEET", HOST, self.ports[n], self._bus_port(n))
+            self.call(0, "CLUSTER", "MEET", self.host(n), self.ports[n], self._bus_port(n))
         self.until("the servers have met", self._met)
         for n in range(self.primaries, len(self.servers)):
             self._follow(n, n % self.primaries)
@@ -436,7 +440,7 @@ class BundledCluster:
 
     def _client(self, number: int, timeout_s: float) -> redis.Redis:
         return redis.Redis(
-            host=HOST,
+            host=self.host(number),
             port=self.servers[number].port,
             password=self._password or None,
             decode_responses=True,
