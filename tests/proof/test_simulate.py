@@ -250,12 +250,6 @@ PLANTED_IN_INBOXES_OF_DEVICES = {
         "end\n",
         "D2",
     ),
-    "send, nobody else is told": (
-        DEVICES_SEND,
-        "in pairs(read(tonumber(ARGV[11]))) do",
-        "in pairs({}) do",
-        "D2",
-    ),
     "send, the id is not asked": (DEVICES_SEND, "if known and ", "if false and ", "D4"),
 }
 """A mistake in a script: where, its line, what it becomes, and which promise it breaks."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wsdemo.proof.history.bounds import NEAR
+from wsdemo.proof.history.bounds import NEAR, Near
 from wsdemo.proof.history.circumstances import Circumstances
 from wsdemo.proof.history.records import REDIS, USERS, Calm, History, Looked, Phase, Received, Sent
 from wsdemo.proof.history.violation import Violation
@@ -19,20 +19,24 @@ def user_of_device(name: str) -> str:
     return name.partition("/")[0]
 
 
-def devices(history: History, arrive_s: float = 1.0) -> list[Violation]:
+def devices(history: History, arrive_s: float = 1.0, near: Near = NEAR) -> list[Violation]:
     """Check what the devices of users received.
 
     Each message is received by devices of its recipient only, and not before it was sent; by each
     session at most once. A gateway hands it to its own sessions at once, and then searches for the
     others. So a device may receive it once more by a new session that began after the message was
-    sent, or shortly before; or near a fault, in which the search may be executed late. In a calm
-    period, all devices that are online get what was sent.
+    sent, or shortly before; or near a fault, in which the search may be executed late, and after
+    which an older session of the device may not know yet that it has to go. In a calm period, all
+    devices that are online get what was sent.
+
+    Args:
+        near: how near such a fault is. A session that was not told learns it by its next refresh.
     """
-    violations = [*_received(history), *_not_received(history, arrive_s)]
+    violations = [*_received(history, near), *_not_received(history, arrive_s)]
     return sorted(violations, key=lambda violation: violation.t)
 
 
-def _received(history: History) -> Iterator[Violation]:
+def _received(history: History, near: Near) -> Iterator[Violation]:
     sent: dict[str, Sent] = {}
     received: dict[tuple[str, str], Received] = {}
     circumstances = Circumstances(history)
@@ -48,13 +52,15 @@ def _received(history: History) -> Iterator[Violation]:
         elif left.to != user_of_device(record.user):
             text = f"{record.id} was for {left.to}, and {record.user} received it"
             yield Violation("wrong user", record.t, text, (left, record))
-        elif key in received and _twice(left, received[key], record, circumstances):
+        elif key in received and _twice(left, received[key], record, circumstances, near):
             text = f"{record.user} received {record.id} twice"
             yield Violation("duplicate", record.t, text, (received[key], record))
         received[key] = record
 
 
-def _twice(left: Sent, first: Received, second: Received, circumstances: Circumstances) -> bool:
+def _twice(
+    left: Sent, first: Received, second: Received, circumstances: Circumstances, near: Near
+) -> bool:
     """Say whether a device may not receive a message in both of these ways."""
     if first.conn == second.conn:
         return True
@@ -62,7 +68,7 @@ def _twice(left: Sent, first: Received, second: Received, circumstances: Circums
     if began is not None and began.t >= left.t - NEAR.before_s:
         return False
     places = circumstances.at(left.conn, first.conn, second.conn) | {first.user, REDIS, USERS}
-    return not circumstances.fault(first.t, second.t, NEAR, places)
+    return not circumstances.fault(first.t, second.t, near, places)
 
 
 def _not_received(history: History, arrive_s: float) -> Iterator[Violation]:

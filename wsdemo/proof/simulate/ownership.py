@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from wsdemo.inbox.devices import DEVICES_ACK, DEVICES_READ, DEVICES_SEND
-from wsdemo.inbox.store import ACK, READ, SEND
+from wsdemo.inbox.store import ACK, READ, SEND, TRIAL
 from wsdemo.presence.devices import DEVICES_SCRIPTS
 from wsdemo.presence.store import SCRIPTS
 from wsdemo.proof.history import Forgotten, Happened, Owner, Released
@@ -30,7 +30,7 @@ _SCRIPTS: Final = (
     ROUTE,
     *DEVICES_SCRIPTS[1:],  # The mint is the same.
     DEVICES_ROUTE,
-    *(SEND, READ, ACK),
+    *(SEND, READ, ACK, TRIAL),
     *(DEVICES_SEND, DEVICES_READ, DEVICES_ACK),
     *ROOM_SCRIPTS,
 )
@@ -201,7 +201,7 @@ def user_of_script(name: str, fields: Fields) -> str:
 
 def _outcome(name: str, reply: Any) -> str:
     match name:
-        case "mint":
+        case "mint" | "trial":
             return "ok"
         case "release" | "devices_release":
             return {1: "removed", 0: "no entry", -1: "other owner"}[reply]

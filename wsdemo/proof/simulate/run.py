@@ -226,7 +226,7 @@ def _violations(cluster: SimulatedCluster) -> list[Violation]:
             *well_formed(history),
             *owners(history),
             *convergence(history, online_s=ONLINE_S, offline_s=OFFLINE_S),
-            *devices(history),
+            *devices(history, near=Near(after_s=AFTERMATH_S)),
             *inboxes(history),
             *cluster.recorder.problems,
         ]
