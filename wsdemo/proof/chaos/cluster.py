@@ -347,7 +347,7 @@ class ProcessCluster:
         process = psutil.Process(gateway.pid)
         count = int(process.num_fds())
         if self._group is not None:
-            ports = {server.port for server in self.servers}
+            ports = {*(server.port for server in self.servers), *self._group.relay_ports}
             remote = [one.raddr.port for one in process.net_connections() if one.raddr]
             count -= sum(port in ports for port in remote)
         return count

@@ -86,6 +86,11 @@ class RedisGroup(ABC):
         """All servers, also those without data."""
         return self.servers
 
+    @property
+    def relay_ports(self) -> Sequence[int]:
+        """Where gateways find the servers, if it is not at the servers themselves."""
+        return ()
+
     @abstractmethod
     def call(self, number: int, *words: str | int) -> Any:
         """Send one command to one server; return its reply, as text."""
@@ -192,6 +197,10 @@ class ClusterGroup(RedisGroup):
     @property
     def servers(self) -> Sequence[BundledServer]:
         return self.cluster.servers
+
+    @property
+    def relay_ports(self) -> Sequence[int]:
+        return self.cluster.ports
 
     def call(self, number: int, *words: str | int) -> Any:
         return self.cluster.call(number, *words, timeout_s=CALL_S)
