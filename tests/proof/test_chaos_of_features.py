@@ -105,6 +105,9 @@ def test_a_minute_of_faults_breaks_no_promise_of_two_devices(tmp_path: Path) -> 
     assert "duplicate" in {violation.claim for violation in allowed_for_devices(history)}
     _taken_twice(history)
     assert "D3" in {violation.claim for violation in allowed_for_devices(history)}
+    assert "D2" not in {violation.claim for violation in allowed_for_devices(history)}
+    _taken_away(history)
+    assert "D2" in {violation.claim for violation in allowed_for_devices(history)}
 
 
 def _green(ran: tuple[Path, Any], mix: FeatureMix) -> Any:
@@ -157,6 +160,13 @@ def _lost_on_the_way(history: list[Record]) -> None:
 def _taken_twice(history: list[Record]) -> None:
     n = _index(history, lambda r: isinstance(r, Taken))
     history.insert(n + 1, history[n])
+
+
+def _taken_away(history: list[Record]) -> None:
+    """Half of what a device takes is gone, and it is told of a gap in place of each."""
+    for n, record in enumerate(history):
+        if isinstance(record, Taken) and record.user.endswith("/laptop") and n % 2:
+            history[n] = GapTold(t=record.t, user=record.user, process=record.process)
 
 
 def _stored_twice(history: list[Record]) -> None:

@@ -23,10 +23,12 @@ from wsdemo.inbox.devices import DEVICES_ACK, DEVICES_READ, DEVICES_SEND
 from wsdemo.inbox.store import READ, SEND
 from wsdemo.presence.devices import DEVICES_RELEASE
 from wsdemo.presence.store import RELEASE
-from wsdemo.proof.history import from_jsonl, to_jsonl
+from wsdemo.proof.history import from_jsonl, held, inboxes, to_jsonl
 from wsdemo.proof.simulate import faults, simulate, simulate_many
 from wsdemo.proof.simulate.__main__ import main, table
+from wsdemo.proof.simulate.devices import Device
 from wsdemo.proof.simulate.offer import PLAIN, Offer
+from wsdemo.proof.simulate.users import UserCrowd
 from wsdemo.rooms.store import LEAVE
 from wsdemo.router import ROUTE
 
@@ -267,6 +269,60 @@ def test_the_simulation_finds_a_mistake_in_an_inbox_of_several_devices(name: str
         promise in violated_by(seed, mutants=mutants, offer=DURABLE_DEVICES)
         for seed in range(1, FEW + 1)
     )
+
+
+TAKEN_AWAY = {
+    "ack, what another device has not read goes": (
+        DEVICES_ACK,
+        "if place(cursor.offset) < place(behind.offset) then",
+        "if false then",
+    ),
+    "ack, a device that is away is forgotten": (
+        DEVICES_ACK,
+        "forget_cursors(cursors, own, tonumber(ARGV[6])",
+        "forget_cursors(cursors, own, 0",
+    ),
+    "read, a device that is away is forgotten": (
+        DEVICES_READ,
+        "forget_cursors(cursors, own, tonumber(ARGV[11])",
+        "forget_cursors(cursors, own, 1",
+    ),
+}
+"""Mistakes by which a device takes messages from another one, which is told of a gap."""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TAKEN_AWAY)
+def test_the_simulation_finds_a_device_that_takes_messages_from_another_one(name: str) -> None:
+    """In the first seed. The gap is told, so only what Redis held shows it."""
+    script, right, wrong = TAKEN_AWAY[name]
+    assert right in script.text
+    mutants = {script.name: script.text.replace(right, wrong)}
+    run = simulate(1, 3.0, mutants=mutants, offer=DURABLE_DEVICES)
+    assert inboxes(run.history) == []
+    assert {violation.claim for violation in held(run.history, DURABLE_DEVICES.devices)} == {"D2"}
+    assert not run.ok
+
+
+@pytest.mark.timeout(120)
+def test_a_process_of_a_device_is_killed_between_reading_and_acknowledging(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fault reaches users with several devices, and kills the device that has read."""
+    killed: list[str] = []
+    kill = UserCrowd.kill
+
+    def note(users: UserCrowd, device: Device) -> None:
+        killed.append(device.user)
+        kill(users, device)
+
+    monkeypatch.setattr(UserCrowd, "kill", note)
+    name = "client killed before ack"
+    monkeypatch.setattr("wsdemo.proof.simulate.faults.faults_of", lambda offer: (name,))
+    run = simulate(1, 1.0, offer=DURABLE_DEVICES)
+    assert run.ok, run.violations
+    assert killed and set(killed) <= set(DURABLE_DEVICES.names)
 
 
 @pytest.mark.parametrize("words", [("--devices", "2", "--watch"), ("--devices", "2", "--rooms")])

@@ -10,12 +10,15 @@ import pytest
 
 from tests.waiting import until
 from wsdemo.inbox import store as inbox
+from wsdemo.inbox.devices import DEVICES_ACK, DEVICES_READ, DEVICES_SEND
 from wsdemo.presence.devices import DEVICES_REFRESH, DEVICES_REGISTER, DEVICES_RELEASE
 from wsdemo.presence.store import REGISTER
 from wsdemo.proof.chaos.witness import Witness
 from wsdemo.proof.history import (
+    InboxAcknowledged,
     InboxesLost,
     InboxStored,
+    InboxTrimmed,
     Owner,
     Record,
     RoomRegister,
@@ -107,6 +110,59 @@ async def test_every_outcome_of_an_inbox_is_recognised(
     }
     stored = [(r.user, r.id, r.offset) for r in records if isinstance(r, InboxStored)]
     assert stored == [("bob", "d:carol#1:1", "1-11"), ("bob", "d:carol#1:2", "2-13")]
+
+
+async def test_every_outcome_of_an_inbox_of_several_devices_is_recognised(
+    witness: Witness, database: Any, records: list[Record]
+) -> None:
+    """As for one session; and it is recorded which device has a cursor, and what a full inbox has
+    dropped. The scripts are recognised by their text, too."""
+    register = ("gw", 5, LIFE_MS, LIFE_MS, "", 0, "phone", 2, 9, "")
+    await database.eval(DEVICES_REGISTER.text, 2, "presence:bob", "fence:bob", "p1", *register)
+    keys = ("presence:bob", "inbox:bob", "inboxmeta:bob")
+
+    async def store(msg_id: str, mark: int, most: int, until_ms: int = NEVER_MS) -> str:
+        head = f'{{"type":"message","from":"carol","content":"x","id":"{msg_id}"'
+        limits = (most, 9999, LIFE_MS, LIFE_MS)
+        words = (head, mark, "b1", "run", *limits, "", "gw", LIFE_MS, until_ms)
+        key = f"inboxid:bob:carol:{msg_id}"
+        return str((await database.eval(DEVICES_SEND.text, 4, *keys, key, *words))[0])
+
+    async def look(conn: str, token: int) -> str:
+        words = (conn, token, "", "0-0", 9, 9999, "b2", "run", LIFE_MS, "phone", 2, 1, LIFE_MS)
+        return str((await database.eval(DEVICES_READ.text, 3, *keys, *words))[0])
+
+    async def acknowledge(conn: str, offset: str) -> int:
+        words = (conn, "b1.run", offset, "run", "phone", 2, LIFE_MS, LIFE_MS)
+        return int(await database.eval(DEVICES_ACK.text, 3, *keys, *words))
+
+    assert await store("m1", 11, 9) == "stored"
+    assert await store("m1", 12, 9) == "duplicate"
+    assert await store("m2", 13, 1) == "stored"
+    assert await store("m3", 14, 9, until_ms=0) == "expired"
+    assert await look("p1", 5) == "reset"
+    assert await look("p0", 4) == "superseded"
+    assert await acknowledge("p1", "2-13") == 1
+    assert await acknowledge("p0", "2-13") == -1
+    await seen(witness, database)
+    assert feature_outcomes(witness) == {
+        "send stored": 2,
+        "send duplicate": 1,
+        "send trimmed": 1,
+        "send expired": 1,
+        "read answered": 1,
+        "read superseded": 1,
+        "ack taken": 1,
+        "ack refused": 1,
+    }
+    of_inbox = InboxStored | InboxTrimmed | InboxAcknowledged
+    told = [(type(r), r.user, r.offset) for r in records if isinstance(r, of_inbox)]
+    assert told == [
+        (InboxStored, "bob", "1-11"),
+        (InboxTrimmed, "bob", "1-11"),
+        (InboxStored, "bob", "2-13"),
+        (InboxAcknowledged, "bob/phone", "2-13"),
+    ]
 
 
 async def join(database: Any, member: str, token: int, seq: int, most: int = 2) -> str:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
+from wsdemo.proof.chaos.device_log import device_name
 from wsdemo.proof.chaos.script_calls import SeenCall
 from wsdemo.proof.history import (
+    InboxAcknowledged,
     InboxesLost,
     InboxStored,
+    InboxTrimmed,
     Record,
     RoomRegister,
     RunChanged,
@@ -27,6 +30,8 @@ ROOM: Final = "room:"
 VERBS: Final = {"room_join": "join", "room_leave": "leave", "room_sweep": "sweep"}
 MOST_MEMBERS: Final = 6
 """Which argument of a join says how many members a room may have."""
+DEVICE_OF_ACK: Final = 4
+"""Which argument of an acknowledgement names the device, where users may have several."""
 UNSEEN_CHANGE: Final = "unseen"
 """The verb of a change that happened in a gap."""
 
@@ -74,6 +79,8 @@ class FeatureLog:
         """
         if call.script == "send" and made[0] == "XADD":
             self._store(call.user, made[2], unquote(call.keys[3].rpartition(":")[2]))
+        if call.script == "send" and made[0] == "XDEL":
+            self._note(InboxTrimmed(t=self._clock(), user=call.user, offset=made[2]))
 
     def judge(self, call: SeenCall) -> Iterator[str]:
         """Record what a script has done, and yield its outcome, in words."""
@@ -127,7 +134,13 @@ class FeatureLog:
         yield "answered" if any(looks) else "superseded"
 
     def _acknowledged(self, call: SeenCall) -> Iterator[str]:
-        yield "taken" if call.first("HSET") else "refused"
+        if not call.first("HSET"):
+            yield "refused"
+            return
+        yield "taken"
+        if len(call.args) > DEVICE_OF_ACK:
+            name = device_name(call.user, call.args[DEVICE_OF_ACK])
+            self._note(InboxAcknowledged(t=self._clock(), user=name, offset=call.args[2]))
 
     # --- rooms ---------------------------------------------------------------------------------
 

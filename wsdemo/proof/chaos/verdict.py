@@ -73,7 +73,7 @@ def judge(result: ChaosResult, complaints: list[Violation]) -> list[Violation]:
 
 def _judged(result: ChaosResult) -> list[Violation]:
     if result.mix.devices > 1:
-        return allowed_for_devices(result.history)
+        return allowed_for_devices(result.history, result.mix.devices)
     several = result.deployment.workers > 1
     return allowed(result.history, CAUSES_OF_WORKERS if several else CAUSES)
 
@@ -98,14 +98,19 @@ def allowed(history: h.History, causes: h.Causes = CAUSES) -> list[Violation]:
     ]
 
 
-def allowed_for_devices(history: h.History) -> list[Violation]:
-    """Check a recorded history of users with several devices: each message is for all of them."""
+def allowed_for_devices(history: h.History, most: int = 2) -> list[Violation]:
+    """Check a recorded history of users with several devices: each message is for all of them.
+
+    Args:
+        most: how many devices a user may have.
+    """
     return [
         *h.well_formed(history),
         *h.owners(history, ttl_s=TIMING.presence_ttl_s),
         *h.convergence(history, online_s=PROMISED_S, offline_s=PROMISED_S),
         *h.devices(history, BOUNDS.arrive_s),
         *h.inboxes(history, WITNESS_LAG_S),
+        *h.held(history, most, WITNESS_LAG_S),
         *h.backends(history, BOUNDS, WITNESS_LAG_S),
         *h.answers(history, BOUNDS),
         *h.pongs(history, BOUNDS),

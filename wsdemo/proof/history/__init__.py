@@ -8,7 +8,8 @@ and each returns the violations that it found.
 
 * `owners`, `convergence`: the promises P1, P3, P4, P5, P7, P8 and X (`wsdemo.proof.promises`).
 * `messages`: right user, at most once, FIFO order, and the meaning of an ack.
-* `inboxes`: durable messages, D1 to D5 and D7.
+* `inboxes`: durable messages, D1 to D5 and D7, for each device of a user.
+* `held`: what Redis held for a device does not go because of another device.
 * `rooms`: the lists of rooms, R1 to R5, and what is heard in them.
 * `watches`: what watchers were told, W1 to W3.
 * `devices`: what each device of a user receives.
@@ -29,6 +30,7 @@ from wsdemo.proof.history.check import check, happened, kept, sometimes, well_fo
 from wsdemo.proof.history.closes import closes
 from wsdemo.proof.history.convergence import convergence
 from wsdemo.proof.history.devices import devices, user_of_device
+from wsdemo.proof.history.held import held
 from wsdemo.proof.history.inboxes import inboxes
 from wsdemo.proof.history.jsonl import from_jsonl, to_jsonl, to_line
 from wsdemo.proof.history.lateness import late
@@ -49,9 +51,11 @@ from wsdemo.proof.history.records import (
     Happened,
     Healed,
     History,
+    InboxAcknowledged,
     InboxesLost,
     InboxOpened,
     InboxStored,
+    InboxTrimmed,
     Late,
     Left,
     Looked,
@@ -99,8 +103,10 @@ __all__ = [
     "Happened",
     "Healed",
     "History",
+    "InboxAcknowledged",
     "InboxOpened",
     "InboxStored",
+    "InboxTrimmed",
     "InboxesLost",
     "Late",
     "Left",
@@ -139,6 +145,7 @@ __all__ = [
     "devices",
     "from_jsonl",
     "happened",
+    "held",
     "inboxes",
     "kept",
     "late",

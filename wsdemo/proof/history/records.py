@@ -155,6 +155,22 @@ class GapTold(_Base, frozen=True, tag="missed"):
     count: int | None = None
 
 
+class InboxAcknowledged(_Base, frozen=True, tag="acknowledged"):
+    """Redis has taken the acknowledgement of one of several devices: from now on it has a cursor,
+    and holds for it what comes after this offset.
+    """
+
+    user: str
+    offset: str
+
+
+class InboxTrimmed(_Base, frozen=True, tag="trimmed"):
+    """The inbox of `user` was full: its messages up to this offset are gone."""
+
+    user: str
+    offset: str
+
+
 class InboxesLost(_Base, frozen=True, tag="inboxes lost"):
     """Redis has lost what it had stored, or a part of it: for one user, or ('') for all."""
 
@@ -380,6 +396,8 @@ Record = (
     | InboxStored
     | Taken
     | GapTold
+    | InboxAcknowledged
+    | InboxTrimmed
     | InboxesLost
     | RunChanged
     | RoomRegister

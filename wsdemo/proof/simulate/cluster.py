@@ -63,7 +63,9 @@ class SimulatedCluster:
         self.trusts_redis = offer.trusts_redis(seed)
         self.gateways = GatewayFleet(self.network, names, policy, offer.settings(seed))
         self.recorder = HistoryRecorder(loop)
-        self.inboxes = InboxObserver(self.recorder, offer, self.trusts_redis)
+        self.inboxes = InboxObserver(
+            self.recorder, offer, self.trusts_redis, lambda key: self.redis.entry(key)
+        )
         self.half_open = HalfOpenWatch(loop, self.recorder)
         self.observer = OwnershipObserver(
             self.recorder,

@@ -46,9 +46,13 @@ DUPLICATED: Final = frozenset(
         "devices_register",
         "devices_refresh",
         "devices_release",
+        "devices_send",
+        "devices_read",
+        "devices_ack",
     }
 )
 """Scripts whose commands may be executed a second time, later."""
+READS: Final = frozenset({"read", "devices_read"})
 WAYS: Final[tuple[tuple[Direction, ...], ...]] = (("up",), ("down",), BOTH)
 
 
@@ -360,7 +364,7 @@ class FaultInjector:
     @asynccontextmanager
     async def inbox_evicted(self) -> AsyncIterator[None]:
         """Redis drops one of the two keys of an inbox, or both."""
-        user = self._rng.choice(USERS)
+        user = self._rng.choice(self._cluster.offer.users)
         kinds = self._rng.choice((("inbox",), ("inboxmeta",), ("inbox", "inboxmeta")))
         if self._redis_answers():
             self._cluster.inboxes.lost(user)
@@ -407,7 +411,7 @@ class FaultInjector:
             self._cluster.users.log_in(user)
 
     def _on_script(self, name: str, fields: Fields) -> None:
-        if name == "read" and user_of_script(name, fields) in self._to_kill:
+        if name in READS and user_of_script(name, fields) in self._to_kill:
             self._kill_soon(user_of_script(name, fields))
         if self._cutting:
             self._cut_off(name, fields)

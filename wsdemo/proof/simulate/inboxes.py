@@ -7,14 +7,21 @@ The positions of clients are kept here as well: on disks, which outlive the proc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from wsdemo.client import Position
-from wsdemo.proof.history import InboxesLost, InboxOpened, InboxStored, RunChanged
+from wsdemo.proof.history import (
+    InboxAcknowledged,
+    InboxesLost,
+    InboxOpened,
+    InboxStored,
+    InboxTrimmed,
+    RunChanged,
+)
 from wsdemo.proof.simulate.fake_redis import Fields
 from wsdemo.proof.simulate.offer import Offer
-from wsdemo.proof.simulate.ownership import KEYSPACE, OutcomesOf
+from wsdemo.proof.simulate.ownership import KEYSPACE, Entry, OutcomesOf, user_of_script
 from wsdemo.proof.simulate.records import HistoryRecorder
 from wsdemo.redis.deadline import EXPIRED
 
@@ -45,12 +52,20 @@ class InboxObserver:
     Args:
         offer: without durable messages nothing is recorded.
         trusted: gateways take a new run of Redis for the old one.
+        entry: returns what is stored under a key.
     """
 
-    def __init__(self, recorder: HistoryRecorder, offer: Offer, trusted: bool) -> None:
+    def __init__(
+        self,
+        recorder: HistoryRecorder,
+        offer: Offer,
+        trusted: bool,
+        entry: Callable[[str], Entry],
+    ) -> None:
         self._recorder = recorder
         self._is_used = offer.durable
         self._trusted = trusted
+        self._entry = entry
         self.of_scripts: dict[str, OutcomesOf] = {
             f"{kind}{name}": judge
             for kind in ("", "devices_")
@@ -61,6 +76,7 @@ class InboxObserver:
             )
         }
         """By the names of the scripts."""
+        self.of_scripts["devices_ack"] = self._acknowledged_by_device
 
     def _sent(self, fields: Fields, reply: Any) -> Iterator[str]:
         if reply[0] == EXPIRED:
@@ -68,8 +84,11 @@ class InboxObserver:
             return
         outcome, _, offset, _, _, by_number, by_bytes, *_ = reply
         yield outcome.decode()
+        user = fields[4].decode().removeprefix(INBOX_KEYS[0])
+        if by_number or by_bytes:
+            meta, _ = self._entry(KEYSPACE.key("inboxmeta", user))
+            self._recorder.note(InboxTrimmed, user=user, offset=meta["trimmed"])
         if outcome == b"stored":
-            user = fields[4].decode().removeprefix(INBOX_KEYS[0])
             msg_id = json.loads(fields[7] + b"}")["id"]
             self._recorder.note(InboxStored, user=user, id=msg_id, offset=offset.decode())
         if by_number:
@@ -88,6 +107,12 @@ class InboxObserver:
 
     def _acknowledged(self, fields: Fields, reply: Any) -> Iterator[str]:
         yield "refused" if reply < 0 else "taken"
+
+    def _acknowledged_by_device(self, fields: Fields, reply: Any) -> Iterator[str]:
+        if reply >= 0:
+            name, offset = user_of_script("devices_ack", fields), fields[8].decode()
+            self._recorder.note(InboxAcknowledged, user=name, offset=offset)
+        yield from self._acknowledged(fields, reply)
 
     def lost(self, user: str = "") -> None:
         """Redis has lost the inbox of a user, or ('') something of all inboxes."""

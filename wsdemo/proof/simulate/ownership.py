@@ -34,6 +34,8 @@ _SCRIPTS: Final = (
     *(DEVICES_SEND, DEVICES_READ, DEVICES_ACK),
     *ROOM_SCRIPTS,
 )
+_DEVICE_AT: Final = {"devices_read": 15, "devices_ack": 10}
+"""Which word of a command of the inbox names the device."""
 _NAME_OF_SHA: Final = {script.sha.encode(): script.name for script in _SCRIPTS}
 _NAME_OF_TEXT: Final = {script.text.encode(): script.name for script in _SCRIPTS}
 
@@ -190,6 +192,8 @@ def user_of_script(name: str, fields: Fields) -> str:
     """Return for whom a gateway has had a script executed: who registers, or who sends."""
     if name in {"devices_register", "devices_refresh", "devices_release"}:
         return _device_of_script(name.removeprefix("devices_"), fields)
+    if name in _DEVICE_AT:
+        return f"{fields[3].decode().partition(':')[2]}/{fields[_DEVICE_AT[name]].decode()}"
     if name not in {"route", "devices_route"}:
         return fields[3].decode().partition(":")[2]
     try:

@@ -32,6 +32,7 @@ from wsdemo.proof.history import (
     convergence,
     devices,
     happened,
+    held,
     inboxes,
     kept,
     late,
@@ -228,6 +229,7 @@ def _violations(cluster: SimulatedCluster) -> list[Violation]:
             *convergence(history, online_s=ONLINE_S, offline_s=OFFLINE_S),
             *devices(history, near=Near(after_s=AFTERMATH_S)),
             *inboxes(history),
+            *held(history, cluster.offer.devices),
             *cluster.recorder.problems,
         ]
     violations = check(history, online_s=ONLINE_S, offline_s=OFFLINE_S, aftermath_s=AFTERMATH_S)

@@ -21,8 +21,8 @@ from wsdemo.proof.simulate.offer import USERS, Offer
 from wsdemo.proof.simulate.records import HistoryRecorder
 from wsdemo.proof.simulate.rooms import ROOMS
 
-OLD_CLIENTS: Final = frozenset({"heidi"})
-"""Users whose clients know nothing of the inbox."""
+OLD_CLIENTS: Final = frozenset({"heidi", "dave/laptop"})
+"""Users, or devices, whose clients know nothing of the inbox."""
 
 
 class UserCrowd:
