@@ -7,19 +7,24 @@ corrupted, and the verdict must name the promise that this breaks.
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from wsdemo.client import Client
+from wsdemo.client.connection import State
 from wsdemo.proof.chaos.__main__ import MIXES, mix_of, parser
 from wsdemo.proof.chaos.nemesis import due
 from wsdemo.proof.chaos.untaken import UntakenMessages
+from wsdemo.proof.chaos.users import ClientUser, UserRoutes
 from wsdemo.proof.chaos.verdict import allowed, allowed_for_devices
 from wsdemo.proof.chaos.wanted import COMES_OF, WANTED_OF, wanted
 from wsdemo.proof.history import (
@@ -37,11 +42,13 @@ from wsdemo.proof.history import (
     RoomRegister,
     RunChanged,
     Taken,
+    Violation,
     WatchLooked,
     WatchTold,
     from_jsonl,
 )
 from wsdemo.proof.mix import PLAIN_MIX, FeatureMix
+from wsdemo.protocol import Code
 
 pytestmark = pytest.mark.xdist_group("chaos")
 
@@ -336,3 +343,52 @@ def test_what_is_stored_is_awaited_until_it_is_taken_or_told(
     """Whichever of the two is recorded first; and only what was stored before the time in
     question, for a user who reads; by each device, where there are several."""
     assert _untaken(*records) == left
+
+
+class _ComingBack(ClientUser):
+    """A user who only counts how often it logs in again."""
+
+    came = 0
+
+    async def come(self, first: str = "") -> None:
+        self.came += 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "complains"),
+    [
+        ([Code.DISCONNECTED], False),
+        ([Code.REPLACED], True),
+        ([Code.REPLACED, Code.DISCONNECTED], False),
+        ([Code.DISCONNECTED, Code.REPLACED], False),
+        ([Code.REPLACED, Code.REPLACED], True),
+    ],
+    ids=str,
+)
+async def test_a_user_whom_a_backend_has_sent_away_is_not_missed(
+    codes: list[Code], complains: bool
+) -> None:
+    """Whichever of its sessions is looked at first; everybody else without a session is."""
+    complaints: list[Violation] = []
+    user = _ComingBack(
+        "eve",
+        UserRoutes({}, random.Random(1)),
+        ("bob",),
+        random.Random(1),
+        lambda record: None,
+        lambda: 1.0,
+        complaints.append,
+    )
+    user.online = True
+    user.clients = [
+        cast(
+            Client,
+            SimpleNamespace(
+                state=State.CLOSED, conn_id=f"c{n}", close_code=code, closed_because="told so"
+            ),
+        )
+        for n, code in enumerate(codes)
+    ]
+    await user.look_after_sessions()
+    assert bool(complaints) is complains
+    assert not user.clients and user.came == 1

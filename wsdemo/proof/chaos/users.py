@@ -263,11 +263,13 @@ class ClientUser:
     async def look_after_sessions(self) -> None:
         """Forget sessions that were closed for good; register again if none is left."""
         async with self._acting:
-            for client in [one for one in self.clients if one.state is State.CLOSED]:
+            closed = [one for one in self.clients if one.state is State.CLOSED]
+            # Whom a backend has sent away (and the history says so) logs in again later. An older
+            # session may have been replaced just before.
+            wanted = any(one.close_code == Code.DISCONNECTED for one in closed)
+            for client in closed:
                 self._ended(client.conn_id, client.close_code or 0)
                 self.clients.remove(client)
-                # Whom a backend has sent away (and the history says so) logs in again later.
-                wanted = client.close_code == Code.DISCONNECTED
                 if not (self.clients or wanted or self._stopping) and self.online:
                     text = (
                         f"{self.name} has no session left, and did not want that: the last one "
