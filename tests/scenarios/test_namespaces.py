@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -27,24 +27,48 @@ def can_make_hosts() -> bool:
         return False
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(WITHIN_S + 20)
-@pytest.mark.skipif(not can_make_hosts(), reason="no right to make network namespaces")
-def test_a_primary_on_a_broken_network_is_replaced_and_no_message_comes_twice() -> None:
-    """Told is heard, at most once and in order, and in the end all are registered. What the cut off
-    primary confirmed is lost with it.
-    """
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(WITHIN_S + 20),
+    pytest.mark.skipif(not can_make_hosts(), reason="no right to make network namespaces"),
+]
+
+
+def seen_on(what: str) -> list[dict[str, Any]]:
+    """Play it; while users talk, the promises are checked there."""
     done = subprocess.run(
-        [*ALONE, sys.executable, "-m", "tests.scenarios.namespaces"],
+        [*ALONE, sys.executable, "-m", "tests.scenarios.namespaces", what],
         capture_output=True,
         text=True,
         timeout=WITHIN_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    for seen in json.loads(done.stdout):
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    for seen in found:
         print(seen)
+        assert not seen["closed"]
+        assert seen["told"]["routed"]
+    return found
+
+
+def test_a_primary_of_a_cluster_on_a_broken_network_is_replaced_and_nothing_comes_twice() -> None:
+    """Told is heard, at most once and in order, and in the end all are registered. What the cut off
+    primary confirmed is lost with it.
+    """
+    for seen in seen_on("cluster"):
         assert seen["refusedS"] < seen["partitionS"]
         assert seen["confirmed"] and seen["lost"]
-        assert not seen["closed"]
         assert seen["told"]["routed"] > 0.8 * sum(seen["told"].values())
+
+
+def test_gateways_leave_a_primary_that_its_sentinels_do_not_reach() -> None:
+    """The same promises. The primary would go on for ever. One that needs its replica in order to
+    write refuses before the gateways leave it.
+    """
+    free, bound = seen_on("sentinels")
+    assert free["refusedS"] >= free["movedS"], "it refuses nothing by itself"
+    assert bound["refusedS"] < bound["movedS"]
+    assert free["lost"] and bound["lost"]
+    assert free["told"]["routed"] > 0.8 * sum(free["told"].values())
+    assert bound["told"]["busy"]
