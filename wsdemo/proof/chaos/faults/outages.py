@@ -33,12 +33,14 @@ from wsdemo.proof.chaos.faults.arrange import (
 )
 from wsdemo.proof.chaos.faults.probe import ANSWER_S, ProbeUser
 from wsdemo.protocol import Code
+from wsdemo.redis.connection import BACKOFF_CAP_S
 
 LASTS_S: Final = 1.25 * TIMING.presence_ttl_s
 """Longer than a lease: a gateway must not drop a session because refreshes were refused."""
-NOTICE_S: Final = 2.0
-"""Within this time a gateway has noticed. Leases are refreshed every half heartbeat, and probes are
-sent more often than that."""
+NOTICE_S: Final = 2 * (BACKOFF_CAP_S + LIMITS.redis_connect_timeout_s)
+"""Within this time a gateway has noticed, and knows why: also after a restart, when its first
+attempt to connect found nobody or got no answer, and the second one came after the longest pause.
+"""
 BACK_S: Final = 6.0
 """Within this time after the state, everything works: a reconnect pause and a heartbeat."""
 TOLD_S: Final = LIMITS.register_deadline_s + 1.0
