@@ -53,4 +53,4 @@ def test_an_id_of_the_guarantees_means_nothing_else_to_the_checker() -> None:
     for checked in MACHINES.values():
         names |= {one.name for world in checked.everyday for one in world.invariants()}
     assert len(names) > 40
-    assert names.isdisjoint(heads)
+    assert {re.sub("[a-z]+$", "", name) for name in names}.isdisjoint(heads)

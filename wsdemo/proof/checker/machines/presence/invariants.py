@@ -264,7 +264,7 @@ STEPS: Final[dict[Invariant, Callable[[PresenceStep], bool]]] = {
         "who replaces another has the larger token (or connection id)",
     ): _only_larger_replaces,
     Invariant(
-        "W2b", (Promise.P2,), "a refresh replaces nobody as long as Redis remembers"
+        "S2b", (Promise.P2,), "a refresh replaces nobody as long as Redis remembers"
     ): _refresh_replaces_nobody,
     Invariant(
         "S3",
@@ -272,14 +272,14 @@ STEPS: Final[dict[Invariant, Callable[[PresenceStep], bool]]] = {
         "who is accepted is the owner, with a lease and a fence that outlives it",
     ): _accepted_is_owner,
     Invariant(
-        "W3b", (Promise.P6,), "who is rejected changes no entry, and prolongs no life"
+        "S3b", (Promise.P6,), "who is rejected changes no entry, and prolongs no life"
     ): _rejected_changes_nothing,
     Invariant(
         "S3c", (Promise.P3,), "an attempt does not replace a later one of the same client"
     ): _newer_attempt_stays,
     Invariant("S4", (Promise.P7,), "a released session does not come back"): _released_stays_away,
     Invariant(
-        "W4b", (Promise.P3, Promise.P5), "a superseded session does not come back"
+        "S4b", (Promise.P3, Promise.P5), "a superseded session does not come back"
     ): _superseded_stays_away,
     Invariant(
         "S4c",
@@ -288,7 +288,7 @@ STEPS: Final[dict[Invariant, Callable[[PresenceStep], bool]]] = {
     ): _released_entry_is_gone,
     Invariant("S5", (Promise.P5,), "a token is larger than all before it"): _tokens_grow,
     Invariant(
-        "W5b", (Promise.P5,), "a token is larger than all that Redis knows of"
+        "S5b", (Promise.P5,), "a token is larger than all that Redis knows of"
     ): _token_counts,
     Invariant("S6", (Promise.P6,), "no key is there for ever"): _everything_ends,
     Invariant(

@@ -80,14 +80,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     _refresh("lets everybody renew", "S3", CALM, _IS_OWNER, "if owner[2] then"),
     # Who is newer?
-    _register("does not look at top", "W4b", LATE, _LATE, "number(fence[2]) >= token"),
+    _register("does not look at top", "S4b", LATE, _LATE, "number(fence[2]) >= token"),
     _register("does not look at the floor", "S4", LATE, _LATE, "token < top"),
     _register("turns its own copy away", "S8", LATE, _LATE, _LATE.replace("<", "<=")),
-    _register("does not write top", "W4b", LATE, _WRITES_TOP),
+    _register("does not write top", "S4b", LATE, _WRITES_TOP),
     _register("equal tokens are no tie", "S2", CLOCK_AND_LOSS, _TIED, "false"),
-    _refresh("does not look at top", "W2b", CALM, _OVERTAKEN, "false"),
+    _refresh("does not look at top", "S2b", CALM, _OVERTAKEN, "false"),
     _refresh("an equal top is newer", "S8", EXPIRY, _OVERTAKEN, f"{_MAX_TOP} >= token"),
-    _refresh("does not write top when it reclaims", "W4b", LOSS_AND_EXPIRY, _WRITES_TOP),
+    _refresh("does not write top when it reclaims", "S4b", LOSS_AND_EXPIRY, _WRITES_TOP),
     _refresh("equal tokens are no tie", "E1", CLOCK_AND_LOSS, f"({_TIED})", "false"),
     # Is it over?
     _refresh("does not look whether it is closed", "S4", LATE, _IS_CLOSED, "false"),
@@ -124,7 +124,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _refresh("may lower the last token", "S5", CLOCK_OF_THREE_AND_EXPIRY, _MAX_MINT, "ARGV[3]"),
     _release("may lower the last token", "S5", CLOCK_OF_THREE, _MAX_MINT, "text(token)"),
     _release(
-        "does not raise the last token", "W5b", CLOCK_AND_LOSS, f",\n           'mint', {_MAX_MINT}"
+        "does not raise the last token", "S5b", CLOCK_AND_LOSS, f",\n           'mint', {_MAX_MINT}"
     ),
     # Is the entry whole, and there?
     _refresh(
@@ -157,7 +157,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _refresh("gives no lease when it reclaims", "S3", EXPIRY, _RECLAIMS + _LEASES, _RECLAIMS),
     _refresh(
         "prolongs the lease of another",
-        *("W3b", CALM, _BEFORE_ORDER, f"{_LEASES}\n{_BEFORE_ORDER}"),
+        *("S3b", CALM, _BEFORE_ORDER, f"{_LEASES}\n{_BEFORE_ORDER}"),
     ),
     _release(
         "prolongs the lease of another",
