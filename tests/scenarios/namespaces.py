@@ -131,6 +131,10 @@ class HostProcess:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+        # The cable goes with the namespace, but a moment later.
+        subprocess.run(
+            ["ip", "link", "del", f"host{self._number}"], capture_output=True, check=False
+        )
 
 
 @contextlib.contextmanager
@@ -345,6 +349,17 @@ async def see(cluster: NamespaceCluster, heal_after_s: float) -> dict[str, Any]:
         }
 
 
+async def holds(what: str, condition: Callable[[], bool]) -> None:
+    """Wait until this holds. A server whose role changes ends its connections."""
+
+    async def does() -> bool:
+        with contextlib.suppress(redis.RedisError):
+            return await asyncio.to_thread(condition)
+        return False
+
+    await until(what, does, PROMOTED_S)
+
+
 async def see_sentinel(trio: NamespaceSentinel, keyspace: Keyspace) -> dict[str, Any]:
     """Cut the primary off from its replica and from the sentinels; return what was seen."""
     async with gateways(trio.url, keyspace) as two:
@@ -355,38 +370,26 @@ async def see_sentinel(trio: NamespaceSentinel, keyspace: Keyspace) -> dict[str,
                 cut_at = time.monotonic()
                 writing = asyncio.ensure_future(asyncio.to_thread(writer.write))
 
-                async def is_promoted() -> bool:
-                    return await asyncio.to_thread(trio.is_primary, 1)
-
-                await until("the replica is promoted", is_promoted, PROMOTED_S)
+                await holds("the replica is promoted", lambda: trio.is_primary(1))
                 promoted_at = time.monotonic()
 
-                async def have_moved() -> bool:
-                    found = await asyncio.to_thread(trio.call, 1, "PUBSUB", "NUMSUB", *channels)
-                    return bool(found[1::2] == [1, 1])
-
                 channels = [keyspace.gateway_channel(f"gateway-0{n}") for n in (1, 2)]
-                await until("both gateways listen there", have_moved, PROMOTED_S)
+                await holds(
+                    "both gateways listen there",
+                    lambda: trio.call(1, "PUBSUB", "NUMSUB", *channels)[1::2] == [1, 1],
+                )
                 moved_at = time.monotonic()
                 writer.ends.set()
                 refused_at = await writing
                 await it.flows()
             healed_at = time.monotonic()
 
-            async def is_demoted() -> bool:
-                with contextlib.suppress(redis.RedisError):  # It ends its connections then.
-                    return not await asyncio.to_thread(trio.is_primary, 0)
-                return False
-
-            await until("the old one is a replica", is_demoted, PROMOTED_S)
+            await holds("the old one is a replica", lambda: not trio.is_primary(0))
             demoted_at = time.monotonic()
             await it.flows()
 
-            async def are_there() -> bool:
-                keys = [keyspace.presence(one.name) for one in (*it.senders, *it.readers)]
-                return bool(await asyncio.to_thread(trio.call, 1, "EXISTS", *keys) == len(keys))
-
-            await until("everybody has an entry", are_there, PROMOTED_S)
+            keys = [keyspace.presence(one.name) for one in (*it.senders, *it.readers)]
+            await holds("everybody is there", lambda: trio.call(1, "EXISTS", *keys) == len(keys))
         left = [key for key in writer.confirmed if trio.call(1, "EXISTS", key)]
         return {
             "refusedS": round(refused_at - cut_at, 2),
