@@ -305,6 +305,7 @@ async def test_channels_come_and_go(cluster: BundledCluster) -> None:
         await it.ears.add(channel)
         async with client(cluster, number) as c:
             assert await c.execute_command("SPUBLISH", channel, "1") == 1
+            await until("the first came", lambda: it.on(channel) == [b"1"])
             it.ears.ears[cluster.addresses[number]].reset()
             await whole(it)
             await until("it is heard", lambda: channel.encode() in it.ears._at)
