@@ -19,14 +19,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
 import redis
 
-from tests.scenarios.cluster_traffic import gateways, traffic
+from tests.scenarios.cluster_traffic import Talker, gateways, traffic
 from tests.scenarios.test_redis_cluster import all_there, is_primary, whole
 from tests.waiting import until
 from wsdemo.buckets import slots
@@ -360,15 +360,27 @@ async def holds(what: str, condition: Callable[[], bool]) -> None:
     await until(what, does, PROMOTED_S)
 
 
+def is_there(trio: NamespaceSentinel, keyspace: Keyspace, names: Iterable[str]) -> Iterator[bool]:
+    """Say of each user whether the new primary has the entry; it agrees with the fence (P5)."""
+    for name in names:
+        epoch = trio.call(1, "HGET", keyspace.presence(name), "epoch")
+        assert epoch is None or epoch == trio.call(1, "HGET", keyspace.fence(name), "top"), name
+        yield epoch is not None
+
+
 async def see_sentinel(trio: NamespaceSentinel, keyspace: Keyspace) -> dict[str, Any]:
     """Cut the primary off from its replica and from the sentinels; return what was seen."""
     async with gateways(trio.url, keyspace) as two:
+        late = [Talker(f"late-{n}") for n in range(5)]
         writer = Writer(partial(trio.call, 0), lambda key: True)
         async with traffic(two) as it:
             await it.flows()
             with partition(0, trio.hosts):
                 cut_at = time.monotonic()
                 writing = asyncio.ensure_future(asyncio.to_thread(writer.write))
+                # They are registered where nobody else will ever hear of them.
+                firsts = [await one.open(two[0]) for one in late]
+                assert [first["type"] for first in firsts] == ["registered"] * len(late)
 
                 await holds("the replica is promoted", lambda: trio.is_primary(1))
                 promoted_at = time.monotonic()
@@ -388,8 +400,11 @@ async def see_sentinel(trio: NamespaceSentinel, keyspace: Keyspace) -> dict[str,
             demoted_at = time.monotonic()
             await it.flows()
 
-            keys = [keyspace.presence(one.name) for one in (*it.senders, *it.readers)]
-            await holds("everybody is there", lambda: trio.call(1, "EXISTS", *keys) == len(keys))
+            names = [one.name for one in (*it.senders, *it.readers, *late)]
+            await holds("everybody is there", lambda: all(is_there(trio, keyspace, names)))
+        assert not any(one.closed for one in late)
+        for one in late:
+            await one.close()
         left = [key for key in writer.confirmed if trio.call(1, "EXISTS", key)]
         return {
             "refusedS": round(refused_at - cut_at, 2),
