@@ -201,3 +201,9 @@ def test_an_interrupt_ends_a_schedule_soon_and_leaves_nothing() -> None:
     with interrupted_at("gateway-03"):
         unleash(FROZEN)
     assert unleash(FROZEN)["E"].violated
+
+
+def test_an_interrupt_ends_a_check_soon_and_leaves_nothing() -> None:
+    """A judge works in a thread, which no interrupt reaches: it is told."""
+    with interrupted_at("gateway-03"):
+        check("ex16", lambda: [LEAVES, FROZEN])

@@ -281,3 +281,12 @@ def test_an_interrupt_ends_the_levels_soon_and_leaves_nothing() -> None:
     with interrupted_at("gateway-03"):
         try_to_break(TutorialGateway)
     assert try_to_break(TutorialGateway).stopped_at == 3
+
+
+@pytest.mark.parametrize("moment", ["gateway-03", "own gateway_0"])
+def test_an_interrupt_ends_a_check_soon_and_leaves_nothing(moment: str) -> None:
+    """A judge works in a thread, which no interrupt reaches: it is told, also before its gateways
+    are there.
+    """
+    with interrupted_at(moment):
+        check("ex15", TutorialGateway)

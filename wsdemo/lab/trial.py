@@ -29,6 +29,8 @@ ANSWER_TIMEOUT_S: Final = 10.0
 """No call of a right answer takes so long: they take microseconds."""
 STEP_S: Final = 0.1
 STOP_S: Final = 2.0
+END_S: Final = 10.0
+"""How long a judge may take to end its servers."""
 MISTAKES: Final = (NameError, ImportError, SyntaxError, RecursionError, SystemExit)
 """What is raised by a mistake in the code, whatever the case that was tried."""
 
@@ -41,19 +43,46 @@ class _Stopped(BaseException):
     """Raised in the thread of an answer that does not return."""
 
 
+class _Interruptible:
+    """What runs apart for one thread, and whether it was told to end. An interrupt reaches the main
+    thread only; a judge works in another one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+        self._is_interrupted = False
+
+    def note(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        """Take note of a task that begins; it ends at once when all was told to end before."""
+        with self._lock:
+            self._running.append((loop, task))
+            if self._is_interrupted:
+                task.cancel()
+
+    def interrupt(self) -> None:
+        """Cancel all that runs, and all that is to come."""
+        with self._lock:
+            self._is_interrupted = True
+            for loop, task in self._running:
+                with contextlib.suppress(RuntimeError):  # The loop has been closed.
+                    loop.call_soon_threadsafe(task.cancel)
+
+
+_here = threading.local()
+"""For a judge's thread: the `_Interruptible` of its trial."""
+
+
 def run_apart(work: Coroutine[Any, Any, T], name: str) -> T:
     """Run something in an event loop of its own, in a thread: a notebook's thread may have a loop
     already. Interrupt cancels it, and waits until it has ended what it had started.
     """
-    begun: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
-    interrupted = threading.Event()
+    apart: _Interruptible = getattr(_here, "apart", None) or _Interruptible()
 
     async def working() -> T:
         task = asyncio.current_task()
         assert task is not None
-        begun.append((asyncio.get_running_loop(), task))
-        if interrupted.is_set():  # Just before the task could be told.
-            task.cancel()
+        apart.note(asyncio.get_running_loop(), task)
         return await work
 
     with ThreadPoolExecutor(1, name) as pool:
@@ -61,10 +90,7 @@ def run_apart(work: Coroutine[Any, Any, T], name: str) -> T:
         try:
             return future.result()
         except BaseException:
-            interrupted.set()
-            for loop, task in begun:
-                with contextlib.suppress(RuntimeError):  # The loop has just been closed.
-                    loop.call_soon_threadsafe(task.cancel)
+            apart.interrupt()
             raise
 
 
@@ -74,6 +100,9 @@ class _Outcome(Generic[T]):
     def __init__(self) -> None:
         self.value: list[T] = []
         self.problem: BaseException | None = None
+        self.ended = threading.Event()
+        """Waited for in place of the thread: Python 3.11 takes a thread for ended whose `join` was
+        interrupted."""
 
 
 class AnswerTrial:
@@ -101,15 +130,22 @@ class AnswerTrial:
             BaseException: what the judge raised.
         """
         outcome: _Outcome[T] = _Outcome()
-        thread = threading.Thread(target=self._try, args=(judge, outcome), daemon=True)
+        apart = _Interruptible()
+        thread = threading.Thread(target=self._try, args=(judge, outcome, apart), daemon=True)
         thread.start()
         try:
-            self._wait(thread, timeout_s)
+            self._wait(thread, outcome, timeout_s)
         except BaseException:
             # Only the answer is stopped where it is: a judge has servers to end.
+            apart.interrupt()
             if self._called_at is not None:
                 stop_thread(thread)
+            else:
+                outcome.ended.wait(END_S)
             raise
+        finally:
+            if outcome.ended.is_set():
+                thread.join()
         if outcome.problem is not None:
             raise outcome.problem
         return outcome.value[0]
@@ -145,16 +181,18 @@ class AnswerTrial:
 
         return called
 
-    def _try(self, judge: Callable[[Any], T], outcome: _Outcome[T]) -> None:
+    def _try(self, judge: Callable[[Any], T], outcome: _Outcome[T], apart: _Interruptible) -> None:
+        _here.apart = apart
         try:
             outcome.value.append(judge(self._answer))
         except BaseException as problem:
             outcome.problem = problem
+        finally:
+            outcome.ended.set()
 
-    def _wait(self, thread: threading.Thread, timeout_s: float) -> None:
+    def _wait(self, thread: threading.Thread, outcome: _Outcome[T], timeout_s: float) -> None:
         ends_at = time.monotonic() + timeout_s
-        while thread.is_alive():
-            thread.join(STEP_S)
+        while not outcome.ended.wait(STEP_S):
             now, called_at = time.monotonic(), self._called_at
             if called_at is not None and now - called_at > ANSWER_TIMEOUT_S:
                 raise EndlessAnswer(self._where(thread))
