@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.interrupting import interrupted_at
+from tests.lab.interrupting import KILLED, interrupted_at
 from tests.lab.readable import assert_no_text_covers_another, assert_no_text_is_clipped, words
 from tools import lessons
 from tools.notebook import build
@@ -196,6 +196,7 @@ def test_what_cannot_be_drawn_is_an_error_with_a_reason() -> None:
         break_it.Exposed("A", None).figure()
 
 
+@KILLED
 def test_an_interrupt_ends_a_schedule_soon_and_leaves_nothing() -> None:
     """Threads and servers of the trial have ended when the cell has; the next one works."""
     with interrupted_at("gateway-03"):
@@ -203,7 +204,8 @@ def test_an_interrupt_ends_a_schedule_soon_and_leaves_nothing() -> None:
     assert unleash(FROZEN)["E"].violated
 
 
+@KILLED
 def test_an_interrupt_ends_a_check_soon_and_leaves_nothing() -> None:
     """A judge works in a thread, which no interrupt reaches: it is told."""
-    with interrupted_at("gateway-03"):
+    with interrupted_at("nemesis_0"):
         check("ex16", lambda: [LEAVES, FROZEN])

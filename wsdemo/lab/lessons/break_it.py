@@ -157,12 +157,21 @@ async def _on_each(
     pace: TrialPace | None = None,
 ) -> dict[str, Violated | None]:
     """Play on all gateways at the same time: most of it is waiting."""
+    plays = [
+        asyncio.create_task(_first(schedules, kind, seed, pace), name="play")
+        for kind in kinds.values()
+    ]
     try:
-        done = await asyncio.gather(
-            *(_first(schedules, kind, seed, pace) for kind in kinds.values())
-        )
+        done = await asyncio.gather(*plays)
     except (ServerError, LevelFailed) as problem:
         raise NotJudged(f"The gateways could not be started: {problem}") from None
+    finally:
+        # `gather` comes back with the first that has ended. Each has gateways and a server to end,
+        # and a second cancellation would interrupt that.
+        for play in plays:
+            if not play.cancelling():
+                play.cancel()
+        await asyncio.wait(plays)
     return dict(zip(kinds, done, strict=True))
 
 

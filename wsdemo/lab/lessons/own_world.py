@@ -115,11 +115,22 @@ class LearnersThread:
             TimeoutError: it took too long.
         """
 
+        has_begun = False
+
         async def working() -> T:
+            nonlocal has_begun
+            has_begun = True
             return await work
 
-        future = asyncio.run_coroutine_threadsafe(working(), self.loop)
-        return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+        begins = working()
+        future = asyncio.run_coroutine_threadsafe(begins, self.loop)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+        finally:
+            if not has_begun:  # The loop was ended before.
+                begins.close()
+                if inspect.iscoroutine(work):
+                    work.close()
 
     async def is_blocked(self) -> bool:
         """Say whether the loop runs nothing: one of its functions does not come back."""
