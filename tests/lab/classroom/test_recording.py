@@ -23,7 +23,7 @@ from wsdemo.lab.trace.recorder import Recorder
 
 pytestmark = pytest.mark.xdist_group("clock")
 
-CONTENT = "xyzzy"
+CONTENT = "xyzzy, and nobody may read this"  # Not one of the random words of a page.
 
 
 @pytest.fixture(scope="module")
