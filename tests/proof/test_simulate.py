@@ -166,19 +166,6 @@ PLANTED_IN_INBOXES = {
 """A mistake in a script: where, its line, what it becomes, and which promise it breaks."""
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PLANTED_IN_INBOXES)
-def test_the_simulation_finds_a_mistake_in_a_script_of_the_inbox(name: str) -> None:
-    """Each within a few seeds."""
-    script, right, wrong, promise = PLANTED_IN_INBOXES[name]
-    assert right in script.text
-    mutants = {script.name: script.text.replace(right, wrong)}
-    assert any(
-        promise in violated_by(seed, mutants=mutants, offer=DURABLE) for seed in range(1, FEW + 1)
-    )
-
-
 PLANTED_IN_ROOMS = {
     "leave, an older one counts": (LEAVE, "if old_token > token or", "if", {"R1", "R4"}),
     "leave, nobody is told": (LEAVE, "redis.call('PUBLISH', ARGV[6],", "tostring(", {"R3"}),
@@ -259,15 +246,24 @@ PLANTED_IN_INBOXES_OF_DEVICES = {
 
 @pytest.mark.timeout(120)
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PLANTED_IN_INBOXES_OF_DEVICES)
-def test_the_simulation_finds_a_mistake_in_an_inbox_of_several_devices(name: str) -> None:
-    """Each within a few seeds."""
-    script, right, wrong, promise = PLANTED_IN_INBOXES_OF_DEVICES[name]
+@pytest.mark.parametrize(
+    ("offer", "planted"),
+    [
+        *((DURABLE, name) for name in PLANTED_IN_INBOXES),
+        *((DURABLE_DEVICES, name) for name in PLANTED_IN_INBOXES_OF_DEVICES),
+    ],
+    ids=str,
+)
+def test_the_simulation_finds_a_mistake_in_a_script_of_the_inbox(
+    offer: Offer, planted: str
+) -> None:
+    """Each within a few seeds, also where users have several devices."""
+    mistakes = PLANTED_IN_INBOXES if offer == DURABLE else PLANTED_IN_INBOXES_OF_DEVICES
+    script, right, wrong, promise = mistakes[planted]
     assert right in script.text
     mutants = {script.name: script.text.replace(right, wrong)}
     assert any(
-        promise in violated_by(seed, mutants=mutants, offer=DURABLE_DEVICES)
-        for seed in range(1, FEW + 1)
+        promise in violated_by(seed, mutants=mutants, offer=offer) for seed in range(1, FEW + 1)
     )
 
 

@@ -35,6 +35,19 @@ from wsdemo.router import ROUTE
 LIFE_MS = 60_000
 
 
+OF_INBOX = {
+    "send stored": 2,
+    "send duplicate": 1,
+    "send trimmed": 1,
+    "send expired": 1,
+    "read answered": 1,
+    "read superseded": 1,
+    "ack taken": 1,
+    "ack refused": 1,
+}
+"""Each outcome of a script of the inbox, as two tests bring it about."""
+
+
 @pytest.fixture
 async def records() -> list[Record]:
     return []
@@ -98,16 +111,7 @@ async def test_every_outcome_of_an_inbox_is_recognised(
     assert await database.eval(inbox.ACK.text, 3, *keys, "c1", "b1.run", "2-13", "run") == 1
     assert await database.eval(inbox.ACK.text, 3, *keys, "c0", "b1.run", "2-13", "run") == -1
     await seen(witness, database)
-    assert feature_outcomes(witness) == {
-        "send stored": 2,
-        "send duplicate": 1,
-        "send trimmed": 1,
-        "send expired": 1,
-        "read answered": 1,
-        "read superseded": 1,
-        "ack taken": 1,
-        "ack refused": 1,
-    }
+    assert feature_outcomes(witness) == OF_INBOX
     stored = [(r.user, r.id, r.offset) for r in records if isinstance(r, InboxStored)]
     assert stored == [("bob", "d:carol#1:1", "1-11"), ("bob", "d:carol#1:2", "2-13")]
 
@@ -145,16 +149,7 @@ async def test_every_outcome_of_an_inbox_of_several_devices_is_recognised(
     assert await acknowledge("p1", "2-13") == 1
     assert await acknowledge("p0", "2-13") == -1
     await seen(witness, database)
-    assert feature_outcomes(witness) == {
-        "send stored": 2,
-        "send duplicate": 1,
-        "send trimmed": 1,
-        "send expired": 1,
-        "read answered": 1,
-        "read superseded": 1,
-        "ack taken": 1,
-        "ack refused": 1,
-    }
+    assert feature_outcomes(witness) == OF_INBOX
     of_inbox = InboxStored | InboxTrimmed | InboxAcknowledged
     told = [(type(r), r.user, r.offset) for r in records if isinstance(r, of_inbox)]
     assert told == [

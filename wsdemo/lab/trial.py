@@ -90,7 +90,8 @@ def run_apart(work: Coroutine[Any, Any, T], name: str) -> T:
         try:
             return future.result()
         except BaseException:
-            apart.interrupt()
+            if not future.done():  # Otherwise this is what the work itself has raised.
+                apart.interrupt()
             raise
 
 
