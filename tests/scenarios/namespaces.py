@@ -19,14 +19,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
 import redis
 
-from tests.scenarios.cluster_traffic import Talker, gateways, traffic
+from tests.scenarios.cluster_traffic import Talker, Traffic, gateways, traffic
 from tests.scenarios.test_redis_cluster import all_there, is_primary, whole
 from tests.waiting import until
 from wsdemo.buckets import slots
@@ -302,6 +302,16 @@ class Writer:
         return time.monotonic()
 
 
+def became_of(it: Traffic, writer: Writer, left: Sequence[str]) -> dict[str, Any]:
+    """Return what became of messages, and of the keys that were written."""
+    return {
+        "told": dict(it.told),
+        "closed": it.closed,
+        "confirmed": len(writer.confirmed),
+        "lost": len(writer.confirmed) - len(left),
+    }
+
+
 async def see(cluster: NamespaceCluster, heal_after_s: float) -> dict[str, Any]:
     """Cut a primary off while users talk; return what was seen."""
     keyspace = Keyspace(f"after-{heal_after_s:g}:")
@@ -341,11 +351,8 @@ async def see(cluster: NamespaceCluster, heal_after_s: float) -> dict[str, Any]:
             "promotedS": round(promoted_at - cut_at, 2),
             "partitionS": round(healed_at - cut_at, 2),
             "demotedS": round(demoted_at - healed_at, 2),
-            "told": dict(it.told),
-            "closed": it.closed,
             "passedOn": sum(one["messages_passed_on"] for one in counts),
-            "confirmed": len(writer.confirmed),
-            "lost": len(writer.confirmed) - len(left),
+            **became_of(it, writer, left),
         }
 
 
@@ -412,10 +419,7 @@ async def see_sentinel(trio: NamespaceSentinel, keyspace: Keyspace) -> dict[str,
             "movedS": round(moved_at - cut_at, 2),
             "partitionS": round(healed_at - cut_at, 2),
             "demotedS": round(demoted_at - healed_at, 2),
-            "told": dict(it.told),
-            "closed": it.closed,
-            "confirmed": len(writer.confirmed),
-            "lost": len(writer.confirmed) - len(left),
+            **became_of(it, writer, left),
         }
 
 
